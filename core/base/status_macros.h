@@ -11,11 +11,13 @@
 // Evaluates an absl::Status; returns it from this function unless it is OK.
 //
 //   RETURN_IF_ERROR(trace.Validate());
-#define RETURN_IF_ERROR(expr)                           \
-  do {                                                  \
-    if (absl::Status status_ = (expr); !status_.ok()) { \
-      return status_;                                   \
-    }                                                   \
+#define RETURN_IF_ERROR(expr)                                     \
+  do {                                                            \
+    /* A name that no member has, or `expr` would read itself. */ \
+    if (absl::Status status_macros_status_ = (expr);              \
+        !status_macros_status_.ok()) {                            \
+      return status_macros_status_;                               \
+    }                                                             \
   } while (false)
 
 // Evaluates an absl::StatusOr; moves its value into `lhs`, or returns its

@@ -1,6 +1,6 @@
 #include "core/tensor/dtype.h"
 
-#include <string_view>
+#include "absl/strings/string_view.h"
 
 namespace strata {
 
@@ -29,7 +29,7 @@ int SizeOf(DType dtype) {
   return 0;
 }
 
-std::string_view Name(DType dtype) {
+absl::string_view Name(DType dtype) {
   switch (dtype) {
     case DType::kF32:
       return "F32";

@@ -4,7 +4,8 @@
 #define CORE_TENSOR_DTYPE_H_
 
 #include <cstdint>
-#include <string_view>
+
+#include "absl/strings/string_view.h"
 
 namespace strata {
 
@@ -30,7 +31,7 @@ enum class DType : uint8_t {
 int SizeOf(DType dtype);
 
 // "F32", "BF16", "I64", ...: the names that safetensors files use.
-std::string_view Name(DType dtype);
+absl::string_view Name(DType dtype);
 
 // F64 down to F8.
 bool IsFloat(DType dtype);

@@ -1,0 +1,23 @@
+// Root-mean-square normalisation of rows.
+//
+//   rstd[t] = 1 / sqrt(mean(x[t]^2) + eps)
+//   y[t]    = x[t] * rstd[t] * gain
+
+#ifndef CORE_OPS_NORM_H_
+#define CORE_OPS_NORM_H_
+
+#include "core/graph/builder.h"
+#include "core/graph/op_def.h"
+
+namespace strata {
+
+extern const OpDef kRmsNorm;            // -> y [t, d], rstd [t]
+extern const OpDef kRmsNormInputGrad;   // (dy, x, gain, rstd) -> dx [t, d]
+extern const OpDef kRmsNormWeightGrad;  // (dy, x, gain, rstd) -> dgain [d]
+
+// x [t, d], gain [d] -> [t, d]
+ValueId RmsNorm(GraphBuilder& b, ValueId x, ValueId gain, double eps);
+
+}  // namespace strata
+
+#endif  // CORE_OPS_NORM_H_
