@@ -11,6 +11,10 @@ file reads the same whether a library comes from Debian or is built from source.
 
 _LIBDIR = "/usr/lib/x86_64-linux-gnu"
 
+# Where a program finds the shared libraries that a release or a bundle carries
+# for it.
+_CARRIED = "-Wl,-rpath,$$ORIGIN/lib"
+
 # What the compiler finds by itself.
 _TOOLCHAIN_LIBS = ["-latomic", "-ldl", "-lm", "-lpthread", "-lrt"]
 
@@ -65,10 +69,14 @@ def _pkg_config_repository_impl(ctx):
         if module in libraries:
             continue
         pc = _parse(ctx.read("{}/pkgconfig/{}.pc".format(_LIBDIR, module)))
+        srcs = [_link_file(ctx, lib) for lib in pc.libs if lib not in _TOOLCHAIN_LIBS]
+        linkopts = [lib for lib in pc.libs if lib in _TOOLCHAIN_LIBS]
+        if [src for src in srcs if src.endswith(".so")]:
+            linkopts.append(_CARRIED)
         libraries[module] = _LIBRARY.format(
             name = module,
-            srcs = [_link_file(ctx, lib) for lib in pc.libs if lib not in _TOOLCHAIN_LIBS],
-            linkopts = [lib for lib in pc.libs if lib in _TOOLCHAIN_LIBS],
+            srcs = srcs,
+            linkopts = linkopts,
             deps = [":" + name for name in pc.requires],
         )
         todo.extend(pc.requires)
