@@ -23,8 +23,8 @@ DType KernelDType(const Graph& graph, const Node& node) {
 
 void KernelRegistry::Register(const OpDef& op, DType dtype, Kernel kernel) {
   const bool added =
-      kernels_.try_emplace({std::string(op.name), static_cast<int>(dtype)},
-                           kernel)
+      kernels_
+          .try_emplace({std::string(op.name), static_cast<int>(dtype)}, kernel)
           .second;
   CHECK(added) << "two kernels for " << op.name << " " << Name(dtype);
 }

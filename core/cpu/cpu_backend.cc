@@ -1,0 +1,39 @@
+#include "core/cpu/cpu_backend.h"
+
+#include <cstdint>
+#include <memory>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "core/base/status_macros.h"
+#include "core/tensor/buffer.h"
+
+namespace strata {
+namespace {
+
+class HostMemory : public Memory {
+ public:
+  explicit HostMemory(Buffer buffer) : buffer_(std::move(buffer)) {}
+  char* data() const override { return buffer_.data(); }
+
+ private:
+  Buffer buffer_;
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Memory>> CpuBackend::Allocate(
+    int64_t num_bytes) {
+  ASSIGN_OR_RETURN(Buffer buffer, Buffer::Allocate(num_bytes));
+  return std::make_unique<HostMemory>(std::move(buffer));
+}
+
+absl::Status CpuBackend::Run(Kernel kernel, const Node& node,
+                             absl::Span<const TensorView> inputs,
+                             absl::Span<const TensorView> outputs) {
+  scratch_.Reset();
+  return kernel({node, inputs, outputs, pool_, scratch_});
+}
+
+}  // namespace strata

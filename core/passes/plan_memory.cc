@@ -1,0 +1,123 @@
+#include "core/passes/plan_memory.h"
+
+#include <algorithm>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_format.h"
+#include "core/graph/graph.h"
+
+namespace strata {
+namespace {
+
+constexpr int64_t kAlignment = 64;  // A cache line, and the widest vector.
+
+struct Item {
+  ValueId id = kNone;
+  int64_t bytes = 0;
+  int first = 0;  // Node that makes it.
+  int last = 0;   // Last node that reads it.
+  int64_t offset = -1;
+};
+
+std::vector<Item> Lifetimes(const Graph& graph) {
+  const int end = static_cast<int>(graph.nodes().size());
+  std::vector<int> last(graph.values().size(), -1);
+  for (int n = 0; n < end; ++n) {
+    for (const ValueId id : graph.node(n).inputs) {
+      if (id != kNone) last[id] = n;
+    }
+    for (const ValueId id : graph.node(n).outputs) last[id] = n;
+  }
+  for (const auto& [name, id] : graph.outputs()) last[id] = end;
+  for (const Value& value : graph.values()) {
+    for (const Dim& dim : value.type.dims) {
+      if (dim.ragged()) last[dim.count] = end;
+    }
+  }
+
+  std::vector<Item> items;
+  for (size_t id = 0; id < graph.values().size(); ++id) {
+    const Value& value = graph.value(id);
+    if (value.role != Role::kActivation) continue;
+    const int64_t bytes =
+        (value.type.max_bytes() + kAlignment - 1) / kAlignment * kAlignment;
+    items.push_back(
+        {static_cast<ValueId>(id), bytes, value.producer, last[id]});
+  }
+  return items;
+}
+
+int64_t LowerBound(const std::vector<Item>& items, int num_nodes) {
+  std::vector<int64_t> change(num_nodes + 2, 0);
+  for (const Item& item : items) {
+    change[item.first] += item.bytes;
+    change[item.last + 1] -= item.bytes;
+  }
+  int64_t live = 0;
+  int64_t most = 0;
+  for (const int64_t c : change) most = std::max(most, live += c);
+  return most;
+}
+
+// The lowest offset at which `item` overlaps none of `placed` in time and room.
+// `placed` is sorted by offset.
+int64_t FirstFit(const Item& item, const std::vector<Item>& placed) {
+  int64_t offset = 0;
+  for (const Item& other : placed) {
+    if (other.last < item.first || item.last < other.first) continue;
+    if (other.offset >= offset + item.bytes) break;
+    offset = std::max(offset, other.offset + other.bytes);
+  }
+  return offset;
+}
+
+}  // namespace
+
+MemoryPlan PlanMemory(const Graph& graph, bool reuse) {
+  std::vector<Item> items = Lifetimes(graph);
+  MemoryPlan plan;
+  plan.offset.assign(graph.values().size(), -1);
+  plan.num_values = static_cast<int>(items.size());
+  plan.lower_bound_bytes =
+      LowerBound(items, static_cast<int>(graph.nodes().size()));
+  for (const Item& item : items) plan.unshared_bytes += item.bytes;
+
+  if (!reuse) {
+    for (const Item& item : items) {
+      plan.offset[item.id] = plan.arena_bytes;
+      plan.arena_bytes += item.bytes;
+    }
+    return plan;
+  }
+  std::stable_sort(
+      items.begin(), items.end(),
+      [](const Item& a, const Item& b) { return a.bytes > b.bytes; });
+  std::vector<Item> placed;
+  placed.reserve(items.size());
+  for (Item& item : items) {
+    item.offset = FirstFit(item, placed);
+    plan.offset[item.id] = item.offset;
+    plan.arena_bytes = std::max(plan.arena_bytes, item.offset + item.bytes);
+    placed.insert(std::upper_bound(placed.begin(), placed.end(), item,
+                                   [](const Item& a, const Item& b) {
+                                     return a.offset < b.offset;
+                                   }),
+                  item);
+  }
+  return plan;
+}
+
+std::string MemoryPlan::ToString() const {
+  const auto mb = [](int64_t bytes) { return bytes / 1e6; };
+  return absl::StrFormat(
+      "%d values: %.1f MB without reuse, %.1f MB with (%.3fx), lower bound "
+      "%.1f MB",
+      num_values, mb(unshared_bytes), mb(arena_bytes),
+      unshared_bytes == 0 ? 1.0
+                          : static_cast<double>(arena_bytes) / unshared_bytes,
+      mb(lower_bound_bytes));
+}
+
+}  // namespace strata

@@ -1,0 +1,255 @@
+#include "core/runtime/program.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/str_cat.h"
+#include "core/base/check.h"
+#include "core/base/status_macros.h"
+#include "core/graph/graph.h"
+#include "core/graph/op_def.h"
+#include "core/passes/plan_memory.h"
+#include "core/runtime/backend.h"
+#include "core/runtime/kernel_registry.h"
+#include "core/runtime/state_store.h"
+
+namespace strata {
+namespace {
+
+constexpr int64_t kAlignment = 64;
+
+std::string Describe(const Node& node) {
+  return absl::StrCat(node.scope, node.scope.empty() ? "" : "/", node.op->name);
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Program>> Program::Compile(Graph graph,
+                                                          Backend& backend,
+                                                          StateStore& state) {
+  return Compile(std::move(graph), backend, state, Options());
+}
+
+absl::StatusOr<std::unique_ptr<Program>> Program::Compile(Graph graph,
+                                                          Backend& backend,
+                                                          StateStore& state,
+                                                          Options options) {
+  RETURN_IF_ERROR(Verify(graph));
+  RETURN_IF_ERROR(state.Declare(graph));
+  auto program =
+      std::unique_ptr<Program>(new Program(std::move(graph), backend));
+  RETURN_IF_ERROR(program->Bind(state, options));
+  return program;
+}
+
+absl::Status Program::Bind(StateStore& state, Options options) {
+  plan_ = PlanMemory(graph_, options.reuse_memory);
+  ASSIGN_OR_RETURN(arena_, backend_.Allocate(plan_.arena_bytes));
+  int64_t input_bytes = 0;
+  for (const Value& value : graph_.values()) {
+    if (value.role != Role::kInput) continue;
+    input_bytes +=
+        (value.type.max_bytes() + kAlignment - 1) / kAlignment * kAlignment;
+  }
+  ASSIGN_OR_RETURN(inputs_memory_, backend_.Allocate(input_bytes));
+  num_bytes_ = plan_.arena_bytes + input_bytes;
+
+  int64_t offset = 0;
+  for (size_t id = 0; id < graph_.values().size(); ++id) {
+    const Value& value = graph_.value(id);
+    switch (value.role) {
+      case Role::kActivation:
+        address_.push_back(arena_->data() + plan_.offset[id]);
+        break;
+      case Role::kInput:
+        address_.push_back(inputs_memory_->data() + offset);
+        inputs_[value.name] = ViewOf(id);
+        offset +=
+            (value.type.max_bytes() + kAlignment - 1) / kAlignment * kAlignment;
+        break;
+      case Role::kParameter:
+      case Role::kState:
+        address_.push_back(static_cast<char*>(state.Get(value.name).data));
+        break;
+    }
+  }
+  for (size_t id = 0; id < graph_.nodes().size(); ++id) {
+    RETURN_IF_ERROR(AddStep(id));
+  }
+  return absl::OkStatus();
+}
+
+TensorView Program::ViewOf(ValueId id) const {
+  const ValueType& type = graph_.value(id).type;
+  TensorView view;
+  view.dtype = type.dtype;
+  for (const Dim& dim : type.dims) view.shape.push_back(dim.bound);
+  view.data = address_[id];
+  return view;
+}
+
+absl::Status Program::AddStep(NodeId id) {
+  const Node& node = graph_.node(id);
+  Step step;
+  const DType dtype = KernelDType(graph_, node);
+  step.kernel = backend_.FindKernel(node.op->name, dtype);
+  if (step.kernel == nullptr) {
+    return absl::UnimplementedError(absl::StrCat(
+        Describe(node), ": backend ", backend_.name(), " has no kernel for ",
+        node.op->name, " on ", Name(dtype)));
+  }
+  const auto add = [&](ValueId value) {
+    const int index = static_cast<int>(tensors_.size());
+    if (value == kNone) {
+      tensors_.emplace_back();
+      return;
+    }
+    tensors_.push_back(ViewOf(value));
+    const Dims& dims = graph_.value(value).type.dims;
+    if (dims.empty() || !dims[0].ragged()) return;
+    // A count that this node makes itself is not known before it runs.
+    if (graph_.value(dims[0].count).producer == id) return;
+    step.patches.push_back(
+        {index, reinterpret_cast<const int32_t*>(address_[dims[0].count])});
+  };
+  step.first_input = static_cast<int>(tensors_.size());
+  step.num_inputs = static_cast<int>(node.inputs.size());
+  for (const ValueId input : node.inputs) add(input);
+  step.first_output = static_cast<int>(tensors_.size());
+  step.num_outputs = static_cast<int>(node.outputs.size());
+  for (const ValueId output : node.outputs) add(output);
+  steps_.push_back(std::move(step));
+  return absl::OkStatus();
+}
+
+const TensorView& Program::Input(absl::string_view name) const {
+  const auto it = inputs_.find(name);
+  CHECK(it != inputs_.end()) << "no input called " << std::string(name);
+  return it->second;
+}
+
+bool Program::HasInput(absl::string_view name) const {
+  return inputs_.contains(name);
+}
+
+TensorView Program::Output(absl::string_view name) const {
+  const auto it = graph_.outputs().find(name);
+  CHECK(it != graph_.outputs().end())
+      << "no output called " << std::string(name);
+  TensorView view = ViewOf(it->second);
+  const Dims& dims = graph_.value(it->second).type.dims;
+  if (!dims.empty() && dims[0].ragged()) {
+    view.shape[0] = *reinterpret_cast<const int32_t*>(address_[dims[0].count]);
+  }
+  return view;
+}
+
+absl::Status Program::Run() { return RunSteps(/*checked=*/false); }
+
+absl::Status Program::RunChecked() { return RunSteps(/*checked=*/true); }
+
+absl::Status Program::RunSteps(bool checked) {
+  using Clock = std::chrono::steady_clock;
+  for (size_t id = 0; id < steps_.size(); ++id) {
+    const Step& step = steps_[id];
+    const Node& node = graph_.node(id);
+    for (const Patch& patch : step.patches) {
+      tensors_[patch.tensor].shape[0] = *patch.count;
+    }
+    const Clock::time_point start =
+        profile_ ? Clock::now() : Clock::time_point();
+    const auto operands = absl::MakeConstSpan(tensors_);
+    const absl::Status status = backend_.Run(
+        step.kernel, node, operands.subspan(step.first_input, step.num_inputs),
+        operands.subspan(step.first_output, step.num_outputs));
+    if (!status.ok()) {
+      return absl::Status(status.code(),
+                          absl::StrCat(Describe(node), ": ", status.message()));
+    }
+    if (profile_) {
+      OpTime& time = times_[id];
+      time.seconds +=
+          std::chrono::duration<double>(Clock::now() - start).count();
+      time.runs += 1;
+      time.flops += CostOf(graph_, node, LiveBinding()).flops;
+    }
+    if (checked) RETURN_IF_ERROR(CheckFinite(id));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Program::CheckFinite(NodeId id) const {
+  const Step& step = steps_[id];
+  const Node& node = graph_.node(id);
+  const auto check = [&](const TensorView& view,
+                         absl::string_view what) -> absl::Status {
+    if (view.dtype != DType::kF32 && view.dtype != DType::kF64) {
+      return absl::OkStatus();
+    }
+    for (int64_t i = 0; i < view.num_elements(); ++i) {
+      const double x = view.dtype == DType::kF32
+                           ? static_cast<const float*>(view.data)[i]
+                           : static_cast<const double*>(view.data)[i];
+      if (std::isfinite(x)) continue;
+      return absl::OutOfRangeError(absl::StrCat(
+          Describe(node), " (", Name(node.phase), ") made ", x, " at element ",
+          i, " of its ", what, " ", ToString(view.shape)));
+    }
+    return absl::OkStatus();
+  };
+  for (int i = 0; i < step.num_outputs; ++i) {
+    const Dims& dims = graph_.value(node.outputs[i]).type.dims;
+    TensorView view = tensors_[step.first_output + i];
+    if (!dims.empty() && dims[0].ragged()) {
+      view.shape[0] =
+          *reinterpret_cast<const int32_t*>(address_[dims[0].count]);
+    }
+    RETURN_IF_ERROR(check(view, "output"));
+  }
+  for (const int i : node.mutates) {
+    RETURN_IF_ERROR(check(tensors_[step.first_input + i],
+                          graph_.value(node.inputs[i]).name));
+  }
+  return absl::OkStatus();
+}
+
+Binding Program::LiveBinding() const {
+  return [this](ValueId count, int64_t bound) {
+    return static_cast<double>(
+        *reinterpret_cast<const int32_t*>(address_[count]));
+  };
+}
+
+void Program::EnableProfile() {
+  profile_ = true;
+  times_.assign(graph_.nodes().size(), {});
+}
+
+std::vector<Program::OpTime> Program::Profile() const {
+  std::map<std::string, OpTime> by_op;
+  for (size_t id = 0; id < times_.size(); ++id) {
+    const std::string op(graph_.node(id).op->name);
+    OpTime& sum = by_op[op];
+    sum.op = op;
+    sum.seconds += times_[id].seconds;
+    sum.runs += times_[id].runs;
+    sum.flops += times_[id].flops;
+  }
+  std::vector<OpTime> result;
+  for (auto& [op, time] : by_op) result.push_back(time);
+  std::sort(result.begin(), result.end(), [](const OpTime& a, const OpTime& b) {
+    return a.seconds > b.seconds;
+  });
+  return result;
+}
+
+}  // namespace strata

@@ -1,0 +1,124 @@
+// A program: a graph compiled for a backend. Kernels are resolved, the arena is
+// laid out, state is bound; running it allocates nothing.
+//
+//   ASSIGN_OR_RETURN(auto program, Program::Compile(graph, backend, state));
+//   fill program->Input("ids") ...
+//   RETURN_IF_ERROR(program->Run());
+//   read program->Output("loss") ...
+
+#ifndef CORE_RUNTIME_PROGRAM_H_
+#define CORE_RUNTIME_PROGRAM_H_
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "core/graph/graph.h"
+#include "core/graph/op_def.h"
+#include "core/passes/plan_memory.h"
+#include "core/runtime/backend.h"
+#include "core/runtime/state_store.h"
+#include "core/tensor/tensor.h"
+
+namespace strata {
+
+// Not for several threads at once; kernels use the backend's own threads.
+class Program {
+ public:
+  struct Options {
+    bool reuse_memory = true;  // False: the baseline of C4.
+  };
+
+  // Declares the graph's state in `state`. `backend` and `state` must outlive
+  // the program.
+  //
+  // Returns UNIMPLEMENTED if a node has no kernel, naming node, operator, dtype
+  // and backend.
+  static absl::StatusOr<std::unique_ptr<Program>> Compile(Graph graph,
+                                                          Backend& backend,
+                                                          StateStore& state,
+                                                          Options options);
+  static absl::StatusOr<std::unique_ptr<Program>> Compile(Graph graph,
+                                                          Backend& backend,
+                                                          StateStore& state);
+
+  // An input, to be filled before Run(): same address for the program's life,
+  // shape at its bounds. The counts of ragged inputs are inputs themselves.
+  const TensorView& Input(absl::string_view name) const;
+  bool HasInput(absl::string_view name) const;
+
+  // An output of the latest run, in its shape. Valid until the next run.
+  TensorView Output(absl::string_view name) const;
+
+  // Runs all nodes. On error says which node failed.
+  absl::Status Run();
+
+  // Runs, looking at every float result: returns OUT_OF_RANGE that names the
+  // first operator which made a NaN or an infinity. Slow; for diagnosis.
+  absl::Status RunChecked();
+
+  // Counts of the latest run, for CostOf().
+  Binding LiveBinding() const;
+
+  // Time spent by operator name since EnableProfile(), largest first.
+  struct OpTime {
+    std::string op;
+    double seconds = 0;
+    int64_t runs = 0;
+    double flops = 0;  // By the cost functions, at the counts of each run.
+  };
+  void EnableProfile();
+  std::vector<OpTime> Profile() const;
+
+  const Graph& graph() const { return graph_; }
+  const MemoryPlan& plan() const { return plan_; }
+  // Bytes of inputs and arena; state is the store's.
+  int64_t num_bytes() const { return num_bytes_; }
+
+ private:
+  // An extent to be set from a count before a node runs.
+  struct Patch {
+    int tensor = 0;  // Index into tensors_.
+    const int32_t* count = nullptr;
+  };
+  struct Step {
+    Kernel kernel = nullptr;
+    int first_input = 0;  // Index into tensors_.
+    int num_inputs = 0;
+    int first_output = 0;
+    int num_outputs = 0;
+    std::vector<Patch> patches;
+  };
+
+  Program(Graph graph, Backend& backend)
+      : graph_(std::move(graph)), backend_(backend) {}
+
+  absl::Status Bind(StateStore& state, Options options);
+  absl::Status AddStep(NodeId id);
+  TensorView ViewOf(ValueId id) const;  // At its bounds.
+  absl::Status RunSteps(bool checked);
+  absl::Status CheckFinite(NodeId id) const;
+
+  const Graph graph_;
+  Backend& backend_;
+  MemoryPlan plan_;
+  std::unique_ptr<Memory> arena_;
+  std::unique_ptr<Memory> inputs_memory_;
+  int64_t num_bytes_ = 0;
+  std::vector<char*> address_;  // [values]
+  absl::flat_hash_map<std::string, TensorView> inputs_;
+  std::vector<TensorView> tensors_;  // Operands of all steps.
+  std::vector<Step> steps_;
+  bool profile_ = false;
+  std::vector<OpTime> times_;  // [nodes]
+};
+
+}  // namespace strata
+
+#endif  // CORE_RUNTIME_PROGRAM_H_

@@ -1,0 +1,56 @@
+// Parameters and other state: named tensors at addresses that never change.
+
+#ifndef CORE_RUNTIME_STATE_STORE_H_
+#define CORE_RUNTIME_STATE_STORE_H_
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "core/graph/graph.h"
+#include "core/runtime/backend.h"
+#include "core/tensor/tensor.h"
+
+namespace strata {
+
+// Programs are compiled against a store and hold pointers into it, so it must
+// outlive them. Tensors are zero when declared.
+class StateStore {
+ public:
+  explicit StateStore(Backend& backend) : backend_(backend) {}
+
+  // Makes room for every parameter and state value of `graph` that is not here
+  // yet.
+  //
+  // Returns INVALID_ARGUMENT if one is here with another dtype or shape, and
+  // RESOURCE_EXHAUSTED if memory runs out.
+  absl::Status Declare(const Graph& graph);
+
+  bool Has(absl::string_view name) const { return entries_.contains(name); }
+  // The tensor, which must be here.
+  const TensorView& Get(absl::string_view name) const;
+  Role role(absl::string_view name) const;
+  // In order of declaration.
+  const std::vector<std::string>& names() const { return names_; }
+  int64_t num_bytes() const;
+
+ private:
+  struct Entry {
+    TensorView view;
+    Role role;
+    std::unique_ptr<Memory> memory;
+  };
+
+  Backend& backend_;
+  absl::flat_hash_map<std::string, Entry> entries_;
+  std::vector<std::string> names_;
+};
+
+}  // namespace strata
+
+#endif  // CORE_RUNTIME_STATE_STORE_H_
