@@ -1,0 +1,49 @@
+// A model on disk: a folder with config.json and model.safetensors, in the
+// layout that Hugging Face's loaders know.
+
+#ifndef CORE_CHECKPOINT_MODEL_FILES_H_
+#define CORE_CHECKPOINT_MODEL_FILES_H_
+
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "core/base/staged_directory.h"
+#include "core/graph/graph.h"
+#include "core/model/config.pb.h"
+#include "core/runtime/state_store.h"
+
+namespace strata {
+
+inline constexpr char kConfigFile[] = "config.json";
+inline constexpr char kWeightsFile[] = "model.safetensors";
+
+// Names of what makes up a model in `graph`: parameters, and state that steers
+// it (gate biases); not caches.
+std::vector<std::string> ModelTensorNames(const Graph& graph);
+
+// Writes `names` of `state` to <staged>/<file> as safetensors.
+absl::Status SaveTensors(const StateStore& state,
+                         const std::vector<std::string>& names,
+                         const std::string& file, StagedDirectory& staged);
+
+// Fills `names` of `state` from a safetensors file.
+//
+// Returns INVALID_ARGUMENT that names file and tensor if one is missing, has
+// another dtype or shape, or if the file holds one that is not in `names`.
+absl::Status LoadTensors(const std::string& path,
+                         const std::vector<std::string>& names,
+                         StateStore& state);
+
+// Reads and validates <dir>/config.json.
+//
+// Returns NOT_FOUND if `dir` holds no checkpoint, saying what was expected.
+absl::StatusOr<ModelConfig> LoadModelConfig(const std::string& dir);
+
+// SHA-256 of <dir>/model.safetensors, in hexadecimal.
+absl::StatusOr<std::string> HashWeights(const std::string& dir);
+
+}  // namespace strata
+
+#endif  // CORE_CHECKPOINT_MODEL_FILES_H_

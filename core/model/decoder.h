@@ -1,0 +1,67 @@
+// The decoder: embedding, layers of attention and experts, output projection.
+//
+//   ids [t] --> embedding --> h [t, d]
+//     layer:  h += attention(norm(h));  h = feed_forward(h)
+//   --> norm --> logits [n, vocab] --> loss, nll        (training, evaluation)
+//
+// Emits the graph of one forward pass. Parameters bear Hugging Face's names
+// where it has one ("model.layers.0.self_attn.q_proj.weight").
+
+#ifndef CORE_MODEL_DECODER_H_
+#define CORE_MODEL_DECODER_H_
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "core/graph/builder.h"
+#include "core/graph/graph.h"
+#include "core/model/config.pb.h"
+#include "core/model/moe.h"
+
+namespace strata {
+
+struct DecoderOptions {
+  enum class Mode {
+    kTrain,     // Loss with the router's own losses; load controller runs.
+    kEvaluate,  // Loss and nll; changes no state.
+    kGenerate,  // Logits, with a KV cache.
+  };
+  Mode mode = Mode::kTrain;
+  int64_t max_tokens = 0;     // Bound of t.
+  int64_t max_sequences = 1;  // Training: sequences a batch. Generation:
+                              // sequences that have room in the cache.
+  int64_t max_logits = 1;     // Generation: tokens whose logits are wanted.
+};
+
+// What a caller feeds and reads. Inputs, by name (all I32):
+//   "num_tokens" []        t
+//   "ids" [t]              token ids
+//   "position" [t]         of each token in its sequence, from 0
+// training and evaluation also
+//   "target" [t]           next token, -1: does not count
+//   "seq_start" [max_sequences + 1]   first row of each sequence; t at the end
+// generation also
+//   "cache_row" [t]        where the token's key and value go
+//   "first_row" [t]        where its sequence's first token is
+//   "num_logits" [], "logit_row" [num_logits]   rows whose logits are wanted
+// Outputs, by name:
+//   "loss" [] cross-entropy in nats, "total_loss" [] with the router's losses,
+//   "nll" [t];  generation: "logits" [num_logits, vocab]
+//   and for each of `routers` its RouterValues, as the names there say.
+//
+// The cache of layer i is the states "cache.i.k" and "cache.i.v",
+// [max_sequences * max_seq_len, width].
+struct Decoder {
+  ValueId loss = kNone;
+  ValueId total_loss = kNone;
+  std::vector<RouterValues> routers;  // By layer, then tier.
+};
+
+// Errors stay in `builder` (GraphBuilder::status()). `config` must be valid.
+Decoder BuildDecoder(GraphBuilder& builder, const ModelConfig& config,
+                     const DecoderOptions& options);
+
+}  // namespace strata
+
+#endif  // CORE_MODEL_DECODER_H_

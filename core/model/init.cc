@@ -1,0 +1,58 @@
+#include "core/model/init.h"
+
+#include <cmath>
+#include <cstdint>
+#include <string>
+
+#include "absl/strings/match.h"
+#include "core/base/check.h"
+#include "core/base/random.h"
+#include "core/model/config.pb.h"
+#include "core/runtime/state_store.h"
+#include "core/tensor/tensor.h"
+
+namespace strata {
+namespace {
+
+double StandardDeviation(const ModelConfig& config, const std::string& name,
+                         const TensorView& view) {
+  const auto fan_in = static_cast<double>(view.shape.back());
+  double deviation = 1 / std::sqrt(fan_in);
+  // Experts' embeddings and keys meet vectors of norm 1 a component.
+  if (absl::EndsWith(name, "gate.expert.weight")) return 1;
+  if (absl::EndsWith(name, "o_proj.weight") ||
+      absl::EndsWith(name, "down_proj.weight")) {
+    deviation /= std::sqrt(2.0 * static_cast<double>(config.num_layers()));
+  }
+  return deviation;
+}
+
+template <typename T>
+void Fill(const ModelConfig& config, uint64_t seed, const std::string& name,
+          const TensorView& view) {
+  if (view.rank() == 1) {
+    for (T& x : view.span<T>()) x = 1;
+    return;
+  }
+  const double deviation = StandardDeviation(config, name, view);
+  Random random(seed, HashName(name));
+  for (T& x : view.span<T>()) x = static_cast<T>(deviation * random.Normal());
+}
+
+}  // namespace
+
+void InitializeParameters(const ModelConfig& config, uint64_t seed,
+                          StateStore& state) {
+  for (const std::string& name : state.names()) {
+    if (state.role(name) != Role::kParameter) continue;
+    const TensorView& view = state.Get(name);
+    if (view.dtype == DType::kF64) {
+      Fill<double>(config, seed, name, view);
+    } else {
+      CHECK(view.dtype == DType::kF32) << name;
+      Fill<float>(config, seed, name, view);
+    }
+  }
+}
+
+}  // namespace strata

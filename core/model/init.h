@@ -1,0 +1,23 @@
+// The values that parameters have before training.
+
+#ifndef CORE_MODEL_INIT_H_
+#define CORE_MODEL_INIT_H_
+
+#include <cstdint>
+
+#include "core/model/config.pb.h"
+#include "core/runtime/state_store.h"
+
+namespace strata {
+
+// Sets every parameter of `state`: gains of norms to 1, embeddings and matrices
+// to normal numbers of variance 1 / fan-in, projections back into the residual
+// stream (o_proj, down_proj) smaller by sqrt of twice the number of layers, as
+// GPT-2 does. Each parameter has a random stream of its name, so values depend
+// on the seed and on nothing else.
+void InitializeParameters(const ModelConfig& config, uint64_t seed,
+                          StateStore& state);
+
+}  // namespace strata
+
+#endif  // CORE_MODEL_INIT_H_

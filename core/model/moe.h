@@ -1,0 +1,59 @@
+// The feed-forward half of a layer: dense SwiGLU, a flat mixture of experts, or
+// a hierarchical one.
+//
+//   flat          h += experts(norm(h)), one choice among all experts
+//   hierarchical  tier 1: h += experts_1(norm_1(h))
+//                 tier 2: h += experts_2(norm_2(h)), of tokens that have not
+//                 ...     left
+//   shared        h += shared_expert(norm(h)), beside the experts
+
+#ifndef CORE_MODEL_MOE_H_
+#define CORE_MODEL_MOE_H_
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "core/graph/builder.h"
+#include "core/graph/graph.h"
+#include "core/model/config.pb.h"
+
+namespace strata {
+
+// What one gate decided, of layer `layer` and tier `tier` (0 where flat).
+struct RouterValues {
+  int64_t layer = 0;
+  int64_t tier = 0;
+  int64_t num_experts = 0;
+  int64_t expert_width = 0;
+  ValueId tokens = kNone;         // [] I32, tokens that reached the gate
+  ValueId expert = kNone;         // [tokens, k] I32, -1 where none
+  ValueId offset = kNone;         // [experts + 1] I32, rows of each expert
+  ValueId distill_loss = kNone;   // [] if the gate has one
+  ValueId expected_cost = kNone;  // [] if the gate has one
+
+  // Names of the graph's outputs.
+  std::string OffsetName() const;
+  std::string TokensName() const;
+  std::string ExpertName() const;
+};
+
+struct MoeOptions {
+  int64_t layer = 0;
+  ValueId num_tokens = kNone;  // [] I32
+  bool router_losses = false;  // Emit distill_loss and expected_cost.
+  bool control_load = false;   // Emit the load controller's update of state.
+};
+
+// swiglu(norm(h)) of inner width `width`, to be added to h [t, d].
+ValueId DenseBlock(GraphBuilder& builder, const ModelConfig& config,
+                   int64_t width, ValueId h);
+
+// h [t, d] with the experts' outputs added; appends its gates to `routers`.
+ValueId MoeBlock(GraphBuilder& builder, const ModelConfig& config,
+                 const MoeOptions& options, ValueId h,
+                 std::vector<RouterValues>& routers);
+
+}  // namespace strata
+
+#endif  // CORE_MODEL_MOE_H_

@@ -1,0 +1,60 @@
+// What a training step and a validation report.
+
+#ifndef TRAINING_METRICS_H_
+#define TRAINING_METRICS_H_
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "nlohmann/json.hpp"
+
+namespace strata {
+
+// How the experts were used, over a window of tokens. Definitions: SPEC.md,
+// "Words used below"; core/parallel/load_stats.h.
+struct ExpertUse {
+  double active_share = 0;  // Experts a token and MoE layer, over the layer's.
+  double flops_per_token = 0;  // Of routed experts' products, all layers.
+  double gini = 0;           // Of the load of a gate's experts, gates averaged.
+  double utilisation = 0;    // Mean over max load of a gate, gates averaged.
+  double starved_share = 0;  // Experts under a tenth of their gate's mean.
+  std::vector<double> tier_tokens;  // Share of tokens that reach each tier.
+};
+
+struct StepMetrics {
+  int64_t step = 0;       // That was just done; the first is 1.
+  double loss = 0;        // Cross-entropy, nats a token.
+  double total_loss = 0;  // With the router's own losses.
+  double learning_rate = 0;
+  double grad_norm = 0;  // Before clipping.
+  int64_t tokens = 0;
+  double seconds = 0;
+  ExpertUse experts;
+
+  double tokens_per_second() const { return tokens / seconds; }
+};
+
+struct DomainMetrics {
+  std::string name;
+  int64_t tokens = 0;
+  double nll = 0;            // Nats a token.
+  double bits_per_byte = 0;  // A token is a byte.
+};
+
+struct ValidationMetrics {
+  int64_t step = 0;
+  double nll = 0;  // Mean over domains, each counting alike.
+  double bits_per_byte = 0;
+  std::vector<DomainMetrics> domains;
+  ExpertUse experts;
+  double seconds = 0;
+};
+
+nlohmann::json ToJson(const ExpertUse& use);
+nlohmann::json ToJson(const StepMetrics& metrics);
+nlohmann::json ToJson(const ValidationMetrics& metrics);
+
+}  // namespace strata
+
+#endif  // TRAINING_METRICS_H_

@@ -1,0 +1,117 @@
+// The trainer of one machine: batches in, steps of AdamW, validation,
+// checkpoints.
+//
+//   ASSIGN_OR_RETURN(auto trainer, Trainer::Create(model, train, &corpus, 2));
+//   while (!trainer->done()) {
+//     ASSIGN_OR_RETURN(const StepMetrics metrics, trainer->Step());
+//   }
+//   RETURN_IF_ERROR(trainer->SaveCheckpoint("runs/demo").status());
+//
+// A step is a pure function of the state before it, the seed and the step's
+// number, bit for bit and for any number of threads; so a run that was resumed
+// equals one that never stopped.
+
+#ifndef TRAINING_TRAINER_H_
+#define TRAINING_TRAINER_H_
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "core/cpu/cpu_backend.h"
+#include "core/model/config.pb.h"
+#include "core/model/moe.h"
+#include "core/runtime/program.h"
+#include "core/runtime/state_store.h"
+#include "nlohmann/json.hpp"
+#include "training/config.pb.h"
+#include "training/data/corpus.h"
+#include "training/data/sampler.h"
+#include "training/expert_meter.h"
+#include "training/metrics.h"
+
+namespace strata {
+
+class Trainer {
+ public:
+  // A model with fresh weights. `corpus` must outlive the trainer.
+  //
+  // Returns INVALID_ARGUMENT if a config is wrong or the corpus too short.
+  static absl::StatusOr<std::unique_ptr<Trainer>> Create(
+      const ModelConfig& model, const TrainConfig& train, const Corpus* corpus,
+      int num_threads);
+
+  // Goes on from a checkpoint folder (runs/demo/step-000100) whose model and
+  // data must be those of this trainer.
+  absl::Status Resume(const std::string& checkpoint);
+
+  // One step of `train.accumulation` micro-batches.
+  //
+  // Returns OUT_OF_RANGE if loss or gradient is NaN or infinite; the message
+  // names the step and the operator that first made it. The weights are then
+  // those before the step.
+  absl::StatusOr<StepMetrics> Step();
+
+  // Over train.validation_tokens of each domain.
+  absl::StatusOr<ValidationMetrics> Validate();
+
+  // Writes <runs>/step-NNNNNN and returns that path. `manifest` goes into the
+  // folder as manifest.json. Removes the oldest checkpoints beyond
+  // train.checkpoints_to_keep, after the new one is safe.
+  absl::StatusOr<std::string> SaveCheckpoint(const std::string& runs,
+                                             const nlohmann::json& manifest);
+
+  int64_t step() const { return step_; }  // Steps done.
+  bool done() const { return step_ >= train_.steps(); }
+  // May be shortened or lengthened before the first step only: the learning
+  // rate's schedule depends on it.
+  void set_steps(int64_t steps) { train_.set_steps(steps); }
+
+  const ModelConfig& model_config() const { return model_; }
+  const TrainConfig& train_config() const { return train_; }
+  const StateStore& state() const { return *state_; }
+  StateStore& state() { return *state_; }
+  CpuBackend& backend() { return *backend_; }
+  Program& gradient_program() { return *gradients_; }
+  Program& update_program() { return *update_; }
+  // FLOPs of the latest step by the graph's own cost, at its live counts.
+  double StepFlops() const;
+
+ private:
+  Trainer(const ModelConfig& model, const TrainConfig& train,
+          const Corpus* corpus)
+      : model_(model), train_(train), corpus_(corpus) {}
+
+  absl::Status Build(int num_threads);
+  absl::Status BuildGradients();
+  absl::Status BuildUpdate();
+  absl::Status BuildEvaluation();
+  void FillBatch(int64_t micro_batch);
+  absl::Status Diagnose(const std::string& what);
+  std::vector<std::string> OptimizerTensorNames() const;
+
+  ModelConfig model_;
+  TrainConfig train_;
+  const Corpus* corpus_;
+  std::unique_ptr<CpuBackend> backend_;
+  std::unique_ptr<StateStore> state_;
+  std::unique_ptr<Program> gradients_;
+  std::unique_ptr<Program> update_;
+  std::unique_ptr<Program> evaluation_;
+  std::unique_ptr<Sampler> sampler_;
+  std::vector<RouterValues> routers_;
+  std::unique_ptr<ExpertMeter> meter_;
+  int64_t step_ = 0;
+};
+
+// The newest checkpoint under `runs`, or `runs` itself if it is one.
+//
+// Returns NOT_FOUND if there is none.
+absl::StatusOr<std::string> FindCheckpoint(const std::string& runs);
+
+}  // namespace strata
+
+#endif  // TRAINING_TRAINER_H_
