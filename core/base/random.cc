@@ -3,8 +3,8 @@
 #include <array>
 #include <cmath>
 #include <cstdint>
-#include <string_view>
 
+#include "absl/strings/string_view.h"
 #include "core/base/check.h"
 
 namespace strata {
@@ -117,7 +117,7 @@ uint64_t HashCounter(uint64_t seed, uint64_t a, uint64_t b) {
   return Block(seed ^ kHashKey, a, b).first;
 }
 
-uint64_t HashName(std::string_view name) {
+uint64_t HashName(absl::string_view name) {
   uint64_t hash = 0xcbf29ce484222325;  // FNV-1a.
   for (const char c : name) {
     hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3;

@@ -15,7 +15,8 @@
 
 #include <array>
 #include <cstdint>
-#include <string_view>
+
+#include "absl/strings/string_view.h"
 
 namespace strata {
 
@@ -28,7 +29,7 @@ std::array<uint32_t, 4> Philox4x32(const std::array<uint32_t, 4>& counter,
 uint64_t HashCounter(uint64_t seed, uint64_t a, uint64_t b = 0);
 
 // A stream number for a name.
-uint64_t HashName(std::string_view name);
+uint64_t HashName(absl::string_view name);
 
 // A stream of random numbers. Copying it copies the position.
 class Random {
