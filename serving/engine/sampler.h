@@ -28,15 +28,18 @@ class TokenSampler {
  public:
   explicit TokenSampler(const SamplingOptions& options);
 
-  // Filters by top_k, then by top_p, of softmax(logits / temperature), and
-  // draws. Of equal logits the lower id is the more likely.
+  // Filters softmax(logits / temperature) by top_k, then what is left (its
+  // probabilities adding up to 1 again) by top_p, and draws. Of equal logits
+  // the lower id counts as the more likely. A logit of -infinity is never drawn
+  // unless all are. `logits` holds at least one, and no NaN.
   int32_t Draw(absl::Span<const float> logits);
 
  private:
   SamplingOptions options_;
   Random random_;
-  std::vector<int32_t> order_;  // Scratch.
-  std::vector<double> probability_;
+  // Scratch of a draw:
+  std::vector<int32_t> heap_;   // Token ids; see the source.
+  std::vector<double> weight_;  // [vocab], the likeliest token's is 1.
 };
 
 }  // namespace strata
