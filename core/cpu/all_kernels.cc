@@ -1,0 +1,36 @@
+#include "core/cpu/all_kernels.h"
+
+#include "core/cpu/activation.h"
+#include "core/cpu/attention.h"
+#include "core/cpu/dispatch.h"
+#include "core/cpu/elementwise.h"
+#include "core/cpu/embedding.h"
+#include "core/cpu/gate.h"
+#include "core/cpu/grouped_matmul.h"
+#include "core/cpu/loss.h"
+#include "core/cpu/matmul.h"
+#include "core/cpu/norm.h"
+#include "core/cpu/optimizer.h"
+#include "core/cpu/rope.h"
+#include "core/runtime/kernel_registry.h"
+
+namespace strata {
+
+KernelRegistry AllCpuKernels() {
+  KernelRegistry registry;
+  RegisterActivationKernels(registry);
+  RegisterAttentionKernels(registry);
+  RegisterDispatchKernels(registry);
+  RegisterElementwiseKernels(registry);
+  RegisterEmbeddingKernels(registry);
+  RegisterGateKernels(registry);
+  RegisterGroupedMatMulKernels(registry);
+  RegisterLossKernels(registry);
+  RegisterMatMulKernels(registry);
+  RegisterNormKernels(registry);
+  RegisterOptimizerKernels(registry);
+  RegisterRopeKernels(registry);
+  return registry;
+}
+
+}  // namespace strata

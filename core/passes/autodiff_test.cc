@@ -1,0 +1,89 @@
+#include "core/passes/autodiff.h"
+
+#include <vector>
+
+#include "absl/status/status.h"
+#include "core/cpu/elementwise.h"
+#include "core/cpu/matmul.h"
+#include "core/graph/builder.h"
+#include "core/graph/graph.h"
+#include "core/ops/elementwise.h"
+#include "core/ops/gate.h"
+#include "core/ops/matmul.h"
+#include "core/testing/grad_check.h"
+#include "core/testing/status_matchers.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+
+namespace strata {
+namespace {
+
+using ::testing::HasSubstr;
+
+TEST(DifferentiateTest, SumsOverAllUsesOfAValue) {
+  // x is used three times, once through itself squared.
+  const auto build = [](GraphBuilder& b) -> std::vector<ValueId> {
+    const ValueId x = b.Parameter("x", {Static(5), Static(5)});
+    const ValueId w = b.Parameter("w", {Static(5), Static(5)});
+    const ValueId y = Add(b, MatMul(b, x, x), Linear(b, x, w));
+    return {Add(b, y, Scale(b, MatMul(b, y, w), 0.5))};
+  };
+
+  EXPECT_THAT(CheckGradients(
+                  build, {RegisterMatMulKernels, RegisterElementwiseKernels}),
+              IsOk());
+}
+
+TEST(DifferentiateTest, WeightGradientsFormASubgraphOfTheirOwn) {
+  GraphBuilder b;
+  const ValueId x = b.Input("x", DType::kF32, {Static(4), Static(8)});
+  const ValueId w1 = b.Parameter("w1", {Static(8), Static(8)});
+  const ValueId w2 = b.Parameter("w2", {Static(8), Static(8)});
+  const ValueId y = Linear(b, Linear(b, x, w1), w2);
+  const ValueId dy = b.Input("dy", DType::kF32, {Static(4), Static(8)});
+
+  const auto gradients = Differentiate(b, {{y, dy}}, {w1, w2});
+
+  ASSERT_THAT(gradients, IsOk());
+  const Graph& graph = b.graph();
+  ASSERT_EQ(gradients->size(), 2);
+  for (const auto& [value, grad] : *gradients) {
+    EXPECT_EQ(graph.node(graph.value(grad).producer).phase, Phase::kWeightGrad);
+  }
+  // One input gradient: through w2 to the inner layer. None by x itself.
+  int num_input_grads = 0;
+  for (const Node& node : graph.nodes()) {
+    num_input_grads += node.phase == Phase::kInputGrad;
+  }
+  EXPECT_EQ(num_input_grads, 1);
+  EXPECT_THAT(Verify(graph), IsOk());
+}
+
+TEST(DifferentiateTest, AValueThatTheLossDoesNotReadHasNoGradient) {
+  GraphBuilder b;
+  const ValueId x = b.Parameter("x", {Static(4), Static(8)});
+  const ValueId unused = b.Parameter("unused", {Static(4)});
+  const ValueId dy = b.Input("dy", DType::kF32, {Static(4), Static(8)});
+
+  const auto gradients =
+      Differentiate(b, {{Scale(b, x, 2.0), dy}}, {x, unused});
+
+  ASSERT_THAT(gradients, IsOk());
+  EXPECT_TRUE(gradients->contains(x));
+  EXPECT_FALSE(gradients->contains(unused));
+}
+
+TEST(DifferentiateTest, StopsAtOperatorsThatStopGradients) {
+  GraphBuilder b;
+  const ValueId x = b.Parameter("x", {Static(4), Static(8)});
+  const ValueId s = EnergySignature(b, x, /*groups=*/2);
+  const ValueId ds = b.Input("ds", DType::kF32, {Static(4), Static(2)});
+
+  const auto gradients = Differentiate(b, {{s, ds}}, {x});
+
+  ASSERT_THAT(gradients, IsOk());
+  EXPECT_TRUE(gradients->empty());
+}
+
+}  // namespace
+}  // namespace strata

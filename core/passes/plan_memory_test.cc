@@ -1,0 +1,104 @@
+#include "core/passes/plan_memory.h"
+
+#include <cstdint>
+#include <random>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "core/graph/builder.h"
+#include "core/graph/graph.h"
+#include "core/graph/op_def.h"
+#include "core/testing/status_matchers.h"
+#include "gtest/gtest.h"
+
+namespace strata {
+namespace {
+
+// One output of as many bytes as its attribute says, from any inputs.
+const OpDef kMake = {
+    "Make",
+    [](const OpView& op) -> absl::StatusOr<std::vector<ValueType>> {
+      return std::vector<ValueType>{
+          {DType::kU8, {Static(op.attrs.Int("bytes"))}}};
+    },
+    nullptr, nullptr};
+
+ValueId Make(GraphBuilder& b, std::vector<ValueId> inputs, int64_t bytes) {
+  return b.Add1(kMake, inputs, {{"bytes", bytes}});
+}
+
+TEST(PlanMemoryTest, AChainNeedsRoomForTwoNeighbours) {
+  GraphBuilder b;
+  ValueId x = Make(b, {}, 640);
+  for (int i = 0; i < 9; ++i) x = Make(b, {x}, 640);
+  b.Output("last", x);
+  const auto graph = b.Finish();
+  ASSERT_THAT(graph, IsOk());
+
+  const MemoryPlan plan = PlanMemory(*graph);
+
+  EXPECT_EQ(plan.num_values, 10);
+  EXPECT_EQ(plan.unshared_bytes, 6400);
+  EXPECT_EQ(plan.lower_bound_bytes, 1280);
+  EXPECT_EQ(plan.arena_bytes, 1280);
+  EXPECT_EQ(PlanMemory(*graph, /*reuse=*/false).arena_bytes, 6400);
+}
+
+TEST(PlanMemoryTest, OutputsOutliveTheirLastReader) {
+  GraphBuilder b;
+  const ValueId kept = Make(b, {}, 64);
+  const ValueId x = Make(b, {kept}, 64);
+  const ValueId y = Make(b, {x}, 64);
+  b.Output("kept", kept);
+  b.Output("y", y);
+  const auto graph = b.Finish();
+  ASSERT_THAT(graph, IsOk());
+
+  const MemoryPlan plan = PlanMemory(*graph);
+
+  EXPECT_NE(plan.offset[kept], plan.offset[y]);
+}
+
+// Against the definition, on random graphs: no two values that live at the same
+// time overlap, and the arena is between the lower bound and no reuse.
+TEST(PlanMemoryTest, ValuesThatLiveTogetherNeverOverlap) {
+  std::mt19937 rng(7);
+  for (int round = 0; round < 50; ++round) {
+    GraphBuilder b;
+    std::vector<ValueId> values;
+    for (int i = 0; i < 60; ++i) {
+      std::vector<ValueId> inputs;
+      for (int k = 0; k < 2 && !values.empty(); ++k) {
+        inputs.push_back(values[rng() % values.size()]);
+      }
+      values.push_back(Make(b, inputs, 1 + rng() % 5000));
+    }
+    const auto graph = b.Finish();
+    ASSERT_THAT(graph, IsOk());
+
+    const MemoryPlan plan = PlanMemory(*graph);
+
+    std::vector<int> last(graph->values().size());
+    for (int n = 0; n < static_cast<int>(graph->nodes().size()); ++n) {
+      for (const ValueId id : graph->node(n).inputs) last[id] = n;
+      for (const ValueId id : graph->node(n).outputs) last[id] = n;
+    }
+    for (const ValueId a : values) {
+      for (const ValueId c : values) {
+        if (a >= c) continue;
+        const int a_first = graph->value(a).producer;
+        const int c_first = graph->value(c).producer;
+        if (last[a] < c_first || last[c] < a_first) continue;
+        const int64_t a_end = plan.offset[a] + graph->value(a).type.max_bytes();
+        const int64_t c_end = plan.offset[c] + graph->value(c).type.max_bytes();
+        EXPECT_TRUE(a_end <= plan.offset[c] || c_end <= plan.offset[a])
+            << "values " << a << " and " << c << " of round " << round;
+      }
+    }
+    EXPECT_GE(plan.arena_bytes, plan.lower_bound_bytes);
+    EXPECT_LE(plan.arena_bytes, plan.unshared_bytes);
+  }
+}
+
+}  // namespace
+}  // namespace strata

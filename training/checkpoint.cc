@@ -1,0 +1,153 @@
+// The trainer's checkpoints: <runs>/step-NNNNNN with
+//
+//   config.json, model.safetensors     the model, as serving loads it
+//   optimizer.safetensors              moments, load history of the gates
+//   trainer.json                       step, training config, data hash
+//   manifest.json                      where it comes from
+
+#include <algorithm>
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <system_error>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "core/base/files.h"
+#include "core/base/staged_directory.h"
+#include "core/base/status_macros.h"
+#include "core/checkpoint/model_files.h"
+#include "core/model/config.h"
+#include "nlohmann/json.hpp"
+#include "training/config.h"
+#include "training/trainer.h"
+
+namespace strata {
+namespace {
+
+constexpr char kOptimizerFile[] = "optimizer.safetensors";
+constexpr char kTrainerFile[] = "trainer.json";
+constexpr char kManifestFile[] = "manifest.json";
+constexpr absl::string_view kStepPrefix = "step-";
+
+bool IsCheckpoint(const std::filesystem::path& path) {
+  std::error_code ignored;
+  return std::filesystem::exists(path / kTrainerFile, ignored);
+}
+
+// Committed checkpoints below `runs`, oldest first. Names have six digits or
+// more, so longer ones are later.
+std::vector<std::string> Checkpoints(const std::string& runs) {
+  std::vector<std::string> found;
+  std::error_code error;
+  for (std::filesystem::directory_iterator it(runs, error), end;
+       !error && it != end; it.increment(error)) {
+    const std::string name = it->path().filename().string();
+    if (absl::StartsWith(name, kStepPrefix) && IsCheckpoint(it->path())) {
+      found.push_back(it->path().string());
+    }
+  }
+  std::sort(found.begin(), found.end(),
+            [](const std::string& a, const std::string& b) {
+              return a.size() != b.size() ? a.size() < b.size() : a < b;
+            });
+  return found;
+}
+
+}  // namespace
+
+// What a resumed run needs beyond the model: everything that an update touches
+// and that is no gradient (those begin anew with each step).
+std::vector<std::string> Trainer::OptimizerTensorNames() const {
+  const std::vector<std::string> model = ModelTensorNames(evaluation_->graph());
+  std::vector<std::string> names;
+  for (const std::string& name : state_->names()) {
+    if (absl::StartsWith(name, "grad.") || absl::StartsWith(name, "cache.")) {
+      continue;
+    }
+    if (std::find(model.begin(), model.end(), name) == model.end()) {
+      names.push_back(name);
+    }
+  }
+  return names;
+}
+
+absl::StatusOr<std::string> Trainer::SaveCheckpoint(
+    const std::string& runs, const nlohmann::json& manifest) {
+  const std::string path =
+      absl::StrFormat("%s/%s%06d", runs, kStepPrefix, step_);
+  ASSIGN_OR_RETURN(StagedDirectory staged, StagedDirectory::Create(path));
+  RETURN_IF_ERROR(staged.WriteFile(kConfigFile, ToJson(model_)));
+  RETURN_IF_ERROR(SaveTensors(*state_, ModelTensorNames(evaluation_->graph()),
+                              kWeightsFile, staged));
+  RETURN_IF_ERROR(
+      SaveTensors(*state_, OptimizerTensorNames(), kOptimizerFile, staged));
+  const nlohmann::json trainer = {
+      {"step", step_},
+      {"data_sha256", corpus_->sha256},
+      {"train", nlohmann::json::parse(ToJson(train_))}};
+  RETURN_IF_ERROR(staged.WriteFile(kTrainerFile, trainer.dump(2) + "\n"));
+  RETURN_IF_ERROR(staged.WriteFile(kManifestFile, manifest.dump(2) + "\n"));
+  RETURN_IF_ERROR(staged.Commit());
+
+  if (train_.checkpoints_to_keep() > 0) {
+    std::vector<std::string> all = Checkpoints(runs);
+    const int64_t extra =
+        static_cast<int64_t>(all.size()) - train_.checkpoints_to_keep();
+    for (int64_t i = 0; i < extra; ++i) {
+      std::error_code error;
+      if (all[i] != path) std::filesystem::remove_all(all[i], error);
+    }
+  }
+  return path;
+}
+
+absl::Status Trainer::Resume(const std::string& checkpoint) {
+  ASSIGN_OR_RETURN(const ModelConfig model, LoadModelConfig(checkpoint));
+  if (ToJson(model) != ToJson(model_)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(checkpoint, " is of another model (", kConfigFile,
+                     " differs from the config of this run)"));
+  }
+  const std::string trainer_path = absl::StrCat(checkpoint, "/", kTrainerFile);
+  ASSIGN_OR_RETURN(const std::string text, ReadFile(trainer_path));
+  const nlohmann::json trainer =
+      nlohmann::json::parse(text, nullptr, /*allow_exceptions=*/false);
+  if (!trainer.is_object() || !trainer.contains("step") ||
+      !trainer["step"].is_number_integer() ||
+      !trainer.contains("data_sha256") || !trainer["data_sha256"].is_string() ||
+      !trainer.contains("train") || !trainer["train"].is_object()) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        trainer_path, " is no trainer state: want step, data_sha256, train"));
+  }
+  if (trainer["data_sha256"] != corpus_->sha256) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(checkpoint, " was trained on other data (SHA-256 ",
+                     trainer["data_sha256"].get<std::string>(), "; this is ",
+                     corpus_->sha256, ")"));
+  }
+  RETURN_IF_ERROR(LoadTensors(absl::StrCat(checkpoint, "/", kWeightsFile),
+                              ModelTensorNames(evaluation_->graph()), *state_));
+  RETURN_IF_ERROR(LoadTensors(absl::StrCat(checkpoint, "/", kOptimizerFile),
+                              OptimizerTensorNames(), *state_));
+  step_ = trainer["step"].get<int64_t>();
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::string> FindCheckpoint(const std::string& runs) {
+  RETURN_IF_ERROR(TidyStaging(runs));
+  if (IsCheckpoint(runs)) return runs;
+  const std::vector<std::string> all = Checkpoints(runs);
+  if (all.empty()) {
+    return absl::NotFoundError(absl::StrCat("no checkpoint in ", runs,
+                                            "; want a folder ", kStepPrefix,
+                                            "NNNNNN with ", kTrainerFile));
+  }
+  return all.back();
+}
+
+}  // namespace strata

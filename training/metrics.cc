@@ -1,0 +1,44 @@
+#include "training/metrics.h"
+
+#include "nlohmann/json.hpp"
+
+namespace strata {
+
+nlohmann::json ToJson(const ExpertUse& use) {
+  return {{"active_share", use.active_share},
+          {"flops_per_token", use.flops_per_token},
+          {"gini", use.gini},
+          {"utilisation", use.utilisation},
+          {"starved_share", use.starved_share},
+          {"tier_tokens", use.tier_tokens}};
+}
+
+nlohmann::json ToJson(const StepMetrics& metrics) {
+  return {{"kind", "step"},
+          {"step", metrics.step},
+          {"loss", metrics.loss},
+          {"total_loss", metrics.total_loss},
+          {"learning_rate", metrics.learning_rate},
+          {"grad_norm", metrics.grad_norm},
+          {"tokens", metrics.tokens},
+          {"seconds", metrics.seconds},
+          {"experts", ToJson(metrics.experts)}};
+}
+
+nlohmann::json ToJson(const ValidationMetrics& metrics) {
+  nlohmann::json domains = nlohmann::json::object();
+  for (const DomainMetrics& domain : metrics.domains) {
+    domains[domain.name] = {{"tokens", domain.tokens},
+                            {"nll", domain.nll},
+                            {"bits_per_byte", domain.bits_per_byte}};
+  }
+  return {{"kind", "validation"},
+          {"step", metrics.step},
+          {"nll", metrics.nll},
+          {"bits_per_byte", metrics.bits_per_byte},
+          {"domains", domains},
+          {"seconds", metrics.seconds},
+          {"experts", ToJson(metrics.experts)}};
+}
+
+}  // namespace strata

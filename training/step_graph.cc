@@ -1,0 +1,115 @@
+#include "training/step_graph.h"
+
+#include <cstdint>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/str_cat.h"
+#include "core/base/status_macros.h"
+#include "core/graph/builder.h"
+#include "core/graph/graph.h"
+#include "core/model/config.pb.h"
+#include "core/model/decoder.h"
+#include "core/ops/elementwise.h"
+#include "core/ops/optimizer.h"
+#include "core/passes/autodiff.h"
+#include "training/config.pb.h"
+
+namespace strata {
+namespace {
+
+std::vector<ValueId> Parameters(const Graph& graph) {
+  std::vector<ValueId> parameters;
+  for (size_t id = 0; id < graph.values().size(); ++id) {
+    if (graph.value(id).role == Role::kParameter) parameters.push_back(id);
+  }
+  return parameters;
+}
+
+std::string GradName(absl::string_view parameter) {
+  return absl::StrCat("grad.", parameter);
+}
+
+}  // namespace
+
+absl::StatusOr<StepGraph> BuildGradientGraph(const ModelConfig& model,
+                                             int64_t num_sequences,
+                                             int64_t seq_len, DType dtype) {
+  GraphBuilder b(dtype);
+  DecoderOptions options;
+  options.mode = DecoderOptions::Mode::kTrain;
+  options.max_tokens = num_sequences * seq_len;
+  options.max_sequences = num_sequences;
+  Decoder decoder = BuildDecoder(b, model, options);
+  RETURN_IF_ERROR(b.status());
+
+  const std::vector<ValueId> parameters = Parameters(b.graph());
+  b.set_phase(Phase::kInputGrad);
+  const Seed seed = {decoder.total_loss, Fill(b, 1.0)};
+  ASSIGN_OR_RETURN(const Gradients gradients,
+                   Differentiate(b, {seed}, parameters));
+  const ValueId keep = b.Input("keep", dtype, {});
+  b.set_phase(Phase::kUpdate);
+  GraphBuilder::Scope scope(b, "accumulate");
+  for (const ValueId parameter : parameters) {
+    const auto it = gradients.find(parameter);
+    if (it == gradients.end()) continue;
+    // Copied: adding a state moves the graph's values.
+    const Value value = b.graph().value(parameter);
+    Accumulate(b, b.State(GradName(value.name), dtype, value.type.dims),
+               it->second, keep);
+  }
+  StepGraph step;
+  step.routers = std::move(decoder.routers);
+  ASSIGN_OR_RETURN(step.graph, b.Finish());
+  return step;
+}
+
+absl::StatusOr<Graph> BuildUpdateGraph(const Graph& source,
+                                       const TrainConfig& train, DType dtype) {
+  GraphBuilder b(dtype);
+  b.set_phase(Phase::kUpdate);
+  const ValueId divisor = b.Input("divisor", dtype, {});
+  const ValueId learning_rate = b.Input("learning_rate", dtype, {});
+  const ValueId step = b.Input("step", DType::kI32, {});
+
+  struct Trained {
+    ValueId parameter;
+    ValueId grad;
+    std::string name;
+    Dims dims;
+  };
+  std::vector<Trained> trained;
+  std::vector<ValueId> grads;
+  for (const ValueId id : Parameters(source)) {
+    const Value& value = source.value(id);
+    if (source.FindSource(GradName(value.name)) == kNone) continue;
+    const Dims& dims = value.type.dims;
+    trained.push_back({b.Parameter(value.name, dims),
+                       b.State(GradName(value.name), dtype, dims), value.name,
+                       dims});
+    grads.push_back(trained.back().grad);
+  }
+  const ValueId norm = GlobalNorm(b, grads, divisor);
+  b.Output("grad_norm", norm);
+
+  AdamWOptions options;
+  options.beta1 = train.beta1();
+  options.beta2 = train.beta2();
+  options.eps = train.adam_eps();
+  options.max_norm = train.max_grad_norm();
+  for (const Trained& t : trained) {
+    GraphBuilder::Scope scope(b, t.name);
+    // Vectors are gains of norms: decay would pull them from 1.
+    options.weight_decay = t.dims.size() < 2 ? 0 : train.weight_decay();
+    const ValueId m = b.State(absl::StrCat("adam.m.", t.name), dtype, t.dims);
+    const ValueId v = b.State(absl::StrCat("adam.v.", t.name), dtype, t.dims);
+    AdamW(b, t.parameter, m, v, t.grad, norm, divisor, learning_rate, step,
+          options);
+  }
+  return b.Finish();
+}
+
+}  // namespace strata

@@ -1,0 +1,237 @@
+#include "training/trainer.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/str_cat.h"
+#include "core/base/status_macros.h"
+#include "core/checkpoint/model_files.h"
+#include "core/cpu/all_kernels.h"
+#include "core/cpu/cpu_backend.h"
+#include "core/graph/builder.h"
+#include "core/model/config.h"
+#include "core/model/decoder.h"
+#include "core/model/init.h"
+#include "core/runtime/program.h"
+#include "training/config.h"
+#include "training/schedule.h"
+#include "training/step_graph.h"
+
+namespace strata {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double SecondsSince(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+void SetScalar(Program& program, absl::string_view name, double value) {
+  *program.Input(name).as<float>() = static_cast<float>(value);
+}
+
+double Scalar(const Program& program, absl::string_view name) {
+  return *program.Output(name).as<float>();
+}
+
+// Positions and sequence starts of `n` sequences of `seq_len` tokens.
+void FillLayout(Program& program, int64_t n, int64_t seq_len) {
+  *program.Input("num_tokens").as<int32_t>() =
+      static_cast<int32_t>(n * seq_len);
+  int32_t* position = program.Input("position").as<int32_t>();
+  for (int64_t i = 0; i < n * seq_len; ++i) {
+    position[i] = static_cast<int32_t>(i % seq_len);
+  }
+  const auto seq_start = program.Input("seq_start").span<int32_t>();
+  for (size_t s = 0; s < seq_start.size(); ++s) {
+    seq_start[s] = static_cast<int32_t>(std::min<int64_t>(s, n) * seq_len);
+  }
+}
+
+absl::Status CheckFits(const ModelConfig& model, const TrainConfig& train) {
+  if (model.vocab_size() < kByteVocabSize) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("vocab_size is ", model.vocab_size(),
+                     "; text is read as "
+                     "bytes, which wants at least ",
+                     kByteVocabSize));
+  }
+  if (train.seq_len() > model.max_seq_len()) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "train.seq_len is ", train.seq_len(),
+        "; want at most model.max_seq_len = ", model.max_seq_len()));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Trainer>> Trainer::Create(
+    const ModelConfig& model, const TrainConfig& train, const Corpus* corpus,
+    int num_threads) {
+  RETURN_IF_ERROR(Validate(model));
+  RETURN_IF_ERROR(Validate(train));
+  RETURN_IF_ERROR(CheckFits(model, train));
+  RETURN_IF_ERROR(CheckLongEnough(*corpus, train.seq_len()));
+  auto trainer = std::unique_ptr<Trainer>(new Trainer(model, train, corpus));
+  RETURN_IF_ERROR(trainer->Build(num_threads));
+  return trainer;
+}
+
+absl::Status Trainer::Build(int num_threads) {
+  backend_ = std::make_unique<CpuBackend>(num_threads, AllCpuKernels());
+  state_ = std::make_unique<StateStore>(*backend_);
+  RETURN_IF_ERROR(BuildGradients());
+  RETURN_IF_ERROR(BuildUpdate());
+  RETURN_IF_ERROR(BuildEvaluation());
+  InitializeParameters(model_, train_.seed(), *state_);
+
+  SamplerConfig sampler;
+  sampler.seed = train_.seed();
+  sampler.seq_len = train_.seq_len();
+  sampler.sequences_per_step = train_.batch_size() * train_.accumulation();
+  ASSIGN_OR_RETURN(Sampler created, Sampler::Create(corpus_, sampler));
+  sampler_ = std::make_unique<Sampler>(std::move(created));
+  meter_ = std::make_unique<ExpertMeter>(model_, routers_);
+  return absl::OkStatus();
+}
+
+absl::Status Trainer::BuildGradients() {
+  ASSIGN_OR_RETURN(
+      StepGraph step,
+      BuildGradientGraph(model_, train_.batch_size(), train_.seq_len()));
+  routers_ = std::move(step.routers);
+  ASSIGN_OR_RETURN(gradients_,
+                   Program::Compile(std::move(step.graph), *backend_, *state_));
+  FillLayout(*gradients_, train_.batch_size(), train_.seq_len());
+  return absl::OkStatus();
+}
+
+absl::Status Trainer::BuildUpdate() {
+  ASSIGN_OR_RETURN(Graph graph, BuildUpdateGraph(gradients_->graph(), train_));
+  ASSIGN_OR_RETURN(update_,
+                   Program::Compile(std::move(graph), *backend_, *state_));
+  SetScalar(*update_, "divisor", static_cast<double>(train_.accumulation()));
+  return absl::OkStatus();
+}
+
+absl::Status Trainer::BuildEvaluation() {
+  GraphBuilder b(DType::kF32);
+  DecoderOptions options;
+  options.mode = DecoderOptions::Mode::kEvaluate;
+  options.max_tokens = train_.batch_size() * train_.seq_len();
+  options.max_sequences = train_.batch_size();
+  BuildDecoder(b, model_, options);
+  ASSIGN_OR_RETURN(Graph graph, b.Finish());
+  ASSIGN_OR_RETURN(evaluation_,
+                   Program::Compile(std::move(graph), *backend_, *state_));
+  FillLayout(*evaluation_, train_.batch_size(), train_.seq_len());
+  return absl::OkStatus();
+}
+
+void Trainer::FillBatch(int64_t micro_batch) {
+  sampler_->Fill(step_, micro_batch * train_.batch_size(),
+                 gradients_->Input("ids").span<int32_t>(),
+                 gradients_->Input("target").span<int32_t>());
+  SetScalar(*gradients_, "keep", micro_batch == 0 ? 0 : 1);
+}
+
+absl::StatusOr<StepMetrics> Trainer::Step() {
+  const Clock::time_point start = Clock::now();
+  StepMetrics metrics;
+  metrics.step = step_ + 1;
+  metrics.tokens =
+      train_.batch_size() * train_.accumulation() * train_.seq_len();
+  meter_->Reset();
+  for (int64_t m = 0; m < train_.accumulation(); ++m) {
+    FillBatch(m);
+    RETURN_IF_ERROR(gradients_->Run());
+    const double loss = Scalar(*gradients_, "loss");
+    const double total_loss = Scalar(*gradients_, "total_loss");
+    if (!std::isfinite(total_loss)) {
+      return Diagnose(absl::StrCat("loss is ", total_loss));
+    }
+    metrics.loss += loss / static_cast<double>(train_.accumulation());
+    metrics.total_loss +=
+        total_loss / static_cast<double>(train_.accumulation());
+    meter_->Add(*gradients_, train_.batch_size() * train_.seq_len());
+  }
+  metrics.learning_rate = LearningRate(train_, step_ + 1);
+  SetScalar(*update_, "learning_rate", metrics.learning_rate);
+  *update_->Input("step").as<int32_t>() = static_cast<int32_t>(step_ + 1);
+  RETURN_IF_ERROR(update_->Run());
+  metrics.grad_norm = Scalar(*update_, "grad_norm");
+  if (!std::isfinite(metrics.grad_norm)) {
+    return Diagnose(absl::StrCat("gradient norm is ", metrics.grad_norm));
+  }
+  ++step_;
+  metrics.experts = meter_->Use();
+  metrics.seconds = SecondsSince(start);
+  return metrics;
+}
+
+absl::Status Trainer::Diagnose(const std::string& what) {
+  // The same micro-batches again, looking at every value.
+  for (int64_t m = 0; m < train_.accumulation(); ++m) {
+    FillBatch(m);
+    const absl::Status status = gradients_->RunChecked();
+    if (status.ok()) continue;
+    return absl::OutOfRangeError(absl::StrCat("step ", step_ + 1, ": ", what,
+                                              "; first at ", status.message()));
+  }
+  return absl::OutOfRangeError(
+      absl::StrCat("step ", step_ + 1, ": ", what,
+                   ", though every operator's result is finite"));
+}
+
+absl::StatusOr<ValidationMetrics> Trainer::Validate() {
+  const Clock::time_point start = Clock::now();
+  ASSIGN_OR_RETURN(const ValidationWindows windows,
+                   ValidationWindows::Create(corpus_, train_.seq_len(),
+                                             train_.validation_tokens()));
+  ValidationMetrics metrics;
+  metrics.step = step_;
+  ExpertMeter meter(model_, routers_);
+  const auto ids = evaluation_->Input("ids").span<int32_t>();
+  const auto target = evaluation_->Input("target").span<int32_t>();
+  for (int d = 0; d < windows.num_domains(); ++d) {
+    DomainMetrics domain;
+    domain.name = corpus_->domains[d].name;
+    for (int64_t w = 0; w < windows.num_windows(d);) {
+      const int64_t filled = windows.Fill(d, w, ids, target);
+      // Rows without text are no tokens: they never reach a gate.
+      FillLayout(*evaluation_, filled, train_.seq_len());
+      RETURN_IF_ERROR(evaluation_->Run());
+      for (const float nll : evaluation_->Output("nll").span<float>()) {
+        domain.nll += nll;
+      }
+      domain.tokens += filled * train_.seq_len();
+      meter.Add(*evaluation_, filled * train_.seq_len());
+      w += filled;
+    }
+    domain.nll /= static_cast<double>(domain.tokens);
+    domain.bits_per_byte = domain.nll / std::log(2.0);
+    metrics.nll += domain.nll / windows.num_domains();
+    metrics.domains.push_back(std::move(domain));
+  }
+  metrics.bits_per_byte = metrics.nll / std::log(2.0);
+  metrics.experts = meter.Use();
+  metrics.seconds = SecondsSince(start);
+  return metrics;
+}
+
+double Trainer::StepFlops() const {
+  return static_cast<double>(train_.accumulation()) *
+             CostOf(gradients_->graph(), gradients_->LiveBinding()).flops +
+         CostOf(update_->graph(), update_->LiveBinding()).flops;
+}
+
+}  // namespace strata
