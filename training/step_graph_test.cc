@@ -1,0 +1,206 @@
+// The whole model's gradient, through every operator, against differences.
+
+#include "training/step_graph.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "core/cpu/all_kernels.h"
+#include "core/cpu/cpu_backend.h"
+#include "core/graph/graph.h"
+#include "core/model/config.h"
+#include "core/model/init.h"
+#include "core/runtime/program.h"
+#include "core/runtime/state_store.h"
+#include "core/testing/status_matchers.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+
+namespace strata {
+namespace {
+
+using ::testing::HasSubstr;
+
+constexpr int64_t kSequences = 2;
+constexpr int64_t kSeqLen = 12;
+
+ModelConfig Base() {
+  ModelConfig config = *ModelPreset("demo");
+  config.set_vocab_size(40);
+  config.set_d_model(16);
+  config.set_num_layers(2);
+  config.set_num_dense_layers(0);
+  config.mutable_attention()->set_num_heads(2);
+  config.mutable_attention()->set_num_kv_heads(1);
+  config.mutable_attention()->set_head_dim(8);
+  config.mutable_moe()->set_expert_width(8);
+  return config;
+}
+
+ModelConfig Hierarchical() {
+  ModelConfig config = Base();
+  HierarchicalRouterConfig& gate =
+      *config.mutable_moe()->mutable_hierarchical();
+  gate.clear_tier_experts();
+  gate.add_tier_experts(6);
+  gate.add_tier_experts(4);
+  gate.set_k_max(2);
+  gate.set_energy_groups(4);
+  gate.set_fine_width(8);
+  gate.set_exit_threshold(0.45);  // Some tokens leave, some stay.
+  // The distillation loss takes the fine scores as constants on purpose, which
+  // differences cannot know; core/cpu/gate_test.cc checks its gradient.
+  gate.set_distill_weight(0);
+  gate.set_cost_weight(0.2);
+  return config;
+}
+
+ModelConfig Flat() {
+  ModelConfig config = Base();
+  FlatRouterConfig& gate = *config.mutable_moe()->mutable_flat();
+  gate.set_num_experts(6);
+  gate.set_k(2);
+  gate.set_normalize(true);
+  return config;
+}
+
+ModelConfig DeepSeek() {
+  ModelConfig config = Base();
+  config.set_num_dense_layers(1);
+  config.set_dense_width(24);
+  config.set_tie_embeddings(false);
+  LatentAttentionConfig& latent = *config.mutable_attention()->mutable_latent();
+  latent.set_q_rank(12);
+  latent.set_kv_rank(8);
+  latent.set_nope_dim(6);
+  latent.set_rope_dim(4);
+  latent.set_value_dim(6);
+  config.mutable_moe()->set_shared_width(8);
+  FlatRouterConfig& gate = *config.mutable_moe()->mutable_flat();
+  gate.set_num_experts(8);
+  gate.set_k(2);
+  gate.set_score(FlatRouterConfig::SIGMOID);
+  gate.set_normalize(true);
+  gate.set_scale(2.5);
+  gate.set_correction_bias(true);
+  gate.set_num_groups(4);
+  gate.set_top_groups(2);
+  return config;
+}
+
+class ModelGradientTest : public ::testing::Test {
+ protected:
+  void Build(const ModelConfig& config) {
+    auto step = BuildGradientGraph(config, kSequences, kSeqLen, DType::kF64);
+    ASSERT_THAT(step, IsOk());
+    auto program = Program::Compile(std::move(step->graph), backend_, state_);
+    ASSERT_THAT(program, IsOk());
+    program_ = *std::move(program);
+    InitializeParameters(config, /*seed=*/3, state_);
+    FillInputs(config);
+  }
+
+  void FillInputs(const ModelConfig& config) {
+    *program_->Input("num_tokens").as<int32_t>() = kSequences * kSeqLen;
+    *program_->Input("keep").as<double>() = 0;
+    for (int64_t i = 0; i < kSequences * kSeqLen; ++i) {
+      program_->Input("ids").as<int32_t>()[i] =
+          static_cast<int32_t>((i * 7 + 3) % config.vocab_size());
+      program_->Input("target").as<int32_t>()[i] =
+          static_cast<int32_t>((i * 7 + 10) % config.vocab_size());
+      program_->Input("position").as<int32_t>()[i] =
+          static_cast<int32_t>(i % kSeqLen);
+    }
+    for (int64_t s = 0; s <= kSequences; ++s) {
+      program_->Input("seq_start").as<int32_t>()[s] =
+          static_cast<int32_t>(s * kSeqLen);
+    }
+  }
+
+  // Runs from the same gate bias each time: the load controller moves it.
+  double Loss() {
+    for (const std::string& name : state_.names()) {
+      if (state_.role(name) != Role::kState || name.rfind("grad.", 0) == 0) {
+        continue;
+      }
+      for (double& x : state_.Get(name).span<double>()) x = 0;
+    }
+    EXPECT_THAT(program_->Run(), IsOk());
+    return *program_->Output("total_loss").as<double>();
+  }
+
+  // Compares a few elements of every parameter. Choices of experts are hard, so
+  // a difference taken across one is not a derivative: such an element, seen by
+  // one-sided slopes that disagree, is left out, but few may be.
+  void CheckAllParameters() {
+    constexpr double kStep = 1e-6;
+    constexpr double kTolerance = 2e-5;
+    Loss();
+    int compared = 0;
+    int left_out = 0;
+    for (const std::string& name : state_.names()) {
+      if (state_.role(name) != Role::kParameter) continue;
+      const TensorView view = state_.Get(name);
+      if (!state_.Has("grad." + name)) {
+        // Coarse keys learn by distillation alone.
+        EXPECT_THAT(name, HasSubstr("gate.key.weight"));
+        continue;
+      }
+      double* x = view.as<double>();
+      for (int64_t i = 0; i < view.num_elements();
+           i += 1 + view.num_elements() / 5) {
+        const double here = Loss();
+        const double grad = state_.Get("grad." + name).as<double>()[i];
+        const double kept = x[i];
+        x[i] = kept + kStep;
+        const double above = Loss();
+        x[i] = kept - kStep;
+        const double below = Loss();
+        x[i] = kept;
+        const double right = (above - here) / kStep;
+        const double left = (here - below) / kStep;
+        if (std::abs(right - left) > 1e-3 * std::max(1.0, std::abs(right))) {
+          ++left_out;
+          continue;
+        }
+        ++compared;
+        EXPECT_NEAR(grad, (above - below) / (2 * kStep), kTolerance)
+            << name << "[" << i << "]";
+      }
+    }
+    EXPECT_GT(compared, 100);
+    EXPECT_LT(left_out, compared / 20);
+  }
+
+  CpuBackend backend_{/*num_threads=*/2, AllCpuKernels()};
+  StateStore state_{backend_};
+  std::unique_ptr<Program> program_;
+};
+
+TEST_F(ModelGradientTest, Hierarchical) {
+  Build(Hierarchical());
+  CheckAllParameters();
+  // The case is worth its name only if some tokens left after the first tier.
+  Loss();
+  const int tokens = *program_->Output("router.0.1.tokens").as<int32_t>();
+  EXPECT_GT(tokens, 0);
+  EXPECT_LT(tokens, kSequences * kSeqLen);
+}
+
+TEST_F(ModelGradientTest, FlatSoftmax) {
+  Build(Flat());
+  CheckAllParameters();
+}
+
+TEST_F(ModelGradientTest, LatentAttentionDenseLayerAndGroupLimitedSigmoid) {
+  Build(DeepSeek());
+  CheckAllParameters();
+}
+
+}  // namespace
+}  // namespace strata
