@@ -1,0 +1,167 @@
+#include "core/cpu/cached_attention.h"
+
+#include <algorithm>
+#include <cstdint>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "core/base/status_macros.h"
+#include "core/cpu/attention_block.h"
+#include "core/cpu/vector_math.h"
+#include "core/ops/attention.h"
+#include "core/runtime/kernel.h"
+#include "core/runtime/kernel_registry.h"
+#include "core/tensor/tensor.h"
+
+namespace strata {
+namespace {
+
+// Where a token's keys lie: rows [first, first + keys) of the cache.
+absl::Status CheckCacheRows(const int32_t* first_row, const int32_t* position,
+                            int64_t t, int64_t slots) {
+  for (int64_t i = 0; i < t; ++i) {
+    const int64_t last = int64_t{first_row[i]} + position[i];
+    if (first_row[i] >= 0 && position[i] >= 0 && last < slots) continue;
+    return absl::InvalidArgumentError(absl::StrCat(
+        "token ", i, " is at position ", position[i], " from cache row ",
+        first_row[i], "; want both 0 or more, and rows below ", slots));
+  }
+  return absl::OkStatus();
+}
+
+template <typename T>
+absl::Status RunCacheWrite(const KernelContext& ctx) {
+  T* const cache = ctx.in(0).as<T>();                  // [slots, n]
+  const T* const rows = ctx.in(1).as<T>();             // [t, n]
+  const int32_t* const row = ctx.in(2).as<int32_t>();  // [t]
+  const int64_t slots = ctx.in(0).dim(0), n = ctx.in(0).dim(1);
+  const int64_t t = ctx.in(1).dim(0);
+  for (int64_t i = 0; i < t; ++i) {
+    if (row[i] < 0 || row[i] >= slots) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("token ", i, " goes to cache row ", row[i],
+                       "; want 0 to ", slots - 1));
+    }
+  }
+  for (int64_t i = 0; i < t; ++i) {
+    std::copy_n(rows + i * n, n, cache + row[i] * n);
+  }
+  return absl::OkStatus();
+}
+
+// Tokens i .. i + rows of one sequence, at consecutive positions.
+struct Run {
+  int64_t token;
+  int64_t rows;
+};
+
+// Cuts the tokens into runs of at most kAttentionBlock; returns how many.
+int64_t FindRuns(const int32_t* first_row, const int32_t* position, int64_t t,
+                 Run* runs) {
+  int64_t count = 0;
+  for (int64_t i = 0; i < t; ++i) {
+    const bool goes_on = count > 0 && runs[count - 1].rows < kAttentionBlock &&
+                         first_row[i] == first_row[i - 1] &&
+                         position[i] == position[i - 1] + 1;
+    if (goes_on) {
+      ++runs[count - 1].rows;
+    } else {
+      runs[count++] = {i, 1};
+    }
+  }
+  return count;
+}
+
+// One token and one KV head, bound by reading the cache: each key and each
+// value is read once for all query heads of the group.
+template <typename T>
+void AttendOneToken(const AttentionSizes& sizes, int64_t keys, const T* q,
+                    const T* k, const T* v, T* o, T* score) {
+  const VectorMath<T>& vec = VectorMath<T>::Get();
+  const int64_t ld_score = PaddedKeys(keys);
+  for (int64_t j = 0; j < keys; ++j) {
+    for (int64_t h = 0; h < sizes.group; ++h) {
+      score[h * ld_score + j] =
+          vec.dot(q + h * sizes.key_dim, k + j * sizes.ld_k, sizes.key_dim);
+    }
+  }
+  for (int64_t h = 0; h < sizes.group; ++h) {
+    T* const row = score + h * ld_score;
+    vec.softmax(row, static_cast<T>(sizes.scale), keys, row);
+  }
+  std::fill_n(o, sizes.group * sizes.value_dim, T{0});
+  for (int64_t j = 0; j < keys; ++j) {
+    for (int64_t h = 0; h < sizes.group; ++h) {
+      vec.axpy(score[h * ld_score + j], v + j * sizes.ld_v, sizes.value_dim,
+               o + h * sizes.value_dim);
+    }
+  }
+}
+
+template <typename T>
+absl::Status RunCachedAttention(const KernelContext& ctx) {
+  const AttentionSizes sizes(ctx.attrs(), ctx.in(0), ctx.in(2));
+  const int64_t t = ctx.in(0).dim(0);
+  const T* const q = ctx.in(0).as<T>();                      // [t, ld_q]
+  const T* const k_cache = ctx.in(1).as<T>();                // [slots, ld_k]
+  const T* const v_cache = ctx.in(2).as<T>();                // [slots, ld_v]
+  const int32_t* const first_row = ctx.in(3).as<int32_t>();  // [t]
+  const int32_t* const position = ctx.in(4).as<int32_t>();   // [t]
+  T* const o = ctx.out(0).as<T>();                           // [t, ld_o]
+  RETURN_IF_ERROR(CheckCacheRows(first_row, position, t, ctx.in(1).dim(0)));
+
+  Run* const runs = ctx.scratch.Take<Run>(t);
+  const int64_t num_runs = FindRuns(first_row, position, t, runs);
+  int64_t longest = 0, most_rows = 0;
+  for (int64_t i = 0; i < t; ++i) {
+    longest = std::max<int64_t>(longest, position[i] + 1);
+  }
+  for (int64_t i = 0; i < num_runs; ++i) {
+    most_rows = std::max(most_rows, runs[i].rows);
+  }
+  const int64_t score_size =
+      std::max(most_rows, sizes.group) * PaddedKeys(longest);
+  T* const scratch = ctx.scratch.Take<T>(ctx.pool.num_threads() * score_size);
+  ctx.pool.ParallelFor(num_runs * sizes.num_kv_heads, [&](int64_t index,
+                                                          int worker) {
+    const Run& run = runs[index / sizes.num_kv_heads];
+    const int64_t kv_head = index % sizes.num_kv_heads;
+    const int64_t keys = position[run.token] + run.rows;
+    const int64_t first = first_row[run.token];
+    const int64_t head = kv_head * sizes.group;
+    const T* const k = k_cache + first * sizes.ld_k + kv_head * sizes.key_dim;
+    const T* const v = v_cache + first * sizes.ld_v + kv_head * sizes.value_dim;
+    const T* const q_first = q + run.token * sizes.ld_q + head * sizes.key_dim;
+    T* const o_first = o + run.token * sizes.ld_o + head * sizes.value_dim;
+    T* const score = scratch + worker * score_size;
+    if (run.rows == 1) {
+      AttendOneToken(sizes, keys, q_first, k, v, o_first, score);
+      return;
+    }
+    for (int64_t h = 0; h < sizes.group; ++h) {
+      AttentionBlock<T>{sizes,
+                        run.rows,
+                        keys,
+                        q_first + h * sizes.key_dim,
+                        k,
+                        v,
+                        o_first + h * sizes.value_dim,
+                        /*lse=*/nullptr,
+                        /*ld_lse=*/0,
+                        score}
+          .Run();
+    }
+  });
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+void RegisterCachedAttentionKernels(KernelRegistry& kernels) {
+  kernels.Register(kCacheWrite, DType::kF32, RunCacheWrite<float>);
+  kernels.Register(kCacheWrite, DType::kF64, RunCacheWrite<double>);
+  kernels.Register(kCachedAttention, DType::kF32, RunCachedAttention<float>);
+  kernels.Register(kCachedAttention, DType::kF64, RunCachedAttention<double>);
+}
+
+}  // namespace strata

@@ -1,0 +1,114 @@
+#include "core/cpu/matmul.h"
+
+#include <algorithm>
+#include <cstdint>
+
+#include "absl/status/status.h"
+#include "core/cpu/gemm.h"
+#include "core/cpu/vector_math.h"
+#include "core/ops/matmul.h"
+#include "core/runtime/kernel.h"
+#include "core/runtime/kernel_registry.h"
+#include "core/tensor/tensor.h"
+
+namespace strata {
+namespace {
+
+// Up to so many rows a product by w^T reads w once from memory and is bound by
+// that; packing it, as Gemm does, would triple the traffic.
+constexpr int64_t kMaxDotRows = 4;
+// Elements of w that one piece of work reads then.
+constexpr int64_t kDotPiece = 32768;
+
+// The tile of the result that one call of Gemm makes. Large tiles pack less;
+// but there should be enough of them to go round, unless they are so small
+// (2e6 multiply-adds, about 40 us) that handing them out costs more. Below 64
+// rows or columns Gemm loses speed. A function of the shapes alone.
+struct Tile {
+  int64_t rows = 256;
+  int64_t columns = 512;
+
+  Tile(int64_t m, int64_t n, int64_t k) {
+    rows = std::min(rows, m);
+    columns = std::min(columns, n);
+    while (Count(m, n) < 8 && rows * columns * k > int64_t{4'000'000}) {
+      if (columns >= rows && columns > 64) {
+        columns = std::max<int64_t>(64, (columns / 2 + 15) / 16 * 16);
+      } else if (rows > 64) {
+        rows = std::max<int64_t>(64, (rows / 2 + 15) / 16 * 16);
+      } else {
+        break;
+      }
+    }
+  }
+  int64_t Count(int64_t m, int64_t n) const {
+    return ((m + rows - 1) / rows) * ((n + columns - 1) / columns);
+  }
+};
+
+// c [m, n] = a [m, k] b [n, k]^T for few rows of a.
+template <typename T>
+void MatMulByDots(ThreadPool& pool, int64_t m, int64_t n, int64_t k, const T* a,
+                  const T* b, T* c) {
+  const VectorMath<T>& vec = VectorMath<T>::Get();
+  const int64_t piece = std::max<int64_t>(1, kDotPiece / k);
+  pool.ParallelFor((n + piece - 1) / piece, [&](int64_t index) {
+    const int64_t end = std::min(n, (index + 1) * piece);
+    for (int64_t j = index * piece; j < end; ++j) {
+      for (int64_t i = 0; i < m; ++i) {
+        c[i * n + j] = vec.dot(a + i * k, b + j * k, k);
+      }
+    }
+  });
+}
+
+template <typename T>
+absl::Status RunMatMul(const KernelContext& ctx) {
+  const bool transpose_a = ctx.attrs().Int("transpose_lhs") != 0;
+  const bool transpose_b = ctx.attrs().Int("transpose_rhs") != 0;
+  const TensorView& a = ctx.in(0);
+  const TensorView& b = ctx.in(1);
+  const int64_t m = a.dim(transpose_a ? 1 : 0);
+  const int64_t k = a.dim(transpose_a ? 0 : 1);
+  const int64_t n = b.dim(transpose_b ? 0 : 1);
+  if (m == 0 || n == 0) return absl::OkStatus();
+  const T* const a_data = a.as<T>();
+  const T* const b_data = b.as<T>();
+  T* const c_data = ctx.out(0).as<T>();
+
+  if (m <= kMaxDotRows && !transpose_a && transpose_b && k > 0) {
+    MatMulByDots(ctx.pool, m, n, k, a_data, b_data, c_data);
+    return absl::OkStatus();
+  }
+
+  const Tile tile(m, n, k);
+  const int64_t row_tiles = (m + tile.rows - 1) / tile.rows;
+  ctx.pool.ParallelFor(tile.Count(m, n), [&](int64_t index) {
+    // Neighbours share their part of b, the one that is larger as a rule.
+    const int64_t row = index % row_tiles * tile.rows;
+    const int64_t column = index / row_tiles * tile.columns;
+    GemmArgs<T> g;
+    g.transpose_a = transpose_a;
+    g.transpose_b = transpose_b;
+    g.m = std::min(tile.rows, m - row);
+    g.n = std::min(tile.columns, n - column);
+    g.k = k;
+    g.a = a_data + (transpose_a ? row : row * k);
+    g.lda = transpose_a ? m : k;
+    g.b = b_data + (transpose_b ? column * k : column);
+    g.ldb = transpose_b ? k : n;
+    g.c = c_data + row * n + column;
+    g.ldc = n;
+    Gemm(g);
+  });
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+void RegisterMatMulKernels(KernelRegistry& kernels) {
+  kernels.Register(kMatMul, DType::kF32, RunMatMul<float>);
+  kernels.Register(kMatMul, DType::kF64, RunMatMul<double>);
+}
+
+}  // namespace strata

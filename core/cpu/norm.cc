@@ -1,0 +1,98 @@
+#include "core/cpu/norm.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+
+#include "absl/status/status.h"
+#include "core/cpu/row_chunks.h"
+#include "core/cpu/vector_math.h"
+#include "core/ops/norm.h"
+#include "core/runtime/kernel.h"
+#include "core/runtime/kernel_registry.h"
+#include "core/tensor/tensor.h"
+
+namespace strata {
+namespace {
+
+// Rows whose shares of the gain's gradient are added up by one piece of work.
+constexpr int64_t kGainRows = 64;
+
+template <typename T>
+absl::Status RunRmsNorm(const KernelContext& ctx) {
+  const VectorMath<T>& vec = VectorMath<T>::Get();
+  const int64_t t = ctx.in(0).dim(0), d = ctx.in(0).dim(1);
+  const T* const x = ctx.in(0).as<T>();     // [t, d]
+  const T* const gain = ctx.in(1).as<T>();  // [d]
+  T* const y = ctx.out(0).as<T>();          // [t, d]
+  T* const rstd = ctx.out(1).as<T>();       // [t]
+  const T eps = static_cast<T>(ctx.attrs().Float("eps"));
+  ForRowChunks(ctx.pool, t, d, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const T mean_square = vec.sum_of_squares(x + i * d, d) / d;
+      rstd[i] = 1 / std::sqrt(mean_square + eps);
+      vec.product(rstd[i], x + i * d, gain, d, y + i * d);
+    }
+  });
+  return absl::OkStatus();
+}
+
+// dx = rstd dy gain - x rstd^3 dot(dy gain, x) / d
+template <typename T>
+absl::Status RunInputGrad(const KernelContext& ctx) {
+  const VectorMath<T>& vec = VectorMath<T>::Get();
+  const int64_t t = ctx.in(0).dim(0), d = ctx.in(0).dim(1);
+  const T* const dy = ctx.in(0).as<T>();    // [t, d]
+  const T* const x = ctx.in(1).as<T>();     // [t, d]
+  const T* const gain = ctx.in(2).as<T>();  // [d]
+  const T* const rstd = ctx.in(3).as<T>();  // [t]
+  T* const dx = ctx.out(0).as<T>();         // [t, d]
+  ForRowChunks(ctx.pool, t, d, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const T dot = vec.dot3(dy + i * d, gain, x + i * d, d);
+      const T r = rstd[i];
+      vec.product_plus(r, dy + i * d, gain, -r * r * r * dot / d, x + i * d, d,
+                       dx + i * d);
+    }
+  });
+  return absl::OkStatus();
+}
+
+// dgain = sum over rows of dy x rstd, by blocks of rows, then over blocks.
+template <typename T>
+absl::Status RunWeightGrad(const KernelContext& ctx) {
+  const VectorMath<T>& vec = VectorMath<T>::Get();
+  const int64_t t = ctx.in(0).dim(0), d = ctx.in(0).dim(1);
+  const T* const dy = ctx.in(0).as<T>();    // [t, d]
+  const T* const x = ctx.in(1).as<T>();     // [t, d]
+  const T* const rstd = ctx.in(3).as<T>();  // [t]
+  T* const dgain = ctx.out(0).as<T>();      // [d]
+  const int64_t num_blocks = (t + kGainRows - 1) / kGainRows;
+  T* const partial = ctx.scratch.Take<T>(num_blocks * d);  // [num_blocks, d]
+  ctx.pool.ParallelFor(num_blocks, [&](int64_t block) {
+    T* const sum = partial + block * d;
+    std::fill_n(sum, d, T{0});
+    const int64_t end = std::min(t, (block + 1) * kGainRows);
+    for (int64_t i = block * kGainRows; i < end; ++i) {
+      vec.add_product(rstd[i], dy + i * d, x + i * d, d, sum);
+    }
+  });
+  std::fill_n(dgain, d, T{0});
+  for (int64_t block = 0; block < num_blocks; ++block) {
+    vec.add(dgain, partial + block * d, d, dgain);
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+void RegisterNormKernels(KernelRegistry& kernels) {
+  kernels.Register(kRmsNorm, DType::kF32, RunRmsNorm<float>);
+  kernels.Register(kRmsNorm, DType::kF64, RunRmsNorm<double>);
+  kernels.Register(kRmsNormInputGrad, DType::kF32, RunInputGrad<float>);
+  kernels.Register(kRmsNormInputGrad, DType::kF64, RunInputGrad<double>);
+  kernels.Register(kRmsNormWeightGrad, DType::kF32, RunWeightGrad<float>);
+  kernels.Register(kRmsNormWeightGrad, DType::kF64, RunWeightGrad<double>);
+}
+
+}  // namespace strata

@@ -1,0 +1,86 @@
+#include "core/cpu/rope.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "core/cpu/row_chunks.h"
+#include "core/cpu/vector_math.h"
+#include "core/ops/rope.h"
+#include "core/runtime/kernel.h"
+#include "core/runtime/kernel_registry.h"
+#include "core/tensor/tensor.h"
+
+namespace strata {
+namespace {
+
+template <typename T>
+absl::Status RunRope(const KernelContext& ctx) {
+  const VectorMath<T>& vec = VectorMath<T>::Get();
+  const int64_t t = ctx.in(0).dim(0), columns = ctx.in(0).dim(1);
+  if (t == 0) return absl::OkStatus();
+  const T* const x = ctx.in(0).as<T>();                     // [t, heads * d]
+  const int32_t* const position = ctx.in(1).as<int32_t>();  // [t]
+  T* const y = ctx.out(0).as<T>();                          // [t, heads * d]
+  const int64_t num_heads = ctx.attrs().Int("num_heads");
+  const int64_t d = columns / num_heads;
+  const int64_t r = ctx.attrs().Int("rotary_dim");
+  const int64_t half = r / 2;
+  const double theta = ctx.attrs().Float("theta");
+  const double turn = ctx.attrs().Int("inverse") != 0 ? -1 : 1;
+
+  int32_t max_position = 0;
+  for (int64_t i = 0; i < t; ++i) {
+    if (position[i] < 0) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "token ", i, " has position ", position[i], "; want 0 or more"));
+    }
+    max_position = std::max(max_position, position[i]);
+  }
+  // Sines are slow, so each position's are made once, unless positions are
+  // far apart, as in decoding: then each token's.
+  const bool by_position = max_position < t;
+  const int64_t table_rows = by_position ? max_position + 1 : t;
+  T* const cos = ctx.scratch.Take<T>(table_rows * half);  // [table_rows, half]
+  T* const sin = ctx.scratch.Take<T>(table_rows * half);  // [table_rows, half]
+  double* const frequency = ctx.scratch.Take<double>(half);
+  for (int64_t j = 0; j < half; ++j) {
+    frequency[j] = std::pow(theta, -2.0 * j / r);
+  }
+  // A sine costs about 32 times as much as what an element usually does.
+  ForRowChunks(
+      ctx.pool, table_rows, 32 * half, [&](int64_t begin, int64_t end) {
+        for (int64_t row = begin; row < end; ++row) {
+          const double at = by_position ? row : position[row];
+          for (int64_t j = 0; j < half; ++j) {
+            const double angle = at * frequency[j];
+            cos[row * half + j] = static_cast<T>(std::cos(angle));
+            sin[row * half + j] = static_cast<T>(turn * std::sin(angle));
+          }
+        }
+      });
+  ForRowChunks(ctx.pool, t, columns, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t row = by_position ? position[i] : i;
+      for (int64_t head = 0; head < num_heads; ++head) {
+        const int64_t start = i * columns + head * d;
+        const int64_t low = start + d - r, high = low + half;
+        std::copy(x + start, x + low, y + start);
+        vec.rotate(x + low, x + high, cos + row * half, sin + row * half, half,
+                   y + low, y + high);
+      }
+    }
+  });
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+void RegisterRopeKernels(KernelRegistry& kernels) {
+  kernels.Register(kRope, DType::kF32, RunRope<float>);
+  kernels.Register(kRope, DType::kF64, RunRope<double>);
+}
+
+}  // namespace strata
