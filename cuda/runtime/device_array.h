@@ -1,16 +1,18 @@
 // An array in device memory that frees itself.
 
-#ifndef CUDA_BASE_DEVICE_ARRAY_H_
-#define CUDA_BASE_DEVICE_ARRAY_H_
+#ifndef CUDA_RUNTIME_DEVICE_ARRAY_H_
+#define CUDA_RUNTIME_DEVICE_ARRAY_H_
 
 #include <cstddef>
 #include <memory>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/str_cat.h"
 #include "absl/types/span.h"
 #include "core/base/status_macros.h"
-#include "cuda/base/status.h"
+#include "cuda/runtime/status.h"
 #include "cuda_runtime_api.h"
 
 namespace strata::gpu {
@@ -23,7 +25,12 @@ class DeviceArray {
   // Returns `size` uninitialized elements, or RESOURCE_EXHAUSTED.
   static absl::StatusOr<DeviceArray> Allocate(size_t size) {
     void* data = nullptr;
-    RETURN_IF_ERROR(ToStatus(cudaMalloc(&data, size * sizeof(T))));
+    const absl::Status status = ToStatus(cudaMalloc(&data, size * sizeof(T)));
+    if (!status.ok()) {
+      return absl::Status(
+          status.code(), absl::StrCat(size * sizeof(T),
+                                      " bytes on the GPU: ", status.message()));
+    }
     return DeviceArray(static_cast<T*>(data), size);
   }
 
@@ -59,4 +66,4 @@ class DeviceArray {
 
 }  // namespace strata::gpu
 
-#endif  // CUDA_BASE_DEVICE_ARRAY_H_
+#endif  // CUDA_RUNTIME_DEVICE_ARRAY_H_
