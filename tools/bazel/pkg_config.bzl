@@ -18,6 +18,9 @@ _CARRIED = "-Wl,-rpath,$$ORIGIN/lib"
 # What the compiler finds by itself.
 _TOOLCHAIN_LIBS = ["-latomic", "-ldl", "-lm", "-lpthread", "-lrt"]
 
+# Abseil names libatomic, which x86-64 never calls and which not every system has.
+_IF_NEEDED = "-Wl,--push-state,--as-needed,%s,--pop-state"
+
 _LIBRARY = """
 cc_library(
     name = "{name}",
@@ -70,7 +73,7 @@ def _pkg_config_repository_impl(ctx):
             continue
         pc = _parse(ctx.read("{}/pkgconfig/{}.pc".format(_LIBDIR, module)))
         srcs = [_link_file(ctx, lib) for lib in pc.libs if lib not in _TOOLCHAIN_LIBS]
-        linkopts = [lib for lib in pc.libs if lib in _TOOLCHAIN_LIBS]
+        linkopts = [_IF_NEEDED % lib for lib in pc.libs if lib in _TOOLCHAIN_LIBS]
         if [src for src in srcs if src.endswith(".so")]:
             linkopts.append(_CARRIED)
         libraries[module] = _LIBRARY.format(
