@@ -1,0 +1,146 @@
+#include "core/cpu/rope.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "core/cpu/elementwise.h"
+#include "core/cpu/run_graph.h"
+#include "core/graph/builder.h"
+#include "core/ops/rope.h"
+#include "core/tensor/dtype.h"
+#include "core/testing/grad_check.h"
+#include "core/testing/status_matchers.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+
+namespace strata {
+namespace {
+
+using ::testing::HasSubstr;
+
+constexpr int64_t kBound = 130;
+constexpr int64_t kHeads = 3;
+
+struct Case {
+  int64_t head_dim, rotary_dim;
+};
+
+// Positions that repeat, as of packed sequences; or far beyond the number of
+// tokens, as in decoding, where the kernel makes its table by token.
+std::vector<double> Positions(int64_t count, bool far) {
+  std::vector<double> position(count);
+  for (int64_t i = 0; i < count; ++i) {
+    position[i] = far ? 1000 + 7 * i : i % 50;
+  }
+  return position;
+}
+
+absl::StatusOr<RunResult> RunRope(DType dtype, int num_threads, const Case& c,
+                                  const std::vector<double>& position) {
+  const int64_t columns = kHeads * c.head_dim;
+  return RunGraph(
+      dtype, num_threads, {RegisterRopeKernels},
+      [&](GraphBuilder& b) {
+        const Dim t = Ragged(kBound, b.Input("n", DType::kI32, {}));
+        const ValueId x = b.Input("x", dtype, {t, Static(columns)});
+        const ValueId p = b.Input("position", DType::kI32, {t});
+        const RopeOptions options = {kHeads, c.rotary_dim, 10000};
+        const ValueId y = Rope(b, x, p, options);
+        b.Output("y", y);
+        b.Output("back", Rope(b, y, p, options, /*inverse=*/true));
+      },
+      [&](const std::string& name, const TensorView& view) {
+        const auto count = static_cast<int64_t>(position.size());
+        if (name == "n") Copy({static_cast<double>(count)}, view);
+        if (name == "x") Copy(Normal(count * columns, 1), view);
+        if (name == "position") Copy(position, view);
+      });
+}
+
+TEST(RopeTest, RotatesTheLastColumnsOfEachHeadAndBack) {
+  for (const Case& c : {Case{2, 2}, Case{32, 32}, Case{40, 34}, Case{96, 64}}) {
+    for (const int64_t count : {0, 1, 130}) {
+      for (const bool far : {false, true}) {
+        SCOPED_TRACE(testing::Message() << c.head_dim << " " << c.rotary_dim
+                                        << " " << count << " " << far);
+        const std::vector<double> position = Positions(count, far);
+        const int64_t columns = kHeads * c.head_dim, half = c.rotary_dim / 2;
+        const std::vector<double> x = Normal(count * columns, 1);
+        std::vector<double> want = x;
+        for (int64_t i = 0; i < count; ++i) {
+          for (int64_t head = 0; head < kHeads; ++head) {
+            for (int64_t j = 0; j < half; ++j) {
+              const int64_t low =
+                  i * columns + (head + 1) * c.head_dim - c.rotary_dim + j;
+              const double angle =
+                  position[i] * std::pow(10000, -2.0 * j / c.rotary_dim);
+              want[low] =
+                  x[low] * std::cos(angle) - x[low + half] * std::sin(angle);
+              want[low + half] =
+                  x[low] * std::sin(angle) + x[low + half] * std::cos(angle);
+            }
+          }
+        }
+        for (const DType dtype : {DType::kF32, DType::kF64}) {
+          const auto result = RunRope(dtype, 2, c, position);
+          ASSERT_THAT(result, IsOk());
+          // Two products of values up to about 4, with rounded sines.
+          const double tolerance = dtype == DType::kF32 ? 2e-6 : 1e-14;
+          ASSERT_EQ(result->at("y").size(), want.size());
+          for (size_t i = 0; i < want.size(); ++i) {
+            EXPECT_NEAR(result->at("y")[i], want[i], tolerance);
+            EXPECT_NEAR(result->at("back")[i], x[i], 2 * tolerance);
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST(RopeTest, RepeatsBitForBitOnAnyNumberOfThreadsAndAnyBatchMates) {
+  const Case c = {64, 64};
+  const std::vector<double> position = Positions(130, /*far=*/false);
+  const auto one = RunRope(DType::kF32, 1, c, position);
+  const auto three = RunRope(DType::kF32, 3, c, position);
+  // The first row alone is rotated by a table of its own.
+  const auto alone = RunRope(DType::kF32, 1, c, {position[0]});
+  ASSERT_THAT(one, IsOk());
+  ASSERT_THAT(three, IsOk());
+  ASSERT_THAT(alone, IsOk());
+  EXPECT_EQ(one->at("y"), three->at("y"));
+  EXPECT_TRUE(std::equal(alone->at("y").begin(), alone->at("y").end(),
+                         one->at("y").begin()));
+}
+
+TEST(RopeTest, RejectsANegativePosition) {
+  EXPECT_THAT(RunRope(DType::kF32, 1, {4, 4}, {0, -3}),
+              StatusIs(absl::StatusCode::kInvalidArgument,
+                       HasSubstr("token 1 has position -3; want 0 or more")));
+}
+
+TEST(RopeTest, GradientsMatchDifferences) {
+  GradCheckOptions options;
+  options.fill = [](const std::string& name, const TensorView& view) {
+    if (name != "position") return false;
+    Copy({0, 5, 2, 9}, view);
+    return true;
+  };
+  EXPECT_THAT(CheckGradients(
+                  [](GraphBuilder& b) -> std::vector<ValueId> {
+                    const ValueId x =
+                        b.Input("x", DType::kF64, {Static(4), Static(12)});
+                    const ValueId p =
+                        b.Input("position", DType::kI32, {Static(4)});
+                    return {Rope(b, x, p, {2, 4, 100})};
+                  },
+                  {RegisterRopeKernels, RegisterElementwiseKernels}, options),
+              IsOk());
+}
+
+}  // namespace
+}  // namespace strata
