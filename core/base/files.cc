@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "absl/cleanup/cleanup.h"
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
@@ -83,22 +84,6 @@ absl::StatusOr<std::string> ReadFile(const std::string& path) {
   }
   contents.resize(num_read);
   return contents;
-}
-
-absl::Status WriteFileAtomically(const std::string& path,
-                                 absl::string_view contents) {
-  // The process's number keeps two writers apart; the last rename wins.
-  const std::string temporary = absl::StrCat(path, ".tmp-", getpid());
-  auto remover = absl::MakeCleanup([&] { unlink(temporary.c_str()); });
-  ASSIGN_OR_RETURN(OutputFile file, OutputFile::Create(temporary));
-  RETURN_IF_ERROR(file.Append(contents));
-  RETURN_IF_ERROR(file.Close());
-  if (rename(temporary.c_str(), path.c_str()) != 0) {
-    return FileError(errno, "replace", path);
-  }
-  std::move(remover).Cancel();
-  const std::string parent = std::filesystem::path(path).parent_path();
-  return SyncPath(parent.empty() ? "." : parent);
 }
 
 absl::Status MakeFolders(const std::string& path) {
@@ -186,6 +171,29 @@ absl::Status OutputFile::Close() {
   }
   if (close_error != 0) return FileError(close_error, "write", path_);
   return absl::OkStatus();
+}
+
+absl::Status WriteFileAtomically(const std::string& path,
+                                 absl::string_view contents) {
+  return WriteFileAtomically(
+      path, [contents](OutputFile& file) { return file.Append(contents); });
+}
+
+absl::Status WriteFileAtomically(
+    const std::string& path,
+    absl::FunctionRef<absl::Status(OutputFile& file)> write) {
+  // The process's number keeps two writers apart; the last rename wins.
+  const std::string temporary = absl::StrCat(path, ".tmp-", getpid());
+  auto remover = absl::MakeCleanup([&] { unlink(temporary.c_str()); });
+  ASSIGN_OR_RETURN(OutputFile file, OutputFile::Create(temporary));
+  RETURN_IF_ERROR(write(file));
+  RETURN_IF_ERROR(file.Close());
+  if (rename(temporary.c_str(), path.c_str()) != 0) {
+    return FileError(errno, "replace", path);
+  }
+  std::move(remover).Cancel();
+  const std::string parent = std::filesystem::path(path).parent_path();
+  return SyncPath(parent.empty() ? "." : parent);
 }
 
 }  // namespace strata

@@ -13,6 +13,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
@@ -66,6 +67,15 @@ class OutputFile {
   std::string path_;
   int64_t num_bytes_ = 0;
 };
+
+// Replaces the file at `path`, or makes it, so that whoever reads it, also
+// after a crash, sees all of the old content or all of the new. The second form
+// takes what `write` appends.
+absl::Status WriteFileAtomically(const std::string& path,
+                                 absl::string_view contents);
+absl::Status WriteFileAtomically(
+    const std::string& path,
+    absl::FunctionRef<absl::Status(OutputFile& file)> write);
 
 }  // namespace strata
 

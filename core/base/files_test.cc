@@ -87,6 +87,20 @@ TEST_F(FilesTest, KeepsTheOldFileIfTheNewOneCannotReplaceIt) {
   EXPECT_THAT(*ListFiles(folder_), IsEmpty());
 }
 
+TEST_F(FilesTest, KeepsTheOldFileIfTheNewOneCannotBeWritten) {
+  ASSERT_THAT(WriteFileAtomically(Path("f"), "old"), IsOk());
+
+  EXPECT_THAT(WriteFileAtomically(Path("f"),
+                                  [](OutputFile& file) {
+                                    EXPECT_THAT(file.Append("n"), IsOk());
+                                    return absl::DataLossError("no more");
+                                  }),
+              StatusIs(absl::StatusCode::kDataLoss, "no more"));
+
+  EXPECT_EQ(*ReadFile(Path("f")), "old");
+  EXPECT_THAT(*ListFiles(folder_), ElementsAre("f"));
+}
+
 TEST_F(FilesTest, SaysThatTheDiskIsFull) {
   auto file = OutputFile::Create("/dev/full");
   ASSERT_THAT(file, IsOk());
