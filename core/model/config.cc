@@ -1,0 +1,232 @@
+#include "core/model/config.h"
+
+#include <cstdint>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
+#include "core/base/status_macros.h"
+#include "core/model/config.pb.h"
+#include "core/model/count.h"
+#include "core/model/field_checks.h"
+#include "core/model/field_value.h"
+#include "core/model/preset.h"
+#include "core/model/preset_texts.h"
+#include "core/model/proto_json.h"
+#include "nlohmann/json.hpp"
+
+namespace strata {
+namespace {
+
+constexpr char kArchitecture[] = "StrataForCausalLM";
+constexpr char kModelType[] = "strata";
+
+// Far beyond any model, and such that all sizes of one layer fit 64 bits: the
+// largest is kMaxExperts * 3 * kMaxWidth^2 < 2^58.
+constexpr int64_t kMaxLayers = 1 << 12;
+constexpr int64_t kMaxVocab = 1 << 24;
+constexpr int64_t kMaxSeqLen = 1 << 24;
+constexpr int64_t kMaxWidth = 1 << 20;
+constexpr int64_t kMaxHeads = 1 << 15;
+constexpr int64_t kMaxHeadDim = 1 << 15;
+constexpr int64_t kMaxExperts = 1 << 16;
+constexpr int64_t kMaxTiers = 64;
+constexpr double kMaxParameters = 1e15;
+
+void CheckAttention(const AttentionConfig& a, FieldChecks& checks) {
+  checks.Between("attention.num_heads", a.num_heads(), 1, kMaxHeads);
+  checks.Want("attention.rope_theta", a.rope_theta(),
+              a.rope_theta() > 1 && a.rope_theta() <= 1e12,
+              "more than 1, at most 1e12");
+  if (a.has_latent()) {
+    const LatentAttentionConfig& l = a.latent();
+    checks.Between("attention.latent.q_rank", l.q_rank(), 0, kMaxWidth);
+    checks.Between("attention.latent.kv_rank", l.kv_rank(), 1, kMaxWidth);
+    checks.Between("attention.latent.nope_dim", l.nope_dim(), 1, kMaxHeadDim);
+    checks.Between("attention.latent.rope_dim", l.rope_dim(), 2, kMaxHeadDim);
+    checks.Want("attention.latent.rope_dim", l.rope_dim(),
+                l.rope_dim() % 2 == 0, "an even number");
+    checks.Between("attention.latent.value_dim", l.value_dim(), 1, kMaxHeadDim);
+    return;
+  }
+  checks.Between("attention.num_kv_heads", a.num_kv_heads(), 1, kMaxHeads);
+  checks.MultipleOf("attention.num_heads", a.num_heads(),
+                    "attention.num_kv_heads", a.num_kv_heads());
+  checks.Between("attention.head_dim", a.head_dim(), 2, kMaxHeadDim);
+  checks.Want("attention.head_dim", a.head_dim(), a.head_dim() % 2 == 0,
+              "an even number");
+}
+
+void CheckFlat(const FlatRouterConfig& flat, FieldChecks& checks) {
+  checks.Between("moe.flat.num_experts", flat.num_experts(), 1, kMaxExperts);
+  checks.Want("moe.flat.score", static_cast<int>(flat.score()),
+              FlatRouterConfig::Score_IsValid(flat.score()),
+              "SOFTMAX or SIGMOID");
+  checks.NotNegative("moe.flat.scale", flat.scale());
+  checks.Between("moe.flat.num_groups", flat.num_groups(), 0,
+                 flat.num_experts());
+  int64_t within_reach = flat.num_experts();
+  if (checks.ok() && flat.num_groups() > 1) {
+    checks.MultipleOf("moe.flat.num_experts", flat.num_experts(),
+                      "moe.flat.num_groups", flat.num_groups());
+    const int64_t group = flat.num_experts() / flat.num_groups();
+    checks.Want("moe.flat.num_groups", flat.num_groups(), group >= 2,
+                "groups of at least 2 experts");
+    checks.Between("moe.flat.top_groups", flat.top_groups(), 1,
+                   flat.num_groups());
+    if (checks.ok()) within_reach = flat.top_groups() * group;
+  } else {
+    checks.Between("moe.flat.top_groups", flat.top_groups(), 0, 1);
+  }
+  checks.Between("moe.flat.k", flat.k(), 1, within_reach);
+}
+
+void CheckHierarchical(const HierarchicalRouterConfig& router, int64_t d_model,
+                       FieldChecks& checks) {
+  const std::string prefix = "moe.hierarchical.";
+  const auto path = [&](absl::string_view name) {
+    return absl::StrCat(prefix, name);
+  };
+  checks.Want(path("tier_experts"),
+              absl::StrCat("a list of ", router.tier_experts_size()),
+              router.tier_experts_size() >= 1 &&
+                  router.tier_experts_size() <= kMaxTiers,
+              absl::StrCat("1 to ", kMaxTiers, " tiers"));
+  checks.Want(path("coarse_keep"), router.coarse_keep(),
+              router.coarse_keep() > 0 && router.coarse_keep() <= 1,
+              "more than 0, at most 1");
+  checks.Between(path("k_max"), router.k_max(), 1, kMaxExperts);
+  int64_t sum = 0;
+  for (int tier = 0; checks.ok() && tier < router.tier_experts_size(); ++tier) {
+    const std::string tier_path =
+        absl::StrCat(prefix, "tier_experts[", tier, "]");
+    const int64_t experts = router.tier_experts(tier);
+    checks.Between(tier_path, experts, 1, kMaxExperts);
+    if (!checks.ok()) return;
+    sum += experts;
+    const int64_t survivors = CoarseSurvivors(router, experts);
+    checks.Want(path("k_max"), router.k_max(), router.k_max() <= survivors,
+                absl::StrCat("at most ", survivors, ", what coarse_keep ",
+                             router.coarse_keep(), " leaves of ", tier_path,
+                             ", ", experts));
+  }
+  checks.Want(path("tier_experts"), absl::StrCat(sum, " in all"),
+              sum <= kMaxExperts, absl::StrCat("at most ", kMaxExperts));
+  checks.Between(path("k_min"), router.k_min(), 1, router.k_max());
+  checks.Want(path("tau"), router.tau(), router.tau() > 0 && router.tau() <= 1,
+              "more than 0, at most 1");
+  checks.ShareBelowOne(path("exit_threshold"), router.exit_threshold());
+  checks.Between(path("energy_groups"), router.energy_groups(), 1, kMaxWidth);
+  checks.MultipleOf("d_model", d_model, path("energy_groups"),
+                    router.energy_groups());
+  checks.Between(path("fine_width"), router.fine_width(), 1, kMaxWidth);
+  checks.NotNegative(path("distill_weight"), router.distill_weight());
+  checks.NotNegative(path("cost_weight"), router.cost_weight());
+  checks.ShareBelowOne(path("load.ema_decay"), router.load().ema_decay());
+  checks.NotNegative(path("load.gain_p"), router.load().gain_p());
+  checks.NotNegative(path("load.gain_i"), router.load().gain_i());
+  checks.NotNegative(path("load.max_bias"), router.load().max_bias());
+}
+
+void CheckMoe(const MoeConfig& moe, int64_t d_model, FieldChecks& checks) {
+  checks.Between("moe.expert_width", moe.expert_width(), 1, kMaxWidth);
+  checks.Between("moe.shared_width", moe.shared_width(), 0, kMaxWidth);
+  switch (moe.router_case()) {
+    case MoeConfig::kFlat:
+      return CheckFlat(moe.flat(), checks);
+    case MoeConfig::kHierarchical:
+      return CheckHierarchical(moe.hierarchical(), d_model, checks);
+    case MoeConfig::ROUTER_NOT_SET:
+      checks.Want("moe", "without a router", false,
+                  "moe.flat or moe.hierarchical");
+  }
+}
+
+// Takes the two keys that say whose config.json it is off `json`.
+absl::Status TakeArchitecture(nlohmann::json& json) {
+  const auto wanted = [](absl::string_view problem) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        problem, "; want \"architectures\": [\"", kArchitecture, "\"]"));
+  };
+  const auto architectures = json.find("architectures");
+  if (architectures == json.end()) return wanted("no architecture is named");
+  if (!architectures->is_array() || architectures->size() != 1 ||
+      !architectures->front().is_string()) {
+    return wanted("architectures is not a list of one name");
+  }
+  const std::string& name =
+      architectures->front().get_ref<const std::string&>();
+  if (name != kArchitecture) {
+    return wanted(absl::StrCat("the architecture is ", Quoted(name)));
+  }
+  if (const auto type = json.find("model_type"); type != json.end()) {
+    if (!type->is_string() ||
+        type->get_ref<const std::string&>() != kModelType) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("model_type is not \"", kModelType, "\""));
+    }
+  }
+  json.erase("architectures");
+  json.erase("model_type");
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<ModelConfig> ModelPreset(absl::string_view name) {
+  ModelConfig config;
+  RETURN_IF_ERROR(ReadPreset(ModelPresetTexts(), "model", name, config));
+  return config;
+}
+
+std::vector<std::string> ModelPresetNames() {
+  return NamesOf(ModelPresetTexts());
+}
+
+absl::Status Validate(const ModelConfig& config) {
+  FieldChecks checks;
+  checks.Between("vocab_size", config.vocab_size(), 1, kMaxVocab);
+  checks.Between("d_model", config.d_model(), 1, kMaxWidth);
+  checks.Between("num_layers", config.num_layers(), 1, kMaxLayers);
+  checks.Between("max_seq_len", config.max_seq_len(), 1, kMaxSeqLen);
+  checks.Want("norm_eps", config.norm_eps(),
+              config.norm_eps() > 0 && config.norm_eps() < 1,
+              "more than 0, less than 1");
+  CheckAttention(config.attention(), checks);
+  checks.Between("num_dense_layers", config.num_dense_layers(), 0,
+                 config.num_layers());
+  checks.Between("dense_width", config.dense_width(),
+                 config.num_dense_layers() > 0 ? 1 : 0, kMaxWidth);
+  if (config.num_dense_layers() < config.num_layers()) {
+    CheckMoe(config.moe(), config.d_model(), checks);
+  }
+  RETURN_IF_ERROR(checks.status());
+  const double parameters = EstimateParameters(config);
+  checks.Want("the number of parameters", parameters,
+              parameters <= kMaxParameters,
+              absl::StrCat("at most ", kMaxParameters));
+  return checks.status();
+}
+
+std::string ToJson(const ModelConfig& config) {
+  nlohmann::ordered_json json = nlohmann::ordered_json::object();
+  json["architectures"] = {kArchitecture};
+  json["model_type"] = kModelType;
+  json.update(MessageToJson(config));
+  return JsonText(json);
+}
+
+absl::StatusOr<ModelConfig> ModelConfigFromJson(absl::string_view text) {
+  ASSIGN_OR_RETURN(nlohmann::json json, ParseJson(text));
+  if (json.is_object()) RETURN_IF_ERROR(TakeArchitecture(json));
+  ModelConfig config;
+  RETURN_IF_ERROR(MessageFromJson(json, config));
+  RETURN_IF_ERROR(Validate(config));
+  return config;
+}
+
+}  // namespace strata
