@@ -3,7 +3,6 @@
 #include <cstdint>
 
 #include "absl/status/status.h"
-#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 #include "core/base/status_macros.h"
@@ -48,8 +47,8 @@ absl::Status WantRank(const OpView& op, int input, absl::string_view name,
   const ValueType& type = op.type(input);
   if (type.dtype == dtype && type.rank() == rank) return absl::OkStatus();
   return absl::InvalidArgumentError(
-      absl::StrCat(name, " is ", ToText(op.graph, type), "; want ",
-                   absl::AsciiStrToLower(Name(dtype)), " of rank ", rank));
+      absl::StrCat(name, " is ", ToText(op.graph, type), "; want ", Name(dtype),
+                   " of rank ", rank));
 }
 
 absl::Status WantInRange(absl::string_view name, int64_t value, int64_t min,

@@ -1,7 +1,7 @@
 // Checks of operands that shape inference shares.
 //
 // Each error names the operand, what it is and what was wanted:
-// "mask is u8[4, 8]; want u8[4, 16]".
+// "mask is U8[4, 8]; want U8[4, 16]".
 
 #ifndef CORE_OPS_OPERAND_CHECKS_H_
 #define CORE_OPS_OPERAND_CHECKS_H_
