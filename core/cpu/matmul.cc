@@ -20,31 +20,33 @@ constexpr int64_t kMaxDotRows = 4;
 // Elements of w that one piece of work reads then.
 constexpr int64_t kDotPiece = 32768;
 
-// The tile of the result that one call of Gemm makes. Large tiles pack less;
-// but there should be enough of them to go round, unless they are so small
-// (2e6 multiply-adds, about 40 us) that handing them out costs more. Below 64
-// rows or columns Gemm loses speed. A function of the shapes alone.
+// The tile of the result that one call of Gemm makes. Large tiles pack less,
+// and narrow ones lose more than flat ones; but there should be enough of them
+// to go round, unless they are worth less than handing them out.
 struct Tile {
-  int64_t rows = 256;
-  int64_t columns = 512;
+  int64_t rows = 0;
+  int64_t columns = 0;
 
-  Tile(int64_t m, int64_t n, int64_t k) {
-    rows = std::min(rows, m);
-    columns = std::min(columns, n);
-    while (Count(m, n) < 8 && rows * columns * k > int64_t{4'000'000}) {
-      if (columns >= rows && columns > 64) {
-        columns = std::max<int64_t>(64, (columns / 2 + 15) / 16 * 16);
-      } else if (rows > 64) {
-        rows = std::max<int64_t>(64, (rows / 2 + 15) / 16 * 16);
-      } else {
-        break;
-      }
-    }
-  }
   int64_t Count(int64_t m, int64_t n) const {
     return ((m + rows - 1) / rows) * ((n + columns - 1) / columns);
   }
 };
+
+// A function of the shapes alone.
+Tile ChooseTile(int64_t m, int64_t n, int64_t k) {
+  constexpr Tile kTiles[] = {{256, 512}, {128, 512}, {128, 256},
+                             {128, 128}, {64, 128},  {64, 64}};
+  constexpr int64_t kSmall = 2'000'000;    // Multiply-adds; about 40 us.
+  constexpr int64_t kLarge = 128'000'000;  // About 2.5 ms.
+  Tile chosen;
+  for (const Tile& tile : kTiles) {
+    chosen = {std::min(tile.rows, m), std::min(tile.columns, n)};
+    const int64_t work = chosen.rows * chosen.columns * k;
+    const int64_t count = chosen.Count(m, n);
+    if (work <= kSmall || count >= (work <= kLarge ? 4 : 8)) break;
+  }
+  return chosen;
+}
 
 // c [m, n] = a [m, k] b [n, k]^T for few rows of a.
 template <typename T>
@@ -81,7 +83,7 @@ absl::Status RunMatMul(const KernelContext& ctx) {
     return absl::OkStatus();
   }
 
-  const Tile tile(m, n, k);
+  const Tile tile = ChooseTile(m, n, k);
   const int64_t row_tiles = (m + tile.rows - 1) / tile.rows;
   ctx.pool.ParallelFor(tile.Count(m, n), [&](int64_t index) {
     // Neighbours share their part of b, the one that is larger as a rule.
