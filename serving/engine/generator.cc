@@ -1,0 +1,218 @@
+#include "serving/engine/generator.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/str_cat.h"
+#include "absl/types/span.h"
+#include "core/base/status_macros.h"
+#include "core/graph/builder.h"
+#include "core/graph/graph.h"
+#include "core/model/config.h"
+#include "core/model/config.pb.h"
+#include "core/model/decoder.h"
+#include "core/ops/attention.h"
+#include "core/ops/embedding.h"
+#include "core/ops/grouped_matmul.h"
+#include "core/runtime/backend.h"
+#include "core/runtime/program.h"
+#include "core/runtime/state_store.h"
+#include "serving/engine/sampler.h"
+
+namespace strata {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double SecondsSince(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+absl::StatusOr<std::unique_ptr<Program>> CompileDecoder(
+    const ModelConfig& config, int64_t max_tokens, Backend& backend,
+    StateStore& state) {
+  GraphBuilder builder;
+  DecoderOptions options;
+  options.mode = DecoderOptions::Mode::kGenerate;
+  options.max_tokens = max_tokens;
+  BuildDecoder(builder, config, options);
+  ASSIGN_OR_RETURN(Graph graph, builder.Finish());
+  return Program::Compile(std::move(graph), backend, state);
+}
+
+// The share of source `value` that `node`, of a program of one token, reads.
+double ShareRead(const Graph& graph, const Node& node, ValueId value,
+                 int64_t context) {
+  const Dims& dims = graph.value(value).type.dims;
+  if (dims.empty()) return 1;
+  const auto all = static_cast<double>(dims[0].bound);
+  if (node.op->name == kEmbedding.name) return 1 / all;
+  if (node.op->name == kCachedAttention.name) {
+    return static_cast<double>(context) / all;
+  }
+  if (node.op->name == kGroupedMatMul.name) {
+    // Each of the rows, of which there are as many as experts a token may have,
+    // goes to an expert of its own.
+    const Dims& rows = graph.value(node.inputs[0]).type.dims;
+    return std::min(1.0, static_cast<double>(rows[0].bound) / all);
+  }
+  return 1;
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Generator>> Generator::Create(
+    const ModelConfig& config, Backend& backend, StateStore& state) {
+  RETURN_IF_ERROR(strata::Validate(config));
+  auto generator = std::unique_ptr<Generator>(new Generator(config));
+  ASSIGN_OR_RETURN(generator->prefill_,
+                   CompileDecoder(config, kPrefillTokens, backend, state));
+  ASSIGN_OR_RETURN(generator->decode_,
+                   CompileDecoder(config, /*max_tokens=*/1, backend, state));
+  return generator;
+}
+
+absl::Status Generator::Check(absl::Span<const int32_t> prompt,
+                              const GenerateOptions& options) const {
+  RETURN_IF_ERROR(strata::Validate(options.sampling));
+  if (options.max_new_tokens < 0) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "max_new_tokens is ", options.max_new_tokens, "; want at least 0"));
+  }
+  if (options.stop_token < -1 || options.stop_token >= config_.vocab_size()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("stop_token is ", options.stop_token, "; want 0 to ",
+                     config_.vocab_size() - 1, ", or -1 for none"));
+  }
+  if (prompt.empty()) {
+    return absl::InvalidArgumentError(
+        "the prompt is empty; want at least 1 token");
+  }
+  const auto length = static_cast<int64_t>(prompt.size());
+  if (length >= config_.max_seq_len()) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "the prompt has ", length, " tokens; want at most ",
+        config_.max_seq_len() - 1, ", so that one more fits into max_seq_len"));
+  }
+  for (int64_t i = 0; i < length; ++i) {
+    if (prompt[i] < 0 || prompt[i] >= config_.vocab_size()) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("token ", i, " of the prompt is ", prompt[i],
+                       "; want 0 to ", config_.vocab_size() - 1));
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::vector<int32_t>> Generator::Generate(
+    absl::Span<const int32_t> prompt, const GenerateOptions& options,
+    const std::function<bool(int32_t)>& on_token) {
+  RETURN_IF_ERROR(Check(prompt, options));
+  const auto prompt_length = static_cast<int64_t>(prompt.size());
+  const int64_t max_new_tokens =
+      std::min(options.max_new_tokens, config_.max_seq_len() - prompt_length);
+  stats_ = GenerateStats();
+  stats_.prompt_tokens = prompt_length;
+
+  Clock::time_point start = Clock::now();
+  RETURN_IF_ERROR(Advance(prompt, /*position=*/0));
+  stats_.prefill_seconds = SecondsSince(start);
+
+  TokenSampler sampler(options.sampling);
+  std::vector<int32_t> tokens;
+  while (stats_.new_tokens < max_new_tokens) {
+    start = Clock::now();
+    if (!tokens.empty()) {
+      RETURN_IF_ERROR(
+          Advance({tokens.back()}, prompt_length + stats_.new_tokens - 1));
+    }
+    const int32_t token = sampler.Draw(logits());
+    stats_.decode_seconds += SecondsSince(start);
+    if (token == options.stop_token) break;
+    tokens.push_back(token);
+    ++stats_.new_tokens;
+    if (on_token != nullptr && !on_token(token)) break;
+  }
+  return tokens;
+}
+
+absl::Status Generator::Advance(absl::Span<const int32_t> ids,
+                                int64_t position) {
+  while (!ids.empty()) {
+    const auto chunk = ids.subspan(0, kPrefillTokens);
+    ids.remove_prefix(chunk.size());
+    RETURN_IF_ERROR(RunChunk(chunk.size() == 1 ? *decode_ : *prefill_, chunk,
+                             position, /*want_logits=*/ids.empty()));
+    position += static_cast<int64_t>(chunk.size());
+  }
+  for (const float logit : logits()) {
+    if (std::isfinite(logit)) continue;
+    return absl::OutOfRangeError(
+        absl::StrCat("a logit after ", position, " tokens is ", logit,
+                     "; the weights are not those of a working model"));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Generator::RunChunk(Program& program,
+                                 absl::Span<const int32_t> ids,
+                                 int64_t position, bool want_logits) {
+  const auto n = static_cast<int32_t>(ids.size());
+  *program.Input("num_tokens").as<int32_t>() = n;
+  int32_t* const id = program.Input("ids").as<int32_t>();
+  int32_t* const at = program.Input("position").as<int32_t>();
+  int32_t* const cache_row = program.Input("cache_row").as<int32_t>();
+  int32_t* const first_row = program.Input("first_row").as<int32_t>();
+  for (int32_t i = 0; i < n; ++i) {
+    id[i] = ids[i];
+    // The one sequence begins at the cache's first row.
+    at[i] = cache_row[i] = static_cast<int32_t>(position) + i;
+    first_row[i] = 0;
+  }
+  *program.Input("num_logits").as<int32_t>() = want_logits ? 1 : 0;
+  *program.Input("logit_row").as<int32_t>() = n - 1;
+  RETURN_IF_ERROR(program.Run());
+  latest_ = &program;
+  return absl::OkStatus();
+}
+
+absl::Span<const float> Generator::logits() const {
+  if (latest_ == nullptr) return {};
+  return latest_->Output("logits").span<float>();
+}
+
+double Generator::MinBytesPerToken(int64_t context) const {
+  const Graph& graph = decode_->graph();
+  absl::flat_hash_map<ValueId, double> share;  // By source: largest of a node.
+  for (const Node& node : graph.nodes()) {
+    for (const ValueId input : node.inputs) {
+      if (input == kNone) continue;
+      const Role role = graph.value(input).role;
+      if (role != Role::kParameter && role != Role::kState) continue;
+      if (node.op->name == kCacheWrite.name) continue;
+      double& largest = share[input];
+      largest = std::max(largest, ShareRead(graph, node, input, context));
+    }
+  }
+  double bytes = 0;
+  for (const auto& [value, part] : share) {
+    bytes += part * static_cast<double>(graph.value(value).type.max_bytes());
+  }
+  // What the token writes: its rows of the caches.
+  for (const Node& node : graph.nodes()) {
+    if (node.op->name != kCacheWrite.name) continue;
+    bytes += static_cast<double>(graph.value(node.inputs[1]).type.max_bytes());
+  }
+  return bytes;
+}
+
+}  // namespace strata
