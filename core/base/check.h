@@ -30,10 +30,10 @@ struct CheckVoidify {
 
 }  // namespace strata
 
-#define CHECK(condition)                                                    \
-  (__builtin_expect(static_cast<bool>(condition), 1))                       \
-      ? (void)0                                                             \
-      : ::strata::CheckVoidify() &                                          \
+#define CHECK(condition)                              \
+  (__builtin_expect(static_cast<bool>(condition), 1)) \
+      ? (void)0                                       \
+      : ::strata::CheckVoidify() &                    \
             ::strata::CheckFailure(__FILE__, __LINE__, #condition).stream()
 
 #define CHECK_EQ(a, b) CHECK((a) == (b)) << "(" << (a) << " vs " << (b) << ") "
