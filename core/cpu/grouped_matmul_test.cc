@@ -6,6 +6,7 @@
 #include <numeric>
 #include <random>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -207,6 +208,34 @@ TEST(GroupedMatMulTest, RowsOfAnExpertWithFewDoNotDependOnTheOthers) {
           RunProducts({9, n, k}, {1, mates}, batch, {}, w);
       EXPECT_TRUE(std::equal(some.y.begin(), some.y.begin() + n,
                              together.y.begin() + first * n));
+    }
+  }
+}
+
+// Of prefill and training. Where the processor has no AVX-512, OpenBLAS has
+// kernels that round the last rows of a product differently.
+TEST(GroupedMatMulTest, RowsOfAnExpertWithManyDoNotDependOnTheOthers) {
+  if (!__builtin_cpu_supports("avx512vl") ||
+      !__builtin_cpu_supports("avx512bw")) {
+    GTEST_SKIP() << "no AVX-512";
+  }
+  for (const auto& [n, k] : {std::pair<int64_t, int64_t>{160, 384},
+                             {384, 80},
+                             {128, 64},
+                             {520, 33},
+                             {40, 100}}) {
+    const int32_t many = 270;  // Two tiles.
+    const auto x = RandomValues<float>(many * k, 1);
+    const auto w = RandomValues<float>(n * k, 3);
+    const Products<float> all = RunProducts({many, n, k}, {many}, x, {}, w);
+    for (const int32_t some : {39, 64, 129, 269}) {
+      const int64_t first = many - some;
+      const std::vector<float> last(x.begin() + first * k, x.end());
+      const Products<float> part =
+          RunProducts({some, n, k}, {some}, last, {}, w);
+      EXPECT_TRUE(
+          std::equal(part.y.begin(), part.y.end(), all.y.begin() + first * n))
+          << some << " rows, n " << n << " k " << k;
     }
   }
 }
