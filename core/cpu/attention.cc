@@ -10,6 +10,7 @@
 #include "core/cpu/cached_attention.h"
 #include "core/cpu/gemm.h"
 #include "core/cpu/latent_key_value.h"
+#include "core/cpu/row_chunks.h"
 #include "core/cpu/vector_math.h"
 #include "core/ops/attention.h"
 #include "core/runtime/kernel.h"
@@ -64,33 +65,41 @@ absl::Status RunAttention(const KernelContext& ctx) {
   Sequences sequences;
   RETURN_IF_ERROR(ReadSequences(ctx.in(3), t, sequences));
 
-  const int64_t score_size = kAttentionBlock * PaddedKeys(sequences.longest);
-  T* const scratch = ctx.scratch.Take<T>(ctx.pool.num_threads() * score_size);
+  const int64_t k_size = TransposedSize(sequences.longest, sizes.key_dim);
+  const int64_t worker_size =
+      k_size + kAttentionBlock * PaddedKeys(sequences.longest);
+  T* const scratch = ctx.scratch.Take<T>(ctx.pool.num_threads() * worker_size);
   const int64_t pieces = (sequences.longest + kPiece - 1) / kPiece;
   ctx.pool.ParallelFor(
-      sequences.count * sizes.num_heads * pieces,
+      sequences.count * sizes.num_kv_heads * pieces,
       [&](int64_t index, int worker) {
         const int64_t piece = index % pieces;
-        const int64_t head = index / pieces % sizes.num_heads;
-        const int64_t s = index / pieces / sizes.num_heads;
+        const int64_t kv_head = index / pieces % sizes.num_kv_heads;
+        const int64_t s = index / pieces / sizes.num_kv_heads;
         const int64_t begin = sequences.start[s];
         const int64_t length = sequences.start[s + 1] - begin;
-        const int64_t kv_head = head / sizes.group;
         const int64_t end = std::min(length, (piece + 1) * kPiece);
-        for (int64_t i = piece * kPiece; i < end; i += kAttentionBlock) {
-          const int64_t rows = std::min(kAttentionBlock, end - i);
-          const int64_t row = begin + i;
-          AttentionBlock<T>{sizes,
-                            rows,
-                            /*keys=*/i + rows,
-                            q + row * sizes.ld_q + head * sizes.key_dim,
-                            k + begin * sizes.ld_k + kv_head * sizes.key_dim,
-                            v + begin * sizes.ld_v + kv_head * sizes.value_dim,
-                            o + row * sizes.ld_o + head * sizes.value_dim,
-                            lse + row * sizes.num_heads + head,
-                            sizes.num_heads,
-                            scratch + worker * score_size}
-              .Run();
+        if (end <= piece * kPiece) return;
+        T* const transposed_k = scratch + worker * worker_size;
+        TransposeKeys(end, sizes.key_dim,
+                      k + begin * sizes.ld_k + kv_head * sizes.key_dim,
+                      sizes.ld_k, transposed_k);
+        for (int64_t h = 0; h < sizes.group; ++h) {
+          const int64_t head = kv_head * sizes.group + h;
+          for (int64_t i = piece * kPiece; i < end; i += kAttentionBlock) {
+            const int64_t row = begin + i;
+            AttentionBlock<T> block = {sizes};
+            block.rows = std::min(kAttentionBlock, end - i);
+            block.keys = i + block.rows;
+            block.q = q + row * sizes.ld_q + head * sizes.key_dim;
+            block.transposed_k = transposed_k;
+            block.v = v + begin * sizes.ld_v + kv_head * sizes.value_dim;
+            block.o = o + row * sizes.ld_o + head * sizes.value_dim;
+            block.lse = lse + row * sizes.num_heads + head;
+            block.ld_lse = sizes.num_heads;
+            block.score = transposed_k + k_size;
+            block.Run();
+          }
         }
       });
   return absl::OkStatus();
@@ -100,86 +109,60 @@ absl::Status RunAttention(const KernelContext& ctx) {
 template <typename T>
 struct BackwardBlock {
   const AttentionSizes& sizes;
-  int64_t rows, keys;
-  const T* dout;
-  const T* q;
-  const T* k;
-  const T* v;
-  const T* o;
-  const T* lse;  // Of stride num_heads.
-  T* dq;
-  T* dk;
-  T* dv;
-  T add_to_dkv;  // 0: dk and dv are overwritten; 1: added to.
-  T* p;          // [rows, PaddedKeys(keys)], scratch
-  T* ds;         // [rows, PaddedKeys(keys)], scratch
+  int64_t rows = 0, keys = 0;
+  const T* dout = nullptr;
+  const T* q = nullptr;
+  const T* k = nullptr;
+  const T* transposed_k = nullptr;
+  const T* transposed_v = nullptr;
+  const T* lse = nullptr;    // Of stride num_heads.
+  const T* delta = nullptr;  // dot(dout, o), of stride num_heads.
+  T* dq = nullptr;
+  T* dk = nullptr;
+  T* dv = nullptr;
+  bool add_to_dkv = false;  // Or dk and dv are overwritten.
+  T* p = nullptr;           // [rows, PaddedKeys(keys)], scratch
+  T* ds = nullptr;          // [rows, PaddedKeys(keys)], scratch
 
   void Run() const {
     const VectorMath<T>& vec = VectorMath<T>::Get();
     const T scale = static_cast<T>(sizes.scale);
-    const int64_t ld = PaddedKeys(keys);
-    RowsByKeys(q, sizes.ld_q, k, sizes.ld_k, sizes.key_dim, p);
-    RowsByKeys(dout, sizes.ld_o, v, sizes.ld_v, sizes.value_dim, ds);
+    RowsByKeys(rows, keys, sizes.key_dim, q, sizes.ld_q, transposed_k, p);
+    RowsByKeys(rows, keys, sizes.value_dim, dout, sizes.ld_o, transposed_v, ds);
     for (int64_t i = 0; i < rows; ++i) {
-      T* const p_row = p + i * ld;
-      T* const ds_row = ds + i * ld;
+      T* const p_row = p + i * PaddedKeys(keys);
+      T* const ds_row = ds + i * PaddedKeys(keys);
       const int64_t seen = keys - rows + 1 + i;
-      const T delta =
-          vec.dot(dout + i * sizes.ld_o, o + i * sizes.ld_o, sizes.value_dim);
       vec.exp(p_row, scale, lse[i * sizes.num_heads], 1, seen, p_row);
-      vec.softmax_grad(ds_row, p_row, delta, scale, seen, ds_row);
+      vec.softmax_grad(ds_row, p_row, delta[i * sizes.num_heads], scale, seen,
+                       ds_row);
       std::fill(p_row + seen, p_row + keys, T{0});
       std::fill(ds_row + seen, ds_row + keys, T{0});
     }
-    GemmArgs<T> g;  // dq = ds k
-    g.m = rows;
-    g.n = sizes.key_dim;
-    g.k = keys;
-    g.a = ds;
-    g.lda = ld;
-    g.b = k;
-    g.ldb = sizes.ld_k;
-    g.c = dq;
-    g.ldc = sizes.ld_q;
-    Gemm(g);
-    AddByKey(ds, q, sizes.ld_q, sizes.key_dim, dk, sizes.ld_k);
-    AddByKey(p, dout, sizes.ld_o, sizes.value_dim, dv, sizes.ld_v);
+    SumOverKeys(rows, keys, sizes.key_dim, ds, k, sizes.ld_k, dq, sizes.ld_q);
+    SumOverRows(sizes.key_dim, ds, q, sizes.ld_q, dk, sizes.ld_k);
+    SumOverRows(sizes.value_dim, p, dout, sizes.ld_o, dv, sizes.ld_v);
   }
 
  private:
-  // out [rows, keys] = a [rows, dim] b [keys, dim]^T
-  void RowsByKeys(const T* a, int64_t lda, const T* b, int64_t ldb, int64_t dim,
-                  T* out) const {
-    GemmArgs<T> g;
-    g.transpose_b = true;
-    g.m = rows;
-    g.n = keys;
-    g.k = dim;
-    g.a = a;
-    g.lda = lda;
-    g.b = b;
-    g.ldb = ldb;
-    g.c = out;
-    g.ldc = PaddedKeys(keys);
-    Gemm(g);
-  }
-
-  // out [keys, dim] = weight [rows, keys]^T a [rows, dim], or added to it
-  void AddByKey(const T* weight, const T* a, int64_t lda, int64_t dim, T* out,
-                int64_t ld_out) const {
-    GemmArgs<T> g;
-    g.transpose_a = true;
-    g.m = keys;
-    g.n = dim;
-    g.k = rows;
-    g.a = weight;
-    g.lda = PaddedKeys(keys);
-    g.b = a;
-    g.ldb = lda;
-    g.beta = add_to_dkv;
-    g.c = out;
-    g.ldc = ld_out;
-    Gemm(g);
+  // out [keys, dim] = weight [rows, keys]^T a [rows, dim], or added to it.
+  void SumOverRows(int64_t dim, const T* weight, const T* a, int64_t lda,
+                   T* out, int64_t ld_out) const {
+    for (int64_t first = 0; first < keys; first += kKeyBlock) {
+      GemmArgs<T> g;
+      g.transpose_a = true;
+      g.m = std::min(kKeyBlock, keys - first);
+      g.n = dim;
+      g.k = rows;
+      g.a = weight + first;
+      g.lda = PaddedKeys(keys);
+      g.b = a;
+      g.ldb = lda;
+      g.beta = add_to_dkv ? 1 : 0;
+      g.c = out + first * ld_out;
+      g.ldc = ld_out;
+      Gemm(g);
+    }
   }
 };
 
@@ -201,9 +184,21 @@ absl::Status RunAttentionGrad(const KernelContext& ctx) {
   Sequences sequences;
   RETURN_IF_ERROR(ReadSequences(ctx.in(6), t, sequences));
 
+  // Row by row, as the memory lies, rather than head by head below.
+  const VectorMath<T>& vec = VectorMath<T>::Get();
+  T* const delta = ctx.scratch.Take<T>(t * sizes.num_heads);
+  ForRowChunks(ctx.pool, t, sizes.ld_o, [&](int64_t first, int64_t last) {
+    for (int64_t i = first * sizes.num_heads; i < last * sizes.num_heads; ++i) {
+      const int64_t at = i * sizes.value_dim;
+      delta[i] = vec.dot(dout + at, o + at, sizes.value_dim);
+    }
+  });
+
+  const int64_t k_size = TransposedSize(sequences.longest, sizes.key_dim);
+  const int64_t v_size = TransposedSize(sequences.longest, sizes.value_dim);
   const int64_t block_size = kAttentionBlock * PaddedKeys(sequences.longest);
-  T* const scratch =
-      ctx.scratch.Take<T>(ctx.pool.num_threads() * 2 * block_size);
+  const int64_t worker_size = k_size + v_size + 2 * block_size;
+  T* const scratch = ctx.scratch.Take<T>(ctx.pool.num_threads() * worker_size);
   ctx.pool.ParallelFor(sequences.count * sizes.num_kv_heads, [&](int64_t index,
                                                                  int worker) {
     const int64_t kv_head = index % sizes.num_kv_heads;
@@ -212,33 +207,32 @@ absl::Status RunAttentionGrad(const KernelContext& ctx) {
     const int64_t length = sequences.start[s + 1] - begin;
     const int64_t k_at = begin * sizes.ld_k + kv_head * sizes.key_dim;
     const int64_t v_at = begin * sizes.ld_v + kv_head * sizes.value_dim;
-    T* const p = scratch + worker * 2 * block_size;
-    T add_to_dkv = 0;
-    for (int64_t head = kv_head * sizes.group;
-         head < (kv_head + 1) * sizes.group; ++head) {
-      for (int64_t i = (length - 1) / kAttentionBlock * kAttentionBlock;
-           i >= 0 && length > 0; i -= kAttentionBlock) {
-        const int64_t rows = std::min(kAttentionBlock, length - i);
-        const int64_t q_at = (begin + i) * sizes.ld_q + head * sizes.key_dim;
-        const int64_t o_at = (begin + i) * sizes.ld_o + head * sizes.value_dim;
-        BackwardBlock<T>{sizes,
-                         rows,
-                         /*keys=*/i + rows,
-                         dout + o_at,
-                         q + q_at,
-                         k + k_at,
-                         v + v_at,
-                         o + o_at,
-                         lse + (begin + i) * sizes.num_heads + head,
-                         dq + q_at,
-                         dk + k_at,
-                         dv + v_at,
-                         add_to_dkv,
-                         p,
-                         p + block_size}
-            .Run();
-        add_to_dkv = 1;
-      }
+    T* const transposed_k = scratch + worker * worker_size;
+    T* const transposed_v = transposed_k + k_size;
+    TransposeKeys(length, sizes.key_dim, k + k_at, sizes.ld_k, transposed_k);
+    TransposeKeys(length, sizes.value_dim, v + v_at, sizes.ld_v, transposed_v);
+    const int64_t num_blocks = (length + kAttentionBlock - 1) / kAttentionBlock;
+    for (int64_t i = 0; i < sizes.group * num_blocks; ++i) {
+      const int64_t head = kv_head * sizes.group + i / num_blocks;
+      const int64_t first = (num_blocks - 1 - i % num_blocks) * kAttentionBlock;
+      const int64_t row = begin + first;
+      BackwardBlock<T> block = {sizes};
+      block.rows = std::min(kAttentionBlock, length - first);
+      block.keys = first + block.rows;
+      block.dout = dout + row * sizes.ld_o + head * sizes.value_dim;
+      block.q = q + row * sizes.ld_q + head * sizes.key_dim;
+      block.k = k + k_at;
+      block.transposed_k = transposed_k;
+      block.transposed_v = transposed_v;
+      block.lse = lse + row * sizes.num_heads + head;
+      block.delta = delta + row * sizes.num_heads + head;
+      block.dq = dq + row * sizes.ld_q + head * sizes.key_dim;
+      block.dk = dk + k_at;
+      block.dv = dv + v_at;
+      block.add_to_dkv = i > 0;
+      block.p = transposed_v + v_size;
+      block.ds = block.p + block_size;
+      block.Run();
     }
   });
   return absl::OkStatus();

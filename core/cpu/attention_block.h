@@ -26,7 +26,7 @@ namespace strata {
 
 // Queries in a block. More waste products above the diagonal, fewer waste the
 // speed of Gemm.
-inline constexpr int64_t kAttentionBlock = 64;
+inline constexpr int64_t kAttentionBlock = 32;
 
 // The extents of a node, and the distances between rows.
 struct AttentionSizes {
@@ -50,8 +50,75 @@ struct AttentionSizes {
   }
 };
 
-// A row of scores, padded so that each starts at a cache line.
-inline int64_t PaddedKeys(int64_t keys) { return (keys + 15) / 16 * 16; }
+// A row of scores: padded to a whole cache line, and to a number of them that
+// keeps rows from falling on each other in the cache when keys are a power
+// of 2.
+inline int64_t PaddedKeys(int64_t keys) { return (keys + 15) / 16 * 16 + 16; }
+
+// Products over keys go in blocks of so many. With 64 queries and heads of 32
+// to 64 they stay small enough for OpenBLAS to work without packing them.
+inline constexpr int64_t kKeyBlock = 128;
+
+// Keys (or values) of one head transposed, in blocks: [blocks, dim, kKeyBlock].
+inline int64_t TransposedSize(int64_t keys, int64_t dim) {
+  return (keys + kKeyBlock - 1) / kKeyBlock * kKeyBlock * dim;
+}
+
+template <typename T>
+void TransposeKeys(int64_t keys, int64_t dim, const T* b, int64_t ldb, T* out) {
+  // Lines of `out` are written whole, from rows of `b` that stay in cache.
+  constexpr int64_t kStrip = 16;
+  for (int64_t first = 0; first < keys; first += kStrip) {
+    const int64_t width = std::min(kStrip, keys - first);
+    const T* const from = b + first * ldb;
+    T* const to = out + first / kKeyBlock * kKeyBlock * dim + first % kKeyBlock;
+    for (int64_t j = 0; j < dim; ++j) {
+      T* const line = to + j * kKeyBlock;
+      for (int64_t i = 0; i < width; ++i) line[i] = from[i * ldb + j];
+    }
+  }
+}
+
+// out [rows, keys] = a [rows, dim] b [keys, dim]^T, b given transposed; rows of
+// `out` are PaddedKeys(keys) apart.
+template <typename T>
+void RowsByKeys(int64_t rows, int64_t keys, int64_t dim, const T* a,
+                int64_t lda, const T* transposed_b, T* out) {
+  for (int64_t first = 0; first < keys; first += kKeyBlock) {
+    GemmArgs<T> g;
+    g.m = rows;
+    g.n = std::min(kKeyBlock, keys - first);
+    g.k = dim;
+    g.a = a;
+    g.lda = lda;
+    g.b = transposed_b + first * dim;
+    g.ldb = kKeyBlock;
+    g.c = out + first;
+    g.ldc = PaddedKeys(keys);
+    Gemm(g);
+  }
+}
+
+// out [rows, dim] = weight [rows, keys] b [keys, dim]; rows of `weight` are
+// PaddedKeys(keys) apart.
+template <typename T>
+void SumOverKeys(int64_t rows, int64_t keys, int64_t dim, const T* weight,
+                 const T* b, int64_t ldb, T* out, int64_t ld_out) {
+  for (int64_t first = 0; first < keys; first += kKeyBlock) {
+    GemmArgs<T> g;
+    g.m = rows;
+    g.n = dim;
+    g.k = std::min(kKeyBlock, keys - first);
+    g.a = weight + first;
+    g.lda = PaddedKeys(keys);
+    g.b = b + first * ldb;
+    g.ldb = ldb;
+    g.beta = first == 0 ? 0 : 1;
+    g.c = out;
+    g.ldc = ld_out;
+    Gemm(g);
+  }
+}
 
 // o of `rows` queries of one head, the first of which sees `keys - rows + 1`
 // keys and the last all `keys`. `score` [rows, PaddedKeys(keys)] is scratch;
@@ -59,48 +126,27 @@ inline int64_t PaddedKeys(int64_t keys) { return (keys + 15) / 16 * 16; }
 template <typename T>
 struct AttentionBlock {
   const AttentionSizes& sizes;
-  int64_t rows, keys;
-  const T* q;
-  const T* k;
-  const T* v;
-  T* o;
-  T* lse;
-  int64_t ld_lse;
-  T* score;
+  int64_t rows = 0, keys = 0;
+  const T* q = nullptr;
+  const T* transposed_k = nullptr;
+  const T* v = nullptr;
+  T* o = nullptr;
+  T* lse = nullptr;
+  int64_t ld_lse = 0;
+  T* score = nullptr;
 
   void Run() const {
     const VectorMath<T>& vec = VectorMath<T>::Get();
-    const int64_t ld_score = PaddedKeys(keys);
-    GemmArgs<T> g;
-    g.transpose_b = true;
-    g.m = rows;
-    g.n = keys;
-    g.k = sizes.key_dim;
-    g.a = q;
-    g.lda = sizes.ld_q;
-    g.b = k;
-    g.ldb = sizes.ld_k;
-    g.c = score;
-    g.ldc = ld_score;
-    Gemm(g);
+    RowsByKeys(rows, keys, sizes.key_dim, q, sizes.ld_q, transposed_k, score);
     for (int64_t i = 0; i < rows; ++i) {
-      T* const row = score + i * ld_score;
+      T* const row = score + i * PaddedKeys(keys);
       const int64_t seen = keys - rows + 1 + i;
       const T sum = vec.softmax(row, static_cast<T>(sizes.scale), seen, row);
       std::fill(row + seen, row + keys, T{0});
       if (lse != nullptr) lse[i * ld_lse] = sum;
     }
-    GemmArgs<T> h;
-    h.m = rows;
-    h.n = sizes.value_dim;
-    h.k = keys;
-    h.a = score;
-    h.lda = ld_score;
-    h.b = v;
-    h.ldb = sizes.ld_v;
-    h.c = o;
-    h.ldc = sizes.ld_o;
-    Gemm(h);
+    SumOverKeys(rows, keys, sizes.value_dim, score, v, sizes.ld_v, o,
+                sizes.ld_o);
   }
 };
 

@@ -43,13 +43,14 @@ struct Case {
   }
 };
 
-// Lengths on both sides of a block of queries (64) and of a piece of work
-// (256), and sequences of no token.
+// Lengths on both sides of a block of queries (32), of keys (128) and of a
+// piece of work (256), and sequences of no token.
 std::vector<Case> Cases() {
   return {{1, 1, 1, 1, {1}},
           {2, 1, 8, 4, {0, 3, 0, 1, 5}},
-          {4, 2, 16, 16, {63, 64, 65, 2}},
-          {3, 3, 20, 12, {129}},
+          {4, 2, 16, 16, {31, 32, 33, 2}},
+          {3, 3, 20, 12, {127, 128, 17}},
+          {2, 1, 20, 40, {129}},
           {2, 2, 4, 8, {257, 10}},
           {6, 2, 32, 32, {0}}};
 }

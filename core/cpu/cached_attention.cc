@@ -119,9 +119,11 @@ absl::Status RunCachedAttention(const KernelContext& ctx) {
   for (int64_t i = 0; i < num_runs; ++i) {
     most_rows = std::max(most_rows, runs[i].rows);
   }
-  const int64_t score_size =
-      std::max(most_rows, sizes.group) * PaddedKeys(longest);
-  T* const scratch = ctx.scratch.Take<T>(ctx.pool.num_threads() * score_size);
+  const int64_t k_size =
+      most_rows > 1 ? TransposedSize(longest, sizes.key_dim) : 0;
+  const int64_t worker_size =
+      k_size + std::max(most_rows, sizes.group) * PaddedKeys(longest);
+  T* const scratch = ctx.scratch.Take<T>(ctx.pool.num_threads() * worker_size);
   ctx.pool.ParallelFor(num_runs * sizes.num_kv_heads, [&](int64_t index,
                                                           int worker) {
     const Run& run = runs[index / sizes.num_kv_heads];
@@ -133,23 +135,23 @@ absl::Status RunCachedAttention(const KernelContext& ctx) {
     const T* const v = v_cache + first * sizes.ld_v + kv_head * sizes.value_dim;
     const T* const q_first = q + run.token * sizes.ld_q + head * sizes.key_dim;
     T* const o_first = o + run.token * sizes.ld_o + head * sizes.value_dim;
-    T* const score = scratch + worker * score_size;
+    T* const transposed_k = scratch + worker * worker_size;
+    T* const score = transposed_k + k_size;
     if (run.rows == 1) {
       AttendOneToken(sizes, keys, q_first, k, v, o_first, score);
       return;
     }
+    TransposeKeys(keys, sizes.key_dim, k, sizes.ld_k, transposed_k);
     for (int64_t h = 0; h < sizes.group; ++h) {
-      AttentionBlock<T>{sizes,
-                        run.rows,
-                        keys,
-                        q_first + h * sizes.key_dim,
-                        k,
-                        v,
-                        o_first + h * sizes.value_dim,
-                        /*lse=*/nullptr,
-                        /*ld_lse=*/0,
-                        score}
-          .Run();
+      AttentionBlock<T> block = {sizes};
+      block.rows = run.rows;
+      block.keys = keys;
+      block.q = q_first + h * sizes.key_dim;
+      block.transposed_k = transposed_k;
+      block.v = v;
+      block.o = o_first + h * sizes.value_dim;
+      block.score = score;
+      block.Run();
     }
   });
   return absl::OkStatus();

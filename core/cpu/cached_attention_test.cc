@@ -117,7 +117,7 @@ void ExpectNear(const std::vector<double>& got, const std::vector<double>& want,
 
 TEST(CachedAttentionTest, AttendsToTheRowsOfItsSequence) {
   // No token, one, a batch that decodes, prefills on both sides of a block
-  // (64), and both at once.
+  // (32), and both at once.
   std::vector<Token> mixed = Stretch(100, 10, 3);
   mixed.push_back({0, 40});
   mixed.push_back({0, 0});
