@@ -16,9 +16,23 @@ namespace {
 
 // Up to so many rows a product by w^T reads w once from memory and is bound by
 // that; packing it, as Gemm does, would triple the traffic.
-constexpr int64_t kMaxDotRows = 4;
+constexpr int64_t kMaxDotRows = 8;
+// Up to so many elements of the result, OpenBLAS may pick other kernels (it
+// does, with AVX-512), which round differently. Dots instead, and no smaller
+// tiles, keep a row of a product by w^T the same bit for bit in any batch of
+// more than kMaxDotRows, and in any of less.
+constexpr int64_t kMaxDotElements = 1200;
 // Elements of w that one piece of work reads then.
 constexpr int64_t kDotPiece = 32768;
+
+int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// The width of about equal pieces of `n`, each at most `max` (a multiple of a
+// cache line's 16 floats), so that none is a remainder of a few.
+int64_t EvenPiece(int64_t n, int64_t max) {
+  const int64_t even = CeilDiv(n, CeilDiv(n, max));
+  return even == n ? n : CeilDiv(even, 16) * 16;
+}
 
 // The tile of the result that one call of Gemm makes. Large tiles pack less,
 // and narrow ones lose more than flat ones; but there should be enough of them
@@ -28,7 +42,7 @@ struct Tile {
   int64_t columns = 0;
 
   int64_t Count(int64_t m, int64_t n) const {
-    return ((m + rows - 1) / rows) * ((n + columns - 1) / columns);
+    return CeilDiv(m, rows) * CeilDiv(n, columns);
   }
 };
 
@@ -37,10 +51,12 @@ Tile ChooseTile(int64_t m, int64_t n, int64_t k) {
   constexpr Tile kTiles[] = {{256, 512}, {128, 512}, {128, 256},
                              {128, 128}, {64, 128},  {64, 64}};
   constexpr int64_t kSmall = 2'000'000;    // Multiply-adds; about 40 us.
-  constexpr int64_t kLarge = 128'000'000;  // About 2.5 ms.
+  constexpr int64_t kLarge = 150'000'000;  // About 3 ms.
   Tile chosen;
   for (const Tile& tile : kTiles) {
-    chosen = {std::min(tile.rows, m), std::min(tile.columns, n)};
+    const Tile even = {EvenPiece(m, tile.rows), EvenPiece(n, tile.columns)};
+    if (chosen.rows > 0 && even.rows * even.columns <= kMaxDotElements) break;
+    chosen = even;
     const int64_t work = chosen.rows * chosen.columns * k;
     const int64_t count = chosen.Count(m, n);
     if (work <= kSmall || count >= (work <= kLarge ? 4 : 8)) break;
@@ -54,7 +70,7 @@ void MatMulByDots(ThreadPool& pool, int64_t m, int64_t n, int64_t k, const T* a,
                   const T* b, T* c) {
   const VectorMath<T>& vec = VectorMath<T>::Get();
   const int64_t piece = std::max<int64_t>(1, kDotPiece / k);
-  pool.ParallelFor((n + piece - 1) / piece, [&](int64_t index) {
+  pool.ParallelFor(CeilDiv(n, piece), [&](int64_t index) {
     const int64_t end = std::min(n, (index + 1) * piece);
     for (int64_t j = index * piece; j < end; ++j) {
       for (int64_t i = 0; i < m; ++i) {
@@ -78,13 +94,14 @@ absl::Status RunMatMul(const KernelContext& ctx) {
   const T* const b_data = b.as<T>();
   T* const c_data = ctx.out(0).as<T>();
 
-  if (m <= kMaxDotRows && !transpose_a && transpose_b && k > 0) {
+  const bool few = m <= kMaxDotRows || m * n <= kMaxDotElements;
+  if (few && !transpose_a && transpose_b && k > 0) {
     MatMulByDots(ctx.pool, m, n, k, a_data, b_data, c_data);
     return absl::OkStatus();
   }
 
   const Tile tile = ChooseTile(m, n, k);
-  const int64_t row_tiles = (m + tile.rows - 1) / tile.rows;
+  const int64_t row_tiles = CeilDiv(m, tile.rows);
   ctx.pool.ParallelFor(tile.Count(m, n), [&](int64_t index) {
     // Neighbours share their part of b, the one that is larger as a rule.
     const int64_t row = index % row_tiles * tile.rows;
