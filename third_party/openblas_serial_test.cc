@@ -8,8 +8,21 @@
 #include "cblas.h"
 #include "gtest/gtest.h"
 
+extern "C" char* openblas_get_corename();
+
 namespace strata {
 namespace {
+
+// On a processor too new for it, OpenBLAS fell back to kernels of 2004; see
+// openblas_core.cc.
+TEST(OpenBlasTest, UsesVectorsOfTheProcessorThatItRunsOn) {
+  if (!__builtin_cpu_supports("avx2")) GTEST_SKIP() << "no AVX2";
+
+  EXPECT_STRNE(openblas_get_corename(), "Prescott");
+  if (__builtin_cpu_supports("avx512bw")) {
+    EXPECT_STRNE(openblas_get_corename(), "Haswell");
+  }
+}
 
 TEST(OpenBlasTest, ThreadsAtOnceGetTheProductsThatOneThreadGets) {
   constexpr int kM = 32, kN = 50, kK = 24;
