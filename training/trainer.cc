@@ -77,8 +77,8 @@ absl::Status CheckFits(const ModelConfig& model, const TrainConfig& train) {
 absl::StatusOr<std::unique_ptr<Trainer>> Trainer::Create(
     const ModelConfig& model, const TrainConfig& train, const Corpus* corpus,
     int num_threads) {
-  RETURN_IF_ERROR(Validate(model));
-  RETURN_IF_ERROR(Validate(train));
+  RETURN_IF_ERROR(strata::Validate(model));
+  RETURN_IF_ERROR(strata::Validate(train));
   RETURN_IF_ERROR(CheckFits(model, train));
   RETURN_IF_ERROR(CheckLongEnough(*corpus, train.seq_len()));
   auto trainer = std::unique_ptr<Trainer>(new Trainer(model, train, corpus));

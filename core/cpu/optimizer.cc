@@ -79,6 +79,9 @@ absl::Status RunAdamW(const KernelContext& ctx) {
     return absl::InvalidArgumentError(
         absl::StrCat("step is ", step_number, "; want 1 or more"));
   }
+  // A step whose gradient is NaN or infinite would spoil every weight: the
+  // caller sees the norm, and the weights stay as they were.
+  if (!std::isfinite(norm)) return absl::OkStatus();
   const double beta1 = ctx.attrs().Float("beta1");
   const double beta2 = ctx.attrs().Float("beta2");
   const double max_norm = ctx.attrs().Float("max_norm");

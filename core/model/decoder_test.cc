@@ -45,7 +45,7 @@ TEST_P(PresetTest, TheGraphHoldsAsManyParametersAsTheClosedFormSays) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Presets, PresetTest,
-                         ::testing::ValuesIn(PresetNames()),
+                         ::testing::ValuesIn(ModelPresetNames()),
                          [](const auto& info) {
                            std::string name = info.param;
                            for (char& c : name) {

@@ -36,6 +36,7 @@ struct AdamWOptions {
 //   m = beta1 m + (1 - beta1) g;  v = beta2 v + (1 - beta2) g^2
 //   param -= lr * (m / (1 - beta1^step) / (sqrt(v / (1 - beta2^step)) + eps)
 //                  + weight_decay * param)
+// If norm is NaN or infinite, nothing changes.
 // param, m, v, grad of one type; norm, divisor, lr [] of the compute dtype;
 // step [] I32, from 1.
 void AdamW(GraphBuilder& b, ValueId param, ValueId m, ValueId v, ValueId grad,
