@@ -184,6 +184,19 @@ TEST(AdamWTest, RepeatsBitForBitOnAnyNumberOfThreads) {
   EXPECT_EQ(*one, *three);
 }
 
+TEST(AdamWTest, ChangesNothingIfTheNormIsNotFinite) {
+  AdamWCase c;
+  c.n = 20;
+  for (const double norm : {std::numeric_limits<double>::infinity(),
+                            std::numeric_limits<double>::quiet_NaN()}) {
+    c.norm = norm;
+    const auto result = RunAdamW(DType::kF32, 1, c);
+    ASSERT_THAT(result, IsOk());
+    EXPECT_EQ(result->at("param"), Normal(c.n, 1));
+    EXPECT_EQ(result->at("m"), Normal(c.n, 3));
+  }
+}
+
 TEST(AdamWTest, RejectsStepZero) {
   AdamWCase c;
   c.step = 0;
