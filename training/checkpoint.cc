@@ -91,7 +91,9 @@ absl::StatusOr<std::string> Trainer::SaveCheckpoint(
       {"data_sha256", corpus_->sha256},
       {"train", nlohmann::json::parse(ToJson(train_))}};
   RETURN_IF_ERROR(staged.WriteFile(kTrainerFile, trainer.dump(2) + "\n"));
-  RETURN_IF_ERROR(staged.WriteFile(kManifestFile, manifest.dump(2) + "\n"));
+  nlohmann::json with_weights = manifest;
+  ASSIGN_OR_RETURN(with_weights["weights_hash"], HashWeights(staged.path()));
+  RETURN_IF_ERROR(staged.WriteFile(kManifestFile, with_weights.dump(2) + "\n"));
   RETURN_IF_ERROR(staged.Commit());
 
   if (train_.checkpoints_to_keep() > 0) {

@@ -59,8 +59,8 @@ class Trainer {
   absl::StatusOr<ValidationMetrics> Validate();
 
   // Writes <runs>/step-NNNNNN and returns that path. `manifest` goes into the
-  // folder as manifest.json. Removes the oldest checkpoints beyond
-  // train.checkpoints_to_keep, after the new one is safe.
+  // folder as manifest.json, with the hash of the weights. Removes the oldest
+  // checkpoints beyond train.checkpoints_to_keep, after the new one is safe.
   absl::StatusOr<std::string> SaveCheckpoint(const std::string& runs,
                                              const nlohmann::json& manifest);
 

@@ -1,0 +1,164 @@
+#include "tools/strata/config_flags.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <limits>
+#include <string>
+#include <vector>
+
+#include "CLI/CLI.hpp"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/string_view.h"
+#include "absl/strings/strip.h"
+#include "core/base/status_macros.h"
+#include "core/base/thread_pool.h"
+#include "core/model/config.h"
+#include "core/model/set_field.h"
+#include "tools/strata/output.h"
+#include "training/config.h"
+#include "training/data/corpus.h"
+#include "training/data/demo_corpus.h"
+
+namespace strata {
+namespace {
+
+constexpr char kModelPrefix[] = "model.";
+constexpr char kTrainPrefix[] = "train.";
+constexpr int kMaxThreads = 1024;
+
+bool HasPath(const google::protobuf::Message& message, absl::string_view path) {
+  const std::vector<std::string> paths = FieldPaths(*message.GetDescriptor());
+  return std::find(paths.begin(), paths.end(), path) != paths.end();
+}
+
+absl::Status SetOneField(absl::string_view assignment, Configs& configs) {
+  absl::string_view rest = assignment;
+  if (absl::ConsumePrefix(&rest, kModelPrefix)) {
+    return SetField(configs.model, rest);
+  }
+  if (absl::ConsumePrefix(&rest, kTrainPrefix)) {
+    return SetField(configs.train, rest);
+  }
+  const absl::string_view path = assignment.substr(0, assignment.find('='));
+  const bool in_model = HasPath(configs.model, path);
+  const bool in_train = HasPath(configs.train, path);
+  if (in_model && in_train) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("\"", path, "\" is a field of both; want model.", path,
+                     " or train.", path));
+  }
+  if (in_model) return SetField(configs.model, assignment);
+  if (in_train) return SetField(configs.train, assignment);
+  if (path.size() == assignment.size()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--set ", assignment, " has no '='; want field=value"));
+  }
+  return absl::InvalidArgumentError(absl::StrCat(
+      "no field \"", path, "\"; there are model.{",
+      absl::StrJoin(FieldPaths(*ModelConfig::descriptor()), ", "),
+      "} and train.{",
+      absl::StrJoin(FieldPaths(*TrainConfig::descriptor()), ", "), "}"));
+}
+
+}  // namespace
+
+absl::StatusOr<Configs> PresetConfigs(const std::string& name) {
+  Configs configs;
+  ASSIGN_OR_RETURN(configs.model, ModelPreset(name));
+  ASSIGN_OR_RETURN(configs.train, TrainPreset(name));
+  return configs;
+}
+
+absl::Status SetFields(const std::vector<std::string>& assignments,
+                       Configs& configs) {
+  for (const std::string& assignment : assignments) {
+    RETURN_IF_ERROR(SetOneField(assignment, configs));
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<Corpus> LoadCorpus(const std::string& folder) {
+  return folder.empty() ? LoadDemoCorpus() : LoadFolderCorpus(folder);
+}
+
+void PrintNotes(const Corpus& corpus) {
+  for (const std::string& note : corpus.notes) PrintNote(note);
+}
+
+CLI::Validator AtLeast(int64_t least) {
+  return Between(least, std::numeric_limits<int64_t>::max());
+}
+
+CLI::Validator Between(int64_t least, int64_t most) {
+  return CLI::Validator(
+      [least, most](std::string& text) -> std::string {
+        int64_t number;
+        if (absl::SimpleAtoi(text, &number) && number >= least &&
+            number <= most) {
+          return "";
+        }
+        return absl::StrCat(text, " is no whole number of at least ", least,
+                            most == std::numeric_limits<int64_t>::max()
+                                ? ""
+                                : absl::StrCat(" and at most ", most));
+      },
+      /*validator_desc=*/"");
+}
+
+CLI::Validator MoreThanZero() {
+  return CLI::Validator(
+      [](std::string& text) -> std::string {
+        double number;
+        if (absl::SimpleAtod(text, &number) && number > 0 &&
+            std::isfinite(number)) {
+          return "";
+        }
+        return absl::StrCat(text, " is no number above 0");
+      },
+      /*validator_desc=*/"");
+}
+
+void AddPreset(CLI::App& app, std::string& preset) {
+  app.add_option("--preset", preset,
+                 absl::StrCat("Model and training config: ",
+                              absl::StrJoin(ModelPresetNames(), ", ")))
+      ->type_name("NAME");
+}
+
+void AddSet(CLI::App& app, std::vector<std::string>& assignments) {
+  app.add_option("--set", assignments,
+                 "Set a field of the config, such as "
+                 "model.moe.hierarchical.tau=0.8 or train.learning_rate=1e-3; "
+                 "may be repeated")
+      ->type_name("FIELD=VALUE")
+      ->allow_extra_args(false)
+      ->default_str("");
+}
+
+void AddData(CLI::App& app, std::string& folder) {
+  app.add_option("--data", folder,
+                 "Folder of text with a subfolder for each domain (default: "
+                 "the demo's corpus, from the system's packages)")
+      ->type_name("DIR");
+}
+
+void AddThreads(CLI::App& app, int& num_threads) {
+  num_threads = NumUsableCores();
+  app.add_option("--threads", num_threads,
+                 "Threads; results do not depend on them (default: one for "
+                 "each usable core)")
+      ->type_name("N")
+      ->check(Between(1, kMaxThreads));
+}
+
+void AddJson(CLI::App& app, bool& json) {
+  app.add_flag("--json", json, "Print the result as JSON, and nothing else");
+}
+
+}  // namespace strata

@@ -1,0 +1,53 @@
+// Flags that subcommands share: the config, the data, the threads.
+
+#ifndef TOOLS_STRATA_CONFIG_FLAGS_H_
+#define TOOLS_STRATA_CONFIG_FLAGS_H_
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "CLI/CLI.hpp"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "core/model/config.pb.h"
+#include "training/config.pb.h"
+#include "training/data/corpus.h"
+
+namespace strata {
+
+struct Configs {
+  ModelConfig model;
+  TrainConfig train;
+};
+
+// The presets of that name.
+//
+// Returns NOT_FOUND, with the names there are, if there is none.
+absl::StatusOr<Configs> PresetConfigs(const std::string& name);
+
+// Sets fields: "model.moe.hierarchical.tau=0.8", "train.steps=10"; a path
+// without "model." or "train." is looked up in both.
+//
+// Returns INVALID_ARGUMENT, with the fields there are, if there is none.
+absl::Status SetFields(const std::vector<std::string>& assignments,
+                       Configs& configs);
+
+// The demo's corpus if `folder` is empty.
+absl::StatusOr<Corpus> LoadCorpus(const std::string& folder);
+void PrintNotes(const Corpus& corpus);
+
+// Checks of a flag's number, whose message names the bounds.
+CLI::Validator AtLeast(int64_t least);
+CLI::Validator Between(int64_t least, int64_t most);
+CLI::Validator MoreThanZero();
+
+void AddPreset(CLI::App& app, std::string& preset);
+void AddSet(CLI::App& app, std::vector<std::string>& assignments);
+void AddData(CLI::App& app, std::string& folder);
+void AddThreads(CLI::App& app, int& num_threads);
+void AddJson(CLI::App& app, bool& json);
+
+}  // namespace strata
+
+#endif  // TOOLS_STRATA_CONFIG_FLAGS_H_

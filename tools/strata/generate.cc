@@ -1,0 +1,179 @@
+// strata generate
+
+#include <cstdint>
+#include <fstream>
+#include <iostream>
+#include <iterator>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "CLI/CLI.hpp"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "core/base/files.h"
+#include "core/base/manifest.h"
+#include "core/base/sha256.h"
+#include "core/base/status_macros.h"
+#include "core/checkpoint/model_files.h"
+#include "core/cpu/all_kernels.h"
+#include "core/cpu/cpu_backend.h"
+#include "core/model/config.h"
+#include "core/runtime/state_store.h"
+#include "core/tokenizer/utf8_stream.h"
+#include "nlohmann/json.hpp"
+#include "serving/engine/generator.h"
+#include "tools/strata/command.h"
+#include "tools/strata/config_flags.h"
+#include "tools/strata/output.h"
+#include "training/data/corpus.h"
+#include "training/run/model_folder.h"
+
+namespace strata {
+namespace {
+
+struct GenerateFlags {
+  std::string model;
+  std::string prompt;
+  std::string prompt_file;
+  GenerateOptions options;
+  int threads = 1;
+  bool json = false;
+  CLI::Option* prompt_option = nullptr;
+};
+
+absl::StatusOr<std::string> ReadPrompt(const GenerateFlags& flags) {
+  if (flags.prompt_option->count() > 0) return flags.prompt;
+  if (flags.prompt_file != "-") return ReadFile(flags.prompt_file);
+  return std::string(std::istreambuf_iterator<char>(std::cin), {});
+}
+
+// The document boundary, then the prompt's bytes.
+std::vector<int32_t> TokensOf(const std::string& prompt) {
+  std::vector<int32_t> tokens = {kDocumentBoundary};
+  for (const char c : prompt) tokens.push_back(static_cast<unsigned char>(c));
+  return tokens;
+}
+
+double Rate(int64_t tokens, double seconds) {
+  return seconds > 0 ? static_cast<double>(tokens) / seconds : 0;
+}
+
+std::string Describe(const GenerateStats& stats) {
+  return absl::StrFormat(
+      "prompt of %d tokens in %.2f s (%.0f tok/s), %d new tokens in %.2f s "
+      "(%.0f tok/s)",
+      stats.prompt_tokens, stats.prefill_seconds,
+      Rate(stats.prompt_tokens, stats.prefill_seconds), stats.new_tokens,
+      stats.decode_seconds, Rate(stats.new_tokens, stats.decode_seconds));
+}
+
+absl::Status PrintResult(const GenerateFlags& flags, const std::string& folder,
+                         const ModelConfig& config, const std::string& prompt,
+                         const std::string& text, const GenerateStats& stats) {
+  Manifest manifest = NewManifest();
+  manifest.config_hash = Sha256Hex(ToJson(config));
+  manifest.seeds["sampling"] = flags.options.sampling.seed;
+  ASSIGN_OR_RETURN(manifest.weights_hash, HashWeights(folder));
+  PrintJson(nlohmann::json{
+      {"model", folder},
+      {"prompt", ToUtf8(prompt)},
+      {"text", text},
+      {"prompt_tokens", stats.prompt_tokens},
+      {"new_tokens", stats.new_tokens},
+      {"prefill_seconds", stats.prefill_seconds},
+      {"decode_seconds", stats.decode_seconds},
+      {"tokens_per_second", Rate(stats.new_tokens, stats.decode_seconds)},
+      {"manifest", ToJson(manifest)}});
+  return absl::OkStatus();
+}
+
+absl::StatusOr<int> RunGenerate(const GenerateFlags& flags) {
+  ASSIGN_OR_RETURN(const std::string prompt, ReadPrompt(flags));
+  ASSIGN_OR_RETURN(const std::string folder, FindModel(flags.model));
+  ASSIGN_OR_RETURN(const ModelConfig config, LoadModelConfig(folder));
+  if (config.vocab_size() != kByteVocabSize) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        folder, " has a vocabulary of ", config.vocab_size(),
+        " tokens; text is read as bytes, which wants ", kByteVocabSize));
+  }
+  CpuBackend backend(flags.threads, AllCpuKernels());
+  StateStore state(backend);
+  RETURN_IF_ERROR(LoadWeights(folder, config, state));
+  ASSIGN_OR_RETURN(const std::unique_ptr<Generator> generator,
+                   Generator::Create(config, backend, state));
+
+  Utf8Stream stream;
+  std::string text;
+  const auto emit = [&](const std::string& piece) {
+    text += piece;
+    if (flags.json || piece.empty()) return true;
+    return Print(piece) && FlushOutput();  // False if nobody reads any more.
+  };
+  RETURN_IF_ERROR(
+      generator
+          ->Generate(TokensOf(prompt), flags.options,
+                     [&](int32_t token) { return emit(stream.Push(token)); })
+          .status());
+  emit(stream.Finish());
+
+  if (flags.json) {
+    RETURN_IF_ERROR(
+        PrintResult(flags, folder, config, prompt, text, generator->stats()));
+    return 0;
+  }
+  if (text.empty() || text.back() != '\n') Print("\n");
+  FlushOutput();
+  PrintNote(Describe(generator->stats()));
+  return 0;
+}
+
+}  // namespace
+
+Command AddGenerate(CLI::App& app) {
+  CLI::App* generate = app.add_subcommand(
+      "generate", "Continue a text; the text goes to stdout as it is made");
+  auto flags = std::make_shared<GenerateFlags>();
+  flags->options.stop_token = kDocumentBoundary;
+  SamplingOptions& sampling = flags->options.sampling;
+  generate
+      ->add_option("--model", flags->model,
+                   "Checkpoint, or run of which the newest is taken")
+      ->type_name("DIR")
+      ->required();
+  auto* prompt = generate->add_option_group("prompt");
+  flags->prompt_option =
+      prompt->add_option("--prompt", flags->prompt, "Text to continue")
+          ->type_name("TEXT");
+  prompt
+      ->add_option("--prompt-file", flags->prompt_file,
+                   "File with the text to continue; - is stdin")
+      ->type_name("FILE");
+  prompt->require_option(1);
+  generate
+      ->add_option("--max-new-tokens", flags->options.max_new_tokens,
+                   "Tokens (bytes) to generate at most")
+      ->type_name("N")
+      ->check(AtLeast(0));
+  generate
+      ->add_option("--temperature", sampling.temperature,
+                   "Above 1 more varied, below less; 0: always the most likely")
+      ->type_name("T");
+  generate
+      ->add_option("--top-k", sampling.top_k,
+                   "Draw from this many of the most likely; 0: from all")
+      ->type_name("K");
+  generate
+      ->add_option("--top-p", sampling.top_p,
+                   "Draw from the fewest whose probabilities add up to this")
+      ->type_name("P");
+  generate->add_option("--seed", sampling.seed, "Seed of the draws")
+      ->type_name("N");
+  AddThreads(*generate, flags->threads);
+  AddJson(*generate, flags->json);
+  return {generate, [flags] { return RunGenerate(*flags); }};
+}
+
+}  // namespace strata

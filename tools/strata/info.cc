@@ -1,0 +1,243 @@
+// strata info
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "CLI/CLI.hpp"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "core/base/manifest.h"
+#include "core/base/progress.h"
+#include "core/base/sha256.h"
+#include "core/base/status_macros.h"
+#include "core/checkpoint/model_files.h"
+#include "core/graph/builder.h"
+#include "core/graph/graph.h"
+#include "core/graph/op_def.h"
+#include "core/model/config.h"
+#include "core/model/count.h"
+#include "core/model/decoder.h"
+#include "core/passes/plan_memory.h"
+#include "nlohmann/json.hpp"
+#include "tools/strata/command.h"
+#include "tools/strata/config_flags.h"
+#include "tools/strata/output.h"
+#include "training/run/model_folder.h"
+#include "training/step_graph.h"
+
+namespace strata {
+namespace {
+
+constexpr size_t kLargestValues = 20;
+
+struct InfoFlags {
+  std::string preset;
+  std::string model;
+  std::vector<std::string> set;
+  int64_t tokens = 2048;
+  bool graph = false;
+  bool backward = false;
+  bool memory = false;
+  bool json = false;
+};
+
+absl::StatusOr<ModelConfig> ChooseConfig(const InfoFlags& flags) {
+  Configs configs;
+  if (!flags.model.empty()) {
+    ASSIGN_OR_RETURN(const std::string folder, FindModel(flags.model));
+    ASSIGN_OR_RETURN(configs.model, LoadModelConfig(folder));
+  } else {
+    ASSIGN_OR_RETURN(configs.model, ModelPreset(flags.preset));
+  }
+  RETURN_IF_ERROR(SetFields(flags.set, configs));
+  RETURN_IF_ERROR(Validate(configs.model));
+  return configs.model;
+}
+
+// Of one sequence of `tokens` tokens.
+absl::StatusOr<Graph> BuildGraph(const ModelConfig& config, int64_t tokens,
+                                 bool backward) {
+  if (backward) {
+    ASSIGN_OR_RETURN(StepGraph step,
+                     BuildGradientGraph(config, /*num_sequences=*/1, tokens));
+    return std::move(step.graph);
+  }
+  GraphBuilder builder;
+  DecoderOptions options;
+  options.mode = DecoderOptions::Mode::kEvaluate;
+  options.max_tokens = tokens;
+  BuildDecoder(builder, config, options);
+  return builder.Finish();
+}
+
+std::vector<std::pair<std::string, int64_t>> Parts(const ParameterCount& n) {
+  return {{"embedding", n.embedding},
+          {"attention", n.attention},
+          {"dense", n.dense},
+          {"routed_experts", n.routed_experts},
+          {"shared_experts", n.shared_experts},
+          {"gates", n.gates},
+          {"norms", n.norms},
+          {"output", n.output}};
+}
+
+// FLOPs per token at the graph's bounds, by phase; those without any left out.
+std::vector<std::pair<std::string, double>> FlopsPerToken(const Graph& graph,
+                                                          int64_t tokens) {
+  std::vector<std::pair<std::string, double>> flops;
+  for (const auto& [name, phase] :
+       {std::pair<const char*, Phase>{"forward", Phase::kForward},
+        {"input_gradients", Phase::kInputGrad},
+        {"weight_gradients", Phase::kWeightGrad},
+        {"accumulation", Phase::kUpdate}}) {
+    const double sum = CostOf(graph, phase, Binding()).flops;
+    if (sum > 0) flops.emplace_back(name, sum / static_cast<double>(tokens));
+  }
+  return flops;
+}
+
+std::map<std::string, int64_t> NodesByOperator(const Graph& graph) {
+  std::map<std::string, int64_t> count;
+  for (const Node& node : graph.nodes()) ++count[std::string(node.op->name)];
+  return count;
+}
+
+std::string ParameterTable(const ModelConfig& config) {
+  const ParameterCount count = CountParametersByPart(config);
+  const auto total = static_cast<double>(count.total());
+  std::vector<std::vector<std::string>> rows = {
+      {"parameters", "number", "share"}};
+  for (const auto& [part, number] : Parts(count)) {
+    if (number == 0) continue;
+    rows.push_back({part, FormatInteger(number),
+                    absl::StrFormat(
+                        "%.1f %%", 100 * static_cast<double>(number) / total)});
+  }
+  rows.push_back({"total", FormatInteger(count.total()), ""});
+  return FormatTable(rows);
+}
+
+std::string FlopsTable(const Graph& graph, int64_t tokens) {
+  std::vector<std::vector<std::string>> rows = {{"FLOPs per token", ""}};
+  double total = 0;
+  for (const auto& [phase, flops] : FlopsPerToken(graph, tokens)) {
+    rows.push_back({phase, FormatCount(flops)});
+    total += flops;
+  }
+  if (rows.size() > 2) rows.push_back({"total", FormatCount(total)});
+  return FormatTable(rows);
+}
+
+// The values that take most of the arena.
+std::string LargestTable(const Graph& graph, const MemoryPlan& plan) {
+  std::vector<ValueId> values;
+  for (size_t id = 0; id < plan.offset.size(); ++id) {
+    if (plan.offset[id] >= 0) values.push_back(static_cast<ValueId>(id));
+  }
+  std::stable_sort(values.begin(), values.end(), [&](ValueId a, ValueId b) {
+    return graph.value(a).type.max_bytes() > graph.value(b).type.max_bytes();
+  });
+  if (values.size() > kLargestValues) values.resize(kLargestValues);
+  std::vector<std::vector<std::string>> rows = {
+      {"largest values", "type", "bytes", "offset"}};
+  for (const ValueId id : values) {
+    const Value& value = graph.value(id);
+    const Node& node = graph.node(value.producer);
+    rows.push_back({absl::StrCat("%", id, " ", node.scope, " ", node.op->name),
+                    ToText(graph, value.type),
+                    FormatInteger(value.type.max_bytes()),
+                    FormatInteger(plan.offset[id])});
+  }
+  return FormatTable(rows);
+}
+
+nlohmann::ordered_json InfoJson(const InfoFlags& flags,
+                                const ModelConfig& config, const Graph& graph,
+                                const MemoryPlan& plan) {
+  const std::string config_json = ToJson(config);
+  nlohmann::ordered_json json;
+  json["config"] = nlohmann::ordered_json::parse(config_json);
+  const ParameterCount count = CountParametersByPart(config);
+  for (const auto& [part, number] : Parts(count)) {
+    json["parameters"][part] = number;
+  }
+  json["parameters"]["total"] = count.total();
+  json["tokens"] = flags.tokens;
+  for (const auto& [phase, flops] : FlopsPerToken(graph, flags.tokens)) {
+    json["flops_per_token"][phase] = flops;
+  }
+  json["nodes"] = NodesByOperator(graph);
+  json["memory"] = {{"values", plan.num_values},
+                    {"bytes_without_reuse", plan.unshared_bytes},
+                    {"bytes", plan.arena_bytes},
+                    {"lower_bound_bytes", plan.lower_bound_bytes}};
+  if (plan.unshared_bytes > 0) {
+    json["memory"]["ratio"] = static_cast<double>(plan.arena_bytes) /
+                              static_cast<double>(plan.unshared_bytes);
+  }
+  if (flags.graph) json["graph"] = ToText(graph);
+  Manifest manifest = NewManifest();
+  manifest.config_hash = Sha256Hex(config_json);
+  json["manifest"] = ToJson(manifest);
+  return json;
+}
+
+absl::StatusOr<int> RunInfo(const InfoFlags& flags) {
+  ASSIGN_OR_RETURN(const ModelConfig config, ChooseConfig(flags));
+  ASSIGN_OR_RETURN(const Graph graph,
+                   BuildGraph(config, flags.tokens, flags.backward));
+  const MemoryPlan plan = PlanMemory(graph);
+  if (flags.json) {
+    PrintJson(InfoJson(flags, config, graph, plan));
+    return 0;
+  }
+
+  std::string text = absl::StrCat(
+      ToJson(config), "\n", ParameterTable(config), "\n",
+      FlopsTable(graph, flags.tokens), "At most, in a sequence of ",
+      flags.tokens, " tokens.\n\n", "graph   ", graph.nodes().size(),
+      " nodes, ", flags.backward ? "forward and backward" : "forward", "\n",
+      "memory  ", plan.ToString(), "\n");
+  if (flags.memory) absl::StrAppend(&text, "\n", LargestTable(graph, plan));
+  if (flags.graph) absl::StrAppend(&text, "\n", ToText(graph));
+  Print(text);
+  return 0;
+}
+
+}  // namespace
+
+Command AddInfo(CLI::App& app) {
+  CLI::App* info = app.add_subcommand(
+      "info", "Show a model's config, parameters, FLOPs, graph and memory");
+  auto flags = std::make_shared<InfoFlags>();
+  auto* which = info->add_option_group("model");
+  AddPreset(*which, flags->preset);
+  which
+      ->add_option("--model", flags->model,
+                   "Checkpoint, or run of which the newest is taken")
+      ->type_name("DIR");
+  which->require_option(1);
+  AddSet(*info, flags->set);
+  info->add_option("--tokens", flags->tokens,
+                   "Tokens of the batch that graph and memory are for")
+      ->type_name("N")
+      ->check(Between(1, 1 << 24));
+  info->add_flag("--graph", flags->graph, "Print the operators, one a line");
+  info->add_flag("--backward", flags->backward,
+                 "Of the training graph: forward, backward, accumulation");
+  info->add_flag("--memory", flags->memory,
+                 absl::StrCat("Print the ", kLargestValues,
+                              " largest values of the memory plan"));
+  AddJson(*info, flags->json);
+  return {info, [flags] { return RunInfo(*flags); }};
+}
+
+}  // namespace strata

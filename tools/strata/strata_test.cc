@@ -1,0 +1,596 @@
+// Runs the program itself, as a user would, on a tiny model and corpus.
+
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdint>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <map>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "nlohmann/json.hpp"
+
+namespace strata {
+namespace {
+
+namespace fs = std::filesystem;
+using ::testing::AllOf;
+using ::testing::ElementsAre;
+using ::testing::EndsWith;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+using ::testing::Not;
+using ::testing::StartsWith;
+using Json = nlohmann::json;
+
+constexpr char kBinary[] = "tools/strata/strata";
+
+std::string ReadAll(const fs::path& path) {
+  std::ifstream file(path, std::ios::binary);
+  return std::string(std::istreambuf_iterator<char>(file), {});
+}
+
+void WriteAll(const fs::path& path, const std::string& contents) {
+  fs::create_directories(path.parent_path());
+  std::ofstream(path, std::ios::binary) << contents;
+}
+
+struct Result {
+  int exit_code = 0;  // Negative: the signal that killed it.
+  std::string out;
+  std::string err;
+};
+
+struct RunSettings {
+  int64_t max_file_bytes = 0;  // 0: no limit. A full disk in small.
+  // Interrupts once this many steps are in the metrics file of that run.
+  int64_t interrupt_after = 0;
+  std::string run;
+};
+
+int64_t NumSteps(const std::string& run) {
+  const std::string text = ReadAll(fs::path(run) / "metrics.jsonl");
+  int64_t steps = 0;
+  for (size_t at = 0;
+       (at = text.find("\"kind\":\"step\"", at)) != std::string::npos; ++at) {
+    ++steps;
+  }
+  return steps;
+}
+
+Result Strata(std::vector<std::string> args, const RunSettings& settings = {}) {
+  args.insert(args.begin(), kBinary);
+  std::vector<char*> argv;
+  for (std::string& arg : args) argv.push_back(arg.data());
+  argv.push_back(nullptr);
+  const std::string out = absl::StrCat(::testing::TempDir(), "/stdout");
+  const std::string err = absl::StrCat(::testing::TempDir(), "/stderr");
+
+  const pid_t child = fork();
+  if (child == 0) {
+    constexpr int kFlags = O_WRONLY | O_CREAT | O_TRUNC;
+    dup2(open("/dev/null", O_RDONLY), 0);
+    dup2(open(out.c_str(), kFlags, 0644), 1);
+    dup2(open(err.c_str(), kFlags, 0644), 2);
+    if (settings.max_file_bytes > 0) {
+      const auto bytes = static_cast<rlim_t>(settings.max_file_bytes);
+      const rlimit limit = {bytes, bytes};
+      signal(SIGXFSZ, SIG_IGN);  // So that writes fail with an error.
+      setrlimit(RLIMIT_FSIZE, &limit);
+    }
+    execv(kBinary, argv.data());
+    _exit(127);
+  }
+  int status = 0;
+  if (settings.interrupt_after > 0) {
+    while (NumSteps(settings.run) < settings.interrupt_after &&
+           waitpid(child, &status, WNOHANG) == 0) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(2));
+    }
+    kill(child, SIGINT);
+  }
+  waitpid(child, &status, 0);
+  return {WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status),
+          ReadAll(out), ReadAll(err)};
+}
+
+// A model of some ten thousand parameters, and steps of 64 tokens.
+std::vector<std::string> Tiny() {
+  std::vector<std::string> args;
+  for (const char* field :
+       {"d_model=32", "num_layers=2", "max_seq_len=64", "attention.num_heads=2",
+        "attention.num_kv_heads=1", "attention.head_dim=16",
+        "moe.expert_width=16", "moe.hierarchical.tier_experts=4,4",
+        "moe.hierarchical.k_max=2", "moe.hierarchical.fine_width=16",
+        "train.seq_len=32", "train.batch_size=2", "train.warmup_steps=2",
+        "train.validation_tokens=128", "train.validation_interval=4",
+        "train.checkpoint_interval=3"}) {
+    args.push_back("--set");
+    args.push_back(field);
+  }
+  return args;
+}
+
+std::vector<std::string> operator+(std::vector<std::string> a,
+                                   const std::vector<std::string>& b) {
+  a.insert(a.end(), b.begin(), b.end());
+  return a;
+}
+
+class StrataTest : public ::testing::Test {
+ protected:
+  // Four domains of two files each, the same for all tests.
+  static void SetUpTestSuite() {
+    data_ = new std::string(absl::StrCat(::testing::TempDir(), "/data"));
+    const std::map<std::string, std::vector<std::string>> words = {
+        {"code", {"if", "(x)", "return", "int", "{", "}", "x;"}},
+        {"legal", {"whereas", "the", "party", "hereby", "agrees"}},
+        {"prose", {"the", "cat", "sat", "on", "a", "mat,", "caf\xC3\xA9"}},
+        {"technical", {"press", "button", "A", "until", "it", "blinks."}}};
+    uint32_t random = 1;
+    for (const auto& [domain, vocabulary] : words) {
+      for (const char* file : {"a.txt", "b.txt"}) {
+        std::string text;
+        while (text.size() < 6000) {
+          random = random * 1664525 + 1013904223;
+          absl::StrAppend(&text, vocabulary[(random >> 16) % vocabulary.size()],
+                          (random >> 8) % 8 == 0 ? "\n" : " ");
+        }
+        WriteAll(fs::path(*data_) / domain / file, text);
+      }
+    }
+    run_ = new std::string(Folder("trained"));
+    const Result result = Strata(Train(*run_, 7));
+    ASSERT_EQ(result.exit_code, 0) << result.err;
+  }
+
+  static std::string Folder(const std::string& name) {
+    const std::string path = absl::StrCat(::testing::TempDir(), "/", name);
+    fs::remove_all(path);
+    return path;
+  }
+
+  static std::vector<std::string> Train(const std::string& out, int steps) {
+    return std::vector<std::string>{
+               "train",   "--data",           *data_, "--out", out,
+               "--steps", absl::StrCat(steps)} +
+           Tiny();
+  }
+
+  static std::string* data_;
+  static std::string* run_;  // Seven steps of a tiny model.
+};
+
+std::string* StrataTest::data_ = nullptr;
+std::string* StrataTest::run_ = nullptr;
+
+// What a run computed: its metrics without times, and without the lines that
+// say what process wrote them.
+std::vector<std::string> Computed(const std::string& run) {
+  std::vector<std::string> lines;
+  const std::string text = ReadAll(fs::path(run) / "metrics.jsonl");
+  for (const auto line : absl::StrSplit(text, '\n', absl::SkipEmpty())) {
+    Json json = Json::parse(line.begin(), line.end());
+    if (json["kind"] == "manifest" || json["kind"] == "resume") continue;
+    json.erase("seconds");
+    lines.push_back(json.dump());
+  }
+  return lines;
+}
+
+// One line on stderr that has `words`, none of stdout, and a status of failure.
+void ExpectFailure(const Result& result, int exit_code,
+                   const std::vector<std::string>& words) {
+  EXPECT_EQ(result.exit_code, exit_code) << result.err;
+  EXPECT_THAT(result.out, IsEmpty());
+  EXPECT_THAT(result.err, StartsWith("strata: "));
+  EXPECT_EQ(std::count(result.err.begin(), result.err.end(), '\n'), 1)
+      << result.err;
+  for (const std::string& word : words) {
+    EXPECT_THAT(result.err, HasSubstr(word));
+  }
+}
+
+TEST_F(StrataTest, TrainsAndLeavesMetricsAndCheckpoints) {
+  std::vector<std::string> kinds;
+  const std::string text = ReadAll(fs::path(*run_) / "metrics.jsonl");
+  for (const auto line : absl::StrSplit(text, '\n', absl::SkipEmpty())) {
+    kinds.push_back(Json::parse(line.begin(), line.end())["kind"]);
+  }
+  EXPECT_THAT(kinds,
+              ElementsAre("manifest", "step", "step", "step", "step",
+                          "validation", "step", "step", "step", "validation"));
+  // Of steps 3, 6 and 7 the preset keeps two.
+  EXPECT_FALSE(fs::exists(fs::path(*run_) / "step-000003"));
+  EXPECT_TRUE(fs::exists(fs::path(*run_) / "step-000006"));
+  const Json manifest =
+      Json::parse(ReadAll(fs::path(*run_) / "step-000007/manifest.json"));
+  for (const char* key : {"commit", "config_hash", "data_hash", "seeds",
+                          "machine", "model", "train", "weights_hash"}) {
+    EXPECT_TRUE(manifest.contains(key)) << key;
+  }
+}
+
+TEST_F(StrataTest, ResumesBitForBitAsIfItHadNotStopped) {
+  // Stopped after the checkpoint of step 3, of a run of 7; with other threads.
+  const std::string out = Folder("resumed");
+  ASSERT_EQ(Strata(Train(out, 7) + std::vector<std::string>{"--threads", "1"})
+                .exit_code,
+            0);
+  EXPECT_EQ(Computed(out), Computed(*run_));
+  fs::remove_all(fs::path(out) / "step-000007");
+
+  const Result result =
+      Strata({"train", "--data", *data_, "--resume", "--out", out, "--json"});
+
+  ASSERT_EQ(result.exit_code, 0) << result.err;
+  EXPECT_EQ(Computed(out), Computed(*run_));
+  const Json json = Json::parse(result.out);
+  EXPECT_EQ(json["step"], 7);
+  EXPECT_EQ(json["stopped"], false);
+  for (const char* file : {"model.safetensors", "optimizer.safetensors"}) {
+    EXPECT_TRUE(ReadAll(fs::path(out) / "step-000007" / file) ==
+                ReadAll(fs::path(*run_) / "step-000007" / file))
+        << file;
+  }
+}
+
+TEST_F(StrataTest, StopsOnCtrlCAndGoesOnBitForBit) {
+  const std::string whole = Folder("whole");
+  ASSERT_EQ(Strata(Train(whole, 600)).exit_code, 0);
+  const std::string out = Folder("interrupted");
+  RunSettings settings;
+  settings.interrupt_after = 5;
+  settings.run = out;
+
+  const Result result = Strata(Train(out, 600), settings);
+
+  EXPECT_EQ(result.exit_code, 130) << result.err;
+  EXPECT_THAT(result.err, AllOf(HasSubstr("stopped after step"),
+                                HasSubstr(absl::StrCat(out, "/step-"))));
+  ASSERT_LT(NumSteps(out), 600);
+  const Result resumed =
+      Strata({"train", "--data", *data_, "--resume", out, "--threads", "1"});
+  EXPECT_EQ(resumed.exit_code, 0) << resumed.err;
+  EXPECT_EQ(Computed(out), Computed(whole));
+}
+
+TEST_F(StrataTest, GuardsARunThatIsThere) {
+  const std::string before = ReadAll(fs::path(*run_) / "metrics.jsonl");
+  ExpectFailure(Strata(Train(*run_, 7)), 1,
+                {*run_, "holds a run", "--resume", "--overwrite"});
+  EXPECT_EQ(ReadAll(fs::path(*run_) / "metrics.jsonl"), before);
+
+  const std::string out = Folder("overwritten");
+  ASSERT_EQ(Strata(Train(out, 4)).exit_code, 0);
+  ASSERT_EQ(
+      Strata(Train(out, 2) + std::vector<std::string>{"--overwrite"}).exit_code,
+      0);
+  EXPECT_EQ(NumSteps(out), 2);
+  EXPECT_FALSE(fs::exists(fs::path(out) / "step-000004"));
+}
+
+TEST_F(StrataTest, GeneratesTheSameTextForASeed) {
+  const std::vector<std::string> args = {
+      "generate",         "--model", *run_,    "--prompt", "the caf\xC3\xA9",
+      "--max-new-tokens", "40",      "--seed", "3"};
+
+  const Result first = Strata(args);
+  const Result again =
+      Strata(args + std::vector<std::string>{"--threads", "1"});
+  const Result json = Strata(args + std::vector<std::string>{"--json"});
+
+  EXPECT_EQ(first.exit_code, 0) << first.err;
+  EXPECT_EQ(first.out, again.out);
+  EXPECT_THAT(first.out, EndsWith("\n"));
+  EXPECT_THAT(first.err, HasSubstr("new tokens"));
+  ASSERT_EQ(json.exit_code, 0) << json.err;
+  const Json parsed = Json::parse(json.out);  // Fails if it is not UTF-8.
+  const std::string text = parsed["text"];
+  EXPECT_TRUE(first.out == text || first.out == text + "\n");
+  EXPECT_EQ(parsed["prompt_tokens"], 10);  // With the boundary before it.
+  EXPECT_TRUE(parsed["manifest"].contains("weights_hash"));
+}
+
+TEST_F(StrataTest, EndsInPeaceWhenNobodyReads) {
+  const std::string generate =
+      absl::StrCat(kBinary, " generate --model ", *run_,
+                   " --prompt a --max-new-tokens 50 2>&1");
+
+  EXPECT_EQ(
+      std::system(absl::StrCat(generate, " | head -c 1 >/dev/null").c_str()),
+      0);
+  // A full disk behind stdout is an error.
+  const int status = std::system(
+      absl::StrCat(kBinary, " info --preset demo >/dev/full 2>/dev/null")
+          .c_str());
+  EXPECT_EQ(WEXITSTATUS(status), 1);
+}
+
+TEST_F(StrataTest, ReadsThePromptFromAFile) {
+  const std::string file = absl::StrCat(::testing::TempDir(), "/prompt.txt");
+  WriteAll(file, "the cat");
+  const std::vector<std::string> common = {"--model", *run_, "--max-new-tokens",
+                                           "9"};
+
+  const Result from_file = Strata(
+      std::vector<std::string>{"generate", "--prompt-file", file} + common);
+  const Result from_flag = Strata(
+      std::vector<std::string>{"generate", "--prompt", "the cat"} + common);
+
+  EXPECT_EQ(from_file.exit_code, 0) << from_file.err;
+  EXPECT_EQ(from_file.out, from_flag.out);
+}
+
+TEST_F(StrataTest, EvaluatesToWhatTheTrainingMeasured) {
+  const Result result = Strata({"evaluate", "--model", *run_, "--data", *data_,
+                                "--tokens", "128", "--json"});
+
+  ASSERT_EQ(result.exit_code, 0) << result.err;
+  const Json json = Json::parse(result.out);
+  const Json last = Json::parse(Computed(*run_).back());
+  EXPECT_EQ(json["bits_per_byte"], last["bits_per_byte"]);
+  EXPECT_EQ(json["domains"], last["domains"]);
+  EXPECT_EQ(json["experts"], last["experts"]);
+
+  const Result table = Strata({"evaluate", "--model", *run_, "--data", *data_});
+  EXPECT_EQ(table.exit_code, 0) << table.err;
+  EXPECT_THAT(table.out, AllOf(HasSubstr("legal"), HasSubstr("Gini")));
+}
+
+TEST_F(StrataTest, ShowsWhatAModelIsMadeOf) {
+  const Result text =
+      Strata({"info", "--preset", "demo", "--graph", "--memory"});
+  EXPECT_EQ(text.exit_code, 0) << text.err;
+  EXPECT_THAT(text.out, AllOf(HasSubstr("routed_experts"), HasSubstr("FLOPs"),
+                              HasSubstr("Attention"), HasSubstr("reuse")));
+
+  const Result deepseek = Strata({"info", "--preset", "deepseek-v3", "--json"});
+  ASSERT_EQ(deepseek.exit_code, 0) << deepseek.err;
+  EXPECT_EQ(Json::parse(deepseek.out)["parameters"]["total"], 671026404352);
+
+  const Result own = Strata(
+      {"info", "--model", *run_, "--backward", "--json", "--tokens", "64"});
+  ASSERT_EQ(own.exit_code, 0) << own.err;
+  const Json json = Json::parse(own.out);
+  EXPECT_EQ(json["config"]["d_model"], 32);
+  EXPECT_TRUE(json["flops_per_token"].contains("weight_gradients"));
+  EXPECT_LT(json["memory"]["bytes"], json["memory"]["bytes_without_reuse"]);
+}
+
+TEST_F(StrataTest, ComparesTwoModelsInTheDemo) {
+  const std::string out = Folder("demo");
+  const Result result =
+      Strata(std::vector<std::string>{"demo", "--data", *data_, "--out", out,
+                                      "--steps", "3", "--seeds", "2"} +
+             Tiny());
+
+  ASSERT_EQ(result.exit_code, 0) << result.err;
+  EXPECT_THAT(result.out,
+              AllOf(HasSubstr("±"), HasSubstr("no worse than flat: "),
+                    HasSubstr("Gini"), HasSubstr("technical"),
+                    HasSubstr(" >>>"), HasSubstr("report.json")));
+  const Json json = Json::parse(ReadAll(fs::path(out) / "report.json"));
+  EXPECT_EQ(json["steps"]["done"], 3);
+  EXPECT_EQ(json["samples"].size(), 4);
+  for (const Json& model : json["models"]) {
+    ASSERT_EQ(model["runs"].size(), 2);
+    EXPECT_TRUE(model["summary"].contains("bits_per_byte.prose"));
+    EXPECT_NE(model["runs"][0]["weights_hash"],
+              model["runs"][1]["weights_hash"]);
+    const std::string checkpoint = model["runs"][0]["checkpoint"];
+    EXPECT_TRUE(fs::exists(checkpoint));
+  }
+  EXPECT_EQ(json["verdict"]["hierarchical_no_worse"],
+            json["models"][0]["summary"]["bits_per_byte"]["mean"] <=
+                json["models"][1]["summary"]["bits_per_byte"]["mean"]);
+}
+
+TEST_F(StrataTest, ChoosesTheDemosStepsByTheTimeThereIs) {
+  const std::string out = Folder("timed");
+  const std::vector<std::string> args =
+      std::vector<std::string>{"demo", "--data",    *data_, "--out",
+                               out,    "--minutes", "0.1",  "--json"} +
+      Tiny();
+
+  const Result result = Strata(args);
+
+  ASSERT_EQ(result.exit_code, 0) << result.err;
+  const Json json = Json::parse(result.out);
+  EXPECT_EQ(json["steps"]["measured"], true);
+  EXPECT_GE(json["steps"]["done"], 1);
+}
+
+TEST_F(StrataTest, HelpsWhoeverMistypes) {
+  ExpectFailure(Strata({"trian"}), 2,
+                {"\"trian\"", "did you mean train?", "evaluate", "--help"});
+  ExpectFailure(Strata({"xylophone"}), 2, {"There are demo, train"});
+  ExpectFailure(Strata({}), 2, {"strata --help"});
+  ExpectFailure(Strata({"train", "--stepz", "3"}), 2,
+                {"--stepz", "strata train --help"});
+  ExpectFailure(Strata({"train", "--steps", "0"}), 2,
+                {"--steps", "at least 1"});
+  ExpectFailure(Strata({"train", "--steps", "many"}), 2, {"--steps"});
+  ExpectFailure(Strata({"generate", "--prompt", "x"}), 2, {"--model"});
+  ExpectFailure(Strata({"info"}), 2, {"--preset", "--model"});
+
+  for (const char* command :
+       {"demo", "train", "generate", "evaluate", "info"}) {
+    const Result help = Strata({command, "--help"});
+    EXPECT_EQ(help.exit_code, 0);
+    EXPECT_THAT(help.out,
+                AllOf(HasSubstr("Usage: strata"), HasSubstr("--json")));
+  }
+  const Result version = Strata({"--version"});
+  EXPECT_EQ(version.exit_code, 0);
+  EXPECT_THAT(version.out, AllOf(StartsWith("strata "), HasSubstr("commit")));
+}
+
+TEST_F(StrataTest, NamesWhatIsWrongWithAConfig) {
+  ExpectFailure(Strata({"train", "--preset", "huge"}), 1,
+                {"\"huge\"", "demo", "small"});
+  ExpectFailure(Strata({"info", "--preset", "huge"}), 1, {"\"huge\"", "demo"});
+  ExpectFailure(Strata({"train", "--set", "train.stepz=3"}), 1,
+                {"stepz", "learning_rate"});
+  ExpectFailure(Strata({"train", "--set", "tau=3"}), 1,
+                {"\"tau\"", "moe.hierarchical.tau"});
+  ExpectFailure(Strata({"train", "--set", "d_model"}), 1, {"d_model", "'='"});
+  ExpectFailure(Strata({"train", "--set", "train.steps=x"}), 1, {"steps", "x"});
+  const std::string out = Folder("misfit");
+  ExpectFailure(
+      Strata(Train(out, 1) +
+             std::vector<std::string>{"--set", "attention.num_kv_heads=3"}),
+      1, {"num_heads", "2", "num_kv_heads", "3"});
+  ExpectFailure(
+      Strata(Train(out, 1) + std::vector<std::string>{"--set", "seq_len=65"}),
+      1, {"seq_len", "65", "64"});
+  EXPECT_FALSE(fs::exists(out));
+}
+
+TEST_F(StrataTest, NamesWhatIsWrongWithTheData) {
+  const std::string out = Folder("no-data");
+  const auto train_on = [&](const std::string& data) {
+    return Strata(std::vector<std::string>{"train", "--out", out, "--data",
+                                           data, "--steps", "1"} +
+                  Tiny());
+  };
+  ExpectFailure(train_on("/no/such/folder"), 1, {"/no/such/folder"});
+  const std::string empty = Folder("empty");
+  fs::create_directories(empty);
+  ExpectFailure(train_on(empty), 1, {empty, "is empty"});
+  fs::create_directories(fs::path(empty) / "prose");
+  ExpectFailure(train_on(empty), 1, {"prose", "no text"});
+  WriteAll(fs::path(empty) / "prose/a.txt", "too short");
+  ExpectFailure(train_on(empty), 1, {"prose", "too small"});
+  EXPECT_FALSE(fs::exists(out));
+}
+
+TEST_F(StrataTest, SaysOnceThatFilesAreNotUtf8) {
+  const std::string data = Folder("bytes");
+  fs::copy(*data_, data, fs::copy_options::recursive);
+  WriteAll(fs::path(data) / "prose/c.txt", std::string(5000, '\xFF') + "a");
+  WriteAll(fs::path(data) / "prose/d.txt", std::string(5000, '\xFE') + "b");
+
+  const Result result =
+      Strata(std::vector<std::string>{"train", "--out", Folder("bytes-run"),
+                                      "--data", data, "--steps", "2"} +
+             Tiny());
+
+  EXPECT_EQ(result.exit_code, 0) << result.err;
+  const size_t first = result.err.find("not UTF-8");
+  ASSERT_NE(first, std::string::npos) << result.err;
+  EXPECT_EQ(result.err.find("not UTF-8", first + 1), std::string::npos);
+  EXPECT_THAT(result.err, HasSubstr("prose/c.txt"));
+}
+
+TEST_F(StrataTest, NamesWhatIsWrongWithACheckpoint) {
+  const std::string broken = Folder("broken");
+  const fs::path weights = fs::path(broken) / "model.safetensors";
+  const auto restore = [&] {
+    fs::remove_all(broken);
+    fs::copy(fs::path(*run_) / "step-000007", broken);
+  };
+  const auto generate = [&](const std::string& model) {
+    return Strata({"generate", "--model", model, "--prompt", "a"});
+  };
+  restore();
+  ASSERT_EQ(generate(broken).exit_code, 0);
+
+  ExpectFailure(generate("/no/such/model"), 1, {"/no/such/model"});
+  ExpectFailure(generate(*data_), 1, {*data_, "config.json"});
+  fs::resize_file(weights, fs::file_size(weights) / 2);
+  ExpectFailure(generate(broken), 1, {"model.safetensors"});
+  fs::resize_file(weights, 3);
+  ExpectFailure(generate(broken), 1, {"model.safetensors"});
+  fs::remove(weights);
+  ExpectFailure(generate(broken), 1, {"model.safetensors"});
+  restore();
+  WriteAll(weights, std::string(100000, 'x'));
+  ExpectFailure(generate(broken), 1, {"model.safetensors"});
+  restore();
+  WriteAll(fs::path(broken) / "config.json", "{\"architectures\": [");
+  ExpectFailure(generate(broken), 1, {"config.json"});
+  // Another program's model.
+  WriteAll(fs::path(broken) / "config.json",
+           "{\"architectures\": [\"LlamaForCausalLM\"]}");
+  ExpectFailure(generate(broken), 1, {"LlamaForCausalLM", "config.json"});
+}
+
+TEST_F(StrataTest, NamesWhatCannotBeResumed) {
+  const std::string out = Folder("none");
+  ExpectFailure(Strata({"train", "--data", *data_, "--out", out, "--resume"}),
+                1, {"no checkpoint", out});
+  // Of another model, and of other data.
+  const std::string checkpoint = absl::StrCat(*run_, "/step-000006");
+  ExpectFailure(Strata({"train", "--data", *data_, "--out", out, "--resume",
+                        checkpoint, "--set", "d_model=64"}),
+                1, {checkpoint, "another model"});
+  const std::string data = Folder("other-data");
+  fs::copy(*data_, data, fs::copy_options::recursive);
+  WriteAll(fs::path(data) / "prose/c.txt", "more");
+  ExpectFailure(
+      Strata({"train", "--data", data, "--out", out, "--resume", checkpoint}),
+      1, {checkpoint, "other data"});
+  EXPECT_FALSE(fs::exists(out));
+}
+
+TEST_F(StrataTest, KeepsEarlierCheckpointsWhenTheDiskIsFull) {
+  const std::string out = Folder("full");
+  ASSERT_EQ(Strata(Train(out, 3)).exit_code, 0);
+  const std::string before =
+      ReadAll(fs::path(out) / "step-000003/model.safetensors");
+  RunSettings settings;
+  // Room for metrics, not for weights.
+  settings.max_file_bytes = static_cast<int64_t>(before.size()) / 2;
+
+  const Result result = Strata(
+      {"train", "--data", *data_, "--out", out, "--resume", "--steps", "5"},
+      settings);
+
+  EXPECT_EQ(result.exit_code, 1);
+  EXPECT_THAT(result.err, AllOf(HasSubstr("strata: "), HasSubstr("step-000003"),
+                                HasSubstr("safetensors")));
+  EXPECT_EQ(ReadAll(fs::path(out) / "step-000003/model.safetensors"), before);
+  EXPECT_FALSE(fs::exists(fs::path(out) / "step-000005"));
+  ASSERT_EQ(Strata({"train", "--data", *data_, "--out", out, "--resume",
+                    "--steps", "5"})
+                .exit_code,
+            0);
+  EXPECT_EQ(NumSteps(out), 5);
+}
+
+TEST_F(StrataTest, StopsAtALossThatIsNoNumber) {
+  const std::string out = Folder("nan");
+  fs::copy(*run_, out, fs::copy_options::recursive);
+  const std::string checkpoint = absl::StrCat(out, "/step-000007");
+  // The last weights of the file are made no numbers.
+  std::string weights = ReadAll(fs::path(checkpoint) / "model.safetensors");
+  for (size_t i = weights.size() - 64; i < weights.size(); i += 4) {
+    weights.replace(i, 4, std::string("\0\0\xC0\x7F", 4));
+  }
+  WriteAll(fs::path(checkpoint) / "model.safetensors", weights);
+
+  const Result result = Strata(
+      {"train", "--data", *data_, "--resume", checkpoint, "--steps", "9"});
+
+  ExpectFailure(result, 1,
+                {"step 8", "nan", "the last good checkpoint", checkpoint});
+}
+
+}  // namespace
+}  // namespace strata

@@ -1,0 +1,229 @@
+// strata train
+
+#include <chrono>
+#include <csignal>
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "CLI/CLI.hpp"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/time/time.h"
+#include "core/base/progress.h"
+#include "core/base/signals.h"
+#include "core/base/status_macros.h"
+#include "core/checkpoint/model_files.h"
+#include "nlohmann/json.hpp"
+#include "tools/strata/command.h"
+#include "tools/strata/config_flags.h"
+#include "tools/strata/output.h"
+#include "tools/strata/rate.h"
+#include "training/metrics.h"
+#include "training/run/model_folder.h"
+#include "training/run/training_run.h"
+
+namespace strata {
+namespace {
+
+struct TrainFlags {
+  std::string preset = "demo";
+  std::vector<std::string> set;
+  std::string data;
+  std::string out;
+  std::string resume;
+  int64_t steps = 0;
+  uint64_t seed = 0;
+  int threads = 1;
+  bool overwrite = false;
+  bool json = false;
+
+  CLI::Option* preset_option = nullptr;
+  CLI::Option* resume_option = nullptr;
+  CLI::Option* steps_option = nullptr;
+  CLI::Option* seed_option = nullptr;
+
+  bool resumes() const { return resume_option->count() > 0; }
+};
+
+// Where the run is, and what it resumes.
+absl::Status ChooseFolders(const TrainFlags& flags, RunOptions& options) {
+  options.out =
+      flags.out.empty() ? absl::StrCat("runs/", flags.preset) : flags.out;
+  if (!flags.resumes()) return absl::OkStatus();
+  ASSIGN_OR_RETURN(
+      options.resume_from,
+      FindCheckpoint(flags.resume.empty() ? options.out : flags.resume));
+  if (flags.out.empty()) {
+    // A path such as "runs/a/step-000100/" has an empty last part.
+    std::filesystem::path checkpoint(options.resume_from);
+    if (!checkpoint.has_filename()) checkpoint = checkpoint.parent_path();
+    options.out = std::filesystem::absolute(checkpoint).parent_path().string();
+    if (checkpoint.has_parent_path()) {
+      options.out = checkpoint.parent_path().string();
+    }
+  }
+  return absl::OkStatus();
+}
+
+// The checkpoint's configs if one is resumed, the preset's otherwise, with what
+// the flags change.
+absl::StatusOr<Configs> ChooseConfigs(const TrainFlags& flags,
+                                      const std::string& resume_from) {
+  Configs configs;
+  if (flags.resumes() && flags.preset_option->count() == 0) {
+    ASSIGN_OR_RETURN(configs.model, LoadModelConfig(resume_from));
+    ASSIGN_OR_RETURN(configs.train, LoadTrainConfig(resume_from));
+  } else {
+    ASSIGN_OR_RETURN(configs, PresetConfigs(flags.preset));
+  }
+  RETURN_IF_ERROR(SetFields(flags.set, configs));
+  if (flags.steps_option->count() > 0) configs.train.set_steps(flags.steps);
+  if (flags.seed_option->count() > 0) configs.train.set_seed(flags.seed);
+  return configs;
+}
+
+std::string Describe(const ValidationMetrics& metrics) {
+  std::string line = absl::StrFormat("step %d: validation %.4f bits per byte",
+                                     metrics.step, metrics.bits_per_byte);
+  for (const DomainMetrics& domain : metrics.domains) {
+    absl::StrAppendFormat(&line, ", %s %.4f", domain.name,
+                          domain.bits_per_byte);
+  }
+  return line;
+}
+
+void PrintResult(const TrainFlags& flags, const RunOptions& options,
+                 const RunSummary& summary, const TrainingRun& run,
+                 int64_t step, double seconds) {
+  if (flags.json) {
+    nlohmann::json json = {{"out", options.out},
+                           {"checkpoint", summary.checkpoint},
+                           {"step", step},
+                           {"steps", options.train.steps()},
+                           {"stopped", summary.stopped},
+                           {"seconds", seconds},
+                           {"manifest", run.manifest()}};
+    if (summary.last_step) json["last_step"] = ToJson(*summary.last_step);
+    if (summary.validation) json["validation"] = ToJson(*summary.validation);
+    PrintJson(json);
+    return;
+  }
+  std::string text = absl::StrFormat("%d of %d steps are done, %s of it now.\n",
+                                     step, options.train.steps(),
+                                     FormatClock(absl::Seconds(seconds)));
+  if (summary.validation) {
+    absl::StrAppendFormat(&text, "validation  %.4f bits per byte\n",
+                          summary.validation->bits_per_byte);
+  }
+  absl::StrAppend(&text, "checkpoint  ", summary.checkpoint, "\nmetrics     ",
+                  options.out, "/", kMetricsFile, "\n");
+  Print(text);
+}
+
+absl::StatusOr<int> RunTrain(const TrainFlags& flags) {
+  RunOptions options;
+  options.overwrite = flags.overwrite;
+  options.num_threads = flags.threads;
+  RETURN_IF_ERROR(ChooseFolders(flags, options));
+  ASSIGN_OR_RETURN(const Configs configs,
+                   ChooseConfigs(flags, options.resume_from));
+  options.model = configs.model;
+  options.train = configs.train;
+  ASSIGN_OR_RETURN(const Corpus corpus, LoadCorpus(flags.data));
+  ASSIGN_OR_RETURN(const std::unique_ptr<TrainingRun> run,
+                   TrainingRun::Start(options, &corpus));
+  PrintNotes(corpus);
+
+  // Whoever reads the progress may go; the training goes on.
+  std::signal(SIGPIPE, SIG_IGN);
+  InstallInterruptHandler();
+  const auto start = std::chrono::steady_clock::now();
+  const int64_t first_step = run->trainer().step();
+  absl::StatusOr<RunSummary> summary;
+  {
+    Progress progress("train", first_step, options.train.steps());
+    RecentRate rate;
+    RunObserver observer;
+    observer.on_step = [&](const StepMetrics& metrics) {
+      rate.Add(metrics.tokens, metrics.seconds);
+      progress.Update(metrics.step,
+                      {absl::StrFormat("loss %.3f", metrics.loss),
+                       absl::StrCat(FormatCount(rate.PerSecond()), " tok/s")});
+    };
+    observer.on_validation = [&](const ValidationMetrics& metrics) {
+      progress.Print(Describe(metrics));
+    };
+    observer.on_checkpoint = [&](const std::string& path) {
+      progress.Print(absl::StrCat("saved ", path));
+    };
+    summary = run->Finish(observer, InterruptRequested);
+  }
+  RETURN_IF_ERROR(summary.status());
+
+  const double seconds =
+      std::chrono::duration<double>(std::chrono::steady_clock::now() - start)
+          .count();
+  PrintResult(flags, options, *summary, *run, run->trainer().step(), seconds);
+  if (!summary->stopped) return 0;
+  PrintNote(
+      absl::StrCat("stopped after step ", run->trainer().step(), " of ",
+                   options.train.steps(), " and saved ", summary->checkpoint,
+                   "; to go on: strata train --resume ", summary->checkpoint));
+  return kInterruptedExitCode;
+}
+
+}  // namespace
+
+Command AddTrain(CLI::App& app) {
+  CLI::App* train = app.add_subcommand(
+      "train",
+      "Train a model; Ctrl-C saves, and --resume goes on as if it had not "
+      "stopped");
+  auto flags = std::make_shared<TrainFlags>();
+  AddPreset(*train, flags->preset);
+  flags->preset_option = train->get_option("--preset");
+  AddData(*train, flags->data);
+  train
+      ->add_option("--out", flags->out,
+                   "Folder of the run: metrics and checkpoints (default: "
+                   "runs/PRESET)")
+      ->type_name("DIR");
+  flags->resume_option =
+      train
+          ->add_option("--resume", flags->resume,
+                       "Go on from a checkpoint, or from the newest one of a "
+                       "run; without PATH, of --out. Configs are the "
+                       "checkpoint's unless --preset is given")
+          ->type_name("[PATH]")
+          ->expected(0, 1);
+  train
+      ->add_flag("--overwrite", flags->overwrite,
+                 "Replace the run that --out holds")
+      ->excludes(flags->resume_option);
+  AddSet(*train, flags->set);
+  flags->steps_option =
+      train
+          ->add_option("--steps", flags->steps,
+                       "Steps in all, those resumed from included (default: "
+                       "the config's)")
+          ->type_name("N")
+          ->check(AtLeast(1))
+          ->default_str("");
+  flags->seed_option =
+      train
+          ->add_option("--seed", flags->seed,
+                       "Seed of weights and data order (default: the config's)")
+          ->type_name("N")
+          ->default_str("");
+  AddThreads(*train, flags->threads);
+  AddJson(*train, flags->json);
+  return {train, [flags] { return RunTrain(*flags); }};
+}
+
+}  // namespace strata

@@ -1,0 +1,110 @@
+#include "training/run/model_folder.h"
+
+#include <algorithm>
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <system_error>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/str_cat.h"
+#include "core/base/files.h"
+#include "core/base/status_macros.h"
+#include "core/checkpoint/model_files.h"
+#include "core/graph/builder.h"
+#include "core/graph/graph.h"
+#include "core/model/decoder.h"
+#include "core/model/proto_json.h"
+#include "nlohmann/json.hpp"
+#include "training/config.h"
+#include "training/trainer.h"
+
+namespace strata {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr char kTrainerFile[] = "trainer.json";
+
+// For models that did not come out of our trainer.
+constexpr int64_t kDefaultSeqLen = 256;
+constexpr int64_t kDefaultBatchSize = 8;
+
+// A graph that has every tensor of the model.
+absl::StatusOr<Graph> BuildGraph(const ModelConfig& config) {
+  GraphBuilder builder;
+  DecoderOptions options;
+  options.mode = DecoderOptions::Mode::kEvaluate;
+  options.max_tokens = 1;
+  BuildDecoder(builder, config, options);
+  return builder.Finish();
+}
+
+}  // namespace
+
+absl::StatusOr<std::string> FindModel(const std::string& path) {
+  std::error_code ignored;
+  if (!fs::exists(path, ignored)) {
+    return absl::NotFoundError(absl::StrCat(
+        "model folder \"", path,
+        "\" does not exist; want a checkpoint, or the folder of a run"));
+  }
+  if (fs::exists(fs::path(path) / kConfigFile, ignored)) return path;
+  const absl::StatusOr<std::string> checkpoint = FindCheckpoint(path);
+  if (checkpoint.ok() || !absl::IsNotFound(checkpoint.status())) {
+    return checkpoint;
+  }
+  return absl::NotFoundError(
+      absl::StrCat("\"", path, "\" holds no model; want ", kConfigFile, " and ",
+                   kWeightsFile, " in it, or a run with checkpoints"));
+}
+
+absl::Status LoadWeights(const std::string& folder, const ModelConfig& config,
+                         StateStore& state) {
+  ASSIGN_OR_RETURN(const Graph graph, BuildGraph(config));
+  RETURN_IF_ERROR(state.Declare(graph));
+  return LoadTensors(absl::StrCat(folder, "/", kWeightsFile),
+                     ModelTensorNames(graph), state);
+}
+
+absl::StatusOr<TrainConfig> LoadTrainConfig(const std::string& folder) {
+  const std::string path = absl::StrCat(folder, "/", kTrainerFile);
+  ASSIGN_OR_RETURN(const std::string text, ReadFile(path));
+  const absl::StatusOr<nlohmann::json> json = ParseJson(text);
+  if (!json.ok() || !json->is_object() || !json->contains("train")) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(path,
+                     " is no trainer state: want a JSON object with the "
+                     "training config under \"train\""));
+  }
+  absl::StatusOr<TrainConfig> config =
+      TrainConfigFromJson(json->at("train").dump());
+  if (!config.ok()) {
+    return absl::Status(config.status().code(),
+                        absl::StrCat(path, ": ", config.status().message()));
+  }
+  return config;
+}
+
+absl::StatusOr<ValidationMetrics> EvaluateModel(const std::string& folder,
+                                                const Corpus& corpus,
+                                                int64_t tokens_per_domain,
+                                                int num_threads) {
+  ASSIGN_OR_RETURN(const ModelConfig model, LoadModelConfig(folder));
+  absl::StatusOr<TrainConfig> train = LoadTrainConfig(folder);
+  if (absl::IsNotFound(train.status())) {
+    ASSIGN_OR_RETURN(train, TrainPreset("demo"));
+    train->set_seq_len(std::min(kDefaultSeqLen, model.max_seq_len()));
+    train->set_batch_size(kDefaultBatchSize);
+  }
+  RETURN_IF_ERROR(train.status());
+  train->set_validation_tokens(tokens_per_domain);
+  ASSIGN_OR_RETURN(std::unique_ptr<Trainer> trainer,
+                   Trainer::Create(model, *train, &corpus, num_threads));
+  RETURN_IF_ERROR(LoadWeights(folder, model, trainer->state()));
+  return trainer->Validate();
+}
+
+}  // namespace strata

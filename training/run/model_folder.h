@@ -1,0 +1,46 @@
+// A model on disk, for whoever evaluates it or generates from it.
+
+#ifndef TRAINING_RUN_MODEL_FOLDER_H_
+#define TRAINING_RUN_MODEL_FOLDER_H_
+
+#include <cstdint>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "core/model/config.pb.h"
+#include "core/runtime/state_store.h"
+#include "training/config.pb.h"
+#include "training/data/corpus.h"
+#include "training/metrics.h"
+
+namespace strata {
+
+// The folder with the model: `path` itself if it has a config.json, otherwise
+// the newest checkpoint of the run that `path` is.
+//
+// Returns NOT_FOUND if it is neither, saying what was expected.
+absl::StatusOr<std::string> FindModel(const std::string& path);
+
+// Declares the model's tensors in `state` and fills them from the folder.
+//
+// Returns the errors of LoadTensors (core/checkpoint/model_files.h).
+absl::Status LoadWeights(const std::string& folder, const ModelConfig& config,
+                         StateStore& state);
+
+// How the model was trained, from the checkpoint's trainer.json.
+//
+// Returns NOT_FOUND if the folder holds a model but no trainer's state.
+absl::StatusOr<TrainConfig> LoadTrainConfig(const std::string& folder);
+
+// Bits per byte and experts' use over at most `tokens_per_domain` of the
+// validation part of `corpus`. Sequences are as long as in training, or 256
+// tokens where the folder does not say.
+absl::StatusOr<ValidationMetrics> EvaluateModel(const std::string& folder,
+                                                const Corpus& corpus,
+                                                int64_t tokens_per_domain,
+                                                int num_threads);
+
+}  // namespace strata
+
+#endif  // TRAINING_RUN_MODEL_FOLDER_H_

@@ -1,0 +1,182 @@
+#include "training/run/training_run.h"
+
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <string>
+#include <system_error>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/str_cat.h"
+#include "core/base/files.h"
+#include "core/base/manifest.h"
+#include "core/base/sha256.h"
+#include "core/base/status_macros.h"
+#include "core/checkpoint/model_files.h"
+#include "core/model/config.h"
+#include "nlohmann/json.hpp"
+#include "training/config.h"
+#include "training/run/metrics_log.h"
+#include "training/trainer.h"
+
+namespace strata {
+namespace {
+
+namespace fs = std::filesystem;
+
+std::string MetricsPath(const std::string& out) {
+  return absl::StrCat(out, "/", kMetricsFile);
+}
+
+bool HoldsRun(const std::string& out) {
+  std::error_code ignored;
+  return fs::exists(MetricsPath(out), ignored) || FindCheckpoint(out).ok();
+}
+
+bool Due(int64_t interval, int64_t step) {
+  return interval > 0 && step > 0 && step % interval == 0;
+}
+
+}  // namespace
+
+nlohmann::json TrainingManifest(const ModelConfig& model,
+                                const TrainConfig& train,
+                                const Corpus& corpus) {
+  const std::string model_json = ToJson(model);
+  const std::string train_json = ToJson(train);
+  Manifest manifest = NewManifest();
+  manifest.config_hash = Sha256Hex(absl::StrCat(model_json, train_json));
+  manifest.data_hash = corpus.sha256;
+  manifest.seeds["train"] = train.seed();
+  nlohmann::json json = ToJson(manifest);
+  json["model"] = nlohmann::json::parse(model_json);
+  json["train"] = nlohmann::json::parse(train_json);
+  json["data_sources"] = corpus.sources;
+  return json;
+}
+
+absl::Status RemoveRun(const std::string& out) {
+  std::error_code error;
+  fs::remove(MetricsPath(out), error);
+  if (error) return FileError(error.value(), "remove", MetricsPath(out));
+  while (true) {
+    const absl::StatusOr<std::string> checkpoint = FindCheckpoint(out);
+    if (!checkpoint.ok() || *checkpoint == out) return absl::OkStatus();
+    fs::remove_all(*checkpoint, error);
+    if (error) return FileError(error.value(), "remove", *checkpoint);
+  }
+}
+
+absl::StatusOr<std::unique_ptr<TrainingRun>> TrainingRun::Start(
+    const RunOptions& options, const Corpus* corpus) {
+  const bool resumes = !options.resume_from.empty();
+  if (!resumes && !options.overwrite && HoldsRun(options.out)) {
+    return absl::AlreadyExistsError(absl::StrCat(
+        options.out,
+        " holds a run already; want --resume to go on with it, --overwrite to "
+        "replace it, or another --out"));
+  }
+  ASSIGN_OR_RETURN(std::unique_ptr<Trainer> trainer,
+                   Trainer::Create(options.model, options.train, corpus,
+                                   options.num_threads));
+  nlohmann::json manifest =
+      TrainingManifest(options.model, options.train, *corpus);
+  if (resumes) {
+    RETURN_IF_ERROR(trainer->Resume(options.resume_from));
+    ASSIGN_OR_RETURN(manifest["weights_hash"],
+                     HashWeights(options.resume_from));
+  }
+
+  RETURN_IF_ERROR(MakeFolders(options.out));
+  if (!resumes) RETURN_IF_ERROR(RemoveRun(options.out));
+  const std::string path = MetricsPath(options.out);
+  ASSIGN_OR_RETURN(MetricsLog log,
+                   resumes ? MetricsLog::Resume(path, trainer->step(), manifest)
+                           : MetricsLog::Create(path, manifest));
+  auto run = std::unique_ptr<TrainingRun>(new TrainingRun(
+      options, std::move(trainer), std::move(manifest), std::move(log)));
+  std::error_code ignored;
+  if (resumes && fs::equivalent(fs::path(options.resume_from).parent_path(),
+                                options.out, ignored)) {
+    run->saved_step_ = run->trainer_->step();
+  }
+  return run;
+}
+
+absl::StatusOr<StepMetrics> TrainingRun::Step() {
+  absl::StatusOr<StepMetrics> metrics = trainer_->Step();
+  if (!metrics.ok()) return WithLastCheckpoint(metrics.status());
+  const absl::Status logged = log_.Append(ToJson(*metrics));
+  if (!logged.ok()) return WithLastCheckpoint(logged);
+  return metrics;
+}
+
+absl::Status TrainingRun::WithLastCheckpoint(const absl::Status& status) const {
+  return absl::Status(
+      status.code(),
+      absl::StrCat(status.message(), "; ",
+                   last_checkpoint_.empty()
+                       ? "no checkpoint had been saved"
+                       : absl::StrCat("the last good checkpoint is ",
+                                      last_checkpoint_)));
+}
+
+bool TrainingRun::validation_due() const {
+  const int64_t step = trainer_->step();
+  return (done() || Due(options_.train.validation_interval(), step)) &&
+         log_.last_validation() != step;
+}
+
+absl::StatusOr<ValidationMetrics> TrainingRun::Validate() {
+  absl::StatusOr<ValidationMetrics> metrics = trainer_->Validate();
+  if (!metrics.ok()) return WithLastCheckpoint(metrics.status());
+  const absl::Status logged = log_.Append(ToJson(*metrics));
+  if (!logged.ok()) return WithLastCheckpoint(logged);
+  return metrics;
+}
+
+bool TrainingRun::checkpoint_due() const {
+  return (done() ||
+          Due(options_.train.checkpoint_interval(), trainer_->step())) &&
+         saved_step_ != trainer_->step();
+}
+
+absl::StatusOr<std::string> TrainingRun::Save() {
+  if (saved_step_ == trainer_->step()) return last_checkpoint_;
+  absl::StatusOr<std::string> path =
+      trainer_->SaveCheckpoint(options_.out, manifest_);
+  if (!path.ok()) return WithLastCheckpoint(path.status());
+  saved_step_ = trainer_->step();
+  last_checkpoint_ = *path;
+  return path;
+}
+
+absl::StatusOr<RunSummary> TrainingRun::Finish(
+    const RunObserver& observer, const std::function<bool()>& stop) {
+  RunSummary summary;
+  while (true) {
+    // Due here too: a run may have been stopped before its validation.
+    if (validation_due() && !stop()) {
+      ASSIGN_OR_RETURN(summary.validation, Validate());
+      if (observer.on_validation) observer.on_validation(*summary.validation);
+    }
+    summary.stopped = validation_due() || (!done() && stop());
+    if (summary.stopped || checkpoint_due()) {
+      const bool is_new = saved_step_ != trainer_->step();
+      ASSIGN_OR_RETURN(summary.checkpoint, Save());
+      if (is_new && observer.on_checkpoint) {
+        observer.on_checkpoint(summary.checkpoint);
+      }
+    }
+    if (done() || summary.stopped) break;
+    ASSIGN_OR_RETURN(summary.last_step, Step());
+    if (observer.on_step) observer.on_step(*summary.last_step);
+  }
+  summary.checkpoint = last_checkpoint_;
+  return summary;
+}
+
+}  // namespace strata

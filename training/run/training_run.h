@@ -1,0 +1,119 @@
+// A training run: a trainer and the folder that it fills.
+//
+//   <out>/metrics.jsonl      training/run/metrics_log.h
+//   <out>/step-000100/ ...   checkpoints, training/trainer.h
+//
+//   ASSIGN_OR_RETURN(auto run, TrainingRun::Start(options, &corpus));
+//   ASSIGN_OR_RETURN(RunSummary summary, run->Finish(observer, stop));
+//
+// A run that was stopped, or killed, goes on from its last checkpoint as if it
+// had never stopped; its metrics then have every step once.
+
+#ifndef TRAINING_RUN_TRAINING_RUN_H_
+#define TRAINING_RUN_TRAINING_RUN_H_
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "core/model/config.pb.h"
+#include "nlohmann/json.hpp"
+#include "training/config.pb.h"
+#include "training/data/corpus.h"
+#include "training/metrics.h"
+#include "training/run/metrics_log.h"
+#include "training/trainer.h"
+
+namespace strata {
+
+struct RunOptions {
+  ModelConfig model;
+  TrainConfig train;
+  std::string out;
+  std::string resume_from;  // A checkpoint folder; empty to begin anew.
+  bool overwrite = false;   // Replace a run that `out` holds.
+  int num_threads = 1;
+};
+
+// What a caller may want to see as it happens; any may be null.
+struct RunObserver {
+  std::function<void(const StepMetrics&)> on_step;
+  std::function<void(const ValidationMetrics&)> on_validation;
+  std::function<void(const std::string& path)> on_checkpoint;
+};
+
+struct RunSummary {
+  bool stopped = false;    // By `stop`, before the last step.
+  std::string checkpoint;  // The last one.
+  std::optional<StepMetrics> last_step;
+  std::optional<ValidationMetrics> validation;  // The last one.
+};
+
+class TrainingRun {
+ public:
+  // Makes the trainer, loads the checkpoint if one is resumed, and then opens
+  // the folder; until there, nothing on disk changes. `corpus` must outlive the
+  // run.
+  //
+  // Returns ALREADY_EXISTS if `out` holds a run and is neither resumed nor to
+  // be overwritten; otherwise the errors of Trainer::Create and Resume.
+  static absl::StatusOr<std::unique_ptr<TrainingRun>> Start(
+      const RunOptions& options, const Corpus* corpus);
+
+  // One step, logged.
+  //
+  // On error the message ends with where the last good checkpoint is.
+  absl::StatusOr<StepMetrics> Step();
+  bool done() const { return trainer_->done(); }
+
+  // Whether a validation is due after the steps done and not yet logged.
+  bool validation_due() const;
+  absl::StatusOr<ValidationMetrics> Validate();
+
+  // Writes a checkpoint unless this step has one; returns its path.
+  absl::StatusOr<std::string> Save();
+  bool checkpoint_due() const;
+
+  // All steps that are left, with validations and checkpoints as they fall due
+  // and a checkpoint at the end. Asks `stop` between steps; where it says true,
+  // saves and returns.
+  absl::StatusOr<RunSummary> Finish(const RunObserver& observer,
+                                    const std::function<bool()>& stop);
+
+  Trainer& trainer() { return *trainer_; }
+  const nlohmann::json& manifest() const { return manifest_; }
+
+ private:
+  TrainingRun(const RunOptions& options, std::unique_ptr<Trainer> trainer,
+              nlohmann::json manifest, MetricsLog log)
+      : options_(options),
+        trainer_(std::move(trainer)),
+        manifest_(std::move(manifest)),
+        log_(std::move(log)),
+        last_checkpoint_(options.resume_from) {}
+
+  absl::Status WithLastCheckpoint(const absl::Status& status) const;
+
+  RunOptions options_;
+  std::unique_ptr<Trainer> trainer_;
+  nlohmann::json manifest_;
+  MetricsLog log_;
+  std::string last_checkpoint_;
+  int64_t saved_step_ = -1;
+};
+
+// The manifest of what `model` learns from `corpus`: with the configs, the
+// seeds and the sources of the data.
+nlohmann::json TrainingManifest(const ModelConfig& model,
+                                const TrainConfig& train, const Corpus& corpus);
+
+// Removes metrics and checkpoints of the run in `out`, and nothing else there.
+absl::Status RemoveRun(const std::string& out);
+
+}  // namespace strata
+
+#endif  // TRAINING_RUN_TRAINING_RUN_H_
