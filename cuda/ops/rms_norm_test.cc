@@ -28,10 +28,11 @@ using ::testing::TestWithParam;
 constexpr float kEps = 1e-5f;
 constexpr double kFloatRounding = 1.0 / (1 << 24);
 
-// Half a unit in the last place of what an Element stores, relative.
+// Half a unit in the last place of what an Element stores, relative to the
+// least number of its binade: bfloat16 has 8 significant bits, so 2^-8.
 template <typename Element>
 constexpr double kStorageRounding = sizeof(Element) == 4 ? kFloatRounding
-                                                         : 1.0 / (1 << 9);
+                                                         : 1.0 / (1 << 8);
 
 // The kernels' sums of a row: a thread adds 64 products at most (or, of rows
 // that do not fit the tiles, width / 256), then 5 shuffles and 8 warps follow.
