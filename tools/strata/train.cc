@@ -63,10 +63,8 @@ absl::Status ChooseFolders(const TrainFlags& flags, RunOptions& options) {
     // A path such as "runs/a/step-000100/" has an empty last part.
     std::filesystem::path checkpoint(options.resume_from);
     if (!checkpoint.has_filename()) checkpoint = checkpoint.parent_path();
-    options.out = std::filesystem::absolute(checkpoint).parent_path().string();
-    if (checkpoint.has_parent_path()) {
-      options.out = checkpoint.parent_path().string();
-    }
+    options.out =
+        checkpoint.has_parent_path() ? checkpoint.parent_path().string() : ".";
   }
   return absl::OkStatus();
 }
