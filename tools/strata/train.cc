@@ -59,13 +59,12 @@ absl::Status ChooseFolders(const TrainFlags& flags, RunOptions& options) {
   ASSIGN_OR_RETURN(
       options.resume_from,
       FindCheckpoint(flags.resume.empty() ? options.out : flags.resume));
-  if (flags.out.empty()) {
-    // A path such as "runs/a/step-000100/" has an empty last part.
-    std::filesystem::path checkpoint(options.resume_from);
-    if (!checkpoint.has_filename()) checkpoint = checkpoint.parent_path();
-    options.out =
-        checkpoint.has_parent_path() ? checkpoint.parent_path().string() : ".";
-  }
+  // A path such as "runs/a/step-000100/" has an empty last part.
+  std::filesystem::path checkpoint(options.resume_from);
+  if (!checkpoint.has_filename()) checkpoint = checkpoint.parent_path();
+  if (!checkpoint.has_parent_path()) checkpoint = "." / checkpoint;
+  options.resume_from = checkpoint.string();
+  if (flags.out.empty()) options.out = checkpoint.parent_path().string();
   return absl::OkStatus();
 }
 
