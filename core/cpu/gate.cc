@@ -83,6 +83,7 @@ absl::Status RunEnergySignature(const KernelContext& ctx) {
   const int64_t width = columns / groups;
   const T* const in = x.as<T>();
   T* const out = ctx.out(0).as<T>();
+  const T scale = std::sqrt(T{2} * width);
   const VectorMath<T>& vec = VectorMath<T>::Get();
   ForRowChunks(ctx.pool, x.dim(0), columns, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
@@ -93,7 +94,7 @@ absl::Status RunEnergySignature(const KernelContext& ctx) {
         sum += s[g];
       }
       for (int64_t g = 0; g < groups; ++g) {
-        s[g] = sum > 0 ? std::sqrt(s[g] / sum * groups) : T{0};
+        s[g] = sum > 0 ? (std::sqrt(s[g] / sum * groups) - 1) * scale : T{0};
       }
     }
   });
@@ -226,20 +227,28 @@ absl::Status RunTopKSelect(const KernelContext& ctx) {
 // What SelectedWeight adds to a row's sum before it divides by it.
 constexpr double kSumFloor = 1e-20;
 
+// What the row's chosen p are divided by, and whether it moves with them.
 template <typename T>
-T SumOfChosen(const T* p, const int32_t* expert, int64_t k) {
-  T sum = static_cast<T>(kSumFloor);
-  for (int64_t j = 0; j < k; ++j) {
-    if (expert[j] >= 0) sum += p[expert[j]];
+struct Divisor {
+  Divisor(const Attrs& attrs, const T* p, const int32_t* expert, int64_t k) {
+    if (attrs.Int("normalize") == 0) return;
+    T sum = static_cast<T>(kSumFloor);
+    for (int64_t j = 0; j < k; ++j) {
+      if (expert[j] >= 0) sum += p[expert[j]];
+    }
+    const T floor = static_cast<T>(attrs.Float("floor"));
+    is_sum = sum >= floor;
+    value = is_sum ? sum : floor;
   }
-  return sum;
-}
+
+  T value = 1;
+  bool is_sum = false;
+};
 
 template <typename T>
 absl::Status RunSelectedWeight(const KernelContext& ctx) {
   const int64_t experts = ctx.in(0).dim(1);
   const int64_t k = ctx.in(1).dim(1);
-  const bool normalize = ctx.attrs().Int("normalize") != 0;
   const T scale = static_cast<T>(ctx.attrs().Float("scale"));
   const T* const p = ctx.in(0).as<T>();
   const int32_t* const expert = ctx.in(1).as<int32_t>();
@@ -248,7 +257,8 @@ absl::Status RunSelectedWeight(const KernelContext& ctx) {
     for (int64_t i = begin; i < end; ++i) {
       const T* const row = p + i * experts;
       const int32_t* const chosen = expert + i * k;
-      const T factor = normalize ? scale / SumOfChosen(row, chosen, k) : scale;
+      const Divisor<T> divisor(ctx.attrs(), row, chosen, k);
+      const T factor = scale / divisor.value;
       for (int64_t j = 0; j < k; ++j) {
         out[i * k + j] = chosen[j] >= 0 ? factor * row[chosen[j]] : T{0};
       }
@@ -263,7 +273,6 @@ template <typename T>
 absl::Status RunSelectedWeightGrad(const KernelContext& ctx) {
   const int64_t experts = ctx.in(1).dim(1);
   const int64_t k = ctx.in(2).dim(1);
-  const bool normalize = ctx.attrs().Int("normalize") != 0;
   const T scale = static_cast<T>(ctx.attrs().Float("scale"));
   const T* const dweight = ctx.in(0).as<T>();
   const T* const p = ctx.in(1).as<T>();
@@ -274,16 +283,16 @@ absl::Status RunSelectedWeightGrad(const KernelContext& ctx) {
                  for (int64_t i = begin; i < end; ++i) {
                    const T* const row = p + i * experts;
                    const int32_t* const chosen = expert + i * k;
-                   T factor = scale;
+                   const Divisor<T> divisor(ctx.attrs(), row, chosen, k);
+                   const T factor = scale / divisor.value;
                    T mean = 0;
-                   if (normalize) {
-                     const T sum = SumOfChosen(row, chosen, k);
-                     factor = scale / sum;
+                   if (divisor.is_sum) {
                      for (int64_t j = 0; j < k; ++j) {
                        if (chosen[j] >= 0) {
-                         mean += dweight[i * k + j] * row[chosen[j]] / sum;
+                         mean += dweight[i * k + j] * row[chosen[j]];
                        }
                      }
+                     mean /= divisor.value;
                    }
                    T* const drow = dp + i * experts;
                    std::fill_n(drow, experts, T{0});

@@ -240,7 +240,7 @@ void BM_Choose(benchmark::State& state, int64_t tokens, int64_t experts,
     options.k = 8;
     expert = TopKSelect(b, p, bias, options);
   }
-  b.Output("weight", SelectedWeight(b, p, expert, /*normalize=*/true, 1));
+  b.Output("weight", SelectedWeight(b, p, expert, {true, 0, 1}));
   auto graph = b.Finish();
   CHECK(graph.ok()) << graph.status().ToString();
   auto program = Program::Compile(*std::move(graph), backend, store);

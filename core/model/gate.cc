@@ -8,6 +8,7 @@
 #include "core/graph/builder.h"
 #include "core/graph/graph.h"
 #include "core/model/config.pb.h"
+#include "core/model/count.h"
 #include "core/ops/activation.h"
 #include "core/ops/elementwise.h"
 #include "core/ops/gate.h"
@@ -15,6 +16,9 @@
 
 namespace strata {
 namespace {
+
+// Chosen experts whose p add up to less are not scaled up to a full mixture.
+constexpr double kWorthFloor = 0.5;
 
 ValueId Weight(GraphBuilder& b, absl::string_view name, int64_t rows,
                int64_t columns) {
@@ -56,8 +60,9 @@ Routing FlatGate(GraphBuilder& b, const ModelConfig& config, ValueId x) {
   options.num_groups = std::max<int64_t>(1, gate.num_groups());
   options.top_groups = std::max<int64_t>(1, gate.top_groups());
   routing.expert = TopKSelect(b, p, routing.bias, options);
-  routing.weight = SelectedWeight(b, p, routing.expert, gate.normalize(),
-                                  gate.scale() == 0 ? 1.0 : gate.scale());
+  routing.weight = SelectedWeight(
+      b, p, routing.expert,
+      {gate.normalize(), /*floor=*/0, gate.scale() == 0 ? 1.0 : gate.scale()});
   return routing;
 }
 
@@ -76,10 +81,8 @@ Routing TierGate(GraphBuilder& b, const ModelConfig& config,
   const ValueId coarse =
       Linear(b, signature,
              Weight(b, "gate.key.weight", num_experts, gate.energy_groups()));
-  const auto keep = static_cast<int64_t>(
-      std::ceil(gate.coarse_keep() * static_cast<double>(num_experts)));
   const ValueId mask = CoarseFilter(b, Sigmoid(b, coarse), routing.bias,
-                                    std::clamp<int64_t>(keep, 1, num_experts));
+                                    CoarseSurvivors(gate, num_experts));
 
   // Fine.
   const ValueId embedding =
@@ -111,10 +114,10 @@ Routing TierGate(GraphBuilder& b, const ModelConfig& config,
   const Selection selection = AdaptiveSelect(b, p, mask, routing.bias, options);
   routing.expert = selection.expert;
   routing.stay = selection.stay;
-  // Not normalised: p is an expert's worth, and an expert of little worth must
-  // be able to say little.
-  routing.weight = SelectedWeight(b, p, routing.expert, /*normalize=*/false,
-                                  /*scale=*/1.0);
+  // A mixture, unless p is small altogether: then the tier says little, and
+  // leaving it changes little.
+  routing.weight = SelectedWeight(b, p, routing.expert,
+                                  {/*normalize=*/true, kWorthFloor, 1.0});
   if (losses) {
     routing.distill_loss = CoarseDistill(b, coarse, p, mask);
     routing.expected_cost = ExpectedCost(b, p, mask);

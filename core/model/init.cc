@@ -1,5 +1,6 @@
 #include "core/model/init.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <string>
@@ -14,6 +15,14 @@
 namespace strata {
 namespace {
 
+// What is added to the residual stream: attention and, of each layer, one
+// feed-forward half or a tier after the other.
+double NumBranches(const ModelConfig& config) {
+  const int tiers =
+      std::max(1, config.moe().hierarchical().tier_experts_size());
+  return static_cast<double>(config.num_layers()) * (1 + tiers);
+}
+
 double StandardDeviation(const ModelConfig& config, const std::string& name,
                          const TensorView& view) {
   const auto fan_in = static_cast<double>(view.shape.back());
@@ -22,7 +31,7 @@ double StandardDeviation(const ModelConfig& config, const std::string& name,
   if (absl::EndsWith(name, "gate.expert.weight")) return 1;
   if (absl::EndsWith(name, "o_proj.weight") ||
       absl::EndsWith(name, "down_proj.weight")) {
-    deviation /= std::sqrt(2.0 * static_cast<double>(config.num_layers()));
+    deviation /= std::sqrt(NumBranches(config));
   }
   return deviation;
 }

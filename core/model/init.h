@@ -12,9 +12,9 @@ namespace strata {
 
 // Sets every parameter of `state`: gains of norms to 1, embeddings and matrices
 // to normal numbers of variance 1 / fan-in, projections back into the residual
-// stream (o_proj, down_proj) smaller by sqrt of twice the number of layers, as
-// GPT-2 does. Each parameter has a random stream of its name, so values depend
-// on the seed and on nothing else.
+// stream (o_proj, down_proj) smaller by the root of the number of such branches
+// (as GPT-2 does; each tier is one). Each parameter has a random stream of its
+// name, so values depend on the seed and on nothing else.
 void InitializeParameters(const ModelConfig& config, uint64_t seed,
                           StateStore& state);
 

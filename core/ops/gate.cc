@@ -329,9 +329,11 @@ ValueId TopKSelect(GraphBuilder& b, ValueId score, ValueId bias,
 }
 
 ValueId SelectedWeight(GraphBuilder& b, ValueId p, ValueId expert,
-                       bool normalize, double scale) {
+                       const WeightOptions& options) {
   return b.Add1(kSelectedWeight, {p, expert},
-                {{"normalize", int64_t{normalize}}, {"scale", scale}});
+                {{"normalize", int64_t{options.normalize}},
+                 {"floor", options.floor},
+                 {"scale", options.scale}});
 }
 
 ValueId CoarseDistill(GraphBuilder& b, ValueId c, ValueId p, ValueId mask) {

@@ -34,10 +34,12 @@ extern const OpDef kExpectedCost;        // (p, mask) -> cost []
 extern const OpDef kExpectedCostGrad;    // (dcost, p, mask) -> dp
 extern const OpDef kLoadBias;
 
-// L2 norms of `groups` equal slices of each row, over the row's own norm times
-// 1/sqrt(groups), so that an even row gives ones; a zero row gives zeros. Not
-// differentiated: what reads it learns by distillation (its gradient function
-// sets nothing).
+// How the energy of each row is spread over `groups` equal slices of n columns:
+//   s_g = sqrt(2 n) * (sqrt(groups) * |x_g| / |x| - 1)
+// An even row gives zeros, so that keys tell tokens apart rather than add the
+// same to all; of normal numbers s has a variance of about 1 (a chi of n
+// degrees varies by 1/sqrt(2 n)). A zero row gives zeros. Not differentiated:
+// what reads it learns by distillation (its gradient function sets nothing).
 //   x [t, d], d a multiple of groups -> [t, groups]
 ValueId EnergySignature(GraphBuilder& b, ValueId x, int64_t groups);
 
@@ -77,11 +79,19 @@ struct TopKOptions {
 ValueId TopKSelect(GraphBuilder& b, ValueId score, ValueId bias,
                    const TopKOptions& options);
 
-// weight[i, j] = p[i, expert[i, j]], 0 where expert is -1; if `normalize`,
-// divided by the row's sum (+ 1e-20); then times `scale`.
+// How the chosen experts' p become weights.
+struct WeightOptions {
+  bool normalize = false;  // Over the row's sum of chosen p (+ 1e-20) ...
+  double floor = 0;        // ... or over this, where the sum is less.
+  double scale = 1;
+};
+
+// weight[i, j] = scale * p[i, expert[i, j]], if `normalize` over
+// max(sum of the row's chosen p, floor); 0 where expert is -1. Weights of a row
+// thus sum to `scale`, or to less where p is small altogether.
 //   p [t, E], expert I32 [t, k] -> [t, k]
 ValueId SelectedWeight(GraphBuilder& b, ValueId p, ValueId expert,
-                       bool normalize, double scale);
+                       const WeightOptions& options);
 
 // What teaches the coarse stage: mean over the survivors of
 // BCE(sigmoid(c), p), p taken as a constant. Gradient to c alone. 0 if t is 0.

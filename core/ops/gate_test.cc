@@ -55,7 +55,8 @@ TEST_F(GateTest, InfersTheTypesOfTheChain) {
   EXPECT_EQ(Text(selection.expert), "I32[t<=10, 4]");
   EXPECT_EQ(Text(selection.stay), "U8[t<=10]");
   EXPECT_EQ(Text(TopKSelect(b_, p_, kNone, {})), "I32[t<=10, 2]");
-  EXPECT_EQ(Text(SelectedWeight(b_, p_, expert_, true, 1)), "F32[t<=10, 3]");
+  EXPECT_EQ(Text(SelectedWeight(b_, p_, expert_, {true, 0, 1})),
+            "F32[t<=10, 3]");
   EXPECT_EQ(Text(CoarseDistill(b_, p_, p_, mask_)), "F32[]");
   EXPECT_EQ(Text(ExpectedCost(b_, p_, mask_)), "F32[]");
   EXPECT_THAT(b_.Finish(), IsOk());
@@ -134,7 +135,7 @@ TEST_F(GateTest, TopKSelectWantsWhatTheGroupsHold) {
 }
 
 TEST_F(GateTest, SelectedWeightWantsAChoiceForEachToken) {
-  SelectedWeight(b_, p_, Int({Static(10), Static(3)}), false, 1);
+  SelectedWeight(b_, p_, Int({Static(10), Static(3)}), {false, 0, 1});
   EXPECT_THAT(b_.status(),
               StatusIs(kInvalid, HasSubstr("expert is I32[10, 3]; want "
                                            "I32[t<=10, 3]")));
@@ -176,7 +177,7 @@ TEST_F(GateTest, CountsOperationsOfTheTokensThatCome) {
   EXPECT_EQ(LatestCost().flops, 6 * 8);
   TopKSelect(b_, p_, bias_, {2, 2, 1});
   EXPECT_EQ(LatestCost().flops, 6 * 8 * 3);
-  SelectedWeight(b_, p_, expert_, true, 1);
+  SelectedWeight(b_, p_, expert_, {true, 0, 1});
   EXPECT_EQ(LatestCost().flops, 6 * 3 * 3);
   CoarseDistill(b_, p_, p_, mask_);
   EXPECT_EQ(LatestCost().flops, 6 * 8 * 7);
@@ -185,7 +186,7 @@ TEST_F(GateTest, CountsOperationsOfTheTokensThatCome) {
 }
 
 TEST_F(GateTest, SelectedWeightReadsOnlyTheChosenScores) {
-  SelectedWeight(b_, p_, expert_, false, 1);
+  SelectedWeight(b_, p_, expert_, {false, 0, 1});
   EXPECT_EQ(LatestCost().bytes_read, 6 * 3 * (4 + 4));
   EXPECT_EQ(LatestCost().bytes_written, 6 * 3 * 4);
 }
