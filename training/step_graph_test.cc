@@ -52,7 +52,8 @@ ModelConfig Hierarchical() {
   gate.set_k_max(2);
   gate.set_energy_groups(4);
   gate.set_fine_width(8);
-  gate.set_exit_threshold(0.55);  // Some tokens leave, some stay.
+  gate.set_coarse_keep(0.5);
+  gate.set_exit_threshold(0.6);  // Some tokens leave, some stay.
   // The distillation loss takes the fine scores as constants on purpose, which
   // differences cannot know; core/cpu/gate_test.cc checks its gradient.
   gate.set_distill_weight(0);

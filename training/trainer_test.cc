@@ -52,6 +52,7 @@ ModelConfig TinyModel() {
   for (const int experts : {4, 6}) gate.add_tier_experts(experts);
   gate.set_k_max(2);
   gate.set_exit_threshold(0.3);
+  gate.set_energy_groups(8);
   gate.set_fine_width(8);
   return config;
 }

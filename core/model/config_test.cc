@@ -77,7 +77,7 @@ INSTANTIATE_TEST_SUITE_P(
         Wrong{{"num_layers=0"}, "num_layers is 0; want 1 to"},
         Wrong{{"max_seq_len=0"}, "max_seq_len is 0; want 1 to"},
         Wrong{{"norm_eps=0"}, "norm_eps is 0; want more than 0, less than 1"},
-        Wrong{{"num_dense_layers=5"}, "num_dense_layers is 5; want 0 to 4"},
+        Wrong{{"num_dense_layers=5"}, "num_dense_layers is 5; want 0 to 2"},
         Wrong{{"num_dense_layers=1"}, "dense_width is 0; want 1 to"},
         Wrong{{"d_model=9223372036854775807"}, "d_model is 92233720368547"}));
 
@@ -151,11 +151,11 @@ INSTANTIATE_TEST_SUITE_P(
               "moe.hierarchical.tier_experts[1] is 0; want 1 to"},
         Wrong{{"moe.hierarchical.tier_experts=65536,8"},
               "moe.hierarchical.tier_experts is 65544 in all; want at most"},
-        Wrong{{"moe.hierarchical.k_min=4"},
-              "moe.hierarchical.k_min is 4; want 1 to 3"},
-        Wrong{{"moe.hierarchical.k_max=5"},
-              "moe.hierarchical.k_max is 5; want at most 4, what coarse_keep "
-              "0.5 leaves of moe.hierarchical.tier_experts[0], 8"},
+        Wrong{{"moe.hierarchical.k_min=7"},
+              "moe.hierarchical.k_min is 7; want 1 to 6"},
+        Wrong{{"moe.hierarchical.k_max=13"},
+              "moe.hierarchical.k_max is 13; want at most 12, what coarse_keep "
+              "0.75 leaves of moe.hierarchical.tier_experts[0], 16"},
         Wrong{{"moe.hierarchical.k_min=0"},
               "moe.hierarchical.k_min is 0; want 1"},
         Wrong{{"moe.hierarchical.tau=0"}, "moe.hierarchical.tau is 0; want m"},

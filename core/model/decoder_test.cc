@@ -82,6 +82,7 @@ ModelConfig Tiny() {
   config.mutable_attention()->set_num_kv_heads(1);
   config.mutable_attention()->set_head_dim(16);
   config.mutable_moe()->set_expert_width(16);
+  config.mutable_moe()->mutable_hierarchical()->set_energy_groups(8);
   return config;
 }
 

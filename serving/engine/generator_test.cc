@@ -100,7 +100,7 @@ ModelConfig Hierarchical() {
   gate.set_k_min(1);
   gate.set_k_max(3);
   gate.set_tau(0.6);
-  gate.set_exit_threshold(0.75);
+  gate.set_exit_threshold(0.65);
   gate.set_energy_groups(4);
   gate.set_coarse_keep(0.5);
   gate.set_fine_width(8);

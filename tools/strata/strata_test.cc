@@ -117,7 +117,8 @@ std::vector<std::string> Tiny() {
         "attention.num_kv_heads=1", "attention.head_dim=16",
         "moe.expert_width=16", "moe.hierarchical.tier_experts=4,4",
         "moe.hierarchical.k_max=2", "moe.hierarchical.fine_width=16",
-        "train.seq_len=32", "train.batch_size=2", "train.warmup_steps=2",
+        "moe.hierarchical.energy_groups=8", "train.seq_len=32",
+        "train.batch_size=2", "train.warmup_steps=2",
         "train.validation_tokens=128", "train.validation_interval=4",
         "train.checkpoint_interval=3"}) {
     args.push_back("--set");
