@@ -1,0 +1,137 @@
+#include "serving/engine/tiny_models.h"
+
+#include <cstdint>
+#include <random>
+#include <utility>
+#include <vector>
+
+#include "absl/types/span.h"
+#include "core/cpu/all_kernels.h"
+#include "core/model/config.pb.h"
+#include "core/testing/status_matchers.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "serving/engine/generator.h"
+
+namespace strata {
+
+ModelConfig Dense() {
+  ModelConfig config;
+  config.set_name("dense");
+  config.set_vocab_size(kVocab);
+  config.set_d_model(24);
+  config.set_num_layers(2);
+  config.set_max_seq_len(kMaxSeqLen);
+  config.set_norm_eps(1e-5);
+  config.set_tie_embeddings(true);
+  AttentionConfig& attention = *config.mutable_attention();
+  attention.set_num_heads(4);
+  attention.set_num_kv_heads(2);
+  attention.set_head_dim(6);
+  attention.set_rope_theta(10000);
+  config.set_num_dense_layers(2);
+  config.set_dense_width(40);
+  return config;
+}
+
+ModelConfig Flat() {
+  ModelConfig config = Dense();
+  config.set_name("flat");
+  config.set_num_dense_layers(1);
+  config.mutable_moe()->set_expert_width(16);
+  FlatRouterConfig& flat = *config.mutable_moe()->mutable_flat();
+  flat.set_num_experts(8);
+  flat.set_k(2);
+  flat.set_normalize(true);
+  return config;
+}
+
+ModelConfig SigmoidGroups() {
+  ModelConfig config = Flat();
+  config.set_name("sigmoid_groups");
+  config.set_tie_embeddings(false);
+  config.mutable_moe()->set_shared_width(12);
+  FlatRouterConfig& flat = *config.mutable_moe()->mutable_flat();
+  flat.set_score(FlatRouterConfig::SIGMOID);
+  flat.set_correction_bias(true);
+  flat.set_scale(2.5);
+  flat.set_k(3);
+  flat.set_num_groups(4);
+  flat.set_top_groups(2);
+  return config;
+}
+
+ModelConfig Hierarchical() {
+  ModelConfig config = Dense();
+  config.set_name("hierarchical");
+  config.set_num_dense_layers(0);
+  config.clear_dense_width();
+  config.mutable_moe()->set_expert_width(16);
+  config.mutable_moe()->set_shared_width(12);
+  HierarchicalRouterConfig& gate =
+      *config.mutable_moe()->mutable_hierarchical();
+  for (const int64_t experts : {6, 8, 5}) gate.add_tier_experts(experts);
+  gate.set_k_min(1);
+  gate.set_k_max(3);
+  gate.set_tau(0.6);
+  gate.set_exit_threshold(0.65);
+  gate.set_energy_groups(4);
+  gate.set_coarse_keep(0.5);
+  gate.set_fine_width(8);
+  gate.set_distill_weight(0.01);
+  gate.set_cost_weight(0.01);
+  gate.mutable_load()->set_ema_decay(0.9);
+  gate.mutable_load()->set_gain_p(0.01);
+  gate.mutable_load()->set_gain_i(0.001);
+  gate.mutable_load()->set_max_bias(0.5);
+  return config;
+}
+
+ModelConfig Latent() {
+  ModelConfig config = Flat();
+  config.set_name("latent");
+  AttentionConfig& attention = *config.mutable_attention();
+  attention.clear_num_kv_heads();
+  attention.clear_head_dim();
+  LatentAttentionConfig& latent = *attention.mutable_latent();
+  latent.set_q_rank(12);
+  latent.set_kv_rank(10);
+  latent.set_nope_dim(6);
+  latent.set_rope_dim(4);
+  latent.set_value_dim(5);
+  return config;
+}
+
+std::vector<int32_t> RandomIds(int64_t n, int seed) {
+  std::mt19937 rng(seed);
+  std::uniform_int_distribution<int32_t> id(0, kVocab - 1);
+  std::vector<int32_t> ids(n);
+  for (int32_t& x : ids) x = id(rng);
+  return ids;
+}
+
+Model::Model(const ModelConfig& config, int num_threads)
+    : backend_(num_threads, AllCpuKernels()), state_(backend_) {
+  auto generator = Generator::Create(config, backend_, state_);
+  EXPECT_THAT(generator, IsOk());
+  generator_ = *std::move(generator);
+  FillState<float>(config, state_);
+}
+
+Generated Continue(Model& model, absl::Span<const int32_t> prompt,
+                   int64_t max_new_tokens, uint64_t seed) {
+  GenerateOptions options;
+  options.max_new_tokens = max_new_tokens;
+  options.sampling.seed = seed;
+  Generated result;
+  const auto tokens = model->Generate(prompt, options, [&](int32_t) {
+    const auto logits = model->logits();
+    result.logits.emplace_back(logits.begin(), logits.end());
+    return true;
+  });
+  EXPECT_THAT(tokens, IsOk());
+  result.tokens = *tokens;
+  return result;
+}
+
+}  // namespace strata
