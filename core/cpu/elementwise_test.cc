@@ -5,11 +5,11 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
-#include "core/cpu/run_graph.h"
 #include "core/graph/builder.h"
 #include "core/ops/elementwise.h"
 #include "core/tensor/dtype.h"
 #include "core/testing/grad_check.h"
+#include "core/testing/graph_run.h"
 #include "core/testing/status_matchers.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"

@@ -36,7 +36,6 @@ def kernel_family(name, ops = None, deps = [], tests = None, test_deps = []):
             srcs = [test + ".cc"],
             deps = test_deps + [
                 ":" + name,
-                ":run_graph",
                 ops,
                 "//core/graph:builder",
                 "//core/tensor:dtype",

@@ -8,11 +8,11 @@
 
 #include "absl/status/statusor.h"
 #include "core/cpu/elementwise.h"
-#include "core/cpu/run_graph.h"
 #include "core/graph/builder.h"
 #include "core/ops/matmul.h"
 #include "core/tensor/dtype.h"
 #include "core/testing/grad_check.h"
+#include "core/testing/graph_run.h"
 #include "core/testing/status_matchers.h"
 #include "gtest/gtest.h"
 

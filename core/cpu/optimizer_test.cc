@@ -9,10 +9,10 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "core/cpu/run_graph.h"
 #include "core/graph/builder.h"
 #include "core/ops/optimizer.h"
 #include "core/tensor/dtype.h"
+#include "core/testing/graph_run.h"
 #include "core/testing/status_matchers.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"

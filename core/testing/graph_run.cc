@@ -1,4 +1,4 @@
-#include "core/cpu/run_graph.h"
+#include "core/testing/graph_run.h"
 
 #include <cstdint>
 #include <random>
@@ -10,12 +10,10 @@
 #include "absl/types/span.h"
 #include "core/base/check.h"
 #include "core/base/status_macros.h"
-#include "core/cpu/cpu_backend.h"
 #include "core/graph/builder.h"
 #include "core/graph/graph.h"
 #include "core/runtime/kernel_registry.h"
 #include "core/runtime/program.h"
-#include "core/runtime/state_store.h"
 #include "core/tensor/tensor.h"
 
 namespace strata {
@@ -46,37 +44,56 @@ void CopyAs(absl::Span<const double> values, const TensorView& view) {
   for (size_t i = 0; i < values.size(); ++i) to[i] = static_cast<T>(values[i]);
 }
 
+KernelRegistry Registry(const std::vector<void (*)(KernelRegistry&)>& kernels) {
+  KernelRegistry registry;
+  for (const auto add : kernels) add(registry);
+  return registry;
+}
+
 }  // namespace
+
+GraphRun::GraphRun(const std::function<void(GraphBuilder&)>& build,
+                   const std::vector<void (*)(KernelRegistry&)>& kernels,
+                   const GraphRunOptions& options)
+    : backend_(options.num_threads, Registry(kernels)), state_(backend_) {
+  GraphBuilder b(options.compute);
+  build(b);
+  absl::StatusOr<Graph> graph = b.Finish();
+  status_ = graph.status();
+  if (!status_.ok()) return;
+  auto program = Program::Compile(*std::move(graph), backend_, state_);
+  status_ = program.status();
+  if (status_.ok()) program_ = *std::move(program);
+}
+
+void GraphRun::SetAll(const FillSource& fill) {
+  if (program_ == nullptr) return;
+  for (const Value& value : program_->graph().values()) {
+    if (value.role != Role::kActivation) fill(value.name, Source(value.name));
+  }
+}
+
+RunResult GraphRun::GetAll() const {
+  RunResult result;
+  for (const Value& value : program_->graph().values()) {
+    if (value.role == Role::kParameter || value.role == Role::kState) {
+      result[value.name] = Read(state_.Get(value.name));
+    }
+  }
+  for (const auto& [name, id] : program_->graph().outputs()) {
+    result[name] = Read(program_->Output(name));
+  }
+  return result;
+}
 
 absl::StatusOr<RunResult> RunGraph(
     DType compute, int num_threads,
     const std::vector<void (*)(KernelRegistry&)>& kernels,
     const std::function<void(GraphBuilder&)>& build, const FillSource& fill) {
-  GraphBuilder b(compute);
-  build(b);
-  ASSIGN_OR_RETURN(Graph graph, b.Finish());
-  KernelRegistry registry;
-  for (const auto add : kernels) add(registry);
-  CpuBackend backend(num_threads, std::move(registry));
-  StateStore state(backend);
-  ASSIGN_OR_RETURN(const auto program,
-                   Program::Compile(std::move(graph), backend, state));
-  for (const Value& value : program->graph().values()) {
-    if (value.role == Role::kActivation) continue;
-    fill(value.name, value.role == Role::kInput ? program->Input(value.name)
-                                                : state.Get(value.name));
-  }
-  RETURN_IF_ERROR(program->Run());
-  RunResult result;
-  for (const Value& value : program->graph().values()) {
-    if (value.role == Role::kParameter || value.role == Role::kState) {
-      result[value.name] = Read(state.Get(value.name));
-    }
-  }
-  for (const auto& [name, id] : program->graph().outputs()) {
-    result[name] = Read(program->Output(name));
-  }
-  return result;
+  GraphRun run(build, kernels, {compute, num_threads});
+  run.SetAll(fill);
+  RETURN_IF_ERROR(run.Run());
+  return run.GetAll();
 }
 
 void Copy(absl::Span<const double> values, const TensorView& view) {
