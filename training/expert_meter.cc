@@ -52,7 +52,7 @@ ExpertUse ExpertMeter::Use() const {
   double rows_over_all = 0;
   double experts_over_all = 0;
   double num_loaded = 0;
-  std::vector<double> tier_gates;
+  TierShares tier_gates;
   for (size_t i = 0; i < routers_.size(); ++i) {
     const RouterValues& router = routers_[i];
     const LoadStats stats = ComputeLoadStats(load_[i]);

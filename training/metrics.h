@@ -7,9 +7,13 @@
 #include <string>
 #include <vector>
 
+#include "absl/container/inlined_vector.h"
 #include "nlohmann/json.hpp"
 
 namespace strata {
+
+// A number a tier; up to 8 tiers are no allocation, so that a step has none.
+using TierShares = absl::InlinedVector<double, 8>;
 
 // How the experts were used, over a window of tokens. Definitions: SPEC.md,
 // "Words used below"; core/parallel/load_stats.h.
@@ -19,7 +23,7 @@ struct ExpertUse {
   double gini = 0;           // Of the load of a gate's experts, gates averaged.
   double utilisation = 0;    // Mean over max load of a gate, gates averaged.
   double starved_share = 0;  // Experts under a tenth of their gate's mean.
-  std::vector<double> tier_tokens;  // Share of tokens that reach each tier.
+  TierShares tier_tokens;    // Share of tokens that reach each tier.
 };
 
 struct StepMetrics {

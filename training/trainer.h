@@ -48,7 +48,8 @@ class Trainer {
   // data must be those of this trainer.
   absl::Status Resume(const std::string& checkpoint);
 
-  // One step of `train.accumulation` micro-batches.
+  // One step of `train.accumulation` micro-batches. Allocates nothing once
+  // scratch memory has grown to what the fullest experts so far need.
   //
   // Returns OUT_OF_RANGE if loss or gradient is NaN or infinite; the message
   // names the step and the operator that first made it. The weights are then

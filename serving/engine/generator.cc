@@ -129,6 +129,7 @@ absl::StatusOr<std::vector<int32_t>> Generator::Generate(
 
   TokenSampler sampler(options.sampling);
   std::vector<int32_t> tokens;
+  tokens.reserve(max_new_tokens);
   while (stats_.new_tokens < max_new_tokens) {
     start = Clock::now();
     if (!tokens.empty()) {
