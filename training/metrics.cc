@@ -30,15 +30,14 @@ nlohmann::json ToJson(const ValidationMetrics& metrics) {
   for (const DomainMetrics& domain : metrics.domains) {
     domains[domain.name] = {{"tokens", domain.tokens},
                             {"nll", domain.nll},
-                            {"bits_per_byte", domain.bits_per_byte}};
+                            {"bits_per_byte", domain.bits_per_byte},
+                            {"accuracy", domain.accuracy}};
   }
-  return {{"kind", "validation"},
-          {"step", metrics.step},
-          {"nll", metrics.nll},
-          {"bits_per_byte", metrics.bits_per_byte},
-          {"domains", domains},
-          {"seconds", metrics.seconds},
-          {"experts", ToJson(metrics.experts)}};
+  return {
+      {"kind", "validation"},         {"step", metrics.step},
+      {"nll", metrics.nll},           {"bits_per_byte", metrics.bits_per_byte},
+      {"accuracy", metrics.accuracy}, {"domains", domains},
+      {"seconds", metrics.seconds},   {"experts", ToJson(metrics.experts)}};
 }
 
 }  // namespace strata

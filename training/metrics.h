@@ -44,12 +44,14 @@ struct DomainMetrics {
   int64_t tokens = 0;
   double nll = 0;            // Nats a token.
   double bits_per_byte = 0;  // A token is a byte.
+  double accuracy = 0;       // Share of tokens that greedy decoding says.
 };
 
 struct ValidationMetrics {
   int64_t step = 0;
   double nll = 0;  // Mean over domains, each counting alike.
   double bits_per_byte = 0;
+  double accuracy = 0;
   std::vector<DomainMetrics> domains;
   ExpertUse experts;
   double seconds = 0;

@@ -51,11 +51,13 @@ ModelConfig Hierarchical() {
   gate.add_tier_experts(4);
   gate.set_k_max(2);
   gate.set_energy_groups(4);
+  gate.set_energy_dim(0);
+  gate.set_add_coarse(false);
   gate.set_fine_width(8);
   gate.set_coarse_keep(0.5);
-  gate.set_exit_threshold(0.6);  // Some tokens leave, some stay.
+  gate.set_exit_threshold(0.6);  // Some tokens leave softly.
   // The distillation loss takes the fine scores as constants on purpose, which
-  // differences cannot know; core/cpu/gate_test.cc checks its gradient.
+  // differences cannot know; core/cpu/gate_loss_test.cc checks its gradient.
   gate.set_distill_weight(0);
   gate.set_cost_weight(0.2);
   return config;
@@ -97,6 +99,7 @@ ModelConfig DeepSeek() {
 class ModelGradientTest : public ::testing::Test {
  protected:
   void Build(const ModelConfig& config) {
+    config_ = config;
     auto step = BuildGradientGraph(config, kSequences, kSeqLen, DType::kF64);
     ASSERT_THAT(step, IsOk());
     auto program = Program::Compile(std::move(step->graph), backend_, state_);
@@ -148,8 +151,10 @@ class ModelGradientTest : public ::testing::Test {
       if (state_.role(name) != Role::kParameter) continue;
       const TensorView view = state_.Get(name);
       if (!state_.Has("grad." + name)) {
-        // Coarse keys learn by distillation alone.
+        // Where the coarse score is no part of the affinity, distillation,
+        // which is off here, is all that teaches it.
         EXPECT_THAT(name, HasSubstr("gate.key.weight"));
+        EXPECT_FALSE(config_.moe().hierarchical().add_coarse());
         continue;
       }
       double* x = view.as<double>();
@@ -178,6 +183,7 @@ class ModelGradientTest : public ::testing::Test {
     EXPECT_LT(left_out, compared / 20);
   }
 
+  ModelConfig config_;
   CpuBackend backend_{/*num_threads=*/2, AllCpuKernels()};
   StateStore state_{backend_};
   std::unique_ptr<Program> program_;
@@ -186,11 +192,41 @@ class ModelGradientTest : public ::testing::Test {
 TEST_F(ModelGradientTest, Hierarchical) {
   Build(Hierarchical());
   CheckAllParameters();
-  // The case is worth its name only if some tokens left after the first tier.
-  Loss();
-  const int tokens = *program_->Output("router.0.1.tokens").as<int32_t>();
-  EXPECT_GT(tokens, 0);
-  EXPECT_LT(tokens, kSequences * kSeqLen);
+  // In training no token leaves, so that what would have made it stay is
+  // learned.
+  EXPECT_EQ(*program_->Output("router.0.1.tokens").as<int32_t>(),
+            kSequences * kSeqLen);
+}
+
+TEST_F(ModelGradientTest, HierarchicalWithLearnedSubspaces) {
+  ModelConfig config = Hierarchical();
+  HierarchicalRouterConfig& gate =
+      *config.mutable_moe()->mutable_hierarchical();
+  gate.set_energy_dim(2);
+  gate.set_add_coarse(true);
+  Build(config);
+  CheckAllParameters();
+}
+
+TEST_F(ModelGradientTest, FlatWithEachLossAndTopP) {
+  ModelConfig config = Flat();
+  FlatRouterConfig& gate = *config.mutable_moe()->mutable_flat();
+  gate.set_choice(FlatRouterConfig::TOP_P);
+  gate.set_top_p(0.6);
+  gate.set_k(4);
+  gate.set_balance_weight(0.2);
+  gate.set_balance_per_sequence(true);
+  gate.set_z_weight(0.1);
+  Build(config);
+  CheckAllParameters();
+}
+
+TEST_F(ModelGradientTest, FlatExpertChoice) {
+  ModelConfig config = Flat();
+  config.mutable_moe()->mutable_flat()->set_choice(
+      FlatRouterConfig::EXPERT_CHOICE);
+  Build(config);
+  CheckAllParameters();
 }
 
 TEST_F(ModelGradientTest, FlatSoftmax) {

@@ -213,12 +213,17 @@ absl::StatusOr<ValidationMetrics> Trainer::Validate() {
       for (const float nll : evaluation_->Output("nll").span<float>()) {
         domain.nll += nll;
       }
+      for (const uint8_t hit : evaluation_->Output("hit").span<uint8_t>()) {
+        domain.accuracy += hit;
+      }
       domain.tokens += filled * train_.seq_len();
       meter.Add(*evaluation_, filled * train_.seq_len());
       w += filled;
     }
+    domain.accuracy /= static_cast<double>(domain.tokens);
     domain.nll /= static_cast<double>(domain.tokens);
     domain.bits_per_byte = domain.nll / std::log(2.0);
+    metrics.accuracy += domain.accuracy / windows.num_domains();
     metrics.nll += domain.nll / windows.num_domains();
     metrics.domains.push_back(std::move(domain));
   }

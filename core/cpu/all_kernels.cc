@@ -6,6 +6,8 @@
 #include "core/cpu/elementwise.h"
 #include "core/cpu/embedding.h"
 #include "core/cpu/gate.h"
+#include "core/cpu/gate_loss.h"
+#include "core/cpu/gate_select.h"
 #include "core/cpu/grouped_matmul.h"
 #include "core/cpu/loss.h"
 #include "core/cpu/matmul.h"
@@ -24,6 +26,8 @@ KernelRegistry AllCpuKernels() {
   RegisterElementwiseKernels(registry);
   RegisterEmbeddingKernels(registry);
   RegisterGateKernels(registry);
+  RegisterGateLossKernels(registry);
+  RegisterGateSelectKernels(registry);
   RegisterGroupedMatMulKernels(registry);
   RegisterLossKernels(registry);
   RegisterMatMulKernels(registry);

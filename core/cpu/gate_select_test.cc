@@ -1,4 +1,7 @@
-// The choice of experts: CoarseFilter, AdaptiveSelect, TopKSelect.
+// The choice of experts: CoarseFilter, AdaptiveSelect, TopKSelect,
+// ExpertChoice.
+
+#include "core/cpu/gate_select.h"
 
 #include <algorithm>
 #include <cmath>
@@ -8,9 +11,8 @@
 #include <random>
 #include <vector>
 
-#include "core/cpu/gate.h"
 #include "core/graph/builder.h"
-#include "core/ops/gate.h"
+#include "core/ops/gate_select.h"
 #include "core/testing/graph_run.h"
 #include "core/testing/status_matchers.h"
 #include "gmock/gmock.h"
@@ -69,7 +71,7 @@ std::vector<uint8_t> RunCoarseFilter(int64_t t, int64_t experts, int64_t keep,
         const ValueId c = b.State("bias", DType::kF32, {Static(experts)});
         b.Output("mask", CoarseFilter(b, s, c, keep));
       },
-      {RegisterGateKernels}, {DType::kF32, num_threads});
+      {RegisterGateSelectKernels}, {DType::kF32, num_threads});
   run.Set("score", score);
   run.Set("bias", bias);
   EXPECT_THAT(run.Run(), IsOk());
@@ -146,7 +148,7 @@ Choice RunAdaptiveSelect(int64_t t, int64_t experts,
         b.Output("expert", selection.expert);
         b.Output("stay", selection.stay);
       },
-      {RegisterGateKernels}, {DType::kF32, num_threads});
+      {RegisterGateSelectKernels}, {DType::kF32, num_threads});
   run.Set("p", p);
   run.Set("mask", mask);
   run.Set("bias", bias);
@@ -283,7 +285,7 @@ std::vector<int32_t> RunTopK(int64_t t, int64_t experts,
                               : b.State("bias", DType::kF32, {Static(experts)});
         b.Output("expert", TopKSelect(b, s, c, options));
       },
-      {RegisterGateKernels}, {DType::kF32, num_threads});
+      {RegisterGateSelectKernels}, {DType::kF32, num_threads});
   run.Set("score", score);
   if (!bias.empty()) run.Set("bias", bias);
   EXPECT_THAT(run.Run(), IsOk());
@@ -365,6 +367,55 @@ TEST(TopKSelectTest, AgreesWithSortingTheRow) {
     }
     EXPECT_EQ(expert, RunTopK(t, c.experts, options, score, bias, 1));
     EXPECT_EQ(expert, RunTopK(t, c.experts, options, score, bias, 3));
+  }
+}
+
+// --- ExpertChoice ---
+
+std::vector<int32_t> RunExpertChoice(int32_t t, int64_t bound, int64_t experts,
+                                     int64_t k, const std::vector<float>& score,
+                                     int num_threads = 1) {
+  GraphRun run(
+      [&](GraphBuilder& b) {
+        const ValueId count = b.Input("t", DType::kI32, {});
+        b.Output("expert",
+                 ExpertChoice(b,
+                              b.Input("score", DType::kF32,
+                                      {Ragged(bound, count), Static(experts)}),
+                              k));
+      },
+      {RegisterGateSelectKernels}, {DType::kF32, num_threads});
+  run.Set<int32_t>("t", {t});
+  run.Set("score", score);
+  EXPECT_THAT(run.Run(), IsOk());
+  return run.Get<int32_t>("expert");
+}
+
+TEST(ExpertChoiceTest, EachExpertTakesItsBestTokens) {
+  // Four tokens, two experts, one a token on average: two tokens an expert.
+  // Expert 0 takes tokens 0 and 2, expert 1 takes 2 and 3; 1 gets none.
+  EXPECT_THAT(RunExpertChoice(4, 4, 2, 1,
+                              {0.9f, 0.1f, 0.2f, 0.3f, 0.8f, 0.7f, 0.1f, 0.6f}),
+              ElementsAre(0, -1, -1, -1, 0, 1, 1, -1));
+}
+
+TEST(ExpertChoiceTest, BreaksTiesTowardsTheEarlierToken) {
+  EXPECT_THAT(RunExpertChoice(3, 3, 3, 1, std::vector<float>(9, 0.5f)),
+              ElementsAre(0, 1, 2, -1, -1, -1, -1, -1, -1));
+}
+
+TEST(ExpertChoiceTest, LoadsAllExpertsAlikeOnAnyNumberOfThreads) {
+  const int64_t experts = 7, k = 3;
+  for (const int32_t t : {0, 1, 2, 50, 101}) {
+    const std::vector<float> score = RandomFloats(101 * experts, t + 1, 0.01f);
+    const std::vector<int32_t> expert =
+        RunExpertChoice(t, 101, experts, k, score);
+    std::vector<int64_t> load(experts, 0);
+    for (int64_t i = 0; i < t * experts; ++i) {
+      if (expert[i] >= 0) ++load[expert[i]];
+    }
+    EXPECT_THAT(load, testing::Each((t * k + experts - 1) / experts));
+    EXPECT_EQ(RunExpertChoice(t, 101, experts, k, score, 3), expert);
   }
 }
 

@@ -30,13 +30,6 @@ std::vector<float> RandomFloats(int64_t n, int seed) {
   return values;
 }
 
-std::vector<uint8_t> RandomMask(int64_t n, int seed) {
-  std::mt19937 rng(seed);
-  std::vector<uint8_t> mask(n);
-  for (uint8_t& m : mask) m = rng() % 2;
-  return mask;
-}
-
 // --- EnergySignature ---
 
 std::vector<float> RunEnergySignature(int64_t t, int64_t d, int64_t groups,
@@ -92,6 +85,36 @@ TEST(EnergySignatureTest, SurvivesRowsAsSmallAsFloatsGo) {
   EXPECT_THAT(RunEnergySignature(1, 2, 2, {1e-22f, 0}),
               ElementsAre(FloatNear(2 - std::sqrt(2.f), 1e-6),
                           FloatNear(-std::sqrt(2.f), 1e-6)));
+}
+
+TEST(EnergySignatureTest, GradientAgreesWithDifferences) {
+  for (const int64_t groups : {1, 3, 12}) {  // Of 12, 4 and 1 columns.
+    EXPECT_THAT(CheckGradients(
+                    [&](GraphBuilder& b) -> std::vector<ValueId> {
+                      return {EnergySignature(
+                          b, b.Input("x", DType::kF64, {Static(5), Static(12)}),
+                          groups)};
+                    },
+                    {RegisterGateKernels}),
+                IsOk());
+  }
+}
+
+TEST(EnergySignatureTest, NoGradientComesFromAZeroRowOrSlice) {
+  GraphRun run(
+      [](GraphBuilder& b) {
+        const ValueId x = b.Input("x", DType::kF32, {Static(2), Static(4)});
+        const ValueId ds = b.Input("ds", DType::kF32, {Static(2), Static(2)});
+        b.Output("dx", b.Add1(kEnergySignatureGrad, {ds, x},
+                              {{"groups", int64_t{2}}}));
+      },
+      {RegisterGateKernels});
+  run.Set<float>("x", {0, 0, 0, 0, 0, 0, 3, 4});
+  run.Set<float>("ds", {1, 1, 1, 1});
+  ASSERT_THAT(run.Run(), IsOk());
+
+  // A lone slice is all of the row: its share stays 1.
+  EXPECT_THAT(run.Get<float>("dx"), Each(FloatNear(0, 1e-6)));
 }
 
 // --- SelectedWeight ---
@@ -152,11 +175,6 @@ bool FillChoice(const std::string& name, const TensorView& view) {
     std::copy(expert.begin(), expert.end(), view.as<int32_t>());
     return true;
   }
-  if (name == "mask") {
-    const std::vector<uint8_t> mask = {1, 0, 1, 1, 0, 0, 1, 0, 1, 1, 0, 1};
-    std::copy(mask.begin(), mask.end(), view.as<uint8_t>());
-    return true;
-  }
   if (name == "p") {  // As probabilities are.
     const std::vector<float> p = RandomFloats(view.num_elements(), 3);
     for (size_t i = 0; i < p.size(); ++i) view.as<double>()[i] = 0.1 + p[i];
@@ -184,123 +202,40 @@ TEST(SelectedWeightTest, GradientAgreesWithDifferences) {
   }
 }
 
-// --- CoarseDistill, ExpectedCost ---
+// --- CarryWeight ---
 
-// Runs both losses, and their gradients for a unit seed, over `t` of 3 rows.
-struct Losses {
-  float distill = 0, cost = 0;
-};
-Losses RunLosses(int32_t t, const std::vector<float>& c,
-                 const std::vector<float>& p,
-                 const std::vector<uint8_t>& mask) {
+TEST(CarryWeightTest, CountsWhatIsStillOnItsWay) {
   GraphRun run(
-      [&](GraphBuilder& b) {
-        const ValueId count = b.Input("t", DType::kI32, {});
-        const Dims dims = {Ragged(3, count), Static(2)};
-        const ValueId in = b.Input("c", DType::kF32, dims);
-        const ValueId score = b.Input("p", DType::kF32, dims);
-        const ValueId survives = b.Input("mask", DType::kU8, dims);
-        b.Output("distill", CoarseDistill(b, in, score, survives));
-        b.Output("cost", ExpectedCost(b, score, survives));
+      [](GraphBuilder& b) {
+        const ValueId w = b.Input("w", DType::kF32, {Static(2), Static(2)});
+        const Carried first = CarryWeight(b, w, kNone);
+        const Carried second = CarryWeight(b, w, first.carry);
+        b.Output("first", first.carry);
+        b.Output("weight", second.weight);
+        b.Output("second", second.carry);
       },
       {RegisterGateKernels});
-  run.Set<int32_t>("t", {t});
-  run.Set("c", c);
-  run.Set("p", p);
-  run.Set("mask", mask);
-  EXPECT_THAT(run.Run(), IsOk());
-  return {run.Get<float>("distill")[0], run.Get<float>("cost")[0]};
+  run.Set<float>("w", {0.25f, 0.25f, 0.5f, 0.5f});
+  ASSERT_THAT(run.Run(), IsOk());
+
+  EXPECT_THAT(run.Get<float>("first"), ElementsAre(0.5f, 1));
+  EXPECT_THAT(run.Get<float>("weight"),
+              ElementsAre(0.125f, 0.125f, 0.5f, 0.5f));
+  EXPECT_THAT(run.Get<float>("second"), ElementsAre(0.25f, 1));
 }
 
-TEST(CoarseDistillTest, IsTheMeanCrossEntropyOfTheSurvivors) {
-  // sigmoid(0) = 1/2: log 2 whatever p is. At c = log 3, sigmoid is 3/4:
-  // -0.25 log(3/4) - 0.75 log(1/4) = log 4 - 0.25 log 3.
-  const Losses losses =
-      RunLosses(2, {0, std::log(3.f), 5, 5}, {0.9f, 0.25f, 1, 1}, {1, 1, 0, 0});
-
-  EXPECT_NEAR(losses.distill,
-              (std::log(2) + std::log(4) - 0.25 * std::log(3)) / 2, 1e-6);
-}
-
-TEST(CoarseDistillTest, StaysFiniteForLargeScores) {
-  EXPECT_NEAR(RunLosses(1, {200, -200}, {1, 0.5f}, {1, 1}).distill, 50, 1e-4);
-}
-
-TEST(ExpectedCostTest, IsTheMeanScoreOfTheSurvivors) {
-  EXPECT_NEAR(
-      RunLosses(2, {0, 0, 0, 0}, {0.9f, 0.3f, 0.1f, 1}, {1, 0, 1, 1}).cost,
-      2.0 / 3, 1e-6);
-}
-
-TEST(ExpectedCostTest, OfNoTokensOrNoSurvivorsIsZero) {
-  EXPECT_EQ(RunLosses(0, {1, 1}, {1, 1}, {1, 1}).cost, 0);
-  EXPECT_EQ(RunLosses(0, {1, 1}, {1, 1}, {1, 1}).distill, 0);
-  EXPECT_EQ(RunLosses(1, {1, 1}, {1, 1}, {0, 0}).cost, 0);
-  EXPECT_EQ(RunLosses(1, {1, 1}, {1, 1}, {0, 0}).distill, 0);
-}
-
-TEST(CoarseDistillTest, GradientReachesTheCoarseScoreAlone) {
-  GradCheckOptions options;
-  options.fill = FillChoice;
-  // p counts as a constant, so it is a state, which is not varied.
-  EXPECT_THAT(
-      CheckGradients(
-          [](GraphBuilder& b) -> std::vector<ValueId> {
-            const Dims dims = {Static(3), Static(4)};
-            const ValueId c = b.Input("c", DType::kF64, dims);
-            const ValueId p = b.State("p", DType::kF64, dims);
-            return {CoarseDistill(b, c, p, b.Input("mask", DType::kU8, dims))};
-          },
-          {RegisterGateKernels}, options),
-      IsOk());
-}
-
-TEST(ExpectedCostTest, GradientAgreesWithDifferences) {
-  GradCheckOptions options;
-  options.fill = FillChoice;
+TEST(CarryWeightTest, GradientAgreesWithDifferences) {
   EXPECT_THAT(CheckGradients(
                   [](GraphBuilder& b) -> std::vector<ValueId> {
                     const Dims dims = {Static(3), Static(4)};
-                    return {ExpectedCost(b, b.Input("p", DType::kF64, dims),
-                                         b.Input("mask", DType::kU8, dims))};
+                    const Carried first =
+                        CarryWeight(b, b.Input("a", DType::kF64, dims), kNone);
+                    const Carried second = CarryWeight(
+                        b, b.Input("b", DType::kF64, dims), first.carry);
+                    return {first.weight, second.weight, second.carry};
                   },
-                  {RegisterGateKernels}, options),
+                  {RegisterGateKernels}),
               IsOk());
-}
-
-TEST(CoarseDistillTest, IsBitEqualForAnyNumberOfThreads) {
-  const int64_t t = 1000, experts = 50;  // Four chunks of elements.
-  const auto run_with = [&](int num_threads) {
-    GraphRun run(
-        [&](GraphBuilder& b) {
-          const Dims dims = {Static(t), Static(experts)};
-          const ValueId c = b.Input("c", DType::kF32, dims);
-          const ValueId p = b.Input("p", DType::kF32, dims);
-          const ValueId mask = b.Input("mask", DType::kU8, dims);
-          const ValueId loss = CoarseDistill(b, c, p, mask);
-          const ValueId cost = ExpectedCost(b, p, mask);
-          b.Output("loss", loss);
-          b.Output("cost", cost);
-          b.Output("dc", b.Add1(kCoarseDistillGrad, {loss, c, p, mask}));
-          b.Output("dp", b.Add1(kExpectedCostGrad, {cost, p, mask}));
-        },
-        {RegisterGateKernels}, {DType::kF32, num_threads});
-    run.Set("c", RandomFloats(t * experts, 1));
-    run.Set("p", RandomFloats(t * experts, 2));
-    run.Set("mask", RandomMask(t * experts, 3));
-    EXPECT_THAT(run.Run(), IsOk());
-    std::vector<float> all;
-    for (const char* name : {"loss", "cost", "dc", "dp"}) {
-      const std::vector<float> values = run.Get<float>(name);
-      all.insert(all.end(), values.begin(), values.end());
-    }
-    return all;
-  };
-
-  const std::vector<float> want = run_with(1);
-
-  EXPECT_EQ(run_with(2), want);
-  EXPECT_EQ(run_with(3), want);
 }
 
 // --- LoadBias ---
@@ -351,6 +286,24 @@ TEST(LoadBiasTest, AStepWithoutRowsChangesNothing) {
   ASSERT_THAT(run.Run(), IsOk());
 
   EXPECT_THAT(run.Get<double>("bias"), ElementsAre(0.25, -0.25));
+}
+
+// --- SignBias ---
+
+TEST(SignBiasTest, MovesByItsRateTowardsTheMean) {
+  GraphRun run(
+      [](GraphBuilder& b) {
+        SignBias(b, b.Input("offset", DType::kI32, {Static(4)}),
+                 b.State("bias", DType::kF32, {Static(3)}), 0.5);
+        EXPECT_EQ(b.graph().nodes().back().phase, Phase::kUpdate);
+        EXPECT_EQ(b.phase(), Phase::kForward);
+      },
+      {RegisterGateKernels});
+  run.Set<float>("bias", {1, 2, 3});
+  run.Set<int32_t>("offset", {0, 1, 3, 6});  // Loads 1, 2, 3; mean 2.
+  ASSERT_THAT(run.Run(), IsOk());
+
+  EXPECT_THAT(run.Get<float>("bias"), ElementsAre(1.5f, 2, 2.5f));
 }
 
 }  // namespace

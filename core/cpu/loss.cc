@@ -41,6 +41,7 @@ absl::Status RunCrossEntropy(const KernelContext& ctx) {
   const int32_t* const target = ctx.in(1).as<int32_t>();  // [t]
   T* const nll = ctx.out(1).as<T>();                      // [t]
   T* const lse = ctx.out(2).as<T>();                      // [t]
+  uint8_t* const hit = ctx.out(3).as<uint8_t>();          // [t]
   ASSIGN_OR_RETURN(const int64_t count, CountTargets(target, t, vocab));
   ForRowChunks(ctx.pool, t, vocab, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
@@ -48,6 +49,8 @@ absl::Status RunCrossEntropy(const KernelContext& ctx) {
       const T max = vec.max(row, vocab);
       lse[i] = max + std::log(vec.sum_exp(row, 1, max, vocab));
       nll[i] = target[i] < 0 ? T{0} : lse[i] - row[target[i]];
+      hit[i] =
+          target[i] >= 0 && std::find(row, row + vocab, max) == row + target[i];
     }
   });
   double sum = 0;

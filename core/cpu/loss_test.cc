@@ -38,6 +38,7 @@ absl::StatusOr<RunResult> RunLoss(DType dtype, int num_threads, int64_t vocab,
         b.Output("loss", out[0]);
         b.Output("nll", out[1]);
         b.Output("lse", out[2]);
+        b.Output("hit", out[3]);
         b.Output("dlogits", b.Add1(kCrossEntropyGrad, {dloss, x, y, out[2]}));
       },
       [&](const std::string& name, const TensorView& view) {
@@ -94,6 +95,14 @@ TEST(CrossEntropyTest, AveragesLikeAPlainLoop) {
       }
     }
   }
+}
+
+TEST(CrossEntropyTest, AHitIsTheFirstOfTheLargestLogits) {
+  const auto result = RunLoss(
+      DType::kF32, 1, 3, {1, 3, 3, 1, 3, 3, 1, 3, 3, 4, 0, 0}, {1, 2, -1, 0});
+
+  ASSERT_THAT(result, IsOk());
+  EXPECT_THAT(result->at("hit"), ::testing::ElementsAre(1, 0, 0, 1));
 }
 
 TEST(CrossEntropyTest, IsZeroWithoutTargets) {

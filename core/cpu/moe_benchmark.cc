@@ -38,6 +38,7 @@
 #include "core/ops/activation.h"
 #include "core/ops/dispatch.h"
 #include "core/ops/gate.h"
+#include "core/ops/gate_select.h"
 #include "core/ops/grouped_matmul.h"
 #include "core/passes/autodiff.h"
 #include "core/runtime/kernel_registry.h"

@@ -30,6 +30,18 @@ void ForElementChunks(ThreadPool& pool, int64_t n, Fn fn) {
   ForRowChunks(pool, n, /*columns=*/1, fn);
 }
 
+// Calls fn(row, worker) for each row, in the same chunks; `worker` indexes
+// scratch.
+template <typename Fn>
+void ForEachRow(ThreadPool& pool, int64_t rows, int64_t columns, Fn fn) {
+  const int64_t chunk =
+      std::max<int64_t>(1, kChunkElements / std::max<int64_t>(1, columns));
+  pool.ParallelFor((rows + chunk - 1) / chunk, [&](int64_t i, int worker) {
+    const int64_t end = std::min(rows, (i + 1) * chunk);
+    for (int64_t row = i * chunk; row < end; ++row) fn(row, worker);
+  });
+}
+
 }  // namespace strata
 
 #endif  // CORE_CPU_ROW_CHUNKS_H_

@@ -83,6 +83,27 @@ void CheckFlat(const FlatRouterConfig& flat, FieldChecks& checks) {
     checks.Between("moe.flat.top_groups", flat.top_groups(), 0, 1);
   }
   checks.Between("moe.flat.k", flat.k(), 1, within_reach);
+  checks.Want("moe.flat.choice", static_cast<int>(flat.choice()),
+              FlatRouterConfig::Choice_IsValid(flat.choice()),
+              "TOP_K, TOP_P or EXPERT_CHOICE");
+  if (flat.choice() == FlatRouterConfig::TOP_P) {
+    checks.Want("moe.flat.top_p", flat.top_p(),
+                flat.top_p() > 0 && flat.top_p() <= 1,
+                "more than 0, at most 1");
+  }
+  if (flat.choice() != FlatRouterConfig::TOP_K) {
+    checks.Between("moe.flat.num_groups", flat.num_groups(), 0, 1);
+  }
+  checks.Want("moe.flat.correction_bias", "set",
+              !flat.correction_bias() ||
+                  flat.choice() != FlatRouterConfig::EXPERT_CHOICE,
+              "none with choice EXPERT_CHOICE, which fills every expert alike");
+  checks.NotNegative("moe.flat.balance_weight", flat.balance_weight());
+  checks.NotNegative("moe.flat.z_weight", flat.z_weight());
+  checks.NotNegative("moe.flat.bias_update_rate", flat.bias_update_rate());
+  checks.Want("moe.flat.bias_update_rate", flat.bias_update_rate(),
+              flat.bias_update_rate() == 0 || flat.correction_bias(),
+              "0 without correction_bias");
 }
 
 void CheckHierarchical(const HierarchicalRouterConfig& router, int64_t d_model,
@@ -121,8 +142,11 @@ void CheckHierarchical(const HierarchicalRouterConfig& router, int64_t d_model,
               "more than 0, at most 1");
   checks.ShareBelowOne(path("exit_threshold"), router.exit_threshold());
   checks.Between(path("energy_groups"), router.energy_groups(), 1, kMaxWidth);
-  checks.MultipleOf("d_model", d_model, path("energy_groups"),
-                    router.energy_groups());
+  checks.Between(path("energy_dim"), router.energy_dim(), 0, kMaxWidth);
+  if (router.energy_dim() == 0) {
+    checks.MultipleOf("d_model", d_model, path("energy_groups"),
+                      router.energy_groups());
+  }
   checks.Between(path("fine_width"), router.fine_width(), 1, kMaxWidth);
   checks.NotNegative(path("distill_weight"), router.distill_weight());
   checks.NotNegative(path("cost_weight"), router.cost_weight());

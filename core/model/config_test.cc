@@ -137,6 +137,24 @@ INSTANTIATE_TEST_SUITE_P(
         Wrong{{"moe.flat.scale=-1"},
               "moe.flat.scale is -1; want at least 0",
               "deepseek-v3"},
+        Wrong{{"moe.flat.choice=TOP_P", "moe.flat.top_p=0",
+               "moe.flat.num_groups=0", "moe.flat.top_groups=0"},
+              "moe.flat.top_p is 0; want more than 0, at most 1",
+              "deepseek-v3"},
+        Wrong{{"moe.flat.choice=TOP_P", "moe.flat.top_p=0.9"},
+              "moe.flat.num_groups is 8; want 0 to 1",
+              "deepseek-v3"},
+        Wrong{{"moe.flat.choice=EXPERT_CHOICE", "moe.flat.num_groups=0",
+               "moe.flat.top_groups=0"},
+              "moe.flat.correction_bias is set; want none with",
+              "deepseek-v3"},
+        Wrong{{"moe.flat.balance_weight=-1"},
+              "moe.flat.balance_weight is -1; want at least 0",
+              "deepseek-v3"},
+        Wrong{{"moe.flat.correction_bias=false",
+               "moe.flat.bias_update_rate=0.001"},
+              "moe.flat.bias_update_rate is 0.001; want 0 without",
+              "deepseek-v3"},
         Wrong{{"moe.shared_width=-1"},
               "moe.shared_width is -1; want 0 to",
               "deepseek-v3"}));
@@ -147,15 +165,15 @@ INSTANTIATE_TEST_SUITE_P(
         Wrong{{"moe.expert_width=0"}, "moe.expert_width is 0; want 1 to"},
         Wrong{{"moe.hierarchical.tier_experts="},
               "moe.hierarchical.tier_experts is a list of 0; want 1 to 64"},
-        Wrong{{"moe.hierarchical.tier_experts=8,0"},
+        Wrong{{"moe.hierarchical.tier_experts=16,0"},
               "moe.hierarchical.tier_experts[1] is 0; want 1 to"},
-        Wrong{{"moe.hierarchical.tier_experts=65536,8"},
-              "moe.hierarchical.tier_experts is 65544 in all; want at most"},
-        Wrong{{"moe.hierarchical.k_min=7"},
-              "moe.hierarchical.k_min is 7; want 1 to 6"},
+        Wrong{{"moe.hierarchical.tier_experts=65536,16"},
+              "moe.hierarchical.tier_experts is 65552 in all; want at most"},
+        Wrong{{"moe.hierarchical.k_min=9"},
+              "moe.hierarchical.k_min is 9; want 1 to 8"},
         Wrong{{"moe.hierarchical.k_max=13"},
-              "moe.hierarchical.k_max is 13; want at most 12, what coarse_keep "
-              "0.75 leaves of moe.hierarchical.tier_experts[0], 16"},
+              "moe.hierarchical.k_max is 13; want at most 8, what coarse_keep "
+              "0.5 leaves of moe.hierarchical.tier_experts[0], 16"},
         Wrong{{"moe.hierarchical.k_min=0"},
               "moe.hierarchical.k_min is 0; want 1"},
         Wrong{{"moe.hierarchical.tau=0"}, "moe.hierarchical.tau is 0; want m"},
@@ -166,7 +184,10 @@ INSTANTIATE_TEST_SUITE_P(
               "moe.hierarchical.exit_threshold is 1; want at least 0, less"},
         Wrong{{"moe.hierarchical.energy_groups=0"},
               "moe.hierarchical.energy_groups is 0; want 1"},
-        Wrong{{"moe.hierarchical.energy_groups=3"},
+        Wrong{{"moe.hierarchical.energy_dim=-1"},
+              "moe.hierarchical.energy_dim is -1; want 0"},
+        Wrong{{"moe.hierarchical.energy_dim=0",
+               "moe.hierarchical.energy_groups=3"},
               "d_model is 128; want a multiple of "
               "moe.hierarchical.energy_groups, 3"},
         Wrong{{"moe.hierarchical.fine_width=0"},
@@ -254,8 +275,8 @@ TEST(ModelConfigJsonTest, RefusesWhatItDoesNotKnowAndWhatDoesNotFit) {
           absl::StrReplaceAll(json, {{"\"d_model\"", "\"hidden_size\""}})),
       StatusIs(kInvalid, HasSubstr("unknown field \"hidden_size\"; want ")));
   EXPECT_THAT(ModelConfigFromJson(absl::StrReplaceAll(
-                  json, {{"\"d_model\": 128", "\"d_model\": 129"}})),
-              StatusIs(kInvalid, HasSubstr("d_model is 129; want a multiple")));
+                  json, {{"\"energy_dim\": 1", "\"energy_dim\": -1"}})),
+              StatusIs(kInvalid, HasSubstr("energy_dim is -1; want 0 to")));
 }
 
 // Whatever the bytes: a valid config or one line that says why not.

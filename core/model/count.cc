@@ -71,10 +71,12 @@ void AddMoe(const ModelConfig& config, Count<Number>& count) {
   const HierarchicalRouterConfig& router = moe.hierarchical();
   const Number tiers = router.tier_experts_size();
   const Number r = router.fine_width();
-  // A tier: keys [E, groups]; embeddings [E, r]; the query [r, d]; self- and
-  // cross-attention, four and three of [r, r].
-  count.gates += layers * (experts * (router.energy_groups() + r) +
-                           tiers * (r * d + 7 * r * r));
+  const Number groups = router.energy_groups();
+  // A tier: subspaces [groups * dim, d]; keys [E, groups]; embeddings [E, r];
+  // the query [r, d]; self- and cross-attention, four and three of [r, r].
+  count.gates +=
+      layers * (experts * (groups + r) +
+                tiers * (groups * router.energy_dim() * d + r * d + 7 * r * r));
   count.norms += layers * d * (tiers + (moe.shared_width() > 0 ? 1 : 0));
 }
 

@@ -45,7 +45,8 @@ TEST(CountParametersTest, CountsAHierarchicalModel) {
       *config.mutable_moe()->mutable_hierarchical();
   router.add_tier_experts(23);
   router.add_tier_experts(29);
-  router.set_energy_groups(1);
+  router.set_energy_groups(3);
+  router.set_energy_dim(5);
   router.set_fine_width(31);
 
   const ParameterCount count = CountParametersByPart(config);
@@ -56,7 +57,8 @@ TEST(CountParametersTest, CountsAHierarchicalModel) {
   EXPECT_EQ(count.dense, 2 * 3 * 7 * 13);
   EXPECT_EQ(count.routed_experts, 3 * (23 + 29) * 3 * 7 * 17);
   EXPECT_EQ(count.shared_experts, 3 * 3 * 7 * 19);
-  EXPECT_EQ(count.gates, 3 * (52 * (1 + 31) + 2 * (31 * 7 + 7 * 31 * 31)));
+  EXPECT_EQ(count.gates,
+            3 * (52 * (3 + 31) + 2 * (3 * 5 * 7 + 31 * 7 + 7 * 31 * 31)));
   // Five before attention, two dense, per MoE layer two tiers and the shared
   // expert, one before the output.
   EXPECT_EQ(count.norms, 7 * (5 + 2 + 3 * 3 + 1));

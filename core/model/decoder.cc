@@ -22,20 +22,16 @@
 namespace strata {
 namespace {
 
-// The sum of the router's own losses, each averaged over tiers and layers so
-// that their weights mean the same for models of any depth.
-ValueId RouterLoss(GraphBuilder& b, const ModelConfig& config,
-                   const std::vector<RouterValues>& routers) {
-  const HierarchicalRouterConfig& gate = config.moe().hierarchical();
+// The sum of the gates' own losses, each averaged over gates so that their
+// weights mean the same for models of any depth.
+ValueId RouterLoss(GraphBuilder& b, const std::vector<RouterValues>& routers) {
   ValueId sum = kNone;
-  const auto add = [&](ValueId term, double weight) {
-    if (term == kNone || weight == 0) return;
-    const ValueId scaled = Scale(b, term, weight / routers.size());
-    sum = sum == kNone ? scaled : Add(b, sum, scaled);
-  };
   for (const RouterValues& router : routers) {
-    add(router.distill_loss, gate.distill_weight());
-    add(router.expected_cost, gate.cost_weight());
+    for (const GateLoss& term : router.losses) {
+      const ValueId scaled = Scale(
+          b, term.loss, term.weight / static_cast<double>(routers.size()));
+      sum = sum == kNone ? scaled : Add(b, sum, scaled);
+    }
   }
   return sum;
 }
@@ -87,8 +83,8 @@ Decoder BuildDecoder(GraphBuilder& b, const ModelConfig& config,
       MoeOptions moe;
       moe.layer = layer;
       moe.num_tokens = num_tokens;
-      moe.router_losses = options.mode == DecoderOptions::Mode::kTrain;
-      moe.control_load = options.mode == DecoderOptions::Mode::kTrain;
+      moe.gate.train = options.mode == DecoderOptions::Mode::kTrain;
+      moe.gate.seq_start = inputs.seq_start;
       h = MoeBlock(b, config, moe, h, decoder.routers);
     }
   }
@@ -117,13 +113,14 @@ Decoder BuildDecoder(GraphBuilder& b, const ModelConfig& config,
   const CrossEntropyResult ce = CrossEntropy(b, logits, target);
   decoder.loss = ce.loss;
   decoder.total_loss = ce.loss;
-  const ValueId router_loss = RouterLoss(b, config, decoder.routers);
+  const ValueId router_loss = RouterLoss(b, decoder.routers);
   if (router_loss != kNone) {
     decoder.total_loss = Add(b, ce.loss, router_loss);
   }
   b.Output("loss", decoder.loss);
   b.Output("total_loss", decoder.total_loss);
   b.Output("nll", ce.nll);
+  b.Output("hit", ce.hit);
   OutputRouters(b, decoder.routers);
   return decoder;
 }

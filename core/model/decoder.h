@@ -47,7 +47,7 @@ struct DecoderOptions {
 //   "num_logits" [], "logit_row" [num_logits]   rows whose logits are wanted
 // Outputs, by name:
 //   "loss" [] cross-entropy in nats, "total_loss" [] with the router's losses,
-//   "nll" [t];  generation: "logits" [num_logits, vocab]
+//   "nll" [t], "hit" U8 [t];  generation: "logits" [num_logits, vocab]
 //   and for each of `routers` its RouterValues, as the names there say.
 //
 // The cache of layer i is the states "cache.i.k" and "cache.i.v",

@@ -12,6 +12,8 @@
 #include "core/ops/activation.h"
 #include "core/ops/elementwise.h"
 #include "core/ops/gate.h"
+#include "core/ops/gate_loss.h"
+#include "core/ops/gate_select.h"
 #include "core/ops/matmul.h"
 
 namespace strata {
@@ -23,6 +25,27 @@ constexpr double kWorthFloor = 0.5;
 ValueId Weight(GraphBuilder& b, absl::string_view name, int64_t rows,
                int64_t columns) {
   return b.Parameter(b.Scoped(name), {Static(rows), Static(columns)});
+}
+
+ValueId FlatChoice(GraphBuilder& b, const FlatRouterConfig& gate, ValueId p,
+                   ValueId bias) {
+  switch (gate.choice()) {
+    case FlatRouterConfig::TOP_P: {
+      AdaptiveSelectOptions options;
+      options.tau = gate.top_p();
+      options.k_max = gate.k();
+      return AdaptiveSelect(b, p, /*mask=*/kNone, bias, options).expert;
+    }
+    case FlatRouterConfig::EXPERT_CHOICE:
+      return ExpertChoice(b, p, gate.k());
+    default: {
+      TopKOptions options;
+      options.k = gate.k();
+      options.num_groups = std::max<int64_t>(1, gate.num_groups());
+      options.top_groups = std::max<int64_t>(1, gate.top_groups());
+      return TopKSelect(b, p, bias, options);
+    }
+  }
 }
 
 // Expert embeddings [E, r] after one block of self-attention among experts. No
@@ -42,7 +65,8 @@ ValueId Contextualise(GraphBuilder& b, ValueId embedding, int64_t r) {
 
 }  // namespace
 
-Routing FlatGate(GraphBuilder& b, const ModelConfig& config, ValueId x) {
+Routing FlatGate(GraphBuilder& b, const ModelConfig& config, ValueId x,
+                 const GateOptions& options) {
   const FlatRouterConfig& gate = config.moe().flat();
   const int64_t num_experts = gate.num_experts();
   Routing routing;
@@ -55,19 +79,25 @@ Routing FlatGate(GraphBuilder& b, const ModelConfig& config, ValueId x) {
     routing.bias = b.State(b.Scoped("gate.e_score_correction_bias"),
                            b.compute(), {Static(num_experts)});
   }
-  TopKOptions options;
-  options.k = gate.k();
-  options.num_groups = std::max<int64_t>(1, gate.num_groups());
-  options.top_groups = std::max<int64_t>(1, gate.top_groups());
-  routing.expert = TopKSelect(b, p, routing.bias, options);
+  routing.expert = FlatChoice(b, gate, p, routing.bias);
   routing.weight = SelectedWeight(
       b, p, routing.expert,
       {gate.normalize(), /*floor=*/0, gate.scale() == 0 ? 1.0 : gate.scale()});
+  if (!options.train) return routing;
+  if (gate.balance_weight() > 0) {
+    routing.losses.push_back(
+        {BalanceLoss(b, p, routing.expert,
+                     gate.balance_per_sequence() ? options.seq_start : kNone),
+         gate.balance_weight()});
+  }
+  if (gate.z_weight() > 0) {
+    routing.losses.push_back({ZLoss(b, logits), gate.z_weight()});
+  }
   return routing;
 }
 
 Routing TierGate(GraphBuilder& b, const ModelConfig& config,
-                 int64_t num_experts, ValueId x, bool losses) {
+                 int64_t num_experts, ValueId x, const GateOptions& options) {
   const HierarchicalRouterConfig& gate = config.moe().hierarchical();
   const int64_t d = config.d_model();
   const int64_t r = gate.fine_width();
@@ -77,7 +107,13 @@ Routing TierGate(GraphBuilder& b, const ModelConfig& config,
       b.State(b.Scoped("gate.bias"), b.compute(), {Static(num_experts)});
 
   // Coarse: the bias enters here too, so that a dropped expert can come back.
-  const ValueId signature = EnergySignature(b, x, gate.energy_groups());
+  const int64_t subspaces = gate.energy_groups() * gate.energy_dim();
+  const ValueId signature = EnergySignature(
+      b,
+      subspaces > 0
+          ? Linear(b, x, Weight(b, "gate.energy.weight", subspaces, d))
+          : x,
+      gate.energy_groups());
   const ValueId coarse =
       Linear(b, signature,
              Weight(b, "gate.key.weight", num_experts, gate.energy_groups()));
@@ -98,46 +134,54 @@ Routing TierGate(GraphBuilder& b, const ModelConfig& config,
   const ValueId refined = Add(b, query,
                               Linear(b, MatMul(b, attention, v),
                                      Weight(b, "gate.cross.o.weight", r, r)));
-  const ValueId affinity =
+  // Both factors are learned, so the product is scaled by 1 / r: by 1 /
+  // sqrt(r), a step of the optimizer moved it by more than its own size.
+  ValueId affinity =
       Scale(b,
             MatMul(b, refined, embedding, /*transpose_lhs=*/false,
                    /*transpose_rhs=*/true),
-            scale);
+            1 / static_cast<double>(r));
+  if (gate.add_coarse()) affinity = Add(b, affinity, coarse);
   const ValueId p = Sigmoid(b, affinity);
 
   // Adjust.
-  AdaptiveSelectOptions options;
-  options.tau = gate.tau();
-  options.k_min = gate.k_min();
-  options.k_max = gate.k_max();
-  options.exit_threshold = gate.exit_threshold();
-  const Selection selection = AdaptiveSelect(b, p, mask, routing.bias, options);
+  AdaptiveSelectOptions select;
+  select.tau = gate.tau();
+  select.k_min = gate.k_min();
+  select.k_max = gate.k_max();
+  select.exit_threshold = options.train ? 0 : gate.exit_threshold();
+  const Selection selection = AdaptiveSelect(b, p, mask, routing.bias, select);
   routing.expert = selection.expert;
   routing.stay = selection.stay;
   // A mixture, unless p is small altogether: then the tier says little, and
   // leaving it changes little.
   routing.weight = SelectedWeight(b, p, routing.expert,
                                   {/*normalize=*/true, kWorthFloor, 1.0});
-  if (losses) {
-    routing.distill_loss = CoarseDistill(b, coarse, p, mask);
-    routing.expected_cost = ExpectedCost(b, p, mask);
+  if (options.train && gate.distill_weight() > 0) {
+    routing.losses.push_back(
+        {CoarseDistill(b, coarse, p, mask), gate.distill_weight()});
+  }
+  if (options.train && gate.cost_weight() > 0) {
+    routing.losses.push_back({ExpectedCost(b, p, mask), gate.cost_weight()});
   }
   return routing;
 }
 
 void ControlLoad(GraphBuilder& b, const ModelConfig& config,
                  const Routing& routing, int64_t num_experts, ValueId offset) {
+  if (config.moe().has_flat()) {
+    const double rate = config.moe().flat().bias_update_rate();
+    if (rate > 0) SignBias(b, offset, routing.bias, rate);
+    return;
+  }
   const LoadControl& control = config.moe().hierarchical().load();
   const ValueId ema =
       b.State(b.Scoped("gate.load_ema"), b.compute(), {Static(num_experts)});
   const ValueId integral = b.State(b.Scoped("gate.load_integral"), b.compute(),
                                    {Static(num_experts)});
-  const Phase phase = b.phase();
-  b.set_phase(Phase::kUpdate);
   LoadBias(b, offset, ema, integral, routing.bias,
            {control.ema_decay(), control.gain_p(), control.gain_i(),
             control.max_bias()});
-  b.set_phase(phase);
 }
 
 }  // namespace strata

@@ -4,6 +4,7 @@
 #define CORE_MODEL_GATE_H_
 
 #include <cstdint>
+#include <vector>
 
 #include "core/graph/builder.h"
 #include "core/graph/graph.h"
@@ -11,30 +12,43 @@
 
 namespace strata {
 
+struct GateLoss {
+  ValueId loss = kNone;  // []
+  double weight = 0;
+};
+
 // What any gate returns.
 struct Routing {
   ValueId expert = kNone;  // I32 [t, k], best first, -1 past the last
   ValueId weight = kNone;  // [t, k]
   ValueId stay = kNone;    // U8 [t], 0: the token leaves; kNone: none leaves
   ValueId bias = kNone;    // State [experts] that steers the choice, or kNone
-  ValueId distill_loss = kNone;   // []
-  ValueId expected_cost = kNone;  // []
+  std::vector<GateLoss> losses;  // To be added to the model's.
 };
 
-// Top-k of a softmax or of sigmoids, with DeepSeek-V3's correction bias and
-// group limit as options. x [t, d]; the builder's scope is the block.
-Routing FlatGate(GraphBuilder& builder, const ModelConfig& config, ValueId x);
+struct GateOptions {
+  // Emit the losses, and let no token leave a tier; what a tier that it would
+  // have left adds then counts little (CarryWeight).
+  bool train = false;
+  ValueId seq_start = kNone;  // I32 [sequences + 1], for losses a sequence.
+};
 
-// The three-stage gate of one tier (docs/architecture.md, "The gate"):
+// One choice among all experts: top-k of a softmax or of sigmoids, with
+// DeepSeek-V3's correction bias and group limit as options; top-p; or expert
+// choice. x [t, d]; the builder's scope is the block.
+Routing FlatGate(GraphBuilder& builder, const ModelConfig& config, ValueId x,
+                 const GateOptions& options);
+
+// The three-stage gate of one tier (docs/router.md):
 //   coarse  energy signature against keys; the worse part is dropped
 //   fine    token query, refined by cross-attention over the survivors'
 //           contextualised embeddings; affinity; sigmoid
 //   adjust  load bias on the choice; dynamic number of experts; early exit
-// `losses`: emit the gate's training losses. The builder's scope is the tier.
+// The builder's scope is the tier.
 Routing TierGate(GraphBuilder& builder, const ModelConfig& config,
-                 int64_t num_experts, ValueId x, bool losses);
+                 int64_t num_experts, ValueId x, const GateOptions& options);
 
-// The update of the tier's load bias from the rows its experts got.
+// The update of the gate's load bias from the rows its experts got.
 void ControlLoad(GraphBuilder& builder, const ModelConfig& config,
                  const Routing& routing, int64_t num_experts, ValueId offset);
 

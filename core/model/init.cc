@@ -27,6 +27,12 @@ double StandardDeviation(const ModelConfig& config, const std::string& name,
                          const TensorView& view) {
   const auto fan_in = static_cast<double>(view.shape.back());
   double deviation = 1 / std::sqrt(fan_in);
+  // The fine stage begins as a product of query and embeddings; what its
+  // attention adds to either grows from zero.
+  if (absl::EndsWith(name, "gate.self.o.weight") ||
+      absl::EndsWith(name, "gate.cross.o.weight")) {
+    return 0;
+  }
   // Experts' embeddings and keys meet vectors of norm 1 a component.
   if (absl::EndsWith(name, "gate.expert.weight")) return 1;
   if (absl::EndsWith(name, "o_proj.weight") ||

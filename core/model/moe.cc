@@ -72,9 +72,13 @@ ValueId FlatBlock(GraphBuilder& b, const ModelConfig& config,
   router.num_experts = moe.flat().num_experts();
   router.expert_width = moe.expert_width();
   router.tokens = options.num_tokens;
-  const Routing routing = FlatGate(b, config, x);
+  const Routing routing = FlatGate(b, config, x, options.gate);
   ValueId y = Experts(b, config.d_model(), moe.expert_width(),
                       router.num_experts, routing, x, router);
+  router.losses = routing.losses;
+  if (options.gate.train) {
+    ControlLoad(b, config, routing, router.num_experts, router.offset);
+  }
   if (moe.shared_width() > 0) {
     GraphBuilder::Scope shared(b, "shared_experts");
     y = Add(b, y, SwiGluMlp(b, config.d_model(), moe.shared_width(), x));
@@ -100,6 +104,8 @@ ValueId HierarchicalBlock(GraphBuilder& b, const ModelConfig& config,
   Compacted active;
   active.count = options.num_tokens;
   const int num_tiers = gate.tier_experts_size();
+  const bool exits = gate.exit_threshold() > 0;
+  ValueId carry = kNone;  // [t, 1], the share that is still on its way.
   for (int tier = 0; tier < num_tiers; ++tier) {
     GraphBuilder::Scope tier_scope(b, absl::StrCat("tier.", tier));
     const ValueId rows =
@@ -111,17 +117,24 @@ ValueId HierarchicalBlock(GraphBuilder& b, const ModelConfig& config,
     router.num_experts = gate.tier_experts(tier);
     router.expert_width = moe.expert_width();
     router.tokens = active.count;
-    const Routing routing =
-        TierGate(b, config, router.num_experts, x, options.router_losses);
+    Routing routing = TierGate(b, config, router.num_experts, x, options.gate);
+    if (exits) {
+      const Carried carried = CarryWeight(
+          b, routing.weight,
+          active.index == kNone ? carry : GatherRows(b, carry, active.index));
+      routing.weight = carried.weight;
+      carry = active.index == kNone
+                  ? carried.carry
+                  : b.Add1(kScatterRows, {carried.carry, active.index, carry});
+    }
     const ValueId y = Experts(b, config.d_model(), moe.expert_width(),
                               router.num_experts, routing, x, router);
-    router.distill_loss = routing.distill_loss;
-    router.expected_cost = routing.expected_cost;
+    router.losses = routing.losses;
     h = active.index == kNone ? Add(b, h, y) : AddRows(b, h, y, active.index);
-    if (options.control_load) {
+    if (options.gate.train) {
       ControlLoad(b, config, routing, router.num_experts, router.offset);
     }
-    if (gate.exit_threshold() > 0 && tier + 1 < num_tiers) {
+    if (exits && !options.gate.train && tier + 1 < num_tiers) {
       active = CompactRows(b, active.index, routing.stay);
     }
     routers.push_back(router);

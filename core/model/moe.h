@@ -17,6 +17,7 @@
 #include "core/graph/builder.h"
 #include "core/graph/graph.h"
 #include "core/model/config.pb.h"
+#include "core/model/gate.h"
 
 namespace strata {
 
@@ -26,11 +27,10 @@ struct RouterValues {
   int64_t tier = 0;
   int64_t num_experts = 0;
   int64_t expert_width = 0;
-  ValueId tokens = kNone;         // [] I32, tokens that reached the gate
-  ValueId expert = kNone;         // [tokens, k] I32, -1 where none
-  ValueId offset = kNone;         // [experts + 1] I32, rows of each expert
-  ValueId distill_loss = kNone;   // [] if the gate has one
-  ValueId expected_cost = kNone;  // [] if the gate has one
+  ValueId tokens = kNone;  // [] I32, tokens that reached the gate
+  ValueId expert = kNone;  // [tokens, k] I32, -1 where none
+  ValueId offset = kNone;  // [experts + 1] I32, rows of each expert
+  std::vector<GateLoss> losses;
 
   // Names of the graph's outputs.
   std::string OffsetName() const;
@@ -41,8 +41,7 @@ struct RouterValues {
 struct MoeOptions {
   int64_t layer = 0;
   ValueId num_tokens = kNone;  // [] I32
-  bool router_losses = false;  // Emit distill_loss and expected_cost.
-  bool control_load = false;   // Emit the load controller's update of state.
+  GateOptions gate;
 };
 
 // swiglu(norm(h)) of inner width `width`, to be added to h [t, d].

@@ -41,7 +41,10 @@ TEST(MessageToJsonTest, WritesEveryScalarInTheOrderOfTheProto) {
   EXPECT_EQ(MessageToJson(config).dump(),
             R"({"num_experts":9007199254740992,"k":0,"score":"SIGMOID",)"
             R"("normalize":false,"scale":2.5,"correction_bias":false,)"
-            R"("num_groups":0,"top_groups":0})");
+            R"("num_groups":0,"top_groups":0,)"
+            R"("choice":"TOP_K","top_p":0.0,"balance_weight":0.0,)"
+            R"("balance_per_sequence":false,"z_weight":0.0,)"
+            R"("bias_update_rate":0.0})");
 }
 
 TEST(MessageToJsonTest, WritesOnlyTheGroupsThatAreSet) {

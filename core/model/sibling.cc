@@ -9,6 +9,13 @@
 #include "core/model/count.h"
 
 namespace strata {
+namespace {
+
+// Tuned with as many trials as the hierarchical model's own settings: docs/
+// router.md, "The baseline".
+constexpr double kBalanceWeight = 0.03;
+
+}  // namespace
 
 ModelConfig FlatSibling(const ModelConfig& hierarchical, int64_t k) {
   CHECK(hierarchical.moe().has_hierarchical());
@@ -23,6 +30,7 @@ ModelConfig FlatSibling(const ModelConfig& hierarchical, int64_t k) {
   router.set_k(k);
   router.set_score(FlatRouterConfig::SOFTMAX);
   router.set_normalize(true);
+  router.set_balance_weight(kBalanceWeight);
 
   // The count is linear in the width.
   flat.mutable_moe()->set_expert_width(0);

@@ -10,7 +10,8 @@
 namespace strata {
 
 // The same model with a flat softmax top-k router over as many experts, whose
-// weights sum to 1. Its experts have the least width with which it has at least
+// weights sum to 1, trained with a load-balance loss (the V2 router of the
+// specification). Its experts have the least width with which it has at least
 // as many parameters, so that what the hierarchical gate costs is the flat
 // model's to spend: it has 0 to one unit of width more (3 d_model per expert
 // and MoE layer).

@@ -25,9 +25,6 @@ double PerElement(double flops, const OpView& op, const Binding& binding,
   return flops * Elements(op.type(input), binding);
 }
 
-// For operators through which nothing is learned.
-void NoGradient(GradContext& context) {}
-
 // --- EnergySignature ---
 
 Types InferEnergySignature(const OpView& op) {
@@ -48,78 +45,23 @@ double EnergySignatureFlops(const OpView& op, const Binding& binding) {
          2 * Extent(op.type(0).dims[0], binding) * op.attrs.Int("groups");
 }
 
-// --- CoarseFilter ---
-
-Types InferCoarseFilter(const OpView& op) {
-  RETURN_IF_ERROR(WantFloat(op, 0, "score", 2));
-  const ValueType& score = op.type(0);
-  RETURN_IF_ERROR(WantType(op, 1, "bias", {score.dtype, {score.dims[1]}}));
-  RETURN_IF_ERROR(
-      WantInRange("keep", op.attrs.Int("keep"), 1, score.dims[1].bound));
-  return std::vector<ValueType>{{DType::kU8, score.dims}};
+Types InferEnergySignatureGrad(const OpView& op) {
+  RETURN_IF_ERROR(WantFloat(op, 1, "x", 2));
+  const ValueType& x = op.type(1);
+  RETURN_IF_ERROR(WantType(
+      op, 0, "ds", {x.dtype, {x.dims[0], Static(op.attrs.Int("groups"))}}));
+  return std::vector<ValueType>{x};
 }
 
-// The bias added, and one comparison.
-double TwoPerElement(const OpView& op, const Binding& binding) {
-  return PerElement(2, op, binding);
+void EnergySignatureGradient(GradContext& g) {
+  if (!g.Needs(0)) return;
+  g.Set(0, g.For(0).Add1(kEnergySignatureGrad, {g.OutputGrad(0), g.input(0)},
+                         g.attrs()));
 }
 
-// --- AdaptiveSelect ---
-
-Types InferAdaptiveSelect(const OpView& op) {
-  RETURN_IF_ERROR(WantFloat(op, 0, "p", 2));
-  const ValueType& p = op.type(0);
-  RETURN_IF_ERROR(WantType(op, 1, "mask", {DType::kU8, p.dims}));
-  RETURN_IF_ERROR(WantType(op, 2, "bias", {p.dtype, {p.dims[1]}}));
-  const int64_t k_max = op.attrs.Int("k_max");
-  RETURN_IF_ERROR(WantInRange("k_max", k_max, 1, p.dims[1].bound));
-  RETURN_IF_ERROR(WantInRange("k_min", op.attrs.Int("k_min"), 1, k_max));
-  const double tau = op.attrs.Float("tau");
-  if (!(tau > 0 && tau <= 1)) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("tau is ", tau, "; want more than 0, at most 1"));
-  }
-  const double exit_threshold = op.attrs.Float("exit_threshold");
-  if (!(exit_threshold >= 0 && exit_threshold <= 1)) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("exit_threshold is ", exit_threshold, "; want 0 to 1"));
-  }
-  return std::vector<ValueType>{{DType::kI32, {p.dims[0], Static(k_max)}},
-                                {DType::kU8, {p.dims[0]}}};
-}
-
-// The sum of p and its maximum, the bias added, one comparison.
-double AdaptiveSelectFlops(const OpView& op, const Binding& binding) {
-  return PerElement(4, op, binding);
-}
-
-// --- TopKSelect ---
-
-Types InferTopKSelect(const OpView& op) {
-  RETURN_IF_ERROR(WantFloat(op, 0, "score", 2));
-  const ValueType& score = op.type(0);
-  if (op.has(1)) {
-    RETURN_IF_ERROR(WantType(op, 1, "bias", {score.dtype, {score.dims[1]}}));
-  }
-  const int64_t experts = score.dims[1].bound;
-  const int64_t groups = op.attrs.Int("num_groups");
-  if (groups < 1 || experts % groups != 0) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("num_groups is ", groups, "; want a divisor of ", experts,
-                     ", the number of experts"));
-  }
-  const int64_t top_groups = op.attrs.Int("top_groups");
-  RETURN_IF_ERROR(WantInRange("top_groups", top_groups, 1, groups));
-  const int64_t k = op.attrs.Int("k");
-  RETURN_IF_ERROR(WantInRange("k", k, 1, top_groups * (experts / groups)));
-  return std::vector<ValueType>{{DType::kI32, {score.dims[0], Static(k)}}};
-}
-
-// The bias added, one comparison; in groups another one to find the best two.
-double TopKSelectFlops(const OpView& op, const Binding& binding) {
-  return PerElement(
-      1 + (op.has(1) ? 1 : 0) + (op.attrs.Int("num_groups") > 1 ? 1 : 0), op,
-      binding);
+// The squares again, and a product an element; about five a slice.
+double EnergySignatureGradFlops(const OpView& op, const Binding& binding) {
+  return PerElement(3, op, binding, 1) + PerElement(5, op, binding, 0);
 }
 
 // --- SelectedWeight ---
@@ -171,76 +113,49 @@ void SelectedWeightGradBytes(const OpView& op, const Binding& binding,
   cost.bytes_read = 2 * Bytes(op.type(0), binding) + Bytes(op.type(2), binding);
 }
 
-// --- CoarseDistill ---
+// --- CarryWeight ---
 
-Types InferCoarseDistill(const OpView& op) {
-  RETURN_IF_ERROR(WantFloat(op, 0, "c", 2));
-  const ValueType& c = op.type(0);
-  RETURN_IF_ERROR(WantType(op, 1, "p", c));
-  RETURN_IF_ERROR(WantType(op, 2, "mask", {DType::kU8, c.dims}));
-  return std::vector<ValueType>{{c.dtype, {}}};
+Types CarryTypes(const ValueType& weight) {
+  return std::vector<ValueType>{weight,
+                                {weight.dtype, {weight.dims[0], Static(1)}}};
 }
 
-Types InferCoarseDistillGrad(const OpView& op) {
-  RETURN_IF_ERROR(WantFloat(op, 1, "c", 2));
-  const ValueType& c = op.type(1);
-  RETURN_IF_ERROR(WantType(op, 0, "dloss", {c.dtype, {}}));
-  RETURN_IF_ERROR(WantType(op, 2, "p", c));
-  RETURN_IF_ERROR(WantType(op, 3, "mask", {DType::kU8, c.dims}));
-  return std::vector<ValueType>{c};
+Types InferCarryWeight(const OpView& op) {
+  RETURN_IF_ERROR(WantFloat(op, 0, "weight", 2));
+  const ValueType& weight = op.type(0);
+  if (op.has(1)) {
+    RETURN_IF_ERROR(
+        WantType(op, 1, "carry", {weight.dtype, {weight.dims[0], Static(1)}}));
+  }
+  return CarryTypes(weight);
 }
 
-void CoarseDistillGradient(GradContext& g) {
-  if (!g.Needs(0)) return;
-  g.Set(0, g.For(0).Add1(kCoarseDistillGrad, {g.OutputGrad(0), g.input(0),
-                                              g.input(1), g.input(2)}));
+Types InferCarryWeightGrad(const OpView& op) {
+  RETURN_IF_ERROR(WantFloat(op, 2, "weight", 2));
+  const ValueType& weight = op.type(2);
+  const ValueType carry = {weight.dtype, {weight.dims[0], Static(1)}};
+  if (op.has(0)) RETURN_IF_ERROR(WantType(op, 0, "dscaled", weight));
+  if (op.has(1)) RETURN_IF_ERROR(WantType(op, 1, "dcarry", carry));
+  if (op.has(3)) RETURN_IF_ERROR(WantType(op, 3, "carry", carry));
+  return CarryTypes(weight);
 }
 
-// max(c, 0) - c p + log(1 + exp(-|c|)), and the sum.
-double CoarseDistillFlops(const OpView& op, const Binding& binding) {
-  return PerElement(7, op, binding);
+void CarryWeightGradient(GradContext& g) {
+  const std::vector<ValueId> grads = g.Shared().Add(
+      kCarryWeightGrad, {g.OutputGrad(0), g.OutputGrad(1), g.input(0),
+                         g.Has(1) ? g.input(1) : kNone});
+  if (g.Needs(0)) g.Set(0, grads[0]);
+  if (g.Has(1) && g.Needs(1)) g.Set(1, grads[1]);
 }
 
-// (sigmoid(c) - p) * factor.
-double CoarseDistillGradFlops(const OpView& op, const Binding& binding) {
-  return PerElement(5, op, binding, 1);
+// The product and the sum.
+double CarryWeightFlops(const OpView& op, const Binding& binding) {
+  return PerElement(2, op, binding);
 }
 
-// --- ExpectedCost ---
-
-Types InferExpectedCost(const OpView& op) {
-  RETURN_IF_ERROR(WantFloat(op, 0, "p", 2));
-  const ValueType& p = op.type(0);
-  RETURN_IF_ERROR(WantType(op, 1, "mask", {DType::kU8, p.dims}));
-  return std::vector<ValueType>{{p.dtype, {}}};
-}
-
-Types InferExpectedCostGrad(const OpView& op) {
-  RETURN_IF_ERROR(WantFloat(op, 1, "p", 2));
-  const ValueType& p = op.type(1);
-  RETURN_IF_ERROR(WantType(op, 0, "dcost", {p.dtype, {}}));
-  RETURN_IF_ERROR(WantType(op, 2, "mask", {DType::kU8, p.dims}));
-  return std::vector<ValueType>{p};
-}
-
-void ExpectedCostGradient(GradContext& g) {
-  if (!g.Needs(0)) return;
-  g.Set(0, g.For(0).Add1(kExpectedCostGrad,
-                         {g.OutputGrad(0), g.input(0), g.input(1)}));
-}
-
-double ExpectedCostFlops(const OpView& op, const Binding& binding) {
-  return PerElement(1, op, binding);
-}
-
-double ExpectedCostGradFlops(const OpView& op, const Binding& binding) {
-  return 1;  // dcost / n; the rest places it.
-}
-
-// p is read for its extents alone.
-void ExpectedCostGradBytes(const OpView& op, const Binding& binding,
-                           Cost& cost) {
-  cost.bytes_read = Bytes(op.type(0), binding) + Bytes(op.type(2), binding);
+// carry * (dscaled + dcarry); the sum of that over weight.
+double CarryWeightGradFlops(const OpView& op, const Binding& binding) {
+  return PerElement(4, op, binding, 2);
 }
 
 // --- LoadBias ---
@@ -272,60 +187,49 @@ double LoadBiasFlops(const OpView& op, const Binding& binding) {
   return PerElement(10, op, binding, 1);
 }
 
+// --- SignBias ---
+
+Types InferSignBias(const OpView& op) {
+  RETURN_IF_ERROR(WantFloat(op, 1, "bias", 1));
+  RETURN_IF_ERROR(WantType(
+      op, 0, "offset", {DType::kI32, {Static(op.type(1).dims[0].bound + 1)}}));
+  const double rate = op.attrs.Float("rate");
+  if (!(rate >= 0)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("rate is ", rate, "; want at least 0"));
+  }
+  return std::vector<ValueType>{};
+}
+
+// The load, its comparison with the mean, the bias.
+double SignBiasFlops(const OpView& op, const Binding& binding) {
+  return PerElement(3, op, binding, 1);
+}
+
 }  // namespace
 
 const OpDef kEnergySignature = {"EnergySignature", InferEnergySignature,
-                                NoGradient, EnergySignatureFlops};
-const OpDef kCoarseFilter = {"CoarseFilter", InferCoarseFilter, nullptr,
-                             TwoPerElement};
-const OpDef kAdaptiveSelect = {"AdaptiveSelect", InferAdaptiveSelect, nullptr,
-                               AdaptiveSelectFlops};
-const OpDef kTopKSelect = {"TopKSelect", InferTopKSelect, nullptr,
-                           TopKSelectFlops};
+                                EnergySignatureGradient, EnergySignatureFlops};
+const OpDef kEnergySignatureGrad = {"EnergySignatureGrad",
+                                    InferEnergySignatureGrad, nullptr,
+                                    EnergySignatureGradFlops};
 const OpDef kSelectedWeight = {"SelectedWeight",       InferSelectedWeight,
                                SelectedWeightGradient, SelectedWeightFlops,
                                /*mutates=*/{},         SelectedWeightBytes};
 const OpDef kSelectedWeightGrad = {
     "SelectedWeightGrad",    InferSelectedWeightGrad, nullptr,
     SelectedWeightGradFlops, /*mutates=*/{},          SelectedWeightGradBytes};
-const OpDef kCoarseDistill = {"CoarseDistill", InferCoarseDistill,
-                              CoarseDistillGradient, CoarseDistillFlops};
-const OpDef kCoarseDistillGrad = {"CoarseDistillGrad", InferCoarseDistillGrad,
-                                  nullptr, CoarseDistillGradFlops};
-const OpDef kExpectedCost = {"ExpectedCost", InferExpectedCost,
-                             ExpectedCostGradient, ExpectedCostFlops};
-const OpDef kExpectedCostGrad = {
-    "ExpectedCostGrad",    InferExpectedCostGrad, nullptr,
-    ExpectedCostGradFlops, /*mutates=*/{},        ExpectedCostGradBytes};
+const OpDef kCarryWeight = {"CarryWeight", InferCarryWeight,
+                            CarryWeightGradient, CarryWeightFlops};
+const OpDef kCarryWeightGrad = {"CarryWeightGrad", InferCarryWeightGrad,
+                                nullptr, CarryWeightGradFlops};
 const OpDef kLoadBias = {"LoadBias", InferLoadBias, nullptr, LoadBiasFlops,
                          /*mutates=*/{1, 2, 3}};
+const OpDef kSignBias = {"SignBias", InferSignBias, nullptr, SignBiasFlops,
+                         /*mutates=*/{1}};
 
 ValueId EnergySignature(GraphBuilder& b, ValueId x, int64_t groups) {
   return b.Add1(kEnergySignature, {x}, {{"groups", groups}});
-}
-
-ValueId CoarseFilter(GraphBuilder& b, ValueId score, ValueId bias,
-                     int64_t keep) {
-  return b.Add1(kCoarseFilter, {score, bias}, {{"keep", keep}});
-}
-
-Selection AdaptiveSelect(GraphBuilder& b, ValueId p, ValueId mask, ValueId bias,
-                         const AdaptiveSelectOptions& options) {
-  const std::vector<ValueId> out =
-      b.Add(kAdaptiveSelect, {p, mask, bias},
-            {{"tau", options.tau},
-             {"k_min", options.k_min},
-             {"k_max", options.k_max},
-             {"exit_threshold", options.exit_threshold}});
-  return {out[0], out[1]};
-}
-
-ValueId TopKSelect(GraphBuilder& b, ValueId score, ValueId bias,
-                   const TopKOptions& options) {
-  return b.Add1(kTopKSelect, {score, bias},
-                {{"k", options.k},
-                 {"num_groups", options.num_groups},
-                 {"top_groups", options.top_groups}});
 }
 
 ValueId SelectedWeight(GraphBuilder& b, ValueId p, ValueId expert,
@@ -336,12 +240,9 @@ ValueId SelectedWeight(GraphBuilder& b, ValueId p, ValueId expert,
                  {"scale", options.scale}});
 }
 
-ValueId CoarseDistill(GraphBuilder& b, ValueId c, ValueId p, ValueId mask) {
-  return b.Add1(kCoarseDistill, {c, p, mask});
-}
-
-ValueId ExpectedCost(GraphBuilder& b, ValueId p, ValueId mask) {
-  return b.Add1(kExpectedCost, {p, mask});
+Carried CarryWeight(GraphBuilder& b, ValueId weight, ValueId carry) {
+  const std::vector<ValueId> out = b.Add(kCarryWeight, {weight, carry});
+  return {out[0], out[1]};
 }
 
 void LoadBias(GraphBuilder& b, ValueId offset, ValueId ema, ValueId integral,
@@ -353,6 +254,13 @@ void LoadBias(GraphBuilder& b, ValueId offset, ValueId ema, ValueId integral,
          {"gain_p", options.gain_p},
          {"gain_i", options.gain_i},
          {"max_bias", options.max_bias}});
+  b.set_phase(phase);
+}
+
+void SignBias(GraphBuilder& b, ValueId offset, ValueId bias, double rate) {
+  const Phase phase = b.phase();
+  b.set_phase(Phase::kUpdate);
+  b.Add(kSignBias, {offset, bias}, {{"rate", rate}});
   b.set_phase(phase);
 }
 

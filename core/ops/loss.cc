@@ -18,8 +18,10 @@ absl::StatusOr<std::vector<ValueType>> Infer(const OpView& op) {
   const ValueType& logits = op.type(0);
   const Dim t = logits.dims[0];
   RETURN_IF_ERROR(WantType(op, 1, "target", {DType::kI32, {t}}));
-  return std::vector<ValueType>{
-      {logits.dtype, {}}, {logits.dtype, {t}}, {logits.dtype, {t}}};
+  return std::vector<ValueType>{{logits.dtype, {}},
+                                {logits.dtype, {t}},
+                                {logits.dtype, {t}},
+                                {DType::kU8, {t}}};
 }
 
 absl::StatusOr<std::vector<ValueType>> InferGrad(const OpView& op) {
@@ -34,7 +36,7 @@ absl::StatusOr<std::vector<ValueType>> InferGrad(const OpView& op) {
 }
 
 void Gradient(GradContext& g) {
-  // Only the mean is differentiated; nll and lse are for reading.
+  // Only the mean is differentiated; the others are for reading.
   if (g.OutputGrad(0) == kNone || !g.Needs(0)) return;
   g.Set(0, g.For(0).Add1(kCrossEntropyGrad, {g.OutputGrad(0), g.input(0),
                                              g.input(1), g.output(2)}));
@@ -59,7 +61,7 @@ const OpDef kCrossEntropyGrad = {"CrossEntropyGrad", InferGrad, nullptr,
 CrossEntropyResult CrossEntropy(GraphBuilder& b, ValueId logits,
                                 ValueId target) {
   const std::vector<ValueId> out = b.Add(kCrossEntropy, {logits, target});
-  return {out[0], out[1]};
+  return {out[0], out[1], out[3]};
 }
 
 }  // namespace strata

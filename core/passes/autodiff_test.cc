@@ -8,7 +8,7 @@
 #include "core/graph/builder.h"
 #include "core/graph/graph.h"
 #include "core/ops/elementwise.h"
-#include "core/ops/gate.h"
+#include "core/ops/gate_loss.h"
 #include "core/ops/matmul.h"
 #include "core/testing/grad_check.h"
 #include "core/testing/status_matchers.h"
@@ -76,10 +76,13 @@ TEST(DifferentiateTest, AValueThatTheLossDoesNotReadHasNoGradient) {
 TEST(DifferentiateTest, StopsAtOperatorsThatStopGradients) {
   GraphBuilder b;
   const ValueId x = b.Parameter("x", {Static(4), Static(8)});
-  const ValueId s = EnergySignature(b, x, /*groups=*/2);
-  const ValueId ds = b.Input("ds", DType::kF32, {Static(4), Static(2)});
+  // The scores that teach the coarse stage learn nothing from it.
+  const ValueId loss =
+      CoarseDistill(b, b.Input("c", DType::kF32, {Static(4), Static(8)}), x,
+                    b.Input("mask", DType::kU8, {Static(4), Static(8)}));
+  const ValueId dloss = b.Input("dloss", DType::kF32, {});
 
-  const auto gradients = Differentiate(b, {{s, ds}}, {x});
+  const auto gradients = Differentiate(b, {{loss, dloss}}, {x});
 
   ASSERT_THAT(gradients, IsOk());
   EXPECT_TRUE(gradients->empty());

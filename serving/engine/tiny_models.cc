@@ -76,6 +76,8 @@ ModelConfig Hierarchical() {
   gate.set_tau(0.6);
   gate.set_exit_threshold(0.65);
   gate.set_energy_groups(4);
+  gate.set_energy_dim(2);
+  gate.set_add_coarse(true);
   gate.set_coarse_keep(0.5);
   gate.set_fine_width(8);
   gate.set_distill_weight(0.01);

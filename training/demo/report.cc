@@ -96,6 +96,9 @@ std::vector<DemoFigure> FiguresOf(const DemoReport& report) {
                          }});
     }
   }
+  figures.push_back(
+      {"accuracy", "next-byte accuracy", Unit::kShare,
+       [](const DemoRun& run) { return run.validation.accuracy; }});
   const auto use = [&](const char* key, const char* title, Unit unit,
                        double ExpertUse::*field) {
     figures.push_back({key, title, unit, [field](const DemoRun& run) {
