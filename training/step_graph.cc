@@ -48,19 +48,17 @@ absl::StatusOr<StepGraph> BuildGradientGraph(const ModelConfig& model,
   const std::vector<ValueId> parameters = Parameters(b.graph());
   b.set_phase(Phase::kInputGrad);
   const Seed seed = {decoder.total_loss, Fill(b, 1.0)};
-  ASSIGN_OR_RETURN(const Gradients gradients,
-                   Differentiate(b, {seed}, parameters));
   const ValueId keep = b.Input("keep", dtype, {});
-  b.set_phase(Phase::kUpdate);
-  GraphBuilder::Scope scope(b, "accumulate");
-  for (const ValueId parameter : parameters) {
-    const auto it = gradients.find(parameter);
-    if (it == gradients.end()) continue;
+  // Each as soon as it is whole, so that not all gradients live to the end.
+  const auto accumulate = [&](ValueId parameter, ValueId grad) {
+    b.set_phase(Phase::kUpdate);
+    b.set_scope("accumulate");
     // Copied: adding a state moves the graph's values.
     const Value value = b.graph().value(parameter);
-    Accumulate(b, b.State(GradName(value.name), dtype, value.type.dims),
-               it->second, keep);
-  }
+    Accumulate(b, b.State(GradName(value.name), dtype, value.type.dims), grad,
+               keep);
+  };
+  RETURN_IF_ERROR(Differentiate(b, {seed}, parameters, accumulate).status());
   StepGraph step;
   step.routers = std::move(decoder.routers);
   ASSIGN_OR_RETURN(step.graph, b.Finish());

@@ -15,6 +15,7 @@
 #include "core/graph/graph.h"
 #include "core/model/config.h"
 #include "core/model/init.h"
+#include "core/ops/optimizer.h"
 #include "core/runtime/program.h"
 #include "core/runtime/state_store.h"
 #include "core/testing/status_matchers.h"
@@ -237,6 +238,35 @@ TEST_F(ModelGradientTest, FlatSoftmax) {
 TEST_F(ModelGradientTest, LatentAttentionDenseLayerAndGroupLimitedSigmoid) {
   Build(DeepSeek());
   CheckAllParameters();
+}
+
+// Else the memory of a large model's step is that of all its gradients.
+TEST(GradientGraphTest, AccumulatesEachGradientBeforeTheNextButOne) {
+  const auto step = BuildGradientGraph(DeepSeek(), kSequences, kSeqLen);
+  ASSERT_THAT(step, IsOk());
+  const Graph& graph = step->graph;
+  std::vector<ValueId> waiting;
+  size_t most_waiting = 0;
+  int num_accumulated = 0;
+  for (const Node& node : graph.nodes()) {
+    if (node.op->name == kAccumulate.name) {
+      const auto it = std::find(waiting.begin(), waiting.end(), node.inputs[1]);
+      ASSERT_NE(it, waiting.end());
+      waiting.erase(it);
+      ++num_accumulated;
+    } else if (node.phase == Phase::kWeightGrad) {
+      waiting.push_back(node.outputs[0]);
+      most_waiting = std::max(most_waiting, waiting.size());
+    }
+  }
+
+  EXPECT_EQ(
+      num_accumulated,
+      static_cast<int>(std::count_if(
+          graph.values().begin(), graph.values().end(),
+          [](const Value& value) { return value.role == Role::kParameter; })));
+  EXPECT_LE(most_waiting, 2);
+  EXPECT_EQ(waiting.size(), 0);
 }
 
 }  // namespace

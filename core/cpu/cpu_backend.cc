@@ -7,6 +7,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "core/base/status_macros.h"
+#include "core/cpu/gemm.h"
 #include "core/tensor/buffer.h"
 
 namespace strata {
@@ -22,6 +23,11 @@ class HostMemory : public Memory {
 };
 
 }  // namespace
+
+CpuBackend::CpuBackend(int num_threads, KernelRegistry kernels)
+    : pool_(num_threads), kernels_(std::move(kernels)) {
+  ReserveGemmBuffers(num_threads);
+}
 
 absl::StatusOr<std::unique_ptr<Memory>> CpuBackend::Allocate(
     int64_t num_bytes) {

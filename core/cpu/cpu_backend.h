@@ -26,8 +26,7 @@ class CpuBackend : public Backend {
  public:
   // `kernels` says what it can run: AllCpuKernels() (core/cpu/all_kernels.h),
   // or a few families in a test.
-  CpuBackend(int num_threads, KernelRegistry kernels)
-      : pool_(num_threads), kernels_(std::move(kernels)) {}
+  CpuBackend(int num_threads, KernelRegistry kernels);
 
   absl::string_view name() const override { return "cpu"; }
   absl::StatusOr<std::unique_ptr<Memory>> Allocate(int64_t num_bytes) override;

@@ -4,6 +4,8 @@
 //
 // Row-major; `lda`, `ldb`, `ldc` are the distances between rows as stored.
 // With beta = 0, c is only written. Safe to call from several threads.
+// Allocates nothing once buffers are reserved, but for small products of odd
+// sizes with AVX-512, where OpenBLAS takes a few KB from the heap.
 
 #ifndef CORE_CPU_GEMM_H_
 #define CORE_CPU_GEMM_H_
@@ -50,6 +52,11 @@ void Gemm(const GemmArgs<T>& g) {
                 g.ldb, g.beta, g.c, g.ldc);
   }
 }
+
+// Makes OpenBLAS map work buffers for `num_threads` products at once, which it
+// would else do when that many first meet, at any later time. Buffers take no
+// memory before they are used.
+void ReserveGemmBuffers(int num_threads);
 
 }  // namespace strata
 

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
@@ -39,23 +40,18 @@ class Backward {
       : builder_(builder), depends_(DependsOn(builder.graph(), wrt)) {}
 
   void Contribute(ValueId value, ValueId grad) {
-    contributions_[value].push_back(grad);
-  }
-
-  // The gradient by `value`: the sum of its contributions; kNone without any.
-  ValueId Take(ValueId value) {
-    const auto it = contributions_.find(value);
-    if (it == contributions_.end()) return kNone;
-    std::vector<ValueId>& terms = it->second;
+    const auto [it, is_first] = sum_.try_emplace(value, grad);
+    if (is_first) return;
     const bool is_parameter =
         builder_.graph().value(value).role == Role::kParameter;
     builder_.set_phase(is_parameter ? Phase::kWeightGrad : Phase::kInputGrad);
-    ValueId sum = terms[0];
-    for (size_t i = 1; i < terms.size(); ++i) {
-      sum = Add(builder_, sum, terms[i]);
-    }
-    terms = {sum};
-    return sum;
+    it->second = Add(builder_, it->second, grad);
+  }
+
+  // The gradient by `value` so far; kNone without any.
+  ValueId Sum(ValueId value) const {
+    const auto it = sum_.find(value);
+    return it == sum_.end() ? kNone : it->second;
   }
 
   absl::Status Visit(NodeId id) {
@@ -72,7 +68,7 @@ class Backward {
     std::vector<ValueId> grads;
     bool any_grad = false;
     for (const ValueId output : node.outputs) {
-      grads.push_back(Take(output));
+      grads.push_back(Sum(output));
       any_grad |= grads.back() != kNone;
     }
     if (!any_grad) return absl::OkStatus();
@@ -95,14 +91,38 @@ class Backward {
  private:
   GraphBuilder& builder_;
   std::vector<bool> depends_;
-  absl::flat_hash_map<ValueId, std::vector<ValueId>> contributions_;
+  absl::flat_hash_map<ValueId, ValueId> sum_;  // Of contributions so far.
 };
+
+// The values of `wrt` by the first node that reads each; those that no node
+// reads, behind the last. Past that, going backward, nothing more is added to
+// the gradient.
+std::vector<std::vector<ValueId>> ByFirstReader(const Graph& graph,
+                                                absl::Span<const ValueId> wrt) {
+  const auto num_nodes = static_cast<NodeId>(graph.nodes().size());
+  std::vector<NodeId> first(graph.values().size(), num_nodes);
+  for (NodeId id = num_nodes - 1; id >= 0; --id) {
+    for (const ValueId in : graph.node(id).inputs) {
+      if (in != kNone) first[in] = id;
+    }
+  }
+  std::vector<std::vector<ValueId>> by_reader(num_nodes + 1);
+  for (const ValueId id : wrt) by_reader[first[id]].push_back(id);
+  return by_reader;
+}
 
 }  // namespace
 
 absl::StatusOr<Gradients> Differentiate(GraphBuilder& builder,
                                         absl::Span<const Seed> seeds,
                                         absl::Span<const ValueId> wrt) {
+  return Differentiate(builder, seeds, wrt, [](ValueId, ValueId) {});
+}
+
+absl::StatusOr<Gradients> Differentiate(
+    GraphBuilder& builder, absl::Span<const Seed> seeds,
+    absl::Span<const ValueId> wrt,
+    absl::FunctionRef<void(ValueId value, ValueId grad)> on_gradient) {
   RETURN_IF_ERROR(builder.status());
   const Phase phase = builder.phase();
   const std::string scope = builder.scope();
@@ -110,13 +130,17 @@ absl::StatusOr<Gradients> Differentiate(GraphBuilder& builder,
   for (const Seed& seed : seeds) backward.Contribute(seed.value, seed.grad);
 
   const auto num_nodes = static_cast<NodeId>(builder.graph().nodes().size());
-  for (NodeId id = num_nodes - 1; id >= 0; --id) {
-    RETURN_IF_ERROR(backward.Visit(id));
-  }
+  const std::vector<std::vector<ValueId>> whole_after =
+      ByFirstReader(builder.graph(), wrt);
   Gradients gradients;
-  for (const ValueId id : wrt) {
-    const ValueId grad = backward.Take(id);
-    if (grad != kNone) gradients[id] = grad;
+  for (NodeId id = num_nodes; id >= 0; --id) {
+    if (id < num_nodes) RETURN_IF_ERROR(backward.Visit(id));
+    for (const ValueId value : whole_after[id]) {
+      const ValueId grad = backward.Sum(value);
+      if (grad == kNone) continue;
+      gradients[value] = grad;
+      on_gradient(value, grad);
+    }
   }
   builder.set_phase(phase);
   builder.set_scope(scope);

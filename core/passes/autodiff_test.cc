@@ -18,7 +18,7 @@
 namespace strata {
 namespace {
 
-using ::testing::HasSubstr;
+using ::testing::ElementsAre;
 
 TEST(DifferentiateTest, SumsOverAllUsesOfAValue) {
   // x is used three times, once through itself squared.
@@ -71,6 +71,47 @@ TEST(DifferentiateTest, AValueThatTheLossDoesNotReadHasNoGradient) {
   ASSERT_THAT(gradients, IsOk());
   EXPECT_TRUE(gradients->contains(x));
   EXPECT_FALSE(gradients->contains(unused));
+}
+
+// Backward: y's node, then what reads w twice, then the first node.
+TEST(DifferentiateTest, HandsOverAGradientAsSoonAsItIsWhole) {
+  GraphBuilder b;
+  const ValueId x = b.Parameter("x", {Static(4), Static(8)});
+  const ValueId w = b.Parameter("w", {Static(8), Static(8)});
+  const ValueId last = b.Parameter("last", {Static(8), Static(8)});
+  const ValueId y = Linear(b, Linear(b, Linear(b, Scale(b, x, 2), w), w), last);
+  const ValueId dy = b.Input("dy", DType::kF32, {Static(4), Static(8)});
+  std::vector<ValueId> order;
+  std::vector<NodeId> first_node_after;
+
+  const auto gradients = Differentiate(
+      b, {{y, dy}}, {x, w, last}, [&](ValueId value, ValueId grad) {
+        order.push_back(value);
+        first_node_after.push_back(b.graph().nodes().size());
+        b.set_phase(Phase::kUpdate);
+        b.Output(b.graph().value(value).name, Scale(b, grad, 3));
+      });
+
+  ASSERT_THAT(gradients, IsOk());
+  EXPECT_THAT(order, ElementsAre(last, w, x));
+  for (int i = 0; i < 3; ++i) {
+    const ValueId grad = gradients->at(order[i]);
+    EXPECT_LT(b.graph().value(grad).producer, first_node_after[i]);
+  }
+  EXPECT_LT(first_node_after[0], b.graph().value(gradients->at(w)).producer);
+  EXPECT_LT(first_node_after[1], b.graph().value(gradients->at(x)).producer);
+  EXPECT_THAT(b.Finish(), IsOk());
+}
+
+TEST(DifferentiateTest, AValueThatNoNodeReadsHasItsSeed) {
+  GraphBuilder b;
+  const ValueId x = b.Parameter("x", {Static(4)});
+  const ValueId dx = b.Input("dx", DType::kF32, {Static(4)});
+
+  const auto gradients = Differentiate(b, {{x, dx}}, {x});
+
+  ASSERT_THAT(gradients, IsOk());
+  EXPECT_EQ(gradients->at(x), dx);
 }
 
 TEST(DifferentiateTest, StopsAtOperatorsThatStopGradients) {

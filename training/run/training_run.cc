@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <system_error>
 #include <utility>
@@ -12,6 +13,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
 #include "core/base/files.h"
+#include "core/base/folder_lock.h"
 #include "core/base/manifest.h"
 #include "core/base/sha256.h"
 #include "core/base/status_macros.h"
@@ -73,12 +75,20 @@ absl::Status RemoveRun(const std::string& out) {
 absl::StatusOr<std::unique_ptr<TrainingRun>> TrainingRun::Start(
     const RunOptions& options, const Corpus* corpus) {
   const bool resumes = !options.resume_from.empty();
-  if (!resumes && !options.overwrite && HoldsRun(options.out)) {
+  std::optional<FolderLock> lock;
+  const auto take_folder = [&]() -> absl::Status {
+    ASSIGN_OR_RETURN(lock, FolderLock::Take(options.out));
+    if (resumes || options.overwrite || !HoldsRun(options.out)) {
+      return absl::OkStatus();
+    }
     return absl::AlreadyExistsError(absl::StrCat(
         options.out,
         " holds a run already; want --resume to go on with it, --overwrite to "
         "replace it, or another --out"));
-  }
+  };
+  std::error_code ignored;
+  const bool exists = fs::is_directory(options.out, ignored);
+  if (exists) RETURN_IF_ERROR(take_folder());
   ASSIGN_OR_RETURN(std::unique_ptr<Trainer> trainer,
                    Trainer::Create(options.model, options.train, corpus,
                                    options.num_threads));
@@ -91,6 +101,7 @@ absl::StatusOr<std::unique_ptr<TrainingRun>> TrainingRun::Start(
   }
 
   RETURN_IF_ERROR(MakeFolders(options.out));
+  if (!exists) RETURN_IF_ERROR(take_folder());
   if (!resumes) RETURN_IF_ERROR(RemoveRun(options.out));
   const std::string path = MetricsPath(options.out);
   ASSIGN_OR_RETURN(MetricsLog log,
@@ -98,7 +109,7 @@ absl::StatusOr<std::unique_ptr<TrainingRun>> TrainingRun::Start(
                            : MetricsLog::Create(path, manifest));
   auto run = std::unique_ptr<TrainingRun>(new TrainingRun(
       options, std::move(trainer), std::move(manifest), std::move(log)));
-  std::error_code ignored;
+  run->lock_ = std::move(lock);
   if (resumes && fs::equivalent(fs::path(options.resume_from).parent_path(),
                                 options.out, ignored)) {
     run->saved_step_ = run->trainer_->step();

@@ -20,6 +20,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "core/base/folder_lock.h"
 #include "core/model/config.pb.h"
 #include "nlohmann/json.hpp"
 #include "training/config.pb.h"
@@ -56,9 +57,10 @@ struct RunSummary {
 class TrainingRun {
  public:
   // Makes the trainer, loads the checkpoint if one is resumed, and then opens
-  // the folder; until there, nothing on disk changes. `corpus` must outlive the
-  // run.
+  // the folder; until there, nothing on disk changes. The folder is locked for
+  // the run's life. `corpus` must outlive the run.
   //
+  // Returns UNAVAILABLE if another process, or run, is training into `out`.
   // Returns ALREADY_EXISTS if `out` holds a run and is neither resumed nor to
   // be overwritten; otherwise the errors of Trainer::Create and Resume.
   static absl::StatusOr<std::unique_ptr<TrainingRun>> Start(
@@ -98,6 +100,7 @@ class TrainingRun {
 
   absl::Status WithLastCheckpoint(const absl::Status& status) const;
 
+  std::optional<FolderLock> lock_;
   RunOptions options_;
   std::unique_ptr<Trainer> trainer_;
   nlohmann::json manifest_;
