@@ -25,6 +25,7 @@
 #include "training/config.pb.h"
 #include "training/data/corpus.h"
 #include "training/metrics.h"
+#include "training/routing_recording.h"
 #include "training/run/metrics_log.h"
 #include "training/trainer.h"
 
@@ -36,6 +37,7 @@ struct RunOptions {
   std::string out;
   std::string resume_from;  // A checkpoint folder; empty to begin anew.
   bool overwrite = false;   // Replace a run that `out` holds.
+  RecordOptions record;     // A routing trace of the steps.
   int num_threads = 1;
 };
 
@@ -60,7 +62,8 @@ class TrainingRun {
   // run.
   //
   // Returns ALREADY_EXISTS if `out` holds a run and is neither resumed nor to
-  // be overwritten; otherwise the errors of Trainer::Create and Resume.
+  // be overwritten; otherwise the errors of Trainer::Create, Resume and
+  // StartRecording.
   static absl::StatusOr<std::unique_ptr<TrainingRun>> Start(
       const RunOptions& options, const Corpus* corpus);
 
@@ -79,8 +82,8 @@ class TrainingRun {
   bool checkpoint_due() const;
 
   // All steps that are left, with validations and checkpoints as they fall due
-  // and a checkpoint at the end. Asks `stop` between steps; where it says true,
-  // saves and returns.
+  // and a checkpoint at the end; closes the routing trace. Asks `stop` between
+  // steps; where it says true, saves and returns.
   absl::StatusOr<RunSummary> Finish(const RunObserver& observer,
                                     const std::function<bool()>& stop);
 
@@ -89,9 +92,11 @@ class TrainingRun {
 
  private:
   TrainingRun(const RunOptions& options, std::unique_ptr<Trainer> trainer,
+              std::unique_ptr<RoutingRecording> recording,
               nlohmann::json manifest, MetricsLog log)
       : options_(options),
         trainer_(std::move(trainer)),
+        recording_(std::move(recording)),
         manifest_(std::move(manifest)),
         log_(std::move(log)),
         last_checkpoint_(options.resume_from) {}
@@ -100,6 +105,7 @@ class TrainingRun {
 
   RunOptions options_;
   std::unique_ptr<Trainer> trainer_;
+  std::unique_ptr<RoutingRecording> recording_;  // Null if there is none.
   nlohmann::json manifest_;
   MetricsLog log_;
   std::string last_checkpoint_;
