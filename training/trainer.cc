@@ -12,6 +12,9 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
+#include "core/base/check.h"
+#include "core/base/manifest.h"
+#include "core/base/sha256.h"
 #include "core/base/status_macros.h"
 #include "core/checkpoint/model_files.h"
 #include "core/cpu/all_kernels.h"
@@ -21,7 +24,10 @@
 #include "core/model/decoder.h"
 #include "core/model/init.h"
 #include "core/runtime/program.h"
+#include "core/trace/router_tap.h"
+#include "core/trace/routing_trace.pb.h"
 #include "training/config.h"
+#include "training/routing_recording.h"
 #include "training/schedule.h"
 #include "training/step_graph.h"
 
@@ -76,12 +82,13 @@ absl::Status CheckFits(const ModelConfig& model, const TrainConfig& train) {
 
 absl::StatusOr<std::unique_ptr<Trainer>> Trainer::Create(
     const ModelConfig& model, const TrainConfig& train, const Corpus* corpus,
-    int num_threads) {
+    int num_threads, bool expose_tokens) {
   RETURN_IF_ERROR(strata::Validate(model));
   RETURN_IF_ERROR(strata::Validate(train));
   RETURN_IF_ERROR(CheckFits(model, train));
   RETURN_IF_ERROR(CheckLongEnough(*corpus, train.seq_len()));
-  auto trainer = std::unique_ptr<Trainer>(new Trainer(model, train, corpus));
+  auto trainer = std::unique_ptr<Trainer>(
+      new Trainer(model, train, corpus, expose_tokens));
   RETURN_IF_ERROR(trainer->Build(num_threads));
   return trainer;
 }
@@ -109,6 +116,7 @@ absl::Status Trainer::BuildGradients() {
       StepGraph step,
       BuildGradientGraph(model_, train_.batch_size(), train_.seq_len()));
   routers_ = std::move(step.routers);
+  if (expose_tokens_) ExposeTokens(step.graph, routers_);
   ASSIGN_OR_RETURN(gradients_,
                    Program::Compile(std::move(step.graph), *backend_, *state_));
   FillLayout(*gradients_, train_.batch_size(), train_.seq_len());
@@ -129,8 +137,9 @@ absl::Status Trainer::BuildEvaluation() {
   options.mode = DecoderOptions::Mode::kEvaluate;
   options.max_tokens = train_.batch_size() * train_.seq_len();
   options.max_sequences = train_.batch_size();
-  BuildDecoder(b, model_, options);
+  evaluation_routers_ = BuildDecoder(b, model_, options).routers;
   ASSIGN_OR_RETURN(Graph graph, b.Finish());
+  if (expose_tokens_) ExposeTokens(graph, evaluation_routers_);
   ASSIGN_OR_RETURN(evaluation_,
                    Program::Compile(std::move(graph), *backend_, *state_));
   FillLayout(*evaluation_, train_.batch_size(), train_.seq_len());
@@ -144,7 +153,7 @@ void Trainer::FillBatch(int64_t micro_batch) {
   SetScalar(*gradients_, "keep", micro_batch == 0 ? 0 : 1);
 }
 
-absl::StatusOr<StepMetrics> Trainer::Step() {
+absl::StatusOr<StepMetrics> Trainer::Step(RoutingRecording* recording) {
   const Clock::time_point start = Clock::now();
   StepMetrics metrics;
   metrics.step = step_ + 1;
@@ -163,6 +172,7 @@ absl::StatusOr<StepMetrics> Trainer::Step() {
     metrics.total_loss +=
         total_loss / static_cast<double>(train_.accumulation());
     meter_->Add(*gradients_, train_.batch_size() * train_.seq_len());
+    if (recording != nullptr) RETURN_IF_ERROR(RecordMicroBatch(m, *recording));
   }
   metrics.learning_rate = LearningRate(train_, step_ + 1);
   SetScalar(*update_, "learning_rate", metrics.learning_rate);
@@ -192,7 +202,19 @@ absl::Status Trainer::Diagnose(const std::string& what) {
                    ", though every operator's result is finite"));
 }
 
-absl::StatusOr<ValidationMetrics> Trainer::Validate() {
+absl::Status Trainer::RecordMicroBatch(int64_t micro_batch,
+                                       RoutingRecording& recording) const {
+  recording.Begin(step_ + 1, micro_batch);
+  for (int64_t s = 0; s < train_.batch_size(); ++s) {
+    recording.AddSequence(
+        train_.seq_len(),
+        sampler_->DomainOf(step_, micro_batch * train_.batch_size() + s));
+  }
+  return recording.Finish(*gradients_);
+}
+
+absl::StatusOr<ValidationMetrics> Trainer::Validate(
+    RoutingRecording* recording) {
   const Clock::time_point start = Clock::now();
   ASSIGN_OR_RETURN(const ValidationWindows windows,
                    ValidationWindows::Create(corpus_, train_.seq_len(),
@@ -200,6 +222,7 @@ absl::StatusOr<ValidationMetrics> Trainer::Validate() {
   ValidationMetrics metrics;
   metrics.step = step_;
   ExpertMeter meter(model_, routers_);
+  int64_t num_batches = 0;
   const auto ids = evaluation_->Input("ids").span<int32_t>();
   const auto target = evaluation_->Input("target").span<int32_t>();
   for (int d = 0; d < windows.num_domains(); ++d) {
@@ -218,6 +241,14 @@ absl::StatusOr<ValidationMetrics> Trainer::Validate() {
       }
       domain.tokens += filled * train_.seq_len();
       meter.Add(*evaluation_, filled * train_.seq_len());
+      ++num_batches;
+      if (recording != nullptr) {
+        recording->Begin(num_batches, /*micro_batch=*/0);
+        for (int64_t s = 0; s < filled; ++s) {
+          recording->AddSequence(train_.seq_len(), d);
+        }
+        RETURN_IF_ERROR(recording->Finish(*evaluation_));
+      }
       w += filled;
     }
     domain.accuracy /= static_cast<double>(domain.tokens);
@@ -231,6 +262,31 @@ absl::StatusOr<ValidationMetrics> Trainer::Validate() {
   metrics.experts = meter.Use();
   metrics.seconds = SecondsSince(start);
   return metrics;
+}
+
+absl::StatusOr<std::unique_ptr<RoutingRecording>> Trainer::StartRecording(
+    const RecordOptions& options, RoutingTraceHeader::Source source,
+    const std::string& weights_hash) const {
+  CHECK(expose_tokens_ || !options.tokens) << "the trainer exposes no tokens";
+  const bool evaluates = source == RoutingTraceHeader::EVALUATE;
+  const Manifest manifest = NewManifest();
+  RoutingTraceHeader header;
+  header.set_recorded_by(source);
+  header.set_model_name(model_.name());
+  header.set_model_hash(Sha256Hex(ToJson(model_)));
+  header.set_weights_hash(weights_hash);
+  for (const Domain& domain : corpus_->domains) {
+    header.add_domains(domain.name);
+  }
+  header.set_version(manifest.version);
+  header.set_commit(manifest.commit);
+  header.set_seed(train_.seed());
+  header.set_data_hash(corpus_->sha256);
+  header.set_date(manifest.date);
+  RouterTap tap(evaluates ? evaluation_->graph() : gradients_->graph(),
+                evaluates ? evaluation_routers_ : routers_, options.tokens);
+  return RoutingRecording::Start(options, std::move(header), std::move(tap),
+                                 train_.batch_size() * train_.seq_len());
 }
 
 double Trainer::StepFlops() const {

@@ -26,23 +26,26 @@
 #include "core/model/moe.h"
 #include "core/runtime/program.h"
 #include "core/runtime/state_store.h"
+#include "core/trace/routing_trace.pb.h"
 #include "nlohmann/json.hpp"
 #include "training/config.pb.h"
 #include "training/data/corpus.h"
 #include "training/data/sampler.h"
 #include "training/expert_meter.h"
 #include "training/metrics.h"
+#include "training/routing_recording.h"
 
 namespace strata {
 
 class Trainer {
  public:
   // A model with fresh weights. `corpus` must outlive the trainer.
+  // `expose_tokens`: recordings may have tokens.
   //
   // Returns INVALID_ARGUMENT if a config is wrong or the corpus too short.
   static absl::StatusOr<std::unique_ptr<Trainer>> Create(
       const ModelConfig& model, const TrainConfig& train, const Corpus* corpus,
-      int num_threads);
+      int num_threads, bool expose_tokens = false);
 
   // Goes on from a checkpoint folder (runs/demo/step-000100) whose model and
   // data must be those of this trainer.
@@ -53,11 +56,22 @@ class Trainer {
   //
   // Returns OUT_OF_RANGE if loss or gradient is NaN or infinite; the message
   // names the step and the operator that first made it. The weights are then
-  // those before the step.
-  absl::StatusOr<StepMetrics> Step();
+  // those before the step. A recording gets a record a micro-batch; its errors
+  // are the step's.
+  absl::StatusOr<StepMetrics> Step(RoutingRecording* recording = nullptr);
 
-  // Over train.validation_tokens of each domain.
-  absl::StatusOr<ValidationMetrics> Validate();
+  // Over train.validation_tokens of each domain. A recording gets a record a
+  // batch, whose steps count from 1.
+  absl::StatusOr<ValidationMetrics> Validate(
+      RoutingRecording* recording = nullptr);
+
+  // Begins the trace of what Step (TRAIN) or Validate (EVALUATE) is given it
+  // for. `weights_hash` may be empty.
+  //
+  // Returns the errors of RoutingRecording::Start.
+  absl::StatusOr<std::unique_ptr<RoutingRecording>> StartRecording(
+      const RecordOptions& options, RoutingTraceHeader::Source source,
+      const std::string& weights_hash) const;
 
   // Writes <runs>/step-NNNNNN and returns that path. `manifest` goes into the
   // folder as manifest.json, with the hash of the weights. Removes the oldest
@@ -83,20 +97,26 @@ class Trainer {
 
  private:
   Trainer(const ModelConfig& model, const TrainConfig& train,
-          const Corpus* corpus)
-      : model_(model), train_(train), corpus_(corpus) {}
+          const Corpus* corpus, bool expose_tokens)
+      : model_(model),
+        train_(train),
+        corpus_(corpus),
+        expose_tokens_(expose_tokens) {}
 
   absl::Status Build(int num_threads);
   absl::Status BuildGradients();
   absl::Status BuildUpdate();
   absl::Status BuildEvaluation();
   void FillBatch(int64_t micro_batch);
+  absl::Status RecordMicroBatch(int64_t micro_batch,
+                                RoutingRecording& recording) const;
   absl::Status Diagnose(const std::string& what);
   std::vector<std::string> OptimizerTensorNames() const;
 
   ModelConfig model_;
   TrainConfig train_;
   const Corpus* corpus_;
+  bool expose_tokens_;
   std::unique_ptr<CpuBackend> backend_;
   std::unique_ptr<StateStore> state_;
   std::unique_ptr<Program> gradients_;
@@ -104,6 +124,7 @@ class Trainer {
   std::unique_ptr<Program> evaluation_;
   std::unique_ptr<Sampler> sampler_;
   std::vector<RouterValues> routers_;
+  std::vector<RouterValues> evaluation_routers_;
   std::unique_ptr<ExpertMeter> meter_;
   int64_t step_ = 0;
 };

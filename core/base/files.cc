@@ -126,11 +126,19 @@ absl::Status SyncPath(const std::string& path) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<OutputFile> OutputFile::Create(const std::string& path) {
+absl::StatusOr<OutputFile> OutputFile::Open(const std::string& path, int flag) {
   const int fd =
-      open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+      open(path.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC | flag, 0666);
   if (fd < 0) return FileError(errno, "create", path);
   return OutputFile(fd, path);
+}
+
+absl::StatusOr<OutputFile> OutputFile::Create(const std::string& path) {
+  return Open(path, O_TRUNC);
+}
+
+absl::StatusOr<OutputFile> OutputFile::CreateNew(const std::string& path) {
+  return Open(path, O_EXCL);
 }
 
 OutputFile::OutputFile(OutputFile&& other) noexcept {

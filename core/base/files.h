@@ -49,6 +49,9 @@ class OutputFile {
   // Makes the file; one that exists is emptied.
   static absl::StatusOr<OutputFile> Create(const std::string& path);
 
+  // Makes the file. Returns ALREADY_EXISTS if there is one.
+  static absl::StatusOr<OutputFile> CreateNew(const std::string& path);
+
   OutputFile(OutputFile&& other) noexcept;
   OutputFile& operator=(OutputFile&& other) noexcept;
   ~OutputFile();
@@ -62,6 +65,9 @@ class OutputFile {
 
  private:
   OutputFile(int fd, std::string path) : fd_(fd), path_(std::move(path)) {}
+
+  // O_TRUNC or O_EXCL.
+  static absl::StatusOr<OutputFile> Open(const std::string& path, int flag);
 
   int fd_ = -1;
   std::string path_;

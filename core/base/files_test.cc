@@ -126,6 +126,18 @@ TEST_F(FilesTest, AppendsInOrder) {
   EXPECT_EQ(*ReadFile(Path("f")), "one two");
 }
 
+TEST_F(FilesTest, MakesANewFileOnlyWhereThereIsNone) {
+  auto file = OutputFile::CreateNew(Path("f"));
+  ASSERT_THAT(file, IsOk());
+  ASSERT_THAT(file->Append("old"), IsOk());
+  ASSERT_THAT(file->Close(), IsOk());
+
+  EXPECT_THAT(OutputFile::CreateNew(Path("f")).status(),
+              StatusIs(absl::StatusCode::kAlreadyExists, HasSubstr(Path("f"))));
+
+  EXPECT_EQ(*ReadFile(Path("f")), "old");
+}
+
 TEST_F(FilesTest, MakesFoldersOnce) {
   EXPECT_THAT(MakeFolders(Path("a/b/c")), IsOk());
   EXPECT_THAT(MakeFolders(Path("a/b/c")), IsOk());

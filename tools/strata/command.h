@@ -25,6 +25,7 @@ Command AddGenerate(CLI::App& app);
 Command AddEvaluate(CLI::App& app);
 Command AddInfo(CLI::App& app);
 Command AddDemo(CLI::App& app);
+Command AddTrace(CLI::App& app);
 
 // Parses, runs, reports errors: one line on stderr each. Returns the exit
 // status: 0, 1 for an error, 2 for wrong usage, 130 after Ctrl-C.

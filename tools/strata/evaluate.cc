@@ -19,7 +19,9 @@
 #include "tools/strata/command.h"
 #include "tools/strata/config_flags.h"
 #include "tools/strata/output.h"
+#include "tools/strata/routing_flags.h"
 #include "training/metrics.h"
+#include "training/routing_recording.h"
 #include "training/run/model_folder.h"
 
 namespace strata {
@@ -31,6 +33,7 @@ struct EvaluateFlags {
   int64_t tokens = 65536;
   int threads = 1;
   bool json = false;
+  RecordOptions record;
 };
 
 std::string DomainTable(const ValidationMetrics& metrics) {
@@ -73,8 +76,9 @@ absl::StatusOr<int> RunEvaluate(const EvaluateFlags& flags) {
   ASSIGN_OR_RETURN(const std::string folder, FindModel(flags.model));
   ASSIGN_OR_RETURN(const ModelConfig config, LoadModelConfig(folder));
   ASSIGN_OR_RETURN(const Corpus corpus, LoadCorpus(flags.data));
-  ASSIGN_OR_RETURN(const ValidationMetrics metrics,
-                   EvaluateModel(folder, corpus, flags.tokens, flags.threads));
+  ASSIGN_OR_RETURN(
+      const ValidationMetrics metrics,
+      EvaluateModel(folder, corpus, flags.tokens, flags.threads, flags.record));
   PrintNotes(corpus);
   if (flags.json) {
     Manifest manifest = NewManifest();
@@ -113,6 +117,7 @@ Command AddEvaluate(CLI::App& app) {
                    "Tokens (bytes) of each domain to look at, at most")
       ->type_name("N")
       ->check(AtLeast(1));
+  AddRecordRouting(*evaluate, flags->record);
   AddThreads(*evaluate, flags->threads);
   AddJson(*evaluate, flags->json);
   return {evaluate, [flags] { return RunEvaluate(*flags); }};

@@ -24,7 +24,9 @@
 #include "tools/strata/config_flags.h"
 #include "tools/strata/output.h"
 #include "tools/strata/rate.h"
+#include "tools/strata/routing_flags.h"
 #include "training/metrics.h"
+#include "training/routing_recording.h"
 #include "training/run/model_folder.h"
 #include "training/run/training_run.h"
 
@@ -42,6 +44,7 @@ struct TrainFlags {
   int threads = 1;
   bool overwrite = false;
   bool json = false;
+  RecordOptions record;
 
   CLI::Option* preset_option = nullptr;
   CLI::Option* resume_option = nullptr;
@@ -120,6 +123,9 @@ void PrintResult(const TrainFlags& flags, const RunOptions& options,
   }
   absl::StrAppend(&text, "checkpoint  ", summary.checkpoint, "\nmetrics     ",
                   options.out, "/", kMetricsFile, "\n");
+  if (!options.record.path.empty()) {
+    absl::StrAppend(&text, "routing     ", options.record.path, "\n");
+  }
   Print(text);
 }
 
@@ -127,6 +133,7 @@ absl::StatusOr<int> RunTrain(const TrainFlags& flags) {
   RunOptions options;
   options.overwrite = flags.overwrite;
   options.num_threads = flags.threads;
+  options.record = flags.record;
   RETURN_IF_ERROR(ChooseFolders(flags, options));
   ASSIGN_OR_RETURN(const Configs configs,
                    ChooseConfigs(flags, options.resume_from));
@@ -218,6 +225,7 @@ Command AddTrain(CLI::App& app) {
                        "Seed of weights and data order (default: the config's)")
           ->type_name("N")
           ->default_str("");
+  AddRecordRouting(*train, flags->record);
   AddThreads(*train, flags->threads);
   AddJson(*train, flags->json);
   return {train, [flags] { return RunTrain(*flags); }};

@@ -17,8 +17,10 @@
 #include "core/graph/graph.h"
 #include "core/model/decoder.h"
 #include "core/model/proto_json.h"
+#include "core/trace/routing_trace.pb.h"
 #include "nlohmann/json.hpp"
 #include "training/config.h"
+#include "training/routing_recording.h"
 #include "training/trainer.h"
 
 namespace strata {
@@ -91,7 +93,8 @@ absl::StatusOr<TrainConfig> LoadTrainConfig(const std::string& folder) {
 absl::StatusOr<ValidationMetrics> EvaluateModel(const std::string& folder,
                                                 const Corpus& corpus,
                                                 int64_t tokens_per_domain,
-                                                int num_threads) {
+                                                int num_threads,
+                                                const RecordOptions& record) {
   ASSIGN_OR_RETURN(const ModelConfig model, LoadModelConfig(folder));
   absl::StatusOr<TrainConfig> train = LoadTrainConfig(folder);
   if (absl::IsNotFound(train.status())) {
@@ -101,10 +104,19 @@ absl::StatusOr<ValidationMetrics> EvaluateModel(const std::string& folder,
   }
   RETURN_IF_ERROR(train.status());
   train->set_validation_tokens(tokens_per_domain);
-  ASSIGN_OR_RETURN(std::unique_ptr<Trainer> trainer,
-                   Trainer::Create(model, *train, &corpus, num_threads));
+  ASSIGN_OR_RETURN(
+      std::unique_ptr<Trainer> trainer,
+      Trainer::Create(model, *train, &corpus, num_threads, record.tokens));
   RETURN_IF_ERROR(LoadWeights(folder, model, trainer->state()));
-  return trainer->Validate();
+  if (record.path.empty()) return trainer->Validate();
+  ASSIGN_OR_RETURN(const std::string weights_hash, HashWeights(folder));
+  ASSIGN_OR_RETURN(const std::unique_ptr<RoutingRecording> recording,
+                   trainer->StartRecording(record, RoutingTraceHeader::EVALUATE,
+                                           weights_hash));
+  ASSIGN_OR_RETURN(ValidationMetrics metrics,
+                   trainer->Validate(recording.get()));
+  RETURN_IF_ERROR(recording->Close());
+  return metrics;
 }
 
 }  // namespace strata

@@ -13,6 +13,7 @@
 #include "training/config.pb.h"
 #include "training/data/corpus.h"
 #include "training/metrics.h"
+#include "training/routing_recording.h"
 
 namespace strata {
 
@@ -35,11 +36,11 @@ absl::StatusOr<TrainConfig> LoadTrainConfig(const std::string& folder);
 
 // Bits per byte and experts' use over at most `tokens_per_domain` of the
 // validation part of `corpus`. Sequences are as long as in training, or 256
-// tokens where the folder does not say.
-absl::StatusOr<ValidationMetrics> EvaluateModel(const std::string& folder,
-                                                const Corpus& corpus,
-                                                int64_t tokens_per_domain,
-                                                int num_threads);
+// tokens where the folder does not say. Records the routing if `record` has a
+// path.
+absl::StatusOr<ValidationMetrics> EvaluateModel(
+    const std::string& folder, const Corpus& corpus, int64_t tokens_per_domain,
+    int num_threads, const RecordOptions& record = {});
 
 }  // namespace strata
 

@@ -19,8 +19,10 @@
 #include "core/base/status_macros.h"
 #include "core/checkpoint/model_files.h"
 #include "core/model/config.h"
+#include "core/trace/routing_trace.pb.h"
 #include "nlohmann/json.hpp"
 #include "training/config.h"
+#include "training/routing_recording.h"
 #include "training/run/metrics_log.h"
 #include "training/trainer.h"
 
@@ -91,7 +93,7 @@ absl::StatusOr<std::unique_ptr<TrainingRun>> TrainingRun::Start(
   if (exists) RETURN_IF_ERROR(take_folder());
   ASSIGN_OR_RETURN(std::unique_ptr<Trainer> trainer,
                    Trainer::Create(options.model, options.train, corpus,
-                                   options.num_threads));
+                                   options.num_threads, options.record.tokens));
   nlohmann::json manifest =
       TrainingManifest(options.model, options.train, *corpus);
   if (resumes) {
@@ -102,13 +104,21 @@ absl::StatusOr<std::unique_ptr<TrainingRun>> TrainingRun::Start(
 
   RETURN_IF_ERROR(MakeFolders(options.out));
   if (!exists) RETURN_IF_ERROR(take_folder());
+  // Before the old run goes: a trace that may not be replaced is an error.
+  std::unique_ptr<RoutingRecording> recording;
+  if (!options.record.path.empty()) {
+    ASSIGN_OR_RETURN(recording, trainer->StartRecording(
+                                    options.record, RoutingTraceHeader::TRAIN,
+                                    /*weights_hash=*/""));
+  }
   if (!resumes) RETURN_IF_ERROR(RemoveRun(options.out));
   const std::string path = MetricsPath(options.out);
   ASSIGN_OR_RETURN(MetricsLog log,
                    resumes ? MetricsLog::Resume(path, trainer->step(), manifest)
                            : MetricsLog::Create(path, manifest));
-  auto run = std::unique_ptr<TrainingRun>(new TrainingRun(
-      options, std::move(trainer), std::move(manifest), std::move(log)));
+  auto run = std::unique_ptr<TrainingRun>(
+      new TrainingRun(options, std::move(trainer), std::move(recording),
+                      std::move(manifest), std::move(log)));
   run->lock_ = std::move(lock);
   if (resumes && fs::equivalent(fs::path(options.resume_from).parent_path(),
                                 options.out, ignored)) {
@@ -118,7 +128,7 @@ absl::StatusOr<std::unique_ptr<TrainingRun>> TrainingRun::Start(
 }
 
 absl::StatusOr<StepMetrics> TrainingRun::Step() {
-  absl::StatusOr<StepMetrics> metrics = trainer_->Step();
+  absl::StatusOr<StepMetrics> metrics = trainer_->Step(recording_.get());
   if (!metrics.ok()) return WithLastCheckpoint(metrics.status());
   const absl::Status logged = log_.Append(ToJson(*metrics));
   if (!logged.ok()) return WithLastCheckpoint(logged);
@@ -157,6 +167,10 @@ bool TrainingRun::checkpoint_due() const {
 
 absl::StatusOr<std::string> TrainingRun::Save() {
   if (saved_step_ == trainer_->step()) return last_checkpoint_;
+  if (recording_ != nullptr) {
+    const absl::Status flushed = recording_->Flush();
+    if (!flushed.ok()) return WithLastCheckpoint(flushed);
+  }
   absl::StatusOr<std::string> path =
       trainer_->SaveCheckpoint(options_.out, manifest_);
   if (!path.ok()) return WithLastCheckpoint(path.status());
@@ -187,6 +201,10 @@ absl::StatusOr<RunSummary> TrainingRun::Finish(
     if (observer.on_step) observer.on_step(*summary.last_step);
   }
   summary.checkpoint = last_checkpoint_;
+  if (recording_ != nullptr) {
+    const absl::Status closed = std::exchange(recording_, nullptr)->Close();
+    if (!closed.ok()) return WithLastCheckpoint(closed);
+  }
   return summary;
 }
 

@@ -26,6 +26,7 @@
 #include "training/config.pb.h"
 #include "training/data/corpus.h"
 #include "training/metrics.h"
+#include "training/routing_recording.h"
 #include "training/run/metrics_log.h"
 #include "training/trainer.h"
 
@@ -37,6 +38,7 @@ struct RunOptions {
   std::string out;
   std::string resume_from;  // A checkpoint folder; empty to begin anew.
   bool overwrite = false;   // Replace a run that `out` holds.
+  RecordOptions record;     // A routing trace of the steps.
   int num_threads = 1;
 };
 
@@ -62,7 +64,8 @@ class TrainingRun {
   //
   // Returns UNAVAILABLE if another process, or run, is training into `out`.
   // Returns ALREADY_EXISTS if `out` holds a run and is neither resumed nor to
-  // be overwritten; otherwise the errors of Trainer::Create and Resume.
+  // be overwritten; otherwise the errors of Trainer::Create, Resume and
+  // StartRecording.
   static absl::StatusOr<std::unique_ptr<TrainingRun>> Start(
       const RunOptions& options, const Corpus* corpus);
 
@@ -81,8 +84,8 @@ class TrainingRun {
   bool checkpoint_due() const;
 
   // All steps that are left, with validations and checkpoints as they fall due
-  // and a checkpoint at the end. Asks `stop` between steps; where it says true,
-  // saves and returns.
+  // and a checkpoint at the end; closes the routing trace. Asks `stop` between
+  // steps; where it says true, saves and returns.
   absl::StatusOr<RunSummary> Finish(const RunObserver& observer,
                                     const std::function<bool()>& stop);
 
@@ -91,9 +94,11 @@ class TrainingRun {
 
  private:
   TrainingRun(const RunOptions& options, std::unique_ptr<Trainer> trainer,
+              std::unique_ptr<RoutingRecording> recording,
               nlohmann::json manifest, MetricsLog log)
       : options_(options),
         trainer_(std::move(trainer)),
+        recording_(std::move(recording)),
         manifest_(std::move(manifest)),
         log_(std::move(log)),
         last_checkpoint_(options.resume_from) {}
@@ -103,6 +108,7 @@ class TrainingRun {
   std::optional<FolderLock> lock_;
   RunOptions options_;
   std::unique_ptr<Trainer> trainer_;
+  std::unique_ptr<RoutingRecording> recording_;  // Null if there is none.
   nlohmann::json manifest_;
   MetricsLog log_;
   std::string last_checkpoint_;
