@@ -33,11 +33,21 @@ nlohmann::json ToJson(const ValidationMetrics& metrics) {
                             {"bits_per_byte", domain.bits_per_byte},
                             {"accuracy", domain.accuracy}};
   }
-  return {
-      {"kind", "validation"},         {"step", metrics.step},
-      {"nll", metrics.nll},           {"bits_per_byte", metrics.bits_per_byte},
-      {"accuracy", metrics.accuracy}, {"domains", domains},
-      {"seconds", metrics.seconds},   {"experts", ToJson(metrics.experts)}};
+  nlohmann::json loads = nlohmann::json::array();
+  for (const RouterLoad& router : metrics.loads) {
+    loads.push_back({{"layer", router.layer},
+                     {"tier", router.tier},
+                     {"load", router.load}});
+  }
+  return {{"kind", "validation"},
+          {"step", metrics.step},
+          {"nll", metrics.nll},
+          {"bits_per_byte", metrics.bits_per_byte},
+          {"accuracy", metrics.accuracy},
+          {"domains", domains},
+          {"seconds", metrics.seconds},
+          {"experts", ToJson(metrics.experts)},
+          {"loads", loads}};
 }
 
 }  // namespace strata

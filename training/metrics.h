@@ -47,6 +47,12 @@ struct DomainMetrics {
   double accuracy = 0;       // Share of tokens that greedy decoding says.
 };
 
+struct RouterLoad {
+  int64_t layer = 0;
+  int64_t tier = 0;
+  std::vector<int64_t> load;  // Rows of each expert.
+};
+
 struct ValidationMetrics {
   int64_t step = 0;
   double nll = 0;  // Mean over domains, each counting alike.
@@ -54,6 +60,7 @@ struct ValidationMetrics {
   double accuracy = 0;
   std::vector<DomainMetrics> domains;
   ExpertUse experts;
+  std::vector<RouterLoad> loads;  // What `experts` was computed from.
   double seconds = 0;
 };
 

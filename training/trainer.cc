@@ -260,6 +260,11 @@ absl::StatusOr<ValidationMetrics> Trainer::Validate(
   }
   metrics.bits_per_byte = metrics.nll / std::log(2.0);
   metrics.experts = meter.Use();
+  for (size_t i = 0; i < meter.routers().size(); ++i) {
+    const RouterValues& router = meter.routers()[i];
+    metrics.loads.push_back(
+        {router.layer, router.tier, meter.load(static_cast<int>(i))});
+  }
   metrics.seconds = SecondsSince(start);
   return metrics;
 }

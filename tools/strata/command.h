@@ -25,6 +25,7 @@ Command AddGenerate(CLI::App& app);
 Command AddEvaluate(CLI::App& app);
 Command AddInfo(CLI::App& app);
 Command AddDemo(CLI::App& app);
+Command AddScorecard(CLI::App& app);
 Command AddTrace(CLI::App& app);
 
 // Parses, runs, reports errors: one line on stderr each. Returns the exit
