@@ -31,6 +31,7 @@
 #include "core/cpu/cpu_backend.h"
 #include "core/cpu/dispatch.h"
 #include "core/cpu/gate.h"
+#include "core/cpu/gate_select.h"
 #include "core/cpu/gemm.h"
 #include "core/cpu/grouped_matmul.h"
 #include "core/graph/builder.h"
@@ -200,6 +201,7 @@ void BM_Choose(benchmark::State& state, int64_t tokens, int64_t experts,
                bool adaptive) {
   KernelRegistry kernels;
   RegisterGateKernels(kernels);
+  RegisterGateSelectKernels(kernels);
   CpuBackend backend(NumUsableCores(), std::move(kernels));
   StateStore store(backend);
   GraphBuilder b(DType::kF32);
