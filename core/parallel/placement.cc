@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstdint>
 #include <limits>
+#include <numeric>
 #include <queue>
 #include <utility>
 #include <vector>
@@ -11,9 +12,22 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_format.h"
 #include "absl/types/span.h"
-#include "core/base/check.h"
 
 namespace strata {
+namespace {
+
+// The least that the heaviest replica of these experts can weigh.
+double HeaviestReplica(absl::Span<const double> load, int num_slots) {
+  const std::vector<int32_t> count =
+      MinMaxReplicaCounts(load, num_slots, num_slots);
+  double heaviest = 0;
+  for (size_t e = 0; e < load.size(); ++e) {
+    heaviest = std::max(heaviest, load[e] / count[e]);
+  }
+  return heaviest;
+}
+
+}  // namespace
 
 absl::Status ValidateShape(const PlacementShape& shape) {
   const std::pair<const char*, int> sizes[] = {
@@ -116,32 +130,30 @@ std::vector<std::vector<int32_t>> SlotsOfExperts(const PlacementShape& shape,
 std::vector<double> GpuLoads(const PlacementShape& shape,
                              const Placement& placement,
                              absl::Span<const double> load) {
+  // The slots in the order of their experts, by counting.
+  const std::vector<int32_t> count = ReplicaCounts(shape, placement);
+  std::vector<int32_t> next(shape.num_experts, 0);
+  std::partial_sum(count.begin(), count.end() - 1, next.begin() + 1);
+  std::vector<int32_t> order(shape.num_slots);
+  for (int slot = 0; slot < shape.num_slots; ++slot) {
+    order[next[placement.expert[slot]]++] = slot;
+  }
   std::vector<double> gpu_load(shape.num_gpus, 0.0);
-  const std::vector<std::vector<int32_t>> slots =
-      SlotsOfExperts(shape, placement);
-  for (int expert = 0; expert < shape.num_experts; ++expert) {
-    const double replica_load = load[expert] / slots[expert].size();
-    for (const int32_t slot : slots[expert]) {
-      gpu_load[shape.GpuOfSlot(slot)] += replica_load;
-    }
+  for (const int32_t slot : order) {
+    const int32_t expert = placement.expert[slot];
+    gpu_load[shape.GpuOfSlot(slot)] += load[expert] / count[expert];
   }
   return gpu_load;
 }
 
-double MaxOverMean(absl::Span<const double> gpu_load) {
-  CHECK(!gpu_load.empty()) << "no GPU";
-  double sum = 0;
-  double max = 0;
-  for (const double load : gpu_load) {
-    sum += load;
-    max = std::max(max, load);
-  }
-  return sum == 0 ? 1 : max / (sum / gpu_load.size());
-}
-
 double MaxOverMean(const PlacementShape& shape, const Placement& placement,
                    absl::Span<const double> load) {
-  return MaxOverMean(GpuLoads(shape, placement, load));
+  // Summed over experts, so that names of GPUs change no bit of it.
+  const double sum = std::accumulate(load.begin(), load.end(), 0.0);
+  if (sum == 0) return 1;
+  const std::vector<double> gpu_load = GpuLoads(shape, placement, load);
+  return *std::max_element(gpu_load.begin(), gpu_load.end()) /
+         (sum / shape.num_gpus);
 }
 
 int NumGpusWithDuplicates(const PlacementShape& shape,
@@ -211,16 +223,29 @@ std::vector<int32_t> MinMaxReplicaCounts(absl::Span<const double> load,
 
 double MaxOverMeanLowerBound(const PlacementShape& shape,
                              absl::Span<const double> load) {
-  double sum = 0;
-  for (const double x : load) sum += x;
+  const double sum = std::accumulate(load.begin(), load.end(), 0.0);
   if (sum == 0) return 1;
-  const std::vector<int32_t> count = MinMaxReplicaCounts(
-      load, shape.num_slots, std::numeric_limits<int>::max());
-  double heaviest = 0;
-  for (size_t e = 0; e < load.size(); ++e) {
-    heaviest = std::max(heaviest, load[e] / count[e]);
+  const double mean = sum / shape.num_gpus;
+  double bound = std::max(mean, HeaviestReplica(load, shape.num_slots));
+  if (shape.IsHierarchical() && shape.num_nodes > 1) {
+    const int group_size = shape.ExpertsPerGroup();
+    const int num_others = shape.num_groups / shape.num_nodes - 1;
+    // The other groups of the node take a slot for each expert at least.
+    const int num_slots = shape.SlotsPerNode() - num_others * group_size;
+    std::vector<double> group_load(shape.num_groups);
+    for (int g = 0; g < shape.num_groups; ++g) {
+      const absl::Span<const double> group =
+          load.subspan(g * group_size, group_size);
+      group_load[g] = std::accumulate(group.begin(), group.end(), 0.0);
+      bound = std::max(bound, HeaviestReplica(group, num_slots));
+    }
+    // For the heaviest group the lightest others are the first.
+    std::sort(group_load.begin(), group_load.end());
+    const double node_load = std::accumulate(
+        group_load.begin(), group_load.begin() + num_others, group_load.back());
+    bound = std::max(bound, node_load / shape.GpusPerNode());
   }
-  return std::max(1.0, heaviest / (sum / shape.num_gpus));
+  return bound / mean;
 }
 
 }  // namespace strata

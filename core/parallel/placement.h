@@ -91,10 +91,10 @@ std::vector<double> GpuLoads(const PlacementShape& shape,
                              const Placement& placement,
                              absl::Span<const double> load);  // [num_experts]
 
-// Returns the largest load over the mean; 1 if there is no load.
-double MaxOverMean(absl::Span<const double> gpu_load);
+// Returns the largest of the GPUs' loads over their mean; 1 if there is no
+// load.
 double MaxOverMean(const PlacementShape& shape, const Placement& placement,
-                   absl::Span<const double> load);
+                   absl::Span<const double> load);  // [num_experts]
 
 // Returns the number of GPUs that hold two or more replicas of one expert, of
 // which all but one are slots wasted.
@@ -116,8 +116,12 @@ bool KeepsGroups(const PlacementShape& shape, const Placement& placement);
 std::vector<int32_t> MinMaxReplicaCounts(absl::Span<const double> load,
                                          int num_slots, int max_replicas);
 
-// Returns a max/mean which no placement goes below: 1 or, if greater, the
-// heaviest replica under MinMaxReplicaCounts. It need not be reached.
+// Returns a max/mean which no placement goes below, the largest of
+//   - 1, the mean;
+//   - the heaviest replica under MinMaxReplicaCounts;
+//   - in hierarchical shapes, what the same two say of a node that holds the
+//     group at hand and the lightest others, for every group.
+// It need not be reached.
 double MaxOverMeanLowerBound(const PlacementShape& shape,
                              absl::Span<const double> load);
 
