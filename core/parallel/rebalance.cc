@@ -33,6 +33,9 @@ constexpr double kCloseEnough = 1e-3;
 constexpr int64_t kBudget = 130'000;
 constexpr int64_t kBudgetAfterFirst = 90'000;
 constexpr int64_t kBudgetAfterSecond = 50'000;
+// Beyond that, before duplicates are put up with; and to improve on them.
+constexpr int64_t kLongBudget = 200'000;
+constexpr int64_t kLastBudget = 20'000;
 // Below this share of slots changed, names are not asked for a better one.
 constexpr double kManyChanged = 0.25;
 constexpr int64_t kGroupBudget = 10'000;
@@ -215,9 +218,14 @@ Placement LayerBalancer::Best(const Placement& eplb, double limit,
                            /*spare_moves=*/false, kBudgetAfterSecond, budget);
   if (Max(other) < best_max) best = std::move(other);
   if (Max(best) <= limit * (1 + kRounding)) return best;
-  // Rare, and worth a budget of its own: with EPLB's duplicates, as moves only
-  // lower the maximum.
-  int64_t last_budget = kBudget;
+
+  // Seldom: worth a longer search without duplicates, and only then EPLB's own
+  // placement with them, of which moves can but lower the maximum.
+  int64_t long_budget = kLongBudget;
+  best = Search(DomainsOf(best), limit, Duplicate::kRemove,
+                /*spare_moves=*/false, /*reserve=*/0, long_budget);
+  if (Max(best) <= limit * (1 + kRounding)) return best;
+  int64_t last_budget = kLastBudget;
   return Search(from_eplb, eplb_bound, Duplicate::kKeep,
                 /*spare_moves=*/false, /*reserve=*/0, last_budget);
 }

@@ -16,10 +16,10 @@
 //     unless max_above_eplb allows it;
 //   - groups stay together where EPLB keeps them so (IsHierarchical);
 //   - no GPU holds an expert twice, unless its slots outnumber the experts that
-//     it may hold (MustDuplicate), or no placement was found that is as good as
-//     EPLB's otherwise. There are layers without one: two replicas on a GPU and
-//     one on another split a load 2 : 1, which can be what evens out the rest.
-//     It takes few slots, or few GPUs in a node;
+//     it may hold (MustDuplicate), or the search found nothing as good as EPLB
+//     without. That is seldom. Sometimes there is nothing: two replicas on a
+//     GPU and one on another split a load 2 : 1, which can be what evens out
+//     the rest. Sometimes the search, which is bounded, ended too soon;
 //   - the loads it was made for, again, move nothing;
 //   - the same input gives the same result: work is counted, not timed.
 //
