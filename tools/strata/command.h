@@ -24,6 +24,7 @@ Command AddTrain(CLI::App& app);
 Command AddGenerate(CLI::App& app);
 Command AddEvaluate(CLI::App& app);
 Command AddInfo(CLI::App& app);
+Command AddInspect(CLI::App& app);
 Command AddDemo(CLI::App& app);
 Command AddScorecard(CLI::App& app);
 Command AddTrace(CLI::App& app);
