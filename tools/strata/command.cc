@@ -121,16 +121,17 @@ int RunCommandLine(int argc, const char* const* argv) {
   app.get_formatter()->column_width(kNameColumns);
   app.option_defaults()->always_capture_default();
   app.require_subcommand(1);
-  AddInfo(app), AddInspect(app), AddTrace(app)
-};
+  const std::vector<Command> commands = {
+      AddDemo(app),     AddScorecard(app), AddTrain(app),   AddGenerate(app),
+      AddEvaluate(app), AddInfo(app),      AddInspect(app), AddTrace(app)};
 
-const int exit_code = Parse(app, argc, argv, commands);
-// A reader that has gone, as head does, is no error.
-if (!FlushOutput() && errno != EPIPE) {
-  PrintError(absl::StrCat("cannot write the output: ", strerror(errno)));
-  return kErrorExitCode;
-}
-return exit_code;
+  const int exit_code = Parse(app, argc, argv, commands);
+  // A reader that has gone, as head does, is no error.
+  if (!FlushOutput() && errno != EPIPE) {
+    PrintError(absl::StrCat("cannot write the output: ", strerror(errno)));
+    return kErrorExitCode;
+  }
+  return exit_code;
 }
 
 }  // namespace strata
