@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <cstddef>
 #include <cstdint>
 #include <filesystem>
 #include <memory>
@@ -49,7 +50,9 @@ absl::Status CheckWritable(const std::string& path) {
     return FileError(EISDIR, "write", path);
   }
   const std::string folder = fs::path(path).parent_path().string();
-  if (access(folder.empty() ? "." : folder.c_str(), W_OK | X_OK) != 0) {
+  // The dot has it say so if the folder is a file.
+  const std::string inside = absl::StrCat(folder.empty() ? "." : folder, "/.");
+  if (access(inside.c_str(), W_OK | X_OK) != 0) {
     return FileError(errno, "write", path);
   }
   return absl::OkStatus();

@@ -37,7 +37,7 @@ th:first-child,td:first-child{text-align:left}
 .maps{display:flex;flex-wrap:wrap;gap:1.2rem 2.2rem;align-items:flex-start}
 figure{margin:0}figcaption{margin-bottom:.3rem;font-size:.9rem}
 .map{font-size:.85rem}.map th{font-weight:400}.map thead th{max-width:7rem;overflow-wrap:anywhere;vertical-align:bottom}
-.map td{border:1px solid var(--bg)}.map tr.starved{opacity:.55}
+.map td{border:1px solid var(--bg);min-width:2.2rem}.map tr.starved{opacity:.55}
 .m4{background:var(--m4);color:#fff}.m3{background:var(--m3);color:#000}.m2{background:var(--m2);color:#000}.m1{background:var(--m1)}
 .z{background:var(--z)}.p1{background:var(--p1)}.p2{background:var(--p2);color:#000}.p3{background:var(--p3);color:#000}.p4{background:var(--p4);color:#fff}
 @media(prefers-color-scheme:dark){.m4,.p4{color:#000}.m2,.p2{color:#fff}}
@@ -107,12 +107,8 @@ std::string TierTable(const RouterInspection& inspection) {
       "<div class=\"scroll\"><table class=\"plain\"><thead><tr><th>tier</th>"
       "<th>bits</th><th>corrected</th><th>of H(domain)</th><th>at most</th>"
       "<th>by chance</th><th>95 %</th><th>p</th>"
-      "<th>bits; mark: 95 % of chance</th><th>starved</th>");
-  for (const InspectedDomain& domain : inspection.domains) {
-    absl::StrAppend(&html, "<th>", EscapeHtml(domain.name),
-                    "<br>reaching</th>");
-  }
-  absl::StrAppend(&html, "</tr></thead>\n<tbody>\n");
+      "<th>bits; mark: 95 % of chance</th><th>starved</th>"
+      "</tr></thead>\n<tbody>\n");
   for (const InspectedTier& tier : inspection.tiers) {
     absl::StrAppend(
         &html,
@@ -120,12 +116,26 @@ std::string TierTable(const RouterInspection& inspection) {
             "<tr><td>%d</td><td>%.4f</td><td>%.4f</td><td>%s</td><td>%.4f</td>"
             "<td>%.4f</td><td>%.4f</td><td>%.3f</td><td><span class=\"track\">"
             "<i style=\"width:%.1f%%\"></i><b style=\"left:%.1f%%\"></b></span>"
-            "</td><td>%d of %d</td>",
+            "</td><td>%d of %d</td></tr>\n",
             tier.tier + 1, tier.specialisation.bits,
             tier.specialisation.corrected_bits, Percent(tier.normalised),
             tier.bound_bits, tier.null.mean, tier.null.upper, tier.null.p_value,
             scale * tier.specialisation.bits, scale * tier.null.upper,
             tier.num_starved, tier.num_experts));
+  }
+  return absl::StrCat(html, "</tbody></table></div>\n");
+}
+
+std::string ReachTable(const RouterInspection& inspection) {
+  std::string html =
+      "<h2>Tokens that reach each tier</h2>\n<div class=\"scroll\"><table "
+      "class=\"plain\"><thead><tr><th>tier</th>";
+  for (const InspectedDomain& domain : inspection.domains) {
+    absl::StrAppend(&html, "<th>", EscapeHtml(domain.name), "</th>");
+  }
+  absl::StrAppend(&html, "</tr></thead>\n<tbody>\n");
+  for (const InspectedTier& tier : inspection.tiers) {
+    absl::StrAppend(&html, "<tr><td>", tier.tier + 1, "</td>");
     for (const double share : tier.reached) {
       absl::StrAppend(&html, "<td>", Percent(share), "</td>");
     }
@@ -211,9 +221,11 @@ std::string Foot(const RouterInspection& inspection) {
   }
   const std::string manifest = inspection.manifest.dump(
       2, ' ', false, nlohmann::json::error_handler_t::replace);
-  return absl::StrCat(html, "</tbody></table></div>\n<p>Windows of ",
-                      inspection.seq_len, " tokens.</p>\n<pre>",
-                      EscapeHtml(manifest), "</pre>\n</body>\n</html>\n");
+  return absl::StrCat(
+      html, "</tbody></table></div>\n<p>Windows of ", inspection.seq_len,
+      " tokens.</p>\n<details>"
+      "<summary>Manifest</summary><pre>",
+      EscapeHtml(manifest), "</pre></details>\n</body>\n</html>\n");
 }
 
 }  // namespace
@@ -244,8 +256,8 @@ std::string EscapeHtml(absl::string_view text) {
 }
 
 std::string RouterPage(const RouterInspection& inspection) {
-  std::string html =
-      absl::StrCat(Head(inspection), TierTable(inspection), Legend());
+  std::string html = absl::StrCat(Head(inspection), TierTable(inspection),
+                                  ReachTable(inspection), Legend());
   for (size_t i = 0; i < inspection.gates.size(); ++i) {
     const InspectedGate& gate = inspection.gates[i];
     if (i == 0 || inspection.gates[i - 1].layer != gate.layer) {

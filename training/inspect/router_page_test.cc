@@ -99,9 +99,10 @@ TEST(RouterPageTest, SaysWhatItWasMadeFrom) {
 TEST(RouterPageTest, ClosesWhatItOpens) {
   const std::string page = RouterPage(Inspection());
 
-  for (const char* tag : {"html", "head", "body", "table", "thead", "tbody",
-                          "div", "figure", "figcaption", "pre", "h2", "p",
-                          "span", "style", "title", "td", "strong", "code"}) {
+  for (const char* tag :
+       {"html",   "head",       "body",  "table",   "thead",   "tbody", "div",
+        "figure", "figcaption", "pre",   "details", "summary", "h2",    "p",
+        "span",   "style",      "title", "td",      "strong",  "code"}) {
     const std::string name(tag);
     EXPECT_EQ(Count(page, "<" + name + ">") + Count(page, "<" + name + " "),
               Count(page, "</" + name + ">"))
