@@ -256,7 +256,8 @@ TEST_F(StrataTest, ChoosesTheDemosStepsByTheTimeThereIs) {
 TEST_F(StrataTest, HelpsWhoeverMistypes) {
   ExpectFailure(Strata({"trian"}), 2,
                 {"\"trian\"", "did you mean train?", "evaluate", "--help"});
-  ExpectFailure(Strata({"xylophone"}), 2, {"There are demo, train"});
+  ExpectFailure(Strata({"xylophone"}), 2,
+                {"There are demo, ", "scorecard", "train"});
   ExpectFailure(Strata({}), 2, {"strata --help"});
   ExpectFailure(Strata({"train", "--stepz", "3"}), 2,
                 {"--stepz", "strata train --help"});
@@ -266,8 +267,8 @@ TEST_F(StrataTest, HelpsWhoeverMistypes) {
   ExpectFailure(Strata({"generate", "--prompt", "x"}), 2, {"--model"});
   ExpectFailure(Strata({"info"}), 2, {"--preset", "--model"});
 
-  for (const char* command :
-       {"demo", "train", "generate", "evaluate", "info"}) {
+  for (const char* command : {"demo", "scorecard", "train", "generate",
+                              "evaluate", "info", "trace"}) {
     const Result help = Strata({command, "--help"});
     EXPECT_EQ(help.exit_code, 0);
     EXPECT_THAT(help.out,
