@@ -224,6 +224,17 @@ absl::Status RunExpertChoice(const KernelContext& ctx) {
   return absl::OkStatus();
 }
 
+absl::Status RunBalancedSelect(const KernelContext& ctx) {
+  const int64_t experts = ctx.in(0).dim(1);
+  const int64_t k = ctx.attrs().Int("k");
+  int32_t* const out = ctx.out(0).as<int32_t>();
+  const int64_t slots = ctx.in(0).dim(0) * k;
+  for (int64_t s = 0; s < slots; ++s) {
+    out[s] = static_cast<int32_t>(s % experts);
+  }
+  return absl::OkStatus();
+}
+
 template <typename T>
 void RegisterFor(KernelRegistry& kernels) {
   const DType dtype = DTypeOf<T>();
@@ -231,6 +242,7 @@ void RegisterFor(KernelRegistry& kernels) {
   kernels.Register(kAdaptiveSelect, dtype, RunAdaptiveSelect<T>);
   kernels.Register(kTopKSelect, dtype, RunTopKSelect<T>);
   kernels.Register(kExpertChoice, dtype, RunExpertChoice<T>);
+  kernels.Register(kBalancedSelect, dtype, RunBalancedSelect);
 }
 
 }  // namespace
