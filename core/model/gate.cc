@@ -148,14 +148,15 @@ Routing TierGate(GraphBuilder& b, const ModelConfig& config,
   const ValueId query = Linear(b, x, Weight(b, "gate.query.weight", r, d));
   const ValueId k =
       Linear(b, embedding, Weight(b, "gate.cross.k.weight", r, r));
+  // The output projection stands on the experts' side of the attention, where
+  // it costs nothing by the token.
   const ValueId v =
-      Linear(b, embedding, Weight(b, "gate.cross.v.weight", r, r));
+      Linear(b, Linear(b, embedding, Weight(b, "gate.cross.v.weight", r, r)),
+             Weight(b, "gate.cross.o.weight", r, r));
   const ValueId attention = MaskedSoftmax(
       b, MatMul(b, query, k, /*transpose_lhs=*/false, /*transpose_rhs=*/true),
       mask, scale);
-  const ValueId refined = Add(b, query,
-                              Linear(b, MatMul(b, attention, v),
-                                     Weight(b, "gate.cross.o.weight", r, r)));
+  const ValueId refined = Add(b, query, MatMul(b, attention, v));
   // Both factors are learned, so the product is scaled by 1 / r: by 1 /
   // sqrt(r), a step of the optimizer moved it by more than its own size.
   ValueId affinity =
