@@ -75,7 +75,7 @@ absl::Status Measure(benchmark::State& state, const std::string& preset,
   static const Corpus* const corpus = new Corpus(SyntheticCorpus());
   ASSIGN_OR_RETURN(const std::unique_ptr<Trainer> trainer,
                    Trainer::Create(*ModelPreset(preset), *TrainPreset(preset),
-                                   corpus, NumUsableCores(), options.tokens));
+                                   corpus, NumUsableCores(), {options.tokens}));
   // The first steps touch fresh pages and grow scratch memory.
   for (int i = 0; i < 2; ++i) RETURN_IF_ERROR(trainer->Step().status());
   options.overwrite = true;

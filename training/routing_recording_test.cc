@@ -28,6 +28,7 @@
 #include "gtest/gtest.h"
 #include "training/config.h"
 #include "training/data/corpus.h"
+#include "training/routing_fixture.h"
 #include "training/trainer.h"
 
 namespace strata {
@@ -41,80 +42,6 @@ using ::testing::SizeIs;
 // Sums of some hundred quotients, in another order.
 constexpr double kRounding = 1e-9;
 
-Corpus TinyCorpus() {
-  std::string code;
-  std::string prose;
-  for (int i = 0; i < 800; ++i) {
-    absl::StrAppend(&code, "for (int i = 0; i < n; ++i) sum += x[i];\n");
-    absl::StrAppend(&prose, "one two three four five six seven. ");
-  }
-  auto corpus =
-      MakeCorpus({{"code", {{"a", code}}}, {"prose", {{"b", prose}}}});
-  EXPECT_THAT(corpus, IsOk());
-  return *std::move(corpus);
-}
-
-// Some tokens leave after each tier, in evaluation.
-ModelConfig Hierarchical() {
-  ModelConfig config = *ModelPreset("demo");
-  config.set_d_model(32);
-  config.set_num_layers(2);
-  config.mutable_attention()->set_num_heads(2);
-  config.mutable_attention()->set_num_kv_heads(1);
-  config.mutable_attention()->set_head_dim(16);
-  config.mutable_moe()->set_expert_width(16);
-  HierarchicalRouterConfig& gate =
-      *config.mutable_moe()->mutable_hierarchical();
-  gate.clear_tier_experts();
-  for (const int experts : {4, 6}) gate.add_tier_experts(experts);
-  gate.set_k_max(2);
-  gate.set_exit_threshold(0.5);
-  gate.set_energy_groups(8);
-  gate.set_fine_width(8);
-  return config;
-}
-
-ModelConfig Flat() {
-  ModelConfig config = Hierarchical();
-  FlatRouterConfig& flat = *config.mutable_moe()->mutable_flat();
-  flat.set_num_experts(8);
-  flat.set_k(2);
-  flat.set_normalize(true);
-  return config;
-}
-
-TrainConfig TinyTrain() {
-  TrainConfig train = *TrainPreset("demo");
-  train.set_steps(10);
-  train.set_seq_len(32);
-  train.set_batch_size(4);
-  train.set_accumulation(2);
-  train.set_validation_tokens(320);
-  return train;
-}
-
-struct Trace {
-  RoutingTraceHeader header;
-  RoutingLayout layout;
-  std::vector<RoutingRecord> records;
-};
-
-Trace ReadTrace(const std::string& path) {
-  Trace trace;
-  auto reader = RoutingReader::Open(path);
-  EXPECT_THAT(reader, IsOk());
-  if (!reader.ok()) return trace;
-  trace.header = reader->header();
-  trace.layout = reader->layout();
-  RoutingRecord record;
-  while (true) {
-    const auto more = reader->Next(record);
-    EXPECT_THAT(more, IsOk());
-    if (!more.ok() || !*more) return trace;
-    trace.records.push_back(record);
-  }
-}
-
 class RoutingRecordingTest : public testing::Test {
  protected:
   RoutingRecordingTest() {
@@ -124,7 +51,7 @@ class RoutingRecordingTest : public testing::Test {
 
   std::unique_ptr<Trainer> Make(const ModelConfig& model) {
     auto trainer = Trainer::Create(model, TinyTrain(), &corpus_,
-                                   /*num_threads=*/2, options_.tokens);
+                                   /*num_threads=*/2, {options_.tokens});
     EXPECT_THAT(trainer, IsOk());
     return *std::move(trainer);
   }

@@ -12,6 +12,7 @@
 #include "core/graph/graph.h"
 #include "core/model/config.pb.h"
 #include "core/model/decoder.h"
+#include "core/model/gate.h"
 #include "core/ops/elementwise.h"
 #include "core/ops/optimizer.h"
 #include "core/passes/autodiff.h"
@@ -36,10 +37,12 @@ std::string GradName(absl::string_view parameter) {
 
 absl::StatusOr<StepGraph> BuildGradientGraph(const ModelConfig& model,
                                              int64_t num_sequences,
-                                             int64_t seq_len, DType dtype) {
+                                             int64_t seq_len, DType dtype,
+                                             RouteSource route) {
   GraphBuilder b(dtype);
   DecoderOptions options;
   options.mode = DecoderOptions::Mode::kTrain;
+  options.route = route;
   options.max_tokens = num_sequences * seq_len;
   options.max_sequences = num_sequences;
   Decoder decoder = BuildDecoder(b, model, options);

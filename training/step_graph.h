@@ -13,6 +13,7 @@
 #include "absl/status/statusor.h"
 #include "core/graph/graph.h"
 #include "core/model/config.pb.h"
+#include "core/model/gate.h"
 #include "core/model/moe.h"
 #include "core/tensor/dtype.h"
 #include "training/config.pb.h"
@@ -26,10 +27,9 @@ struct StepGraph {
 
 // Inputs: the decoder's (core/model/decoder.h), and "keep" []: 0 to begin a new
 // sum of gradients, 1 to add to it. Outputs: the decoder's.
-absl::StatusOr<StepGraph> BuildGradientGraph(const ModelConfig& model,
-                                             int64_t num_sequences,
-                                             int64_t seq_len,
-                                             DType dtype = DType::kF32);
+absl::StatusOr<StepGraph> BuildGradientGraph(
+    const ModelConfig& model, int64_t num_sequences, int64_t seq_len,
+    DType dtype = DType::kF32, RouteSource route = RouteSource::kGate);
 
 // Inputs: "divisor" [] (micro-batches summed), "learning_rate" [], "step" [].
 // States: "adam.m.<parameter>" and "adam.v.<parameter>". Output: "grad_norm".

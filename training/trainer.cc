@@ -4,8 +4,10 @@
 #include <chrono>
 #include <cmath>
 #include <cstdint>
+#include <filesystem>
 #include <memory>
 #include <string>
+#include <system_error>
 #include <utility>
 #include <vector>
 
@@ -22,9 +24,12 @@
 #include "core/graph/builder.h"
 #include "core/model/config.h"
 #include "core/model/decoder.h"
+#include "core/model/gate.h"
 #include "core/model/init.h"
 #include "core/runtime/program.h"
+#include "core/tensor/dtype.h"
 #include "core/trace/router_tap.h"
+#include "core/trace/routing_replay.h"
 #include "core/trace/routing_trace.pb.h"
 #include "training/config.h"
 #include "training/routing_recording.h"
@@ -80,15 +85,27 @@ absl::Status CheckFits(const ModelConfig& model, const TrainConfig& train) {
 
 }  // namespace
 
+std::string Describe(const RouteOptions& route) {
+  switch (route.source) {
+    case RouteSource::kReplay:
+      return absl::StrCat("replay of ", route.replay);
+    case RouteSource::kBalanced:
+      return "forced-balance";
+    case RouteSource::kGate:
+      break;
+  }
+  return "gate";
+}
+
 absl::StatusOr<std::unique_ptr<Trainer>> Trainer::Create(
     const ModelConfig& model, const TrainConfig& train, const Corpus* corpus,
-    int num_threads, bool expose_tokens) {
+    int num_threads, const TrainerOptions& options) {
   RETURN_IF_ERROR(strata::Validate(model));
   RETURN_IF_ERROR(strata::Validate(train));
   RETURN_IF_ERROR(CheckFits(model, train));
   RETURN_IF_ERROR(CheckLongEnough(*corpus, train.seq_len()));
-  auto trainer = std::unique_ptr<Trainer>(
-      new Trainer(model, train, corpus, expose_tokens));
+  auto trainer =
+      std::unique_ptr<Trainer>(new Trainer(model, train, corpus, options));
   RETURN_IF_ERROR(trainer->Build(num_threads));
   return trainer;
 }
@@ -99,6 +116,7 @@ absl::Status Trainer::Build(int num_threads) {
   RETURN_IF_ERROR(BuildGradients());
   RETURN_IF_ERROR(BuildUpdate());
   RETURN_IF_ERROR(BuildEvaluation());
+  RETURN_IF_ERROR(OpenReplay());
   InitializeParameters(model_, train_.seed(), *state_);
 
   SamplerConfig sampler;
@@ -114,9 +132,10 @@ absl::Status Trainer::Build(int num_threads) {
 absl::Status Trainer::BuildGradients() {
   ASSIGN_OR_RETURN(
       StepGraph step,
-      BuildGradientGraph(model_, train_.batch_size(), train_.seq_len()));
+      BuildGradientGraph(model_, train_.batch_size(), train_.seq_len(),
+                         DType::kF32, RouteOf(RoutingTraceHeader::TRAIN)));
   routers_ = std::move(step.routers);
-  if (expose_tokens_) ExposeTokens(step.graph, routers_);
+  if (options_.expose_tokens) ExposeTokens(step.graph, routers_);
   ASSIGN_OR_RETURN(gradients_,
                    Program::Compile(std::move(step.graph), *backend_, *state_));
   FillLayout(*gradients_, train_.batch_size(), train_.seq_len());
@@ -135,22 +154,37 @@ absl::Status Trainer::BuildEvaluation() {
   GraphBuilder b(DType::kF32);
   DecoderOptions options;
   options.mode = DecoderOptions::Mode::kEvaluate;
+  options.route = RouteOf(RoutingTraceHeader::EVALUATE);
   options.max_tokens = train_.batch_size() * train_.seq_len();
   options.max_sequences = train_.batch_size();
   evaluation_routers_ = BuildDecoder(b, model_, options).routers;
   ASSIGN_OR_RETURN(Graph graph, b.Finish());
-  if (expose_tokens_) ExposeTokens(graph, evaluation_routers_);
+  if (options_.expose_tokens) ExposeTokens(graph, evaluation_routers_);
   ASSIGN_OR_RETURN(evaluation_,
                    Program::Compile(std::move(graph), *backend_, *state_));
   FillLayout(*evaluation_, train_.batch_size(), train_.seq_len());
   return absl::OkStatus();
 }
 
-void Trainer::FillBatch(int64_t micro_batch) {
+// Says to a recording or a replay what the micro-batch is.
+template <typename Trace>
+void Trainer::DescribeMicroBatch(int64_t micro_batch, Trace& trace) const {
+  trace.Begin(step_ + 1, micro_batch);
+  for (int64_t s = 0; s < train_.batch_size(); ++s) {
+    trace.AddSequence(
+        train_.seq_len(),
+        sampler_->DomainOf(step_, micro_batch * train_.batch_size() + s));
+  }
+}
+
+absl::Status Trainer::FillBatch(int64_t micro_batch) {
   sampler_->Fill(step_, micro_batch * train_.batch_size(),
                  gradients_->Input("ids").span<int32_t>(),
                  gradients_->Input("target").span<int32_t>());
   SetScalar(*gradients_, "keep", micro_batch == 0 ? 0 : 1);
+  if (!Replays(RoutingTraceHeader::TRAIN)) return absl::OkStatus();
+  DescribeMicroBatch(micro_batch, *replay_);
+  return replay_->Feed(*gradients_);
 }
 
 absl::StatusOr<StepMetrics> Trainer::Step(RoutingRecording* recording) {
@@ -161,7 +195,7 @@ absl::StatusOr<StepMetrics> Trainer::Step(RoutingRecording* recording) {
       train_.batch_size() * train_.accumulation() * train_.seq_len();
   meter_->Reset();
   for (int64_t m = 0; m < train_.accumulation(); ++m) {
-    FillBatch(m);
+    RETURN_IF_ERROR(FillBatch(m));
     RETURN_IF_ERROR(gradients_->Run());
     const double loss = Scalar(*gradients_, "loss");
     const double total_loss = Scalar(*gradients_, "total_loss");
@@ -172,7 +206,10 @@ absl::StatusOr<StepMetrics> Trainer::Step(RoutingRecording* recording) {
     metrics.total_loss +=
         total_loss / static_cast<double>(train_.accumulation());
     meter_->Add(*gradients_, train_.batch_size() * train_.seq_len());
-    if (recording != nullptr) RETURN_IF_ERROR(RecordMicroBatch(m, *recording));
+    if (recording != nullptr) {
+      DescribeMicroBatch(m, *recording);
+      RETURN_IF_ERROR(recording->Finish(*gradients_));
+    }
   }
   metrics.learning_rate = LearningRate(train_, step_ + 1);
   SetScalar(*update_, "learning_rate", metrics.learning_rate);
@@ -190,8 +227,9 @@ absl::StatusOr<StepMetrics> Trainer::Step(RoutingRecording* recording) {
 
 absl::Status Trainer::Diagnose(const std::string& what) {
   // The same micro-batches again, looking at every value.
+  if (Replays(RoutingTraceHeader::TRAIN)) RETURN_IF_ERROR(replay_->Rewind());
   for (int64_t m = 0; m < train_.accumulation(); ++m) {
-    FillBatch(m);
+    RETURN_IF_ERROR(FillBatch(m));
     const absl::Status status = gradients_->RunChecked();
     if (status.ok()) continue;
     return absl::OutOfRangeError(absl::StrCat("step ", step_ + 1, ": ", what,
@@ -202,20 +240,12 @@ absl::Status Trainer::Diagnose(const std::string& what) {
                    ", though every operator's result is finite"));
 }
 
-absl::Status Trainer::RecordMicroBatch(int64_t micro_batch,
-                                       RoutingRecording& recording) const {
-  recording.Begin(step_ + 1, micro_batch);
-  for (int64_t s = 0; s < train_.batch_size(); ++s) {
-    recording.AddSequence(
-        train_.seq_len(),
-        sampler_->DomainOf(step_, micro_batch * train_.batch_size() + s));
-  }
-  return recording.Finish(*gradients_);
-}
-
 absl::StatusOr<ValidationMetrics> Trainer::Validate(
     RoutingRecording* recording) {
   const Clock::time_point start = Clock::now();
+  RoutingReplay* const replay =
+      Replays(RoutingTraceHeader::EVALUATE) ? replay_.get() : nullptr;
+  if (replay != nullptr) RETURN_IF_ERROR(replay->Rewind());
   ASSIGN_OR_RETURN(const ValidationWindows windows,
                    ValidationWindows::Create(corpus_, train_.seq_len(),
                                              train_.validation_tokens()));
@@ -230,8 +260,19 @@ absl::StatusOr<ValidationMetrics> Trainer::Validate(
     domain.name = corpus_->domains[d].name;
     for (int64_t w = 0; w < windows.num_windows(d);) {
       const int64_t filled = windows.Fill(d, w, ids, target);
+      ++num_batches;
+      const auto describe = [&](auto& trace) {
+        trace.Begin(num_batches, /*micro_batch=*/0);
+        for (int64_t s = 0; s < filled; ++s) {
+          trace.AddSequence(train_.seq_len(), d);
+        }
+      };
       // Rows without text are no tokens: they never reach a gate.
       FillLayout(*evaluation_, filled, train_.seq_len());
+      if (replay != nullptr) {
+        describe(*replay);
+        RETURN_IF_ERROR(replay->Feed(*evaluation_));
+      }
       RETURN_IF_ERROR(evaluation_->Run());
       for (const float nll : evaluation_->Output("nll").span<float>()) {
         domain.nll += nll;
@@ -241,12 +282,8 @@ absl::StatusOr<ValidationMetrics> Trainer::Validate(
       }
       domain.tokens += filled * train_.seq_len();
       meter.Add(*evaluation_, filled * train_.seq_len());
-      ++num_batches;
       if (recording != nullptr) {
-        recording->Begin(num_batches, /*micro_batch=*/0);
-        for (int64_t s = 0; s < filled; ++s) {
-          recording->AddSequence(train_.seq_len(), d);
-        }
+        describe(*recording);
         RETURN_IF_ERROR(recording->Finish(*evaluation_));
       }
       w += filled;
@@ -272,14 +309,50 @@ absl::StatusOr<ValidationMetrics> Trainer::Validate(
 absl::StatusOr<std::unique_ptr<RoutingRecording>> Trainer::StartRecording(
     const RecordOptions& options, RoutingTraceHeader::Source source,
     const std::string& weights_hash) const {
-  CHECK(expose_tokens_ || !options.tokens) << "the trainer exposes no tokens";
+  CHECK(options_.expose_tokens || !options.tokens)
+      << "the trainer exposes no tokens";
+  std::error_code ignored;
+  if (replay_ != nullptr && std::filesystem::equivalent(
+                                options.path, options_.route.replay, ignored)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--record-routing ", options.path,
+                     " is the trace that is replayed; want another file"));
+  }
   const bool evaluates = source == RoutingTraceHeader::EVALUATE;
+  RoutingTraceHeader header = TraceHeader(source);
+  header.set_weights_hash(weights_hash);
+  RouterTap tap(evaluates ? evaluation_->graph() : gradients_->graph(),
+                evaluates ? evaluation_routers_ : routers_, options.tokens);
+  return RoutingRecording::Start(options, std::move(header), std::move(tap),
+                                 train_.batch_size() * train_.seq_len());
+}
+
+bool Trainer::Replays(RoutingTraceHeader::Source source) const {
+  return RouteOf(source) == RouteSource::kReplay;
+}
+
+RouteSource Trainer::RouteOf(RoutingTraceHeader::Source source) const {
+  const RouteSource route = options_.route.source;
+  return route == RouteSource::kReplay && source != options_.replayed
+             ? RouteSource::kGate
+             : route;
+}
+
+absl::Status Trainer::OpenReplay() {
+  if (options_.route.source != RouteSource::kReplay) return absl::OkStatus();
+  ASSIGN_OR_RETURN(
+      replay_, RoutingReplay::Open(options_.route.replay,
+                                   TraceHeader(options_.replayed), routers_));
+  return absl::OkStatus();
+}
+
+RoutingTraceHeader Trainer::TraceHeader(
+    RoutingTraceHeader::Source source) const {
   const Manifest manifest = NewManifest();
   RoutingTraceHeader header;
   header.set_recorded_by(source);
   header.set_model_name(model_.name());
   header.set_model_hash(Sha256Hex(ToJson(model_)));
-  header.set_weights_hash(weights_hash);
   for (const Domain& domain : corpus_->domains) {
     header.add_domains(domain.name);
   }
@@ -288,10 +361,7 @@ absl::StatusOr<std::unique_ptr<RoutingRecording>> Trainer::StartRecording(
   header.set_seed(train_.seed());
   header.set_data_hash(corpus_->sha256);
   header.set_date(manifest.date);
-  RouterTap tap(evaluates ? evaluation_->graph() : gradients_->graph(),
-                evaluates ? evaluation_routers_ : routers_, options.tokens);
-  return RoutingRecording::Start(options, std::move(header), std::move(tap),
-                                 train_.batch_size() * train_.seq_len());
+  return header;
 }
 
 double Trainer::StepFlops() const {

@@ -23,9 +23,11 @@
 #include "absl/status/statusor.h"
 #include "core/cpu/cpu_backend.h"
 #include "core/model/config.pb.h"
+#include "core/model/gate.h"
 #include "core/model/moe.h"
 #include "core/runtime/program.h"
 #include "core/runtime/state_store.h"
+#include "core/trace/routing_replay.h"
 #include "core/trace/routing_trace.pb.h"
 #include "nlohmann/json.hpp"
 #include "training/config.pb.h"
@@ -37,15 +39,33 @@
 
 namespace strata {
 
+// Who chooses experts, if it is not the gates.
+struct RouteOptions {
+  RouteSource source = RouteSource::kGate;
+  std::string replay;  // The trace, with kReplay.
+};
+
+// "gate", "forced-balance", "replay of FILE".
+std::string Describe(const RouteOptions& route);
+
+struct TrainerOptions {
+  bool expose_tokens = false;  // Recordings may have tokens.
+  // kBalanced is for steps and validations alike. A replay is for those that
+  // `replayed` names, steps (TRAIN) or validations (EVALUATE); in the others
+  // the gates choose.
+  RouteOptions route;
+  RoutingTraceHeader::Source replayed = RoutingTraceHeader::TRAIN;
+};
+
 class Trainer {
  public:
   // A model with fresh weights. `corpus` must outlive the trainer.
-  // `expose_tokens`: recordings may have tokens.
   //
-  // Returns INVALID_ARGUMENT if a config is wrong or the corpus too short.
+  // Returns INVALID_ARGUMENT if a config is wrong or the corpus too short, and
+  // the errors of RoutingReplay::Open.
   static absl::StatusOr<std::unique_ptr<Trainer>> Create(
       const ModelConfig& model, const TrainConfig& train, const Corpus* corpus,
-      int num_threads, bool expose_tokens = false);
+      int num_threads, const TrainerOptions& options = {});
 
   // Goes on from a checkpoint folder (runs/demo/step-000100) whose model and
   // data must be those of this trainer.
@@ -57,18 +77,20 @@ class Trainer {
   // Returns OUT_OF_RANGE if loss or gradient is NaN or infinite; the message
   // names the step and the operator that first made it. The weights are then
   // those before the step. A recording gets a record a micro-batch; its errors
-  // are the step's.
+  // are the step's, and so are those of RoutingReplay::Feed.
   absl::StatusOr<StepMetrics> Step(RoutingRecording* recording = nullptr);
 
   // Over train.validation_tokens of each domain. A recording gets a record a
-  // batch, whose steps count from 1.
+  // batch, whose steps count from 1. Returns the errors of a replay as Step
+  // does; each validation replays the trace from its first record.
   absl::StatusOr<ValidationMetrics> Validate(
       RoutingRecording* recording = nullptr);
 
   // Begins the trace of what Step (TRAIN) or Validate (EVALUATE) is given it
   // for. `weights_hash` may be empty.
   //
-  // Returns the errors of RoutingRecording::Start.
+  // Returns INVALID_ARGUMENT if it would replace the trace that is replayed;
+  // otherwise the errors of RoutingRecording::Start.
   absl::StatusOr<std::unique_ptr<RoutingRecording>> StartRecording(
       const RecordOptions& options, RoutingTraceHeader::Source source,
       const std::string& weights_hash) const;
@@ -97,26 +119,27 @@ class Trainer {
 
  private:
   Trainer(const ModelConfig& model, const TrainConfig& train,
-          const Corpus* corpus, bool expose_tokens)
-      : model_(model),
-        train_(train),
-        corpus_(corpus),
-        expose_tokens_(expose_tokens) {}
+          const Corpus* corpus, const TrainerOptions& options)
+      : model_(model), train_(train), corpus_(corpus), options_(options) {}
 
   absl::Status Build(int num_threads);
   absl::Status BuildGradients();
   absl::Status BuildUpdate();
   absl::Status BuildEvaluation();
-  void FillBatch(int64_t micro_batch);
-  absl::Status RecordMicroBatch(int64_t micro_batch,
-                                RoutingRecording& recording) const;
+  absl::Status OpenReplay();
+  bool Replays(RoutingTraceHeader::Source source) const;
+  RouteSource RouteOf(RoutingTraceHeader::Source source) const;
+  RoutingTraceHeader TraceHeader(RoutingTraceHeader::Source source) const;
+  absl::Status FillBatch(int64_t micro_batch);
+  template <typename Trace>
+  void DescribeMicroBatch(int64_t micro_batch, Trace& trace) const;
   absl::Status Diagnose(const std::string& what);
   std::vector<std::string> OptimizerTensorNames() const;
 
   ModelConfig model_;
   TrainConfig train_;
   const Corpus* corpus_;
-  bool expose_tokens_;
+  TrainerOptions options_;
   std::unique_ptr<CpuBackend> backend_;
   std::unique_ptr<StateStore> state_;
   std::unique_ptr<Program> gradients_;
@@ -126,6 +149,7 @@ class Trainer {
   std::vector<RouterValues> routers_;
   std::vector<RouterValues> evaluation_routers_;
   std::unique_ptr<ExpertMeter> meter_;
+  std::unique_ptr<RoutingReplay> replay_;  // Null if there is none.
   int64_t step_ = 0;
 };
 

@@ -29,14 +29,20 @@ absl::Status RunEnergySignature(const KernelContext& ctx) {
   const VectorMath<T>& vec = VectorMath<T>::Get();
   ForRowChunks(ctx.pool, x.dim(0), columns, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
+      const T* const row = in + i * columns;
       T* const s = out + i * groups;
-      T sum = 0;
-      for (int64_t g = 0; g < groups; ++g) {
-        s[g] = vec.sum_of_squares(in + i * columns + g * width, width);
-        sum += s[g];
+      if (width == 1) {
+        vec.product(T{1}, row, row, groups, s);
+      } else {
+        for (int64_t g = 0; g < groups; ++g) {
+          s[g] = vec.sum_of_squares(row + g * width, width);
+        }
       }
-      for (int64_t g = 0; g < groups; ++g) {
-        s[g] = sum > 0 ? (std::sqrt(s[g] / sum * groups) - 1) * scale : T{0};
+      const T sum = vec.sum(s, groups);
+      if (sum > 0) {
+        vec.root_share(s, sum, scale, groups, s);
+      } else {
+        std::fill_n(s, groups, T{0});
       }
     }
   });
@@ -85,22 +91,43 @@ absl::Status RunEnergySignatureGrad(const KernelContext& ctx) {
 // What SelectedWeight adds to a row's sum before it divides by it.
 constexpr double kSumFloor = 1e-20;
 
-// What the row's chosen p are divided by, and whether it moves with them.
+// What a row's chosen p are divided by, and whether it moves with them.
 template <typename T>
 struct Divisor {
-  Divisor(const Attrs& attrs, const T* p, const int32_t* expert, int64_t k) {
-    if (attrs.Int("normalize") == 0) return;
-    T sum = static_cast<T>(kSumFloor);
-    for (int64_t j = 0; j < k; ++j) {
-      if (expert[j] >= 0) sum += p[expert[j]];
-    }
-    const T floor = static_cast<T>(attrs.Float("floor"));
-    is_sum = sum >= floor;
-    value = is_sum ? sum : floor;
-  }
-
   T value = 1;
   bool is_sum = false;
+};
+
+// How the attributes say that a row is divided.
+template <typename T>
+class Normalizer {
+ public:
+  explicit Normalizer(const Attrs& attrs)
+      : normalize_(attrs.Int("normalize") != 0),
+        floor_(static_cast<T>(attrs.Float("floor"))) {}
+
+  // `scratch` [k]. The p are added up from the largest on, so that the sum, and
+  // with it each weight, depends on who was chosen, not on the order, which a
+  // bias may change. They come nearly in that order: insertion is cheap.
+  Divisor<T> Of(const T* p, const int32_t* expert, int64_t k,
+                T* scratch) const {
+    if (!normalize_) return {};
+    int64_t n = 0;
+    for (int64_t j = 0; j < k; ++j) {
+      if (expert[j] < 0) continue;
+      const T x = p[expert[j]];
+      int64_t at = n++;
+      for (; at > 0 && scratch[at - 1] < x; --at) scratch[at] = scratch[at - 1];
+      scratch[at] = x;
+    }
+    T sum = static_cast<T>(kSumFloor);
+    for (int64_t j = 0; j < n; ++j) sum += scratch[j];
+    return sum >= floor_ ? Divisor<T>{sum, true} : Divisor<T>{floor_, false};
+  }
+
+ private:
+  bool normalize_;
+  T floor_;
 };
 
 template <typename T>
@@ -111,15 +138,15 @@ absl::Status RunSelectedWeight(const KernelContext& ctx) {
   const T* const p = ctx.in(0).as<T>();
   const int32_t* const expert = ctx.in(1).as<int32_t>();
   T* const out = ctx.out(0).as<T>();
-  ForRowChunks(ctx.pool, ctx.in(0).dim(0), k, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      const T* const row = p + i * experts;
-      const int32_t* const chosen = expert + i * k;
-      const Divisor<T> divisor(ctx.attrs(), row, chosen, k);
-      const T factor = scale / divisor.value;
-      for (int64_t j = 0; j < k; ++j) {
-        out[i * k + j] = chosen[j] >= 0 ? factor * row[chosen[j]] : T{0};
-      }
+  const Normalizer<T> normalizer(ctx.attrs());
+  T* const scratch = ctx.scratch.Take<T>(ctx.pool.num_threads() * k);
+  ForEachRow(ctx.pool, ctx.in(0).dim(0), k, [&](int64_t i, int worker) {
+    const T* const row = p + i * experts;
+    const int32_t* const chosen = expert + i * k;
+    const T factor =
+        scale / normalizer.Of(row, chosen, k, scratch + worker * k).value;
+    for (int64_t j = 0; j < k; ++j) {
+      out[i * k + j] = chosen[j] >= 0 ? factor * row[chosen[j]] : T{0};
     }
   });
   return absl::OkStatus();
@@ -136,31 +163,29 @@ absl::Status RunSelectedWeightGrad(const KernelContext& ctx) {
   const T* const p = ctx.in(1).as<T>();
   const int32_t* const expert = ctx.in(2).as<int32_t>();
   T* const dp = ctx.out(0).as<T>();
-  ForRowChunks(ctx.pool, ctx.in(1).dim(0), experts,
-               [&](int64_t begin, int64_t end) {
-                 for (int64_t i = begin; i < end; ++i) {
-                   const T* const row = p + i * experts;
-                   const int32_t* const chosen = expert + i * k;
-                   const Divisor<T> divisor(ctx.attrs(), row, chosen, k);
-                   const T factor = scale / divisor.value;
-                   T mean = 0;
-                   if (divisor.is_sum) {
-                     for (int64_t j = 0; j < k; ++j) {
-                       if (chosen[j] >= 0) {
-                         mean += dweight[i * k + j] * row[chosen[j]];
-                       }
-                     }
-                     mean /= divisor.value;
-                   }
-                   T* const drow = dp + i * experts;
-                   std::fill_n(drow, experts, T{0});
-                   for (int64_t j = 0; j < k; ++j) {
-                     if (chosen[j] >= 0) {
-                       drow[chosen[j]] += factor * (dweight[i * k + j] - mean);
-                     }
-                   }
-                 }
-               });
+  const Normalizer<T> normalizer(ctx.attrs());
+  T* const scratch = ctx.scratch.Take<T>(ctx.pool.num_threads() * k);
+  ForEachRow(ctx.pool, ctx.in(1).dim(0), experts, [&](int64_t i, int worker) {
+    const T* const row = p + i * experts;
+    const int32_t* const chosen = expert + i * k;
+    const Divisor<T> divisor =
+        normalizer.Of(row, chosen, k, scratch + worker * k);
+    const T factor = scale / divisor.value;
+    T mean = 0;
+    if (divisor.is_sum) {
+      for (int64_t j = 0; j < k; ++j) {
+        if (chosen[j] >= 0) mean += dweight[i * k + j] * row[chosen[j]];
+      }
+      mean /= divisor.value;
+    }
+    T* const drow = dp + i * experts;
+    std::fill_n(drow, experts, T{0});
+    for (int64_t j = 0; j < k; ++j) {
+      if (chosen[j] >= 0) {
+        drow[chosen[j]] += factor * (dweight[i * k + j] - mean);
+      }
+    }
+  });
   return absl::OkStatus();
 }
 

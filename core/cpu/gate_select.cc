@@ -4,10 +4,12 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <functional>
 #include <limits>
 
 #include "absl/status/status.h"
 #include "core/cpu/row_chunks.h"
+#include "core/cpu/vector_math.h"
 #include "core/ops/gate_select.h"
 #include "core/runtime/kernel.h"
 #include "core/runtime/kernel_registry.h"
@@ -18,42 +20,63 @@ namespace {
 
 // --- The order of scores ---
 
-// An integer that orders like `score`, -0 and 0 as equals, NaN below all else:
-// sorting by it is defined for whatever a diverged model may produce.
-int64_t SortKey(double score) {
-  if (std::isnan(score)) return std::numeric_limits<int64_t>::min();
-  score += 0.0;  // -0 becomes 0.
-  int64_t bits;
-  std::memcpy(&bits, &score, sizeof(bits));
-  return bits < 0 ? bits ^ std::numeric_limits<int64_t>::max() : bits;
-}
+// A score and its index as one integer, so that the better candidate is the
+// larger one: of equal scores that of the lower index. -0 and 0 are equals, NaN
+// is below all else: sorting is defined for whatever a diverged model may
+// produce.
+template <typename T>
+struct Rank;
 
-struct Candidate {
-  int64_t key = 0;
-  int32_t index = 0;
+template <>
+struct Rank<float> {
+  using Bits = int32_t;
+  using Candidate = int64_t;
 };
+template <>
+struct Rank<double> {
+  using Bits = int64_t;
+  using Candidate = __int128;
+};
+template <typename T>
+using Candidate = typename Rank<T>::Candidate;
 
-bool Better(const Candidate& a, const Candidate& b) {
-  return a.key != b.key ? a.key > b.key : a.index < b.index;
+template <typename T>
+Candidate<T> MakeCandidate(T score, int64_t index) {
+  using Bits = typename Rank<T>::Bits;
+  score += T{0};  // -0 becomes 0.
+  Bits key;
+  std::memcpy(&key, &score, sizeof(key));
+  if (key < 0) key ^= std::numeric_limits<Bits>::max();
+  if (std::isnan(score)) key = std::numeric_limits<Bits>::min();
+  return static_cast<Candidate<T>>(key) * (Candidate<T>{1} << 32) +
+         (std::numeric_limits<int32_t>::max() - index);
 }
 
-// The best of a row of candidates that come in the order of their indexes. `k`
-// is small, so insertion into a sorted list beats sorting the row.
+template <typename T>
+int32_t IndexOf(T candidate) {
+  return std::numeric_limits<int32_t>::max() -
+         static_cast<int32_t>(static_cast<uint32_t>(candidate));
+}
+
+// The best of a row, best first. `k` is small, so insertion into a sorted list
+// beats sorting the row.
+template <typename T>
 class Best {
  public:
-  Best(Candidate* list, int64_t k) : list_(list), k_(k) {}
+  Best(Candidate<T>* list, int64_t k) : list_(list), k_(k) {}
 
-  void Offer(int64_t key, int32_t index) {
-    if (size_ == k_ && key <= list_[k_ - 1].key) return;
+  void Offer(T score, int64_t index) { Offer(MakeCandidate(score, index)); }
+  void Offer(Candidate<T> candidate) {
+    if (size_ == k_ && candidate <= list_[k_ - 1]) return;
     int64_t at = size_ < k_ ? size_++ : k_ - 1;
-    for (; at > 0 && list_[at - 1].key < key; --at) list_[at] = list_[at - 1];
-    list_[at] = {key, index};
+    for (; at > 0 && list_[at - 1] < candidate; --at) list_[at] = list_[at - 1];
+    list_[at] = candidate;
   }
   int64_t size() const { return size_; }
-  const Candidate& operator[](int64_t i) const { return list_[i]; }
+  int32_t operator[](int64_t i) const { return IndexOf(list_[i]); }
 
  private:
-  Candidate* list_;
+  Candidate<T>* list_;
   int64_t k_;
   int64_t size_ = 0;
 };
@@ -68,18 +91,11 @@ absl::Status RunCoarseFilter(const KernelContext& ctx) {
   const T* const in = score.as<T>();
   const T* const bias = ctx.in(1).as<T>();
   uint8_t* const out = ctx.out(0).as<uint8_t>();
-  auto* const scratch =
-      ctx.scratch.Take<Candidate>(ctx.pool.num_threads() * experts);
+  T* const scratch = ctx.scratch.Take<T>(ctx.pool.num_threads() * experts);
+  const VectorMath<T>& vec = VectorMath<T>::Get();
   ForEachRow(ctx.pool, score.dim(0), experts, [&](int64_t i, int worker) {
-    const T* const s = in + i * experts;
-    Candidate* const list = scratch + worker * experts;
-    for (int64_t e = 0; e < experts; ++e) {
-      list[e] = {SortKey(s[e] + bias[e]), static_cast<int32_t>(e)};
-    }
-    std::nth_element(list, list + keep - 1, list + experts, Better);
-    uint8_t* const mask = out + i * experts;
-    std::fill_n(mask, experts, uint8_t{0});
-    for (int64_t j = 0; j < keep; ++j) mask[list[j].index] = 1;
+    vec.keep_largest(in + i * experts, bias, experts, keep,
+                     scratch + worker * experts, out + i * experts);
   });
   return absl::OkStatus();
 }
@@ -97,20 +113,28 @@ absl::Status RunAdaptiveSelect(const KernelContext& ctx) {
   const T* const bias = ctx.has(2) ? ctx.in(2).as<T>() : nullptr;
   int32_t* const expert = ctx.out(0).as<int32_t>();
   uint8_t* const stay = ctx.out(1).as<uint8_t>();
+  // Of a worker: the survivors, and the best of them.
+  const int64_t list_size = experts + k_max;
   auto* const scratch =
-      ctx.scratch.Take<Candidate>(ctx.pool.num_threads() * k_max);
+      ctx.scratch.Take<Candidate<T>>(ctx.pool.num_threads() * list_size);
 
-  const auto select_row = [&](int64_t i, Candidate* list) {
+  const auto select_row = [&](int64_t i, Candidate<T>* survivor) {
     const T* const row = in + i * experts;
-    Best best(list, k_max);
+    // Without a branch, which the processor could not foresee.
+    int64_t num_survivors = 0;
+    for (int64_t e = 0; e < experts; ++e) {
+      survivor[num_survivors] =
+          MakeCandidate(row[e] + (bias != nullptr ? bias[e] : T{0}), e);
+      num_survivors += mask == nullptr || mask[i * experts + e] != 0;
+    }
+    Best<T> best(survivor + experts, k_max);
     double sum = 0;
     double largest = -std::numeric_limits<double>::infinity();
-    for (int64_t e = 0; e < experts; ++e) {
-      if (mask != nullptr && mask[i * experts + e] == 0) continue;
-      sum += row[e];
-      largest = std::max<double>(largest, row[e]);
-      best.Offer(SortKey(row[e] + (bias != nullptr ? bias[e] : T{0})),
-                 static_cast<int32_t>(e));
+    for (int64_t j = 0; j < num_survivors; ++j) {
+      const double p_j = row[IndexOf(survivor[j])];
+      sum += p_j;
+      largest = std::max(largest, p_j);
+      best.Offer(survivor[j]);
     }
     int32_t* const chosen = expert + i * k_max;
     std::fill_n(chosen, k_max, -1);
@@ -119,12 +143,12 @@ absl::Status RunAdaptiveSelect(const KernelContext& ctx) {
     double taken = 0;
     for (int64_t j = 0; j < best.size(); ++j) {
       if (j >= k_min && taken >= tau * sum) break;
-      chosen[j] = best[j].index;
+      chosen[j] = best[j];
       taken += row[chosen[j]];
     }
   };
   ForEachRow(ctx.pool, p.dim(0), experts, [&](int64_t i, int worker) {
-    select_row(i, scratch + worker * k_max);
+    select_row(i, scratch + worker * list_size);
   });
   return absl::OkStatus();
 }
@@ -145,37 +169,35 @@ absl::Status RunTopKSelect(const KernelContext& ctx) {
   const int num_threads = ctx.pool.num_threads();
   T* const biased_rows = ctx.scratch.Take<T>(num_threads * experts);
   const int64_t list_size = k + top_groups + 2;
-  auto* const lists = ctx.scratch.Take<Candidate>(num_threads * list_size);
+  auto* const lists = ctx.scratch.Take<Candidate<T>>(num_threads * list_size);
   auto* const open_groups = ctx.scratch.Take<uint8_t>(num_threads * num_groups);
 
-  const auto select_row = [&](int64_t i, T* biased, Candidate* list,
+  const auto select_row = [&](int64_t i, T* biased, Candidate<T>* list,
                               uint8_t* open) {
     for (int64_t e = 0; e < experts; ++e) {
       biased[e] = in[i * experts + e] + (bias != nullptr ? bias[e] : T{0});
     }
     std::fill_n(open, num_groups, uint8_t{top_groups == num_groups});
     if (top_groups < num_groups) {
-      Best groups(list + k, top_groups);
+      Best<T> groups(list + k, top_groups);
       for (int64_t g = 0; g < num_groups; ++g) {
         const T* const of_group = biased + g * width;
-        Best two(list + k + top_groups, std::min<int64_t>(2, width));
-        for (int64_t e = 0; e < width; ++e) {
-          two.Offer(SortKey(of_group[e]), static_cast<int32_t>(e));
-        }
-        T sum = of_group[two[0].index];
-        if (two.size() > 1) sum += of_group[two[1].index];
-        groups.Offer(SortKey(sum), static_cast<int32_t>(g));
+        Best<T> two(list + k + top_groups, std::min<int64_t>(2, width));
+        for (int64_t e = 0; e < width; ++e) two.Offer(of_group[e], e);
+        T sum = of_group[two[0]];
+        if (two.size() > 1) sum += of_group[two[1]];
+        groups.Offer(sum, g);
       }
-      for (int64_t j = 0; j < top_groups; ++j) open[groups[j].index] = 1;
+      for (int64_t j = 0; j < top_groups; ++j) open[groups[j]] = 1;
     }
-    Best best(list, k);
+    Best<T> best(list, k);
     for (int64_t g = 0; g < num_groups; ++g) {
       if (open[g] == 0) continue;
       for (int64_t e = g * width; e < (g + 1) * width; ++e) {
-        best.Offer(SortKey(biased[e]), static_cast<int32_t>(e));
+        best.Offer(biased[e], e);
       }
     }
-    for (int64_t j = 0; j < k; ++j) out[i * k + j] = best[j].index;
+    for (int64_t j = 0; j < k; ++j) out[i * k + j] = best[j];
   };
   ForEachRow(ctx.pool, score.dim(0), experts, [&](int64_t i, int worker) {
     select_row(i, biased_rows + worker * experts, lists + worker * list_size,
@@ -197,30 +219,41 @@ absl::Status RunExpertChoice(const KernelContext& ctx) {
   auto* const taken = ctx.scratch.Take<uint8_t>(t * experts);
   const int64_t list_size = std::max(t, experts);
   auto* const scratch =
-      ctx.scratch.Take<Candidate>(ctx.pool.num_threads() * list_size);
+      ctx.scratch.Take<Candidate<T>>(ctx.pool.num_threads() * list_size);
 
   ctx.pool.ParallelFor(experts, [&](int64_t e, int worker) {
-    Candidate* const list = scratch + worker * list_size;
+    Candidate<T>* const list = scratch + worker * list_size;
     for (int64_t i = 0; i < t; ++i) {
-      list[i] = {SortKey(score[i * experts + e]), static_cast<int32_t>(i)};
+      list[i] = MakeCandidate(score[i * experts + e], i);
       taken[i * experts + e] = 0;
     }
     std::nth_element(list, list + std::max<int64_t>(capacity, 1) - 1, list + t,
-                     Better);
+                     std::greater<>());
     for (int64_t j = 0; j < capacity; ++j) {
-      taken[list[j].index * experts + e] = 1;
+      taken[IndexOf(list[j]) * experts + e] = 1;
     }
   });
   ForEachRow(ctx.pool, t, experts, [&](int64_t i, int worker) {
-    Best best(scratch + worker * list_size, experts);
+    Best<T> best(scratch + worker * list_size, experts);
     for (int64_t e = 0; e < experts; ++e) {
       if (taken[i * experts + e] == 0) continue;
-      best.Offer(SortKey(score[i * experts + e]), static_cast<int32_t>(e));
+      best.Offer(score[i * experts + e], e);
     }
     int32_t* const row = out + i * experts;
     std::fill_n(row, experts, -1);
-    for (int64_t j = 0; j < best.size(); ++j) row[j] = best[j].index;
+    for (int64_t j = 0; j < best.size(); ++j) row[j] = best[j];
   });
+  return absl::OkStatus();
+}
+
+absl::Status RunBalancedSelect(const KernelContext& ctx) {
+  const int64_t experts = ctx.in(0).dim(1);
+  const int64_t k = ctx.attrs().Int("k");
+  int32_t* const out = ctx.out(0).as<int32_t>();
+  const int64_t slots = ctx.in(0).dim(0) * k;
+  for (int64_t s = 0; s < slots; ++s) {
+    out[s] = static_cast<int32_t>(s % experts);
+  }
   return absl::OkStatus();
 }
 
@@ -231,6 +264,7 @@ void RegisterFor(KernelRegistry& kernels) {
   kernels.Register(kAdaptiveSelect, dtype, RunAdaptiveSelect<T>);
   kernels.Register(kTopKSelect, dtype, RunTopKSelect<T>);
   kernels.Register(kExpertChoice, dtype, RunExpertChoice<T>);
+  kernels.Register(kBalancedSelect, dtype, RunBalancedSelect);
 }
 
 }  // namespace

@@ -1,5 +1,5 @@
 // The choice of experts: CoarseFilter, AdaptiveSelect, TopKSelect,
-// ExpertChoice.
+// ExpertChoice, BalancedSelect.
 
 #include "core/cpu/gate_select.h"
 
@@ -9,6 +9,7 @@
 #include <limits>
 #include <numeric>
 #include <random>
+#include <set>
 #include <vector>
 
 #include "core/graph/builder.h"
@@ -416,6 +417,52 @@ TEST(ExpertChoiceTest, LoadsAllExpertsAlikeOnAnyNumberOfThreads) {
     }
     EXPECT_THAT(load, testing::Each((t * k + experts - 1) / experts));
     EXPECT_EQ(RunExpertChoice(t, 101, experts, k, score, 3), expert);
+  }
+}
+
+// --- BalancedSelect ---
+
+std::vector<int32_t> RunBalancedSelect(int32_t t, int64_t bound,
+                                       int64_t experts, int64_t k) {
+  GraphRun run(
+      [&](GraphBuilder& b) {
+        const ValueId count = b.Input("t", DType::kI32, {});
+        b.Output("expert", BalancedSelect(
+                               b,
+                               b.Input("score", DType::kF32,
+                                       {Ragged(bound, count), Static(experts)}),
+                               k));
+      },
+      {RegisterGateSelectKernels});
+  run.Set<int32_t>("t", {t});
+  EXPECT_THAT(run.Run(), IsOk());
+  return run.Get<int32_t>("expert");
+}
+
+TEST(BalancedSelectTest, DealsExpertsOutInTurn) {
+  EXPECT_THAT(RunBalancedSelect(3, 4, 4, 3),
+              ElementsAre(0, 1, 2, 3, 0, 1, 2, 3, 0));
+}
+
+TEST(BalancedSelectTest, LoadsDifferByOneAtMost) {
+  for (const int64_t experts : {1, 2, 7, 48}) {
+    for (const int64_t k : {int64_t{1}, (experts + 1) / 2, experts}) {
+      for (const int32_t t : {0, 1, 5, 48, 101}) {
+        const std::vector<int32_t> expert =
+            RunBalancedSelect(t, 101, experts, k);
+        ASSERT_EQ(static_cast<int64_t>(expert.size()), t * k);
+        std::vector<int64_t> load(experts, 0);
+        for (int64_t i = 0; i < t; ++i) {
+          const std::set<int32_t> of_token(expert.begin() + i * k,
+                                           expert.begin() + (i + 1) * k);
+          EXPECT_EQ(static_cast<int64_t>(of_token.size()), k);
+          for (const int32_t e : of_token) ++load[e];
+        }
+        const auto [least, most] =
+            std::minmax_element(load.begin(), load.end());
+        EXPECT_LE(*most - *least, 1);
+      }
+    }
   }
 }
 

@@ -5,6 +5,7 @@
 
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <limits>
 #include <type_traits>
 
@@ -114,6 +115,57 @@ HWY_INLINE V<T> Sigmoid(V<T> x) {
   const V<T> e = Exp<T>(hn::Neg(hn::Abs(x)));
   const V<T> y = hn::Div(one, hn::Add(one, e));
   return hn::IfThenElse(hn::Lt(x, hn::Zero(d)), hn::Mul(e, y), y);
+}
+
+// --- Numbers as integers in the same order ---
+
+template <typename T>
+using Key = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;
+template <typename T>
+using KeyTag = hn::RebindToSigned<Tag<T>>;
+
+template <typename T>
+struct KeyRange {
+  Key<T> least;
+  Key<T> most;
+};
+
+// The keys of x + bias, as bits of T: -0 and 0 are equals, NaN is below all
+// else. Returns the least and the largest; n > 0.
+template <typename T>
+HWY_INLINE KeyRange<T> MakeKeys(const T* x, const T* bias, int64_t n, T* keys) {
+  const Tag<T> d;
+  const KeyTag<T> di;
+  const auto lowest = hn::Set(di, std::numeric_limits<Key<T>>::min());
+  const auto highest = hn::Set(di, std::numeric_limits<Key<T>>::max());
+  auto least = highest, most = lowest;
+  ForVectors<T>(n, [&](int64_t i, auto io) HWY_ATTR {
+    V<T> v = hn::Add(io.Load(x + i), io.Load(bias + i));
+    v = hn::Add(v, hn::Zero(d));  // -0 becomes 0.
+    const auto bits = hn::BitCast(di, v);
+    const auto flipped =
+        hn::Xor(bits, hn::And(hn::BroadcastSignBit(bits), highest));
+    const auto key =
+        hn::IfThenElse(hn::RebindMask(di, hn::Eq(v, v)), flipped, lowest);
+    io.Store(hn::BitCast(d, key), keys + i);
+    const auto here = hn::FirstN(di, n - i);
+    least = hn::Min(least, hn::IfThenElse(here, key, highest));
+    most = hn::Max(most, hn::IfThenElse(here, key, lowest));
+  });
+  return {hn::GetLane(hn::MinOfLanes(di, least)),
+          hn::GetLane(hn::MaxOfLanes(di, most))};
+}
+
+template <typename T>
+HWY_INLINE int64_t CountAtLeast(const T* keys, int64_t n, Key<T> bound) {
+  const KeyTag<T> di;
+  const auto least = hn::Set(di, bound);
+  int64_t count = 0;
+  ForVectors<T>(n, [&](int64_t i, auto io) HWY_ATTR {
+    const auto small = hn::Lt(hn::BitCast(di, io.Load(keys + i)), least);
+    count += hn::CountTrue(di, hn::AndNot(small, hn::FirstN(di, n - i)));
+  });
+  return count;
 }
 
 // silu'(x) = s + x s (1 - s)
@@ -356,6 +408,49 @@ struct Functions {
     });
   }
 
+  static void RootShare(const T* x, T sum, T scale, int64_t n, T* y) {
+    const Tag<T> d;
+    const V<T> vs = hn::Set(d, sum), vn = hn::Set(d, static_cast<T>(n));
+    const V<T> factor = hn::Set(d, scale), one = hn::Set(d, T{1});
+    ForVectors<T>(n, [=](int64_t i, auto io) HWY_ATTR {
+      const V<T> share = hn::Mul(hn::Div(io.Load(x + i), vs), vn);
+      io.Store(hn::Mul(hn::Sub(hn::Sqrt(share), one), factor), y + i);
+    });
+  }
+
+  // Bisection on keys: the least one such that `keep` have it or a larger one.
+  // It ends as soon as so many are above it, as a rule after some ten rounds.
+  static void KeepLargest(const T* x, const T* bias, int64_t n, int64_t keep,
+                          T* scratch, uint8_t* mask) {
+    const KeyRange<T> range = MakeKeys<T>(x, bias, n, scratch);
+    Key<T> low = range.least;  // At least `keep` are as large.
+    Key<T> high = range.most;  // Fewer than `keep` are larger.
+    bool exact = keep == n;
+    while (!exact && low < high) {
+      // Rounded up, without overflow: low < middle <= high.
+      using Unsigned = std::make_unsigned_t<Key<T>>;
+      const auto distance =
+          static_cast<Unsigned>(high) - static_cast<Unsigned>(low);
+      const auto middle = static_cast<Key<T>>(static_cast<Unsigned>(low) +
+                                              distance - distance / 2);
+      const int64_t count = CountAtLeast<T>(scratch, n, middle);
+      if (count >= keep) {
+        low = middle;
+        exact = count == keep;
+      } else {
+        high = middle - 1;
+      }
+    }
+    // Where equals must be told apart, `low` is their key, which as that of a
+    // number or of NaN has a successor.
+    int64_t num_ties = exact ? n : keep - CountAtLeast<T>(scratch, n, low + 1);
+    for (int64_t i = 0; i < n; ++i) {
+      Key<T> key;
+      std::memcpy(&key, scratch + i, sizeof(key));
+      mask[i] = key > low || (key == low && num_ties-- > 0);
+    }
+  }
+
   static void AdamW(const AdamWStep<T>& step, const T* grad, int64_t n,
                     T* param, T* m, T* v) {
     const Tag<T> d;
@@ -385,12 +480,33 @@ struct Functions {
   }
 
   static const VectorMath<T>& Table() {
-    static constexpr VectorMath<T> table = {
-        &Sum,   &Dot,      &Dot3,        &SumOfSquares, &SumOfSquaresInDouble,
-        &Max,   &SumExp,   &Add,         &Scale,        &Axpy,
-        &Axpby, &Product,  &AddProduct,  &ProductPlus,  &Rotate,
-        &Exp,   &Softmax,  &SoftmaxGrad, &Sigmoid,      &SigmoidGrad,
-        &Silu,  &SiluGrad, &SwiGlu,      &SwiGluGrad,   &AdamW};
+    static constexpr VectorMath<T> table = {&Sum,
+                                            &Dot,
+                                            &Dot3,
+                                            &SumOfSquares,
+                                            &SumOfSquaresInDouble,
+                                            &Max,
+                                            &SumExp,
+                                            &Add,
+                                            &Scale,
+                                            &Axpy,
+                                            &Axpby,
+                                            &Product,
+                                            &AddProduct,
+                                            &ProductPlus,
+                                            &Rotate,
+                                            &Exp,
+                                            &Softmax,
+                                            &SoftmaxGrad,
+                                            &Sigmoid,
+                                            &SigmoidGrad,
+                                            &Silu,
+                                            &SiluGrad,
+                                            &SwiGlu,
+                                            &SwiGluGrad,
+                                            &RootShare,
+                                            &KeepLargest,
+                                            &AdamW};
     return table;
   }
 };

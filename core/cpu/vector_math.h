@@ -93,6 +93,16 @@ struct VectorMath {
   void (*swiglu_grad)(const T* dy, const T* gate, const T* up, int64_t n,
                       T* dgate, T* dup);
 
+  // --- What gates need. ---
+
+  // y = scale * (sqrt(n * x / sum) - 1), sum > 0: how far the root of each
+  // share of the sum is from that of an even one.
+  void (*root_share)(const T* x, T sum, T scale, int64_t n, T* y);
+  // mask = 1 at the `keep` largest of x + bias, 0 elsewhere; of equals the
+  // first; 1 <= keep <= n. -0 equals 0, NaN is below all else. `scratch` [n].
+  void (*keep_largest)(const T* x, const T* bias, int64_t n, int64_t keep,
+                       T* scratch, uint8_t* mask);
+
   // --- Updates of state. ---
 
   void (*adamw)(const AdamWStep<T>& step, const T* grad, int64_t n, T* param,

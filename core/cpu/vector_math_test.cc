@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <functional>
 #include <limits>
+#include <numeric>
 #include <random>
 #include <vector>
 
@@ -312,6 +313,68 @@ TYPED_TEST(VectorMathTest, AdamWStepsLikeItsFormula) {
         this->ExpectNear(new_m[i], want_m, 4);
         this->ExpectNear(new_v[i], want_v, 4);
         this->ExpectNear(new_param[i], param[i] - 0.01 * update, 4);
+      }
+    }
+  });
+}
+
+TYPED_TEST(VectorMathTest, RootShareIsZeroWhereSharesAreEven) {
+  using T = TypeParam;
+  ForEachTarget([&] {
+    for (const int64_t n : kSizes) {
+      std::vector<T> x = Random<T>(n, 1);
+      T sum = 0;
+      for (T& v : x) sum += v = std::abs(v);
+      this->CheckMap(
+          [&](const VectorMath<T>& vec, T* y) {
+            vec.root_share(x.data(), sum, T{3}, n, y);
+          },
+          n, x,
+          [&](int64_t i) {
+            return 3 * (std::sqrt(static_cast<double>(n) * x[i] / sum) - 1);
+          });
+    }
+  });
+}
+
+TYPED_TEST(VectorMathTest, KeepLargestAgreesWithSorting) {
+  using T = TypeParam;
+  const T nan = std::numeric_limits<T>::quiet_NaN();
+  const T inf = std::numeric_limits<T>::infinity();
+  ForEachTarget([&] {
+    for (const int64_t n : kSizes) {
+      // Numbers of both signs; few different ones; one; and what is no number.
+      const std::vector<T> numbers = Random<T>(n, 3);
+      std::vector<T> coarse = numbers, special = numbers;
+      for (T& v : coarse) v = std::round(v) / 2;
+      for (int64_t i = 0; i < n; ++i) {
+        const T values[] = {nan, inf, -inf, T{0}, -T{0}, numbers[i]};
+        special[i] = values[(i * 7) % 6];
+      }
+      for (const std::vector<T>& x :
+           {numbers, coarse, std::vector<T>(n, T{0.5}), special}) {
+        const std::vector<T> bias = Random<T>(n, 4);
+        for (const std::vector<T>& b : {std::vector<T>(n, T{0}), bias}) {
+          std::vector<int64_t> order(n);
+          std::iota(order.begin(), order.end(), 0);
+          const auto key = [&](int64_t i) { return x[i] + b[i]; };
+          std::stable_sort(order.begin(), order.end(),
+                           [&](int64_t i, int64_t j) {
+                             if (std::isnan(key(i))) return false;
+                             return std::isnan(key(j)) || key(i) > key(j);
+                           });
+          for (const int64_t keep : {int64_t{1}, n / 2, n - 1, n}) {
+            if (keep < 1 || keep > n) continue;
+            std::vector<uint8_t> want(n + 1, 0);
+            for (int64_t j = 0; j < keep; ++j) want[order[j]] = 1;
+            want[n] = 77;
+            std::vector<uint8_t> mask(n + 1, 77);
+            std::vector<T> scratch(n);
+            VectorMath<T>::Get().keep_largest(x.data(), b.data(), n, keep,
+                                              scratch.data(), mask.data());
+            ASSERT_EQ(mask, want) << keep << " of " << n;
+          }
+        }
       }
     }
   });

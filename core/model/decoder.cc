@@ -85,6 +85,7 @@ Decoder BuildDecoder(GraphBuilder& b, const ModelConfig& config,
       moe.num_tokens = num_tokens;
       moe.gate.train = options.mode == DecoderOptions::Mode::kTrain;
       moe.gate.seq_start = inputs.seq_start;
+      moe.gate.source = options.route;
       h = MoeBlock(b, config, moe, h, decoder.routers);
     }
   }

@@ -17,6 +17,7 @@
 #include "core/graph/builder.h"
 #include "core/graph/graph.h"
 #include "core/model/config.pb.h"
+#include "core/model/gate.h"
 #include "core/model/moe.h"
 
 namespace strata {
@@ -28,6 +29,7 @@ struct DecoderOptions {
     kGenerate,  // Logits, with a KV cache.
   };
   Mode mode = Mode::kTrain;
+  RouteSource route = RouteSource::kGate;
   int64_t max_tokens = 0;     // Bound of t.
   int64_t max_sequences = 1;  // Training: sequences a batch. Generation:
                               // sequences that have room in the cache.
@@ -41,6 +43,7 @@ struct DecoderOptions {
 // training and evaluation also
 //   "target" [t]           next token, -1: does not count
 //   "seq_start" [max_sequences + 1]   first row of each sequence; t at the end
+//   where choices are replayed, those of each gate (RouterValues)
 // generation also
 //   "cache_row" [t]        where the token's key and value go
 //   "first_row" [t]        where its sequence's first token is

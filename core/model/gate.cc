@@ -15,6 +15,7 @@
 #include "core/ops/gate_loss.h"
 #include "core/ops/gate_select.h"
 #include "core/ops/matmul.h"
+#include "core/tensor/dtype.h"
 
 namespace strata {
 namespace {
@@ -48,6 +49,21 @@ ValueId FlatChoice(GraphBuilder& b, const FlatRouterConfig& gate, ValueId p,
   }
 }
 
+// The choice where it is not the gate's own. `columns` and `k`: how many
+// experts the gate lists of a token, and how many a token takes.
+Selection GivenChoice(GraphBuilder& b, const GateOptions& options, ValueId p,
+                      int64_t columns, int64_t k, bool may_leave) {
+  if (options.source == RouteSource::kBalanced) {
+    return {BalancedSelect(b, p, k), kNone};
+  }
+  const Dim t = b.type(p).dims[0];
+  Selection given;
+  given.expert =
+      b.Input(options.replay_expert, DType::kI32, {t, Static(columns)});
+  if (may_leave) given.stay = b.Input(options.replay_stay, DType::kU8, {t});
+  return given;
+}
+
 // Expert embeddings [E, r] after one block of self-attention among experts. No
 // token enters it, so at serving time it is a constant of the weights.
 ValueId Contextualise(GraphBuilder& b, ValueId embedding, int64_t r) {
@@ -79,7 +95,13 @@ Routing FlatGate(GraphBuilder& b, const ModelConfig& config, ValueId x,
     routing.bias = b.State(b.Scoped("gate.e_score_correction_bias"),
                            b.compute(), {Static(num_experts)});
   }
-  routing.expert = FlatChoice(b, gate, p, routing.bias);
+  const bool lists_all = gate.choice() == FlatRouterConfig::EXPERT_CHOICE;
+  routing.expert =
+      options.source == RouteSource::kGate
+          ? FlatChoice(b, gate, p, routing.bias)
+          : GivenChoice(b, options, p, lists_all ? num_experts : gate.k(),
+                        gate.k(), /*may_leave=*/false)
+                .expert;
   routing.weight = SelectedWeight(
       b, p, routing.expert,
       {gate.normalize(), /*floor=*/0, gate.scale() == 0 ? 1.0 : gate.scale()});
@@ -126,14 +148,15 @@ Routing TierGate(GraphBuilder& b, const ModelConfig& config,
   const ValueId query = Linear(b, x, Weight(b, "gate.query.weight", r, d));
   const ValueId k =
       Linear(b, embedding, Weight(b, "gate.cross.k.weight", r, r));
+  // The output projection stands on the experts' side of the attention, where
+  // it costs nothing by the token.
   const ValueId v =
-      Linear(b, embedding, Weight(b, "gate.cross.v.weight", r, r));
+      Linear(b, Linear(b, embedding, Weight(b, "gate.cross.v.weight", r, r)),
+             Weight(b, "gate.cross.o.weight", r, r));
   const ValueId attention = MaskedSoftmax(
       b, MatMul(b, query, k, /*transpose_lhs=*/false, /*transpose_rhs=*/true),
       mask, scale);
-  const ValueId refined = Add(b, query,
-                              Linear(b, MatMul(b, attention, v),
-                                     Weight(b, "gate.cross.o.weight", r, r)));
+  const ValueId refined = Add(b, query, MatMul(b, attention, v));
   // Both factors are learned, so the product is scaled by 1 / r: by 1 /
   // sqrt(r), a step of the optimizer moved it by more than its own size.
   ValueId affinity =
@@ -150,7 +173,11 @@ Routing TierGate(GraphBuilder& b, const ModelConfig& config,
   select.k_min = gate.k_min();
   select.k_max = gate.k_max();
   select.exit_threshold = options.train ? 0 : gate.exit_threshold();
-  const Selection selection = AdaptiveSelect(b, p, mask, routing.bias, select);
+  const Selection selection =
+      options.source == RouteSource::kGate
+          ? AdaptiveSelect(b, p, mask, routing.bias, select)
+          : GivenChoice(b, options, p, gate.k_max(), gate.k_max(),
+                        /*may_leave=*/select.exit_threshold > 0);
   routing.expert = selection.expert;
   routing.stay = selection.stay;
   // A mixture, unless p is small altogether: then the tier says little, and

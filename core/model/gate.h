@@ -4,6 +4,7 @@
 #define CORE_MODEL_GATE_H_
 
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "core/graph/builder.h"
@@ -26,7 +27,20 @@ struct Routing {
   std::vector<GateLoss> losses;  // To be added to the model's.
 };
 
+// Where the choices come from. Weights are always the gate's own: the p of
+// whoever was chosen.
+enum class RouteSource {
+  kGate,      // The gate chooses.
+  kReplay,    // The graph's inputs, which a recorded trace fills.
+  kBalanced,  // BalancedSelect: even loads; nobody leaves.
+};
+
 struct GateOptions {
+  RouteSource source = RouteSource::kGate;
+  // With kReplay, the names of the inputs that are the choice: I32 [t, k], as
+  // Routing::expert; and, where tokens may leave, U8 [t], as Routing::stay.
+  std::string replay_expert;
+  std::string replay_stay;
   // Emit the losses, and let no token leave a tier; what a tier that it would
   // have left adds then counts little (CarryWeight).
   bool train = false;

@@ -22,8 +22,14 @@
 namespace strata {
 namespace {
 
-std::string OutputName(const RouterValues& router, absl::string_view what) {
+std::string NameOf(const RouterValues& router, absl::string_view what) {
   return absl::StrCat("router.", router.layer, ".", router.tier, ".", what);
+}
+
+GateOptions WithInputNames(GateOptions options, const RouterValues& router) {
+  options.replay_expert = router.ReplayExpertName();
+  options.replay_stay = router.ReplayStayName();
+  return options;
 }
 
 ValueId Norm(GraphBuilder& b, const ModelConfig& config, ValueId h,
@@ -72,7 +78,8 @@ ValueId FlatBlock(GraphBuilder& b, const ModelConfig& config,
   router.num_experts = moe.flat().num_experts();
   router.expert_width = moe.expert_width();
   router.tokens = options.num_tokens;
-  const Routing routing = FlatGate(b, config, x, options.gate);
+  const Routing routing =
+      FlatGate(b, config, x, WithInputNames(options.gate, router));
   ValueId y = Experts(b, config.d_model(), moe.expert_width(),
                       router.num_experts, routing, x, router);
   router.losses = routing.losses;
@@ -117,7 +124,8 @@ ValueId HierarchicalBlock(GraphBuilder& b, const ModelConfig& config,
     router.num_experts = gate.tier_experts(tier);
     router.expert_width = moe.expert_width();
     router.tokens = active.count;
-    Routing routing = TierGate(b, config, router.num_experts, x, options.gate);
+    Routing routing = TierGate(b, config, router.num_experts, x,
+                               WithInputNames(options.gate, router));
     if (exits) {
       const Carried carried = CarryWeight(
           b, routing.weight,
@@ -134,7 +142,8 @@ ValueId HierarchicalBlock(GraphBuilder& b, const ModelConfig& config,
     if (options.gate.train) {
       ControlLoad(b, config, routing, router.num_experts, router.offset);
     }
-    if (exits && !options.gate.train && tier + 1 < num_tiers) {
+    if (exits && !options.gate.train && routing.stay != kNone &&
+        tier + 1 < num_tiers) {
       active = CompactRows(b, active.index, routing.stay);
     }
     routers.push_back(router);
@@ -144,14 +153,14 @@ ValueId HierarchicalBlock(GraphBuilder& b, const ModelConfig& config,
 
 }  // namespace
 
-std::string RouterValues::OffsetName() const {
-  return OutputName(*this, "offset");
+std::string RouterValues::OffsetName() const { return NameOf(*this, "offset"); }
+std::string RouterValues::TokensName() const { return NameOf(*this, "tokens"); }
+std::string RouterValues::ExpertName() const { return NameOf(*this, "expert"); }
+std::string RouterValues::ReplayExpertName() const {
+  return NameOf(*this, "replay.expert");
 }
-std::string RouterValues::TokensName() const {
-  return OutputName(*this, "tokens");
-}
-std::string RouterValues::ExpertName() const {
-  return OutputName(*this, "expert");
+std::string RouterValues::ReplayStayName() const {
+  return NameOf(*this, "replay.stay");
 }
 
 ValueId DenseBlock(GraphBuilder& b, const ModelConfig& config, int64_t width,

@@ -36,12 +36,16 @@ struct RouterValues {
   std::string OffsetName() const;
   std::string TokensName() const;
   std::string ExpertName() const;
+
+  // Of its inputs, where choices are replayed (GateOptions).
+  std::string ReplayExpertName() const;
+  std::string ReplayStayName() const;
 };
 
 struct MoeOptions {
   int64_t layer = 0;
   ValueId num_tokens = kNone;  // [] I32
-  GateOptions gate;
+  GateOptions gate;            // The names of inputs are set by the block.
 };
 
 // swiglu(norm(h)) of inner width `width`, to be added to h [t, d].

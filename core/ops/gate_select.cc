@@ -117,6 +117,22 @@ double ExpertChoiceFlops(const OpView& op, const Binding& binding) {
   return PerElement(2, op, binding);
 }
 
+// --- BalancedSelect ---
+
+Types InferBalancedSelect(const OpView& op) {
+  RETURN_IF_ERROR(WantFloat(op, 0, "score", 2));
+  const ValueType& score = op.type(0);
+  const int64_t k = op.attrs.Int("k");
+  RETURN_IF_ERROR(WantInRange("k", k, 1, score.dims[1].bound));
+  return std::vector<ValueType>{{DType::kI32, {score.dims[0], Static(k)}}};
+}
+
+double NoFlops(const OpView& op, const Binding& binding) { return 0; }
+
+void BalancedSelectBytes(const OpView& op, const Binding& binding, Cost& cost) {
+  cost.bytes_read = 0;
+}
+
 }  // namespace
 
 const OpDef kCoarseFilter = {"CoarseFilter", InferCoarseFilter, nullptr,
@@ -128,6 +144,9 @@ const OpDef kTopKSelect = {"TopKSelect", InferTopKSelect, nullptr,
 
 const OpDef kExpertChoice = {"ExpertChoice", InferExpertChoice, nullptr,
                              ExpertChoiceFlops};
+const OpDef kBalancedSelect = {"BalancedSelect", InferBalancedSelect,
+                               nullptr,          NoFlops,
+                               /*mutates=*/{},   BalancedSelectBytes};
 
 ValueId CoarseFilter(GraphBuilder& b, ValueId score, ValueId bias,
                      int64_t keep) {
@@ -155,6 +174,10 @@ ValueId TopKSelect(GraphBuilder& b, ValueId score, ValueId bias,
 
 ValueId ExpertChoice(GraphBuilder& b, ValueId score, int64_t k) {
   return b.Add1(kExpertChoice, {score}, {{"k", k}});
+}
+
+ValueId BalancedSelect(GraphBuilder& b, ValueId score, int64_t k) {
+  return b.Add1(kBalancedSelect, {score}, {{"k", k}});
 }
 
 }  // namespace strata

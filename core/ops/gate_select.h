@@ -17,6 +17,7 @@ extern const OpDef kCoarseFilter;
 extern const OpDef kAdaptiveSelect;
 extern const OpDef kTopKSelect;
 extern const OpDef kExpertChoice;
+extern const OpDef kBalancedSelect;
 
 // 1 at the `keep` columns with the largest score + bias, 0 at the others.
 //   score [t, E], bias [E] -> U8 [t, E]
@@ -61,6 +62,13 @@ ValueId TopKSelect(GraphBuilder& b, ValueId score, ValueId bias,
 // after it, so a causal model that is trained so cannot be run token by token.
 //   score [t, E] -> I32 [t, E], -1 past the last
 ValueId ExpertChoice(GraphBuilder& b, ValueId score, int64_t k);
+
+// k experts a token, evenly and whatever the scores: slot j of token i takes
+// expert (i k + j) mod E, so that of any tokens in a row no two experts get
+// numbers of rows that differ by more than 1. `score` is looked at for its
+// extents alone.
+//   score [t, E] -> I32 [t, k], k <= E
+ValueId BalancedSelect(GraphBuilder& b, ValueId score, int64_t k);
 
 }  // namespace strata
 

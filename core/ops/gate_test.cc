@@ -1,10 +1,12 @@
 #include "core/ops/gate.h"
 
+#include <cstdint>
 #include <string>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/str_cat.h"
 #include "core/graph/builder.h"
 #include "core/graph/graph.h"
 #include "core/graph/op_def.h"
@@ -109,6 +111,7 @@ TEST_F(GateTest, AdaptiveSelectWantsSaneOptions) {
       {{0.7, 0, 4, 0}, "k_min is 0; want 1 to 4"},
       {{0.7, 5, 4, 0}, "k_min is 5; want 1 to 4"},
       {{0.0, 1, 4, 0}, "tau is 0; want more than 0, at most 1"},
+      {{1.01, 1, 4, 0}, "tau is 1.01; want more than 0, at most 1"},
       {{0.7, 1, 4, 1.5}, "exit_threshold is 1.5; want 0 to 1"},
   };
   for (const Case& c : cases) {
@@ -152,6 +155,16 @@ TEST_F(GateTest, ExpertChoiceTakesOneToAllExpertsAToken) {
   ExpertChoice(b_, p_, 9);
   EXPECT_THAT(b_.status(),
               StatusIs(kInvalid, HasSubstr("k is 9; want 1 to 8")));
+}
+
+TEST_F(GateTest, BalancedSelectTakesOneToAllExpertsAToken) {
+  for (const int64_t k : {0, 9}) {
+    GraphBuilder b(b_.graph());
+    BalancedSelect(b, p_, k);
+    EXPECT_THAT(b.status(),
+                StatusIs(kInvalid,
+                         HasSubstr(absl::StrCat("k is ", k, "; want 1 to 8"))));
+  }
 }
 
 TEST_F(GateTest, CarryWeightWantsOneCarryAToken) {
@@ -201,6 +214,10 @@ TEST_F(GateTest, CountsOperationsOfTheTokensThatCome) {
   EXPECT_EQ(LatestCost().flops, 6 * 8);
   TopKSelect(b_, p_, bias_, {2, 2, 1});
   EXPECT_EQ(LatestCost().flops, 6 * 8 * 3);
+  BalancedSelect(b_, p_, 3);
+  EXPECT_EQ(LatestCost().flops, 0);
+  EXPECT_EQ(LatestCost().bytes_read, 0);
+  EXPECT_EQ(LatestCost().bytes_written, 6 * 3 * 4);
   SelectedWeight(b_, p_, expert_, {true, 0, 1});
   EXPECT_EQ(LatestCost().flops, 6 * 3 * 3);
   CoarseDistill(b_, p_, p_, mask_);

@@ -51,9 +51,12 @@ ValueId WeightOf(const Graph& graph, const RouterValues& router) {
   return combine->inputs[3];
 }
 
-// The survivors' mask that the choice was made under; kNone if it saw all.
+// The survivors' mask that the choice was made under; kNone if it saw all, or
+// if it was made elsewhere: a replayed choice is an input.
 ValueId ConsideredOf(const Graph& graph, const RouterValues& router) {
-  const Node& choice = graph.node(graph.value(router.expert).producer);
+  const NodeId producer = graph.value(router.expert).producer;
+  if (producer == kNone) return kNone;
+  const Node& choice = graph.node(producer);
   return choice.op == &kAdaptiveSelect ? choice.inputs[1] : kNone;
 }
 

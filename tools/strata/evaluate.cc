@@ -34,6 +34,7 @@ struct EvaluateFlags {
   int threads = 1;
   bool json = false;
   RecordOptions record;
+  RouteOptions route;
 };
 
 std::string DomainTable(const ValidationMetrics& metrics) {
@@ -76,9 +77,9 @@ absl::StatusOr<int> RunEvaluate(const EvaluateFlags& flags) {
   ASSIGN_OR_RETURN(const std::string folder, FindModel(flags.model));
   ASSIGN_OR_RETURN(const ModelConfig config, LoadModelConfig(folder));
   ASSIGN_OR_RETURN(const Corpus corpus, LoadCorpus(flags.data));
-  ASSIGN_OR_RETURN(
-      const ValidationMetrics metrics,
-      EvaluateModel(folder, corpus, flags.tokens, flags.threads, flags.record));
+  ASSIGN_OR_RETURN(const ValidationMetrics metrics,
+                   EvaluateModel(folder, corpus, flags.tokens, flags.threads,
+                                 flags.record, flags.route));
   PrintNotes(corpus);
   if (flags.json) {
     Manifest manifest = NewManifest();
@@ -89,6 +90,7 @@ absl::StatusOr<int> RunEvaluate(const EvaluateFlags& flags) {
     json.erase("kind");
     json.erase("step");  // The folder's name has it.
     json["model"] = folder;
+    json["route"] = Describe(flags.route);
     json["manifest"] = ToJson(manifest);
     json["manifest"]["data_sources"] = corpus.sources;
     PrintJson(json);
@@ -118,6 +120,7 @@ Command AddEvaluate(CLI::App& app) {
       ->type_name("N")
       ->check(AtLeast(1));
   AddRecordRouting(*evaluate, flags->record);
+  AddRoute(*evaluate, flags->route);
   AddThreads(*evaluate, flags->threads);
   AddJson(*evaluate, flags->json);
   return {evaluate, [flags] { return RunEvaluate(*flags); }};

@@ -1,15 +1,20 @@
-// The flags of subcommands that can record a routing trace.
+// The flags of subcommands that run the gates: recording what they choose, or
+// choosing in their place.
 
 #ifndef TOOLS_STRATA_ROUTING_FLAGS_H_
 #define TOOLS_STRATA_ROUTING_FLAGS_H_
 
 #include "CLI/CLI.hpp"
 #include "training/routing_recording.h"
+#include "training/trainer.h"
 
 namespace strata {
 
 // --record-routing, and what it may be given along with.
 void AddRecordRouting(CLI::App& app, RecordOptions& options);
+
+// --replay-routing and --route.
+void AddRoute(CLI::App& app, RouteOptions& options);
 
 }  // namespace strata
 

@@ -238,5 +238,89 @@ TEST_F(TraceTest, WantsARecordingForItsFlags) {
   EXPECT_FALSE(fs::exists(trace));
 }
 
+TEST_F(TraceTest, ReplaysATrainingBitForBit) {
+  const std::string trace = Folder("replay.trace");
+  const std::string first = Folder("replay-first");
+  ASSERT_EQ(Strata(Train(first, 3) +
+                   Flags{"--record-routing", trace, "--record-tokens"})
+                .exit_code,
+            0);
+  const std::string again = Folder("replay-again");
+  const Result result =
+      Strata(Train(again, 3) + Flags{"--replay-routing", trace, "--json"});
+  ASSERT_EQ(result.exit_code, 0) << result.err;
+
+  for (const char* file : {"model.safetensors", "optimizer.safetensors"}) {
+    EXPECT_TRUE(ReadAll(fs::path(first) / "step-000003" / file) ==
+                ReadAll(fs::path(again) / "step-000003" / file))
+        << file;
+  }
+  EXPECT_EQ(Json::parse(result.out)["manifest"]["route"], "replay of " + trace);
+}
+
+TEST_F(TraceTest, ReplaysAnEvaluationOnOtherWeights) {
+  const std::string trace = Folder("replay-evaluation.trace");
+  const Result recorded =
+      Evaluate({"--json", "--record-routing", trace, "--record-tokens"});
+  ASSERT_EQ(recorded.exit_code, 0) << recorded.err;
+  const auto bits = [](const Result& result) {
+    EXPECT_EQ(result.exit_code, 0) << result.err;
+    return Json::parse(result.out)["bits_per_byte"].get<double>();
+  };
+  const Result replayed = Evaluate({"--json", "--replay-routing", trace});
+  EXPECT_EQ(bits(replayed), bits(recorded));
+  EXPECT_EQ(Json::parse(replayed.out)["route"], "replay of " + trace);
+
+  const std::string early = Folder("replay-early");
+  ASSERT_EQ(Strata(Train(early, 1)).exit_code, 0);
+  const Flags evaluate = {"evaluate", "--model",  early, "--data",
+                          *data_,     "--tokens", "128", "--json"};
+  EXPECT_NE(bits(Strata(evaluate + Flags{"--replay-routing", trace})),
+            bits(Strata(evaluate)));
+}
+
+TEST_F(TraceTest, SaysWhatItCannotReplay) {
+  ExpectFailure(Evaluate({"--replay-routing", *trace_}), 1,
+                {"cannot replay " + *trace_, "--record-tokens"});
+  const std::string trace = Folder("cannot-replay.trace");
+  ASSERT_EQ(Evaluate({"--record-routing", trace, "--record-tokens"}).exit_code,
+            0);
+  ExpectFailure(
+      Strata(Train(Folder("cannot"), 1) + Flags{"--replay-routing", trace}), 1,
+      {trace, "recorded by strata evaluate"});
+  ExpectFailure(Evaluate({"--replay-routing", trace, "--record-routing", trace,
+                          "--overwrite-routing"}),
+                1, {trace, "is the trace that is replayed"});
+  ExpectFailure(Evaluate({"--replay-routing", Folder("none")}), 1,
+                {Folder("none")});
+  const std::string whole = ReadAll(trace);
+  WriteAll(trace, whole.substr(0, whole.size() / 2));
+  ExpectFailure(Evaluate({"--replay-routing", trace}), 1,
+                {trace, "is damaged after record"});
+  ExpectFailure(Evaluate({"--replay-routing", ""}), 2, {"want a file name"});
+}
+
+TEST_F(TraceTest, ForcesBalance) {
+  const Result result = Evaluate({"--json", "--route", "forced-balance"});
+  ASSERT_EQ(result.exit_code, 0) << result.err;
+  const Json json = Json::parse(result.out);
+  EXPECT_EQ(json["route"], "forced-balance");
+  EXPECT_GT(json["experts"]["utilisation"], 0.99);
+  const Result plain = Evaluate({"--json", "--route", "gate"});
+  ASSERT_EQ(plain.exit_code, 0) << plain.err;
+  EXPECT_EQ(Json::parse(plain.out)["route"], "gate");
+  EXPECT_NE(Json::parse(plain.out)["bits_per_byte"], json["bits_per_byte"]);
+
+  const Result trained = Strata(Train(Folder("balanced"), 1) +
+                                Flags{"--json", "--route", "forced-balance"});
+  ASSERT_EQ(trained.exit_code, 0) << trained.err;
+  EXPECT_GT(Json::parse(trained.out)["last_step"]["experts"]["utilisation"],
+            0.99);
+  ExpectFailure(Evaluate({"--route", "even"}), 2,
+                {"--route", "\"even\"; want gate or forced-balance"});
+  ExpectFailure(Evaluate({"--route", "gate", "--replay-routing", "x"}), 2,
+                {"--route", "--replay-routing"});
+}
+
 }  // namespace
 }  // namespace strata

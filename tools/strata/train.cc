@@ -45,6 +45,7 @@ struct TrainFlags {
   bool overwrite = false;
   bool json = false;
   RecordOptions record;
+  RouteOptions route;
 
   CLI::Option* preset_option = nullptr;
   CLI::Option* resume_option = nullptr;
@@ -134,6 +135,7 @@ absl::StatusOr<int> RunTrain(const TrainFlags& flags) {
   options.overwrite = flags.overwrite;
   options.num_threads = flags.threads;
   options.record = flags.record;
+  options.route = flags.route;
   RETURN_IF_ERROR(ChooseFolders(flags, options));
   ASSIGN_OR_RETURN(const Configs configs,
                    ChooseConfigs(flags, options.resume_from));
@@ -226,6 +228,7 @@ Command AddTrain(CLI::App& app) {
           ->type_name("N")
           ->default_str("");
   AddRecordRouting(*train, flags->record);
+  AddRoute(*train, flags->route);
   AddThreads(*train, flags->threads);
   AddJson(*train, flags->json);
   return {train, [flags] { return RunTrain(*flags); }};

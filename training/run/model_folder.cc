@@ -90,11 +90,9 @@ absl::StatusOr<TrainConfig> LoadTrainConfig(const std::string& folder) {
   return config;
 }
 
-absl::StatusOr<ValidationMetrics> EvaluateModel(const std::string& folder,
-                                                const Corpus& corpus,
-                                                int64_t tokens_per_domain,
-                                                int num_threads,
-                                                const RecordOptions& record) {
+absl::StatusOr<ValidationMetrics> EvaluateModel(
+    const std::string& folder, const Corpus& corpus, int64_t tokens_per_domain,
+    int num_threads, const RecordOptions& record, const RouteOptions& route) {
   ASSIGN_OR_RETURN(const ModelConfig model, LoadModelConfig(folder));
   absl::StatusOr<TrainConfig> train = LoadTrainConfig(folder);
   if (absl::IsNotFound(train.status())) {
@@ -106,7 +104,8 @@ absl::StatusOr<ValidationMetrics> EvaluateModel(const std::string& folder,
   train->set_validation_tokens(tokens_per_domain);
   ASSIGN_OR_RETURN(
       std::unique_ptr<Trainer> trainer,
-      Trainer::Create(model, *train, &corpus, num_threads, record.tokens));
+      Trainer::Create(model, *train, &corpus, num_threads,
+                      {record.tokens, route, RoutingTraceHeader::EVALUATE}));
   RETURN_IF_ERROR(LoadWeights(folder, model, trainer->state()));
   if (record.path.empty()) return trainer->Validate();
   ASSIGN_OR_RETURN(const std::string weights_hash, HashWeights(folder));

@@ -19,6 +19,7 @@
 #include "core/base/status_macros.h"
 #include "core/checkpoint/model_files.h"
 #include "core/model/config.h"
+#include "core/model/gate.h"
 #include "core/trace/routing_trace.pb.h"
 #include "nlohmann/json.hpp"
 #include "training/config.h"
@@ -91,11 +92,15 @@ absl::StatusOr<std::unique_ptr<TrainingRun>> TrainingRun::Start(
   std::error_code ignored;
   const bool exists = fs::is_directory(options.out, ignored);
   if (exists) RETURN_IF_ERROR(take_folder());
-  ASSIGN_OR_RETURN(std::unique_ptr<Trainer> trainer,
-                   Trainer::Create(options.model, options.train, corpus,
-                                   options.num_threads, options.record.tokens));
+  ASSIGN_OR_RETURN(
+      std::unique_ptr<Trainer> trainer,
+      Trainer::Create(options.model, options.train, corpus, options.num_threads,
+                      {options.record.tokens, options.route}));
   nlohmann::json manifest =
       TrainingManifest(options.model, options.train, *corpus);
+  if (options.route.source != RouteSource::kGate) {
+    manifest["route"] = Describe(options.route);
+  }
   if (resumes) {
     RETURN_IF_ERROR(trainer->Resume(options.resume_from));
     ASSIGN_OR_RETURN(manifest["weights_hash"],

@@ -39,6 +39,7 @@ struct RunOptions {
   std::string resume_from;  // A checkpoint folder; empty to begin anew.
   bool overwrite = false;   // Replace a run that `out` holds.
   RecordOptions record;     // A routing trace of the steps.
+  RouteOptions route;       // Replays such a trace, or balances.
   int num_threads = 1;
 };
 
