@@ -66,7 +66,7 @@ absl::Status RunCoarseFilter(const KernelContext& ctx) {
   const int64_t experts = score.dim(1);
   const int64_t keep = ctx.attrs().Int("keep");
   const T* const in = score.as<T>();
-  const T* const bias = ctx.in(1).as<T>();
+  const T* const bias = ctx.has(1) ? ctx.in(1).as<T>() : nullptr;
   uint8_t* const out = ctx.out(0).as<uint8_t>();
   auto* const scratch =
       ctx.scratch.Take<Candidate>(ctx.pool.num_threads() * experts);
@@ -74,7 +74,8 @@ absl::Status RunCoarseFilter(const KernelContext& ctx) {
     const T* const s = in + i * experts;
     Candidate* const list = scratch + worker * experts;
     for (int64_t e = 0; e < experts; ++e) {
-      list[e] = {SortKey(s[e] + bias[e]), static_cast<int32_t>(e)};
+      list[e] = {SortKey(s[e] + (bias != nullptr ? bias[e] : T{0})),
+                 static_cast<int32_t>(e)};
     }
     std::nth_element(list, list + keep - 1, list + experts, Better);
     uint8_t* const mask = out + i * experts;
@@ -88,7 +89,8 @@ template <typename T>
 absl::Status RunAdaptiveSelect(const KernelContext& ctx) {
   const TensorView& p = ctx.in(0);
   const int64_t experts = p.dim(1);
-  const double tau = ctx.attrs().Float("tau");
+  const double tau = ctx.has(3) ? static_cast<double>(*ctx.in(3).as<T>())
+                                : ctx.attrs().Float("tau");
   const int64_t k_min = ctx.attrs().Int("k_min");
   const int64_t k_max = ctx.attrs().Int("k_max");
   const double exit_threshold = ctx.attrs().Float("exit_threshold");

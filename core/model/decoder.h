@@ -41,6 +41,8 @@ struct DecoderOptions {
 // training and evaluation also
 //   "target" [t]           next token, -1: does not count
 //   "seq_start" [max_sequences + 1]   first row of each sequence; t at the end
+// training of a router with tau_start also
+//   "tau" []               of this step, of the compute dtype
 // generation also
 //   "cache_row" [t]        where the token's key and value go
 //   "first_row" [t]        where its sequence's first token is
