@@ -44,6 +44,22 @@ void ExpertMeter::Add(const Program& program, int64_t num_tokens) {
   }
 }
 
+double ExpertMeter::SharedFlops() const {
+  const int64_t layers = config_.num_layers() - config_.num_dense_layers();
+  return static_cast<double>(layers) * 6 *
+         static_cast<double>(config_.d_model()) *
+         static_cast<double>(config_.moe().shared_width());
+}
+
+double ExpertMeter::ProjectionFlops() const {
+  const HierarchicalRouterConfig& gate = config_.moe().hierarchical();
+  if (gate.combine() != HierarchicalRouterConfig::CONCAT) return 0;
+  const auto d = static_cast<double>(config_.d_model());
+  double rows = 0;
+  for (const int64_t reached : reached_) rows += static_cast<double>(reached);
+  return rows * static_cast<double>(gate.k_max()) * 2 * d * d;
+}
+
 ExpertUse ExpertMeter::Use() const {
   ExpertUse use;
   if (routers_.empty() || num_tokens_ == 0) return use;
@@ -74,6 +90,7 @@ ExpertUse ExpertMeter::Use() const {
     use.utilisation += stats.utilisation;
     use.starved_share += stats.starved_share;
   }
+  use.flops_per_token += SharedFlops() + ProjectionFlops() / tokens;
   use.active_share = rows_over_all / (tokens * experts_over_all);
   for (size_t tier = 0; tier < tier_gates.size(); ++tier) {
     use.tier_tokens[tier] /= tier_gates[tier];

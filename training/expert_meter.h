@@ -33,6 +33,11 @@ class ExpertMeter {
   const std::vector<RouterValues>& routers() const { return routers_; }
 
  private:
+  // Of the shared experts, a token; of the projections of `combine: CONCAT`,
+  // in all.
+  double SharedFlops() const;
+  double ProjectionFlops() const;
+
   ModelConfig config_;
   std::vector<RouterValues> routers_;
   // Names of the outputs, made once.

@@ -19,7 +19,7 @@ using TierShares = absl::InlinedVector<double, 8>;
 // "Words used below"; core/parallel/load_stats.h.
 struct ExpertUse {
   double active_share = 0;  // Experts a token and MoE layer, over the layer's.
-  double flops_per_token = 0;  // Of routed experts' products, all layers.
+  double flops_per_token = 0;  // Of experts' products, shared ones too.
   double gini = 0;           // Of the load of a gate's experts, gates averaged.
   double utilisation = 0;    // Mean over max load of a gate, gates averaged.
   double starved_share = 0;  // Experts under a tenth of their gate's mean.

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstdint>
 
+#include "core/model/config.pb.h"
 #include "training/config.pb.h"
 
 namespace strata {
@@ -20,6 +21,14 @@ double LearningRate(const TrainConfig& train, int64_t step) {
       std::min(1.0, static_cast<double>(step - train.warmup_steps()) / span);
   const double ratio = train.min_learning_rate_ratio();
   return peak * (ratio + (1 - ratio) * 0.5 * (1 + std::cos(M_PI * done)));
+}
+
+double AnnealedTau(const HierarchicalRouterConfig& router,
+                   const TrainConfig& train, int64_t step) {
+  const double span =
+      std::max(1.0, router.tau_anneal() * static_cast<double>(train.steps()));
+  const double done = std::min(1.0, static_cast<double>(step - 1) / span);
+  return router.tau_start() + (router.tau() - router.tau_start()) * done;
 }
 
 }  // namespace strata

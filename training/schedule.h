@@ -1,10 +1,12 @@
-// The learning rate's schedule: linear warm-up, then a cosine.
+// What changes by step: the learning rate (linear warm-up, then a cosine) and
+// the router's tau.
 
 #ifndef TRAINING_SCHEDULE_H_
 #define TRAINING_SCHEDULE_H_
 
 #include <cstdint>
 
+#include "core/model/config.pb.h"
 #include "training/config.pb.h"
 
 namespace strata {
@@ -13,6 +15,11 @@ namespace strata {
 // warmup_steps, then falls by half a cosine to min_learning_rate_ratio of it at
 // train.steps, and stays there.
 double LearningRate(const TrainConfig& train, int64_t step);
+
+// The tau of step `step`, from 1, of a router with tau_start: falls linearly
+// from it to router.tau at step tau_anneal * train.steps, and stays there.
+double AnnealedTau(const HierarchicalRouterConfig& router,
+                   const TrainConfig& train, int64_t step);
 
 }  // namespace strata
 

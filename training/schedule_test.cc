@@ -1,5 +1,6 @@
 #include "training/schedule.h"
 
+#include "core/model/config.pb.h"
 #include "gtest/gtest.h"
 #include "training/config.pb.h"
 
@@ -33,6 +34,18 @@ TEST(LearningRateTest, AllWarmUpHasNoCosineToDivideBy) {
   train.set_steps(10);
 
   EXPECT_DOUBLE_EQ(LearningRate(train, 10), 2.0);
+}
+
+TEST(AnnealedTauTest, FallsLinearlyAndThenStays) {
+  HierarchicalRouterConfig router;
+  router.set_tau(0.5);
+  router.set_tau_start(0.9);
+  router.set_tau_anneal(0.2);  // 22 of 110 steps.
+
+  EXPECT_DOUBLE_EQ(AnnealedTau(router, Config(), 1), 0.9);
+  EXPECT_DOUBLE_EQ(AnnealedTau(router, Config(), 12), 0.7);
+  EXPECT_DOUBLE_EQ(AnnealedTau(router, Config(), 23), 0.5);
+  EXPECT_DOUBLE_EQ(AnnealedTau(router, Config(), 110), 0.5);
 }
 
 }  // namespace

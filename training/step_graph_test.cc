@@ -14,6 +14,7 @@
 #include "core/cpu/cpu_backend.h"
 #include "core/graph/graph.h"
 #include "core/model/config.h"
+#include "core/model/count.h"
 #include "core/model/init.h"
 #include "core/ops/optimizer.h"
 #include "core/runtime/program.h"
@@ -111,6 +112,7 @@ class ModelGradientTest : public ::testing::Test {
   }
 
   void FillInputs(const ModelConfig& config) {
+    if (program_->HasInput("tau")) *program_->Input("tau").as<double>() = 0.4;
     *program_->Input("num_tokens").as<int32_t>() = kSequences * kSeqLen;
     *program_->Input("keep").as<double>() = 0;
     for (int64_t i = 0; i < kSequences * kSeqLen; ++i) {
@@ -205,6 +207,45 @@ TEST_F(ModelGradientTest, HierarchicalWithLearnedSubspaces) {
       *config.mutable_moe()->mutable_hierarchical();
   gate.set_energy_dim(2);
   gate.set_add_coarse(true);
+  Build(config);
+  CheckAllParameters();
+}
+
+// Every option that ablations switch; the graph has as many parameters as the
+// closed form counts.
+TEST_F(ModelGradientTest, HierarchicalOverSlotsWithoutAFineStage) {
+  ModelConfig config = Hierarchical();
+  HierarchicalRouterConfig& gate =
+      *config.mutable_moe()->mutable_hierarchical();
+  gate.set_combine(HierarchicalRouterConfig::CONCAT);
+  gate.set_k_max(3);
+  gate.set_coarse_keep(1);
+  gate.set_fine_width(0);
+  gate.set_add_coarse(true);
+  gate.set_energy_dim(2);
+  gate.set_scale(2);
+  Build(config);
+  CheckAllParameters();
+  EXPECT_EQ(CountElements(program_->graph(), Role::kParameter),
+            CountParameters(config));
+}
+
+TEST_F(ModelGradientTest, HierarchicalWeighedBySoftmax) {
+  ModelConfig config = Hierarchical();
+  config.mutable_moe()->mutable_hierarchical()->set_weigh_by(
+      HierarchicalRouterConfig::SOFTMAX);
+  Build(config);
+  CheckAllParameters();
+}
+
+TEST_F(ModelGradientTest, HierarchicalWithTheBiasOnTheWeightsAndTauAnInput) {
+  ModelConfig config = Hierarchical();
+  HierarchicalRouterConfig& gate =
+      *config.mutable_moe()->mutable_hierarchical();
+  gate.set_bias_use(HierarchicalRouterConfig::WEIGHT);
+  gate.set_tau(0.2);
+  gate.set_tau_start(0.9);
+  gate.set_tau_anneal(0.5);
   Build(config);
   CheckAllParameters();
 }

@@ -182,6 +182,10 @@ absl::Status Trainer::FillBatch(int64_t micro_batch) {
                  gradients_->Input("ids").span<int32_t>(),
                  gradients_->Input("target").span<int32_t>());
   SetScalar(*gradients_, "keep", micro_batch == 0 ? 0 : 1);
+  if (gradients_->HasInput("tau")) {
+    SetScalar(*gradients_, "tau",
+              AnnealedTau(model_.moe().hierarchical(), train_, step_ + 1));
+  }
   if (!Replays(RoutingTraceHeader::TRAIN)) return absl::OkStatus();
   DescribeMicroBatch(micro_batch, *replay_);
   return replay_->Feed(*gradients_);

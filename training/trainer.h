@@ -109,6 +109,8 @@ class Trainer {
 
   const ModelConfig& model_config() const { return model_; }
   const TrainConfig& train_config() const { return train_; }
+  // Of the gradients' program: what its router outputs are called.
+  const std::vector<RouterValues>& routers() const { return routers_; }
   const StateStore& state() const { return *state_; }
   StateStore& state() { return *state_; }
   CpuBackend& backend() { return *backend_; }

@@ -2,6 +2,7 @@
 
 #include "core/cpu/activation.h"
 #include "core/cpu/attention.h"
+#include "core/cpu/biased_score.h"
 #include "core/cpu/dispatch.h"
 #include "core/cpu/elementwise.h"
 #include "core/cpu/embedding.h"
@@ -22,6 +23,7 @@ KernelRegistry AllCpuKernels() {
   KernelRegistry registry;
   RegisterActivationKernels(registry);
   RegisterAttentionKernels(registry);
+  RegisterBiasedScoreKernels(registry);
   RegisterDispatchKernels(registry);
   RegisterElementwiseKernels(registry);
   RegisterEmbeddingKernels(registry);

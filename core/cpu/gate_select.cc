@@ -89,9 +89,11 @@ absl::Status RunCoarseFilter(const KernelContext& ctx) {
   const int64_t experts = score.dim(1);
   const int64_t keep = ctx.attrs().Int("keep");
   const T* const in = score.as<T>();
-  const T* const bias = ctx.in(1).as<T>();
   uint8_t* const out = ctx.out(0).as<uint8_t>();
   T* const scratch = ctx.scratch.Take<T>(ctx.pool.num_threads() * experts);
+  T* const no_bias = ctx.scratch.Take<T>(experts);
+  std::fill_n(no_bias, experts, T{0});
+  const T* const bias = ctx.has(1) ? ctx.in(1).as<T>() : no_bias;
   const VectorMath<T>& vec = VectorMath<T>::Get();
   ForEachRow(ctx.pool, score.dim(0), experts, [&](int64_t i, int worker) {
     vec.keep_largest(in + i * experts, bias, experts, keep,
@@ -104,7 +106,8 @@ template <typename T>
 absl::Status RunAdaptiveSelect(const KernelContext& ctx) {
   const TensorView& p = ctx.in(0);
   const int64_t experts = p.dim(1);
-  const double tau = ctx.attrs().Float("tau");
+  const double tau = ctx.has(3) ? static_cast<double>(*ctx.in(3).as<T>())
+                                : ctx.attrs().Float("tau");
   const int64_t k_min = ctx.attrs().Int("k_min");
   const int64_t k_max = ctx.attrs().Int("k_max");
   const double exit_threshold = ctx.attrs().Float("exit_threshold");

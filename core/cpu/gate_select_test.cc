@@ -86,6 +86,21 @@ TEST(CoarseFilterTest, KeepsTheBestByScoreAndBias) {
       ElementsAre(1, 0, 1, 0));
 }
 
+TEST(CoarseFilterTest, WithoutABiasKeepsTheBestByScore) {
+  GraphRun run(
+      [](GraphBuilder& b) {
+        b.Output("mask",
+                 CoarseFilter(
+                     b, b.Input("score", DType::kF32, {Static(1), Static(3)}),
+                     /*bias=*/kNone, /*keep=*/2));
+      },
+      {RegisterGateSelectKernels});
+  run.Set<float>("score", {0.2f, 0.1f, 0.3f});
+  ASSERT_THAT(run.Run(), IsOk());
+
+  EXPECT_THAT(run.Get<uint8_t>("mask"), ElementsAre(1, 0, 1));
+}
+
 TEST(CoarseFilterTest, BreaksTiesTowardsTheLowerExpert) {
   EXPECT_THAT(RunCoarseFilter(1, 4, 2, {0, 7, 0, 0}, {0, 0, 0, 0}),
               ElementsAre(1, 1, 0, 0));
@@ -171,6 +186,31 @@ TEST(AdaptiveSelectTest, TakesTheFewestThatPassTheShare) {
   EXPECT_THAT(three.expert, ElementsAre(1, 3, 0));
   EXPECT_THAT(two.expert, ElementsAre(1, 0, -1));
   EXPECT_THAT(two.stay, ElementsAre(1));
+}
+
+TEST(AdaptiveSelectTest, TakesTauFromAValueIfThereIsOne) {
+  AdaptiveSelectOptions options;
+  options.tau = 0.1;
+  options.k_max = 3;
+  GraphRun run(
+      [&](GraphBuilder& b) {
+        options.tau_value = b.Input("tau", DType::kF32, {});
+        b.Output(
+            "expert",
+            AdaptiveSelect(b, b.Input("p", DType::kF32, {Static(1), Static(3)}),
+                           /*mask=*/kNone, /*bias=*/kNone, options)
+                .expert);
+      },
+      {RegisterGateSelectKernels});
+  run.Set<float>("p", {0.5f, 0.25f, 0.25f});
+
+  // Of a sum of 1: the first passes a half, two pass three quarters.
+  run.Set<float>("tau", {0.5f});
+  ASSERT_THAT(run.Run(), IsOk());
+  EXPECT_THAT(run.Get<int32_t>("expert"), ElementsAre(0, -1, -1));
+  run.Set<float>("tau", {0.75f});
+  ASSERT_THAT(run.Run(), IsOk());
+  EXPECT_THAT(run.Get<int32_t>("expert"), ElementsAre(0, 1, -1));
 }
 
 TEST(AdaptiveSelectTest, ChoosesWithTheBiasAndCountsWithout) {

@@ -147,13 +147,40 @@ void CheckHierarchical(const HierarchicalRouterConfig& router, int64_t d_model,
     checks.MultipleOf("d_model", d_model, path("energy_groups"),
                       router.energy_groups());
   }
-  checks.Between(path("fine_width"), router.fine_width(), 1, kMaxWidth);
+  checks.Between(path("fine_width"), router.fine_width(), 0, kMaxWidth);
+  checks.Want(path("fine_width"), router.fine_width(),
+              router.fine_width() > 0 || router.add_coarse(),
+              "at least 1 without add_coarse, which leaves no other score");
   checks.NotNegative(path("distill_weight"), router.distill_weight());
   checks.NotNegative(path("cost_weight"), router.cost_weight());
   checks.ShareBelowOne(path("load.ema_decay"), router.load().ema_decay());
   checks.NotNegative(path("load.gain_p"), router.load().gain_p());
   checks.NotNegative(path("load.gain_i"), router.load().gain_i());
   checks.NotNegative(path("load.max_bias"), router.load().max_bias());
+  checks.Want(path("combine"), static_cast<int>(router.combine()),
+              HierarchicalRouterConfig::Combine_IsValid(router.combine()),
+              "SUM or CONCAT");
+  checks.Want(path("bias_use"), static_cast<int>(router.bias_use()),
+              HierarchicalRouterConfig::BiasUse_IsValid(router.bias_use()),
+              "CHOICE or WEIGHT");
+  checks.Want(path("weigh_by"), static_cast<int>(router.weigh_by()),
+              HierarchicalRouterConfig::WeighBy_IsValid(router.weigh_by()),
+              "SIGMOID or SOFTMAX");
+  checks.Want(path("weigh_by"), "SOFTMAX",
+              router.weigh_by() == HierarchicalRouterConfig::SIGMOID ||
+                  router.bias_use() == HierarchicalRouterConfig::CHOICE,
+              "SIGMOID with bias_use WEIGHT, which corrects p");
+  checks.NotNegative(path("scale"), router.scale());
+  checks.Want(
+      path("tau_start"), router.tau_start(),
+      router.tau_start() == 0 ||
+          (router.tau_start() >= router.tau() && router.tau_start() <= 1),
+      absl::StrCat("0, or at least tau, ", router.tau(), ", and at most 1"));
+  checks.Want(path("tau_anneal"), router.tau_anneal(),
+              router.tau_anneal() >= 0 && router.tau_anneal() <= 1, "0 to 1");
+  checks.Want(path("tau_anneal"), router.tau_anneal(),
+              (router.tau_start() > 0) == (router.tau_anneal() > 0),
+              "a share of the steps with tau_start, 0 without");
 }
 
 void CheckMoe(const MoeConfig& moe, int64_t d_model, FieldChecks& checks) {

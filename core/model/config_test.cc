@@ -190,8 +190,12 @@ INSTANTIATE_TEST_SUITE_P(
                "moe.hierarchical.energy_groups=3"},
               "d_model is 128; want a multiple of "
               "moe.hierarchical.energy_groups, 3"},
-        Wrong{{"moe.hierarchical.fine_width=0"},
-              "moe.hierarchical.fine_width is 0; want 1"},
+        Wrong{{"moe.hierarchical.fine_width=-1"},
+              "moe.hierarchical.fine_width is -1; want 0"},
+        Wrong{{"moe.hierarchical.fine_width=0",
+               "moe.hierarchical.add_coarse=false"},
+              "moe.hierarchical.fine_width is 0; want at least 1 without "
+              "add_coarse"},
         Wrong{{"moe.hierarchical.distill_weight=-1"},
               "moe.hierarchical.distill_weight is -1; want at least 0"},
         Wrong{{"moe.hierarchical.cost_weight=-1"},
@@ -199,7 +203,43 @@ INSTANTIATE_TEST_SUITE_P(
         Wrong{{"moe.hierarchical.load.ema_decay=1"},
               "moe.hierarchical.load.ema_decay is 1; want at least 0, less"},
         Wrong{{"moe.hierarchical.load.max_bias=-1"},
-              "moe.hierarchical.load.max_bias is -1; want at least 0"}));
+              "moe.hierarchical.load.max_bias is -1; want at least 0"},
+        Wrong{{"moe.hierarchical.weigh_by=SOFTMAX",
+               "moe.hierarchical.bias_use=WEIGHT"},
+              "moe.hierarchical.weigh_by is SOFTMAX; want SIGMOID with "
+              "bias_use WEIGHT"},
+        Wrong{{"moe.hierarchical.scale=-1"},
+              "moe.hierarchical.scale is -1; want at least 0"},
+        Wrong{{"moe.hierarchical.tau=0.6", "moe.hierarchical.tau_start=0.5"},
+              "moe.hierarchical.tau_start is 0.5; want 0, or at least tau, "
+              "0.6, and at most 1"},
+        Wrong{{"moe.hierarchical.tau_start=1", "moe.hierarchical.tau_anneal=0"},
+              "moe.hierarchical.tau_anneal is 0; want a share of the steps "
+              "with tau_start, 0 without"},
+        Wrong{
+            {"moe.hierarchical.tau_start=0", "moe.hierarchical.tau_anneal=0.5"},
+            "moe.hierarchical.tau_anneal is 0.5; want a share"},
+        Wrong{
+            {"moe.hierarchical.tau_start=1", "moe.hierarchical.tau_anneal=1.5"},
+            "moe.hierarchical.tau_anneal is 1.5; want 0 to 1"}));
+
+TEST(ValidateTest, RefusesChoicesThatItDoesNotKnow) {
+  ModelConfig config = Preset("demo");
+  HierarchicalRouterConfig& router =
+      *config.mutable_moe()->mutable_hierarchical();
+  router.set_combine(static_cast<HierarchicalRouterConfig::Combine>(7));
+  EXPECT_THAT(Validate(config),
+              StatusIs(kInvalid,
+                       "moe.hierarchical.combine is 7; want SUM or "
+                       "CONCAT"));
+
+  router.set_combine(HierarchicalRouterConfig::CONCAT);
+  router.set_bias_use(static_cast<HierarchicalRouterConfig::BiasUse>(7));
+  EXPECT_THAT(Validate(config),
+              StatusIs(kInvalid,
+                       "moe.hierarchical.bias_use is 7; want CHOICE "
+                       "or WEIGHT"));
+}
 
 TEST(ValidateTest, WantsARouterOnlyIfThereAreMoeLayers) {
   ModelConfig config = Preset("demo");

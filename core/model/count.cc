@@ -72,6 +72,10 @@ void AddMoe(const ModelConfig& config, Count<Number>& count) {
   const Number tiers = router.tier_experts_size();
   const Number r = router.fine_width();
   const Number groups = router.energy_groups();
+  if (router.combine() == HierarchicalRouterConfig::CONCAT) {
+    // The projection [d, k_max d] of each tier.
+    count.routed_experts += layers * tiers * router.k_max() * d * d;
+  }
   // A tier: subspaces [groups * dim, d]; keys [E, groups]; embeddings [E, r];
   // the query [r, d]; self- and cross-attention, four and three of [r, r].
   count.gates +=

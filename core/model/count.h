@@ -13,8 +13,8 @@ namespace strata {
 struct ParameterCount {
   int64_t embedding = 0;
   int64_t attention = 0;
-  int64_t dense = 0;  // Feed-forward of the dense layers.
-  int64_t routed_experts = 0;
+  int64_t dense = 0;           // Feed-forward of the dense layers.
+  int64_t routed_experts = 0;  // With the projections of `combine: CONCAT`.
   int64_t shared_experts = 0;
   int64_t gates = 0;   // Their norms are under `norms`.
   int64_t norms = 0;   // All RMS gains.

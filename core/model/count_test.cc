@@ -65,6 +65,13 @@ TEST(CountParametersTest, CountsAHierarchicalModel) {
   EXPECT_EQ(count.total(), CountParameters(config));
   EXPECT_EQ(EstimateParameters(config), CountParameters(config));
 
+  // Of each of three layers and two tiers, [7, 4 * 7].
+  router.set_combine(HierarchicalRouterConfig::CONCAT);
+  router.set_k_max(4);
+  EXPECT_EQ(CountParameters(config), count.total() + 3 * 2 * 4 * 7 * 7);
+  EXPECT_EQ(EstimateParameters(config), CountParameters(config));
+  router.set_combine(HierarchicalRouterConfig::SUM);
+
   config.set_tie_embeddings(true);
   EXPECT_EQ(CountParameters(config), count.total() - 101 * 7);
   config.mutable_moe()->set_shared_width(0);

@@ -74,6 +74,10 @@ Decoder BuildDecoder(GraphBuilder& b, const ModelConfig& config,
   }
 
   Decoder decoder;
+  const bool train = options.mode == DecoderOptions::Mode::kTrain;
+  const ValueId tau = train && config.moe().hierarchical().tau_start() > 0
+                          ? b.Input("tau", b.compute(), {})
+                          : kNone;
   for (int64_t layer = 0; layer < config.num_layers(); ++layer) {
     GraphBuilder::Scope scope(b, absl::StrCat("model.layers.", layer));
     h = Add(b, h, AttentionBlock(b, config, inputs, layer, h));
@@ -83,7 +87,8 @@ Decoder BuildDecoder(GraphBuilder& b, const ModelConfig& config,
       MoeOptions moe;
       moe.layer = layer;
       moe.num_tokens = num_tokens;
-      moe.gate.train = options.mode == DecoderOptions::Mode::kTrain;
+      moe.gate.train = train;
+      moe.gate.tau = tau;
       moe.gate.seq_start = inputs.seq_start;
       moe.gate.source = options.route;
       h = MoeBlock(b, config, moe, h, decoder.routers);

@@ -44,6 +44,8 @@ struct DecoderOptions {
 //   "target" [t]           next token, -1: does not count
 //   "seq_start" [max_sequences + 1]   first row of each sequence; t at the end
 //   where choices are replayed, those of each gate (RouterValues)
+// training of a router with tau_start also
+//   "tau" []               of this step, of the compute dtype
 // generation also
 //   "cache_row" [t]        where the token's key and value go
 //   "first_row" [t]        where its sequence's first token is

@@ -10,6 +10,7 @@
 #include "core/model/config.pb.h"
 #include "core/model/count.h"
 #include "core/ops/activation.h"
+#include "core/ops/biased_score.h"
 #include "core/ops/elementwise.h"
 #include "core/ops/gate.h"
 #include "core/ops/gate_loss.h"
@@ -79,6 +80,33 @@ ValueId Contextualise(GraphBuilder& b, ValueId embedding, int64_t r) {
                     Weight(b, "gate.self.o.weight", r, r)));
 }
 
+// The fine stage's score of the experts that `mask` leaves: [t, E].
+ValueId FineAffinity(GraphBuilder& b, const ModelConfig& config,
+                     int64_t num_experts, ValueId x, ValueId mask) {
+  const int64_t r = config.moe().hierarchical().fine_width();
+  const ValueId embedding =
+      Contextualise(b, Weight(b, "gate.expert.weight", num_experts, r), r);
+  const ValueId query =
+      Linear(b, x, Weight(b, "gate.query.weight", r, config.d_model()));
+  const ValueId k =
+      Linear(b, embedding, Weight(b, "gate.cross.k.weight", r, r));
+  // The output projection stands on the experts' side of the attention, where
+  // it costs nothing by the token.
+  const ValueId v =
+      Linear(b, Linear(b, embedding, Weight(b, "gate.cross.v.weight", r, r)),
+             Weight(b, "gate.cross.o.weight", r, r));
+  const ValueId attention = MaskedSoftmax(
+      b, MatMul(b, query, k, /*transpose_lhs=*/false, /*transpose_rhs=*/true),
+      mask, 1 / std::sqrt(static_cast<double>(r)));
+  const ValueId refined = Add(b, query, MatMul(b, attention, v));
+  // Both factors are learned, so the product is scaled by 1 / r: by 1 /
+  // sqrt(r), a step of the optimizer moved it by more than its own size.
+  return Scale(b,
+               MatMul(b, refined, embedding, /*transpose_lhs=*/false,
+                      /*transpose_rhs=*/true),
+               1 / static_cast<double>(r));
+}
+
 }  // namespace
 
 Routing FlatGate(GraphBuilder& b, const ModelConfig& config, ValueId x,
@@ -123,7 +151,6 @@ Routing TierGate(GraphBuilder& b, const ModelConfig& config,
   const HierarchicalRouterConfig& gate = config.moe().hierarchical();
   const int64_t d = config.d_model();
   const int64_t r = gate.fine_width();
-  const double scale = 1 / std::sqrt(static_cast<double>(r));
   Routing routing;
   routing.bias =
       b.State(b.Scoped("gate.bias"), b.compute(), {Static(num_experts)});
@@ -139,32 +166,16 @@ Routing TierGate(GraphBuilder& b, const ModelConfig& config,
   const ValueId coarse =
       Linear(b, signature,
              Weight(b, "gate.key.weight", num_experts, gate.energy_groups()));
-  const ValueId mask = CoarseFilter(b, Sigmoid(b, coarse), routing.bias,
+  const bool on_weight = gate.bias_use() == HierarchicalRouterConfig::WEIGHT;
+  const ValueId choice_bias = on_weight ? kNone : routing.bias;
+  const ValueId mask = CoarseFilter(b, Sigmoid(b, coarse), choice_bias,
                                     CoarseSurvivors(gate, num_experts));
 
-  // Fine.
-  const ValueId embedding =
-      Contextualise(b, Weight(b, "gate.expert.weight", num_experts, r), r);
-  const ValueId query = Linear(b, x, Weight(b, "gate.query.weight", r, d));
-  const ValueId k =
-      Linear(b, embedding, Weight(b, "gate.cross.k.weight", r, r));
-  // The output projection stands on the experts' side of the attention, where
-  // it costs nothing by the token.
-  const ValueId v =
-      Linear(b, Linear(b, embedding, Weight(b, "gate.cross.v.weight", r, r)),
-             Weight(b, "gate.cross.o.weight", r, r));
-  const ValueId attention = MaskedSoftmax(
-      b, MatMul(b, query, k, /*transpose_lhs=*/false, /*transpose_rhs=*/true),
-      mask, scale);
-  const ValueId refined = Add(b, query, MatMul(b, attention, v));
-  // Both factors are learned, so the product is scaled by 1 / r: by 1 /
-  // sqrt(r), a step of the optimizer moved it by more than its own size.
-  ValueId affinity =
-      Scale(b,
-            MatMul(b, refined, embedding, /*transpose_lhs=*/false,
-                   /*transpose_rhs=*/true),
-            1 / static_cast<double>(r));
-  if (gate.add_coarse()) affinity = Add(b, affinity, coarse);
+  ValueId affinity = coarse;
+  if (r > 0) {
+    affinity = FineAffinity(b, config, num_experts, x, mask);
+    if (gate.add_coarse()) affinity = Add(b, affinity, coarse);
+  }
   const ValueId p = Sigmoid(b, affinity);
 
   // Adjust.
@@ -173,17 +184,28 @@ Routing TierGate(GraphBuilder& b, const ModelConfig& config,
   select.k_min = gate.k_min();
   select.k_max = gate.k_max();
   select.exit_threshold = options.train ? 0 : gate.exit_threshold();
+  select.tau_value = options.tau;
   const Selection selection =
       options.source == RouteSource::kGate
-          ? AdaptiveSelect(b, p, mask, routing.bias, select)
+          ? AdaptiveSelect(b, p, mask, choice_bias, select)
           : GivenChoice(b, options, p, gate.k_max(), gate.k_max(),
                         /*may_leave=*/select.exit_threshold > 0);
   routing.expert = selection.expert;
   routing.stay = selection.stay;
   // A mixture, unless p is small altogether: then the tier says little, and
   // leaving it changes little.
-  routing.weight = SelectedWeight(b, p, routing.expert,
-                                  {/*normalize=*/true, kWorthFloor, 1.0});
+  routing.weight =
+      SelectedWeight(b, on_weight ? BiasedScore(b, p, routing.bias) : p,
+                     routing.expert, {/*normalize=*/true, kWorthFloor, 1.0});
+  if (gate.weigh_by() == HierarchicalRouterConfig::SOFTMAX) {
+    // Sharper: the last expert chosen counts little, so that a token moves
+    // little where the choice changes. The sum stays what it was.
+    const ValueId worth = CarryWeight(b, routing.weight, kNone).carry;
+    const ValueId share =
+        SelectedWeight(b, MaskedSoftmax(b, affinity, mask, 1.0), routing.expert,
+                       {/*normalize=*/true, /*floor=*/0, 1.0});
+    routing.weight = CarryWeight(b, share, worth).weight;
+  }
   if (options.train && gate.distill_weight() > 0) {
     routing.losses.push_back(
         {CoarseDistill(b, coarse, p, mask), gate.distill_weight()});

@@ -45,6 +45,7 @@ struct GateOptions {
   // have left adds then counts little (CarryWeight).
   bool train = false;
   ValueId seq_start = kNone;  // I32 [sequences + 1], for losses a sequence.
+  ValueId tau = kNone;        // [], in place of the config's.
 };
 
 // One choice among all experts: top-k of a softmax or of sigmoids, with
@@ -58,6 +59,7 @@ Routing FlatGate(GraphBuilder& builder, const ModelConfig& config, ValueId x,
 //   fine    token query, refined by cross-attention over the survivors'
 //           contextualised embeddings; affinity; sigmoid
 //   adjust  load bias on the choice; dynamic number of experts; early exit
+// Without a fine stage (fine_width 0) the coarse score is the affinity.
 // The builder's scope is the tier.
 Routing TierGate(GraphBuilder& builder, const ModelConfig& config,
                  int64_t num_experts, ValueId x, const GateOptions& options);

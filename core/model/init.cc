@@ -33,6 +33,10 @@ double StandardDeviation(const ModelConfig& config, const std::string& name,
       absl::EndsWith(name, "gate.cross.o.weight")) {
     return 0;
   }
+  // Each slot passes on as much as it gets, as a sum would.
+  if (absl::EndsWith(name, "concat_proj.weight")) {
+    return 1 / std::sqrt(static_cast<double>(view.shape.front()));
+  }
   // Experts' embeddings and keys meet vectors of norm 1 a component.
   if (absl::EndsWith(name, "gate.expert.weight")) return 1;
   if (absl::EndsWith(name, "o_proj.weight") ||

@@ -48,9 +48,37 @@ ValueId SwiGluMlp(GraphBuilder& b, int64_t d, int64_t width, ValueId x) {
   return Linear(b, SwiGlu(b, Linear(b, x, gate_up)), down);
 }
 
-// The experts that `routing` chose, run on x and summed per token: [t, d].
+// The rows of `num_slots` experts a token side by side, projected back: [t, d].
+// `sum` is their sum. A slot is the rows of the others left out; the first is
+// the sum less the others, so that the tokens' weights are read once as a
+// whole.
+ValueId ProjectSlots(GraphBuilder& b, int64_t d, int64_t num_slots,
+                     const DispatchPlanResult& plan, ValueId weight, ValueId y,
+                     ValueId sum) {
+  const ValueId projection = b.Parameter(b.Scoped("concat_proj.weight"),
+                                         {Static(d), Static(num_slots * d)});
+  const auto project = [&](int64_t slot, ValueId rows) {
+    return Linear(b, rows, SliceColumns(b, projection, slot * d, d));
+  };
+  ValueId first = sum;
+  ValueId projected = kNone;
+  for (int64_t slot = 1; slot < num_slots; ++slot) {
+    const ValueId one =
+        PlaceColumns(b, SliceColumns(b, weight, slot, 1), slot, num_slots);
+    const ValueId rows = CombineRows(b, y, plan, one);
+    first = Add(b, first, Scale(b, rows, -1));
+    projected = projected == kNone ? project(slot, rows)
+                                   : Add(b, projected, project(slot, rows));
+  }
+  return projected == kNone ? project(0, first)
+                            : Add(b, project(0, first), projected);
+}
+
+// The experts that `routing` chose, run on x and combined per token: [t, d];
+// summed, or over `concat_slots` if that is not 0.
 ValueId Experts(GraphBuilder& b, int64_t d, int64_t width, int64_t num_experts,
-                const Routing& routing, ValueId x, RouterValues& router) {
+                int64_t concat_slots, const Routing& routing, ValueId x,
+                RouterValues& router) {
   const ValueId gate_up =
       b.Parameter(b.Scoped("experts.gate_up_proj.weight"),
                   {Static(num_experts), Static(2 * width), Static(d)});
@@ -64,7 +92,12 @@ ValueId Experts(GraphBuilder& b, int64_t d, int64_t width, int64_t num_experts,
   const ValueId y = GroupedMatMul(b, hidden, down, plan.offset);
   router.offset = plan.offset;
   router.expert = routing.expert;
-  return CombineRows(b, y, plan, routing.weight);
+  router.slot_row = plan.slot_row;
+  router.output = y;
+  const ValueId sum = CombineRows(b, y, plan, routing.weight);
+  return concat_slots == 0
+             ? sum
+             : ProjectSlots(b, d, concat_slots, plan, routing.weight, y, sum);
 }
 
 ValueId FlatBlock(GraphBuilder& b, const ModelConfig& config,
@@ -80,8 +113,9 @@ ValueId FlatBlock(GraphBuilder& b, const ModelConfig& config,
   router.tokens = options.num_tokens;
   const Routing routing =
       FlatGate(b, config, x, WithInputNames(options.gate, router));
-  ValueId y = Experts(b, config.d_model(), moe.expert_width(),
-                      router.num_experts, routing, x, router);
+  ValueId y =
+      Experts(b, config.d_model(), moe.expert_width(), router.num_experts,
+              /*concat_slots=*/0, routing, x, router);
   router.losses = routing.losses;
   if (options.gate.train) {
     ControlLoad(b, config, routing, router.num_experts, router.offset);
@@ -112,6 +146,8 @@ ValueId HierarchicalBlock(GraphBuilder& b, const ModelConfig& config,
   active.count = options.num_tokens;
   const int num_tiers = gate.tier_experts_size();
   const bool exits = gate.exit_threshold() > 0;
+  const int64_t concat_slots =
+      gate.combine() == HierarchicalRouterConfig::CONCAT ? gate.k_max() : 0;
   ValueId carry = kNone;  // [t, 1], the share that is still on its way.
   for (int tier = 0; tier < num_tiers; ++tier) {
     GraphBuilder::Scope tier_scope(b, absl::StrCat("tier.", tier));
@@ -135,8 +171,12 @@ ValueId HierarchicalBlock(GraphBuilder& b, const ModelConfig& config,
                   ? carried.carry
                   : b.Add1(kScatterRows, {carried.carry, active.index, carry});
     }
-    const ValueId y = Experts(b, config.d_model(), moe.expert_width(),
-                              router.num_experts, routing, x, router);
+    if (gate.scale() > 0) {
+      routing.weight = Scale(b, routing.weight, gate.scale());
+    }
+    const ValueId y =
+        Experts(b, config.d_model(), moe.expert_width(), router.num_experts,
+                concat_slots, routing, x, router);
     router.losses = routing.losses;
     h = active.index == kNone ? Add(b, h, y) : AddRows(b, h, y, active.index);
     if (options.gate.train) {

@@ -27,9 +27,11 @@ struct RouterValues {
   int64_t tier = 0;
   int64_t num_experts = 0;
   int64_t expert_width = 0;
-  ValueId tokens = kNone;  // [] I32, tokens that reached the gate
-  ValueId expert = kNone;  // [tokens, k] I32, -1 where none
-  ValueId offset = kNone;  // [experts + 1] I32, rows of each expert
+  ValueId tokens = kNone;    // [] I32, tokens that reached the gate
+  ValueId expert = kNone;    // [tokens, k] I32, -1 where none
+  ValueId offset = kNone;    // [experts + 1] I32, rows of each expert
+  ValueId slot_row = kNone;  // [tokens, k] I32, where each choice's row is
+  ValueId output = kNone;    // [rows, d], of each expert, not yet weighted
   std::vector<GateLoss> losses;
 
   // Names of the graph's outputs.

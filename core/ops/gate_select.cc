@@ -30,7 +30,9 @@ double PerElement(double flops, const OpView& op, const Binding& binding,
 Types InferCoarseFilter(const OpView& op) {
   RETURN_IF_ERROR(WantFloat(op, 0, "score", 2));
   const ValueType& score = op.type(0);
-  RETURN_IF_ERROR(WantType(op, 1, "bias", {score.dtype, {score.dims[1]}}));
+  if (op.has(1)) {
+    RETURN_IF_ERROR(WantType(op, 1, "bias", {score.dtype, {score.dims[1]}}));
+  }
   RETURN_IF_ERROR(
       WantInRange("keep", op.attrs.Int("keep"), 1, score.dims[1].bound));
   return std::vector<ValueType>{{DType::kU8, score.dims}};
@@ -52,6 +54,7 @@ Types InferAdaptiveSelect(const OpView& op) {
   if (op.has(2)) {
     RETURN_IF_ERROR(WantType(op, 2, "bias", {p.dtype, {p.dims[1]}}));
   }
+  if (op.has(3)) RETURN_IF_ERROR(WantType(op, 3, "tau", {p.dtype, {}}));
   const int64_t k_max = op.attrs.Int("k_max");
   RETURN_IF_ERROR(WantInRange("k_max", k_max, 1, p.dims[1].bound));
   RETURN_IF_ERROR(WantInRange("k_min", op.attrs.Int("k_min"), 1, k_max));
@@ -156,7 +159,7 @@ ValueId CoarseFilter(GraphBuilder& b, ValueId score, ValueId bias,
 Selection AdaptiveSelect(GraphBuilder& b, ValueId p, ValueId mask, ValueId bias,
                          const AdaptiveSelectOptions& options) {
   const std::vector<ValueId> out =
-      b.Add(kAdaptiveSelect, {p, mask, bias},
+      b.Add(kAdaptiveSelect, {p, mask, bias, options.tau_value},
             {{"tau", options.tau},
              {"k_min", options.k_min},
              {"k_max", options.k_max},

@@ -20,12 +20,13 @@ extern const OpDef kExpertChoice;
 extern const OpDef kBalancedSelect;
 
 // 1 at the `keep` columns with the largest score + bias, 0 at the others.
-//   score [t, E], bias [E] -> U8 [t, E]
+//   score [t, E], bias [E] or kNone -> U8 [t, E]
 ValueId CoarseFilter(GraphBuilder& b, ValueId score, ValueId bias,
                      int64_t keep);
 
 struct AdaptiveSelectOptions {
-  double tau = 0.7;  // Share of the survivors' summed p to pass.
+  double tau = 0.7;           // Share of the survivors' summed p to pass ...
+  ValueId tau_value = kNone;  // ... or this scalar, which may change by run.
   int64_t k_min = 1;
   int64_t k_max = 4;
   double exit_threshold = 0.0;  // A token whose best p is below leaves.

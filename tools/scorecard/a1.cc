@@ -29,6 +29,8 @@ ClaimResult HierarchicalExperts(const std::vector<ScoredRun>& runs) {
         Compare(runs, "expert FLOPs per token", kV2, ours, FlopsPerToken);
     Measure loss =
         Compare(runs, "validation bits per byte", kV2, ours, BitsPerByte);
+    Measure train_flops =
+        Compare(runs, "the same in training", kV2, ours, TrainFlopsPerToken);
     const bool fits = flops.ratio.mean <= 0.70;
     if (fits || std::string(ours) == kV3Sparse) {
       flops.want = loss.want = Measure::Want::kAtMost;
@@ -36,6 +38,7 @@ ClaimResult HierarchicalExperts(const std::vector<ScoredRun>& runs) {
       loss.promised = 1.0;
     }
     result.measures.push_back(std::move(flops));
+    result.measures.push_back(std::move(train_flops));
     result.measures.push_back(std::move(loss));
     if (fits && result.measures.back().reached()) break;
   }

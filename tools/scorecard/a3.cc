@@ -30,13 +30,12 @@ ClaimResult SparseActivation(const std::vector<ScoredRun>& runs) {
   result.measures.push_back(std::move(accuracy));
 
   // Whether the number of experts matters at all.
-  Measure valid = Compare(runs, "next-token accuracy, 3 % beside 30 %", kV2,
-                          kV2Shares[0].name, Accuracy);
+  Measure valid =
+      Compare(runs, "next-token accuracy, 3 % beside 30 %", kV2,
+              kV2Shares[0].name, Accuracy, Measure::Of::kDifference);
   const double spread =
       std::sqrt(valid.baseline.deviation * valid.baseline.deviation +
                 valid.ours.deviation * valid.ours.deviation);
-  valid.difference = true;
-  valid.ratio = {valid.ours.mean - valid.baseline.mean, spread};
   valid.want = Measure::Want::kAtMost;
   valid.promised = -2 * spread;
   result.measures.push_back(std::move(valid));

@@ -1,12 +1,15 @@
 #include "tools/scorecard/claim.h"
 
 #include <algorithm>
+#include <cstdint>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "nlohmann/json.hpp"
 #include "tools/scorecard/runs.h"
+#include "tools/scorecard/variants.h"
 #include "training/demo/report.h"
 
 namespace strata {
@@ -21,8 +24,9 @@ std::string ClaimResult::verdict() const {
 
 Measure Compare(const std::vector<ScoredRun>& runs, const std::string& what,
                 const std::string& baseline, const std::string& ours,
-                double (*value)(const ScoredRun&)) {
+                double (*value)(const ScoredRun&), Measure::Of of) {
   Measure measure;
+  measure.of = of;
   measure.what = what;
   measure.baseline_name = baseline;
   measure.ours_name = ours;
@@ -33,7 +37,9 @@ Measure Compare(const std::vector<ScoredRun>& runs, const std::string& what,
       if (other.variant != ours || other.seed != run.seed) continue;
       a.push_back(value(run));
       b.push_back(value(other));
-      ratio.push_back(b.back() / a.back());
+      ratio.push_back(of == Measure::Of::kRatio        ? b.back() / a.back()
+                      : of == Measure::Of::kDifference ? b.back() - a.back()
+                                                       : b.back());
     }
   }
   measure.baseline = SpreadOf(a);
@@ -51,17 +57,37 @@ double FlopsPerToken(const ScoredRun& run) {
 double ActiveShare(const ScoredRun& run) { return run.experts.active_share; }
 double Accuracy(const ScoredRun& run) { return run.accuracy; }
 double BitsPerByte(const ScoredRun& run) { return run.bits_per_byte; }
+double TrainFlopsPerToken(const ScoredRun& run) {
+  return run.train_flops_per_token;
+}
+double ColdStartSteps(const ScoredRun& run) { return run.cold_start_steps; }
+double RedundancyOf(const ScoredRun& run) { return run.redundancy; }
+
+Measure RoutingTime(int64_t num_tokens, const std::vector<double>& v2_ms,
+                    const std::vector<double>& v3_ms) {
+  Measure measure;
+  measure.what =
+      absl::StrCat("routing of ", num_tokens, " tokens, ms on one CPU thread");
+  measure.baseline_name = kV2;
+  measure.ours_name = kV3;
+  measure.baseline = SpreadOf(v2_ms);
+  measure.ours = SpreadOf(v3_ms);
+  measure.ratio.mean = measure.ours.mean / measure.baseline.mean;
+  return measure;
+}
 
 nlohmann::json ToJson(const ClaimResult& result) {
   nlohmann::json measures = nlohmann::json::array();
   for (const Measure& m : result.measures) {
-    nlohmann::json json = {
-        {"what", m.what},
-        {"baseline", m.baseline_name},
-        {"ours", m.ours_name},
-        {"baseline_value", ToJson(m.baseline)},
-        {"ours_value", ToJson(m.ours)},
-        {m.difference ? "difference" : "ratio", ToJson(m.ratio)}};
+    nlohmann::json json = {{"what", m.what},
+                           {"baseline", m.baseline_name},
+                           {"ours", m.ours_name},
+                           {"baseline_value", ToJson(m.baseline)},
+                           {"ours_value", ToJson(m.ours)},
+                           {m.of == Measure::Of::kRatio        ? "ratio"
+                            : m.of == Measure::Of::kDifference ? "difference"
+                                                               : "value",
+                            ToJson(m.ratio)}};
     if (m.want != Measure::Want::kNone) {
       json["promised"] = {
           {m.want == Measure::Want::kAtMost ? "at_most" : "at_least",

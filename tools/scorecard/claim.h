@@ -8,6 +8,7 @@
 #ifndef TOOLS_SCORECARD_CLAIM_H_
 #define TOOLS_SCORECARD_CLAIM_H_
 
+#include <cstdint>
 #include <string>
 #include <vector>
 
@@ -29,8 +30,14 @@ struct Measure {
   std::string ours_name;
   Spread baseline;
   Spread ours;
-  Spread ratio;  // Ours / baseline; ours - baseline if `difference`.
-  bool difference = false;
+  // What is promised, seed by seed.
+  enum class Of {
+    kRatio,       // Ours / baseline.
+    kDifference,  // Ours - baseline.
+    kOurs,        // Ours, the baseline beside.
+  };
+  Of of = Of::kRatio;
+  Spread ratio;  // Or whatever `of` says.
   Want want = Want::kNone;
   double promised = 0;
 
@@ -51,10 +58,15 @@ struct ClaimResult {
   std::string verdict() const;
 };
 
-// The measure of `value` in runs of `ours` over those of `baseline`, by seed.
+// The measure of `value` in runs of `ours` and those of `baseline`, by seed.
 Measure Compare(const std::vector<ScoredRun>& runs, const std::string& what,
                 const std::string& baseline, const std::string& ours,
-                double (*value)(const ScoredRun&));
+                double (*value)(const ScoredRun&),
+                Measure::Of of = Measure::Of::kRatio);
+
+// Of `num_tokens` routed repeatedly by V2's gate and by V3's; promises nothing.
+Measure RoutingTime(int64_t num_tokens, const std::vector<double>& v2_ms,
+                    const std::vector<double>& v3_ms);
 
 double Gini(const ScoredRun& run);
 double Utilisation(const ScoredRun& run);
@@ -63,6 +75,9 @@ double FlopsPerToken(const ScoredRun& run);
 double ActiveShare(const ScoredRun& run);
 double Accuracy(const ScoredRun& run);
 double BitsPerByte(const ScoredRun& run);
+double TrainFlopsPerToken(const ScoredRun& run);
+double ColdStartSteps(const ScoredRun& run);
+double RedundancyOf(const ScoredRun& run);
 
 // The claims, each from runs of the variants it names; a file each.
 ClaimResult HierarchicalExperts(const std::vector<ScoredRun>& runs);  // A1

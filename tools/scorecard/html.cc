@@ -1,5 +1,7 @@
 #include "tools/scorecard/html.h"
 
+#include <algorithm>
+#include <cstddef>
 #include <string>
 #include <vector>
 
@@ -21,6 +23,8 @@ th, td { text-align: right; padding: .25rem .6rem; border-bottom: 1px solid #888
 th:first-child, td:first-child { text-align: left; }
 .verdict { font-weight: 600; padding: .1rem .5rem; border-radius: .3rem; color: #fff; background: #a33; }
 .verdict.reached { background: #276b35; }
+svg { width: 100%; font-size: 11px; fill: currentColor; }
+.axis { stroke: currentColor; fill: none; }
 .missed { color: #c33; font-weight: 600; }
 small, li { color: #777; }
 </style>
@@ -56,6 +60,70 @@ void AppendClaim(const ClaimResult& claim, std::string& page) {
   }
 }
 
+// A variant's runs as a point: what it uses and what it is worth.
+struct Point {
+  std::string variant;
+  double active_share = 0;
+  double accuracy = 0;
+};
+
+// In the order in which the variants come.
+std::vector<Point> PointsOf(const std::vector<ScoredRun>& runs) {
+  std::vector<Point> points;
+  std::vector<int> counts;
+  for (const ScoredRun& run : runs) {
+    size_t at = 0;
+    while (at < points.size() && points[at].variant != run.variant) ++at;
+    if (at == points.size()) {
+      points.push_back({run.variant});
+      counts.push_back(0);
+    }
+    points[at].active_share += run.experts.active_share;
+    points[at].accuracy += run.accuracy;
+    ++counts[at];
+  }
+  for (size_t i = 0; i < points.size(); ++i) {
+    points[i].active_share /= counts[i];
+    points[i].accuracy /= counts[i];
+  }
+  return points;
+}
+
+// Accuracy over the share of experts, a point a variant: whether more experts
+// are worth anything.
+void AppendCurve(const std::vector<ScoredRun>& runs, std::string& page) {
+  constexpr double kWidth = 640, kHeight = 260, kMargin = 50;
+  const std::vector<Point> points = PointsOf(runs);
+  if (points.size() < 2) return;
+  double low = points[0].accuracy, high = low, most = 0;
+  for (const Point& point : points) {
+    low = std::min(low, point.accuracy);
+    high = std::max(high, point.accuracy);
+    most = std::max(most, point.active_share);
+  }
+  const double range = high > low ? high - low : 1;
+  absl::StrAppendFormat(
+      &page,
+      "<h2>Accuracy over the share of experts</h2>\n<svg viewBox=\"0 0 %g "
+      "%g\" role=\"img\">\n<path d=\"M%g 10V%gH%g\" class=\"axis\"/>\n"
+      "<text x=\"%g\" y=\"%g\">experts active per token, to %.0f %%</text>"
+      "\n<text x=\"4\" y=\"20\">%.3f</text><text x=\"4\" "
+      "y=\"%g\">%.3f</text>\n",
+      kWidth, kHeight, kMargin, kHeight - kMargin, kWidth - 10, kMargin,
+      kHeight - 10, 100 * most, high, kHeight - kMargin, low);
+  for (const Point& point : points) {
+    const double x = kMargin + (kWidth - 3 * kMargin) * point.active_share /
+                                   std::max(most, 1e-9);
+    const double y = kHeight - kMargin - 10 -
+                     (kHeight - kMargin - 30) * (point.accuracy - low) / range;
+    absl::StrAppendFormat(&page,
+                          "<circle cx=\"%.1f\" cy=\"%.1f\" r=\"4\"/><text "
+                          "x=\"%.1f\" y=\"%.1f\">%s</text>\n",
+                          x, y, x + 7, y + 4, Escape(point.variant));
+  }
+  absl::StrAppend(&page, "</svg>\n");
+}
+
 }  // namespace
 
 std::string FormatSpread(const Spread& spread) {
@@ -65,9 +133,9 @@ std::string FormatSpread(const Spread& spread) {
 }
 
 std::string FormatRatio(const Measure& measure) {
-  std::string text =
-      absl::StrFormat(measure.difference ? "%+.4f ± %.4f" : "%.4f ± %.4f",
-                      measure.ratio.mean, measure.ratio.deviation);
+  std::string text = absl::StrFormat(
+      measure.of == Measure::Of::kDifference ? "%+.4f ± %.4f" : "%.4f ± %.4f",
+      measure.ratio.mean, measure.ratio.deviation);
   if (measure.want != Measure::Want::kNone) {
     absl::StrAppendFormat(
         &text, " (want at %s %.4g)",
@@ -88,18 +156,29 @@ std::string ScorecardPage(const std::vector<ClaimResult>& claims,
       "<h1>Scorecard</h1>\n<p>Mean ± standard deviation over seeds; ratios are "
       "taken seed by seed.</p>\n");
   for (const ClaimResult& claim : claims) AppendClaim(claim, page);
+  AppendCurve(runs, page);
   absl::StrAppend(&page,
-                  "<h2>Runs</h2>\n<table><tr><th>run</th><th>seed</th><th>bits "
-                  "per byte</th><th>accuracy</th><th>experts active</th>"
-                  "<th>Gini</th><th>utilisation</th></tr>\n");
+                  "<h2>Runs</h2>\n<p>FLOPs are of experts, a token, forward: "
+                  "at validation, and the mean over training.</p>\n"
+                  "<table><tr><th>run</th><th>seed</th><th>bits per byte</th>"
+                  "<th>accuracy</th><th>experts active</th><th>MFLOPs</th>"
+                  "<th>in training</th><th>Gini</th><th>utilisation</th>"
+                  "<th>cold start</th><th>CKA</th></tr>\n");
   for (const ScoredRun& run : runs) {
     absl::StrAppendFormat(
         &page,
         "<tr><td>%s</td><td>%d</td><td>%.4f</td><td>%.4f</td><td>%.1f "
-        "%%</td><td>%.3f</td><td>%.3f</td></tr>\n",
+        "%%</td><td>%.3f</td><td>%.3f</td><td>%.3f</td><td>%.3f</td>",
         Escape(run.variant), run.seed, run.bits_per_byte, run.accuracy,
-        100 * run.experts.active_share, run.experts.gini,
+        100 * run.experts.active_share, run.experts.flops_per_token / 1e6,
+        run.train_flops_per_token / 1e6, run.experts.gini,
         run.experts.utilisation);
+    if (run.probes.is_null()) {
+      absl::StrAppend(&page, "<td>–</td><td>–</td></tr>\n");
+    } else {
+      absl::StrAppendFormat(&page, "<td>%.1f</td><td>%.3f</td></tr>\n",
+                            run.cold_start_steps, run.redundancy);
+    }
   }
   absl::StrAppend(&page, "</table>\n<h2>Made from</h2>\n<pre>",
                   Escape(manifest.dump(2)), "</pre>\n</html>\n");

@@ -3,7 +3,8 @@
 //
 // A run that is done is a file of the folder, and is not done again: a study
 // that was stopped goes on. The file's name has a hash of what the run was made
-// from (configs, seed, data), so that nothing stale is taken.
+// from (configs, seed, data), so that nothing stale is taken. A run that was
+// not probed and now is to be is made again.
 
 #ifndef TOOLS_SCORECARD_RUNS_H_
 #define TOOLS_SCORECARD_RUNS_H_
@@ -15,6 +16,7 @@
 
 #include "absl/status/statusor.h"
 #include "nlohmann/json.hpp"
+#include "tools/scorecard/redundancy.h"
 #include "tools/scorecard/variants.h"
 #include "training/config.pb.h"
 #include "training/data/corpus.h"
@@ -28,8 +30,14 @@ struct ScoredRun {
   double bits_per_byte = 0;  // Of the validation after the last step.
   double accuracy = 0;
   ExpertUse experts;
-  nlohmann::json validation;  // With the load of every expert.
-  double seconds = 0;         // Of training.
+  nlohmann::json validation;         // With the load of every expert.
+  double seconds = 0;                // Of training.
+  double train_flops_per_token = 0;  // Of experts, forward, mean over steps.
+
+  // Of variants to be probed only.
+  double cold_start_steps = 0;  // cold_start.h, from the middle of training.
+  double redundancy = 0;        // redundancy.h, after the last step.
+  nlohmann::json probes;        // What those were computed from; null: none.
 };
 
 struct StudyOptions {
@@ -37,6 +45,8 @@ struct StudyOptions {
   std::vector<uint64_t> seeds;
   std::string folder;  // Gets a file a run.
   int num_jobs = 1;    // Runs at a time.
+  int64_t cold_start_steps = 100;
+  RedundancyOptions redundancy;
 };
 
 struct StudyObserver {

@@ -37,6 +37,9 @@ ScoredRun Scored(const std::string& variant, uint64_t seed) {
   run.experts.flops_per_token = 1000;
   run.experts.gini = 0.5;
   run.experts.utilisation = 0.5;
+  run.train_flops_per_token = 1100;
+  run.cold_start_steps = 20;
+  run.redundancy = 0.4;
   return run;
 }
 
@@ -49,6 +52,7 @@ std::vector<ScoredRun> GoodRuns() {
     runs.push_back(Scored(kV3, seed));
     runs.back().experts.gini = 0.1;
     runs.back().experts.utilisation = 0.9;
+    runs.back().redundancy = 0.3;
     runs.push_back(Scored(kV3Sparse, seed));
     runs.back().experts.flops_per_token = 600;
     runs.back().experts.active_share = 0.18;
@@ -92,6 +96,27 @@ TEST(ClaimTest, AGiniIsComparedWithV1s) {
   Find(runs, kV3, 1).experts.gini = 0.49;  // Mean ratio 0.59.
 
   EXPECT_EQ(AdaptiveGate(runs).verdict(), "not reached");
+}
+
+TEST(ClaimTest, AForgottenExpertMustComeBackInTime) {
+  std::vector<ScoredRun> runs = GoodRuns();
+  for (ScoredRun& run : runs) run.cold_start_steps = 51;
+
+  EXPECT_EQ(AdaptiveGate(runs).verdict(), "not reached");
+}
+
+TEST(ClaimTest, ExpertsChosenTogetherMustSayLessOfTheSame) {
+  std::vector<ScoredRun> runs = GoodRuns();
+  Find(runs, kV3, 1).redundancy = 0.6;  // Ratios 1.5 and 0.75.
+
+  EXPECT_EQ(AdaptiveGate(runs).verdict(), "not reached");
+}
+
+TEST(ClaimTest, ATimeOfRoutingPromisesNothing) {
+  const Measure time = RoutingTime(4096, {1, 3}, {8, 8});
+
+  EXPECT_DOUBLE_EQ(time.ratio.mean, 4);
+  EXPECT_TRUE(time.reached());
 }
 
 TEST(ClaimTest, SparsityIsNoMeritWhereExpertsDoNotMatter) {
@@ -153,6 +178,8 @@ TEST(PageTest, ShowsWhatWasMissedAndEscapesNames) {
   EXPECT_THAT(page, HasSubstr("not reached"));
   EXPECT_THAT(page, HasSubstr("class=\"missed\""));
   EXPECT_THAT(page, HasSubstr("&lt;script&gt;"));
+  EXPECT_THAT(page, HasSubstr("<svg"));
+  EXPECT_THAT(page, HasSubstr("<td>–</td>"));  // None of them was probed.
   EXPECT_THAT(page, Not(HasSubstr("<script>")));
 }
 
@@ -172,6 +199,8 @@ class StudyTest : public ::testing::Test {
     options_.train.set_batch_size(2);
     options_.train.set_validation_tokens(64);
     options_.seeds = {1, 2};
+    options_.cold_start_steps = 2;
+    options_.redundancy.rows = 8;
     options_.folder = absl::StrCat(
         testing::TempDir(), "/",
         testing::UnitTest::GetInstance()->current_test_info()->name());
@@ -204,6 +233,32 @@ TEST_F(StudyTest, GivesTheSameRunsForAnyNumberOfJobs) {
     EXPECT_EQ((*one)[i].variant, (*three)[i].variant);
     EXPECT_EQ((*one)[i].bits_per_byte, (*three)[i].bits_per_byte);
     EXPECT_EQ((*one)[i].validation["loads"], (*three)[i].validation["loads"]);
+    EXPECT_EQ((*one)[i].probes, (*three)[i].probes);
+    EXPECT_EQ((*one)[i].probes["cold_start"]["max_steps"], 2);
+    EXPECT_GT((*one)[i].train_flops_per_token, 0);
+  }
+}
+
+TEST_F(StudyTest, ProbingChangesNoRunAndIsMadeUpForWhereItIsMissing) {
+  const std::vector<Variant> probed = VariantsOf(model_, {"A2"});
+  std::vector<Variant> plain = probed;
+  for (Variant& variant : plain) variant.probe = false;
+  const auto no_stop = [] { return false; };
+
+  const auto without = TrainAll(plain, options_, corpus_, {}, no_stop);
+  const auto with = TrainAll(probed, options_, corpus_, {}, no_stop);
+
+  ASSERT_THAT(without, IsOk());
+  ASSERT_THAT(with, IsOk());
+  for (size_t i = 0; i < with->size(); ++i) {
+    EXPECT_TRUE((*without)[i].probes.is_null());
+    EXPECT_FALSE((*with)[i].probes.is_null());
+    EXPECT_EQ((*with)[i].bits_per_byte, (*without)[i].bits_per_byte);
+  }
+  // Runs, and nothing that probes left behind.
+  for (const auto& entry :
+       std::filesystem::directory_iterator(options_.folder)) {
+    EXPECT_EQ(entry.path().extension(), ".json");
   }
 }
 

@@ -25,10 +25,11 @@ ModelConfig FlatOf(const ModelConfig& hierarchical, double share) {
 std::vector<Variant> VariantsOf(const ModelConfig& hierarchical,
                                 const std::set<std::string>& ids) {
   std::vector<Variant> variants;
-  variants.push_back({kV2, FlatOf(hierarchical, 0.30)});
+  const bool probe = ids.count("A2") > 0;
+  variants.push_back({kV2, FlatOf(hierarchical, 0.30), probe});
   if (ids.count("A1") + ids.count("A2") > 0) {
-    variants.push_back({kV3, hierarchical});
-    variants.push_back({kV1, variants[0].config});
+    variants.push_back({kV3, hierarchical, probe});
+    variants.push_back({kV1, variants[0].config, probe});
     variants.back().config.mutable_moe()->mutable_flat()->set_balance_weight(0);
   }
   if (ids.count("A1") + ids.count("A3") > 0) {

@@ -40,6 +40,7 @@ inline constexpr double kSparseTau = 0.58;
 struct Variant {
   std::string name;
   ModelConfig config;
+  bool probe = false;  // For cold start and redundancy, which A2 wants.
 };
 
 // The variants of `hierarchical` that the claims of `ids` ("A1", ...) need.

@@ -27,6 +27,7 @@ Command AddInfo(CLI::App& app);
 Command AddInspect(CLI::App& app);
 Command AddDemo(CLI::App& app);
 Command AddScorecard(CLI::App& app);
+Command AddAblate(CLI::App& app);
 Command AddTrace(CLI::App& app);
 
 // Parses, runs, reports errors: one line on stderr each. Returns the exit

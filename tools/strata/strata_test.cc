@@ -267,8 +267,8 @@ TEST_F(StrataTest, HelpsWhoeverMistypes) {
   ExpectFailure(Strata({"generate", "--prompt", "x"}), 2, {"--model"});
   ExpectFailure(Strata({"info"}), 2, {"--preset", "--model"});
 
-  for (const char* command : {"demo", "scorecard", "train", "generate",
-                              "evaluate", "info", "trace"}) {
+  for (const char* command : {"demo", "scorecard", "ablate", "train",
+                              "generate", "evaluate", "info", "trace"}) {
     const Result help = Strata({command, "--help"});
     EXPECT_EQ(help.exit_code, 0);
     EXPECT_THAT(help.out,
