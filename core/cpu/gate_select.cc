@@ -137,6 +137,8 @@ absl::Status RunTopKSelect(const KernelContext& ctx) {
   const int64_t num_groups = ctx.attrs().Int("num_groups");
   const int64_t top_groups = ctx.attrs().Int("top_groups");
   const int64_t width = experts / num_groups;
+  const int64_t counted =
+      std::min<int64_t>(ctx.attrs().Int("group_max") != 0 ? 1 : 2, width);
   const T* const in = score.as<T>();
   const T* const bias = ctx.has(1) ? ctx.in(1).as<T>() : nullptr;
   int32_t* const out = ctx.out(0).as<int32_t>();
@@ -158,7 +160,7 @@ absl::Status RunTopKSelect(const KernelContext& ctx) {
       Best groups(list + k, top_groups);
       for (int64_t g = 0; g < num_groups; ++g) {
         const T* const of_group = biased + g * width;
-        Best two(list + k + top_groups, std::min<int64_t>(2, width));
+        Best two(list + k + top_groups, counted);
         for (int64_t e = 0; e < width; ++e) {
           two.Offer(SortKey(of_group[e]), static_cast<int32_t>(e));
         }

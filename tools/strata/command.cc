@@ -123,7 +123,8 @@ int RunCommandLine(int argc, const char* const* argv) {
   app.require_subcommand(1);
   const std::vector<Command> commands = {
       AddDemo(app),     AddScorecard(app), AddTrain(app),   AddGenerate(app),
-      AddEvaluate(app), AddInfo(app),      AddInspect(app), AddTrace(app)};
+      AddEvaluate(app), AddInfo(app),      AddInspect(app), AddTrace(app),
+      AddConvert(app),  AddVerify(app)};
 
   const int exit_code = Parse(app, argc, argv, commands);
   // A reader that has gone, as head does, is no error.
