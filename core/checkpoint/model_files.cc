@@ -14,7 +14,10 @@
 #include "core/base/sha256.h"
 #include "core/base/staged_directory.h"
 #include "core/base/status_macros.h"
+#include "core/checkpoint/hf_config.h"
 #include "core/checkpoint/safetensors.h"
+#include "core/checkpoint/weight_files.h"
+#include "core/checkpoint/weight_map.h"
 #include "core/graph/graph.h"
 #include "core/model/config.h"
 #include "core/model/config.pb.h"
@@ -63,18 +66,36 @@ absl::Status CheckTensors(const SafetensorsFile& file,
   return absl::OkStatus();
 }
 
-}  // namespace
-
-std::vector<std::string> ModelTensorNames(const Graph& graph) {
-  std::vector<std::string> names;
-  for (const Value& value : graph.values()) {
-    if (value.role == Role::kParameter ||
-        (value.role == Role::kState && absl::EndsWith(value.name, "bias"))) {
-      names.push_back(value.name);
+// Whether the weights of a public checkpoint hold a whole module for
+// multi-token prediction, which its config says nothing certain about.
+bool HasPredictionModule(const std::string& dir, ModelConfig config) {
+  if (!config.attention().has_latent() || config.mtp().num_layers() > 0) {
+    return false;
+  }
+  const absl::StatusOr<WeightFiles> files = WeightFiles::Open(dir);
+  const std::string prefix =
+      absl::StrCat("model.layers.", config.num_layers(), ".");
+  if (!files.ok() ||
+      files->tensors().count(absl::StrCat(prefix, "eh_proj.weight")) == 0) {
+    return false;
+  }
+  config.mutable_mtp()->set_num_layers(1);
+  const absl::StatusOr<std::vector<WeightParts>> map = HfWeightMap(config);
+  if (!map.ok()) return false;
+  for (const WeightParts& entry : *map) {
+    if (!absl::StartsWith(entry.name, prefix)) continue;
+    for (const std::string& part : entry.parts) {
+      const auto found = files->tensors().find(part);
+      if (found == files->tensors().end() ||
+          found->second.view.shape != entry.part_shape) {
+        return false;
+      }
     }
   }
-  return names;
+  return true;
 }
+
+}  // namespace
 
 absl::Status SaveTensors(const StateStore& state,
                          const std::vector<std::string>& names,
@@ -112,18 +133,29 @@ absl::StatusOr<ModelConfig> LoadModelConfig(const std::string& dir) {
         "; want a folder that holds ", kConfigFile, " and ", kWeightsFile));
   }
   RETURN_IF_ERROR(text.status());
-  absl::StatusOr<ModelConfig> config = ModelConfigFromJson(*text);
+  const std::string architecture = ArchitectureName(*text);
+  absl::StatusOr<ModelConfig> config =
+      architecture.empty() || architecture == "StrataForCausalLM"
+          ? ModelConfigFromJson(*text)
+          : ModelConfigFromHf(*text);
   if (!config.ok()) {
     return absl::Status(config.status().code(),
                         absl::StrCat(path, ": ", config.status().message()));
+  }
+  if (HasPredictionModule(dir, *config)) {
+    config->mutable_mtp()->set_num_layers(1);
   }
   return config;
 }
 
 absl::StatusOr<std::string> HashWeights(const std::string& dir) {
-  ASSIGN_OR_RETURN(const MappedFile file,
-                   MappedFile::Open(Path(dir, kWeightsFile)));
-  return Sha256Hex(absl::string_view(file.data(), file.num_bytes()));
+  ASSIGN_OR_RETURN(const WeightFiles weights, WeightFiles::Open(dir));
+  std::string sums;
+  for (const std::string& path : weights.paths()) {
+    ASSIGN_OR_RETURN(const MappedFile file, MappedFile::Open(path));
+    absl::StrAppend(&sums, Sha256Hex(file.bytes()));
+  }
+  return weights.paths().size() == 1 ? sums : Sha256Hex(sums);
 }
 
 }  // namespace strata

@@ -10,6 +10,8 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "core/base/staged_directory.h"
+#include "core/checkpoint/model_tensors.h"
+#include "core/checkpoint/weight_files.h"
 #include "core/graph/graph.h"
 #include "core/model/config.pb.h"
 #include "core/runtime/state_store.h"
@@ -17,11 +19,6 @@
 namespace strata {
 
 inline constexpr char kConfigFile[] = "config.json";
-inline constexpr char kWeightsFile[] = "model.safetensors";
-
-// Names of what makes up a model in `graph`: parameters, and state that steers
-// it (gate biases); not caches.
-std::vector<std::string> ModelTensorNames(const Graph& graph);
 
 // Writes `names` of `state` to <staged>/<file> as safetensors.
 absl::Status SaveTensors(const StateStore& state,
@@ -36,12 +33,15 @@ absl::Status LoadTensors(const std::string& path,
                          const std::vector<std::string>& names,
                          StateStore& state);
 
-// Reads and validates <dir>/config.json.
+// Reads and validates <dir>/config.json, ours or a public one
+// (core/checkpoint/hf_config.h). Of a public checkpoint, mtp is set if its
+// weights hold the whole module.
 //
 // Returns NOT_FOUND if `dir` holds no checkpoint, saying what was expected.
 absl::StatusOr<ModelConfig> LoadModelConfig(const std::string& dir);
 
-// SHA-256 of <dir>/model.safetensors, in hexadecimal.
+// SHA-256 of <dir>/model.safetensors, in hexadecimal; of shards, that of their
+// sums one after another.
 absl::StatusOr<std::string> HashWeights(const std::string& dir);
 
 }  // namespace strata

@@ -6,6 +6,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "core/base/status_macros.h"
+#include "core/cpu/absorbed_attention.h"
 #include "core/cpu/attention_block.h"
 #include "core/cpu/cached_attention.h"
 #include "core/cpu/gemm.h"
@@ -133,11 +134,15 @@ struct BackwardBlock {
       T* const p_row = p + i * PaddedKeys(keys);
       T* const ds_row = ds + i * PaddedKeys(keys);
       const int64_t seen = keys - rows + 1 + i;
-      vec.exp(p_row, scale, lse[i * sizes.num_heads], 1, seen, p_row);
-      vec.softmax_grad(ds_row, p_row, delta[i * sizes.num_heads], scale, seen,
-                       ds_row);
-      std::fill(p_row + seen, p_row + keys, T{0});
-      std::fill(ds_row + seen, ds_row + keys, T{0});
+      const int64_t first = sizes.FirstSeen(seen), n = seen - first;
+      vec.exp(p_row + first, scale, lse[i * sizes.num_heads], 1, n,
+              p_row + first);
+      vec.softmax_grad(ds_row + first, p_row + first,
+                       delta[i * sizes.num_heads], scale, n, ds_row + first);
+      for (T* const line : {p_row, ds_row}) {
+        std::fill(line, line + first, T{0});
+        std::fill(line + seen, line + keys, T{0});
+      }
     }
     SumOverKeys(rows, keys, sizes.key_dim, ds, k, sizes.ld_k, dq, sizes.ld_q);
     SumOverRows(sizes.key_dim, ds, q, sizes.ld_q, dk, sizes.ld_k);
@@ -247,6 +252,7 @@ void RegisterAttentionKernels(KernelRegistry& kernels) {
   kernels.Register(kAttentionGrad, DType::kF64, RunAttentionGrad<double>);
   RegisterCachedAttentionKernels(kernels);
   RegisterLatentKeyValueKernels(kernels);
+  RegisterAbsorbedAttentionKernels(kernels);
 }
 
 }  // namespace strata

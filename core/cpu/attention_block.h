@@ -35,6 +35,7 @@ struct AttentionSizes {
   int64_t key_dim, value_dim;      // Columns of a head.
   int64_t ld_q, ld_k, ld_v, ld_o;  // Columns of all heads.
   double scale;
+  int64_t window;  // 0: none.
 
   AttentionSizes(const Attrs& attrs, const TensorView& q, const TensorView& v) {
     num_heads = attrs.Int("num_heads");
@@ -47,6 +48,12 @@ struct AttentionSizes {
     value_dim = ld_v / num_kv_heads;
     ld_o = num_heads * value_dim;
     scale = attrs.Float("scale");
+    window = attrs.Int("window");
+  }
+
+  // The first key that a token sees which is the last of `keys`.
+  int64_t FirstSeen(int64_t keys) const {
+    return window > 0 ? std::max<int64_t>(0, keys - window) : 0;
   }
 };
 
@@ -141,7 +148,10 @@ struct AttentionBlock {
     for (int64_t i = 0; i < rows; ++i) {
       T* const row = score + i * PaddedKeys(keys);
       const int64_t seen = keys - rows + 1 + i;
-      const T sum = vec.softmax(row, static_cast<T>(sizes.scale), seen, row);
+      const int64_t first = sizes.FirstSeen(seen);
+      const T sum = vec.softmax(row + first, static_cast<T>(sizes.scale),
+                                seen - first, row + first);
+      std::fill(row, row + first, T{0});
       std::fill(row + seen, row + keys, T{0});
       if (lse != nullptr) lse[i * ld_lse] = sum;
     }

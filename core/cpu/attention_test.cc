@@ -27,6 +27,7 @@ using ::testing::HasSubstr;
 struct Case {
   int64_t num_heads, num_kv_heads, key_dim, value_dim;
   std::vector<double> lengths;  // Of the sequences.
+  int64_t window = 0;
 
   int64_t t() const {
     return static_cast<int64_t>(
@@ -34,7 +35,7 @@ struct Case {
   }
   double scale() const { return 1 / std::sqrt(key_dim); }
   AttentionOptions options() const {
-    return {num_heads, num_kv_heads, scale()};
+    return {num_heads, num_kv_heads, scale(), window};
   }
   std::vector<double> seq_start() const {
     std::vector<double> start = {0};
@@ -52,7 +53,11 @@ std::vector<Case> Cases() {
           {3, 3, 20, 12, {127, 128, 17}},
           {2, 1, 20, 40, {129}},
           {2, 2, 4, 8, {257, 10}},
-          {6, 2, 32, 32, {0}}};
+          {6, 2, 32, 32, {0}},
+          // Windows of one token, within a block, and across blocks of both.
+          {2, 1, 8, 4, {33, 5}, 1},
+          {4, 2, 16, 16, {31, 70}, 5},
+          {2, 1, 20, 40, {290}, 130}};
 }
 
 constexpr int64_t kBound = 300;
@@ -102,6 +107,7 @@ struct PlainAttention {
     const auto v_at = [&](int64_t row, int64_t j) {
       return (row * c.num_kv_heads + kv_head) * c.value_dim + j;
     };
+    if (c.window > 0) first = std::max(first, i - c.window + 1);
     std::vector<double> p(i - first + 1);
     double sum = 0;
     for (int64_t r = first; r <= i; ++r) {
@@ -159,7 +165,8 @@ absl::StatusOr<RunResult> RunAttention(DType dtype, int num_threads,
             b.Input("seq_start", DType::kI32, {Static(num_starts)});
         const Attrs attrs = {{"num_heads", c.num_heads},
                              {"num_kv_heads", c.num_kv_heads},
-                             {"scale", c.scale()}};
+                             {"scale", c.scale()},
+                             {"window", c.window}};
         const std::vector<ValueId> out =
             b.Add(kAttention, {q, k, v, start}, attrs);
         b.Output("o", out[0]);

@@ -8,6 +8,7 @@
 #include "core/base/status_macros.h"
 #include "core/cpu/attention_block.h"
 #include "core/cpu/vector_math.h"
+#include "core/ops/absorbed_attention.h"
 #include "core/ops/attention.h"
 #include "core/runtime/kernel.h"
 #include "core/runtime/kernel_registry.h"
@@ -98,17 +99,24 @@ void AttendOneToken(const AttentionSizes& sizes, int64_t keys, const T* q,
   }
 }
 
+// Query heads in one piece of work. Where all share one KV head, as over
+// latents, there would else be one piece to a token.
+constexpr int64_t kPieceHeads = 8;
+
+// Runs of so few tokens go one by one: they are bound by reading the cache, and
+// a token then rounds the same whatever comes with it.
+constexpr int64_t kMaxSingleRows = 8;
+
+// Tokens i attend from q to rows of k_cache and v_cache, which may be one.
 template <typename T>
-absl::Status RunCachedAttention(const KernelContext& ctx) {
-  const AttentionSizes sizes(ctx.attrs(), ctx.in(0), ctx.in(2));
+absl::Status AttendToCache(const KernelContext& ctx,
+                           const AttentionSizes& sizes, const T* k_cache,
+                           const T* v_cache, int64_t slots,
+                           const int32_t* first_row, const int32_t* position) {
   const int64_t t = ctx.in(0).dim(0);
-  const T* const q = ctx.in(0).as<T>();                      // [t, ld_q]
-  const T* const k_cache = ctx.in(1).as<T>();                // [slots, ld_k]
-  const T* const v_cache = ctx.in(2).as<T>();                // [slots, ld_v]
-  const int32_t* const first_row = ctx.in(3).as<int32_t>();  // [t]
-  const int32_t* const position = ctx.in(4).as<int32_t>();   // [t]
-  T* const o = ctx.out(0).as<T>();                           // [t, ld_o]
-  RETURN_IF_ERROR(CheckCacheRows(first_row, position, t, ctx.in(1).dim(0)));
+  const T* const q = ctx.in(0).as<T>();  // [t, ld_q]
+  T* const o = ctx.out(0).as<T>();       // [t, ld_o]
+  RETURN_IF_ERROR(CheckCacheRows(first_row, position, t, slots));
 
   Run* const runs = ctx.scratch.Take<Run>(t);
   const int64_t num_runs = FindRuns(first_row, position, t, runs);
@@ -120,41 +128,74 @@ absl::Status RunCachedAttention(const KernelContext& ctx) {
     most_rows = std::max(most_rows, runs[i].rows);
   }
   const int64_t k_size =
-      most_rows > 1 ? TransposedSize(longest, sizes.key_dim) : 0;
+      most_rows > kMaxSingleRows ? TransposedSize(longest, sizes.key_dim) : 0;
+  const int64_t heads = std::min(sizes.group, kPieceHeads);  // Of a piece.
+  const int64_t pieces = (sizes.group + heads - 1) / heads;
   const int64_t worker_size =
-      k_size + std::max(most_rows, sizes.group) * PaddedKeys(longest);
+      k_size + std::max(most_rows, heads) * PaddedKeys(longest);
   T* const scratch = ctx.scratch.Take<T>(ctx.pool.num_threads() * worker_size);
-  ctx.pool.ParallelFor(num_runs * sizes.num_kv_heads, [&](int64_t index,
-                                                          int worker) {
-    const Run& run = runs[index / sizes.num_kv_heads];
-    const int64_t kv_head = index % sizes.num_kv_heads;
-    const int64_t keys = position[run.token] + run.rows;
-    const int64_t first = first_row[run.token];
-    const int64_t head = kv_head * sizes.group;
-    const T* const k = k_cache + first * sizes.ld_k + kv_head * sizes.key_dim;
-    const T* const v = v_cache + first * sizes.ld_v + kv_head * sizes.value_dim;
-    const T* const q_first = q + run.token * sizes.ld_q + head * sizes.key_dim;
-    T* const o_first = o + run.token * sizes.ld_o + head * sizes.value_dim;
-    T* const transposed_k = scratch + worker * worker_size;
-    T* const score = transposed_k + k_size;
-    if (run.rows == 1) {
-      AttendOneToken(sizes, keys, q_first, k, v, o_first, score);
-      return;
-    }
-    TransposeKeys(keys, sizes.key_dim, k, sizes.ld_k, transposed_k);
-    for (int64_t h = 0; h < sizes.group; ++h) {
-      AttentionBlock<T> block = {sizes};
-      block.rows = run.rows;
-      block.keys = keys;
-      block.q = q_first + h * sizes.key_dim;
-      block.transposed_k = transposed_k;
-      block.v = v;
-      block.o = o_first + h * sizes.value_dim;
-      block.score = score;
-      block.Run();
-    }
-  });
+  ctx.pool.ParallelFor(
+      num_runs * sizes.num_kv_heads * pieces, [&](int64_t index, int worker) {
+        const int64_t first_of_group = index % pieces * heads;
+        const int64_t kv_head = index / pieces % sizes.num_kv_heads;
+        const Run& run = runs[index / pieces / sizes.num_kv_heads];
+        AttentionSizes piece = sizes;
+        piece.group = std::min(heads, sizes.group - first_of_group);
+        const int64_t keys = position[run.token] + run.rows;
+        const int64_t first = first_row[run.token];
+        const int64_t head = kv_head * sizes.group + first_of_group;
+        const T* const k =
+            k_cache + first * sizes.ld_k + kv_head * sizes.key_dim;
+        const T* const v =
+            v_cache + first * sizes.ld_v + kv_head * sizes.value_dim;
+        const T* const q_first =
+            q + run.token * sizes.ld_q + head * sizes.key_dim;
+        T* const o_first = o + run.token * sizes.ld_o + head * sizes.value_dim;
+        T* const transposed_k = scratch + worker * worker_size;
+        T* const score = transposed_k + k_size;
+        if (run.rows <= kMaxSingleRows) {
+          for (int64_t i = 0; i < run.rows; ++i) {
+            const int64_t seen = keys - run.rows + 1 + i;
+            const int64_t skip = sizes.FirstSeen(seen);
+            AttendOneToken(piece, seen - skip, q_first + i * sizes.ld_q,
+                           k + skip * sizes.ld_k, v + skip * sizes.ld_v,
+                           o_first + i * sizes.ld_o, score);
+          }
+          return;
+        }
+        TransposeKeys(keys, sizes.key_dim, k, sizes.ld_k, transposed_k);
+        for (int64_t h = 0; h < piece.group; ++h) {
+          AttentionBlock<T> block = {sizes};
+          block.rows = run.rows;
+          block.keys = keys;
+          block.q = q_first + h * sizes.key_dim;
+          block.transposed_k = transposed_k;
+          block.v = v;
+          block.o = o_first + h * sizes.value_dim;
+          block.score = score;
+          block.Run();
+        }
+      });
   return absl::OkStatus();
+}
+
+template <typename T>
+absl::Status RunCachedAttention(const KernelContext& ctx) {
+  return AttendToCache<T>(
+      ctx, AttentionSizes(ctx.attrs(), ctx.in(0), ctx.in(2)), ctx.in(1).as<T>(),
+      ctx.in(2).as<T>(), ctx.in(1).dim(0), ctx.in(3).as<int32_t>(),
+      ctx.in(4).as<int32_t>());
+}
+
+// The values are the first columns of the keys.
+template <typename T>
+absl::Status RunCachedLatentAttention(const KernelContext& ctx) {
+  AttentionSizes sizes(ctx.attrs(), ctx.in(0), ctx.in(1));
+  sizes.value_dim = ctx.attrs().Int("rank");
+  sizes.ld_o = sizes.num_heads * sizes.value_dim;
+  const T* const cache = ctx.in(1).as<T>();  // [slots, rank + rope]
+  return AttendToCache<T>(ctx, sizes, cache, cache, ctx.in(1).dim(0),
+                          ctx.in(2).as<int32_t>(), ctx.in(3).as<int32_t>());
 }
 
 }  // namespace
@@ -164,6 +205,10 @@ void RegisterCachedAttentionKernels(KernelRegistry& kernels) {
   kernels.Register(kCacheWrite, DType::kF64, RunCacheWrite<double>);
   kernels.Register(kCachedAttention, DType::kF32, RunCachedAttention<float>);
   kernels.Register(kCachedAttention, DType::kF64, RunCachedAttention<double>);
+  kernels.Register(kCachedLatentAttention, DType::kF32,
+                   RunCachedLatentAttention<float>);
+  kernels.Register(kCachedLatentAttention, DType::kF64,
+                   RunCachedLatentAttention<double>);
 }
 
 }  // namespace strata

@@ -28,6 +28,40 @@ absl::Status RunAdd(const KernelContext& ctx) {
 }
 
 template <typename T>
+absl::Status RunAddBias(const KernelContext& ctx) {
+  const VectorMath<T>& vec = VectorMath<T>::Get();
+  const int64_t t = ctx.in(0).dim(0), n = ctx.in(0).dim(1);
+  const T* const x = ctx.in(0).as<T>();     // [t, n]
+  const T* const bias = ctx.in(1).as<T>();  // [n]
+  T* const y = ctx.out(0).as<T>();          // [t, n]
+  ForRowChunks(ctx.pool, t, n, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      vec.add(x + i * n, bias, n, y + i * n);
+    }
+  });
+  return absl::OkStatus();
+}
+
+// Each piece of work adds up some columns, row after row.
+template <typename T>
+absl::Status RunSumRows(const KernelContext& ctx) {
+  constexpr int64_t kColumns = 256;
+  const VectorMath<T>& vec = VectorMath<T>::Get();
+  const int64_t t = ctx.in(0).dim(0), n = ctx.in(0).dim(1);
+  const T* const x = ctx.in(0).as<T>();  // [t, n]
+  T* const y = ctx.out(0).as<T>();       // [n]
+  ctx.pool.ParallelFor((n + kColumns - 1) / kColumns, [&](int64_t index) {
+    const int64_t first = index * kColumns;
+    const int64_t width = std::min(kColumns, n - first);
+    std::fill_n(y + first, width, T{0});
+    for (int64_t i = 0; i < t; ++i) {
+      vec.add(y + first, x + i * n + first, width, y + first);
+    }
+  });
+  return absl::OkStatus();
+}
+
+template <typename T>
 absl::Status RunScale(const KernelContext& ctx) {
   const VectorMath<T>& vec = VectorMath<T>::Get();
   const T factor = static_cast<T>(ctx.attrs().Float("factor"));
@@ -83,6 +117,10 @@ absl::Status RunPlaceColumns(const KernelContext& ctx) {
 void RegisterElementwiseKernels(KernelRegistry& kernels) {
   kernels.Register(kAdd, DType::kF32, RunAdd<float>);
   kernels.Register(kAdd, DType::kF64, RunAdd<double>);
+  kernels.Register(kAddBias, DType::kF32, RunAddBias<float>);
+  kernels.Register(kAddBias, DType::kF64, RunAddBias<double>);
+  kernels.Register(kSumRows, DType::kF32, RunSumRows<float>);
+  kernels.Register(kSumRows, DType::kF64, RunSumRows<double>);
   kernels.Register(kScale, DType::kF32, RunScale<float>);
   kernels.Register(kScale, DType::kF64, RunScale<double>);
   kernels.Register(kFill, DType::kF32, RunFill<float>);

@@ -28,6 +28,9 @@ absl::StatusOr<RunResult> RunAll(DType dtype, int num_threads, int64_t count,
         const ValueId x = b.Input("x", dtype, {t, Static(n)});
         const ValueId y = b.Input("y", dtype, {t, Static(n)});
         b.Output("add", Add(b, x, y));
+        const ValueId bias = b.Parameter("bias", {Static(n)});
+        b.Output("add_bias", AddBias(b, x, bias));
+        b.Output("sum_rows", SumRows(b, x));
         b.Output("scale", Scale(b, x, 0.5));
         b.Output("fill", Fill(b, 2.5));
         b.Output("slice", SliceColumns(b, x, n / 3, n - n / 3));
@@ -37,6 +40,7 @@ absl::StatusOr<RunResult> RunAll(DType dtype, int num_threads, int64_t count,
         if (name == "n") Copy({static_cast<double>(count)}, view);
         if (name == "x") Copy(Normal(count * n, 1), view);
         if (name == "y") Copy(Normal(count * n, 2), view);
+        if (name == "bias") Copy(Normal(n, 3), view);
       });
 }
 
@@ -47,10 +51,13 @@ TEST(ElementwiseTest, GoesElementByElement) {
       SCOPED_TRACE(testing::Message() << count << " rows of " << n);
       const std::vector<double> x = Normal(count * n, 1);
       const std::vector<double> y = Normal(count * n, 2);
-      std::vector<double> add, scale, slice;
+      const std::vector<double> bias = Normal(n, 3);
+      std::vector<double> add, add_bias, scale, slice, sum_rows(n);
       std::vector<double> place(count * (n + 3));
       for (int64_t i = 0; i < count * n; ++i) {
         add.push_back(x[i] + y[i]);
+        add_bias.push_back(x[i] + bias[i % n]);
+        sum_rows[i % n] += x[i];
         scale.push_back(0.5 * x[i]);
         if (i % n >= n / 3) slice.push_back(x[i]);
         place[i / n * (n + 3) + 2 + i % n] = x[i];
@@ -62,6 +69,8 @@ TEST(ElementwiseTest, GoesElementByElement) {
 
       ASSERT_THAT(result, IsOk());
       EXPECT_EQ(result->at("add"), add);
+      EXPECT_EQ(result->at("add_bias"), add_bias);
+      EXPECT_EQ(result->at("sum_rows"), sum_rows);
       EXPECT_EQ(result->at("scale"), scale);
       EXPECT_EQ(result->at("slice"), slice);
       EXPECT_EQ(result->at("place"), place);
@@ -81,7 +90,8 @@ TEST(ElementwiseTest, GradientsMatchDifferences) {
                     const Dims dims = {Static(4), Static(6)};
                     const ValueId x = b.Input("x", DType::kF64, dims);
                     const ValueId y = b.Parameter("y", dims);
-                    return {Add(b, x, y), Scale(b, x, -3),
+                    const ValueId bias = b.Parameter("bias", {Static(6)});
+                    return {Add(b, x, y), Scale(b, x, -3), AddBias(b, y, bias),
                             SliceColumns(b, Add(b, y, y), 1, 4),
                             PlaceColumns(b, x, 2, 9)};
                   },

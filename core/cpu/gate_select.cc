@@ -164,6 +164,8 @@ absl::Status RunTopKSelect(const KernelContext& ctx) {
   const int64_t num_groups = ctx.attrs().Int("num_groups");
   const int64_t top_groups = ctx.attrs().Int("top_groups");
   const int64_t width = experts / num_groups;
+  const int64_t counted =
+      std::min<int64_t>(ctx.attrs().Int("group_max") != 0 ? 1 : 2, width);
   const T* const in = score.as<T>();
   const T* const bias = ctx.has(1) ? ctx.in(1).as<T>() : nullptr;
   int32_t* const out = ctx.out(0).as<int32_t>();
@@ -185,7 +187,7 @@ absl::Status RunTopKSelect(const KernelContext& ctx) {
       Best<T> groups(list + k, top_groups);
       for (int64_t g = 0; g < num_groups; ++g) {
         const T* const of_group = biased + g * width;
-        Best<T> two(list + k + top_groups, std::min<int64_t>(2, width));
+        Best<T> two(list + k + top_groups, counted);
         for (int64_t e = 0; e < width; ++e) two.Offer(of_group[e], e);
         T sum = of_group[two[0]];
         if (two.size() > 1) sum += of_group[two[1]];

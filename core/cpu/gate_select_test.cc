@@ -354,6 +354,18 @@ TEST(TopKSelectTest, LooksOnlyAtTheGroupsWithTheBestTwo) {
               ElementsAre(4, 3));
 }
 
+TEST(TopKSelectTest, LooksOnlyAtTheGroupsWithTheBestOne) {
+  TopKOptions options;
+  options.k = 2;
+  options.num_groups = 3;
+  options.top_groups = 1;
+  options.group_max = true;
+  // The first group has the best expert, though the others have two good ones.
+  EXPECT_THAT(RunTopK(1, 9, options,
+                      {0.9f, 0.2f, 0.1f, 0.5f, 0.6f, 0.4f, 0.6f, 0.5f, 0.5f}),
+              ElementsAre(0, 1));
+}
+
 TEST(TopKSelectTest, NamesDistinctExpertsWhateverTheScores) {
   TopKOptions options;
   options.k = 3;

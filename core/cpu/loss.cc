@@ -85,11 +85,30 @@ absl::Status RunCrossEntropyGrad(const KernelContext& ctx) {
   return absl::OkStatus();
 }
 
+absl::Status RunNextTarget(const KernelContext& ctx) {
+  const int64_t t = ctx.in(0).dim(0), starts = ctx.in(1).dim(0);
+  const int32_t* const target = ctx.in(0).as<int32_t>();     // [t]
+  const int32_t* const seq_start = ctx.in(1).as<int32_t>();  // [n + 1]
+  int32_t* const ids = ctx.out(0).as<int32_t>();             // [t]
+  int32_t* const next = ctx.out(1).as<int32_t>();            // [t]
+  for (int64_t i = 0; i < t; ++i) {
+    ids[i] = std::max(target[i], 0);
+    next[i] = target[i] < 0 || i + 1 == t ? -1 : target[i + 1];
+  }
+  // The last row of each sequence has none behind.
+  for (int64_t s = 1; s < starts; ++s) {
+    const int64_t last = int64_t{seq_start[s]} - 1;
+    if (last >= 0 && last < t) next[last] = -1;
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 void RegisterLossKernels(KernelRegistry& kernels) {
   kernels.Register(kCrossEntropy, DType::kF32, RunCrossEntropy<float>);
   kernels.Register(kCrossEntropy, DType::kF64, RunCrossEntropy<double>);
+  kernels.Register(kNextTarget, DType::kI32, RunNextTarget);
   kernels.Register(kCrossEntropyGrad, DType::kF32, RunCrossEntropyGrad<float>);
   kernels.Register(kCrossEntropyGrad, DType::kF64, RunCrossEntropyGrad<double>);
 }

@@ -152,5 +152,26 @@ TEST(CrossEntropyTest, GradientsMatchDifferences) {
       IsOk());
 }
 
+// Sequences of three rows, none, one and two; the second row of the first has
+// no target, as before a document's end.
+TEST(NextTargetTest, LooksOneRowAheadWithinASequence) {
+  const auto result = RunGraph(
+      DType::kF32, 1, {RegisterLossKernels},
+      [](GraphBuilder& b) {
+        const ValueId target = b.Input("target", DType::kI32, {Static(6)});
+        const ValueId start = b.Input("seq_start", DType::kI32, {Static(5)});
+        const NextTargetResult next = NextTarget(b, target, start);
+        b.Output("ids", next.ids);
+        b.Output("next", next.next);
+      },
+      [](const std::string& name, const TensorView& view) {
+        if (name == "target") Copy({4, -1, 6, 7, 8, 9}, view);
+        if (name == "seq_start") Copy({0, 3, 3, 4, 6}, view);
+      });
+  ASSERT_THAT(result, IsOk());
+  EXPECT_EQ(result->at("ids"), (std::vector<double>{4, 0, 6, 7, 8, 9}));
+  EXPECT_EQ(result->at("next"), (std::vector<double>{-1, -1, -1, -1, 9, -1}));
+}
+
 }  // namespace
 }  // namespace strata

@@ -18,10 +18,11 @@ namespace {
 // Rows whose shares of the gain's gradient are added up by one piece of work.
 constexpr int64_t kGainRows = 64;
 
+// A row with several groups is as many rows: t and d below are those.
 template <typename T>
 absl::Status RunRmsNorm(const KernelContext& ctx) {
   const VectorMath<T>& vec = VectorMath<T>::Get();
-  const int64_t t = ctx.in(0).dim(0), d = ctx.in(0).dim(1);
+  const int64_t d = ctx.in(1).dim(0), t = ctx.in(0).num_elements() / d;
   const T* const x = ctx.in(0).as<T>();     // [t, d]
   const T* const gain = ctx.in(1).as<T>();  // [d]
   T* const y = ctx.out(0).as<T>();          // [t, d]
@@ -41,7 +42,7 @@ absl::Status RunRmsNorm(const KernelContext& ctx) {
 template <typename T>
 absl::Status RunInputGrad(const KernelContext& ctx) {
   const VectorMath<T>& vec = VectorMath<T>::Get();
-  const int64_t t = ctx.in(0).dim(0), d = ctx.in(0).dim(1);
+  const int64_t d = ctx.in(2).dim(0), t = ctx.in(0).num_elements() / d;
   const T* const dy = ctx.in(0).as<T>();    // [t, d]
   const T* const x = ctx.in(1).as<T>();     // [t, d]
   const T* const gain = ctx.in(2).as<T>();  // [d]
@@ -62,7 +63,7 @@ absl::Status RunInputGrad(const KernelContext& ctx) {
 template <typename T>
 absl::Status RunWeightGrad(const KernelContext& ctx) {
   const VectorMath<T>& vec = VectorMath<T>::Get();
-  const int64_t t = ctx.in(0).dim(0), d = ctx.in(0).dim(1);
+  const int64_t d = ctx.in(2).dim(0), t = ctx.in(0).num_elements() / d;
   const T* const dy = ctx.in(0).as<T>();    // [t, d]
   const T* const x = ctx.in(1).as<T>();     // [t, d]
   const T* const rstd = ctx.in(3).as<T>();  // [t]

@@ -52,6 +52,38 @@ absl::StatusOr<RunResult> RunNorm(DType dtype, int num_threads, int64_t count,
       });
 }
 
+// With a gain of a third of the columns, a row is three, forward and backward.
+TEST(NormTest, NormalisesGroupsLikeRowsOfTheirOwn) {
+  constexpr int64_t kRows = 50, kGroups = 3, kColumns = 10;
+  const auto run = [&](int64_t rows, int64_t groups, DType dtype) {
+    return RunGraph(
+        dtype, 2, {RegisterNormKernels},
+        [&](GraphBuilder& b) {
+          const Dims dims = {Static(rows), Static(groups * kColumns)};
+          const ValueId x = b.Input("x", dtype, dims);
+          const ValueId dy = b.Input("dy", dtype, dims);
+          const ValueId gain = b.Parameter("gain", {Static(kColumns)});
+          const std::vector<ValueId> out =
+              b.Add(kRmsNorm, {x, gain}, {{"eps", kEps}});
+          b.Output("y", out[0]);
+          b.Output("rstd", out[1]);
+          b.Output("dx", b.Add1(kRmsNormInputGrad, {dy, x, gain, out[1]}));
+          b.Output("dgain", b.Add1(kRmsNormWeightGrad, {dy, x, gain, out[1]}));
+        },
+        [&](const std::string& name, const TensorView& view) {
+          Copy(Normal(view.num_elements(), static_cast<uint32_t>(name.size())),
+               view);
+        });
+  };
+  for (const DType dtype : {DType::kF32, DType::kF64}) {
+    const auto groups = run(kRows, kGroups, dtype);
+    const auto rows = run(kRows * kGroups, 1, dtype);
+    ASSERT_THAT(groups, IsOk());
+    ASSERT_THAT(rows, IsOk());
+    EXPECT_EQ(*groups, *rows);
+  }
+}
+
 // Rows on both sides of a block of the gain's gradient (64), columns on both
 // sides of vectors.
 TEST(NormTest, NormalisesLikeAPlainLoop) {

@@ -16,6 +16,16 @@
 namespace strata {
 namespace {
 
+// y[2j] and y[2j + 1] from x[2j] and x[2j + 1].
+template <typename T>
+void RotatePairs(const T* x, const T* cos, const T* sin, int64_t n, T* y) {
+  for (int64_t j = 0; j < n; ++j) {
+    const T a = x[2 * j], b = x[2 * j + 1];
+    y[2 * j] = a * cos[j] - b * sin[j];
+    y[2 * j + 1] = a * sin[j] + b * cos[j];
+  }
+}
+
 template <typename T>
 absl::Status RunRope(const KernelContext& ctx) {
   const VectorMath<T>& vec = VectorMath<T>::Get();
@@ -24,12 +34,13 @@ absl::Status RunRope(const KernelContext& ctx) {
   const T* const x = ctx.in(0).as<T>();                     // [t, heads * d]
   const int32_t* const position = ctx.in(1).as<int32_t>();  // [t]
   T* const y = ctx.out(0).as<T>();                          // [t, heads * d]
-  const int64_t num_heads = ctx.attrs().Int("num_heads");
+  const RopeOptions options = RopeOptionsOf(ctx.attrs());
+  const int64_t num_heads = options.num_heads;
   const int64_t d = columns / num_heads;
-  const int64_t r = ctx.attrs().Int("rotary_dim");
+  const int64_t r = options.rotary_dim;
   const int64_t half = r / 2;
-  const double theta = ctx.attrs().Float("theta");
-  const double turn = ctx.attrs().Int("inverse") != 0 ? -1 : 1;
+  const double size = options.magnitude;
+  const double turn = ctx.attrs().Int("inverse") != 0 ? -size : size;
 
   int32_t max_position = 0;
   for (int64_t i = 0; i < t; ++i) {
@@ -46,9 +57,7 @@ absl::Status RunRope(const KernelContext& ctx) {
   T* const cos = ctx.scratch.Take<T>(table_rows * half);  // [table_rows, half]
   T* const sin = ctx.scratch.Take<T>(table_rows * half);  // [table_rows, half]
   double* const frequency = ctx.scratch.Take<double>(half);
-  for (int64_t j = 0; j < half; ++j) {
-    frequency[j] = std::pow(theta, -2.0 * j / r);
-  }
+  RopeFrequencies(options, int64_t{max_position} + 1, frequency);
   // A sine costs about 32 times as much as what an element usually does.
   ForRowChunks(
       ctx.pool, table_rows, 32 * half, [&](int64_t begin, int64_t end) {
@@ -56,7 +65,7 @@ absl::Status RunRope(const KernelContext& ctx) {
           const double at = by_position ? row : position[row];
           for (int64_t j = 0; j < half; ++j) {
             const double angle = at * frequency[j];
-            cos[row * half + j] = static_cast<T>(std::cos(angle));
+            cos[row * half + j] = static_cast<T>(size * std::cos(angle));
             sin[row * half + j] = static_cast<T>(turn * std::sin(angle));
           }
         }
@@ -68,6 +77,11 @@ absl::Status RunRope(const KernelContext& ctx) {
         const int64_t start = i * columns + head * d;
         const int64_t low = start + d - r, high = low + half;
         std::copy(x + start, x + low, y + start);
+        if (options.interleaved) {
+          RotatePairs(x + low, cos + row * half, sin + row * half, half,
+                      y + low);
+          continue;
+        }
         vec.rotate(x + low, x + high, cos + row * half, sin + row * half, half,
                    y + low, y + high);
       }

@@ -102,6 +102,51 @@ TEST(RopeTest, RotatesTheLastColumnsOfEachHeadAndBack) {
   }
 }
 
+// The pairs (2j, 2j + 1) turn as the halves (j, j + r/2) do.
+TEST(RopeTest, TurnsInterleavedPairsLikeHalves) {
+  constexpr int64_t kRows = 40, kDim = 10, kRotary = 6;
+  const std::vector<double> position = Positions(kRows, /*far=*/true);
+  const std::vector<double> x = Normal(kRows * kHeads * kDim, 1);
+  // Column of halves to column of pairs, of a head.
+  const auto place = [](int64_t column) {
+    const int64_t first = kDim - kRotary, half = kRotary / 2;
+    const int64_t j = column - first;
+    if (j < 0) return column;
+    return first + (j < half ? 2 * j : 2 * (j - half) + 1);
+  };
+  std::vector<double> paired(x.size());
+  for (size_t i = 0; i < x.size(); ++i) {
+    const int64_t head = static_cast<int64_t>(i) / kDim * kDim;
+    paired[head + place(i % kDim)] = x[i];
+  }
+  const auto run = [&](bool interleaved, const std::vector<double>& values) {
+    return RunGraph(
+        DType::kF64, 2, {RegisterRopeKernels},
+        [&](GraphBuilder& b) {
+          const ValueId in =
+              b.Input("x", DType::kF64, {Static(kRows), Static(kHeads * kDim)});
+          const ValueId p = b.Input("position", DType::kI32, {Static(kRows)});
+          RopeOptions options = {kHeads, kRotary, 100, interleaved, 1.5};
+          const ValueId y = Rope(b, in, p, options);
+          b.Output("y", y);
+          b.Output("back", Rope(b, y, p, options, /*inverse=*/true));
+        },
+        [&](const std::string& name, const TensorView& view) {
+          Copy(name == "x" ? values : position, view);
+        });
+  };
+  const auto halves = run(false, x), pairs = run(true, paired);
+  ASSERT_THAT(halves, IsOk());
+  ASSERT_THAT(pairs, IsOk());
+  for (size_t i = 0; i < x.size(); ++i) {
+    const int64_t at = static_cast<int64_t>(i) / kDim * kDim + place(i % kDim);
+    EXPECT_EQ(pairs->at("y")[at], halves->at("y")[i]);
+    // The magnitude counts both ways: y = 1.5 R x, back = 1.5 R^T y.
+    const double factor = i % kDim < kDim - kRotary ? 1 : 2.25;
+    EXPECT_NEAR(pairs->at("back")[at], factor * x[i], 1e-13);
+  }
+}
+
 TEST(RopeTest, RepeatsBitForBitOnAnyNumberOfThreadsAndAnyBatchMates) {
   const Case c = {64, 64};
   const std::vector<double> position = Positions(130, /*far=*/false);

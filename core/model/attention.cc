@@ -8,6 +8,8 @@
 #include "core/graph/builder.h"
 #include "core/graph/graph.h"
 #include "core/model/config.pb.h"
+#include "core/model/rope_scaling.h"
+#include "core/ops/absorbed_attention.h"
 #include "core/ops/attention.h"
 #include "core/ops/elementwise.h"
 #include "core/ops/matmul.h"
@@ -17,86 +19,128 @@
 namespace strata {
 namespace {
 
-struct QueryKeyValue {
-  ValueId q = kNone;
-  ValueId k = kNone;
-  ValueId v = kNone;
-  AttentionOptions options;
-  int64_t key_width = 0;     // Of k, all heads.
-  int64_t value_width = 0;   // Of v, all heads.
-  int64_t output_width = 0;  // Of the heads' outputs together.
-};
-
+// A projection of the attention block; with a bias if `bias`.
 ValueId Project(GraphBuilder& b, absl::string_view name, ValueId x, int64_t in,
-                int64_t out) {
-  return Linear(b, x,
-                b.Parameter(b.Scoped(absl::StrCat(name, ".weight")),
-                            {Static(out), Static(in)}));
+                int64_t out, bool bias) {
+  const ValueId y = Linear(b, x,
+                           b.Parameter(b.Scoped(absl::StrCat(name, ".weight")),
+                                       {Static(out), Static(in)}));
+  if (!bias) return y;
+  return AddBias(
+      b, y, b.Parameter(b.Scoped(absl::StrCat(name, ".bias")), {Static(out)}));
 }
 
-ValueId Norm(GraphBuilder& b, const ModelConfig& config, absl::string_view name,
-             ValueId x, int64_t width) {
+ValueId Norm(GraphBuilder& b, absl::string_view name, ValueId x, int64_t width,
+             double eps) {
   return RmsNorm(
       b, x,
       b.Parameter(b.Scoped(absl::StrCat(name, ".weight")), {Static(width)}),
-      config.norm_eps());
+      eps);
 }
 
-QueryKeyValue GroupedQuery(GraphBuilder& b, const ModelConfig& config,
-                           ValueId position, ValueId x) {
+// Stores `rows` in a cache of the layer and returns it.
+ValueId Cached(GraphBuilder& b, const AttentionInputs& inputs, int64_t layer,
+               absl::string_view name, ValueId rows) {
+  const ValueId cache =
+      b.State(absl::StrCat("cache.", layer, ".", name), b.compute(),
+              {Static(inputs.cache_slots), b.type(rows).dims[1]});
+  CacheWrite(b, cache, rows, inputs.cache_row);
+  return cache;
+}
+
+ValueId Attend(GraphBuilder& b, const AttentionInputs& inputs, int64_t layer,
+               ValueId q, ValueId k, ValueId v,
+               const AttentionOptions& options) {
+  if (inputs.seq_start != kNone) {
+    return Attention(b, q, k, v, inputs.seq_start, options);
+  }
+  if (!b.ok()) return kNone;
+  const ValueId k_cache = Cached(b, inputs, layer, "k", k);
+  const ValueId v_cache = Cached(b, inputs, layer, "v", v);
+  return CachedAttention(b, q, k_cache, v_cache, inputs.first_row,
+                         inputs.position, options);
+}
+
+ValueId GroupedQuery(GraphBuilder& b, const ModelConfig& config,
+                     const AttentionInputs& inputs, int64_t layer, ValueId x) {
   const AttentionConfig& a = config.attention();
-  QueryKeyValue r;
-  r.options = {a.num_heads(), a.num_kv_heads(),
-               1 / std::sqrt(static_cast<double>(a.head_dim()))};
-  r.output_width = a.num_heads() * a.head_dim();
-  r.key_width = r.value_width = a.num_kv_heads() * a.head_dim();
-  r.q = Project(b, "q_proj", x, config.d_model(), r.output_width);
-  r.k = Project(b, "k_proj", x, config.d_model(), r.key_width);
-  r.v = Project(b, "v_proj", x, config.d_model(), r.value_width);
-  r.q = Rope(b, r.q, position, {a.num_heads(), a.head_dim(), a.rope_theta()});
-  r.k =
-      Rope(b, r.k, position, {a.num_kv_heads(), a.head_dim(), a.rope_theta()});
-  return r;
+  const int64_t d = config.d_model(), head_dim = a.head_dim();
+  const int64_t q_width = a.num_heads() * head_dim;
+  const int64_t kv_width = a.num_kv_heads() * head_dim;
+  ValueId q = Project(b, "q_proj", x, d, q_width, a.bias());
+  ValueId k = Project(b, "k_proj", x, d, kv_width, a.bias());
+  const ValueId v = Project(b, "v_proj", x, d, kv_width, a.bias());
+  if (a.qk_norm()) {
+    q = Norm(b, "q_norm", q, head_dim, config.norm_eps());
+    k = Norm(b, "k_norm", k, head_dim, config.norm_eps());
+  }
+  q = Rope(b, q, inputs.position, RopeOf(a, a.num_heads(), head_dim));
+  k = Rope(b, k, inputs.position, RopeOf(a, a.num_kv_heads(), head_dim));
+  const ValueId o =
+      Attend(b, inputs, layer, q, k, v,
+             {a.num_heads(), a.num_kv_heads(),
+              1 / std::sqrt(static_cast<double>(head_dim)), a.window()});
+  return Project(b, "o_proj", o, q_width, d, a.bias());
 }
 
-// DeepSeek-V2's attention (arXiv:2405.04434, 2.1) in expanded form.
-QueryKeyValue Latent(GraphBuilder& b, const ModelConfig& config,
-                     ValueId position, ValueId x) {
+// DeepSeek-V2's attention (arXiv:2405.04434, 2.1): in expanded form, or, over a
+// cache of latents, in absorbed form.
+ValueId Latent(GraphBuilder& b, const ModelConfig& config,
+               const AttentionInputs& inputs, int64_t layer, ValueId x) {
   const AttentionConfig& a = config.attention();
   const LatentAttentionConfig& l = a.latent();
   const int64_t d = config.d_model();
   const int64_t qk = l.nope_dim() + l.rope_dim();
-  QueryKeyValue r;
-  r.options = {a.num_heads(), a.num_heads(),
-               1 / std::sqrt(static_cast<double>(qk))};
-  r.key_width = a.num_heads() * qk;
-  r.output_width = r.value_width = a.num_heads() * l.value_dim();
+  const int64_t q_width = a.num_heads() * qk;
+  const double eps = l.norm_eps() > 0 ? l.norm_eps() : config.norm_eps();
+  const double scale =
+      LatentScoreFactor(a.rope_scaling()) / std::sqrt(static_cast<double>(qk));
 
+  ValueId q;
   if (l.q_rank() > 0) {
-    const ValueId q_latent = Project(b, "q_a_proj", x, d, l.q_rank());
-    r.q = Project(b, "q_b_proj",
-                  Norm(b, config, "q_a_layernorm", q_latent, l.q_rank()),
-                  l.q_rank(), r.key_width);
+    q = Project(b, "q_a_proj", x, d, l.q_rank(), a.bias());
+    q = Norm(b, "q_a_layernorm", q, l.q_rank(), eps);
+    q = Project(b, "q_b_proj", q, l.q_rank(), q_width, /*bias=*/false);
   } else {
-    r.q = Project(b, "q_proj", x, d, r.key_width);
+    q = Project(b, "q_proj", x, d, q_width, /*bias=*/false);
   }
-  r.q = Rope(b, r.q, position, {a.num_heads(), l.rope_dim(), a.rope_theta()});
+  q = Rope(b, q, inputs.position, RopeOf(a, a.num_heads(), l.rope_dim()));
 
-  const ValueId kv_latent =
-      Project(b, "kv_a_proj_with_mqa", x, d, l.kv_rank() + l.rope_dim());
+  const ValueId kv_latent = Project(b, "kv_a_proj_with_mqa", x, d,
+                                    l.kv_rank() + l.rope_dim(), a.bias());
   const ValueId k_rope =
-      Rope(b, SliceColumns(b, kv_latent, l.kv_rank(), l.rope_dim()), position,
-           {/*num_heads=*/1, l.rope_dim(), a.rope_theta()});
+      Rope(b, SliceColumns(b, kv_latent, l.kv_rank(), l.rope_dim()),
+           inputs.position, RopeOf(a, /*num_heads=*/1, l.rope_dim()));
   const ValueId compressed =
-      Norm(b, config, "kv_a_layernorm",
-           SliceColumns(b, kv_latent, 0, l.kv_rank()), l.kv_rank());
-  const ValueId kv = Project(b, "kv_b_proj", compressed, l.kv_rank(),
-                             a.num_heads() * (l.nope_dim() + l.value_dim()));
-  const LatentKv expanded =
-      LatentKeyValue(b, kv, k_rope, a.num_heads(), l.nope_dim(), l.value_dim());
-  r.k = expanded.k;
-  r.v = expanded.v;
-  return r;
+      Norm(b, "kv_a_layernorm", SliceColumns(b, kv_latent, 0, l.kv_rank()),
+           l.kv_rank(), eps);
+  const ValueId kv_b =
+      b.Parameter(b.Scoped("kv_b_proj.weight"),
+                  {Static(a.num_heads() * (l.nope_dim() + l.value_dim())),
+                   Static(l.kv_rank())});
+
+  ValueId o;
+  if (inputs.seq_start != kNone || inputs.expand_latents) {
+    const LatentKv expanded =
+        LatentKeyValue(b, Linear(b, compressed, kv_b), k_rope, a.num_heads(),
+                       l.nope_dim(), l.value_dim());
+    o = Attend(b, inputs, layer, q, expanded.k, expanded.v,
+               {a.num_heads(), a.num_heads(), scale, a.window()});
+  } else {
+    if (!b.ok()) return kNone;
+    const LatentHeads heads = {a.num_heads(), l.nope_dim(), l.rope_dim(),
+                               l.value_dim()};
+    const int64_t width = l.kv_rank() + l.rope_dim();
+    const ValueId cache =
+        Cached(b, inputs, layer, "latent",
+               Add(b, PlaceColumns(b, compressed, 0, width),
+                   PlaceColumns(b, k_rope, l.kv_rank(), width)));
+    o = CachedLatentAttention(b, LatentQuery(b, q, kv_b, heads), cache,
+                              inputs.first_row, inputs.position,
+                              {a.num_heads(), l.kv_rank(), scale, a.window()});
+    o = LatentOutput(b, o, kv_b, heads);
+  }
+  return Project(b, "o_proj", o, a.num_heads() * l.value_dim(), d, a.bias());
 }
 
 }  // namespace
@@ -104,27 +148,12 @@ QueryKeyValue Latent(GraphBuilder& b, const ModelConfig& config,
 ValueId AttentionBlock(GraphBuilder& b, const ModelConfig& config,
                        const AttentionInputs& inputs, int64_t layer,
                        ValueId h) {
-  const ValueId x = Norm(b, config, "input_layernorm", h, config.d_model());
+  const ValueId x =
+      Norm(b, "input_layernorm", h, config.d_model(), config.norm_eps());
   GraphBuilder::Scope scope(b, "self_attn");
-  const QueryKeyValue qkv = config.attention().has_latent()
-                                ? Latent(b, config, inputs.position, x)
-                                : GroupedQuery(b, config, inputs.position, x);
-  ValueId o;
-  if (inputs.seq_start != kNone) {
-    o = Attention(b, qkv.q, qkv.k, qkv.v, inputs.seq_start, qkv.options);
-  } else {
-    const ValueId k_cache =
-        b.State(absl::StrCat("cache.", layer, ".k"), b.compute(),
-                {Static(inputs.cache_slots), Static(qkv.key_width)});
-    const ValueId v_cache =
-        b.State(absl::StrCat("cache.", layer, ".v"), b.compute(),
-                {Static(inputs.cache_slots), Static(qkv.value_width)});
-    CacheWrite(b, k_cache, qkv.k, inputs.cache_row);
-    CacheWrite(b, v_cache, qkv.v, inputs.cache_row);
-    o = CachedAttention(b, qkv.q, k_cache, v_cache, inputs.first_row,
-                        inputs.position, qkv.options);
-  }
-  return Project(b, "o_proj", o, qkv.output_width, config.d_model());
+  return config.attention().has_latent()
+             ? Latent(b, config, inputs, layer, x)
+             : GroupedQuery(b, config, inputs, layer, x);
 }
 
 }  // namespace strata

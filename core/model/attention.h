@@ -19,6 +19,8 @@ struct AttentionInputs {
   ValueId cache_row = kNone;  // [t]
   ValueId first_row = kNone;  // [t]
   int64_t cache_slots = 0;
+  // Latent attention's cache holds keys and values of all heads, not latents.
+  bool expand_latents = false;
 };
 
 // attention(norm(h)), to be added to h [t, d]. The builder's scope is the

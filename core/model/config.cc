@@ -37,11 +37,50 @@ constexpr int64_t kMaxExperts = 1 << 16;
 constexpr int64_t kMaxTiers = 64;
 constexpr double kMaxParameters = 1e15;
 
+void CheckRopeScaling(const RopeScaling& s, FieldChecks& checks) {
+  const auto path = [](absl::string_view name) {
+    return absl::StrCat("attention.rope_scaling.", name);
+  };
+  checks.Want(path("type"), static_cast<int>(s.type()),
+              RopeScaling::Type_IsValid(s.type()),
+              "NONE, LINEAR, DYNAMIC, YARN or LLAMA3");
+  if (s.type() == RopeScaling::NONE) return;
+  checks.Want(path("factor"), s.factor(), s.factor() > 0 && s.factor() <= 1e6,
+              "more than 0, at most 1e6");
+  checks.NotNegative(path("mscale"), s.mscale());
+  checks.NotNegative(path("mscale_all_dim"), s.mscale_all_dim());
+  if (s.type() == RopeScaling::LINEAR) return;
+  checks.Between(path("original_max_seq_len"), s.original_max_seq_len(), 1,
+                 kMaxSeqLen);
+  const auto rising = [&](absl::string_view low_name, double low,
+                          absl::string_view high_name, double high) {
+    checks.Want(
+        path(low_name), low, low > 0 && low < high && high <= 1e9,
+        absl::StrCat("more than 0 and less than ", high_name, ", ", high));
+  };
+  if (s.type() == RopeScaling::YARN) {
+    rising("beta_slow", s.beta_slow(), "beta_fast", s.beta_fast());
+    checks.NotNegative(path("attention_factor"), s.attention_factor());
+  }
+  if (s.type() == RopeScaling::LLAMA3) {
+    rising("low_freq_factor", s.low_freq_factor(), "high_freq_factor",
+           s.high_freq_factor());
+  }
+}
+
 void CheckAttention(const AttentionConfig& a, FieldChecks& checks) {
   checks.Between("attention.num_heads", a.num_heads(), 1, kMaxHeads);
   checks.Want("attention.rope_theta", a.rope_theta(),
               a.rope_theta() > 1 && a.rope_theta() <= 1e12,
               "more than 1, at most 1e12");
+  CheckRopeScaling(a.rope_scaling(), checks);
+  if (a.rope_scaling().type() == RopeScaling::DYNAMIC) {
+    const int64_t rotary =
+        a.has_latent() ? a.latent().rope_dim() : a.head_dim();
+    checks.Want("the rotary columns of a head", rotary, rotary >= 4,
+                "at least 4 with dynamic rope_scaling");
+  }
+  checks.Between("attention.window", a.window(), 0, kMaxSeqLen);
   if (a.has_latent()) {
     const LatentAttentionConfig& l = a.latent();
     checks.Between("attention.latent.q_rank", l.q_rank(), 0, kMaxWidth);
@@ -51,6 +90,9 @@ void CheckAttention(const AttentionConfig& a, FieldChecks& checks) {
     checks.Want("attention.latent.rope_dim", l.rope_dim(),
                 l.rope_dim() % 2 == 0, "an even number");
     checks.Between("attention.latent.value_dim", l.value_dim(), 1, kMaxHeadDim);
+    checks.ShareBelowOne("attention.latent.norm_eps", l.norm_eps());
+    checks.Want("attention.qk_norm", "set", !a.qk_norm(),
+                "none with latent attention");
     return;
   }
   checks.Between("attention.num_kv_heads", a.num_kv_heads(), 1, kMaxHeads);
@@ -74,8 +116,8 @@ void CheckFlat(const FlatRouterConfig& flat, FieldChecks& checks) {
     checks.MultipleOf("moe.flat.num_experts", flat.num_experts(),
                       "moe.flat.num_groups", flat.num_groups());
     const int64_t group = flat.num_experts() / flat.num_groups();
-    checks.Want("moe.flat.num_groups", flat.num_groups(), group >= 2,
-                "groups of at least 2 experts");
+    checks.Want("moe.flat.num_groups", flat.num_groups(),
+                group >= 2 || flat.group_max(), "groups of at least 2 experts");
     checks.Between("moe.flat.top_groups", flat.top_groups(), 1,
                    flat.num_groups());
     if (checks.ok()) within_reach = flat.top_groups() * group;
@@ -250,9 +292,20 @@ absl::Status Validate(const ModelConfig& config) {
   CheckAttention(config.attention(), checks);
   checks.Between("num_dense_layers", config.num_dense_layers(), 0,
                  config.num_layers());
+  checks.Between("mtp.num_layers", config.mtp().num_layers(), 0, 1);
+  checks.NotNegative("mtp.loss_weight", config.mtp().loss_weight());
+  checks.Between("fp8_block_rows", config.fp8_block_rows(), 0, kMaxWidth);
+  checks.Between("fp8_block_columns", config.fp8_block_columns(),
+                 config.fp8_block_rows() > 0 ? 1 : 0, kMaxWidth);
+  int64_t previous = config.num_dense_layers() - 1;
+  for (int i = 0; i < config.dense_layer_size(); ++i) {
+    checks.Between(absl::StrCat("dense_layer[", i, "]"), config.dense_layer(i),
+                   previous + 1, config.num_layers() - 1);
+    previous = config.dense_layer(i);
+  }
   checks.Between("dense_width", config.dense_width(),
-                 config.num_dense_layers() > 0 ? 1 : 0, kMaxWidth);
-  if (config.num_dense_layers() < config.num_layers()) {
+                 NumDenseLayers(config) > 0 ? 1 : 0, kMaxWidth);
+  if (NumDenseLayers(config) < config.num_layers()) {
     CheckMoe(config.moe(), config.d_model(), checks);
   }
   RETURN_IF_ERROR(checks.status());

@@ -21,6 +21,7 @@ struct Count {
   Number gates = 0;
   Number norms = 0;
   Number output = 0;
+  Number mtp = 0;
 };
 
 template <typename Number>
@@ -45,19 +46,24 @@ void AddAttention(const ModelConfig& config, Count<Number>& count) {
     size += heads * (l.nope_dim() + l.value_dim()) * kv_rank;
     size += d * heads * l.value_dim();
     norms += q_rank + kv_rank;
+    if (a.bias()) size += q_rank + kv_rank + l.rope_dim() + d;
   } else {
     const Number head_dim = a.head_dim();
     size += 2 * heads * head_dim * d;             // q, o
     size += 2 * a.num_kv_heads() * head_dim * d;  // k, v
+    if (a.bias()) size += (heads + 2 * a.num_kv_heads()) * head_dim + d;
+    if (a.qk_norm()) norms += 2 * head_dim;
   }
-  count.attention += config.num_layers() * size;
-  count.norms += config.num_layers() * norms;
+  const Number layers = config.num_layers() + config.mtp().num_layers();
+  count.attention += layers * size;
+  count.norms += layers * norms;
 }
 
 template <typename Number>
 void AddMoe(const ModelConfig& config, Count<Number>& count) {
   const MoeConfig& moe = config.moe();
-  const Number layers = config.num_layers() - config.num_dense_layers();
+  const Number layers =
+      config.num_layers() - NumDenseLayers(config) + config.mtp().num_layers();
   const Number d = config.d_model();
   const Number experts = NumRoutedExperts(config);
   count.routed_experts +=
@@ -93,10 +99,18 @@ Count<Number> CountAll(const ModelConfig& config) {
   count.output = config.tie_embeddings() ? 0 : table;
   count.norms = d;  // Before the output.
   AddAttention(config, count);
-  count.dense =
-      config.num_dense_layers() * SwiGluSize<Number>(d, config.dense_width());
-  count.norms += config.num_dense_layers() * d;
-  if (config.num_dense_layers() < config.num_layers()) AddMoe(config, count);
+  // The prediction module's layer is like the last.
+  const Number mtp_layers = config.mtp().num_layers();
+  const bool all_dense = NumDenseLayers(config) == config.num_layers();
+  count.mtp = mtp_layers * 2 * d * d;
+  count.norms += mtp_layers * 3 * d;  // enorm, hnorm, before the output.
+  const Number dense_layers =
+      NumDenseLayers(config) + (all_dense ? mtp_layers : 0);
+  Number dense = SwiGluSize<Number>(d, config.dense_width());
+  if (config.mlp_bias()) dense += 2 * config.dense_width() + d;
+  count.dense = dense_layers * dense;
+  count.norms += dense_layers * d;
+  if (NumDenseLayers(config) < config.num_layers()) AddMoe(config, count);
   return count;
 }
 
@@ -104,8 +118,9 @@ Count<Number> CountAll(const ModelConfig& config) {
 
 ParameterCount CountParametersByPart(const ModelConfig& config) {
   const Count<int64_t> c = CountAll<int64_t>(config);
-  return {c.embedding,      c.attention, c.dense, c.routed_experts,
-          c.shared_experts, c.gates,     c.norms, c.output};
+  return {c.embedding,      c.attention,      c.dense,
+          c.routed_experts, c.shared_experts, c.gates,
+          c.norms,          c.output,         c.mtp};
 }
 
 int64_t CountParameters(const ModelConfig& config) {
@@ -115,7 +130,17 @@ int64_t CountParameters(const ModelConfig& config) {
 double EstimateParameters(const ModelConfig& config) {
   const Count<double> c = CountAll<double>(config);
   return c.embedding + c.attention + c.dense + c.routed_experts +
-         c.shared_experts + c.gates + c.norms + c.output;
+         c.shared_experts + c.gates + c.norms + c.output + c.mtp;
+}
+
+bool IsDenseLayer(const ModelConfig& config, int64_t layer) {
+  const auto& further = config.dense_layer();
+  return layer < config.num_dense_layers() ||
+         std::find(further.begin(), further.end(), layer) != further.end();
+}
+
+int64_t NumDenseLayers(const ModelConfig& config) {
+  return config.num_dense_layers() + config.dense_layer_size();
 }
 
 int64_t NumRoutedExperts(const ModelConfig& config) {

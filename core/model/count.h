@@ -19,10 +19,12 @@ struct ParameterCount {
   int64_t gates = 0;   // Their norms are under `norms`.
   int64_t norms = 0;   // All RMS gains.
   int64_t output = 0;  // 0 if it is the embedding table.
+  int64_t mtp = 0;     // The prediction module's projection; its layer is
+                       // under the parts of layers.
 
   int64_t total() const {
     return embedding + attention + dense + routed_experts + shared_experts +
-           gates + norms + output;
+           gates + norms + output + mtp;
   }
 };
 
@@ -33,6 +35,10 @@ int64_t CountParameters(const ModelConfig& config);
 // The same to a double's precision, for any config whose dimensions are each
 // within Validate's bounds while their product may be beyond 64 bits.
 double EstimateParameters(const ModelConfig& config);
+
+// Whether a layer's feed-forward half is dense; how many of them there are.
+bool IsDenseLayer(const ModelConfig& config, int64_t layer);
+int64_t NumDenseLayers(const ModelConfig& config);
 
 // Routed experts of one MoE layer, and how many of them a token uses at most.
 int64_t NumRoutedExperts(const ModelConfig& config);

@@ -26,14 +26,20 @@ struct DecoderOptions {
   enum class Mode {
     kTrain,     // Loss with the router's own losses; load controller runs.
     kEvaluate,  // Loss and nll; changes no state.
+    kLogits,    // Logits of whole sequences, without a cache.
     kGenerate,  // Logits, with a KV cache.
+    kDraft,     // Logits of the multi-token prediction module, likewise.
   };
   Mode mode = Mode::kTrain;
   RouteSource route = RouteSource::kGate;
   int64_t max_tokens = 0;     // Bound of t.
   int64_t max_sequences = 1;  // Training: sequences a batch. Generation:
                               // sequences that have room in the cache.
-  int64_t max_logits = 1;     // Generation: tokens whose logits are wanted.
+  int64_t max_logits = 1;     // Logits, generation: tokens whose logits are
+                              // wanted.
+  // Generation with latent attention: cache keys and values of all heads, to
+  // which the absorbed form over latents is held.
+  bool expand_latents = false;
 };
 
 // What a caller feeds and reads. Inputs, by name (all I32):
@@ -46,21 +52,30 @@ struct DecoderOptions {
 //   where choices are replayed, those of each gate (RouterValues)
 // training of a router with tau_start also
 //   "tau" []               of this step, of the compute dtype
-// generation also
+// logits has seq_start, generation has
 //   "cache_row" [t]        where the token's key and value go
 //   "first_row" [t]        where its sequence's first token is
+// and both have
 //   "num_logits" [], "logit_row" [num_logits]   rows whose logits are wanted
 // Outputs, by name:
 //   "loss" [] cross-entropy in nats, "total_loss" [] with the router's losses,
-//   "nll" [t], "hit" U8 [t];  generation: "logits" [num_logits, vocab]
+//   "nll" [t], "hit" U8 [t];  logits, generation: "logits" [num_logits, vocab]
 //   and for each of `routers` its RouterValues, as the names there say.
 //
+// With multi-token prediction (config.mtp) the module's layer is the one behind
+// the last. Training and evaluation also output "mtp_loss" []; generation
+// "hidden" [t, d], what the logits are made of; and mode kDraft has, of
+// generation's inputs, all, and
+//   "hidden" [t, d]        of each token i, from the model
+// while "ids" are the tokens behind: its logits are of the token after those.
+//
 // The cache of layer i is the states "cache.i.k" and "cache.i.v",
-// [max_sequences * max_seq_len, width].
+// [max_sequences * max_seq_len, width]; with latent attention the state
+// "cache.i.latent", [max_sequences * max_seq_len, kv_rank + rope_dim].
 struct Decoder {
   ValueId loss = kNone;
   ValueId total_loss = kNone;
-  std::vector<RouterValues> routers;  // By layer, then tier.
+  std::vector<RouterValues> routers;  // By layer, then tier; not the module's.
 };
 
 // Errors stay in `builder` (GraphBuilder::status()). `config` must be valid.

@@ -62,6 +62,18 @@ TEST(DeepSeekV3Test, CountsSixHundredSeventyOneBillion) {
               671.026, 5e-4);
 }
 
+TEST(MtpTest, TheGraphHoldsTheModuleThatTheClosedFormCounts) {
+  for (const char* const preset : {"deepseek-v3", "demo"}) {
+    ModelConfig config = *ModelPreset(preset);
+    const int64_t without = CountParameters(config);
+    config.mutable_mtp()->set_num_layers(1);
+    const Graph graph = BuildForward(config, 16);
+
+    EXPECT_GT(CountParameters(config), without);
+    EXPECT_EQ(CountElements(graph, Role::kParameter), CountParameters(config));
+  }
+}
+
 // 2 FLOPs for each weight that a token meets, and attention's two products.
 TEST(DeepSeekV3Test, FlopsOfOneTokenAreTwiceItsActiveParameters) {
   const ModelConfig config = *ModelPreset("deepseek-v3");
@@ -114,6 +126,42 @@ TEST(DecoderTest, AnUntrainedModelIsAboutAsGoodAsGuessing) {
   // ln 256 = 5.545, plus half the variance of logits of tied, normal weights,
   // which is 1.
   EXPECT_NEAR(*(*program)->Output("loss").as<float>(), 5.545 + 0.5, 0.6);
+}
+
+// An untrained module guesses too, and its loss counts by its weight.
+TEST(MtpTest, TheModulesLossIsAPartOfTheTotal) {
+  ModelConfig config = Tiny();
+  config.set_num_dense_layers(2);
+  config.set_dense_width(24);
+  config.mutable_mtp()->set_num_layers(1);
+  config.mutable_mtp()->set_loss_weight(0.25);
+  CpuBackend backend(/*num_threads=*/2, AllCpuKernels());
+  StateStore state(backend);
+  GraphBuilder b;
+  DecoderOptions options;
+  options.mode = DecoderOptions::Mode::kTrain;
+  options.max_tokens = 64;
+  BuildDecoder(b, config, options);
+  auto program = Program::Compile(*b.Finish(), backend, state);
+  ASSERT_THAT(program, IsOk());
+  InitializeParameters(config, /*seed=*/1, state);
+  *(*program)->Input("num_tokens").as<int32_t>() = 64;
+  for (int i = 0; i < 64; ++i) {
+    (*program)->Input("ids").as<int32_t>()[i] = (i * 37) % 256;
+    (*program)->Input("target").as<int32_t>()[i] = (i * 37 + 37) % 256;
+    (*program)->Input("position").as<int32_t>()[i] = i;
+  }
+  (*program)->Input("seq_start").as<int32_t>()[0] = 0;
+  (*program)->Input("seq_start").as<int32_t>()[1] = 64;
+
+  ASSERT_THAT((*program)->Run(), IsOk());
+
+  const float loss = *(*program)->Output("loss").as<float>();
+  const float mtp_loss = *(*program)->Output("mtp_loss").as<float>();
+  EXPECT_NEAR(mtp_loss, 5.545 + 0.5, 0.6);  // As below and above.
+  EXPECT_NE(mtp_loss, loss);
+  EXPECT_NEAR(*(*program)->Output("total_loss").as<float>(),
+              loss + 0.25 * mtp_loss, 1e-5);
 }
 
 }  // namespace

@@ -45,6 +45,7 @@ ValueId FlatChoice(GraphBuilder& b, const FlatRouterConfig& gate, ValueId p,
       options.k = gate.k();
       options.num_groups = std::max<int64_t>(1, gate.num_groups());
       options.top_groups = std::max<int64_t>(1, gate.top_groups());
+      options.group_max = gate.group_max();
       return TopKSelect(b, p, bias, options);
     }
   }

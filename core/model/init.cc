@@ -50,7 +50,9 @@ template <typename T>
 void Fill(const ModelConfig& config, uint64_t seed, const std::string& name,
           const TensorView& view) {
   if (view.rank() == 1) {
-    for (T& x : view.span<T>()) x = 1;
+    // Gains of norms, and biases.
+    const T value = absl::EndsWith(name, ".bias") ? 0 : 1;
+    for (T& x : view.span<T>()) x = value;
     return;
   }
   const double deviation = StandardDeviation(config, name, view);

@@ -40,12 +40,18 @@ ValueId Norm(GraphBuilder& b, const ModelConfig& config, ValueId h,
                  config.norm_eps());
 }
 
-ValueId SwiGluMlp(GraphBuilder& b, int64_t d, int64_t width, ValueId x) {
+ValueId SwiGluMlp(GraphBuilder& b, int64_t d, int64_t width, ValueId x,
+                  bool bias = false) {
   const ValueId gate_up = b.Parameter(b.Scoped("gate_up_proj.weight"),
                                       {Static(2 * width), Static(d)});
   const ValueId down =
       b.Parameter(b.Scoped("down_proj.weight"), {Static(d), Static(width)});
-  return Linear(b, SwiGlu(b, Linear(b, x, gate_up)), down);
+  const auto add_bias = [&](absl::string_view name, int64_t n, ValueId y) {
+    return bias ? AddBias(b, y, b.Parameter(b.Scoped(name), {Static(n)})) : y;
+  };
+  const ValueId hidden = SwiGlu(
+      b, add_bias("gate_up_proj.bias", 2 * width, Linear(b, x, gate_up)));
+  return add_bias("down_proj.bias", d, Linear(b, hidden, down));
 }
 
 // The rows of `num_slots` experts a token side by side, projected back: [t, d].
@@ -207,7 +213,7 @@ ValueId DenseBlock(GraphBuilder& b, const ModelConfig& config, int64_t width,
                    ValueId h) {
   const ValueId x = Norm(b, config, h, "post_attention_layernorm");
   GraphBuilder::Scope scope(b, "mlp");
-  return SwiGluMlp(b, config.d_model(), width, x);
+  return SwiGluMlp(b, config.d_model(), width, x, config.mlp_bias());
 }
 
 ValueId MoeBlock(GraphBuilder& b, const ModelConfig& config,

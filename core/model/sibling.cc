@@ -19,7 +19,7 @@ constexpr double kBalanceWeight = 0.03;
 
 ModelConfig FlatSibling(const ModelConfig& hierarchical, int64_t k) {
   CHECK(hierarchical.moe().has_hierarchical());
-  CHECK_LT(hierarchical.num_dense_layers(), hierarchical.num_layers());
+  CHECK_LT(NumDenseLayers(hierarchical), hierarchical.num_layers());
   const int64_t num_experts = NumRoutedExperts(hierarchical);
   CHECK(1 <= k && k <= num_experts) << "k is " << k << " of " << num_experts;
 

@@ -37,6 +37,10 @@ absl::StatusOr<Heads> InferHeads(const OpView& op) {
     return absl::InvalidArgumentError(
         absl::StrCat("scale is ", scale, "; want more than 0"));
   }
+  if (op.attrs.Int("window") < 0) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "window is ", op.attrs.Int("window"), "; want at least 0"));
+  }
   return heads;
 }
 
@@ -114,7 +118,8 @@ absl::StatusOr<std::vector<ValueType>> InferGrad(const OpView& op) {
 Attrs OptionAttrs(const AttentionOptions& options) {
   return {{"num_heads", options.num_heads},
           {"num_kv_heads", options.num_kv_heads},
-          {"scale", options.scale}};
+          {"scale", options.scale},
+          {"window", options.window}};
 }
 
 void Gradient(GradContext& g) {
@@ -134,13 +139,19 @@ void Gradient(GradContext& g) {
 // Multiply-adds of one product of queries with keys, and of one of
 // probabilities with values, times two. How the rows divide into sequences is
 // data; taken as equal lengths L, token i of one sees i + 1 keys, so t tokens
-// see t * (L + 1) / 2.
+// see t * (L + 1) / 2. A window w < L spares each sequence the triangle of
+// (L - w) * (L - w + 1) / 2.
 double PairFlops(const OpView& op, int first, int seq_start,
                  const Binding& binding) {
   const double t = Extent(op.type(first).dims[0], binding);
   const auto num_sequences =
       static_cast<double>(op.type(seq_start).dims[0].bound - 1);
-  const double pairs = t * (t / num_sequences + 1) / 2;
+  double pairs = t * (t / num_sequences + 1) / 2;
+  const auto window = static_cast<double>(op.attrs.Int("window"));
+  const double beyond = t / num_sequences - window;
+  if (window > 0 && beyond > 0) {
+    pairs -= num_sequences * beyond * (beyond + 1) / 2;
+  }
   const auto num_heads = static_cast<double>(op.attrs.Int("num_heads"));
   const auto num_kv_heads = static_cast<double>(op.attrs.Int("num_kv_heads"));
   const double key_dim = op.type(first).dims[1].bound / num_heads;

@@ -32,6 +32,7 @@ struct AttentionOptions {
   int64_t num_heads = 1;
   int64_t num_kv_heads = 1;
   double scale = 1;
+  int64_t window = 0;  // A token sees so many, itself included; 0: all.
 };
 
 ValueId Attention(GraphBuilder& b, ValueId q, ValueId k, ValueId v,

@@ -34,6 +34,28 @@ void AddGradient(GradContext& g) {
   }
 }
 
+absl::StatusOr<std::vector<ValueType>> InferAddBias(const OpView& op) {
+  RETURN_IF_ERROR(WantFloat(op, 0, "x", 2));
+  const ValueType& x = op.type(0);
+  RETURN_IF_ERROR(WantType(op, 1, "bias", {x.dtype, {x.dims[1]}}));
+  return std::vector<ValueType>{x};
+}
+
+void AddBiasGradient(GradContext& g) {
+  if (g.Needs(0)) g.Set(0, g.OutputGrad(0));
+  if (g.Needs(1)) g.Set(1, SumRows(g.For(1), g.OutputGrad(0)));
+}
+
+absl::StatusOr<std::vector<ValueType>> InferSumRows(const OpView& op) {
+  RETURN_IF_ERROR(WantFloat(op, 0, "x", 2));
+  const ValueType& x = op.type(0);
+  return std::vector<ValueType>{{x.dtype, {x.dims[1]}}};
+}
+
+double OneFlopPerInput(const OpView& op, const Binding& binding) {
+  return Elements(op.type(0), binding);
+}
+
 absl::StatusOr<std::vector<ValueType>> InferScale(const OpView& op) {
   RETURN_IF_ERROR(WantAnyFloat(op, 0, "x"));
   return std::vector<ValueType>{op.type(0)};
@@ -103,6 +125,9 @@ void SliceBytes(const OpView& op, const Binding& binding, Cost& cost) {
 }  // namespace
 
 const OpDef kAdd = {"Add", InferAdd, AddGradient, OneFlopPerElement};
+const OpDef kAddBias = {"AddBias", InferAddBias, AddBiasGradient,
+                        OneFlopPerElement};
+const OpDef kSumRows = {"SumRows", InferSumRows, nullptr, OneFlopPerInput};
 const OpDef kScale = {"Scale", InferScale, ScaleGradient, OneFlopPerElement};
 const OpDef kFill = {"Fill", InferFill, nullptr, NoFlops};
 const OpDef kSliceColumns = {"SliceColumns",       InferSliceColumns,
@@ -114,6 +139,12 @@ const OpDef kPlaceColumns = {"PlaceColumns", InferPlaceColumns,
 ValueId Add(GraphBuilder& b, ValueId x, ValueId y) {
   return b.Add1(kAdd, {x, y});
 }
+
+ValueId AddBias(GraphBuilder& b, ValueId x, ValueId bias) {
+  return b.Add1(kAddBias, {x, bias});
+}
+
+ValueId SumRows(GraphBuilder& b, ValueId x) { return b.Add1(kSumRows, {x}); }
 
 ValueId Scale(GraphBuilder& b, ValueId x, double factor) {
   return b.Add1(kScale, {x}, {{"factor", factor}});

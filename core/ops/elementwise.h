@@ -11,6 +11,8 @@
 namespace strata {
 
 extern const OpDef kAdd;
+extern const OpDef kAddBias;
+extern const OpDef kSumRows;
 extern const OpDef kScale;
 extern const OpDef kFill;
 extern const OpDef kSliceColumns;
@@ -18,6 +20,12 @@ extern const OpDef kPlaceColumns;
 
 // x + y, of one type.
 ValueId Add(GraphBuilder& b, ValueId x, ValueId y);
+
+// x [t, n] + bias [n], the same to every row.
+ValueId AddBias(GraphBuilder& b, ValueId x, ValueId bias);
+
+// The sum of the rows of x [t, n]: [n]. AddBias' gradient; has none itself.
+ValueId SumRows(GraphBuilder& b, ValueId x);
 
 // x * factor.
 ValueId Scale(GraphBuilder& b, ValueId x, double factor);

@@ -172,7 +172,8 @@ ValueId TopKSelect(GraphBuilder& b, ValueId score, ValueId bias,
   return b.Add1(kTopKSelect, {score, bias},
                 {{"k", options.k},
                  {"num_groups", options.num_groups},
-                 {"top_groups", options.top_groups}});
+                 {"top_groups", options.top_groups},
+                 {"group_max", int64_t{options.group_max}}});
 }
 
 ValueId ExpertChoice(GraphBuilder& b, ValueId score, int64_t k) {

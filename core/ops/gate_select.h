@@ -44,14 +44,16 @@ Selection AdaptiveSelect(GraphBuilder& b, ValueId p, ValueId mask, ValueId bias,
                          const AdaptiveSelectOptions& options);
 
 // The k largest of score + bias, best first; `bias` may be kNone. With
-// num_groups > 1 the experts form equal groups, a group counts as the sum of
-// its two best, and only the best `top_groups` groups are looked at (others
-// count as -infinity): DeepSeek-V3's rule.
+// num_groups > 1 the experts form equal groups, and only the best `top_groups`
+// groups are looked at (others count as -infinity). A group counts as the sum
+// of its two best, DeepSeek-V3's rule, or by `group_max` as its best,
+// DeepSeek-V2's.
 //   score [t, E], bias [E] -> I32 [t, k]
 struct TopKOptions {
   int64_t k = 2;
   int64_t num_groups = 1;
   int64_t top_groups = 1;
+  bool group_max = false;
 };
 ValueId TopKSelect(GraphBuilder& b, ValueId score, ValueId bias,
                    const TopKOptions& options);

@@ -52,11 +52,26 @@ double GradFlops(const OpView& op, const Binding& binding) {
   return 3 * Elements(op.type(1), binding);
 }
 
+absl::StatusOr<std::vector<ValueType>> InferNextTarget(const OpView& op) {
+  RETURN_IF_ERROR(WantRank(op, 0, "target", DType::kI32, 1));
+  RETURN_IF_ERROR(WantRank(op, 1, "seq_start", DType::kI32, 1));
+  return std::vector<ValueType>{op.type(0), op.type(0)};
+}
+
+double NoFlops(const OpView& op, const Binding& binding) { return 0; }
+
 }  // namespace
 
+const OpDef kNextTarget = {"NextTarget", InferNextTarget, nullptr, NoFlops};
 const OpDef kCrossEntropy = {"CrossEntropy", Infer, Gradient, Flops};
 const OpDef kCrossEntropyGrad = {"CrossEntropyGrad", InferGrad, nullptr,
                                  GradFlops};
+
+NextTargetResult NextTarget(GraphBuilder& b, ValueId target,
+                            ValueId seq_start) {
+  const std::vector<ValueId> out = b.Add(kNextTarget, {target, seq_start});
+  return {out[0], out[1]};
+}
 
 CrossEntropyResult CrossEntropy(GraphBuilder& b, ValueId logits,
                                 ValueId target) {

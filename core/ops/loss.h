@@ -12,6 +12,7 @@ extern const OpDef kCrossEntropy;      // -> loss [], nll [t], lse [t],
                                        //    hit [t]
 extern const OpDef kCrossEntropyGrad;  // (dloss [], logits, target, lse)
                                        //   -> dlogits [t, vocab]
+extern const OpDef kNextTarget;        // (target, seq_start) -> ids, next
 
 struct CrossEntropyResult {
   ValueId loss = kNone;  // [], mean of nll over the tokens that count, nats
@@ -24,6 +25,18 @@ struct CrossEntropyResult {
 // out of the mean. With no token that counts the loss is 0.
 CrossEntropyResult CrossEntropy(GraphBuilder& b, ValueId logits,
                                 ValueId target);
+
+// What one more step ahead is predicted from, and what it is (multi-token
+// prediction): token i sees target[i] and predicts what follows it.
+//   target [t] I32 as above, seq_start [n + 1] I32 first row of each sequence
+//   -> ids [t] I32: target, 0 where that is -1
+//      next [t] I32: the target of the row behind, -1 where there is none in
+//                    the sequence or target is -1
+struct NextTargetResult {
+  ValueId ids = kNone;
+  ValueId next = kNone;
+};
+NextTargetResult NextTarget(GraphBuilder& b, ValueId target, ValueId seq_start);
 
 }  // namespace strata
 

@@ -14,24 +14,43 @@
 namespace strata {
 namespace {
 
+// The type of rstd: one a row, or one a row and group.
+ValueType RstdType(const ValueType& x, const ValueType& gain) {
+  const int64_t groups = x.dims[1].bound / gain.dims[0].bound;
+  if (groups == 1) return {x.dtype, {x.dims[0]}};
+  return {x.dtype, {x.dims[0], Static(groups)}};
+}
+
+// That the columns of `x` are whole groups of the size of `gain`.
+absl::Status CheckGain(const OpView& op, const ValueType& x, int gain) {
+  if (op.has(gain) && op.type(gain).rank() == 1 &&
+      op.type(gain).dtype == x.dtype) {
+    const Dim& n = op.type(gain).dims[0];
+    if (!n.ragged() && n.bound > 0 && x.dims[1].bound % n.bound == 0) {
+      return absl::OkStatus();
+    }
+  }
+  return WantType(op, gain, "gain", {x.dtype, {x.dims[1]}});
+}
+
 absl::StatusOr<std::vector<ValueType>> Infer(const OpView& op) {
   RETURN_IF_ERROR(WantFloat(op, 0, "x", 2));
   const ValueType& x = op.type(0);
-  RETURN_IF_ERROR(WantType(op, 1, "gain", {x.dtype, {x.dims[1]}}));
+  RETURN_IF_ERROR(CheckGain(op, x, 1));
   const double eps = op.attrs.Float("eps");
   if (!(eps > 0)) {
     return absl::InvalidArgumentError(
         absl::StrCat("eps is ", eps, "; want more than 0"));
   }
-  return std::vector<ValueType>{x, {x.dtype, {x.dims[0]}}};
+  return std::vector<ValueType>{x, RstdType(x, op.type(1))};
 }
 
 absl::Status CheckGradInputs(const OpView& op) {
   RETURN_IF_ERROR(WantFloat(op, 0, "dy", 2));
   const ValueType& dy = op.type(0);
   RETURN_IF_ERROR(WantType(op, 1, "x", dy));
-  RETURN_IF_ERROR(WantType(op, 2, "gain", {dy.dtype, {dy.dims[1]}}));
-  return WantType(op, 3, "rstd", {dy.dtype, {dy.dims[0]}});
+  RETURN_IF_ERROR(CheckGain(op, dy, 2));
+  return WantType(op, 3, "rstd", RstdType(dy, op.type(2)));
 }
 
 absl::StatusOr<std::vector<ValueType>> InferInputGrad(const OpView& op) {

@@ -2,6 +2,9 @@
 //
 //   rstd[t] = 1 / sqrt(mean(x[t]^2) + eps)
 //   y[t]    = x[t] * rstd[t] * gain
+//
+// With a gain shorter than a row, each group of as many columns is normalised
+// by itself (a head's query or key); rstd is then [t, groups].
 
 #ifndef CORE_OPS_NORM_H_
 #define CORE_OPS_NORM_H_
@@ -15,7 +18,7 @@ extern const OpDef kRmsNorm;            // -> y [t, d], rstd [t]
 extern const OpDef kRmsNormInputGrad;   // (dy, x, gain, rstd) -> dx [t, d]
 extern const OpDef kRmsNormWeightGrad;  // (dy, x, gain, rstd) -> dgain [d]
 
-// x [t, d], gain [d] -> [t, d]
+// x [t, d], gain [d] or of a divisor of d -> [t, d]
 ValueId RmsNorm(GraphBuilder& b, ValueId x, ValueId gain, double eps);
 
 }  // namespace strata

@@ -1,5 +1,7 @@
 #include "core/ops/rope.h"
 
+#include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <vector>
 
@@ -15,6 +17,30 @@
 
 namespace strata {
 namespace {
+
+absl::Status CheckStretch(const RopeOptions& options) {
+  if (options.stretch == RopeStretch::kNone) return absl::OkStatus();
+  if (!(options.factor > 0)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("factor is ", options.factor, "; want more than 0"));
+  }
+  if (options.stretch != RopeStretch::kLinear && !(options.original_len > 0)) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "original_len is ", options.original_len, "; want more than 0"));
+  }
+  if (options.stretch == RopeStretch::kDynamic && options.rotary_dim == 2) {
+    return absl::InvalidArgumentError(
+        "rotary_dim is 2; want at least 4, as a dynamic theta has it in an "
+        "exponent over rotary_dim - 2");
+  }
+  if (options.stretch >= RopeStretch::kYarn &&
+      !(options.low > 0 && options.low < options.high)) {
+    return absl::InvalidArgumentError(absl::StrCat("low is ", options.low,
+                                                   " and high ", options.high,
+                                                   "; want 0 < low < high"));
+  }
+  return absl::OkStatus();
+}
 
 absl::StatusOr<std::vector<ValueType>> Infer(const OpView& op) {
   RETURN_IF_ERROR(WantFloat(op, 0, "x", 2));
@@ -39,17 +65,46 @@ absl::StatusOr<std::vector<ValueType>> Infer(const OpView& op) {
     return absl::InvalidArgumentError(
         absl::StrCat("theta is ", theta, "; want more than 0"));
   }
+  RETURN_IF_ERROR(CheckStretch(RopeOptionsOf(op.attrs)));
   return std::vector<ValueType>{x};
 }
 
 void Gradient(GradContext& g) {
   if (!g.Needs(0)) return;
-  RopeOptions options;
-  options.num_heads = g.attrs().Int("num_heads");
-  options.rotary_dim = g.attrs().Int("rotary_dim");
-  options.theta = g.attrs().Float("theta");
-  g.Set(0, Rope(g.For(0), g.OutputGrad(0), g.input(1), options,
+  g.Set(0, Rope(g.For(0), g.OutputGrad(0), g.input(1), RopeOptionsOf(g.attrs()),
                 /*inverse=*/g.attrs().Int("inverse") == 0));
+}
+
+// The ramp between kept (0) and stretched (1) columns of YaRN.
+void YarnFrequencies(const RopeOptions& o, double* frequency) {
+  const auto r = static_cast<double>(o.rotary_dim);
+  // The column that turns `rotations` times over the original length.
+  const auto column = [&](double rotations) {
+    return r * std::log(o.original_len / (rotations * 2 * M_PI)) /
+           (2 * std::log(o.theta));
+  };
+  double low = column(o.high), high = column(o.low);
+  if (o.truncate) {
+    low = std::floor(low);
+    high = std::ceil(high);
+  }
+  low = std::max(low, 0.0);
+  high = std::min(high, r - 1);
+  if (low == high) high += 0.001;
+  for (int64_t j = 0; j < o.rotary_dim / 2; ++j) {
+    const double ramp = std::clamp((j - low) / (high - low), 0.0, 1.0);
+    frequency[j] *= ramp / o.factor + (1 - ramp);
+  }
+}
+
+// Long waves are stretched, short ones kept, and those between blended.
+void Llama3Frequencies(const RopeOptions& o, double* frequency) {
+  for (int64_t j = 0; j < o.rotary_dim / 2; ++j) {
+    const double turns = o.original_len * frequency[j] / (2 * M_PI);
+    const double keep =
+        std::clamp((turns - o.low) / (o.high - o.low), 0.0, 1.0);
+    frequency[j] *= (1 - keep) / o.factor + keep;
+  }
 }
 
 // Four products and two additions a pair, three FLOPs a rotated column.
@@ -69,7 +124,47 @@ ValueId Rope(GraphBuilder& b, ValueId x, ValueId position,
                 {{"num_heads", options.num_heads},
                  {"rotary_dim", options.rotary_dim},
                  {"theta", options.theta},
-                 {"inverse", int64_t{inverse}}});
+                 {"inverse", int64_t{inverse}},
+                 {"interleaved", int64_t{options.interleaved}},
+                 {"magnitude", options.magnitude},
+                 {"stretch", static_cast<int64_t>(options.stretch)},
+                 {"factor", options.factor},
+                 {"original_len", options.original_len},
+                 {"low", options.low},
+                 {"high", options.high},
+                 {"truncate", int64_t{options.truncate}}});
+}
+
+RopeOptions RopeOptionsOf(const Attrs& attrs) {
+  RopeOptions options;
+  options.num_heads = attrs.Int("num_heads");
+  options.rotary_dim = attrs.Int("rotary_dim");
+  options.theta = attrs.Float("theta");
+  options.interleaved = attrs.Int("interleaved") != 0;
+  options.magnitude = attrs.Float("magnitude");
+  options.stretch = static_cast<RopeStretch>(attrs.Int("stretch"));
+  options.factor = attrs.Float("factor");
+  options.original_len = attrs.Float("original_len");
+  options.low = attrs.Float("low");
+  options.high = attrs.Float("high");
+  options.truncate = attrs.Int("truncate") != 0;
+  return options;
+}
+
+void RopeFrequencies(const RopeOptions& o, int64_t seq_len, double* frequency) {
+  const auto r = static_cast<double>(o.rotary_dim);
+  double theta = o.theta;
+  if (o.stretch == RopeStretch::kDynamic) {
+    const double longer = std::max<double>(seq_len, o.original_len);
+    theta *= std::pow(o.factor * longer / o.original_len - (o.factor - 1),
+                      r / (r - 2));
+  }
+  for (int64_t j = 0; j < o.rotary_dim / 2; ++j) {
+    frequency[j] = std::pow(theta, -2.0 * j / r);
+    if (o.stretch == RopeStretch::kLinear) frequency[j] /= o.factor;
+  }
+  if (o.stretch == RopeStretch::kYarn) YarnFrequencies(o, frequency);
+  if (o.stretch == RopeStretch::kLlama3) Llama3Frequencies(o, frequency);
 }
 
 }  // namespace strata

@@ -36,13 +36,15 @@ template <typename T>
 class ByHand {
  public:
   ByHand(const ModelConfig& config, DecoderOptions::Mode mode,
-         int64_t max_tokens, CpuBackend& backend, StateStore& state)
+         int64_t max_tokens, CpuBackend& backend, StateStore& state,
+         bool expand_latents = false)
       : vocab_(config.vocab_size()) {
     GraphBuilder builder(DTypeOf<T>());
     DecoderOptions options;
     options.mode = mode;
     options.max_tokens = max_tokens;
     options.max_logits = max_tokens;
+    options.expand_latents = expand_latents;
     const Decoder decoder = BuildDecoder(builder, config, options);
     for (const RouterValues& router : decoder.routers) {
       if (mode == DecoderOptions::Mode::kGenerate) {
@@ -236,8 +238,75 @@ TEST_P(EveryModelTest, LogitsAreBitEqualForAnyNumberOfThreads) {
 
 INSTANTIATE_TEST_SUITE_P(Models, EveryModelTest,
                          ::testing::Values(Dense(), Flat(), SigmoidGroups(),
-                                           Hierarchical(), Latent()),
+                                           Hierarchical(), Latent(), Windowed(),
+                                           LatentYarn()),
                          [](const auto& info) { return info.param.name(); });
+
+// Latents in the cache and no keys or values (absorbed), or keys and values of
+// all heads (expanded), by whole chunks and token by token.
+template <typename T>
+void ExpectAbsorbedIsExpanded(const ModelConfig& config) {
+  CpuBackend backend(2, AllCpuKernels());
+  StateStore expanded_state(backend), absorbed_state(backend);
+  const auto mode = DecoderOptions::Mode::kGenerate;
+  ByHand<T> expanded(config, mode, kMaxSeqLen, backend, expanded_state,
+                     /*expand_latents=*/true);
+  ByHand<T> absorbed(config, mode, kMaxSeqLen, backend, absorbed_state);
+  FillState<T>(config, expanded_state);
+  FillState<T>(config, absorbed_state);
+  ASSERT_FALSE(expanded_state.Has("cache.0.latent"));
+  ASSERT_FALSE(absorbed_state.Has("cache.0.k"));
+  // As wide as one latent and one rotary key.
+  ASSERT_EQ(absorbed_state.Get("cache.0.latent").dim(1), 14);
+  const std::vector<int32_t> ids = RandomIds(kMaxSeqLen, /*seed=*/5);
+
+  expanded.Run(ids, /*position=*/0);
+  int64_t position = 0;
+  for (const int64_t n : {50, 1, 1, 8, 9, 2, 24, 1}) {
+    absorbed.Run(absl::MakeConstSpan(ids).subspan(position, n), position);
+    position += n;
+  }
+
+  ASSERT_EQ(position, kMaxSeqLen);
+  for (int64_t i = 0; i < kMaxSeqLen; ++i) {
+    EXPECT_LE(MaxDifference<T>(absorbed.logits()[i], expanded.logits()[i]),
+              kTolerance<T>)
+        << "token " << i;
+  }
+}
+
+TEST(CachedDecodingTest, AbsorbedLatentAttentionIsTheExpanded) {
+  for (const ModelConfig& config : {Latent(), LatentYarn()}) {
+    SCOPED_TRACE(config.name());
+    ExpectAbsorbedIsExpanded<double>(config);
+    ExpectAbsorbedIsExpanded<float>(config);
+  }
+}
+
+// What speculative decoding rests on: a token's logits are the same to the last
+// bit whether it comes alone or with a few others.
+TEST(CachedDecodingTest, AFewTokensAreBitEqualToOneByOne) {
+  for (const ModelConfig& config :
+       {Dense(), Flat(), SigmoidGroups(), Latent(), Windowed(), LatentYarn()}) {
+    SCOPED_TRACE(config.name());
+    CpuBackend backend(2, AllCpuKernels());
+    StateStore state(backend);
+    const auto mode = DecoderOptions::Mode::kGenerate;
+    ByHand<float> single(config, mode, 1, backend, state);
+    ByHand<float> few(config, mode, 8, backend, state);
+    FillState<float>(config, state);
+    const std::vector<int32_t> ids = RandomIds(40, /*seed=*/6);
+    for (int64_t i = 0; i < 40; ++i) {
+      single.Run(absl::MakeConstSpan(ids).subspan(i, 1), i);
+    }
+
+    for (int64_t i = 0; i < 40; i += 5) {
+      few.Run(absl::MakeConstSpan(ids).subspan(i, 5), i);
+    }
+
+    EXPECT_EQ(few.logits(), single.logits());
+  }
+}
 
 TEST(CachedDecodingTest, TokensLeaveEarlyInTheHierarchicalModelOfTheseTests) {
   CpuBackend backend(1, AllCpuKernels());

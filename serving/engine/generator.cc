@@ -20,6 +20,7 @@
 #include "core/model/config.h"
 #include "core/model/config.pb.h"
 #include "core/model/decoder.h"
+#include "core/ops/absorbed_attention.h"
 #include "core/ops/attention.h"
 #include "core/ops/embedding.h"
 #include "core/ops/grouped_matmul.h"
@@ -37,18 +38,6 @@ double SecondsSince(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
-absl::StatusOr<std::unique_ptr<Program>> CompileDecoder(
-    const ModelConfig& config, int64_t max_tokens, Backend& backend,
-    StateStore& state) {
-  GraphBuilder builder;
-  DecoderOptions options;
-  options.mode = DecoderOptions::Mode::kGenerate;
-  options.max_tokens = max_tokens;
-  BuildDecoder(builder, config, options);
-  ASSIGN_OR_RETURN(Graph graph, builder.Finish());
-  return Program::Compile(std::move(graph), backend, state);
-}
-
 // The share of source `value` that `node`, of a program of one token, reads.
 double ShareRead(const Graph& graph, const Node& node, ValueId value,
                  int64_t context) {
@@ -56,7 +45,8 @@ double ShareRead(const Graph& graph, const Node& node, ValueId value,
   if (dims.empty()) return 1;
   const auto all = static_cast<double>(dims[0].bound);
   if (node.op->name == kEmbedding.name) return 1 / all;
-  if (node.op->name == kCachedAttention.name) {
+  if (node.op->name == kCachedAttention.name ||
+      node.op->name == kCachedLatentAttention.name) {
     return static_cast<double>(context) / all;
   }
   if (node.op->name == kGroupedMatMul.name) {
@@ -73,12 +63,28 @@ double ShareRead(const Graph& graph, const Node& node, ValueId value,
 absl::StatusOr<std::unique_ptr<Generator>> Generator::Create(
     const ModelConfig& config, Backend& backend, StateStore& state) {
   RETURN_IF_ERROR(strata::Validate(config));
-  auto generator = std::unique_ptr<Generator>(new Generator(config));
-  ASSIGN_OR_RETURN(generator->prefill_,
-                   CompileDecoder(config, kPrefillTokens, backend, state));
-  ASSIGN_OR_RETURN(generator->decode_,
-                   CompileDecoder(config, /*max_tokens=*/1, backend, state));
+  auto generator =
+      std::unique_ptr<Generator>(new Generator(config, backend, state));
+  constexpr auto kGenerate = DecoderOptions::Mode::kGenerate;
+  ASSIGN_OR_RETURN(
+      generator->prefill_,
+      generator->Compile(kGenerate, kPrefillTokens, /*max_logits=*/1));
+  ASSIGN_OR_RETURN(
+      generator->decode_,
+      generator->Compile(kGenerate, /*max_tokens=*/1, /*max_logits=*/1));
   return generator;
+}
+
+absl::StatusOr<std::unique_ptr<Program>> Generator::Compile(
+    DecoderOptions::Mode mode, int64_t max_tokens, int64_t max_logits) const {
+  GraphBuilder builder;
+  DecoderOptions options;
+  options.mode = mode;
+  options.max_tokens = max_tokens;
+  options.max_logits = max_logits;
+  BuildDecoder(builder, config_, options);
+  ASSIGN_OR_RETURN(Graph graph, builder.Finish());
+  return Program::Compile(std::move(graph), backend_, state_);
 }
 
 absl::Status Generator::Check(absl::Span<const int32_t> prompt,
@@ -92,6 +98,15 @@ absl::Status Generator::Check(absl::Span<const int32_t> prompt,
     return absl::InvalidArgumentError(
         absl::StrCat("stop_token is ", options.stop_token, "; want 0 to ",
                      config_.vocab_size() - 1, ", or -1 for none"));
+  }
+  if (options.speculative &&
+      (config_.mtp().num_layers() == 0 || options.sampling.temperature != 0)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("speculative decoding wants temperature 0, which is ",
+                     options.sampling.temperature,
+                     ", and a model with a multi-token prediction module, of "
+                     "which this has ",
+                     config_.mtp().num_layers()));
   }
   if (prompt.empty()) {
     return absl::InvalidArgumentError(
@@ -123,13 +138,27 @@ absl::StatusOr<std::vector<int32_t>> Generator::Generate(
   stats_ = GenerateStats();
   stats_.prompt_tokens = prompt_length;
 
+  std::vector<int32_t> tokens;
+  tokens.reserve(max_new_tokens);
+  // Takes a token; whether to go on.
+  const Emit emit = [&](int32_t token) {
+    if (stats_.new_tokens == max_new_tokens || token == options.stop_token) {
+      return false;
+    }
+    tokens.push_back(token);
+    ++stats_.new_tokens;
+    return on_token == nullptr || on_token(token);
+  };
+  if (options.speculative) {
+    RETURN_IF_ERROR(GenerateSpeculatively(prompt, max_new_tokens, emit));
+    return tokens;
+  }
+
   Clock::time_point start = Clock::now();
   RETURN_IF_ERROR(Advance(prompt, /*position=*/0));
   stats_.prefill_seconds = SecondsSince(start);
 
   TokenSampler sampler(options.sampling);
-  std::vector<int32_t> tokens;
-  tokens.reserve(max_new_tokens);
   while (stats_.new_tokens < max_new_tokens) {
     start = Clock::now();
     if (!tokens.empty()) {
@@ -138,10 +167,7 @@ absl::StatusOr<std::vector<int32_t>> Generator::Generate(
     }
     const int32_t token = sampler.Draw(logits());
     stats_.decode_seconds += SecondsSince(start);
-    if (token == options.stop_token) break;
-    tokens.push_back(token);
-    ++stats_.new_tokens;
-    if (on_token != nullptr && !on_token(token)) break;
+    if (!emit(token)) break;
   }
   return tokens;
 }
@@ -152,13 +178,17 @@ absl::Status Generator::Advance(absl::Span<const int32_t> ids,
     const auto chunk = ids.subspan(0, kPrefillTokens);
     ids.remove_prefix(chunk.size());
     RETURN_IF_ERROR(RunChunk(chunk.size() == 1 ? *decode_ : *prefill_, chunk,
-                             position, /*want_logits=*/ids.empty()));
+                             position, /*num_logits=*/ids.empty() ? 1 : 0));
     position += static_cast<int64_t>(chunk.size());
   }
+  return CheckLogits(position);
+}
+
+absl::Status Generator::CheckLogits(int64_t num_tokens) const {
   for (const float logit : logits()) {
     if (std::isfinite(logit)) continue;
     return absl::OutOfRangeError(
-        absl::StrCat("a logit after ", position, " tokens is ", logit,
+        absl::StrCat("a logit after ", num_tokens, " tokens is ", logit,
                      "; the weights are not those of a working model"));
   }
   return absl::OkStatus();
@@ -166,7 +196,7 @@ absl::Status Generator::Advance(absl::Span<const int32_t> ids,
 
 absl::Status Generator::RunChunk(Program& program,
                                  absl::Span<const int32_t> ids,
-                                 int64_t position, bool want_logits) {
+                                 int64_t position, int64_t num_logits) {
   const auto n = static_cast<int32_t>(ids.size());
   *program.Input("num_tokens").as<int32_t>() = n;
   int32_t* const id = program.Input("ids").as<int32_t>();
@@ -179,8 +209,11 @@ absl::Status Generator::RunChunk(Program& program,
     at[i] = cache_row[i] = static_cast<int32_t>(position) + i;
     first_row[i] = 0;
   }
-  *program.Input("num_logits").as<int32_t>() = want_logits ? 1 : 0;
-  *program.Input("logit_row").as<int32_t>() = n - 1;
+  *program.Input("num_logits").as<int32_t>() = static_cast<int32_t>(num_logits);
+  for (int64_t i = 0; i < num_logits; ++i) {
+    program.Input("logit_row").as<int32_t>()[i] =
+        static_cast<int32_t>(n - num_logits + i);
+  }
   RETURN_IF_ERROR(program.Run());
   latest_ = &program;
   return absl::OkStatus();

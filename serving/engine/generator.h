@@ -20,6 +20,7 @@
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "core/model/config.pb.h"
+#include "core/model/decoder.h"
 #include "core/runtime/backend.h"
 #include "core/runtime/program.h"
 #include "core/runtime/state_store.h"
@@ -31,13 +32,19 @@ struct GenerateOptions {
   int64_t max_new_tokens = 200;  // Fewer where max_seq_len ends before.
   SamplingOptions sampling;
   int32_t stop_token = -1;  // Generation ends before it; -1: no such token.
+  // The model's multi-token prediction module drafts a token ahead, which the
+  // model then checks together with its own next one. The same tokens as
+  // without, in fewer runs; only for temperature 0 and models with a module.
+  bool speculative = false;
 };
 
 struct GenerateStats {
   int64_t prompt_tokens = 0;
   int64_t new_tokens = 0;
   double prefill_seconds = 0;
-  double decode_seconds = 0;  // Of sampling too; not of on_token.
+  double decode_seconds = 0;   // Of sampling too; not of on_token.
+  int64_t drafted_tokens = 0;  // Speculative: drafts that the model checked ...
+  int64_t accepted_tokens = 0;  // ... and that were its own choice.
 };
 
 // One sequence at a time. Not for several threads; kernels use the backend's
@@ -58,7 +65,7 @@ class Generator {
   // token as it is made and may return false to stop.
   //
   // Returns INVALID_ARGUMENT if an option is out of range or the prompt is
-  // empty, holds an id outside the vocabulary, or leaves no room in
+  // empty, holds an id outside the vocabulary, leaves no room in
   // max_seq_len; OUT_OF_RANGE if the weights give logits that are not finite.
   absl::StatusOr<std::vector<int32_t>> Generate(
       absl::Span<const int32_t> prompt, const GenerateOptions& options,
@@ -75,19 +82,44 @@ class Generator {
   double MinBytesPerToken(int64_t context) const;
 
  private:
-  explicit Generator(const ModelConfig& config) : config_(config) {}
+  Generator(const ModelConfig& config, Backend& backend, StateStore& state)
+      : config_(config), backend_(backend), state_(state) {}
 
   absl::Status Check(absl::Span<const int32_t> prompt,
                      const GenerateOptions& options) const;
+  // Tokens that one round gives: emits them through `emit`, which says whether
+  // to go on.
+  using Emit = std::function<bool(int32_t token)>;
+  absl::Status GenerateSpeculatively(absl::Span<const int32_t> prompt,
+                                     int64_t max_new_tokens, const Emit& emit);
+  // Runs the module on tokens from `position` on, whose hidden states are
+  // `hidden` [ids, d_model] and whose next tokens are `ids`; returns its draft
+  // of the token after the last.
+  absl::StatusOr<int32_t> Draft(absl::Span<const float> hidden,
+                                absl::Span<const int32_t> ids,
+                                int64_t position);
+  absl::StatusOr<std::unique_ptr<Program>> Compile(DecoderOptions::Mode mode,
+                                                   int64_t max_tokens,
+                                                   int64_t max_logits) const;
+  // Makes the programs that only speculation needs.
+  absl::Status CompileDrafting();
+
   // Runs `ids` at positions from `position` on; logits of the last one.
   absl::Status Advance(absl::Span<const int32_t> ids, int64_t position);
-  // Runs ids that fit into `program`; logits of the last one if wanted.
+  // Runs ids that fit into `program`; logits of the last `num_logits`.
   absl::Status RunChunk(Program& program, absl::Span<const int32_t> ids,
-                        int64_t position, bool want_logits);
+                        int64_t position, int64_t num_logits);
+  absl::Status CheckLogits(int64_t num_tokens) const;
 
   ModelConfig config_;
+  Backend& backend_;
+  StateStore& state_;
   std::unique_ptr<Program> prefill_;
   std::unique_ptr<Program> decode_;
+  // Speculation: the model on two tokens, the module on many and on one or two.
+  std::unique_ptr<Program> check_;
+  std::unique_ptr<Program> draft_prefill_;
+  std::unique_ptr<Program> draft_;
   Program* latest_ = nullptr;
   GenerateStats stats_;
 };

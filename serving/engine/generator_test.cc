@@ -50,6 +50,86 @@ TEST(GeneratorTest, TakesPromptsOfAnyLengthThatFits) {
   }
 }
 
+// Greedy tokens of a model, plain or speculative.
+std::vector<int32_t> Greedy(Model& model, absl::Span<const int32_t> prompt,
+                            int64_t max_new_tokens, bool speculative,
+                            int32_t stop_token = -1) {
+  GenerateOptions options;
+  options.max_new_tokens = max_new_tokens;
+  options.sampling.temperature = 0;
+  options.speculative = speculative;
+  options.stop_token = stop_token;
+  const auto tokens = model->Generate(prompt, options);
+  EXPECT_THAT(tokens, IsOk());
+  return *tokens;
+}
+
+// A model whose module's tensors are filled too: they are declared when it is
+// first used.
+void FillWithModule(const ModelConfig& config, Model& model) {
+  Greedy(model, {1, 2, 3}, 1, /*speculative=*/true);
+  FillState<float>(config, model.state());
+}
+
+// Prompts on both sides of a chunk and up to the end of max_seq_len, where the
+// last token has no room for a draft beside it.
+TEST(GeneratorTest, SpeculationGivesTheTokensOfPlainGreedyDecoding) {
+  ModelConfig dense = Dense();
+  dense.mutable_mtp()->set_num_layers(1);
+  for (const ModelConfig& config : {Predicting(), dense}) {
+    SCOPED_TRACE(config.name());
+    Model model(config);
+    FillWithModule(config, model);
+    for (const int64_t length : {1, 2, 3, 63, 64, 65, 66, 93, 94, 95}) {
+      SCOPED_TRACE(length);
+      const std::vector<int32_t> prompt = RandomIds(length, /*seed=*/9);
+      for (const int64_t new_tokens : {0, 1, 2, 3, 40}) {
+        const std::vector<int32_t> plain =
+            Greedy(model, prompt, new_tokens, /*speculative=*/false);
+
+        EXPECT_EQ(Greedy(model, prompt, new_tokens, /*speculative=*/true),
+                  plain);
+        EXPECT_EQ(model->stats().new_tokens, plain.size());
+        EXPECT_LE(model->stats().accepted_tokens,
+                  model->stats().drafted_tokens);
+      }
+    }
+  }
+}
+
+// With an output of zeros, model and module both say token 0: every draft is
+// right, and a round gives two tokens.
+TEST(GeneratorTest, RightDraftsHalveTheRounds) {
+  const ModelConfig config = Predicting();
+  Model model(config);
+  FillWithModule(config, model);
+  for (float& x : model.state().Get("lm_head.weight").span<float>()) x = 0;
+
+  const std::vector<int32_t> tokens =
+      Greedy(model, {5, 6}, 21, /*speculative=*/true);
+
+  EXPECT_EQ(tokens, std::vector<int32_t>(21, 0));
+  // The first token comes with the prompt, the others by two.
+  EXPECT_EQ(model->stats().drafted_tokens, 10);
+  EXPECT_EQ(model->stats().accepted_tokens, 10);
+  EXPECT_TRUE(Greedy(model, {5, 6}, 21, true, /*stop_token=*/0).empty());
+}
+
+TEST(GeneratorTest, SpeculationWantsAModuleAndTemperatureZero) {
+  Model without(Flat());
+  GenerateOptions options;
+  options.speculative = true;
+  options.sampling.temperature = 0;
+  EXPECT_THAT(without->Generate({1}, options),
+              StatusIs(absl::StatusCode::kInvalidArgument,
+                       HasSubstr("of which this has 0")));
+  Model with(Predicting());
+  options.sampling.temperature = 0.5;
+  EXPECT_THAT(with->Generate({1}, options),
+              StatusIs(absl::StatusCode::kInvalidArgument,
+                       HasSubstr("wants temperature 0, which is 0.5")));
+}
+
 TEST(GeneratorTest, StopsAtTheEndOfMaxSeqLen) {
   Model model(Flat());
 

@@ -104,6 +104,60 @@ ModelConfig Latent() {
   return config;
 }
 
+ModelConfig Windowed() {
+  ModelConfig config = Flat();
+  config.set_name("windowed");
+  config.set_num_layers(3);
+  config.set_num_dense_layers(0);
+  config.add_dense_layer(1);
+  config.mutable_moe()->mutable_flat()->set_normalize(false);
+  AttentionConfig& attention = *config.mutable_attention();
+  attention.set_head_dim(10);  // Not d_model / num_heads.
+  attention.set_bias(true);
+  attention.set_qk_norm(true);
+  attention.set_window(20);
+  RopeScaling& scaling = *attention.mutable_rope_scaling();
+  scaling.set_type(RopeScaling::LLAMA3);
+  scaling.set_factor(8);
+  scaling.set_original_max_seq_len(32);
+  scaling.set_low_freq_factor(1);
+  scaling.set_high_freq_factor(4);
+  return config;
+}
+
+ModelConfig LatentYarn() {
+  ModelConfig config = Latent();
+  config.set_name("latent_yarn");
+  AttentionConfig& attention = *config.mutable_attention();
+  attention.set_bias(true);
+  attention.set_window(40);
+  attention.set_rope_interleaved(true);
+  attention.mutable_latent()->clear_q_rank();
+  attention.mutable_latent()->set_norm_eps(1e-4);
+  RopeScaling& scaling = *attention.mutable_rope_scaling();
+  scaling.set_type(RopeScaling::YARN);
+  scaling.set_factor(4);
+  scaling.set_original_max_seq_len(24);
+  scaling.set_beta_fast(32);
+  scaling.set_beta_slow(1);
+  scaling.set_mscale(1);
+  scaling.set_mscale_all_dim(0.7);
+  FlatRouterConfig& flat = *config.mutable_moe()->mutable_flat();
+  flat.set_num_groups(4);
+  flat.set_top_groups(2);
+  flat.set_group_max(true);
+  return config;
+}
+
+ModelConfig Predicting() {
+  ModelConfig config = SigmoidGroups();
+  config.set_name("predicting");
+  *config.mutable_attention() = Latent().attention();
+  config.mutable_mtp()->set_num_layers(1);
+  config.mutable_mtp()->set_loss_weight(0.3);
+  return config;
+}
+
 std::vector<int32_t> RandomIds(int64_t n, int seed) {
   std::mt19937 rng(seed);
   std::uniform_int_distribution<int32_t> id(0, kVocab - 1);

@@ -1,5 +1,6 @@
 // Models small enough to generate within a test, one of each kind that the
-// engine serves: dense, flat, grouped by sigmoid, hierarchical, latent.
+// engine serves: dense, flat, grouped by sigmoid, hierarchical, latent; and
+// with the variations of public checkpoints.
 
 #ifndef SERVING_ENGINE_TINY_MODELS_H_
 #define SERVING_ENGINE_TINY_MODELS_H_
@@ -31,6 +32,15 @@ ModelConfig SigmoidGroups();
 // About half of the tokens leave after each tier.
 ModelConfig Hierarchical();
 ModelConfig Latent();
+// What public checkpoints have beyond: biases, a window, normalised queries and
+// keys, a dense layer after a sparse one, Llama 3's rotary scaling.
+ModelConfig Windowed();
+// And latent attention as in DeepSeek-V2: no rank of queries, pairs that turn,
+// YaRN with a temperature, groups by their best.
+ModelConfig LatentYarn();
+// SigmoidGroups with latent attention and a module for multi-token prediction,
+// as DeepSeek-V3.
+ModelConfig Predicting();
 
 std::vector<int32_t> RandomIds(int64_t n, int seed);
 

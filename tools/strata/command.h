@@ -29,6 +29,8 @@ Command AddDemo(CLI::App& app);
 Command AddScorecard(CLI::App& app);
 Command AddAblate(CLI::App& app);
 Command AddTrace(CLI::App& app);
+Command AddConvert(CLI::App& app);
+Command AddVerify(CLI::App& app);
 
 // Parses, runs, reports errors: one line on stderr each. Returns the exit
 // status: 0, 1 for an error, 2 for wrong usage, 130 after Ctrl-C.

@@ -1,5 +1,6 @@
 // strata generate
 
+#include <algorithm>
 #include <cstdint>
 #include <fstream>
 #include <iostream>
@@ -17,6 +18,7 @@
 #include "core/base/manifest.h"
 #include "core/base/sha256.h"
 #include "core/base/status_macros.h"
+#include "core/checkpoint/load_model.h"
 #include "core/checkpoint/model_files.h"
 #include "core/cpu/all_kernels.h"
 #include "core/cpu/cpu_backend.h"
@@ -38,10 +40,12 @@ struct GenerateFlags {
   std::string model;
   std::string prompt;
   std::string prompt_file;
+  std::vector<int32_t> prompt_ids;
   GenerateOptions options;
   int threads = 1;
   bool json = false;
   CLI::Option* prompt_option = nullptr;
+  CLI::Option* ids_option = nullptr;
 };
 
 absl::StatusOr<std::string> ReadPrompt(const GenerateFlags& flags) {
@@ -63,11 +67,19 @@ double Rate(int64_t tokens, double seconds) {
 
 std::string Describe(const GenerateStats& stats) {
   return absl::StrFormat(
-      "prompt of %d tokens in %.2f s (%.0f tok/s), %d new tokens in %.2f s "
-      "(%.0f tok/s)",
-      stats.prompt_tokens, stats.prefill_seconds,
-      Rate(stats.prompt_tokens, stats.prefill_seconds), stats.new_tokens,
-      stats.decode_seconds, Rate(stats.new_tokens, stats.decode_seconds));
+             "prompt of %d tokens in %.2f s (%.0f tok/s), %d new tokens in "
+             "%.2f s "
+             "(%.0f tok/s)",
+             stats.prompt_tokens, stats.prefill_seconds,
+             Rate(stats.prompt_tokens, stats.prefill_seconds), stats.new_tokens,
+             stats.decode_seconds,
+             Rate(stats.new_tokens, stats.decode_seconds)) +
+         (stats.drafted_tokens == 0
+              ? ""
+              : absl::StrFormat(
+                    ", %d of %d drafts accepted (%.1f %%)",
+                    stats.accepted_tokens, stats.drafted_tokens,
+                    100.0 * stats.accepted_tokens / stats.drafted_tokens));
 }
 
 absl::Status PrintResult(const GenerateFlags& flags, const std::string& folder,
@@ -85,25 +97,46 @@ absl::Status PrintResult(const GenerateFlags& flags, const std::string& folder,
       {"new_tokens", stats.new_tokens},
       {"prefill_seconds", stats.prefill_seconds},
       {"decode_seconds", stats.decode_seconds},
+      {"drafted_tokens", stats.drafted_tokens},
+      {"accepted_tokens", stats.accepted_tokens},
       {"tokens_per_second", Rate(stats.new_tokens, stats.decode_seconds)},
       {"manifest", ToJson(manifest)}});
   return absl::OkStatus();
 }
 
 absl::StatusOr<int> RunGenerate(const GenerateFlags& flags) {
-  ASSIGN_OR_RETURN(const std::string prompt, ReadPrompt(flags));
+  const bool as_ids = flags.ids_option->count() > 0;
+  std::string prompt;
+  if (!as_ids) {
+    ASSIGN_OR_RETURN(prompt, ReadPrompt(flags));
+  }
   ASSIGN_OR_RETURN(const std::string folder, FindModel(flags.model));
   ASSIGN_OR_RETURN(const ModelConfig config, LoadModelConfig(folder));
-  if (config.vocab_size() != kByteVocabSize) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        folder, " has a vocabulary of ", config.vocab_size(),
-        " tokens; text is read as bytes, which wants ", kByteVocabSize));
+  if (!as_ids && config.vocab_size() != kByteVocabSize) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(folder, " has a vocabulary of ", config.vocab_size(),
+                     " tokens; text is read as bytes, which wants ",
+                     kByteVocabSize, " (--prompt-ids takes token ids)"));
+  }
+  const std::vector<int32_t> tokens =
+      as_ids ? flags.prompt_ids : TokensOf(prompt);
+  GenerateOptions options = flags.options;
+  if (as_ids) options.stop_token = -1;
+  // Room in the cache for what is asked for, not for what the model could read.
+  ModelConfig sized = config;
+  const auto prompt_tokens = static_cast<int64_t>(tokens.size());
+  if (prompt_tokens < config.max_seq_len()) {
+    const int64_t room = config.max_seq_len() - prompt_tokens;
+    sized.set_max_seq_len(prompt_tokens +
+                          std::clamp<int64_t>(options.max_new_tokens, 1, room));
   }
   CpuBackend backend(flags.threads, AllCpuKernels());
   StateStore state(backend);
-  RETURN_IF_ERROR(LoadWeights(folder, config, state));
+  std::vector<UnusedTensor> unused;
+  RETURN_IF_ERROR(LoadWeights(folder, config, state, &unused));
+  for (const std::string& line : DescribeUnused(unused)) PrintNote(line);
   ASSIGN_OR_RETURN(const std::unique_ptr<Generator> generator,
-                   Generator::Create(config, backend, state));
+                   Generator::Create(sized, backend, state));
 
   Utf8Stream stream;
   std::string text;
@@ -112,12 +145,15 @@ absl::StatusOr<int> RunGenerate(const GenerateFlags& flags) {
     if (flags.json || piece.empty()) return true;
     return Print(piece) && FlushOutput();  // False if nobody reads any more.
   };
-  RETURN_IF_ERROR(
-      generator
-          ->Generate(TokensOf(prompt), flags.options,
-                     [&](int32_t token) { return emit(stream.Push(token)); })
-          .status());
-  emit(stream.Finish());
+  RETURN_IF_ERROR(generator
+                      ->Generate(tokens, options,
+                                 [&](int32_t token) {
+                                   if (!as_ids) return emit(stream.Push(token));
+                                   return emit(absl::StrCat(
+                                       text.empty() ? "" : " ", token));
+                                 })
+                      .status());
+  if (!as_ids) emit(stream.Finish());
 
   if (flags.json) {
     RETURN_IF_ERROR(
@@ -151,6 +187,13 @@ Command AddGenerate(CLI::App& app) {
       ->add_option("--prompt-file", flags->prompt_file,
                    "File with the text to continue; - is stdin")
       ->type_name("FILE");
+  flags->ids_option =
+      prompt
+          ->add_option("--prompt-ids", flags->prompt_ids,
+                       "Token ids to continue; token ids are printed, until "
+                       "--max-new-tokens")
+          ->type_name("ID,ID,...")
+          ->delimiter(',');
   prompt->require_option(1);
   generate
       ->add_option("--max-new-tokens", flags->options.max_new_tokens,
@@ -171,6 +214,9 @@ Command AddGenerate(CLI::App& app) {
       ->type_name("P");
   generate->add_option("--seed", sampling.seed, "Seed of the draws")
       ->type_name("N");
+  generate->add_flag("--speculative", flags->options.speculative,
+                     "Draft with the model's multi-token prediction module; "
+                     "the same text, with --temperature 0");
   AddThreads(*generate, flags->threads);
   AddJson(*generate, flags->json);
   return {generate, [flags] { return RunGenerate(*flags); }};

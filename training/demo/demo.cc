@@ -234,7 +234,7 @@ class Pair {
 absl::Status ChooseModels(const DemoOptions& options, DemoReport& report) {
   RETURN_IF_ERROR(Validate(options.model));
   if (!options.model.moe().has_hierarchical() ||
-      options.model.num_dense_layers() >= options.model.num_layers()) {
+      NumDenseLayers(options.model) >= options.model.num_layers()) {
     return absl::InvalidArgumentError(absl::StrCat(
         "the model \"", options.model.name(),
         "\" has no hierarchical router; the demo compares one with a flat "

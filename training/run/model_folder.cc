@@ -6,16 +6,15 @@
 #include <memory>
 #include <string>
 #include <system_error>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
 #include "core/base/files.h"
 #include "core/base/status_macros.h"
+#include "core/checkpoint/load_model.h"
 #include "core/checkpoint/model_files.h"
-#include "core/graph/builder.h"
-#include "core/graph/graph.h"
-#include "core/model/decoder.h"
 #include "core/model/proto_json.h"
 #include "core/trace/routing_trace.pb.h"
 #include "nlohmann/json.hpp"
@@ -33,16 +32,6 @@ constexpr char kTrainerFile[] = "trainer.json";
 // For models that did not come out of our trainer.
 constexpr int64_t kDefaultSeqLen = 256;
 constexpr int64_t kDefaultBatchSize = 8;
-
-// A graph that has every tensor of the model.
-absl::StatusOr<Graph> BuildGraph(const ModelConfig& config) {
-  GraphBuilder builder;
-  DecoderOptions options;
-  options.mode = DecoderOptions::Mode::kEvaluate;
-  options.max_tokens = 1;
-  BuildDecoder(builder, config, options);
-  return builder.Finish();
-}
 
 }  // namespace
 
@@ -64,11 +53,8 @@ absl::StatusOr<std::string> FindModel(const std::string& path) {
 }
 
 absl::Status LoadWeights(const std::string& folder, const ModelConfig& config,
-                         StateStore& state) {
-  ASSIGN_OR_RETURN(const Graph graph, BuildGraph(config));
-  RETURN_IF_ERROR(state.Declare(graph));
-  return LoadTensors(absl::StrCat(folder, "/", kWeightsFile),
-                     ModelTensorNames(graph), state);
+                         StateStore& state, std::vector<UnusedTensor>* unused) {
+  return LoadModelWeights(folder, config, state, unused);
 }
 
 absl::StatusOr<TrainConfig> LoadTrainConfig(const std::string& folder) {

@@ -5,9 +5,11 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "core/checkpoint/load_model.h"
 #include "core/model/config.pb.h"
 #include "core/runtime/state_store.h"
 #include "training/config.pb.h"
@@ -26,9 +28,12 @@ absl::StatusOr<std::string> FindModel(const std::string& path);
 
 // Declares the model's tensors in `state` and fills them from the folder.
 //
-// Returns the errors of LoadTensors (core/checkpoint/model_files.h).
+// What a public checkpoint holds beyond goes to `unused`, if not null.
+//
+// Returns the errors of LoadModelWeights (core/checkpoint/load_model.h).
 absl::Status LoadWeights(const std::string& folder, const ModelConfig& config,
-                         StateStore& state);
+                         StateStore& state,
+                         std::vector<UnusedTensor>* unused = nullptr);
 
 // How the model was trained, from the checkpoint's trainer.json.
 //

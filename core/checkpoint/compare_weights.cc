@@ -1,0 +1,92 @@
+#include "core/checkpoint/compare_weights.h"
+
+#include <cstdint>
+#include <cstring>
+#include <filesystem>
+#include <functional>
+#include <set>
+#include <string>
+#include <system_error>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
+#include "core/base/status_macros.h"
+#include "core/checkpoint/hf_fields.h"
+#include "core/checkpoint/stored_tensor.h"
+#include "core/checkpoint/weight_files.h"
+#include "core/tensor/dtype.h"
+#include "core/tensor/shape.h"
+#include "core/tensor/tensor.h"
+
+namespace strata {
+namespace {
+
+absl::StatusOr<WeightFiles> OpenAny(const std::string& path) {
+  std::error_code ignored;
+  return std::filesystem::is_directory(path, ignored)
+             ? WeightFiles::Open(path)
+             : WeightFiles::OpenFile(path);
+}
+
+std::string TypeOf(const TensorView& view) {
+  return absl::StrCat(Name(view.dtype), ToString(view.shape));
+}
+
+// How two tensors differ; "" if they do not.
+std::string Difference(const TensorView& a, const TensorView& b) {
+  if (a.dtype != b.dtype || a.shape != b.shape) {
+    return absl::StrCat("is ", TypeOf(a), " in the first, ", TypeOf(b),
+                        " in the second");
+  }
+  const int64_t bytes = a.num_bytes();
+  if (bytes == 0 || std::memcmp(a.data, b.data, bytes) == 0) return "";
+  const char* const x = static_cast<const char*>(a.data);
+  const char* const y = static_cast<const char*>(b.data);
+  const int size = SizeOf(a.dtype);
+  int64_t first = -1, count = 0;
+  for (int64_t i = 0; i < bytes / size; ++i) {
+    if (std::memcmp(x + i * size, y + i * size, size) == 0) continue;
+    if (first < 0) first = i;
+    ++count;
+  }
+  return absl::StrCat("differs in ", count, " of ", bytes / size,
+                      " elements, first in element ", first);
+}
+
+}  // namespace
+
+absl::StatusOr<WeightComparison> CompareWeights(
+    const std::string& a, const std::string& b,
+    const std::function<void(int64_t done, int64_t all)>& progress) {
+  ASSIGN_OR_RETURN(const WeightFiles first, OpenAny(a));
+  ASSIGN_OR_RETURN(const WeightFiles second, OpenAny(b));
+  std::set<std::string> names;
+  for (const auto& [name, tensor] : first.tensors()) names.insert(name);
+  for (const auto& [name, tensor] : second.tensors()) names.insert(name);
+  WeightComparison result;
+  int64_t done = 0;
+  for (const std::string& name : names) {
+    const auto in_first = first.tensors().find(name);
+    const auto in_second = second.tensors().find(name);
+    std::string difference;
+    if (in_first == first.tensors().end()) {
+      difference = "is only in the second";
+    } else if (in_second == second.tensors().end()) {
+      difference = "is only in the first";
+    } else {
+      difference = Difference(in_first->second.view, in_second->second.view);
+    }
+    if (difference.empty()) {
+      ++result.num_equal;
+      result.num_bytes += in_first->second.view.num_bytes();
+    } else {
+      result.differences.push_back(
+          absl::StrCat("tensor ", Shown(name), " ", difference));
+    }
+    if (progress) progress(++done, static_cast<int64_t>(names.size()));
+  }
+  return result;
+}
+
+}  // namespace strata

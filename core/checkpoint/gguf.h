@@ -1,0 +1,40 @@
+// GGUF files, the format of llama.cpp: metadata and tensors.
+//
+//   "GGUF", u32 version (2 or 3), u64 tensors, u64 pairs
+//   pairs:    string key, u32 type, value
+//   tensors:  string name, u32 axes, u64 extent [axes] (the innermost first),
+//             u32 type, u64 offset
+//   padding to general.alignment (32), then the tensors' data
+//
+// Files come from anywhere, so everything is checked before it is used.
+
+#ifndef CORE_CHECKPOINT_GGUF_H_
+#define CORE_CHECKPOINT_GGUF_H_
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <variant>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "core/checkpoint/stored_tensor.h"
+
+namespace strata {
+
+struct GgufFile {
+  // Lists (as of the tokens of a vocabulary) are checked and skipped.
+  using Value = std::variant<int64_t, double, std::string>;
+  std::map<std::string, Value> metadata;
+  StoredTensors tensors;  // Views into the bytes; shapes outermost first.
+};
+
+// Returns INVALID_ARGUMENT, with the file and the numbers, if it is no valid
+// file, and UNIMPLEMENTED for a version, byte order or tensor type that is not
+// supported.
+absl::StatusOr<GgufFile> ParseGguf(absl::string_view path,
+                                   absl::string_view bytes);
+
+}  // namespace strata
+
+#endif  // CORE_CHECKPOINT_GGUF_H_

@@ -1,0 +1,97 @@
+// strata convert and strata verify.
+
+#include <algorithm>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "core/checkpoint/tiny_checkpoints.h"
+#include "core/tensor/dtype.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "tools/strata/strata_fixture.h"
+
+namespace strata {
+namespace {
+
+namespace fs = std::filesystem;
+using ::testing::HasSubstr;
+
+class CheckpointTest : public ::testing::Test {
+ protected:
+  CheckpointTest() {
+    const auto* test = ::testing::UnitTest::GetInstance()->current_test_info();
+    base_ = absl::StrCat(::testing::TempDir(), "/", test->name());
+    fs::remove_all(base_);
+    const std::string text = TinyConfigText("mixtral");
+    tensors_ = RandomWeights(text, DType::kBF16);
+    WriteCheckpoint(Path("original"), text, tensors_);
+  }
+  std::string Path(const std::string& name) const {
+    return absl::StrCat(base_, "/", name);
+  }
+
+  std::string base_;
+  TinyTensors tensors_;
+};
+
+TEST_F(CheckpointTest, ConvertsThereAndBack) {
+  const Result there = Strata({"convert", Path("original"), Path("own")});
+  ASSERT_EQ(there.exit_code, 0) << there.err;
+  EXPECT_THAT(there.out, HasSubstr("in the layout strata"));
+  const Result back = Strata({"convert", Path("own"), Path("back")});
+  ASSERT_EQ(back.exit_code, 0) << back.err;
+  EXPECT_THAT(back.out, HasSubstr("in the layout huggingface"));
+
+  const Result same = Strata({"verify", Path("original"), Path("back")});
+  EXPECT_EQ(same.exit_code, 0) << same.out;
+  EXPECT_THAT(same.out, HasSubstr("; 0 differ"));
+  const Result other = Strata({"verify", Path("original"), Path("own")});
+  EXPECT_EQ(other.exit_code, 1);
+  EXPECT_THAT(other.out, HasSubstr("is only in the first"));
+
+  ExpectFailure(Strata({"convert", Path("own"), Path("back")}), 1,
+                {"back", "is there already"});
+}
+
+TEST_F(CheckpointTest, RunsAPublicCheckpointAsItIs) {
+  const Result result =
+      Strata({"generate", "--model", Path("original"), "--prompt-ids", "1,2,3",
+              "--temperature", "0", "--max-new-tokens", "5"});
+  ASSERT_EQ(result.exit_code, 0) << result.err;
+  // Five numbers and four blanks.
+  EXPECT_EQ(std::count(result.out.begin(), result.out.end(), ' '), 4);
+}
+
+TEST_F(CheckpointTest, ReportsLogitsThatDiffer) {
+  const std::string ids(4 * 2, '\0');
+  TinyTensors expected;
+  expected["input_ids"] = {DType::kI32, {1, 2}, ids};
+  expected["logits"] = FloatTensor({1, 2, 40}, std::vector<float>(80));
+  WriteCheckpoint(Path("expected"), "", expected);
+  const std::string file = Path("expected/model.safetensors");
+
+  const Result strict =
+      Strata({"verify", Path("original"), "--expected", file});
+  EXPECT_EQ(strict.exit_code, 1) << strict.err;
+  EXPECT_THAT(strict.out, HasSubstr("(BEYOND 0.0001)"));
+  const Result loose = Strata(
+      {"verify", Path("original"), "--expected", file, "--tolerance", "1e9"});
+  EXPECT_EQ(loose.exit_code, 0) << loose.out << loose.err;
+}
+
+TEST_F(CheckpointTest, FailsInOneLine) {
+  ExpectFailure(Strata({"verify", Path("original")}), 1,
+                {"nothing to verify the model by"});
+  ExpectFailure(Strata({"convert", Path("nowhere"), Path("own")}), 1,
+                {"nowhere is no model: want a folder"});
+  tensors_.erase("model.norm.weight");
+  WriteCheckpoint(Path("cut"), TinyConfigText("mixtral"), tensors_);
+  ExpectFailure(Strata({"convert", Path("cut"), Path("own")}), 1,
+                {"\"model.norm.weight\"", "missing"});
+  EXPECT_FALSE(fs::exists(Path("own")));
+}
+
+}  // namespace
+}  // namespace strata
