@@ -38,56 +38,6 @@ absl::Status Wrong(const PipelineShape& shape, absl::string_view what,
                                                  "; want ", wanted));
 }
 
-absl::Status Check(const PipelineShape& shape) {
-  const int64_t p = shape.num_devices;
-  const int64_t m = shape.num_micro_batches;
-  const int64_t v = shape.num_chunks;
-  if (p < 1) return Wrong(shape, "devices", p, "at least 1");
-  if (m < 1) return Wrong(shape, "micro-batches", m, "at least 1");
-  if (v < 1) return Wrong(shape, "chunks a device", v, "at least 1");
-  if (m > kMaxItems || v > kMaxItems || m * v > kMaxItems ||
-      p * m * v > kMaxItems / 3) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(p, " devices times ", m, " micro-batches times ", v,
-                     " chunks are too many items; want at most ", kMaxItems));
-  }
-  if (shape.kind == PipelineKind::kInterleaved) {
-    if (v < 2) return Wrong(shape, "chunks a device", v, "at least 2");
-    if (m % p != 0) {
-      return Wrong(shape, "micro-batches", m,
-                   absl::StrCat("a multiple of its ", p, " devices"));
-    }
-  } else if (v != 1 && !(IsDual(shape.kind) && v == 2)) {
-    return Wrong(shape, "chunks a device", v,
-                 IsDual(shape.kind) ? "2" : "1; only interleaved takes more");
-  }
-  if (IsDual(shape.kind)) {
-    if (shape.kind == PipelineKind::kDualPipe && p % 2 != 0) {
-      return Wrong(shape, "devices", p, "an even number");
-    }
-    if (shape.kind == PipelineKind::kDualPipe && m % 2 != 0) {
-      return Wrong(shape, "micro-batches", m, "an even number");
-    }
-    if (m < 2 * p) {
-      return Wrong(shape, "micro-batches", m,
-                   absl::StrCat("at least twice its ", p, " devices"));
-    }
-  }
-  if (shape.kind == PipelineKind::kZb1p) {
-    // So that sums over all items fit.
-    constexpr int64_t kMaxDuration =
-        std::numeric_limits<int64_t>::max() / (4 * kMaxItems);
-    for (const int64_t duration :
-         {shape.forward, shape.input_grad, shape.weight_grad}) {
-      if (duration < 0 || duration > kMaxDuration) {
-        return Wrong(shape, "as a duration", duration,
-                     absl::StrCat("0 to ", kMaxDuration));
-      }
-    }
-  }
-  return absl::OkStatus();
-}
-
 std::vector<PipelineItem> GPipe(int m) {
   std::vector<PipelineItem> items;
   for (int i = 0; i < m; ++i) items.push_back({Kind::kForward, i});
@@ -501,9 +451,59 @@ StagePlace PipelineSchedule::PlaceOf(int stage, int micro_batch) const {
   }
 }
 
+absl::Status CheckPipelineShape(const PipelineShape& shape) {
+  const int64_t p = shape.num_devices;
+  const int64_t m = shape.num_micro_batches;
+  const int64_t v = shape.num_chunks;
+  if (p < 1) return Wrong(shape, "devices", p, "at least 1");
+  if (m < 1) return Wrong(shape, "micro-batches", m, "at least 1");
+  if (v < 1) return Wrong(shape, "chunks a device", v, "at least 1");
+  if (m > kMaxItems || v > kMaxItems || m * v > kMaxItems ||
+      p * m * v > kMaxItems / 3) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(p, " devices times ", m, " micro-batches times ", v,
+                     " chunks are too many items; want at most ", kMaxItems));
+  }
+  if (shape.kind == PipelineKind::kInterleaved) {
+    if (v < 2) return Wrong(shape, "chunks a device", v, "at least 2");
+    if (m % p != 0) {
+      return Wrong(shape, "micro-batches", m,
+                   absl::StrCat("a multiple of its ", p, " devices"));
+    }
+  } else if (v != 1 && !(IsDual(shape.kind) && v == 2)) {
+    return Wrong(shape, "chunks a device", v,
+                 IsDual(shape.kind) ? "2" : "1; only interleaved takes more");
+  }
+  if (IsDual(shape.kind)) {
+    if (shape.kind == PipelineKind::kDualPipe && p % 2 != 0) {
+      return Wrong(shape, "devices", p, "an even number");
+    }
+    if (shape.kind == PipelineKind::kDualPipe && m % 2 != 0) {
+      return Wrong(shape, "micro-batches", m, "an even number");
+    }
+    if (m < 2 * p) {
+      return Wrong(shape, "micro-batches", m,
+                   absl::StrCat("at least twice its ", p, " devices"));
+    }
+  }
+  if (shape.kind == PipelineKind::kZb1p) {
+    // So that sums over all items fit.
+    constexpr int64_t kMaxDuration =
+        std::numeric_limits<int64_t>::max() / (4 * kMaxItems);
+    for (const int64_t duration :
+         {shape.forward, shape.input_grad, shape.weight_grad}) {
+      if (duration < 0 || duration > kMaxDuration) {
+        return Wrong(shape, "as a duration", duration,
+                     absl::StrCat("0 to ", kMaxDuration));
+      }
+    }
+  }
+  return absl::OkStatus();
+}
+
 absl::StatusOr<PipelineSchedule> MakePipelineSchedule(
     const PipelineShape& shape) {
-  RETURN_IF_ERROR(Check(shape));
+  RETURN_IF_ERROR(CheckPipelineShape(shape));
   PipelineSchedule schedule;
   schedule.kind = shape.kind;
   schedule.num_devices = shape.num_devices;

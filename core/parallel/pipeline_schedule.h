@@ -48,6 +48,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 
@@ -139,6 +140,9 @@ struct PipelineSchedule {
 // p and m of at least 2 p, DualPipeV m of at least 2 p.
 absl::StatusOr<PipelineSchedule> MakePipelineSchedule(
     const PipelineShape& shape);
+
+// What MakePipelineSchedule refuses, without making it.
+absl::Status CheckPipelineShape(const PipelineShape& shape);
 
 }  // namespace strata
 
