@@ -48,15 +48,15 @@ double KvBytesPerToken(const ModelConfig& config) {
 
 std::string Verdict(const Footprint& f) {
   std::vector<std::string> parts;
-  for (const auto& [name, bytes] :
-       std::vector<std::pair<const char*, double>>{
+  for (const auto& [name, bytes] : std::vector<std::pair<const char*, double>>{
            {"weights", f.weights},
            {"gradients", f.gradients},
            {"optimizer", f.optimizer},
            {"activations", f.activations},
            {"KV cache", f.kv_cache},
            {"buffers", f.buffers}}) {
-    if (bytes > 0) parts.push_back(absl::StrFormat("%s %.1f", name, bytes / kGiB));
+    if (bytes > 0)
+      parts.push_back(absl::StrFormat("%s %.1f", name, bytes / kGiB));
   }
   return absl::StrFormat("%s: %.1f of %.1f GiB (%s)",
                          f.fits() ? "fits" : "out of memory", f.total() / kGiB,

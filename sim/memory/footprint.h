@@ -7,7 +7,8 @@
 //   activations  what the graph's gradients read, times the micro-batches that
 //                the schedule holds (pipeline_timeline.h)
 //   KV cache     serving
-//   buffers      the process's context and communicators, one layer's work space
+//   buffers      the process's context and communicators, one layer's work
+//   space
 //
 // Experts' parameters are cut over the ranks that hold the same experts.
 
@@ -49,8 +50,8 @@ struct HeldParameters {
 struct TrainingMemory {
   HeldParameters parameters;
   int64_t zero = 1;
-  double dense_replicas = 1;   // Ranks with the same dense parameters,
-  double expert_replicas = 1;  // and with the same experts.
+  double dense_replicas = 1;    // Ranks with the same dense parameters,
+  double expert_replicas = 1;   // and with the same experts.
   double activation_bytes = 0;  // At the peak.
   double workspace_bytes = 0;
   double capacity = 0;

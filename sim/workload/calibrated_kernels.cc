@@ -21,8 +21,7 @@ using Kind = Kernel::Kind;
 int64_t Whole(double size) { return std::llround(size); }
 
 KernelTime FromPrediction(const Prediction& prediction) {
-  return {prediction.seconds, prediction.median_error,
-          prediction.inside_range};
+  return {prediction.seconds, prediction.median_error, prediction.inside_range};
 }
 
 ExpertRows Rows(const Kernel& kernel) {

@@ -34,20 +34,21 @@ absl::StatusOr<CommTime> TwoLevelComm::Of(const CommRequest& request) const {
         static_cast<double>(links_.gpus_per_node) / request.stride, 1.0, n);
     time.bytes_sent = request.bytes * (n - 1) / n;
     time.seconds =
-        latency + std::max(request.bytes * (local - 1) / n / links_.node_bytes,
-                           request.bytes * (n - local) / n /
-                               links_.fabric_bytes);
+        latency +
+        std::max(request.bytes * (local - 1) / n / links_.node_bytes,
+                 request.bytes * (n - local) / n / links_.fabric_bytes);
     return time;
   }
   // Rings that cross nodes with all GPUs of each use every NIC.
   if (crosses && request.stride < links_.gpus_per_node) {
-    bytes_per_second = std::min(
-        links_.node_bytes,
-        links_.fabric_bytes * links_.gpus_per_node / request.stride);
+    bytes_per_second =
+        std::min(links_.node_bytes,
+                 links_.fabric_bytes * links_.gpus_per_node / request.stride);
   }
   const double rounds = request.kind == CommKind::kAllReduce ? 2 : 1;
   time.bytes_sent = rounds * request.bytes * (n - 1) / n;
-  time.seconds = rounds * (n - 1) * latency + time.bytes_sent / bytes_per_second;
+  time.seconds =
+      rounds * (n - 1) * latency + time.bytes_sent / bytes_per_second;
   return time;
 }
 
@@ -83,9 +84,9 @@ absl::StatusOr<DispatchTime> TwoLevelComm::Of(
   const double latency =
       nodes > 1 ? links_.fabric_latency : links_.node_latency;
   const auto seconds = [&](double element_bytes) {
-    return latency + worst * elements * element_bytes *
-                         std::max(away / links_.fabric_bytes,
-                                  gpus / links_.node_bytes);
+    return latency +
+           worst * elements * element_bytes *
+               std::max(away / links_.fabric_bytes, gpus / links_.node_bytes);
   };
   const double dispatch_bytes = request.fp8_dispatch ? kFp8Bytes : kBf16Bytes;
   DispatchTime time;

@@ -45,8 +45,8 @@ struct DispatchRequest {
   bool fp8_dispatch = false;  // Combine is BF16.
   int64_t num_experts = 0;
   int64_t top_k = 0;
-  int64_t node_limit = 0;                    // 0: any node.
-  absl::Span<const double> expert_load;      // Empty: even.
+  int64_t node_limit = 0;                // 0: any node.
+  absl::Span<const double> expert_load;  // Empty: even.
 };
 
 struct DispatchTime {
@@ -76,7 +76,8 @@ class TwoLevelComm : public CommTimes {
   explicit TwoLevelComm(const Links& links) : links_(links) {}
 
   absl::StatusOr<CommTime> Of(const CommRequest& request) const override;
-  absl::StatusOr<DispatchTime> Of(const DispatchRequest& request) const override;
+  absl::StatusOr<DispatchTime> Of(
+      const DispatchRequest& request) const override;
 
  private:
   Links links_;

@@ -45,8 +45,8 @@ std::vector<double> Stretch(std::vector<double> load, int64_t num_experts) {
     const double begin = e * step;
     const double end = begin + step;
     for (double at = begin; at < end - 1e-9;) {
-      const size_t i = std::min<size_t>(load.size() - 1,
-                                        static_cast<size_t>(at + 1e-9));
+      const size_t i =
+          std::min<size_t>(load.size() - 1, static_cast<size_t>(at + 1e-9));
       const double next = std::min<double>(end, i + 1.0);
       share[e] += load[i] * (next - at);
       at = next;
@@ -151,9 +151,9 @@ ExpertLoads LoadsOfWindow(const LoadWindow& window,
       Normalise(share);
       const double rows =
           std::accumulate(window.load[g].begin(), window.load[g].end(), 0.0);
-      loads.rows_per_token.push_back(
-          window.tokens[g] > 0 ? rows / window.tokens[g]
-                               : gates[g].rows_per_token);
+      loads.rows_per_token.push_back(window.tokens[g] > 0
+                                         ? rows / window.tokens[g]
+                                         : gates[g].rows_per_token);
     } else {
       share = Stretch(std::move(share), gates[g].num_experts);
       Shuffle(share, seed, g);
@@ -208,8 +208,8 @@ absl::StatusOr<ExpertLoads> ReadLoadsCsv(const std::string& path,
       found = true;
     }
     if (!found) {
-      return wrong(line_number,
-                   absl::StrCat("layer ", layer, " of the model has no experts"));
+      return wrong(line_number, absl::StrCat("layer ", layer,
+                                             " of the model has no experts"));
     }
   }
   for (std::vector<double>& share : loads.share) Normalise(share);

@@ -24,9 +24,9 @@ namespace strata::sim {
 
 struct ExpertLoads {
   std::string origin = "even";  // For people: "even", "power law 1.2", a file.
-  std::vector<std::vector<double>> share;      // Empty: even.
-  std::vector<double> rows_per_token;          // [gates]; empty: the model's.
-  std::vector<Placement> placement;            // Empty: expert e in slot e.
+  std::vector<std::vector<double>> share;  // Empty: even.
+  std::vector<double> rows_per_token;      // [gates]; empty: the model's.
+  std::vector<Placement> placement;        // Empty: expert e in slot e.
 };
 
 // Shares proportional to (1 + rank)^-exponent, in an order drawn from `seed`

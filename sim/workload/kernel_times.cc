@@ -95,10 +95,10 @@ absl::StatusOr<KernelTime> RooflineKernels::Of(const Kernel& kernel) const {
   const bool again = kernel.backward && !IsDecode(kernel.kind);
   const double flops = kernel.Flops() * (again ? 1.25 : 1);
   KernelTime time;
-  time.seconds =
-      rates_.launch_seconds +
-      std::max(flops / (peak * rates_.flops_share),
-               BytesMoved(kernel) / (rates_.memory_bytes * rates_.memory_share));
+  time.seconds = rates_.launch_seconds +
+                 std::max(flops / (peak * rates_.flops_share),
+                          BytesMoved(kernel) /
+                              (rates_.memory_bytes * rates_.memory_share));
   return time;
 }
 

@@ -1,8 +1,8 @@
 // What one kernel takes: the question that the workload asks of a GPU's model.
 //
 // A Kernel is sizes, as one rank runs it. KernelTimes answers in seconds;
-// CalibratedKernels (calibrated_kernels.h) from measured kernels, RooflineKernels
-// from a GPU's data sheet alone.
+// CalibratedKernels (calibrated_kernels.h) from measured kernels,
+// RooflineKernels from a GPU's data sheet alone.
 
 #ifndef SIM_WORKLOAD_KERNEL_TIMES_H_
 #define SIM_WORKLOAD_KERNEL_TIMES_H_
@@ -27,13 +27,13 @@ absl::string_view Name(Family family);
 
 struct Kernel {
   enum class Kind {
-    kMatMul,              // c [m, n] = a [m, k] b [k, n]
-    kGroupedMatMul,       // The same for each local expert, m its rows.
-    kGroupedWeightGrad,   // dw [n, k] of each expert from its rows.
-    kAttention,           // Causal, whole sequences.
-    kLatentAttention,     // MLA, expanded.
-    kDecodeAttention,     // A token a sequence against a KV cache.
-    kLatentDecode,        // MLA, absorbed.
+    kMatMul,             // c [m, n] = a [m, k] b [k, n]
+    kGroupedMatMul,      // The same for each local expert, m its rows.
+    kGroupedWeightGrad,  // dw [n, k] of each expert from its rows.
+    kAttention,          // Causal, whole sequences.
+    kLatentAttention,    // MLA, expanded.
+    kDecodeAttention,    // A token a sequence against a KV cache.
+    kLatentDecode,       // MLA, absorbed.
     kElementwise,
   };
   Kind kind = Kind::kElementwise;
@@ -51,9 +51,9 @@ struct Kernel {
   int64_t sequence = 0;
   int64_t heads = 0;
   int64_t kv_heads = 0;
-  int64_t head_dim = 0;   // Latent: nope + rope.
+  int64_t head_dim = 0;  // Latent: nope + rope.
   int64_t value_dim = 0;
-  int64_t rope_dim = 0;   // Latent only.
+  int64_t rope_dim = 0;  // Latent only.
   int64_t latent_dim = 0;
   bool backward = false;
 

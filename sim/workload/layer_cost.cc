@@ -79,8 +79,8 @@ class Costing {
                                    ? gate.rows_per_token
                                    : loads_.rows_per_token[g];
       const double rows = group * LocalTokens() * per_token;
-      const std::vector<std::vector<double>> ranks = RowsOfRanks(
-          loads_, gate, static_cast<int>(g), layout_.expert, rows);
+      const std::vector<std::vector<double>> ranks =
+          RowsOfRanks(loads_, gate, static_cast<int>(g), layout_.expert, rows);
       GateRows of;
       for (const std::vector<double>& rank : ranks) {
         const double sum = std::accumulate(rank.begin(), rank.end(), 0.0);
@@ -172,8 +172,7 @@ class Costing {
       kernel.latent_dim = l.kv_rank();
     } else {
       kernel.kind = Kernel::Kind::kAttention;
-      kernel.kv_heads =
-          std::max<int64_t>(1, a.num_kv_heads() / layout_.tensor);
+      kernel.kv_heads = std::max<int64_t>(1, a.num_kv_heads() / layout_.tensor);
       kernel.head_dim = a.head_dim();
       kernel.value_dim = a.head_dim();
     }
@@ -186,9 +185,9 @@ class Costing {
     Kernel kernel;
     const Cost cost = CostOf(graph, node, BindCounts());
     bool cut = false;
-    for (const auto& values : {node.inputs, decltype(node.inputs)(
-                                                node.outputs.begin(),
-                                                node.outputs.end())}) {
+    for (const auto& values :
+         {node.inputs,
+          decltype(node.inputs)(node.outputs.begin(), node.outputs.end())}) {
       for (const ValueId id : values) {
         if (id != kNone && graph.value(id).role != Role::kParameter &&
             model_.IsCut(id, 1)) {
@@ -202,8 +201,7 @@ class Costing {
     } else if (cut || layout_.sequence_parallel) {
       parts = tp_;
     }
-    kernel.bytes =
-        (cost.bytes_read + cost.bytes_written) * kShareOfF32 / parts;
+    kernel.bytes = (cost.bytes_read + cost.bytes_written) * kShareOfF32 / parts;
     return kernel;
   }
 
@@ -228,7 +226,9 @@ class Costing {
     const std::string key = absl::StrCat(
         static_cast<int>(kernel.kind), ",", kernel.m, ",", kernel.n, ",",
         kernel.k, ",", kernel.bytes, ",", kernel.backward,
-        kernel.expert_rows.empty() ? -1 : model_.place(&node - model_.graph().nodes().data()).gate);
+        kernel.expert_rows.empty()
+            ? -1
+            : model_.place(&node - model_.graph().nodes().data()).gate);
     auto it = known_.find(key);
     if (it == known_.end()) {
       ASSIGN_OR_RETURN(const KernelTime time, kernels_.Of(kernel));
@@ -301,21 +301,18 @@ class Costing {
           it->second.m += kernel.m;
         }
       } else if (op == "GroupedMatMul" || op == "GroupedWeightGrad") {
-        RETURN_IF_ERROR(
-            Add(node, place.layer, Grouped(node, place.gate), 1));
+        RETURN_IF_ERROR(Add(node, place.layer, Grouped(node, place.gate), 1));
       } else if (op == "Attention" || op == "AttentionGrad") {
         RETURN_IF_ERROR(Add(node, place.layer, Attend(op == "AttentionGrad"),
                             1.0 / layout_.context));
       } else {
-        RETURN_IF_ERROR(
-            Add(node, place.layer, Move(node, place.gate >= 0), 1));
+        RETURN_IF_ERROR(Add(node, place.layer, Move(node, place.gate >= 0), 1));
       }
     }
     for (const auto& [key, kernel] : fused) {
       const Node& node = *first[key];
-      RETURN_IF_ERROR(
-          Add(node, model_.place(&node - graph.nodes().data()).layer, kernel,
-              1));
+      RETURN_IF_ERROR(Add(
+          node, model_.place(&node - graph.nodes().data()).layer, kernel, 1));
     }
     return absl::OkStatus();
   }
@@ -342,8 +339,8 @@ class Costing {
         if (IsRecomputed(producer)) continue;
         const ValueType& type = value.type;
         const bool experts = place.gate >= 0;
-        double bytes = type.dtype == DType::kF32 ? kBf16Bytes
-                                                 : SizeOf(type.dtype);
+        double bytes =
+            type.dtype == DType::kF32 ? kBf16Bytes : SizeOf(type.dtype);
         bool cut = false;
         for (size_t d = 0; d < type.dims.size(); ++d) {
           bytes *= ExtentOf(id, static_cast<int>(d), experts);
@@ -355,9 +352,9 @@ class Costing {
     }
     if (layout_.recompute != Recompute::kFull) return;
     for (LayerCost& layer : result_.layers) {  // Its input alone.
-      layer.activation_bytes =
-          tokens_ * model_.config().d_model() * kBf16Bytes /
-          (layout_.sequence_parallel ? tp_ : 1);
+      layer.activation_bytes = tokens_ * model_.config().d_model() *
+                               kBf16Bytes /
+                               (layout_.sequence_parallel ? tp_ : 1);
     }
   }
 
@@ -382,15 +379,15 @@ class Costing {
     CommCost& forward = cost.forward_comm;
     CommCost& backward = cost.backward_comm;
     if (!layout_.sequence_parallel) {
-      ASSIGN_OR_RETURN(const double reduce,
-                       Seconds(CommKind::kAllReduce, bytes, 1, tp,
-                               &forward.bytes_tensor));
+      ASSIGN_OR_RETURN(
+          const double reduce,
+          Seconds(CommKind::kAllReduce, bytes, 1, tp, &forward.bytes_tensor));
       forward.tensor += blocks * reduce;
       backward.tensor += blocks * reduce;
     } else {
-      ASSIGN_OR_RETURN(const double gather,
-                       Seconds(CommKind::kAllGather, bytes, 1, tp,
-                               &forward.bytes_tensor));
+      ASSIGN_OR_RETURN(
+          const double gather,
+          Seconds(CommKind::kAllGather, bytes, 1, tp, &forward.bytes_tensor));
       ASSIGN_OR_RETURN(const double scatter,
                        Seconds(CommKind::kReduceScatter, bytes, 1, tp,
                                &forward.bytes_tensor));
@@ -433,10 +430,10 @@ class Costing {
     } else if (layout_.expert > 1) {
       // Rows of the busiest rank: all-to-all-v waits for whom it is most for.
       const double bytes = rows.sum / etp_ * d * kBf16Bytes;
-      ASSIGN_OR_RETURN(
-          dispatch, Seconds(CommKind::kAllToAll, bytes,
-                            static_cast<int>(layout_.expert_tensor),
-                            layout_.expert, &sent));
+      ASSIGN_OR_RETURN(dispatch,
+                       Seconds(CommKind::kAllToAll, bytes,
+                               static_cast<int>(layout_.expert_tensor),
+                               layout_.expert, &sent));
       combine = dispatch;
       sent *= 2;
     }
@@ -473,13 +470,12 @@ class Costing {
                   (a.latent().nope_dim() + a.latent().rope_dim() +
                    a.latent().value_dim())
             : 2.0 * std::max<double>(1, a.num_kv_heads() / tp_) * a.head_dim();
-    const double bytes =
-        static_cast<double>(layout_.micro_batch) * layout_.sequence * width *
-        kBf16Bytes;
-    ASSIGN_OR_RETURN(const double gather,
-                     Seconds(CommKind::kAllGather, bytes,
-                             static_cast<int>(layout_.tensor),
-                             layout_.context));
+    const double bytes = static_cast<double>(layout_.micro_batch) *
+                         layout_.sequence * width * kBf16Bytes;
+    ASSIGN_OR_RETURN(
+        const double gather,
+        Seconds(CommKind::kAllGather, bytes, static_cast<int>(layout_.tensor),
+                layout_.context));
     const auto attention = static_cast<size_t>(Family::kAttention);
     cost.forward_comm.context +=
         std::max(0.0, gather - cost.forward.seconds[attention]);

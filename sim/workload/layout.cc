@@ -50,10 +50,8 @@ struct FlagWord {
   bool Layout::*field;
 };
 constexpr FlagWord kFlags[] = {
-    {"sp", &Layout::sequence_parallel},
-    {"fp8", &Layout::fp8},
-    {"deepep", &Layout::deep_ep},
-    {"tpo", &Layout::overlap_tensor},
+    {"sp", &Layout::sequence_parallel}, {"fp8", &Layout::fp8},
+    {"deepep", &Layout::deep_ep},       {"tpo", &Layout::overlap_tensor},
     {"epo", &Layout::overlap_expert},
 };
 
@@ -111,8 +109,8 @@ absl::Status ParseWord(absl::string_view word, Layout& layout,
         !absl::SimpleAtoi(word.substr(digits), &value) || value < number.min ||
         value > number.max) {
       return absl::InvalidArgumentError(absl::StrCat(
-          "layout: \"", word.substr(0, 40), "\"; want ", number.name, number.min,
-          " to ", number.name, number.max));
+          "layout: \"", word.substr(0, 40), "\"; want ", number.name,
+          number.min, " to ", number.name, number.max));
     }
     layout.*number.field = value;
     return absl::OkStatus();
@@ -123,9 +121,9 @@ absl::Status ParseWord(absl::string_view word, Layout& layout,
 absl::Status WantDivides(absl::string_view what, int64_t value,
                          absl::string_view by, int64_t divisor) {
   if (divisor > 0 && value % divisor == 0) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrCat(
-      "layout: ", what, ", ", value, ", does not divide by ", by, ", ",
-      divisor));
+  return absl::InvalidArgumentError(absl::StrCat("layout: ", what, ", ", value,
+                                                 ", does not divide by ", by,
+                                                 ", ", divisor));
 }
 
 absl::Status CheckModel(const Layout& layout, const ModelConfig& model,
@@ -151,8 +149,8 @@ absl::Status CheckModel(const Layout& layout, const ModelConfig& model,
                                   layout.expert));
     } else {
       for (const int64_t experts : moe.hierarchical().tier_experts()) {
-        RETURN_IF_ERROR(WantDivides("experts of a tier", experts, "ep",
-                                    layout.expert));
+        RETURN_IF_ERROR(
+            WantDivides("experts of a tier", experts, "ep", layout.expert));
       }
     }
     RETURN_IF_ERROR(WantDivides("moe.expert_width", moe.expert_width(), "etp",
@@ -160,9 +158,9 @@ absl::Status CheckModel(const Layout& layout, const ModelConfig& model,
     RETURN_IF_ERROR(
         WantDivides("moe.shared_width", moe.shared_width(), "tp", tp));
   } else if (layout.ExpertGroup() > 1) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "layout: ep", layout.expert, " etp", layout.expert_tensor,
-        ", but model ", model.name(), " has no experts"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("layout: ep", layout.expert, " etp", layout.expert_tensor,
+                     ", but model ", model.name(), " has no experts"));
   }
   const int64_t stages = layout.pipeline * layout.Chunks(schedule);
   const int64_t distinct =
@@ -231,27 +229,24 @@ std::string ToString(const Layout& layout) {
 
 absl::StatusOr<Layout> LayoutFor(Layout layout, const ModelConfig& model,
                                  PipelineKind schedule, int64_t num_ranks) {
-  const int64_t without_data =
-      layout.tensor * layout.context * layout.pipeline;
+  const int64_t without_data = layout.tensor * layout.context * layout.pipeline;
   if (layout.data == 0) {
     RETURN_IF_ERROR(WantDivides("the cluster's number of GPUs", num_ranks,
                                 "tp cp pp", without_data));
     layout.data = num_ranks / without_data;
   }
   if (layout.Ranks() != num_ranks) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "layout: tp", layout.tensor, " cp", layout.context, " pp",
-        layout.pipeline, " dp", layout.data, " are ", layout.Ranks(),
-        " GPUs; the cluster has ", num_ranks));
+    return absl::InvalidArgumentError(
+        absl::StrCat("layout: tp", layout.tensor, " cp", layout.context, " pp",
+                     layout.pipeline, " dp", layout.data, " are ",
+                     layout.Ranks(), " GPUs; the cluster has ", num_ranks));
   }
   RETURN_IF_ERROR(WantDivides("tp cp dp", layout.RanksPerStage(), "ep etp",
                               layout.ExpertGroup()));
   const int64_t replicas = layout.data * layout.micro_batch;
   if (layout.global_batch == 0) layout.global_batch = replicas;
-  RETURN_IF_ERROR(
-      WantDivides("gbs", layout.global_batch, "dp mbs", replicas));
-  RETURN_IF_ERROR(
-      WantDivides("seq", layout.sequence, "cp", layout.context));
+  RETURN_IF_ERROR(WantDivides("gbs", layout.global_batch, "dp mbs", replicas));
+  RETURN_IF_ERROR(WantDivides("seq", layout.sequence, "cp", layout.context));
   if (layout.sequence_parallel) {
     RETURN_IF_ERROR(WantDivides("tokens of a micro-batch",
                                 layout.TokensPerRank(), "tp", layout.tensor));

@@ -3,12 +3,14 @@
 //   "pp16,ep64,gbs15360,mbs1,seq4096,zero1,recompute=selective,fp8,deepep"
 //
 //   word             meaning                                          default
-//   tpN cpN ppN dpN  tensor, context, pipeline, data parallel         1; dp: the
+//   tpN cpN ppN dpN  tensor, context, pipeline, data parallel         1; dp:
+//   the
 //                                                                     rest
 //   epN etpN         expert parallel; tensor parallel of an expert    1
 //   vpN              chunks of layers a device (interleaving)         1
-//   mbsN gbsN seqN   sequences of a micro-batch, of a step; tokens    1, dp, 4096
-//   zero0 1 3        what is sharded over dp: nothing, the optimizer, zero1
+//   mbsN gbsN seqN   sequences of a micro-batch, of a step; tokens    1, dp,
+//   4096 zero0 1 3        what is sharded over dp: nothing, the optimizer,
+//   zero1
 //                    the weights too
 //   sp               sequence parallel: what TP leaves whole is cut   off
 //                    by tokens

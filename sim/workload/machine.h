@@ -18,8 +18,8 @@ struct Machine {
   double memory_bytes = 0;
   double memory_bytes_per_second = 0;
   double num_sms = 0;
-  double watts = 0;             // Of the whole cluster at full load.
-  double dollars_per_hour = 0;  // Likewise.
+  double watts = 0;              // Of the whole cluster at full load.
+  double dollars_per_hour = 0;   // Likewise.
   std::vector<double> slowdown;  // [num_gpus], or empty: 1.
 };
 

@@ -125,9 +125,9 @@ void ModelGraph::Place() {
       gate_of_count_[rows.count] = static_cast<int>(gates_.size());
       gates_.push_back(gate);
     }
-    for (const auto& values : {node.inputs, decltype(node.inputs)(
-                                                node.outputs.begin(),
-                                                node.outputs.end())}) {
+    for (const auto& values :
+         {node.inputs,
+          decltype(node.inputs)(node.outputs.begin(), node.outputs.end())}) {
       for (const ValueId id : values) {
         if (id == kNone) continue;
         const Dims& dims = graph_.value(id).type.dims;

@@ -30,9 +30,9 @@ inline constexpr int kOutput = -2;
 
 struct NodePlace {
   int layer = kEmbedding;
-  int gate = -1;       // Whose experts' rows it works on; -1: none's.
-  int fused = -1;      // Products that real kernels do at once, as of q, k and
-                       // v, have the same number here; -1: it is one by itself.
+  int gate = -1;   // Whose experts' rows it works on; -1: none's.
+  int fused = -1;  // Products that real kernels do at once, as of q, k and
+                   // v, have the same number here; -1: it is one by itself.
 };
 
 // One choice of experts: a layer's, or a tier's.
@@ -54,9 +54,7 @@ class ModelGraph {
 
   // Whether extent `dim` of a value is cut by tensor parallelism (of experts,
   // where these use it).
-  bool IsCut(ValueId value, int dim) const {
-    return (cut_[value] >> dim) & 1;
-  }
+  bool IsCut(ValueId value, int dim) const { return (cut_[value] >> dim) & 1; }
   // Of layers in order, tiers in order.
   const std::vector<Gate>& gates() const { return gates_; }
   // The gate whose experts get the rows that `count` counts; -1: it counts
@@ -93,8 +91,8 @@ class ModelGraph {
 
   ModelConfig config_;
   Graph graph_;
-  std::vector<NodePlace> place_;     // [nodes]
-  std::vector<uint8_t> cut_;         // [values], a bit a dimension
+  std::vector<NodePlace> place_;  // [nodes]
+  std::vector<uint8_t> cut_;      // [values], a bit a dimension
   std::vector<Gate> gates_;
   absl::flat_hash_map<ValueId, int> gate_of_count_;
   std::vector<Parameters> parameters_;  // embedding, output, layers

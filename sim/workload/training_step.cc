@@ -84,9 +84,8 @@ class Step {
       : in_(in), layout_(in.layout), config_(in.model->config()) {}
 
   absl::StatusOr<StepResult> Run() {
-    ASSIGN_OR_RETURN(cost_,
-                     CostOfModel({in_.model, &layout_, in_.kernels,
-                                  in_.network, &in_.loads}));
+    ASSIGN_OR_RETURN(cost_, CostOfModel({in_.model, &layout_, in_.kernels,
+                                         in_.network, &in_.loads}));
     MakeStages();
     RETURN_IF_ERROR(MakeSchedule());
     RETURN_IF_ERROR(Time());
@@ -171,8 +170,8 @@ class Step {
     Parts parts = {};
     AddCompute(s.forward, parts);
     const double compute = Sum(parts);
-    parts[kTensorPart] = ExposedTensor(s.forward_comm.tensor,
-                                       parts[kMatMulPart]);
+    parts[kTensorPart] =
+        ExposedTensor(s.forward_comm.tensor, parts[kMatMulPart]);
     parts[kExpertCommPart] = ExposedExpert(s.forward_comm.expert, compute);
     parts[kContextPart] = s.forward_comm.context;
     parts[kShardPart] = ExposedShard(stage, compute, 1);
@@ -188,7 +187,8 @@ class Step {
     parts[kTensorPart] = ExposedTensor(
         s.backward_comm.tensor,
         parts[kMatMulPart] +
-            Efficient(s.weight_grad.seconds[static_cast<int>(Family::kMatMul)]));
+            Efficient(
+                s.weight_grad.seconds[static_cast<int>(Family::kMatMul)]));
     parts[kExpertCommPart] = ExposedExpert(s.backward_comm.expert, compute);
     parts[kContextPart] = s.backward_comm.context;
     parts[kShardPart] = ExposedShard(stage, compute, 2);
@@ -281,10 +281,10 @@ class Step {
   absl::StatusOr<double> Collective(CommKind kind, double bytes, int64_t stride,
                                     int64_t count, int64_t first = 0) {
     if (count < 2 || bytes <= 0) return 0.0;
-    ASSIGN_OR_RETURN(const CommTime time,
-                     in_.network->Of({kind, bytes, static_cast<int>(first),
-                                      static_cast<int>(stride),
-                                      static_cast<int>(count)}));
+    ASSIGN_OR_RETURN(
+        const CommTime time,
+        in_.network->Of({kind, bytes, static_cast<int>(first),
+                         static_cast<int>(stride), static_cast<int>(count)}));
     last_bytes_ = time.bytes_sent;
     return time.seconds;
   }
@@ -302,16 +302,14 @@ class Step {
   absl::StatusOr<double> OverReplicas(CommKind kind, const HeldParameters& held,
                                       double bytes_each) {
     // DualPipe's second copy is on another stage; that hop goes with the rest.
-    ASSIGN_OR_RETURN(
-        const double dense,
-        Collective(kind, held.dense * bytes_each, layout_.tensor,
-                   layout_.data * layout_.context));
+    ASSIGN_OR_RETURN(const double dense,
+                     Collective(kind, held.dense * bytes_each, layout_.tensor,
+                                layout_.data * layout_.context));
     data_bytes_ += last_bytes_;
     last_bytes_ = 0;
-    ASSIGN_OR_RETURN(
-        const double experts,
-        Collective(kind, held.experts * bytes_each, layout_.ExpertGroup(),
-                   layout_.ExpertData()));
+    ASSIGN_OR_RETURN(const double experts,
+                     Collective(kind, held.experts * bytes_each,
+                                layout_.ExpertGroup(), layout_.ExpertData()));
     data_bytes_ += last_bytes_;
     last_bytes_ = 0;
     return dense + experts;
@@ -328,12 +326,11 @@ class Step {
     const int64_t ranks = layout_.RanksPerStage();
     double hop = 0;
     if (layout_.pipeline > 1) {
-      ASSIGN_OR_RETURN(
-          hop, Collective(CommKind::kSendRecv, bytes, ranks, 2));
+      ASSIGN_OR_RETURN(hop, Collective(CommKind::kSendRecv, bytes, ranks, 2));
       last_bytes_ = 0;
     }
-    result_.bytes_pipeline = 2.0 * bytes * layout_.MicroBatches() *
-                             layout_.Chunks(in_.schedule);
+    result_.bytes_pipeline =
+        2.0 * bytes * layout_.MicroBatches() * layout_.Chunks(in_.schedule);
 
     // Items of one kind and stage take the same time.
     std::map<std::pair<int, int>, std::pair<int64_t, Parts>> known;
@@ -363,8 +360,7 @@ class Step {
         std::max_element(timeline.busy.begin(), timeline.busy.end()) -
         timeline.busy.begin());
     parts_ = device_parts[result_.busiest_device];
-    parts_[kBubblePart] =
-        timeline.Idle(result_.busiest_device) / kPicoseconds;
+    parts_[kBubblePart] = timeline.Idle(result_.busiest_device) / kPicoseconds;
     double idle = 0;
     for (int d = 0; d < layout_.pipeline; ++d) {
       idle += static_cast<double>(timeline.Idle(d));
@@ -490,10 +486,10 @@ class Step {
   double MtpFlops() const {
     if (layout_.mtp_layers == 0) return 0;
     const LayerCost& layer = cost_.layers.back();
-    const double of_rank = layer.forward.flops + layer.input_grad.flops +
-                           layer.weight_grad.flops + cost_.output.forward.flops +
-                           cost_.output.input_grad.flops +
-                           cost_.output.weight_grad.flops;
+    const double of_rank =
+        layer.forward.flops + layer.input_grad.flops + layer.weight_grad.flops +
+        cost_.output.forward.flops + cost_.output.input_grad.flops +
+        cost_.output.weight_grad.flops;
     return layout_.mtp_layers * of_rank * layout_.tensor * layout_.context /
            static_cast<double>(layout_.micro_batch);
   }
@@ -521,9 +517,9 @@ class Step {
         }
         activations += bytes;
       }
-      memory.activation_bytes = activations / result_.schedule.num_chunks *
-                                    device.peak_activations +
-                                output;
+      memory.activation_bytes =
+          activations / result_.schedule.num_chunks * device.peak_activations +
+          output;
       // A layer that is made again, or worked on, at a time.
       if (layout_.recompute == Recompute::kFull) {
         memory.workspace_bytes = LargestLayerBytes();
@@ -547,10 +543,9 @@ class Step {
 
   void Bytes() {
     for (const LayerCost& layer : cost_.layers) {
-      const double per_stage = layout_.MicroBatches() /
-                               static_cast<double>(layout_.pipeline);
-      result_.bytes_tensor +=
-          per_stage * (layer.forward_comm.bytes_tensor * 2);
+      const double per_stage =
+          layout_.MicroBatches() / static_cast<double>(layout_.pipeline);
+      result_.bytes_tensor += per_stage * (layer.forward_comm.bytes_tensor * 2);
       result_.bytes_expert += per_stage * (layer.forward_comm.bytes_expert +
                                            layer.backward_comm.bytes_expert);
     }
@@ -558,16 +553,13 @@ class Step {
 
   void Errors() {
     double variance = 0;
-    double total = 0;
     for (int f = 0; f < kNumFamilies; ++f) {
       const double seconds = parts_[kMatMulPart + f];
       variance += std::pow(cost_.error[f] * seconds, 2);
-      total += seconds;
     }
     // Families err apart, kernels of one family together.
     result_.error_share =
         result_.seconds > 0 ? std::sqrt(variance) / result_.seconds : 0;
-    (void)total;
     result_.outside_share =
         cost_.seconds > 0 ? cost_.seconds_outside_range / cost_.seconds : 0;
     if (result_.outside_share > 0.01) {
@@ -599,9 +591,9 @@ class Step {
       waited += (item.start - end) / kPicoseconds;
       end = item.end;
     }
-    const int device = static_cast<int>(
-        std::max_element(on_device.begin(), on_device.end()) -
-        on_device.begin());
+    const int device =
+        static_cast<int>(std::max_element(on_device.begin(), on_device.end()) -
+                         on_device.begin());
     double others = 0;
     for (int d = 0; d < layout_.pipeline; ++d) {
       if (d != device) others += on_device[d];

@@ -83,7 +83,7 @@ struct StepResult {
   std::vector<DeviceSummary> devices;  // A rank of each stage.
   Footprint memory;                    // Of the fullest.
 
-  double error_share = 0;  // Half of the calibration's rows are within it.
+  double error_share = 0;    // Half of the calibration's rows are within it.
   double outside_share = 0;  // Of the kernels' time, shapes not measured.
   std::vector<std::string> warnings;
   std::string critical_path;
