@@ -16,6 +16,7 @@
 #include "absl/strings/string_view.h"
 #include "core/base/build_info.h"
 #include "tools/strata/output.h"
+#include "tools/strata/simulate.h"
 
 namespace strata {
 namespace {
@@ -122,8 +123,9 @@ int RunCommandLine(int argc, const char* const* argv) {
   app.option_defaults()->always_capture_default();
   app.require_subcommand(1);
   const std::vector<Command> commands = {
-      AddDemo(app),     AddScorecard(app), AddTrain(app),   AddGenerate(app),
-      AddEvaluate(app), AddInfo(app),      AddInspect(app), AddTrace(app)};
+      AddDemo(app),     AddScorecard(app), AddTrain(app),
+      AddGenerate(app), AddEvaluate(app),  AddInfo(app),
+      AddInspect(app),  AddSimulate(app),  AddTrace(app)};
 
   const int exit_code = Parse(app, argc, argv, commands);
   // A reader that has gone, as head does, is no error.

@@ -1,0 +1,96 @@
+#include "sim/astra/node_queue.h"
+
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+#include "core/base/check.h"
+#include "sim/chakra/chakra.pb.h"
+#include "sim/chakra/workload.h"
+
+namespace strata::astra {
+
+NodeQueue::NodeQueue(const std::vector<chakra::TraceNode>& nodes)
+    : slot_(nodes.size()),
+      state_(nodes.size(), State::kPending),
+      num_waiting_(nodes.size()),
+      first_child_(nodes.size() + 1) {
+  for (size_t i = 0; i < nodes.size(); ++i) {
+    if (nodes[i].is_cpu_op) {
+      slot_[i] = kCpu;
+    } else if (nodes[i].type == ChakraProtoMsg::COMP_NODE) {
+      slot_[i] = kCompute;
+    } else if (nodes[i].type == ChakraProtoMsg::COMM_RECV_NODE) {
+      slot_[i] = kNone;
+    } else {
+      slot_[i] = kCommunicate;
+    }
+    num_waiting_[i] = static_cast<uint32_t>(nodes[i].parents.size());
+    for (const uint32_t parent : nodes[i].parents) ++first_child_[parent + 1];
+  }
+  for (size_t i = 0; i < nodes.size(); ++i) {
+    first_child_[i + 1] += first_child_[i];
+  }
+  children_.resize(first_child_.back());
+  std::vector<uint32_t> next = first_child_;
+  for (size_t i = 0; i < nodes.size(); ++i) {
+    for (const uint32_t parent : nodes[i].parents) {
+      children_[next[parent]++] = static_cast<uint32_t>(i);
+    }
+    if (nodes[i].parents.empty()) MakeReady(static_cast<uint32_t>(i));
+  }
+}
+
+void NodeQueue::BeginPass() {
+  in_pass_ = true;
+  next_in_pass_ = 0;
+}
+
+std::optional<uint32_t> NodeQueue::Take() {
+  std::optional<uint32_t> first;
+  for (int slot = 0; slot < kNumSlots; ++slot) {
+    if (is_busy_[slot]) continue;
+    const auto candidate = ready_[slot].lower_bound(next_in_pass_);
+    if (candidate == ready_[slot].end()) continue;
+    if (!first.has_value() || *candidate < *first) first = *candidate;
+  }
+  if (!first.has_value()) return std::nullopt;
+  next_in_pass_ = *first + 1;
+  ready_[slot_[*first]].erase(*first);
+  if (slot_[*first] != kNone) is_busy_[slot_[*first]] = true;
+  state_[*first] = State::kRunning;
+  ++num_running_;
+  return first;
+}
+
+void NodeQueue::EndPass() {
+  in_pass_ = false;
+  for (const uint32_t node : became_ready_) MakeReady(node);
+  became_ready_.clear();
+}
+
+void NodeQueue::Finish(uint32_t node) {
+  CHECK(state_[node] == State::kRunning) << node;
+  state_[node] = State::kDone;
+  is_busy_[slot_[node]] = false;
+  --num_running_;
+  ++num_done_;
+  for (uint32_t c = first_child_[node]; c < first_child_[node + 1]; ++c) {
+    const uint32_t child = children_[c];
+    if (--num_waiting_[child] > 0) continue;
+    if (in_pass_) {
+      became_ready_.push_back(child);
+    } else {
+      MakeReady(child);
+    }
+  }
+}
+
+bool NodeQueue::has_ready() const {
+  for (const std::set<uint32_t>& ready : ready_) {
+    if (!ready.empty()) return true;
+  }
+  return false;
+}
+
+}  // namespace strata::astra
