@@ -1,0 +1,127 @@
+// What a collective costs on a cluster: time, bytes, the bottleneck.
+//
+//   CollectiveModel model(cluster);
+//   CollectiveRequest request;
+//   request.kind = CollectiveKind::kAllReduce;
+//   request.bytes = 2.0 * num_parameters;
+//   request.group = {/*first=*/0, /*stride=*/8, /*count=*/32};
+//   ASSIGN_OR_RETURN(CollectiveCost cost, model.Cost(request));
+//
+// A collective is an algorithm: phases of steps, each of which loads links.
+//
+//   time = launch + steps * step time + max over links (bytes / bandwidth)
+//
+// with the constants that the node's NCCL has (cluster.proto). Ranks that
+// behave alike are folded: links of one node of each class are looked at, so
+// cost grows with what differs. docs/simulator_network.md has the formulas.
+
+#ifndef SIM_COLLECTIVE_COLLECTIVE_H_
+#define SIM_COLLECTIVE_COLLECTIVE_H_
+
+#include <string>
+#include <vector>
+
+#include "absl/functional/function_ref.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "absl/types/span.h"
+#include "sim/cluster/cluster.h"
+#include "sim/engine/time.h"
+#include "sim/network/topology.h"
+
+namespace strata::sim {
+
+enum class CollectiveKind {
+  kAllReduce,
+  kAllGather,
+  kReduceScatter,
+  kAllToAll,
+  kAllToAllV,
+  kBroadcast,  // From the group's first rank.
+  kSendRecv,   // From the group's first rank to its second, the last.
+};
+
+enum class CollectiveAlgorithm {
+  kAuto,  // The one that takes the least time, as NCCL's tuner means to choose.
+  kRing,
+  kTree,             // Double binary tree over nodes, a chain within each.
+  kDirect,           // Everyone to everyone at once.
+  kHalvingDoubling,  // Recursive; the group's size is a power of two.
+  kHierarchical,     // Within the nodes, then between them, then within.
+  kInSwitch,         // The node's switches add up (NVLS).
+};
+
+// first, first + stride, ...: count ranks.
+struct RankGroup {
+  int first = 0;
+  int stride = 1;
+  int count = 0;
+};
+
+struct CollectiveRequest {
+  CollectiveKind kind = CollectiveKind::kAllReduce;
+  CollectiveAlgorithm algorithm = CollectiveAlgorithm::kAuto;
+
+  // The full buffer, as NCCL's benchmarks count it:
+  //   all-reduce, broadcast  the buffer of each rank
+  //   all-gather             the output of each rank: count times its input
+  //   reduce-scatter         the input of each rank: count times its output
+  //   all-to-all             the input of each rank: a count-th to each rank,
+  //                          itself included
+  //   send/recv              the message
+  // Not used for all-to-all-v.
+  double bytes = 0;
+
+  // Who takes part: `ranks`, all different, or if it is empty `group`.
+  absl::Span<const int> ranks;
+  RankGroup group;
+
+  // All-to-all-v: bytes from the i-th of the group to the j-th.
+  absl::Span<const double> bytes_matrix;  // [count, count], row: sender
+
+  // Whether the switches can add up the element type: not int8.
+  bool in_switch_type = true;
+};
+
+struct CollectiveCost {
+  Picoseconds time = 0;
+
+  // That the rank which sends the most sends over NVLink and over NICs.
+  double intra_node_bytes_per_rank = 0;
+  double inter_node_bytes_per_rank = 0;
+
+  // The parts of `time`: launch and steps, and the bytes over the bottleneck.
+  Picoseconds latency_time = 0;
+  Picoseconds bandwidth_time = 0;
+  std::string bottleneck;  // The link's name; "" if no bytes move.
+  CollectiveAlgorithm algorithm = CollectiveAlgorithm::kAuto;  // The one used.
+};
+
+class CollectiveModel {
+ public:
+  // `cluster` must outlive it.
+  explicit CollectiveModel(const Cluster& cluster);
+
+  // Any thread.
+  //
+  // Returns INVALID_ARGUMENT if the group is empty, a rank is not in the
+  // cluster or is there twice, if bytes are negative or not finite, if the
+  // matrix is not count x count, if the algorithm does not exist for the kind
+  // or the group (halving-doubling of 6 ranks, in-switch without such
+  // switches).
+  absl::StatusOr<CollectiveCost> Cost(const CollectiveRequest& request) const;
+
+  const Topology& topology() const { return topology_; }
+  const Cluster& cluster() const { return topology_.cluster(); }
+
+ private:
+  Topology topology_;
+};
+
+// "all-reduce", "ring", ...
+absl::string_view NameOf(CollectiveKind kind);
+absl::string_view NameOf(CollectiveAlgorithm algorithm);
+
+}  // namespace strata::sim
+
+#endif  // SIM_COLLECTIVE_COLLECTIVE_H_
