@@ -17,7 +17,6 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/string_view.h"
-#include "core/base/check.h"
 #include "core/base/status_macros.h"
 #include "sim/validation/published_rows.h"
 #include "sim/validation/software_constants.h"
@@ -34,6 +33,16 @@ constexpr absl::string_view kHeader =
 constexpr const char* kUnits[] = {"s", "tok/s/gpu", "TF/gpu", "mfu%",
                                   "gpu_h/Ttok"};
 constexpr const char* kAccountings[] = {"-", "causal", "full", "megatron2021"};
+
+struct MachineConstant {
+  absl::string_view name;
+  double Software::*field;
+};
+constexpr MachineConstant kMachineConstants[] = {
+    {"host_seconds_per_node", &Software::host_seconds_per_node},
+    {"dispatch_sms", &Software::dispatch_sms},
+    {"optimizer_memory_share", &Software::optimizer_memory_share},
+};
 
 // The cells of a line; quotes keep commas, and two of them are one.
 std::vector<std::string> Cells(absl::string_view line) {
@@ -174,8 +183,11 @@ double FromSeconds(const MeasuredRow& row, const Case& c,
 
 class Validation {
  public:
-  Validation(const std::vector<MeasuredRow>& rows, Simulator& simulator)
-      : simulator_(simulator) {
+  Validation(const std::vector<MeasuredRow>& rows, const Constants& constants,
+             Simulator& simulator)
+      : machine_(constants.machine), simulator_(simulator) {
+    result_.machine = constants.machine;
+    result_.efficiency = constants.efficiency;
     for (const MeasuredRow& row : rows) {
       RowResult result;
       result.row = row;
@@ -184,7 +196,6 @@ class Validation {
   }
 
   absl::StatusOr<ValidationResult> Run() {
-    ASSIGN_OR_RETURN(result_.efficiency, FrameworkEfficiencies());
     cases_.resize(result_.rows.size());
     for (size_t i = 0; i < cases_.size(); ++i) {
       result_.rows[i].status = Prepare(i);
@@ -241,6 +252,7 @@ class Validation {
 
   absl::StatusOr<StepResult> StepOf(size_t i, double efficiency) {
     StepInputs inputs = cases_[i].inputs;
+    inputs.software = machine_;
     inputs.software.efficiency = efficiency;
     return SimulateStep(inputs);
   }
@@ -328,6 +340,7 @@ class Validation {
     result_.median_error = Median(std::move(all));
   }
 
+  const Software machine_;
   Simulator& simulator_;
   std::vector<Case> cases_;
   ValidationResult result_;
@@ -369,32 +382,51 @@ absl::StatusOr<std::vector<MeasuredRow>> PublishedRows() {
   return ParseRows(PublishedRowTexts()[0].second);
 }
 
-absl::StatusOr<std::map<std::string, double>> FrameworkEfficiencies() {
-  std::map<std::string, double> efficiencies;
-  for (absl::string_view line :
-       absl::StrSplit(SoftwareConstantTexts()[0].second, '\n')) {
+absl::StatusOr<Constants> ParseConstants(absl::string_view csv) {
+  Constants constants;
+  int line_number = 0;
+  for (absl::string_view line : absl::StrSplit(csv, '\n')) {
+    ++line_number;
     line = absl::StripAsciiWhitespace(line);
-    if (line.empty() || line[0] == '#' || line == "framework,efficiency") {
-      continue;
-    }
+    if (line.empty() || line[0] == '#' || line == "kind,name,value") continue;
     const std::vector<std::string> cells = Cells(line);
-    double efficiency = 0;
-    CHECK(cells.size() == 2 && absl::SimpleAtod(cells[1], &efficiency) &&
-          efficiency > 0)
-        << line;
-    efficiencies[cells[0]] = efficiency;
+    double value = 0;
+    double* field = nullptr;
+    if (cells.size() == 3 && cells[0] == "framework") {
+      field = &constants.efficiency[cells[1]];
+    }
+    for (const MachineConstant& constant : kMachineConstants) {
+      if (cells.size() == 3 && cells[0] == "machine" &&
+          cells[1] == constant.name) {
+        field = &(constants.machine.*constant.field);
+      }
+    }
+    if (field == nullptr || !absl::SimpleAtod(cells[2], &value) ||
+        !(value >= 0) || !std::isfinite(value) ||
+        (cells[0] == "framework" && value == 0)) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "constants, line ", line_number, ": \"", line.substr(0, 60),
+          "\"; want framework,NAME,SHARE or machine,CONSTANT,VALUE"));
+    }
+    *field = value;
   }
-  return efficiencies;
+  return constants;
 }
 
-absl::StatusOr<Software> SoftwareOf(absl::string_view framework) {
-  ASSIGN_OR_RETURN(const auto efficiencies, FrameworkEfficiencies());
-  Software software;
+absl::StatusOr<Constants> DefaultConstants() {
+  return ParseConstants(SoftwareConstantTexts()[0].second);
+}
+
+absl::StatusOr<Software> SoftwareOf(const Constants& constants,
+                                    absl::string_view framework) {
+  Software software = constants.machine;
   if (!framework.empty()) software.framework = std::string(framework);
-  const auto it = efficiencies.find(software.framework);
-  if (it == efficiencies.end()) {
+  const auto it = constants.efficiency.find(software.framework);
+  if (it == constants.efficiency.end()) {
     std::vector<std::string> names;
-    for (const auto& [name, efficiency] : efficiencies) names.push_back(name);
+    for (const auto& [name, efficiency] : constants.efficiency) {
+      names.push_back(name);
+    }
     return absl::NotFoundError(absl::StrCat("no framework \"", framework,
                                             "\"; there are ",
                                             absl::StrJoin(names, ", ")));
@@ -404,8 +436,9 @@ absl::StatusOr<Software> SoftwareOf(absl::string_view framework) {
 }
 
 absl::StatusOr<ValidationResult> ValidateRows(
-    const std::vector<MeasuredRow>& rows, Simulator& simulator) {
-  return Validation(rows, simulator).Run();
+    const std::vector<MeasuredRow>& rows, const Constants& constants,
+    Simulator& simulator) {
+  return Validation(rows, constants, simulator).Run();
 }
 
 std::string FormatValidation(const ValidationResult& result) {
@@ -458,6 +491,13 @@ std::string FormatValidation(const ValidationResult& result) {
                               ? "-"
                               : absl::StrFormat("%.3f", it->second),
                           fitted);
+  }
+  absl::StrAppend(&text,
+                  "\nconstants of the machine, beside data sheets, kernels and "
+                  "collectives\n");
+  for (const MachineConstant& constant : kMachineConstants) {
+    absl::StrAppendFormat(&text, "  %-26s %.4g\n", constant.name,
+                          result.machine.*constant.field);
   }
   absl::StrAppendFormat(
       &text,

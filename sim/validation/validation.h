@@ -15,6 +15,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "sim/workload/machine.h"
@@ -48,13 +49,26 @@ absl::StatusOr<std::vector<MeasuredRow>> ParseRows(absl::string_view csv);
 // The rows in the binary.
 absl::StatusOr<std::vector<MeasuredRow>> PublishedRows();
 
-// The efficiency of each framework, from software.csv in the binary.
-absl::StatusOr<std::map<std::string, double>> FrameworkEfficiencies();
+// The numbers that are not of a data sheet, a kernel or a collective: see
+// constants.csv, which says what each means.
+struct Constants {
+  Software machine;  // Its framework and efficiency aside.
+  std::map<std::string, double> efficiency;  // By framework.
+};
+
+// Text of constants.csv's form.
+//
+// Returns INVALID_ARGUMENT with the line's number for a line that is not so.
+absl::StatusOr<Constants> ParseConstants(absl::string_view csv);
+
+// Those in the binary.
+absl::StatusOr<Constants> DefaultConstants();
 
 // Software of that name; "" is megatron-core.
 //
 // Returns NOT_FOUND with the names there are.
-absl::StatusOr<Software> SoftwareOf(absl::string_view framework);
+absl::StatusOr<Software> SoftwareOf(const Constants& constants,
+                                    absl::string_view framework);
 
 struct RowResult {
   MeasuredRow row;
@@ -77,6 +91,7 @@ struct SourceResult {
 struct ValidationResult {
   std::vector<RowResult> rows;
   std::vector<SourceResult> sources;
+  Software machine;                          // Constants of the machine.
   std::map<std::string, double> efficiency;  // Used.
   std::map<std::string, double> fitted;      // To these rows.
   // Over verified rows with a prediction.
@@ -88,9 +103,10 @@ struct ValidationResult {
 
 // A row without a prediction has the reason in its status; the others stand.
 //
-// Returns the error of the embedded constants, if they are broken.
+// Returns the error of a simulation that has begun.
 absl::StatusOr<ValidationResult> ValidateRows(
-    const std::vector<MeasuredRow>& rows, Simulator& simulator);
+    const std::vector<MeasuredRow>& rows, const Constants& constants,
+    Simulator& simulator);
 
 // The table, as the command line prints it.
 std::string FormatValidation(const ValidationResult& result);

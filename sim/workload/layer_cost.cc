@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <map>
 #include <numeric>
 #include <string>
 #include <utility>
@@ -126,13 +127,13 @@ class Costing {
     return extent / Cut(value, dim, experts);
   }
 
-  Kernel Product(const Node& node) const {
+  Kernel Product(const Node& node, int layer) const {
     const bool lhs = node.attrs.Int("transpose_lhs") != 0;
     const bool rhs = node.attrs.Int("transpose_rhs") != 0;
     Kernel kernel;
     kernel.kind = Kernel::Kind::kMatMul;
     kernel.family = Family::kMatMul;
-    kernel.fp8 = layout_.fp8;
+    kernel.fp8 = layout_.fp8 && layer >= 0;  // The output stays in BF16.
     kernel.m = ExtentOf(node.inputs[0], lhs ? 1 : 0, false);
     kernel.k = ExtentOf(node.inputs[0], lhs ? 0 : 1, false);
     kernel.n = ExtentOf(node.inputs[1], rhs ? 0 : 1, false);
@@ -225,7 +226,7 @@ class Costing {
                    double times) {
     const std::string key = absl::StrCat(
         static_cast<int>(kernel.kind), ",", kernel.m, ",", kernel.n, ",",
-        kernel.k, ",", kernel.bytes, ",", kernel.backward,
+        kernel.k, ",", kernel.bytes, ",", kernel.backward, ",", kernel.fp8, ",",
         kernel.expert_rows.empty()
             ? -1
             : model_.place(&node - model_.graph().nodes().data()).gate);
@@ -243,11 +244,13 @@ class Costing {
                                                          : cost.weight_grad;
     phase.seconds[family] += seconds;
     phase.flops += kernel.Flops() * times;
+    phase.nodes += 1;
     if (node.phase == Phase::kForward &&
         (layout_.recompute == Recompute::kFull || IsRecomputed(node)) &&
         layer >= 0) {
       cost.recompute.seconds[family] += seconds;
       cost.recompute.flops += kernel.Flops() * times;
+      cost.recompute.nodes += 1;
     }
     result_.error[family] += time.error * seconds;
     family_seconds_[family] += seconds;
@@ -275,15 +278,16 @@ class Costing {
   absl::Status Nodes() {
     const Graph& graph = model_.graph();
     // Products that are one: summed, and costed at the first's place.
-    absl::flat_hash_map<std::pair<int, int>, Kernel> fused;
-    absl::flat_hash_map<std::pair<int, int>, const Node*> first;
+    // Ordered, so that sums are the same in every run.
+    std::map<std::pair<int, int>, Kernel> fused;
+    std::map<std::pair<int, int>, const Node*> first;
     for (size_t i = 0; i < graph.nodes().size(); ++i) {
       const Node& node = graph.node(i);
       const NodePlace& place = model_.place(i);
       if (node.phase == Phase::kUpdate || IsFree(node)) continue;
       const absl::string_view op = node.op->name;
       if (op == "MatMul") {
-        const Kernel kernel = Product(node);
+        const Kernel kernel = Product(node, place.layer);
         if (place.fused < 0) {
           RETURN_IF_ERROR(Add(node, place.layer, kernel, 1));
           continue;
@@ -521,6 +525,7 @@ class Costing {
 PhaseCost& PhaseCost::operator+=(const PhaseCost& other) {
   for (int f = 0; f < kNumFamilies; ++f) seconds[f] += other.seconds[f];
   flops += other.flops;
+  nodes += other.nodes;
   return *this;
 }
 

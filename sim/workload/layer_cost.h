@@ -35,6 +35,7 @@ namespace strata::sim {
 struct PhaseCost {
   std::array<double, kNumFamilies> seconds = {};  // By Family.
   double flops = 0;  // Of this rank's products and attention.
+  double nodes = 0;  // Of the graph, that the host launches.
 
   double total() const {
     double sum = 0;

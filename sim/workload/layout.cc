@@ -52,7 +52,7 @@ struct FlagWord {
 constexpr FlagWord kFlags[] = {
     {"sp", &Layout::sequence_parallel}, {"fp8", &Layout::fp8},
     {"deepep", &Layout::deep_ep},       {"tpo", &Layout::overlap_tensor},
-    {"epo", &Layout::overlap_expert},
+    {"epo", &Layout::overlap_expert},   {"dps", &Layout::sequential_data},
 };
 
 constexpr Recompute kRecomputes[] = {Recompute::kNone, Recompute::kSelective,

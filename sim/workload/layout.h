@@ -20,6 +20,8 @@
 //   deepep           experts' dispatch once a node, on 20 SMs; else   off
 //                    an all-to-all-v
 //   tpo, epo         TP's, EP's communication overlaps products       off
+//   dps              DP's communication after the last backward,      off
+//                    not under it
 //   mtpN             multi-token-prediction layers                    0
 //
 // Ranks, from the fastest: tp, cp, dp, pp. An expert group is ep * etp
@@ -62,6 +64,7 @@ struct Layout {
   bool deep_ep = false;
   bool overlap_tensor = false;
   bool overlap_expert = false;
+  bool sequential_data = false;
   int64_t mtp_layers = 0;
 
   int64_t RanksPerStage() const { return tensor * context * data; }

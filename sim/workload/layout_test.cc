@@ -40,20 +40,20 @@ TEST(LayoutTest, RejectsWhatIsNoWord) {
     const char* text;
     const char* message;
   };
-  for (const Case& c : std::vector<Case>{
-           {"pp4,xx2", "no word \"xx2\""},
-           {"pp0", "\"pp0\"; want pp1 to pp1048576"},
-           {"pp-1", "want pp1"},
-           {"pp", "want pp1"},
-           {"pp4x", "want pp1"},
-           {"pp99999999999999999999", "want pp1"},
-           {"zero4", "want zero0 to zero3"},
-           {"pp2,pp4", "pp is given twice"},
-           {"fp8,bf16", "precision is given twice"},
-           {"recompute=some", "want none, selective or full"}}) {
-    EXPECT_THAT(ParseLayout(c.text),
-                StatusIs(absl::StatusCode::kInvalidArgument,
-                         HasSubstr(c.message)))
+  for (const Case& c :
+       std::vector<Case>{{"pp4,xx2", "no word \"xx2\""},
+                         {"pp0", "\"pp0\"; want pp1 to pp1048576"},
+                         {"pp-1", "want pp1"},
+                         {"pp", "want pp1"},
+                         {"pp4x", "want pp1"},
+                         {"pp99999999999999999999", "want pp1"},
+                         {"zero4", "want zero0 to zero3"},
+                         {"pp2,pp4", "pp is given twice"},
+                         {"fp8,bf16", "precision is given twice"},
+                         {"recompute=some", "want none, selective or full"}}) {
+    EXPECT_THAT(
+        ParseLayout(c.text),
+        StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr(c.message)))
         << c.text;
   }
 }
@@ -89,9 +89,9 @@ TEST(LayoutTest, RejectsWhatDoesNotDivide) {
            {"pp64", PipelineKind::k1F1B, "64 stages for 61 layers"},
            {"pp4,gbs80", PipelineKind::kDualPipe, "want at least twice"},
            {"pp4,vp4,gbs96", PipelineKind::kInterleaved, "a multiple of"}}) {
-    EXPECT_THAT(For(c.text, c.schedule, 64),
-                StatusIs(absl::StatusCode::kInvalidArgument,
-                         HasSubstr(c.message)))
+    EXPECT_THAT(
+        For(c.text, c.schedule, 64),
+        StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr(c.message)))
         << c.text;
   }
   EXPECT_THAT(For("ep2", PipelineKind::k1F1B, 8, "demo"), IsOk());

@@ -30,6 +30,9 @@ struct Software {
   // Share of the time that kernels run at the pace at which they were measured
   // alone: clocks under load, launches, gaps, and what the graph does not have.
   double efficiency = 1;
+  // Host time of one node of the graph: its kernels' launches, checks, counts
+  // read back. A stage whose kernels are shorter waits for the host.
+  double host_seconds_per_node = 0;
   // SMs that DeepEP takes from products which overlap it.
   double dispatch_sms = 20;
   // Share of its peak at which the optimizer streams through memory.

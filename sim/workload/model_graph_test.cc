@@ -3,6 +3,7 @@
 #include <cstdint>
 
 #include "absl/status/statusor.h"
+#include "core/graph/op_def.h"
 #include "core/model/config.h"
 #include "core/model/count.h"
 #include "core/testing/status_matchers.h"

@@ -22,8 +22,8 @@
 #include "core/model/config.h"
 #include "sim/cluster/cluster.h"
 #include "sim/cluster/load_cluster.h"
-#include "sim/workload/comm_times.h"
 #include "sim/workload/kernel_times.h"
+#include "sim/workload/network_times.h"
 
 namespace strata::sim {
 namespace {
@@ -210,15 +210,7 @@ absl::StatusOr<const Simulator::ClusterParts*> Simulator::ClusterOf(
   rates.memory_share = 0.85;
   rates.launch_seconds = 3e-6;
   parts->kernels = std::make_unique<RooflineKernels>(rates);
-  const NodeConfig& node = parts->cluster->Node(0);
-  TwoLevelComm::Links links;
-  links.gpus_per_node = parts->machine.gpus_per_node;
-  links.node_bytes = node.scale_up().gb_per_s() * 1e9 * 0.8;
-  links.fabric_bytes = node.nic().gb_per_s() * 1e9 * node.nic().count() /
-                       parts->machine.gpus_per_node * 0.9;
-  links.node_latency = 2e-6;
-  links.fabric_latency = 10e-6;
-  parts->network = std::make_unique<TwoLevelComm>(links);
+  parts->network = std::make_unique<NetworkTimes>(*parts->cluster);
   slot = std::move(parts);
   return slot.get();
 }

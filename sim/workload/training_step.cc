@@ -43,6 +43,7 @@ enum Part {
   kExpertCommPart,
   kContextPart,
   kShardPart,
+  kHostPart,
   kStragglerPart,
   kBubblePart,
   kDataPart,
@@ -60,6 +61,7 @@ constexpr const char* kPartNames[kNumParts] = {
     "exposed dispatch and combine",
     "exposed context parallel",
     "exposed gathering of weights",
+    "waiting for the host",
     "slow ranks' own",
     "pipeline idle",
     "exposed gradients and weights",
@@ -256,6 +258,32 @@ class Step {
     return std::llround(seconds * kPicoseconds);
   }
 
+  // What a stage's item is lengthened by where the host cannot launch it as
+  // fast as it runs.
+  void WaitForHost(double nodes, Parts& parts) const {
+    parts[kHostPart] =
+        std::max(0.0, nodes * in_.software.host_seconds_per_node - Sum(parts));
+  }
+
+  double NodesOf(int device, const PipelineItem& item) const {
+    const auto backward = [&](int chunk) {
+      const LayerCost& s = stages_[result_.schedule.StageOf(device, chunk)];
+      double nodes = 0;
+      if (item.has_input_grad())
+        nodes += s.input_grad.nodes + s.recompute.nodes;
+      if (item.has_weight_grad()) nodes += s.weight_grad.nodes;
+      return nodes;
+    };
+    double nodes = 0;
+    if (item.has_forward()) {
+      nodes =
+          stages_[result_.schedule.StageOf(device, item.chunk)].forward.nodes;
+    }
+    return nodes + backward(item.kind == Kind::kForwardBackward
+                                ? item.backward_chunk
+                                : item.chunk);
+  }
+
   // --- Pipeline ---
 
   absl::Status MakeSchedule() {
@@ -344,6 +372,7 @@ class Step {
       auto [it, inserted] = known.try_emplace({device, key});
       if (inserted) {
         Parts parts = PartsOf(device, item);
+        WaitForHost(NodesOf(device, item), parts);
         const double plain = Sum(parts);
         const double slowdown = SlowdownOf(device);
         parts[kStragglerPart] = plain * (slowdown - 1);
@@ -409,7 +438,7 @@ class Step {
       data_bytes_ = 0;
       double backward = 0;
       double forward = 0;
-      Windows(d, backward, forward);
+      if (!layout_.sequential_data) Windows(d, backward, forward);
       const double buckets = static_cast<double>(LayersOf(d));
       if (layout_.zero >= 1) {
         ASSIGN_OR_RETURN(

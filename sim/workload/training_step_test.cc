@@ -19,8 +19,7 @@ namespace {
 
 using ::testing::HasSubstr;
 
-constexpr char kDense[] =
-    "layers=8 hidden=1024 heads=16 ffn=4096 vocab=32000";
+constexpr char kDense[] = "layers=8 hidden=1024 heads=16 ffn=4096 vocab=32000";
 constexpr char kExperts[] =
     "layers=8 hidden=1024 heads=16 vocab=32000 experts=32 top_k=4 "
     "expert_ffn=512";
@@ -81,8 +80,8 @@ TEST_F(TrainingStepTest, PartsAddUpToTheStep) {
   for (const PipelineKind schedule :
        {PipelineKind::kGPipe, PipelineKind::k1F1B, PipelineKind::kZbH1,
         PipelineKind::kZb1p, PipelineKind::kDualPipe}) {
-    const StepResult result = Run(Inputs(
-        kExperts, "pp4,ep8,gbs128,seq1024", schedule, 32));
+    const StepResult result =
+        Run(Inputs(kExperts, "pp4,ep8,gbs128,seq1024", schedule, 32));
     double sum = 0;
     for (const StepPart& part : result.parts) sum += part.seconds;
     // Items are rounded to picoseconds: 2000 of them.
@@ -210,19 +209,18 @@ TEST_F(TrainingStepTest, ASlowRankSlowsItsStage) {
 TEST_F(TrainingStepTest, DualPipeHidesDispatchUnderTheOtherDirection) {
   const StepResult plain = Run(Inputs(
       kExperts, "pp4,ep16,gbs256,seq4096,deepep", PipelineKind::k1F1B, 64));
-  const StepResult dual = Run(Inputs(
-      kExperts, "pp4,ep16,gbs256,seq4096,deepep", PipelineKind::kDualPipe, 64));
+  const StepResult dual = Run(Inputs(kExperts, "pp4,ep16,gbs256,seq4096,deepep",
+                                     PipelineKind::kDualPipe, 64));
   EXPECT_LT(PartOf(dual, "exposed dispatch and combine"),
             PartOf(plain, "exposed dispatch and combine"));
 }
 
 TEST_F(TrainingStepTest, MoreBandwidthNeverSlowsAStep) {
-  StepInputs inputs = Inputs(kExperts, "tp2,pp2,ep8,gbs64,seq2048,sp",
-                             PipelineKind::k1F1B, 32);
+  StepInputs inputs =
+      Inputs(kExperts, "tp2,pp2,ep8,gbs64,seq2048,sp", PipelineKind::k1F1B, 32);
   double last = 1e30;
   for (const double scale : {1.0, 1.5, 2.0, 8.0}) {
-    const TwoLevelComm network(
-        {8, scale * 200e9, scale * 50e9, 1e-6, 5e-6});
+    const TwoLevelComm network({8, scale * 200e9, scale * 50e9, 1e-6, 5e-6});
     inputs.network = &network;
     const double seconds = Run(inputs).seconds;
     EXPECT_LE(seconds, last);
@@ -261,8 +259,7 @@ TEST(ParseModelTest, RejectsWhatIsNoDimension) {
               StatusIs(absl::StatusCode::kInvalidArgument,
                        HasSubstr("want a whole number")));
   EXPECT_THAT(ParseModel("layers=2"),
-              StatusIs(absl::StatusCode::kInvalidArgument,
-                       HasSubstr("want")));
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("want")));
   EXPECT_FALSE(ParseModel("no-such-preset").ok());
 }
 

@@ -45,6 +45,7 @@ struct ModelFlags {
   std::string schedule = "1f1b";
   std::string framework = "megatron-core";
   double efficiency = 0;
+  std::string constants;
   std::string routing;
   std::string expert_loads;
   double power_law = 0;
@@ -117,6 +118,12 @@ nlohmann::ordered_json ToJson(const sim::ValidationResult& result) {
   return json;
 }
 
+absl::StatusOr<sim::Constants> Constants(const ModelFlags& flags) {
+  if (flags.constants.empty()) return sim::DefaultConstants();
+  ASSIGN_OR_RETURN(const std::string text, ReadFile(flags.constants));
+  return sim::ParseConstants(text);
+}
+
 absl::StatusOr<int> RunValidate(const ModelFlags& flags) {
   std::vector<sim::MeasuredRow> rows;
   if (flags.rows.empty()) {
@@ -131,8 +138,9 @@ absl::StatusOr<int> RunValidate(const ModelFlags& flags) {
     rows = *std::move(parsed);
   }
   sim::Simulator simulator;
+  ASSIGN_OR_RETURN(const sim::Constants constants, Constants(flags));
   ASSIGN_OR_RETURN(const sim::ValidationResult result,
-                   sim::ValidateRows(rows, simulator));
+                   sim::ValidateRows(rows, constants, simulator));
   if (flags.json) {
     PrintJson(ToJson(result));
   } else {
@@ -234,7 +242,9 @@ absl::StatusOr<int> RunModel(const ModelFlags& flags) {
   scenario.cluster = flags.cluster;
   scenario.layout = flags.layout;
   scenario.schedule = flags.schedule;
-  ASSIGN_OR_RETURN(scenario.software, sim::SoftwareOf(flags.framework));
+  ASSIGN_OR_RETURN(const sim::Constants constants, Constants(flags));
+  ASSIGN_OR_RETURN(scenario.software,
+                   sim::SoftwareOf(constants, flags.framework));
   if (flags.efficiency > 0) scenario.software.efficiency = flags.efficiency;
   for (const std::string& slow : flags.slow) {
     ASSIGN_OR_RETURN(const auto parsed, ParseSlow(slow));
@@ -264,10 +274,12 @@ absl::StatusOr<int> RunModel(const ModelFlags& flags) {
                                                flags.routing, options));
   }
   if (!flags.trace.empty()) {
-    RETURN_IF_ERROR(WriteFileAtomically(flags.trace, sim::ChromeTrace(report.result)));
+    RETURN_IF_ERROR(
+        WriteFileAtomically(flags.trace, sim::ChromeTrace(report.result)));
   }
   if (!flags.html.empty()) {
-    RETURN_IF_ERROR(WriteFileAtomically(flags.html, sim::HtmlReport(report, balance)));
+    RETURN_IF_ERROR(
+        WriteFileAtomically(flags.html, sim::HtmlReport(report, balance)));
   }
   if (flags.json) {
     nlohmann::ordered_json json = sim::ToJson(report);
@@ -313,6 +325,11 @@ Command AddSimulateModel(CLI::App& simulate) {
                   "That efficiency itself; 0: the framework's")
       ->type_name("SHARE")
       ->check(CLI::Range(0.0, 2.0));
+  simulate
+      .add_option("--constants", flags->constants,
+                  "Constants of the machine and the frameworks, a CSV such as "
+                  "sim/validation/constants.csv; default: that one")
+      ->type_name("FILE");
   simulate
       .add_option("--routing", flags->routing,
                   "A routing trace: experts' loads, and the balancer replayed "
