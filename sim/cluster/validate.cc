@@ -97,6 +97,7 @@ absl::Status ValidateNccl(const std::string& path, const NcclConstants& nccl,
 absl::Status ValidateKernel(const std::string& path,
                             const DeepEpConstants::Kernel& kernel) {
   RETURN_IF_ERROR(Microseconds(path, "launch_us", kernel.launch_us()));
+  RETURN_IF_ERROR(Microseconds(path, "net_us", kernel.net_us()));
   RETURN_IF_ERROR(InRange(path, "latency_ns_per_element",
                           kernel.latency_ns_per_element(), 0, 1e6));
   RETURN_IF_ERROR(InRange(path, "launch_ns_per_expert",

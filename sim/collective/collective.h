@@ -19,44 +19,16 @@
 #define SIM_COLLECTIVE_COLLECTIVE_H_
 
 #include <string>
-#include <vector>
 
-#include "absl/functional/function_ref.h"
 #include "absl/status/statusor.h"
-#include "absl/strings/string_view.h"
 #include "absl/types/span.h"
 #include "sim/cluster/cluster.h"
+#include "sim/collective/algorithm.h"
+#include "sim/collective/group.h"
 #include "sim/engine/time.h"
 #include "sim/network/topology.h"
 
 namespace strata::sim {
-
-enum class CollectiveKind {
-  kAllReduce,
-  kAllGather,
-  kReduceScatter,
-  kAllToAll,
-  kAllToAllV,
-  kBroadcast,  // From the group's first rank.
-  kSendRecv,   // From the group's first rank to its second, the last.
-};
-
-enum class CollectiveAlgorithm {
-  kAuto,  // The one that takes the least time, as NCCL's tuner means to choose.
-  kRing,
-  kTree,             // Double binary tree over nodes, a chain within each.
-  kDirect,           // Everyone to everyone at once.
-  kHalvingDoubling,  // Recursive; the group's size is a power of two.
-  kHierarchical,     // Within the nodes, then between them, then within.
-  kInSwitch,         // The node's switches add up (NVLS).
-};
-
-// first, first + stride, ...: count ranks.
-struct RankGroup {
-  int first = 0;
-  int stride = 1;
-  int count = 0;
-};
 
 struct CollectiveRequest {
   CollectiveKind kind = CollectiveKind::kAllReduce;
@@ -97,10 +69,16 @@ struct CollectiveCost {
   CollectiveAlgorithm algorithm = CollectiveAlgorithm::kAuto;  // The one used.
 };
 
+// Whether ranks that behave alike are folded. The result is the same; kUnfold
+// looks at every transfer and is there to be held against.
+enum class Folding { kFold, kUnfold };
+
 class CollectiveModel {
  public:
-  // `cluster` must outlive it.
-  explicit CollectiveModel(const Cluster& cluster);
+  // `cluster` must outlive it. The second form takes links that were changed.
+  explicit CollectiveModel(const Cluster& cluster,
+                           Folding folding = Folding::kFold);
+  explicit CollectiveModel(Topology topology, Folding folding = Folding::kFold);
 
   // Any thread.
   //
@@ -116,11 +94,8 @@ class CollectiveModel {
 
  private:
   Topology topology_;
+  bool fold_;
 };
-
-// "all-reduce", "ring", ...
-absl::string_view NameOf(CollectiveKind kind);
-absl::string_view NameOf(CollectiveAlgorithm algorithm);
 
 }  // namespace strata::sim
 

@@ -1,0 +1,30 @@
+// Fits a node's constants of NCCL and DeepEP to measurements.
+
+#ifndef SIM_COLLECTIVE_FIT_H_
+#define SIM_COLLECTIVE_FIT_H_
+
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+#include "sim/cluster/cluster.pb.h"
+#include "sim/collective/validation.h"
+
+namespace strata::sim {
+
+// Mean of |log(predicted / measured)|, each at most 0.5, so that a noisy row
+// weighs no more than a bad one.
+//
+// Returns the error of the first row that cannot be predicted.
+absl::StatusOr<double> MeanLogError(
+    const NodeConfig& node, absl::Span<const MeasuredCollective> measured);
+
+// `start` with every constant of `nccl` and `deep_ep` that is not 0 varied, one
+// after the other, by steps that grow where they help, until `rounds` rounds
+// are done. What the measurements do not depend on stays. Deterministic; finds
+// a local optimum.
+absl::StatusOr<NodeConfig> FitConstants(
+    const NodeConfig& start, absl::Span<const MeasuredCollective> measured,
+    int rounds);
+
+}  // namespace strata::sim
+
+#endif  // SIM_COLLECTIVE_FIT_H_
