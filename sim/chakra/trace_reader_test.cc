@@ -228,7 +228,7 @@ TEST(TraceReaderTest, SurvivesDamagedCopies) {
       EXPECT_THAT(trace.status().message(), HasSubstr("x.et, byte "));
     }
   }
-  // Changes of names and numbers do no harm; that many are.
+  // Changes of names and numbers do no harm, others do: both are seen.
   EXPECT_GT(num_loaded, 300);
   EXPECT_LT(num_loaded, 2700);
 }

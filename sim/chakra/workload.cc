@@ -11,6 +11,7 @@
 #include "absl/container/flat_hash_map.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/escaping.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
@@ -26,8 +27,18 @@ namespace {
 
 using Json = ::nlohmann::json;
 
-constexpr size_t kShownNameBytes = 60;
+constexpr size_t kShownBytes = 60;
 constexpr int kMaxGroupId = 1'000'000;
+
+// A trace's text for a message: cut, and without what would steer a terminal.
+std::string Shown(absl::string_view text) {
+  return absl::StrCat(absl::CHexEscape(text.substr(0, kShownBytes)),
+                      text.size() > kShownBytes ? "..." : "");
+}
+
+std::string NodeName(uint64_t id, absl::string_view name) {
+  return absl::StrCat("node ", id, " \"", Shown(name), "\"");
+}
 
 // What is resolved once all ids are known.
 struct Dependencies {
@@ -40,7 +51,7 @@ absl::StatusOr<int> GroupId(const std::string& name) {
   if (name.empty()) return 0;
   if (!absl::SimpleAtoi(name, &id) || id < 0 || id > kMaxGroupId) {
     return absl::InvalidArgumentError(
-        absl::StrCat("process group \"", name.substr(0, kShownNameBytes),
+        absl::StrCat("process group \"", Shown(name),
                      "\" is no number from 0 to ", kMaxGroupId));
   }
   return id;
@@ -138,10 +149,7 @@ const std::vector<int>* Workload::FindGroup(int rank, int group) const {
 }
 
 std::string NodeName(const TraceNode& node) {
-  const bool cut = node.name.size() > kShownNameBytes;
-  return absl::StrCat("node ", node.id, " \"",
-                      node.name.substr(0, kShownNameBytes), cut ? "..." : "",
-                      "\"");
+  return NodeName(node.id, node.name);
 }
 
 std::string CollectiveName(uint64_t comm_type) {
@@ -165,10 +173,8 @@ absl::StatusOr<RankTrace> LoadRank(TraceReader reader) {
     if (!has_node) break;
     absl::StatusOr<TraceNode> node = Resolve(message);
     if (!node.ok()) {
-      return reader.Error(
-          absl::StrCat("node ", message.id(), " \"",
-                       message.name().substr(0, kShownNameBytes),
-                       "\": ", node.status().message()));
+      return reader.Error(absl::StrCat(NodeName(message.id(), message.name()),
+                                       ": ", node.status().message()));
     }
     const auto [first, is_new] =
         offset_of_id.try_emplace(node->id, reader.message_offset());
@@ -263,8 +269,8 @@ absl::StatusOr<ProcessGroups> ParseProcessGroups(absl::string_view text,
     int id = 0;
     if (!absl::SimpleAtoi(key, &id) || id < 1 || id > kMaxGroupId) {
       return absl::InvalidArgumentError(absl::StrCat(
-          name, ": group \"", key.substr(0, kShownNameBytes),
-          "\" is no number from 1 to ", kMaxGroupId, " (0 is all ranks)"));
+          name, ": group \"", Shown(key), "\" is no number from 1 to ",
+          kMaxGroupId, " (0 is all ranks)"));
     }
     if (!value.is_array() || value.empty()) {
       return absl::InvalidArgumentError(
@@ -274,10 +280,10 @@ absl::StatusOr<ProcessGroups> ParseProcessGroups(absl::string_view text,
     std::set<int> seen;
     for (const Json& rank : value) {
       if (!rank.is_number_integer() || rank < 0 || rank >= num_ranks) {
-        return absl::InvalidArgumentError(
-            absl::StrCat(name, ": group ", id, " has the rank ",
-                         rank.dump().substr(0, kShownNameBytes), "; want 0 to ",
-                         num_ranks - 1));
+        return absl::InvalidArgumentError(absl::StrCat(
+            name, ": group ", id, " has the rank ",
+            Shown(rank.dump(-1, ' ', false, Json::error_handler_t::replace)),
+            "; want 0 to ", num_ranks - 1));
       }
       members.push_back(rank.get<int>());
       if (!seen.insert(members.back()).second) {
