@@ -87,7 +87,7 @@ TEST(LayoutTest, RejectsWhatDoesNotDivide) {
            {"pp2,ep32,gbs48", PipelineKind::k1F1B, "gbs, 48, does not divide"},
            {"cp32,seq4100", PipelineKind::k1F1B, "seq, 4100, does not divide"},
            {"pp64", PipelineKind::k1F1B, "64 stages for 61 layers"},
-           {"pp4,gbs80", PipelineKind::kDualPipe, "want at least twice"},
+           {"pp4,gbs96", PipelineKind::kDualPipe, "want at least twice"},
            {"pp4,vp4,gbs96", PipelineKind::kInterleaved, "a multiple of"}}) {
     EXPECT_THAT(
         For(c.text, c.schedule, 64),
