@@ -89,7 +89,7 @@ TEST_F(SimulateAstraTest, SaysInOneLineWhatIsWrong) {
   ExpectFailure(Strata({"simulate", "astra", "--network", Path("sys.json"),
                         "--system", Path("sys.json"), Path("ar")}),
                 1, {"simulate_sys.json", "line 1"});
-  ExpectFailure(Strata({"simulate"}), 2, {"subcommand is required"});
+  ExpectFailure(Strata({"simulate"}), 1, {"nothing to simulate"});
   ExpectFailure(Strata({"simulate", "astra", Path("ar")}), 2, {"--network"});
 
   WriteTraces("lone",

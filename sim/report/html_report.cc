@@ -1,0 +1,290 @@
+#include "sim/report/html_report.h"
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_replace.h"
+#include "absl/strings/string_view.h"
+#include "core/parallel/pipeline_schedule.h"
+#include "core/parallel/pipeline_timeline.h"
+#include "sim/memory/footprint.h"
+#include "sim/report/step_report.h"
+#include "sim/workload/layout.h"
+
+namespace strata::sim {
+namespace {
+
+constexpr double kGiB = static_cast<double>(int64_t{1} << 30);
+constexpr int kChartWidth = 900;
+constexpr int kLabelWidth = 210;
+constexpr int kRowHeight = 22;
+// A timeline beyond this is thinned: slices below a pixel join.
+constexpr size_t kMaxSlices = 20000;
+
+constexpr const char* kColours[] = {"#3b6ea5", "#d08b2c", "#5a9a5a", "#9a9a9a",
+                                    "#8a63a6", "#c3b091", "#b34a4a", "#d96c6c",
+                                    "#e5a3a3", "#7f4f24", "#000000", "#dddddd",
+                                    "#2a8a8a", "#6b705c"};
+
+constexpr absl::string_view kStyle = R"(<style>
+body { font: 15px/1.45 system-ui, sans-serif; margin: 2em auto; max-width: 960px;
+       padding: 0 1em; color: #1b1b1b; background: #fff; }
+h1 { font-size: 1.5em; margin-bottom: 0; } h2 { font-size: 1.15em; margin-top: 2em; }
+p.sub { color: #555; margin-top: .2em; overflow-wrap: anywhere; }
+dl { display: grid; grid-template-columns: repeat(auto-fit, minmax(200px, 1fr)); gap: .8em; }
+dl div { background: #f4f4f2; padding: .6em .9em; border-radius: 6px; }
+dt { color: #555; font-size: .85em; } dd { margin: 0; font-size: 1.35em; }
+dd small { font-size: .6em; color: #555; }
+svg { width: 100%; height: auto; } svg text { font: 12px system-ui, sans-serif; }
+table { border-collapse: collapse; } td, th { padding: .15em .9em .15em 0; text-align: right; }
+td:first-child, th:first-child { text-align: left; }
+li { overflow-wrap: anywhere; }
+@media (prefers-color-scheme: dark) {
+  body { color: #e8e8e8; background: #16181a; } dl div { background: #24272a; }
+  dt, dd small, p.sub { color: #aaa; } svg text { fill: #e8e8e8; } }
+</style>
+)";
+
+std::string Escaped(absl::string_view text) {
+  return absl::StrReplaceAll(
+      text, {{"&", "&amp;"}, {"<", "&lt;"}, {">", "&gt;"}, {"\"", "&quot;"}});
+}
+
+std::string Figure(absl::string_view name, absl::string_view value,
+                   absl::string_view unit) {
+  return absl::StrFormat(
+      "<div><dt>%s</dt><dd>%s <small>%s</small></dd></div>\n", Escaped(name),
+      Escaped(value), Escaped(unit));
+}
+
+std::string OpenSvg(int height, absl::string_view title) {
+  return absl::StrFormat(
+      "<svg viewBox=\"0 0 %d %d\" role=\"img\" aria-label=\"%s\">\n",
+      kChartWidth, height, Escaped(title));
+}
+
+// Bars of names and values, longest as wide as the chart.
+std::string Bars(const std::vector<std::pair<std::string, double>>& bars,
+                 absl::string_view unit, double whole,
+                 absl::string_view title) {
+  double longest = 0;
+  for (const auto& [name, value] : bars) longest = std::max(longest, value);
+  std::string svg =
+      OpenSvg(static_cast<int>(bars.size()) * kRowHeight + 4, title);
+  const double width = kChartWidth - kLabelWidth - 150;
+  for (size_t i = 0; i < bars.size(); ++i) {
+    const double y = i * kRowHeight + 2.0;
+    const double w = longest > 0 ? bars[i].second / longest * width : 0;
+    absl::StrAppendFormat(
+        &svg,
+        "<text x=\"0\" y=\"%.0f\">%s</text><rect x=\"%d\" y=\"%.0f\" "
+        "width=\"%.1f\" height=\"%d\" fill=\"%s\"/><text x=\"%.1f\" "
+        "y=\"%.0f\">%.4g %s, %.1f %%</text>\n",
+        y + 14, Escaped(bars[i].first), kLabelWidth, y, w, kRowHeight - 6,
+        kColours[i % std::size(kColours)], kLabelWidth + w + 6, y + 14,
+        bars[i].second, unit, whole > 0 ? 100 * bars[i].second / whole : 0.0);
+  }
+  return svg + "</svg>\n";
+}
+
+const char* ColourOf(PipelineItem::Kind kind) {
+  switch (kind) {
+    case PipelineItem::Kind::kForward:
+      return "#3b6ea5";
+    case PipelineItem::Kind::kBackward:
+      return "#5a9a5a";
+    case PipelineItem::Kind::kInputGrad:
+      return "#2a8a8a";
+    case PipelineItem::Kind::kWeightGrad:
+      return "#d08b2c";
+    case PipelineItem::Kind::kForwardBackward:
+      return "#8a63a6";
+  }
+  return "#000";
+}
+
+std::string Timeline(const StepResult& result) {
+  const size_t devices = result.timeline.items.size();
+  const int row = static_cast<int>(std::clamp<size_t>(400 / devices, 6, 22));
+  const double left = 60;
+  const double scale = (kChartWidth - left) / (result.seconds * 1e12);
+  std::string svg =
+      OpenSvg(static_cast<int>(devices) * row + 20, "timeline of the pipeline");
+  size_t slices = 0;
+  for (size_t d = 0; d < devices; ++d) {
+    if (row >= 12 || d % 4 == 0) {
+      absl::StrAppendFormat(&svg, "<text x=\"0\" y=\"%d\">stage %d</text>\n",
+                            static_cast<int>(d) * row + row - 2, d);
+    }
+    double open_until = -1;  // Of a slice too thin to draw.
+    for (size_t i = 0; i < result.timeline.items[d].size(); ++i) {
+      const TimelineItem& time = result.timeline.items[d][i];
+      const double x = left + time.start * scale;
+      const double w = (time.end - time.start) * scale;
+      if (slices >= kMaxSlices || x + w < open_until) continue;
+      open_until = x + 0.5;
+      ++slices;
+      absl::StrAppendFormat(
+          &svg,
+          "<rect x=\"%.2f\" y=\"%d\" width=\"%.2f\" height=\"%d\" "
+          "fill=\"%s\"/>\n",
+          x, static_cast<int>(d) * row, std::max(0.3, w - 0.2), row - 1,
+          ColourOf(result.schedule.items[d][i].kind));
+    }
+    const double end = left + result.timeline.total * scale;
+    absl::StrAppendFormat(&svg,
+                          "<rect x=\"%.2f\" y=\"%d\" width=\"%.2f\" "
+                          "height=\"%d\" fill=\"#b34a4a\"/>\n",
+                          end, static_cast<int>(d) * row,
+                          std::max(0.0, kChartWidth - end), row - 1);
+  }
+  absl::StrAppendFormat(&svg,
+                        "<text x=\"%.0f\" y=\"%d\">0</text><text x=\"%d\" "
+                        "y=\"%d\" text-anchor=\"end\">%.4g s</text>\n",
+                        left, static_cast<int>(devices) * row + 15, kChartWidth,
+                        static_cast<int>(devices) * row + 15, result.seconds);
+  svg += "</svg>\n<p class=\"sub\">";
+  for (const auto& [name, kind] :
+       std::vector<std::pair<const char*, PipelineItem::Kind>>{
+           {"forward", PipelineItem::Kind::kForward},
+           {"backward", PipelineItem::Kind::kBackward},
+           {"input gradient", PipelineItem::Kind::kInputGrad},
+           {"weight gradient", PipelineItem::Kind::kWeightGrad},
+           {"overlapped pair", PipelineItem::Kind::kForwardBackward}}) {
+    absl::StrAppendFormat(&svg, "<span style=\"color:%s\">&#9632;</span> %s ",
+                          ColourOf(kind), name);
+  }
+  return svg +
+         "<span style=\"color:#b34a4a\">&#9632;</span> gradients, weights, "
+         "optimizer</p>\n";
+}
+
+std::string Line(const std::vector<double>& values, double top, int height,
+                 const char* colour) {
+  std::string points;
+  for (size_t i = 0; i < values.size(); ++i) {
+    const double x =
+        40 + (kChartWidth - 50) * (values.size() > 1 ? static_cast<double>(i) /
+                                                           (values.size() - 1)
+                                                     : 0.5);
+    absl::StrAppendFormat(&points, "%.1f,%.1f ", x,
+                          height - 20 - values[i] / top * (height - 30));
+  }
+  return absl::StrFormat(
+      "<polyline points=\"%s\" fill=\"none\" stroke=\"%s\" "
+      "stroke-width=\"2\"/>\n",
+      points, colour);
+}
+
+std::string Balance(const std::vector<BalancePoint>& balance) {
+  constexpr int kHeight = 180;
+  std::vector<double> fixed;
+  std::vector<double> balanced;
+  for (const BalancePoint& point : balance) {
+    fixed.push_back(point.spread_static);
+    balanced.push_back(point.spread_balanced);
+  }
+  const double top =
+      std::max(1e-3, 1.1 * *std::max_element(fixed.begin(), fixed.end()));
+  std::string html = "<h2>Spread of utilisation over ranks</h2>\n";
+  html += OpenSvg(kHeight, "spread of utilisation over time");
+  html += Line(fixed, top, kHeight, "#b34a4a");
+  html += Line(balanced, top, kHeight, "#3b6ea5");
+  absl::StrAppendFormat(&html,
+                        "<text x=\"0\" y=\"14\">%.0f %%</text><text x=\"0\" "
+                        "y=\"%d\">0</text><text x=\"40\" y=\"%d\">step "
+                        "%d</text><text x=\"%d\" y=\"%d\" "
+                        "text-anchor=\"end\">step %d</text></svg>\n",
+                        100 * top, kHeight - 20, kHeight - 4,
+                        balance.front().first_step, kChartWidth, kHeight - 4,
+                        balance.back().last_step);
+  return html +
+         "<p class=\"sub\"><span style=\"color:#b34a4a\">&#9632;</span> "
+         "experts "
+         "stay where they are <span style=\"color:#3b6ea5\">&#9632;</span> "
+         "placed anew from the window before</p>\n";
+}
+
+std::string MemoryTable(const StepResult& result) {
+  std::string html =
+      "<table><tr><th>stage</th><th>busy s</th><th>idle s</th>"
+      "<th>weights</th><th>gradients</th><th>optimizer</th>"
+      "<th>activations</th><th>buffers</th><th>total GiB</th></tr>\n";
+  for (size_t d = 0; d < result.devices.size(); ++d) {
+    const DeviceSummary& device = result.devices[d];
+    const Footprint& f = device.memory;
+    absl::StrAppendFormat(
+        &html,
+        "<tr><td>%d</td><td>%.3f</td><td>%.3f</td><td>%.1f</td><td>%.1f</td>"
+        "<td>%.1f</td><td>%.1f</td><td>%.1f</td><td>%.1f</td></tr>\n",
+        d, device.busy_seconds, device.idle_seconds, f.weights / kGiB,
+        f.gradients / kGiB, f.optimizer / kGiB, f.activations / kGiB,
+        f.buffers / kGiB, f.total() / kGiB);
+  }
+  return html + "</table>\n";
+}
+
+}  // namespace
+
+std::string HtmlReport(const StepReport& report,
+                       const std::vector<BalancePoint>& balance) {
+  const StepResult& r = report.result;
+  std::string html = absl::StrCat(
+      "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\n"
+      "<meta name=\"viewport\" content=\"width=device-width\">\n<title>",
+      Escaped(report.scenario.model), " on ", Escaped(report.scenario.cluster),
+      "</title>\n", kStyle, "</head><body>\n<h1>",
+      Escaped(report.scenario.model), " on ", report.inputs.machine.num_gpus,
+      " x ", Escaped(report.inputs.machine.gpu), "</h1>\n<p class=\"sub\">",
+      Escaped(ToString(report.inputs.layout)), ", ",
+      Escaped(report.scenario.schedule), "</p>\n<dl>\n");
+  html +=
+      Figure("step", absl::StrFormat("%.4g", r.seconds),
+             absl::StrFormat("s, calibration ±%.0f %%", 100 * r.error_share));
+  html +=
+      Figure("throughput", absl::StrFormat("%.0f", r.tokens_per_second_per_gpu),
+             "tokens/s/GPU");
+  html +=
+      Figure("utilisation", absl::StrFormat("%.1f %%", 100 * r.mfu_causal),
+             absl::StrFormat("MFU, %.0f TFLOP/s/GPU", r.tflops_per_gpu_causal));
+  html +=
+      Figure("pipeline idle", absl::StrFormat("%.1f %%", 100 * r.bubble_share),
+             "of all stages");
+  html += Figure("cost", absl::StrFormat("$%.4g", r.dollars),
+                 absl::StrFormat("and %.4g kWh a step", r.kwh));
+  html += Figure("memory", r.memory.fits() ? "fits" : "out of memory",
+                 absl::StrFormat("%.1f of %.0f GiB", r.memory.total() / kGiB,
+                                 r.memory.capacity / kGiB));
+  html += "</dl>\n<h2>Where the time goes</h2>\n";
+  std::vector<std::pair<std::string, double>> parts;
+  for (const StepPart& part : r.parts)
+    parts.push_back({part.name, part.seconds});
+  html += Bars(parts, "s", r.seconds, "where the time of a step goes");
+  absl::StrAppend(&html, "<p>Critical path: ", Escaped(r.critical_path),
+                  ".</p>\n<h2>Timeline</h2>\n", Timeline(r),
+                  "<h2>Memory of the fullest rank</h2>\n");
+  html += Bars({{"weights", r.memory.weights / kGiB},
+                {"gradients", r.memory.gradients / kGiB},
+                {"optimizer", r.memory.optimizer / kGiB},
+                {"activations", r.memory.activations / kGiB},
+                {"buffers", r.memory.buffers / kGiB}},
+               "GiB", r.memory.capacity / kGiB, "memory by use");
+  if (!balance.empty()) html += Balance(balance);
+  absl::StrAppend(&html, "<h2>Stages</h2>\n", MemoryTable(r));
+  if (!r.warnings.empty()) {
+    html += "<h2>Warnings</h2>\n<ul>\n";
+    for (const std::string& warning : r.warnings) {
+      absl::StrAppend(&html, "<li>", Escaped(warning), "</li>\n");
+    }
+    html += "</ul>\n";
+  }
+  return html + "</body></html>\n";
+}
+
+}  // namespace strata::sim

@@ -1,0 +1,556 @@
+#include "sim/workload/layer_cost.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <map>
+#include <numeric>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
+#include "core/base/status_macros.h"
+#include "core/graph/graph.h"
+#include "core/graph/op_def.h"
+#include "core/tensor/dtype.h"
+#include "sim/workload/comm_times.h"
+#include "sim/workload/expert_loads.h"
+#include "sim/workload/kernel_times.h"
+#include "sim/workload/layout.h"
+#include "sim/workload/model_graph.h"
+
+namespace strata::sim {
+namespace {
+
+constexpr double kBf16Bytes = 2;
+// The graph is built in F32; what runs is BF16.
+constexpr double kShareOfF32 = kBf16Bytes / 4;
+
+// The rows of each gate's experts on the rank with the most.
+struct GateRows {
+  std::vector<double> busiest;
+  std::vector<double> every;  // Of all ranks, one after another.
+  double sum = 0;             // Of the busiest.
+  double mean = 0;            // Over ranks.
+};
+
+class Costing {
+ public:
+  explicit Costing(const CostInputs& in)
+      : model_(*in.model),
+        layout_(*in.layout),
+        kernels_(*in.kernels),
+        network_(*in.network),
+        loads_(*in.loads),
+        tokens_(static_cast<double>(layout_.TokensPerRank())),
+        tp_(static_cast<double>(layout_.tensor)),
+        etp_(static_cast<double>(layout_.expert_tensor)) {}
+
+  absl::StatusOr<ModelCost> Run() {
+    result_.layers.resize(model_.config().num_layers());
+    SpreadRows();
+    RETURN_IF_ERROR(Nodes());
+    Activations();
+    for (int l = 0; l < model_.config().num_layers(); ++l) {
+      RETURN_IF_ERROR(Communicate(l));
+    }
+    RETURN_IF_ERROR(CommunicateOutput());
+    for (double& error : result_.error) {
+      const size_t f = &error - result_.error.data();
+      if (family_seconds_[f] > 0) error /= family_seconds_[f];
+    }
+    return std::move(result_);
+  }
+
+ private:
+  // Tokens that one rank hands to its experts' gates: TP's ranks share them.
+  double LocalTokens() const { return tokens_ / tp_; }
+
+  void SpreadRows() {
+    const double group = static_cast<double>(layout_.ExpertGroup());
+    double imbalance = 0;
+    for (size_t g = 0; g < model_.gates().size(); ++g) {
+      const Gate& gate = model_.gates()[g];
+      const double per_token = loads_.rows_per_token.empty()
+                                   ? gate.rows_per_token
+                                   : loads_.rows_per_token[g];
+      const double rows = group * LocalTokens() * per_token;
+      const std::vector<std::vector<double>> ranks =
+          RowsOfRanks(loads_, gate, static_cast<int>(g), layout_.expert, rows);
+      GateRows of;
+      for (const std::vector<double>& rank : ranks) {
+        const double sum = std::accumulate(rank.begin(), rank.end(), 0.0);
+        if (of.busiest.empty() || sum > of.sum) {
+          of.busiest = rank;
+          of.sum = sum;
+        }
+        of.every.insert(of.every.end(), rank.begin(), rank.end());
+      }
+      of.mean = rows / layout_.expert;
+      imbalance += of.mean > 0 ? of.sum / of.mean : 1;
+      gate_rows_.push_back(std::move(of));
+    }
+    if (!gate_rows_.empty()) {
+      result_.expert_max_over_mean = imbalance / gate_rows_.size();
+    }
+  }
+
+  LayerCost& At(int layer) {
+    if (layer == kEmbedding) return result_.embedding;
+    if (layer == kOutput) return result_.output;
+    return result_.layers[layer];
+  }
+
+  double CountOf(ValueId count) const {
+    const int gate = model_.GateOfCount(count);
+    return gate < 0 ? tokens_ : gate_rows_[gate].sum;
+  }
+
+  Binding BindCounts() const {
+    return [this](ValueId count, int64_t) { return CountOf(count); };
+  }
+
+  // By how much an extent of `value` is cut.
+  double Cut(ValueId value, int dim, bool experts) const {
+    return model_.IsCut(value, dim) ? (experts ? etp_ : tp_) : 1;
+  }
+
+  double ExtentOf(ValueId value, int dim, bool experts) const {
+    const Dim& d = model_.graph().value(value).type.dims[dim];
+    const double extent =
+        d.ragged() ? CountOf(d.count) : static_cast<double>(d.bound);
+    return extent / Cut(value, dim, experts);
+  }
+
+  Kernel Product(const Node& node, int layer) const {
+    const bool lhs = node.attrs.Int("transpose_lhs") != 0;
+    const bool rhs = node.attrs.Int("transpose_rhs") != 0;
+    Kernel kernel;
+    kernel.kind = Kernel::Kind::kMatMul;
+    kernel.family = Family::kMatMul;
+    kernel.fp8 = layout_.fp8 && layer >= 0;  // The output stays in BF16.
+    kernel.m = ExtentOf(node.inputs[0], lhs ? 1 : 0, false);
+    kernel.k = ExtentOf(node.inputs[0], lhs ? 0 : 1, false);
+    kernel.n = ExtentOf(node.inputs[1], rhs ? 0 : 1, false);
+    return kernel;
+  }
+
+  Kernel Grouped(const Node& node, int gate) const {
+    Kernel kernel;
+    const bool weight_grad = node.op->name == "GroupedWeightGrad";
+    kernel.kind = weight_grad ? Kernel::Kind::kGroupedWeightGrad
+                              : Kernel::Kind::kGroupedMatMul;
+    kernel.family = Family::kExperts;
+    kernel.fp8 = layout_.fp8;
+    kernel.expert_rows = gate_rows_[gate].busiest;
+    kernel.m = gate_rows_[gate].sum;
+    kernel.k = ExtentOf(node.inputs[0], 1, true);
+    kernel.n = weight_grad ? ExtentOf(node.inputs[1], 1, true)
+                           : ExtentOf(node.outputs[0], 1, true);
+    return kernel;
+  }
+
+  Kernel Attend(bool backward) const {
+    const AttentionConfig& a = model_.config().attention();
+    Kernel kernel;
+    kernel.family = Family::kAttention;
+    kernel.backward = backward;
+    kernel.batch = layout_.micro_batch;
+    kernel.sequence = layout_.sequence;
+    kernel.heads = a.num_heads() / layout_.tensor;
+    if (a.has_latent()) {
+      const LatentAttentionConfig& l = a.latent();
+      kernel.kind = Kernel::Kind::kLatentAttention;
+      kernel.kv_heads = kernel.heads;
+      kernel.head_dim = l.nope_dim() + l.rope_dim();
+      kernel.value_dim = l.value_dim();
+      kernel.rope_dim = l.rope_dim();
+      kernel.latent_dim = l.kv_rank();
+    } else {
+      kernel.kind = Kernel::Kind::kAttention;
+      kernel.kv_heads = std::max<int64_t>(1, a.num_kv_heads() / layout_.tensor);
+      kernel.head_dim = a.head_dim();
+      kernel.value_dim = a.head_dim();
+    }
+    return kernel;
+  }
+
+  // What moves bytes: operands once, cut as they are.
+  Kernel Move(const Node& node, bool experts) const {
+    const Graph& graph = model_.graph();
+    Kernel kernel;
+    const Cost cost = CostOf(graph, node, BindCounts());
+    bool cut = false;
+    for (const auto& values :
+         {node.inputs,
+          decltype(node.inputs)(node.outputs.begin(), node.outputs.end())}) {
+      for (const ValueId id : values) {
+        if (id != kNone && graph.value(id).role != Role::kParameter &&
+            model_.IsCut(id, 1)) {
+          cut = true;
+        }
+      }
+    }
+    double parts = 1;
+    if (experts) {
+      parts = cut ? etp_ : 1;
+    } else if (cut || layout_.sequence_parallel) {
+      parts = tp_;
+    }
+    kernel.bytes = (cost.bytes_read + cost.bytes_written) * kShareOfF32 / parts;
+    return kernel;
+  }
+
+  // Whether selective recomputation makes the node's result again.
+  bool IsRecomputed(const Node& node) const {
+    if (layout_.recompute != Recompute::kSelective ||
+        node.phase != Phase::kForward) {
+      return false;
+    }
+    const absl::string_view op = node.op->name;
+    if (op == "RmsNorm" || op == "SwiGlu") return true;
+    if (!model_.config().attention().has_latent()) return false;
+    if (op == "LatentKeyValue" || op == "Rope") return true;
+    if (op != "MatMul") return false;
+    const absl::string_view weight = model_.graph().value(node.inputs[1]).name;
+    return absl::StrContains(weight, "q_b_proj") ||
+           absl::StrContains(weight, "kv_b_proj");
+  }
+
+  absl::Status Add(const Node& node, int layer, const Kernel& kernel,
+                   double times) {
+    const std::string key = absl::StrCat(
+        static_cast<int>(kernel.kind), ",", kernel.m, ",", kernel.n, ",",
+        kernel.k, ",", kernel.bytes, ",", kernel.backward, ",", kernel.fp8, ",",
+        kernel.expert_rows.empty()
+            ? -1
+            : model_.place(&node - model_.graph().nodes().data()).gate);
+    auto it = known_.find(key);
+    if (it == known_.end()) {
+      ASSIGN_OR_RETURN(const KernelTime time, kernels_.Of(kernel));
+      it = known_.emplace(key, time).first;
+    }
+    const KernelTime& time = it->second;
+    const double seconds = time.seconds * times;
+    const auto family = static_cast<size_t>(kernel.family);
+    LayerCost& cost = At(layer);
+    PhaseCost& phase = node.phase == Phase::kForward     ? cost.forward
+                       : node.phase == Phase::kInputGrad ? cost.input_grad
+                                                         : cost.weight_grad;
+    phase.seconds[family] += seconds;
+    phase.flops += kernel.Flops() * times;
+    phase.nodes += 1;
+    if (node.phase == Phase::kForward &&
+        (layout_.recompute == Recompute::kFull || IsRecomputed(node)) &&
+        layer >= 0) {
+      cost.recompute.seconds[family] += seconds;
+      cost.recompute.flops += kernel.Flops() * times;
+      cost.recompute.nodes += 1;
+    }
+    result_.error[family] += time.error * seconds;
+    family_seconds_[family] += seconds;
+    result_.seconds += seconds;
+    if (!time.inside_range) {
+      result_.seconds_outside_range += seconds;
+      if (seconds > widest_) {
+        widest_ = seconds;
+        result_.widest_outside =
+            absl::StrCat(node.op->name, " of ", node.scope, " (m ", kernel.m,
+                         ", n ", kernel.n, ", k ", kernel.k, ")");
+      }
+    }
+    return absl::OkStatus();
+  }
+
+  bool IsFree(const Node& node) const {
+    if (node.phase == Phase::kInputGrad && node.op->name == "Add") return true;
+    for (const ValueId id : node.outputs) {
+      if (!model_.graph().value(id).type.dims.empty()) return false;
+    }
+    return !node.outputs.empty() || node.op->name == "SignBias";
+  }
+
+  absl::Status Nodes() {
+    const Graph& graph = model_.graph();
+    // Products that are one: summed, and costed at the first's place.
+    // Ordered, so that sums are the same in every run.
+    std::map<std::pair<int, int>, Kernel> fused;
+    std::map<std::pair<int, int>, const Node*> first;
+    for (size_t i = 0; i < graph.nodes().size(); ++i) {
+      const Node& node = graph.node(i);
+      const NodePlace& place = model_.place(i);
+      if (node.phase == Phase::kUpdate || IsFree(node)) continue;
+      const absl::string_view op = node.op->name;
+      if (op == "MatMul") {
+        const Kernel kernel = Product(node, place.layer);
+        if (place.fused < 0) {
+          RETURN_IF_ERROR(Add(node, place.layer, kernel, 1));
+          continue;
+        }
+        const std::pair<int, int> key = {place.fused,
+                                         static_cast<int>(node.phase)};
+        auto [it, inserted] = fused.emplace(key, kernel);
+        if (inserted) {
+          first[key] = &node;
+        } else if (node.phase == Phase::kForward) {
+          it->second.n += kernel.n;
+        } else if (node.phase == Phase::kInputGrad) {
+          it->second.k += kernel.k;
+        } else {
+          it->second.m += kernel.m;
+        }
+      } else if (op == "GroupedMatMul" || op == "GroupedWeightGrad") {
+        RETURN_IF_ERROR(Add(node, place.layer, Grouped(node, place.gate), 1));
+      } else if (op == "Attention" || op == "AttentionGrad") {
+        RETURN_IF_ERROR(Add(node, place.layer, Attend(op == "AttentionGrad"),
+                            1.0 / layout_.context));
+      } else {
+        RETURN_IF_ERROR(Add(node, place.layer, Move(node, place.gate >= 0), 1));
+      }
+    }
+    for (const auto& [key, kernel] : fused) {
+      const Node& node = *first[key];
+      RETURN_IF_ERROR(Add(
+          node, model_.place(&node - graph.nodes().data()).layer, kernel, 1));
+    }
+    return absl::OkStatus();
+  }
+
+  // What gradients read of what the forward pass made.
+  void Activations() {
+    const Graph& graph = model_.graph();
+    std::vector<bool> kept(graph.values().size());
+    for (const Node& node : graph.nodes()) {
+      if (node.phase == Phase::kForward || node.phase == Phase::kUpdate) {
+        continue;
+      }
+      for (const ValueId id : node.inputs) {
+        if (id == kNone || kept[id]) continue;
+        const Value& value = graph.value(id);
+        if (value.role != Role::kActivation || value.producer == kNone) {
+          continue;
+        }
+        const Node& producer = graph.node(value.producer);
+        const NodePlace& place = model_.place(value.producer);
+        if (producer.phase != Phase::kForward) continue;
+        kept[id] = true;
+        if (layout_.recompute == Recompute::kFull && place.layer >= 0) continue;
+        if (IsRecomputed(producer)) continue;
+        const ValueType& type = value.type;
+        const bool experts = place.gate >= 0;
+        double bytes =
+            type.dtype == DType::kF32 ? kBf16Bytes : SizeOf(type.dtype);
+        bool cut = false;
+        for (size_t d = 0; d < type.dims.size(); ++d) {
+          bytes *= ExtentOf(id, static_cast<int>(d), experts);
+          cut |= model_.IsCut(id, static_cast<int>(d));
+        }
+        if (!cut && !experts && layout_.sequence_parallel) bytes /= tp_;
+        At(place.layer).activation_bytes += bytes;
+      }
+    }
+    if (layout_.recompute != Recompute::kFull) return;
+    for (LayerCost& layer : result_.layers) {  // Its input alone.
+      layer.activation_bytes = tokens_ * model_.config().d_model() *
+                               kBf16Bytes /
+                               (layout_.sequence_parallel ? tp_ : 1);
+    }
+  }
+
+  absl::StatusOr<double> Seconds(CommKind kind, double bytes, int stride,
+                                 int64_t count, double* sent = nullptr) const {
+    if (count < 2 || bytes <= 0) return 0.0;
+    ASSIGN_OR_RETURN(
+        const CommTime time,
+        network_.Of({kind, bytes, 0, stride, static_cast<int>(count)}));
+    if (sent != nullptr) *sent += time.bytes_sent;
+    return time.seconds;
+  }
+
+  // A block that TP cuts: its input gathered, its output added up. With
+  // sequence parallelism an all-gather and a reduce-scatter, otherwise one
+  // all-reduce; backwards the same, and with it the input once more for the
+  // weight gradients.
+  absl::Status TensorBlocks(double blocks, LayerCost& cost) {
+    if (layout_.tensor < 2 || blocks == 0) return absl::OkStatus();
+    const double bytes = tokens_ * model_.config().d_model() * kBf16Bytes;
+    const int64_t tp = layout_.tensor;
+    CommCost& forward = cost.forward_comm;
+    CommCost& backward = cost.backward_comm;
+    if (!layout_.sequence_parallel) {
+      ASSIGN_OR_RETURN(
+          const double reduce,
+          Seconds(CommKind::kAllReduce, bytes, 1, tp, &forward.bytes_tensor));
+      forward.tensor += blocks * reduce;
+      backward.tensor += blocks * reduce;
+    } else {
+      ASSIGN_OR_RETURN(
+          const double gather,
+          Seconds(CommKind::kAllGather, bytes, 1, tp, &forward.bytes_tensor));
+      ASSIGN_OR_RETURN(const double scatter,
+                       Seconds(CommKind::kReduceScatter, bytes, 1, tp,
+                               &forward.bytes_tensor));
+      forward.tensor += blocks * (gather + scatter);
+      backward.tensor += blocks * (2 * gather + scatter);
+    }
+    if (layout_.recompute == Recompute::kFull) {
+      backward.tensor += forward.tensor;
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status Experts(int gate_index, LayerCost& cost) {
+    if (layout_.ExpertGroup() < 2) return absl::OkStatus();
+    const Gate& gate = model_.gates()[gate_index];
+    const GateRows& rows = gate_rows_[gate_index];
+    const double d = static_cast<double>(model_.config().d_model());
+    double dispatch = 0;
+    double combine = 0;
+    double sent = 0;
+    if (layout_.expert > 1 && layout_.deep_ep) {
+      DispatchRequest request;
+      request.stride = static_cast<int>(layout_.expert_tensor);
+      request.count = static_cast<int>(layout_.expert);
+      request.tokens_per_rank = LocalTokens();
+      request.hidden = model_.config().d_model();
+      request.fp8_dispatch = layout_.fp8;
+      request.num_experts = static_cast<int64_t>(rows.every.size());
+      request.top_k = std::llround(gate.rows_per_token);
+      if (model_.config().moe().has_flat() &&
+          model_.config().moe().flat().num_groups() > 1) {
+        // Groups of experts lie on nodes.
+        request.node_limit = model_.config().moe().flat().top_groups();
+      }
+      if (!loads_.share.empty()) request.expert_load = rows.every;
+      ASSIGN_OR_RETURN(const DispatchTime time, network_.Of(request));
+      dispatch = time.dispatch_seconds;
+      combine = time.combine_seconds;
+      sent = time.bytes_sent;
+    } else if (layout_.expert > 1) {
+      // Rows of the busiest rank: all-to-all-v waits for whom it is most for.
+      const double bytes = rows.sum / etp_ * d * kBf16Bytes;
+      ASSIGN_OR_RETURN(dispatch,
+                       Seconds(CommKind::kAllToAll, bytes,
+                               static_cast<int>(layout_.expert_tensor),
+                               layout_.expert, &sent));
+      combine = dispatch;
+      sent *= 2;
+    }
+    if (layout_.expert_tensor > 1) {
+      const double bytes = rows.sum * d * kBf16Bytes;
+      ASSIGN_OR_RETURN(const double gather,
+                       Seconds(CommKind::kAllGather, bytes, 1,
+                               layout_.expert_tensor, &sent));
+      ASSIGN_OR_RETURN(const double scatter,
+                       Seconds(CommKind::kReduceScatter, bytes, 1,
+                               layout_.expert_tensor, &sent));
+      dispatch += gather;
+      combine += scatter;
+    }
+    cost.forward_comm.expert += dispatch + combine;
+    cost.forward_comm.bytes_expert += sent;
+    // Backwards combine's gradient is dispatched and dispatch's combined.
+    cost.backward_comm.expert += dispatch + combine;
+    cost.backward_comm.bytes_expert += sent;
+    if (layout_.recompute == Recompute::kFull) {
+      cost.backward_comm.expert += dispatch + combine;
+    }
+    return absl::OkStatus();
+  }
+
+  // Keys and values pass around the ring of CP's ranks; what attention does not
+  // hide is left.
+  absl::Status Context(LayerCost& cost) {
+    if (layout_.context < 2) return absl::OkStatus();
+    const AttentionConfig& a = model_.config().attention();
+    const double width =
+        a.has_latent()
+            ? static_cast<double>(a.num_heads()) / tp_ *
+                  (a.latent().nope_dim() + a.latent().rope_dim() +
+                   a.latent().value_dim())
+            : 2.0 * std::max<double>(1, a.num_kv_heads() / tp_) * a.head_dim();
+    const double bytes = static_cast<double>(layout_.micro_batch) *
+                         layout_.sequence * width * kBf16Bytes;
+    ASSIGN_OR_RETURN(
+        const double gather,
+        Seconds(CommKind::kAllGather, bytes, static_cast<int>(layout_.tensor),
+                layout_.context));
+    const auto attention = static_cast<size_t>(Family::kAttention);
+    cost.forward_comm.context +=
+        std::max(0.0, gather - cost.forward.seconds[attention]);
+    cost.backward_comm.context +=
+        std::max(0.0, 2 * gather - cost.input_grad.seconds[attention]);
+    return absl::OkStatus();
+  }
+
+  absl::Status Communicate(int layer) {
+    LayerCost& cost = result_.layers[layer];
+    const bool dense = layer < model_.config().num_dense_layers();
+    const bool shared = !dense && model_.config().moe().shared_width() > 0;
+    RETURN_IF_ERROR(TensorBlocks(dense || shared ? 2 : 1, cost));
+    for (size_t g = 0; g < model_.gates().size(); ++g) {
+      if (model_.gates()[g].layer != layer) continue;
+      RETURN_IF_ERROR(Experts(static_cast<int>(g), cost));
+    }
+    return Context(cost);
+  }
+
+  absl::Status CommunicateOutput() {
+    RETURN_IF_ERROR(TensorBlocks(0.5, result_.embedding));
+    return TensorBlocks(0.5, result_.output);
+  }
+
+  const ModelGraph& model_;
+  const Layout& layout_;
+  const KernelTimes& kernels_;
+  const CommTimes& network_;
+  const ExpertLoads& loads_;
+  const double tokens_;
+  const double tp_;
+  const double etp_;
+  std::vector<GateRows> gate_rows_;
+  absl::flat_hash_map<std::string, KernelTime> known_;
+  std::array<double, kNumFamilies> family_seconds_ = {};
+  double widest_ = 0;
+  ModelCost result_;
+};
+
+}  // namespace
+
+PhaseCost& PhaseCost::operator+=(const PhaseCost& other) {
+  for (int f = 0; f < kNumFamilies; ++f) seconds[f] += other.seconds[f];
+  flops += other.flops;
+  nodes += other.nodes;
+  return *this;
+}
+
+CommCost& CommCost::operator+=(const CommCost& other) {
+  tensor += other.tensor;
+  expert += other.expert;
+  context += other.context;
+  bytes_tensor += other.bytes_tensor;
+  bytes_expert += other.bytes_expert;
+  return *this;
+}
+
+LayerCost& LayerCost::operator+=(const LayerCost& other) {
+  forward += other.forward;
+  input_grad += other.input_grad;
+  weight_grad += other.weight_grad;
+  recompute += other.recompute;
+  forward_comm += other.forward_comm;
+  backward_comm += other.backward_comm;
+  activation_bytes += other.activation_bytes;
+  return *this;
+}
+
+absl::StatusOr<ModelCost> CostOfModel(const CostInputs& inputs) {
+  return Costing(inputs).Run();
+}
+
+}  // namespace strata::sim

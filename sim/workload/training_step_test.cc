@@ -1,0 +1,273 @@
+#include "sim/workload/training_step.h"
+
+#include <algorithm>
+#include <memory>
+#include <numeric>
+#include <string>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "core/model/config.h"
+#include "core/testing/status_matchers.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "sim/workload/simulator.h"
+
+namespace strata::sim {
+namespace {
+
+using ::testing::HasSubstr;
+
+constexpr char kDense[] = "layers=8 hidden=1024 heads=16 ffn=4096 vocab=32000";
+constexpr char kExperts[] =
+    "layers=8 hidden=1024 heads=16 vocab=32000 experts=32 top_k=4 "
+    "expert_ffn=512";
+
+// A machine of round numbers and steps on it.
+class TrainingStepTest : public ::testing::Test {
+ protected:
+  TrainingStepTest()
+      : kernels_({/*bf16_flops=*/1e15, /*fp8_flops=*/2e15,
+                  /*memory_bytes=*/3e12}),
+        network_({/*gpus_per_node=*/8, /*node_bytes=*/200e9,
+                  /*fabric_bytes=*/50e9, /*node_latency=*/0,
+                  /*fabric_latency=*/0}) {}
+
+  StepInputs Inputs(const std::string& model, const std::string& layout,
+                    PipelineKind schedule, int gpus) {
+    absl::StatusOr<ModelGraph> graph = ModelGraph::Create(*ParseModel(model));
+    EXPECT_THAT(graph, IsOk());
+    graphs_.push_back(std::make_unique<ModelGraph>(*std::move(graph)));
+    StepInputs inputs;
+    inputs.model = graphs_.back().get();
+    const absl::StatusOr<Layout> full =
+        LayoutFor(*ParseLayout(layout), inputs.model->config(), schedule, gpus);
+    EXPECT_THAT(full, IsOk());
+    inputs.layout = *full;
+    inputs.schedule = schedule;
+    inputs.machine.num_gpus = gpus;
+    inputs.machine.bf16_flops = 1e15;
+    inputs.machine.memory_bytes = 80e9;
+    inputs.machine.memory_bytes_per_second = 3e12;
+    inputs.machine.num_sms = 100;
+    inputs.machine.watts = 1000.0 * gpus;
+    inputs.machine.dollars_per_hour = 2.0 * gpus;
+    inputs.kernels = &kernels_;
+    inputs.network = &network_;
+    return inputs;
+  }
+
+  StepResult Run(const StepInputs& inputs) {
+    absl::StatusOr<StepResult> result = SimulateStep(inputs);
+    EXPECT_THAT(result, IsOk());
+    return *std::move(result);
+  }
+
+  static double PartOf(const StepResult& result, const std::string& name) {
+    for (const StepPart& part : result.parts) {
+      if (part.name == name) return part.seconds;
+    }
+    return 0;
+  }
+
+  RooflineKernels kernels_;
+  TwoLevelComm network_;
+  std::vector<std::unique_ptr<ModelGraph>> graphs_;
+};
+
+TEST_F(TrainingStepTest, PartsAddUpToTheStep) {
+  for (const PipelineKind schedule :
+       {PipelineKind::kGPipe, PipelineKind::k1F1B, PipelineKind::kZbH1,
+        PipelineKind::kZb1p, PipelineKind::kDualPipe}) {
+    const StepResult result =
+        Run(Inputs(kExperts, "pp4,ep8,gbs128,seq1024", schedule, 32));
+    double sum = 0;
+    for (const StepPart& part : result.parts) sum += part.seconds;
+    // Items are rounded to picoseconds: 2000 of them.
+    EXPECT_NEAR(sum, result.seconds, 1e-8) << Name(schedule);
+  }
+}
+
+TEST_F(TrainingStepTest, OneGpuTakesTheSumOfItsKernels) {
+  // All products at the peak: 6 FLOPs a parameter and token, causal attention
+  // and its scores again (a quarter of the gradient's).
+  StepInputs inputs = Inputs(kDense, "gbs1,seq4096", PipelineKind::k1F1B, 1);
+  RooflineKernels::Rates rates;
+  rates.bf16_flops = 1e15;
+  rates.memory_bytes = 1e30;
+  const RooflineKernels kernels(rates);
+  inputs.kernels = &kernels;
+  inputs.machine.memory_bytes_per_second = 1e30;
+
+  const StepResult result = Run(inputs);
+
+  const ModelGraph::Flops flops = inputs.model->FlopsOfSequence(4096);
+  const double expected =
+      (flops.products + flops.causal_attention * (1 + 0.25 * 2 / 3)) / 1e15;
+  EXPECT_NEAR(result.seconds, expected, 1e-6 * expected);
+  EXPECT_NEAR(result.mfu_causal,
+              (flops.products + flops.causal_attention) / 1e15 / expected,
+              1e-6);
+  EXPECT_NEAR(result.tokens_per_second, 4096 / expected, 1e-3);
+}
+
+TEST_F(TrainingStepTest, TensorParallelismDividesProductsAndCommunicates) {
+  // Products are as fast as their FLOPs.
+  const RooflineKernels kernels({/*bf16_flops=*/1e15, /*fp8_flops=*/2e15,
+                                 /*memory_bytes=*/1e30});
+  const auto run = [&](const std::string& layout) {
+    StepInputs inputs = Inputs(kDense, layout, PipelineKind::k1F1B, 8);
+    inputs.kernels = &kernels;
+    return Run(inputs);
+  };
+  const StepResult one = run("gbs8,seq2048");
+  const StepResult cut = run("tp8,gbs8,seq2048,sp");
+  // Eight sequences, one after the other, each cut by eight.
+  EXPECT_NEAR(PartOf(cut, "dense products"), PartOf(one, "dense products"),
+              1e-9 * PartOf(one, "dense products"));
+  EXPECT_EQ(PartOf(one, "exposed tensor parallel"), 0);
+  EXPECT_GT(PartOf(cut, "exposed tensor parallel"), 0);
+  // Without sequence parallelism an all-reduce takes what all-gather and
+  // reduce-scatter do, and the gradients gather nothing again.
+  const StepResult whole = run("tp8,gbs8,seq2048");
+  EXPECT_NEAR(PartOf(cut, "exposed tensor parallel") /
+                  PartOf(whole, "exposed tensor parallel"),
+              5.0 / 4, 0.02);
+}
+
+TEST_F(TrainingStepTest, RecomputationCostsTimeAndSavesMemory) {
+  const auto run = [&](const std::string& recompute) {
+    return Run(Inputs(kDense, "pp4,gbs32,mbs2,seq4096,recompute=" + recompute,
+                      PipelineKind::k1F1B, 4));
+  };
+  const StepResult none = run("none");
+  const StepResult selective = run("selective");
+  const StepResult full = run("full");
+
+  EXPECT_LT(none.seconds, selective.seconds);
+  EXPECT_LT(selective.seconds, full.seconds);
+  EXPECT_GT(none.memory.activations, selective.memory.activations);
+  EXPECT_GT(selective.memory.activations, full.memory.activations);
+  // The model's FLOPs are the same.
+  EXPECT_EQ(none.flops_causal, full.flops_causal);
+}
+
+TEST_F(TrainingStepTest, ZeroShardsTheOptimizerThenGradientsThenWeights) {
+  const auto run = [&](const std::string& zero) {
+    return Run(Inputs(kDense, "gbs8,seq1024," + zero, PipelineKind::k1F1B, 8))
+        .memory;
+  };
+  const Footprint zero0 = run("zero0");
+  const Footprint zero1 = run("zero1");
+  const Footprint zero2 = run("zero2");
+  const Footprint zero3 = run("zero3");
+  EXPECT_NEAR(zero0.optimizer, 8 * zero1.optimizer, 1);
+  EXPECT_EQ(zero0.gradients, zero1.gradients);
+  EXPECT_NEAR(zero1.gradients, 8 * zero2.gradients, 1);
+  EXPECT_EQ(zero2.weights, zero1.weights);
+  EXPECT_NEAR(zero2.weights, 8 * zero3.weights, 1);
+}
+
+TEST_F(TrainingStepTest, OutOfMemoryIsAVerdictWithItsParts) {
+  StepInputs inputs = Inputs(kDense, "gbs1,seq4096", PipelineKind::k1F1B, 1);
+  inputs.machine.memory_bytes = 1e9;
+
+  const StepResult result = Run(inputs);
+
+  EXPECT_FALSE(result.memory.fits());
+  ASSERT_FALSE(result.warnings.empty());
+  EXPECT_THAT(result.warnings[0], HasSubstr("out of memory"));
+  EXPECT_THAT(result.warnings[0], HasSubstr("optimizer"));
+}
+
+TEST_F(TrainingStepTest, UnevenLoadsCostWhatEvenOnesDoNot) {
+  StepInputs inputs =
+      Inputs(kExperts, "ep8,gbs8,seq4096", PipelineKind::k1F1B, 8);
+  const StepResult even = Run(inputs);
+  inputs.loads = PowerLawLoads(inputs.model->gates(), 1.0, 7);
+  const StepResult uneven = Run(inputs);
+
+  EXPECT_EQ(even.expert_max_over_mean, 1);
+  EXPECT_GT(uneven.expert_max_over_mean, 1.2);
+  EXPECT_NEAR(uneven.imbalance_seconds, uneven.seconds - even.seconds, 1e-12);
+  EXPECT_GT(uneven.imbalance_seconds, 0);
+}
+
+TEST_F(TrainingStepTest, ASlowRankSlowsItsStage) {
+  StepInputs inputs =
+      Inputs(kDense, "pp4,gbs32,seq2048", PipelineKind::k1F1B, 8);
+  const StepResult steady = Run(inputs);
+  inputs.machine.slowdown.assign(8, 1);
+  // Of stage 2: ranks 4 and 5. The last stage, with the output, has twice the
+  // work of the others.
+  inputs.machine.slowdown[5] = 3;
+  const StepResult slow = Run(inputs);
+
+  EXPECT_NEAR(slow.devices[2].busy_seconds, 3 * steady.devices[2].busy_seconds,
+              1e-6 * steady.devices[2].busy_seconds);
+  EXPECT_EQ(slow.devices[1].busy_seconds, steady.devices[1].busy_seconds);
+  EXPECT_NEAR(slow.straggler_seconds, slow.seconds - steady.seconds, 1e-12);
+  EXPECT_EQ(slow.busiest_device, 2);
+  EXPECT_GT(PartOf(slow, "slow ranks' own"), 0);
+}
+
+TEST_F(TrainingStepTest, DualPipeHidesDispatchUnderTheOtherDirection) {
+  const StepResult plain = Run(Inputs(
+      kExperts, "pp4,ep16,gbs256,seq4096,deepep", PipelineKind::k1F1B, 64));
+  const StepResult dual = Run(Inputs(kExperts, "pp4,ep16,gbs256,seq4096,deepep",
+                                     PipelineKind::kDualPipe, 64));
+  EXPECT_LT(PartOf(dual, "exposed dispatch and combine"),
+            PartOf(plain, "exposed dispatch and combine"));
+}
+
+TEST_F(TrainingStepTest, MoreBandwidthNeverSlowsAStep) {
+  StepInputs inputs =
+      Inputs(kExperts, "tp2,pp2,ep8,gbs64,seq2048,sp", PipelineKind::k1F1B, 32);
+  double last = 1e30;
+  for (const double scale : {1.0, 1.5, 2.0, 8.0}) {
+    const TwoLevelComm network({8, scale * 200e9, scale * 50e9, 1e-6, 5e-6});
+    inputs.network = &network;
+    const double seconds = Run(inputs).seconds;
+    EXPECT_LE(seconds, last);
+    last = seconds;
+  }
+}
+
+TEST_F(TrainingStepTest, CostsFollowTime) {
+  const StepResult result =
+      Run(Inputs(kDense, "gbs8,seq2048", PipelineKind::k1F1B, 8));
+  EXPECT_NEAR(result.dollars, result.seconds / 3600 * 16, 1e-12);
+  EXPECT_NEAR(result.kwh, result.seconds / 3600 * 8, 1e-12);
+}
+
+TEST(ParseModelTest, ReadsDimensions) {
+  const absl::StatusOr<ModelConfig> gpt = ParseModel(
+      "layers=96 hidden=12288 heads=96 ffn=49152 mlp=gelu vocab=51200");
+  ASSERT_THAT(gpt, IsOk());
+  // Three matrices of two thirds the width are two of the whole.
+  EXPECT_EQ(gpt->dense_width(), 32768);
+  EXPECT_EQ(gpt->attention().head_dim(), 128);
+
+  const absl::StatusOr<ModelConfig> moe = ParseModel(
+      "layers=56 hidden=6144 heads=48 kv_heads=8 vocab=32768 experts=8 "
+      "top_k=2 expert_ffn=16384");
+  ASSERT_THAT(moe, IsOk());
+  EXPECT_EQ(moe->num_dense_layers(), 0);
+  EXPECT_EQ(moe->moe().flat().k(), 2);
+}
+
+TEST(ParseModelTest, RejectsWhatIsNoDimension) {
+  EXPECT_THAT(ParseModel("layers=2 width=3"),
+              StatusIs(absl::StatusCode::kInvalidArgument,
+                       HasSubstr("no dimension \"width=3\"")));
+  EXPECT_THAT(ParseModel("layers=two"),
+              StatusIs(absl::StatusCode::kInvalidArgument,
+                       HasSubstr("want a whole number")));
+  EXPECT_THAT(ParseModel("layers=2"),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("want")));
+  EXPECT_FALSE(ParseModel("no-such-preset").ok());
+}
+
+}  // namespace
+}  // namespace strata::sim
