@@ -14,7 +14,7 @@ NodeQueue::NodeQueue(const std::vector<chakra::TraceNode>& nodes)
     : slot_(nodes.size()),
       state_(nodes.size(), State::kPending),
       num_waiting_(nodes.size()),
-      first_child_(nodes.size() + 1) {
+      children_(chakra::ListChildren(nodes)) {
   for (size_t i = 0; i < nodes.size(); ++i) {
     if (nodes[i].is_cpu_op) {
       slot_[i] = kCpu;
@@ -26,17 +26,6 @@ NodeQueue::NodeQueue(const std::vector<chakra::TraceNode>& nodes)
       slot_[i] = kCommunicate;
     }
     num_waiting_[i] = static_cast<uint32_t>(nodes[i].parents.size());
-    for (const uint32_t parent : nodes[i].parents) ++first_child_[parent + 1];
-  }
-  for (size_t i = 0; i < nodes.size(); ++i) {
-    first_child_[i + 1] += first_child_[i];
-  }
-  children_.resize(first_child_.back());
-  std::vector<uint32_t> next = first_child_;
-  for (size_t i = 0; i < nodes.size(); ++i) {
-    for (const uint32_t parent : nodes[i].parents) {
-      children_[next[parent]++] = static_cast<uint32_t>(i);
-    }
     if (nodes[i].parents.empty()) MakeReady(static_cast<uint32_t>(i));
   }
 }
@@ -75,8 +64,8 @@ void NodeQueue::Finish(uint32_t node) {
   is_busy_[slot_[node]] = false;
   --num_running_;
   ++num_done_;
-  for (uint32_t c = first_child_[node]; c < first_child_[node + 1]; ++c) {
-    const uint32_t child = children_[c];
+  for (uint32_t c = children_.first[node]; c < children_.first[node + 1]; ++c) {
+    const uint32_t child = children_.child[c];
     if (--num_waiting_[child] > 0) continue;
     if (in_pass_) {
       became_ready_.push_back(child);

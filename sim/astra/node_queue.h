@@ -51,8 +51,7 @@ class NodeQueue {
   std::vector<uint8_t> slot_;          // [node]
   std::vector<State> state_;           // [node]
   std::vector<uint32_t> num_waiting_;  // [node] Parents that are not done.
-  std::vector<uint32_t> first_child_;  // [node + 1]
-  std::vector<uint32_t> children_;
+  chakra::ChildLists children_;
   std::set<uint32_t> ready_[kNumSlots];
   bool is_busy_[kNumSlots] = {false, false, false, false};
   bool in_pass_ = false;

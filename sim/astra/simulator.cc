@@ -19,6 +19,7 @@
 #include "sim/astra/check_node.h"
 #include "sim/astra/collective_log.h"
 #include "sim/astra/collective_plan.h"
+#include "sim/astra/deadlock.h"
 #include "sim/astra/event_queue.h"
 #include "sim/astra/mailbox.h"
 #include "sim/astra/network.h"
@@ -561,49 +562,15 @@ std::optional<uint32_t> Simulation::FirstRunning(int rank) const {
   return std::nullopt;
 }
 
-// Follows who waits for whom from the lowest rank that is not done.
 absl::Status Simulation::Deadlock() const {
-  int rank = 0;
-  while (ranks_[rank].is_done) ++rank;
-  std::string text = absl::StrCat("deadlock at ", events_.now_ns(), " ns");
-  std::vector<bool> seen(ranks_.size());
-  while (true) {
-    absl::StrAppend(&text, "; rank ", rank);
-    if (seen[rank]) {
-      absl::StrAppend(&text, ": see above");
-      break;
-    }
-    seen[rank] = true;
-    if (ranks_[rank].is_done) {
-      absl::StrAppend(&text, " has finished");
-      break;
-    }
-    const std::optional<uint32_t> index = FirstRunning(rank);
-    CHECK(index.has_value()) << "rank " << rank << " has nodes but runs none";
-    const TraceNode& node = NodeOf(rank, *index);
-    absl::StrAppend(&text, " waits in ", chakra::NodeName(node), " (",
-                    workload_.ranks[rank].path, ") ");
-    if (node.type == ChakraProtoMsg::COMM_RECV_NODE) {
-      rank = static_cast<int>(*node.comm_src);
-      absl::StrAppend(&text, "for ", *node.comm_bytes, " bytes with tag ",
-                      *node.comm_tag, " from rank ", rank);
-      continue;
-    }
-    const std::optional<int> missing =
-        node.type == ChakraProtoMsg::COMM_COLL_NODE
-            ? log_.MissingMember(rank, node)
-            : std::nullopt;
-    if (!missing.has_value()) {
-      absl::StrAppend(&text,
-                      "which all have joined and its algorithm cannot end");
-      break;
-    }
-    rank = *missing;
-    absl::StrAppend(&text, "for rank ", rank, " to join ",
-                    chakra::CollectiveName(*node.comm_type), " of ",
-                    *node.comm_bytes, " bytes");
+  std::vector<std::optional<uint32_t>> waits_in(ranks_.size());
+  for (size_t rank = 0; rank < ranks_.size(); ++rank) {
+    if (ranks_[rank].is_done) continue;
+    waits_in[rank] = FirstRunning(static_cast<int>(rank));
+    CHECK(waits_in[rank].has_value())
+        << "rank " << rank << " has nodes but runs none";
   }
-  return absl::AbortedError(text);
+  return DeadlockError(workload_, log_, events_.now_ns(), waits_in);
 }
 
 }  // namespace

@@ -91,21 +91,11 @@ absl::Status CheckNode(const Workload& workload, int rank,
 // parent finds.
 absl::Status CheckAcyclic(const Workload& workload, int rank) {
   const std::vector<TraceNode>& nodes = workload.ranks[rank].nodes;
+  const ChildLists children = ListChildren(nodes);
   std::vector<uint32_t> num_waiting(nodes.size());
-  std::vector<uint32_t> first_child(nodes.size() + 1);
-  for (size_t i = 0; i < nodes.size(); ++i) {
-    num_waiting[i] = static_cast<uint32_t>(nodes[i].parents.size());
-    for (const uint32_t parent : nodes[i].parents) ++first_child[parent + 1];
-  }
-  for (size_t i = 0; i < nodes.size(); ++i)
-    first_child[i + 1] += first_child[i];
-  std::vector<uint32_t> children(first_child.back());
-  std::vector<uint32_t> next = first_child;
   std::vector<uint32_t> ready;
   for (size_t i = 0; i < nodes.size(); ++i) {
-    for (const uint32_t parent : nodes[i].parents) {
-      children[next[parent]++] = static_cast<uint32_t>(i);
-    }
+    num_waiting[i] = static_cast<uint32_t>(nodes[i].parents.size());
     if (nodes[i].parents.empty()) ready.push_back(static_cast<uint32_t>(i));
   }
   size_t num_done = 0;
@@ -113,8 +103,9 @@ absl::Status CheckAcyclic(const Workload& workload, int rank) {
     const uint32_t node = ready.back();
     ready.pop_back();
     ++num_done;
-    for (uint32_t c = first_child[node]; c < first_child[node + 1]; ++c) {
-      if (--num_waiting[children[c]] == 0) ready.push_back(children[c]);
+    for (uint32_t c = children.first[node]; c < children.first[node + 1]; ++c) {
+      const uint32_t child = children.child[c];
+      if (--num_waiting[child] == 0) ready.push_back(child);
     }
   }
   if (num_done == nodes.size()) return absl::OkStatus();

@@ -138,6 +138,25 @@ bool IsKnown(int type) {
 
 }  // namespace
 
+ChildLists ListChildren(const std::vector<TraceNode>& nodes) {
+  ChildLists lists;
+  lists.first.resize(nodes.size() + 1);
+  for (const TraceNode& node : nodes) {
+    for (const uint32_t parent : node.parents) ++lists.first[parent + 1];
+  }
+  for (size_t i = 0; i < nodes.size(); ++i) {
+    lists.first[i + 1] += lists.first[i];
+  }
+  lists.child.resize(lists.first.back());
+  std::vector<uint32_t> next = lists.first;
+  for (size_t i = 0; i < nodes.size(); ++i) {
+    for (const uint32_t parent : nodes[i].parents) {
+      lists.child[next[parent]++] = static_cast<uint32_t>(i);
+    }
+  }
+  return lists;
+}
+
 const std::vector<int>* Workload::FindGroup(int rank, int group) const {
   if (group == 0) return nullptr;
   const ProcessGroups& own = ranks[rank].groups;

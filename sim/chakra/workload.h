@@ -47,6 +47,14 @@ struct TraceNode {
   std::vector<uint8_t> involved_dims;
 };
 
+// Parents the other way round: the children of node i are child[first[i]] to
+// child[first[i + 1] - 1].
+struct ChildLists {
+  std::vector<uint32_t> first;  // [nodes + 1]
+  std::vector<uint32_t> child;
+};
+ChildLists ListChildren(const std::vector<TraceNode>& nodes);
+
 struct RankTrace {
   std::string path;
   std::vector<TraceNode> nodes;  // By ascending id, which is the issue order.

@@ -2,8 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <map>
-#include <memory>
 #include <utility>
 #include <vector>
 
@@ -14,7 +12,6 @@
 #include "google/protobuf/message.h"
 #include "sim/cluster/cluster.h"
 #include "sim/cluster/cluster.pb.h"
-#include "sim/collective/collective.h"
 #include "sim/collective/validation.h"
 
 namespace strata::sim {
@@ -83,23 +80,15 @@ NodeConfig WithConstants(NodeConfig node,
 
 absl::StatusOr<double> MeanLogError(
     const NodeConfig& node, absl::Span<const MeasuredCollective> measured) {
-  struct Machine {
-    explicit Machine(Cluster made) : cluster(std::move(made)), model(cluster) {}
-    Cluster cluster;
-    CollectiveModel model;
-  };
-  std::map<int, std::unique_ptr<Machine>> machines;  // By number of GPUs.
+  ASSIGN_OR_RETURN(const std::vector<double> predicted_us,
+                   PredictAllUs(measured, [&](const MeasuredCollective& row) {
+                     return Cluster::Create(ClusterOf(node, row.num_gpus));
+                   }));
   double sum = 0;
-  for (const MeasuredCollective& row : measured) {
-    std::unique_ptr<Machine>& machine = machines[row.num_gpus];
-    if (machine == nullptr) {
-      ASSIGN_OR_RETURN(Cluster cluster,
-                       Cluster::Create(ClusterOf(node, row.num_gpus)));
-      machine = std::make_unique<Machine>(std::move(cluster));
-    }
-    ASSIGN_OR_RETURN(const double predicted, PredictUs(machine->model, row));
-    sum += std::min(kLargestLogError,
-                    std::abs(std::log(predicted / row.measured_us)));
+  for (size_t i = 0; i < measured.size(); ++i) {
+    sum +=
+        std::min(kLargestLogError,
+                 std::abs(std::log(predicted_us[i] / measured[i].measured_us)));
   }
   return measured.empty() ? 0 : sum / measured.size();
 }

@@ -10,7 +10,6 @@
 #include "gtest/gtest.h"
 #include "sim/cluster/cluster.pb.h"
 #include "sim/cluster/load_cluster.h"
-#include "sim/collective/collective.h"
 #include "sim/collective/validation.h"
 
 namespace strata::sim {

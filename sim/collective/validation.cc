@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/ascii.h"
@@ -246,22 +247,24 @@ absl::StatusOr<double> PredictUs(const CollectiveModel& model,
 }
 
 absl::StatusOr<std::vector<double>> PredictAllUs(
-    absl::Span<const MeasuredCollective> measured) {
+    absl::Span<const MeasuredCollective> measured,
+    absl::FunctionRef<absl::StatusOr<Cluster>(const MeasuredCollective&)>
+        cluster_of) {
   struct Machine {
     explicit Machine(Cluster made) : cluster(std::move(made)), model(cluster) {}
     Cluster cluster;
     CollectiveModel model;
   };
-  std::map<std::string, std::unique_ptr<Machine>> machines;
+  std::map<std::pair<std::string, int>, std::unique_ptr<Machine>> machines;
   std::vector<double> predicted_us;
+  predicted_us.reserve(measured.size());
   for (const MeasuredCollective& row : measured) {
-    const std::string name = absl::StrCat(row.node_kind, "x", row.num_gpus);
-    std::unique_ptr<Machine>& machine = machines[name];
+    std::unique_ptr<Machine>& machine = machines[{row.node_kind, row.num_gpus}];
     if (machine == nullptr) {
-      ASSIGN_OR_RETURN(Cluster cluster, LoadCluster(name));
+      ASSIGN_OR_RETURN(Cluster cluster, cluster_of(row));
       machine = std::make_unique<Machine>(std::move(cluster));
     }
-    absl::StatusOr<double> predicted = PredictUs(machine->model, row);
+    const absl::StatusOr<double> predicted = PredictUs(machine->model, row);
     if (!predicted.ok()) {
       return absl::Status(
           predicted.status().code(),
@@ -270,6 +273,13 @@ absl::StatusOr<std::vector<double>> PredictAllUs(
     predicted_us.push_back(*predicted);
   }
   return predicted_us;
+}
+
+absl::StatusOr<std::vector<double>> PredictAllUs(
+    absl::Span<const MeasuredCollective> measured) {
+  return PredictAllUs(measured, [](const MeasuredCollective& row) {
+    return LoadCluster(absl::StrCat(row.node_kind, "x", row.num_gpus));
+  });
 }
 
 std::vector<ErrorSummary> SummarizeErrors(

@@ -56,7 +56,12 @@ absl::StatusOr<std::vector<MeasuredCollective>> ParseMeasurements(
 absl::StatusOr<double> PredictUs(const CollectiveModel& model,
                                  const MeasuredCollective& measured);
 
-// As PredictUs for each, on the preset of its kind and number of GPUs.
+// As PredictUs for each, on the cluster that `cluster_of` makes for its kind of
+// node and number of GPUs, or on the preset. An error names the line.
+absl::StatusOr<std::vector<double>> PredictAllUs(
+    absl::Span<const MeasuredCollective> measured,
+    absl::FunctionRef<absl::StatusOr<Cluster>(const MeasuredCollective&)>
+        cluster_of);
 absl::StatusOr<std::vector<double>> PredictAllUs(
     absl::Span<const MeasuredCollective> measured);
 
