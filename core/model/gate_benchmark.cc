@@ -4,12 +4,16 @@
 //
 // Both are programs of their own, run in turns in one process with fresh
 // weights; `share` is the median of the gates' times over the median of the
-// block's, `flops_share` the same of the graph's FLOPs at the counts that came.
-// The aim for strata-1b at 1,024 tokens is a share below 3 %.
+// block's, `cpu_share` the same of the time that all threads were on a core
+// (which other jobs on the machine disturb less), `flops_share` that of the
+// graph's FLOPs at the counts that came. `no_tokens_ms` is a run of the gates
+// without a token: the experts' side, which depends on the weights alone, and
+// the calls. The aim for strata-1b at 1,024 tokens is a share below 3 %.
 
 #include <algorithm>
 #include <chrono>
 #include <cstdint>
+#include <ctime>
 #include <memory>
 #include <string>
 #include <utility>
@@ -79,7 +83,7 @@ class Timed {
     CHECK(program.ok()) << program.status().ToString();
     program_ = *std::move(program);
     InitializeParameters(config, /*seed=*/1, state_);
-    *program_->Input("num_tokens").as<int32_t>() = static_cast<int32_t>(tokens);
+    SetTokens(tokens);
     Random random(1, 2);
     for (float& x : program_->Input("h").span<float>()) {
       x = static_cast<float>(random.Normal());
@@ -94,43 +98,64 @@ class Timed {
     }
   }
 
+  void SetTokens(int64_t tokens) {
+    *program_->Input("num_tokens").as<int32_t>() = static_cast<int32_t>(tokens);
+  }
+
   void Run() {
     const auto start = std::chrono::steady_clock::now();
+    const std::clock_t cpu_start = std::clock();
     CHECK(program_->Run().ok());
+    cpu_seconds_.push_back(static_cast<double>(std::clock() - cpu_start) /
+                           CLOCKS_PER_SEC);
     seconds_.push_back(
         std::chrono::duration<double>(std::chrono::steady_clock::now() - start)
             .count());
   }
-  // Without the first run, which takes scratch memory.
-  double MedianSeconds() const {
-    std::vector<double> sorted(seconds_.begin() + 1, seconds_.end());
-    std::sort(sorted.begin(), sorted.end());
-    return sorted.empty() ? seconds_[0] : sorted[sorted.size() / 2];
+  double MedianSeconds() const { return Median(seconds_); }
+  double MedianCpuSeconds() const { return Median(cpu_seconds_); }
+  // Milliseconds of a run by operator, each timed for itself from now on.
+  void Profile() { program_->EnableProfile(); }
+  void ReportOperators(benchmark::State& bench) const {
+    for (const Program::OpTime& op : program_->Profile()) {
+      bench.counters[absl::StrCat(op.op, "_ms")] =
+          1e3 * op.seconds / static_cast<double>(bench.iterations());
+    }
   }
   double Flops() const {
     return CostOf(program_->graph(), program_->LiveBinding()).flops;
   }
 
  private:
+  // Without the first run, which takes scratch memory.
+  static double Median(std::vector<double> values) {
+    std::sort(values.begin() + 1, values.end());
+    return values[values.size() / 2];
+  }
+
   CpuBackend backend_;
   StateStore state_;
   std::unique_ptr<Program> program_;
   std::vector<double> seconds_;
+  std::vector<double> cpu_seconds_;  // Of all threads.
 };
 
 void BM_GateShare(benchmark::State& bench, const std::string& preset) {
   ModelConfig config = *ModelPreset(preset);
   Timed gates(config, bench.range(0), Part::kGates);
+  Timed no_tokens(config, bench.range(0), Part::kGates);
+  no_tokens.SetTokens(0);
   Timed block(config, bench.range(0), Part::kBlock);
-  gates.Run();
-  block.Run();
+  for (Timed* timed : {&gates, &no_tokens, &block}) timed->Run();
   for (auto _ : bench) {
-    gates.Run();
-    block.Run();
+    for (Timed* timed : {&gates, &no_tokens, &block}) timed->Run();
   }
   bench.counters["gates_ms"] = 1e3 * gates.MedianSeconds();
   bench.counters["block_ms"] = 1e3 * block.MedianSeconds();
+  bench.counters["no_tokens_ms"] = 1e3 * no_tokens.MedianSeconds();
   bench.counters["share"] = gates.MedianSeconds() / block.MedianSeconds();
+  bench.counters["cpu_share"] =
+      gates.MedianCpuSeconds() / block.MedianCpuSeconds();
   bench.counters["flops_share"] = gates.Flops() / block.Flops();
 }
 BENCHMARK_CAPTURE(BM_GateShare, strata_1b, "strata-1b")
@@ -146,6 +171,20 @@ BENCHMARK_CAPTURE(BM_GateShare, small, "small")
 BENCHMARK_CAPTURE(BM_GateShare, demo, "demo")
     ->Arg(1024)
     ->Iterations(15)
+    ->Unit(benchmark::kMillisecond)
+    ->UseRealTime();
+
+// Where the gates' time goes: milliseconds by operator.
+void BM_GateOperators(benchmark::State& bench, const std::string& preset) {
+  Timed gates(*ModelPreset(preset), bench.range(0), Part::kGates);
+  gates.Run();
+  gates.Profile();
+  for (auto _ : bench) gates.Run();
+  gates.ReportOperators(bench);
+}
+BENCHMARK_CAPTURE(BM_GateOperators, strata_1b, "strata-1b")
+    ->Arg(1024)
+    ->Iterations(30)
     ->Unit(benchmark::kMillisecond)
     ->UseRealTime();
 
