@@ -54,8 +54,10 @@ std::vector<Measurement> Synthetic(const std::vector<double>& values) {
 
 // The initial values, with some moved.
 std::vector<double> Moved() {
+  const std::vector<ParameterBounds> bounds =
+      *FittedKernel::BoundsOf("mat_mul");
   std::vector<double> values;
-  for (const ParameterBounds& bound : *FittedKernel::BoundsOf("mat_mul")) {
+  for (const ParameterBounds& bound : bounds) {
     double value = bound.initial;
     if (bound.name == "launch_us") value = 4;
     if (bound.name == "math_share") value = 0.6;
