@@ -128,9 +128,11 @@ absl::StatusOr<Cluster> LoadCluster(absl::string_view name_or_path) {
   }
   const std::string path(name_or_path);
   ASSIGN_OR_RETURN(ClusterConfig config, ReadConfig(path));
-  absl::Status status = AddPresetKinds(config);
-  absl::StatusOr<Cluster> cluster = status;
-  if (status.ok()) cluster = Cluster::Create(config);
+  const auto create = [&]() -> absl::StatusOr<Cluster> {
+    RETURN_IF_ERROR(AddPresetKinds(config));
+    return Cluster::Create(config);
+  };
+  absl::StatusOr<Cluster> cluster = create();
   if (cluster.ok()) return cluster;
   return absl::Status(cluster.status().code(),
                       absl::StrCat(path, ": ", cluster.status().message()));
