@@ -7,8 +7,9 @@
 //              `wave_share`
 //     time   = waves * tile
 //
-// Small tiles share an SM, up to four, so that the latency of one hides behind
-// the arithmetic of the others. Operands come from L2, each SM's share of it.
+// Small tiles share an SM, so that the latency of one hides behind the
+// arithmetic of the others. Operands come from L2, each SM's share of it;
+// thread blocks that share operands (clusters) make that share look larger.
 
 #ifndef SIM_COMPUTE_TILE_COST_H_
 #define SIM_COMPUTE_TILE_COST_H_
@@ -18,7 +19,6 @@
 
 namespace strata {
 
-// Fitted; see TileParameters' specs in the families that have them.
 struct TileParameters {
   double fill_us = 0;           // to fill and drain a tile's pipeline
   double slab_ns = 0;           // latency of a step of 64 along k
@@ -33,21 +33,18 @@ struct Tile {
   int width = 0;   // columns
 };
 
-// Waves of `tiles` on `slots`: between the exact share and the next whole.
-inline double Waves(double tiles, double slots, double wave_share) {
-  const double waves = tiles / slots;
+// Depth of the slabs in which the main loop takes k.
+inline constexpr double kSlabDepth = 64;
+
+// Waves of `blocks` on `slots`: between the exact share and the next whole
+// number, at least one.
+inline double Waves(double blocks, double slots, double wave_share) {
+  const double waves = blocks / slots;
   if (waves <= 1) return 1;
   return waves + wave_share * (std::ceil(waves - 1e-9) - waves);
 }
 
-// What all SMs need per slab of one tile each.
-struct SlabRates {
-  double num_sms = 0;
-  double ns_per_flop = 0;    // of one SM
-  double operand_bytes = 0;  // of an element
-};
-
-// Tiles that an SM holds at once, if there are so many.
+// Tiles that an SM has room for: its accumulators are in registers.
 inline double MostHeld(const Tile& tile) {
   const int area = tile.height * tile.width;
   if (area <= 16 * 64) return 8;
@@ -56,19 +53,27 @@ inline double MostHeld(const Tile& tile) {
   return 1;
 }
 
-// Nanoseconds of `tiles` tiles with `slabs` slabs of k each.
-inline double TilesNs(const TileParameters& p, const SlabRates& rates,
+// What tiles run on.
+struct SlabRates {
+  double num_sms = 0;
+  double ns_per_flop = 0;    // of one SM
+  double operand_bytes = 0;  // of an element
+};
+
+// Microseconds of `tiles` tiles with `slabs` slabs of k each.
+inline double TilesUs(const TileParameters& p, const SlabRates& rates,
                       const Tile& tile, double tiles, double slabs) {
   const double area = static_cast<double>(tile.height) * tile.width;
   const double held =
       std::clamp(std::ceil(tiles / rates.num_sms - 1e-9), 1.0, MostHeld(tile));
-  const double math_ns = 2 * 64 * area * rates.ns_per_flop / p.math_share;
-  const double operand_ns = 64.0 * (tile.height + tile.width) *
+  const double math_ns =
+      2 * kSlabDepth * area * rates.ns_per_flop / p.math_share;
+  const double operand_ns = kSlabDepth * (tile.height + tile.width) *
                             rates.operand_bytes / p.operand_gb_per_s;
   const double slab_ns =
       std::max({p.slab_ns, held * math_ns, held * operand_ns});
   return Waves(tiles, held * rates.num_sms, p.wave_share) *
-         (p.fill_us * 1e3 + slabs * slab_ns);
+         (p.fill_us + slabs * slab_ns * 1e-3);
 }
 
 }  // namespace strata

@@ -28,6 +28,7 @@ Command AddInspect(CLI::App& app);
 Command AddDemo(CLI::App& app);
 Command AddScorecard(CLI::App& app);
 Command AddTrace(CLI::App& app);
+Command AddCalibrate(CLI::App& app);
 
 // Parses, runs, reports errors: one line on stderr each. Returns the exit
 // status: 0, 1 for an error, 2 for wrong usage, 130 after Ctrl-C.

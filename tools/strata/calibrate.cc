@@ -1,0 +1,223 @@
+// strata calibrate
+
+#include "sim/compute/calibrate.h"
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "CLI/CLI.hpp"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
+#include "core/base/files.h"
+#include "core/base/status_macros.h"
+#include "nlohmann/json.hpp"
+#include "sim/compute/calibration.pb.h"
+#include "sim/compute/fitted_kernel.h"
+#include "sim/compute/known_devices.h"
+#include "sim/compute/measurement.h"
+#include "tools/strata/command.h"
+#include "tools/strata/config_flags.h"
+#include "tools/strata/output.h"
+
+namespace strata {
+namespace {
+
+struct CalibrateFlags {
+  std::vector<std::string> files;
+  std::string device;
+  std::string out;
+  bool check = false;
+  std::string calibration;
+  std::string origin;
+  FitOptions options;
+  bool json = false;
+};
+
+std::string Percent(double share) {
+  return absl::StrFormat("%.2f %%", 100 * share);
+}
+
+std::string NameOf(const KernelErrors& errors) {
+  std::vector<std::string> parts;
+  for (const std::string& part : {errors.family, errors.kernel_source,
+                                  errors.precision, errors.variant}) {
+    if (!part.empty()) parts.push_back(Printable(part));
+  }
+  return parts.empty() ? "all rows" : absl::StrJoin(parts, " ");
+}
+
+std::string FitTable(const std::vector<KernelErrors>& errors) {
+  std::vector<std::vector<std::string>> rows = {
+      {"kernel", "fitted", "median", "p90", "held out", "median", "p90"}};
+  for (const KernelErrors& e : errors) {
+    rows.push_back({NameOf(e), FormatInteger(e.seen.rows),
+                    Percent(e.seen.median), Percent(e.seen.p90),
+                    FormatInteger(e.held_out.rows), Percent(e.held_out.median),
+                    Percent(e.held_out.p90)});
+  }
+  return FormatTable(rows);
+}
+
+std::string CheckTable(const std::vector<KernelErrors>& errors) {
+  std::vector<std::vector<std::string>> rows = {
+      {"kernel", "rows", "median", "p90"}};
+  for (const KernelErrors& e : errors) {
+    rows.push_back({NameOf(e), FormatInteger(e.held_out.rows),
+                    Percent(e.held_out.median), Percent(e.held_out.p90)});
+  }
+  return FormatTable(rows);
+}
+
+nlohmann::ordered_json ToJson(const std::vector<KernelErrors>& errors,
+                              bool fitted) {
+  const auto of = [](const RowErrors& rows) {
+    return nlohmann::ordered_json{
+        {"rows", rows.rows}, {"median", rows.median}, {"p90", rows.p90}};
+  };
+  auto json = nlohmann::ordered_json::array();
+  for (const KernelErrors& e : errors) {
+    nlohmann::ordered_json row = {{"family", e.family},
+                                  {"kernel_source", e.kernel_source},
+                                  {"precision", e.precision},
+                                  {"variant", e.variant}};
+    if (fitted) row["fitted"] = of(e.seen);
+    row[fitted ? "held_out" : "checked"] = of(e.held_out);
+    json.push_back(std::move(row));
+  }
+  return json;
+}
+
+absl::StatusOr<std::vector<Measurement>> ReadAll(
+    const std::vector<std::string>& files, const MeasuredOn& on) {
+  std::vector<Measurement> rows;
+  for (const std::string& file : files) {
+    ASSIGN_OR_RETURN(Measurements read, ReadMeasurements(file, on));
+    if (read.num_empty > 0) {
+      PrintNote(absl::StrCat(file, ": left out ", FormatInteger(read.num_empty),
+                             " rows without work"));
+    }
+    for (Measurement& row : read.rows) rows.push_back(std::move(row));
+  }
+  if (rows.empty()) return absl::InvalidArgumentError("no rows to work on");
+  return rows;
+}
+
+absl::StatusOr<int> RunCheck(const CalibrateFlags& flags,
+                             const std::vector<Measurement>& rows) {
+  DeviceCalibration calibration;
+  if (flags.calibration.empty()) {
+    ASSIGN_OR_RETURN(calibration, MeasuredCalibration(flags.device));
+  } else {
+    ASSIGN_OR_RETURN(calibration, ReadCalibration(flags.calibration));
+    if (calibration.device() != flags.device) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(flags.calibration, " is a calibration of ",
+                       calibration.device(), "; want one of ", flags.device));
+    }
+    // A file without a sheet is of the known device.
+    if (!calibration.has_sheet()) {
+      ASSIGN_OR_RETURN(const KnownDevice known, FindDevice(flags.device));
+      *calibration.mutable_sheet() = known.sheet();
+    }
+  }
+  ASSIGN_OR_RETURN(const std::vector<KernelErrors> errors,
+                   CheckCalibration(calibration, rows));
+  if (flags.json) {
+    PrintJson(ToJson(errors, /*fitted=*/false));
+  } else {
+    Print(absl::StrCat(CheckTable(errors),
+                       "\n|predicted / measured - 1|: median, 90th "
+                       "percentile\n"));
+  }
+  return 0;
+}
+
+absl::StatusOr<int> RunFit(const CalibrateFlags& flags,
+                           const KnownDevice& device,
+                           const std::vector<Measurement>& rows) {
+  ASSIGN_OR_RETURN(
+      Calibrated result,
+      Calibrate(device, BuiltInSoftware(), rows, flags.options,
+                [](const KernelErrors& e) {
+                  PrintNote(absl::StrCat("fitted ", NameOf(e), ", median ",
+                                         Percent(e.held_out.median)));
+                }));
+  result.calibration.set_origin(
+      flags.origin.empty() ? absl::StrJoin(flags.files, " ") : flags.origin);
+  RETURN_IF_ERROR(
+      WriteFileAtomically(flags.out, CalibrationText(result.calibration)));
+  if (flags.json) {
+    PrintJson(ToJson(result.errors, /*fitted=*/true));
+  } else {
+    Print(absl::StrCat(FitTable(result.errors),
+                       "\n|predicted / measured - 1|: median, 90th percentile; "
+                       "held out: a fifth of the rows\nthat no fit saw\n"));
+  }
+  return 0;
+}
+
+absl::StatusOr<int> RunCalibrate(const CalibrateFlags& flags) {
+  if (!flags.check && flags.out.empty()) {
+    return absl::InvalidArgumentError(
+        "nowhere to write the calibration to; give --out FILE, or --check");
+  }
+  MeasuredOn on;
+  ASSIGN_OR_RETURN(const KnownDevice device, FindDevice(flags.device));
+  on.name = flags.device;
+  on.facts = BuiltInSoftware();
+  ASSIGN_OR_RETURN(on.device, DeviceOf(device.sheet()));
+  ASSIGN_OR_RETURN(const std::vector<Measurement> rows,
+                   ReadAll(flags.files, on));
+  return flags.check ? RunCheck(flags, rows) : RunFit(flags, device, rows);
+}
+
+}  // namespace
+
+Command AddCalibrate(CLI::App& app) {
+  CLI::App* calibrate = app.add_subcommand(
+      "calibrate",
+      "Fit the simulator's kernel times to measured ones, or hold them to it");
+  auto flags = std::make_shared<CalibrateFlags>();
+  calibrate
+      ->add_option("files", flags->files,
+                   "CSV of kernel times, may be gzipped; docs/compute_model.md "
+                   "has the columns")
+      ->type_name("FILE")
+      ->required();
+  calibrate
+      ->add_option("--device", flags->device, "Where the times were measured")
+      ->type_name("NAME")
+      ->required();
+  calibrate->add_option("--out", flags->out, "Write the calibration to")
+      ->type_name("FILE");
+  calibrate->add_flag("--check", flags->check,
+                      "Fit nothing: print the errors of a calibration");
+  calibrate
+      ->add_option("--calibration", flags->calibration,
+                   "Check this one; otherwise the built-in one of the device")
+      ->type_name("FILE");
+  calibrate
+      ->add_option("--origin", flags->origin,
+                   "What the calibration says of the data; otherwise the files")
+      ->type_name("TEXT");
+  calibrate
+      ->add_option("--rows", flags->options.max_rows,
+                   "Rows of a kernel to fit to, at most")
+      ->type_name("N")
+      ->check(AtLeast(10));
+  calibrate
+      ->add_option("--evaluations", flags->options.max_evaluations,
+                   "Sets of parameters to try for a kernel")
+      ->type_name("N")
+      ->check(AtLeast(100));
+  AddJson(*calibrate, flags->json);
+  return {calibrate, [flags] { return RunCalibrate(*flags); }};
+}
+
+}  // namespace strata
