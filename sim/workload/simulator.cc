@@ -22,6 +22,7 @@
 #include "core/model/config.h"
 #include "sim/cluster/cluster.h"
 #include "sim/cluster/load_cluster.h"
+#include "sim/workload/calibrated_kernels.h"
 #include "sim/workload/kernel_times.h"
 #include "sim/workload/network_times.h"
 
@@ -202,14 +203,26 @@ absl::StatusOr<const Simulator::ClusterParts*> Simulator::ClusterOf(
   ASSIGN_OR_RETURN(Cluster cluster, LoadCluster(name));
   parts->cluster = std::make_unique<Cluster>(std::move(cluster));
   parts->machine = MachineOf(*parts->cluster);
-  RooflineKernels::Rates rates;
-  rates.bf16_flops = parts->machine.bf16_flops;
-  rates.fp8_flops = parts->machine.fp8_flops;
-  rates.memory_bytes = parts->machine.memory_bytes_per_second;
-  rates.flops_share = 0.75;
-  rates.memory_share = 0.85;
-  rates.launch_seconds = 3e-6;
-  parts->kernels = std::make_unique<RooflineKernels>(rates);
+  // Calibrations bear the names of kinds of node.
+  const std::string device = parts->cluster->Node(0).name();
+  absl::StatusOr<CalibratedKernels> kernels = CalibratedKernels::Load(device);
+  if (kernels.ok()) {
+    parts->notes = kernels->notes();
+    parts->kernels = std::make_unique<CalibratedKernels>(*std::move(kernels));
+  } else {
+    RooflineKernels::Rates rates;
+    rates.bf16_flops = parts->machine.bf16_flops;
+    rates.fp8_flops = parts->machine.fp8_flops;
+    rates.memory_bytes = parts->machine.memory_bytes_per_second;
+    // What products and streams reach on the calibrated GPUs, about.
+    rates.flops_share = 0.75;
+    rates.memory_share = 0.85;
+    rates.launch_seconds = 3e-6;
+    parts->kernels = std::make_unique<RooflineKernels>(rates);
+    parts->notes.push_back(absl::StrCat(
+        "no calibration of kernels for ", device,
+        ": products at 75 % of the data sheet's rate, memory at 85 %"));
+  }
   parts->network = std::make_unique<NetworkTimes>(*parts->cluster);
   slot = std::move(parts);
   return slot.get();
