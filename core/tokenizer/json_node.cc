@@ -15,7 +15,7 @@
 
 namespace strata {
 
-absl::StatusOr<nlohmann::json> ParseJson(absl::string_view text) {
+absl::StatusOr<nlohmann::json> ParseJsonFile(absl::string_view text) {
   try {
     return nlohmann::json::parse(text.begin(), text.end());
   } catch (const nlohmann::json::exception& error) {

@@ -19,10 +19,10 @@
 
 namespace strata {
 
-// Parses text as JSON.
+// Parses the content of a JSON file.
 //
 // Returns INVALID_ARGUMENT with the place and the cause if it is none.
-absl::StatusOr<nlohmann::json> ParseJson(absl::string_view text);
+absl::StatusOr<nlohmann::json> ParseJsonFile(absl::string_view text);
 
 class JsonNode {
  public:

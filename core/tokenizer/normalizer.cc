@@ -19,6 +19,7 @@ namespace strata {
 namespace {
 
 constexpr int kMaxDepth = 16;
+constexpr size_t kMaxSteps = 64;
 constexpr size_t kMaxPatternBytes = 1024;
 // How many bytes all Replaces together may make of one: published files need 3,
 // and a chain of generous ones would grow without bound.
@@ -122,6 +123,10 @@ absl::Status Normalizer::Add(const JsonNode& json, int depth) {
 absl::StatusOr<Normalizer> Normalizer::Parse(const JsonNode& json) {
   Normalizer normalizer;
   RETURN_IF_ERROR(normalizer.Add(json, /*depth=*/0));
+  if (normalizer.steps_.size() > kMaxSteps) {
+    return json.Error(absl::StrCat("has ", normalizer.steps_.size(),
+                                   " steps; want at most ", kMaxSteps));
+  }
   return normalizer;
 }
 

@@ -22,6 +22,7 @@ namespace strata {
 namespace {
 
 constexpr int kMaxDepth = 16;
+constexpr size_t kMaxSteps = 64;
 constexpr char kSpaceMark[] = "\xE2\x96\x81";  // U+2581
 
 enum class Behavior {
@@ -192,11 +193,11 @@ absl::Status PreTokenizer::Add(const JsonNode& json, int depth) {
     is_byte_level_ = true;
     if (add_space) {
       steps_.push_back([](Pieces& pieces) {
-        ChangeEach(pieces, [](absl::string_view piece, bool is_first,
-                              std::string& text) {
-          if (!absl::StartsWith(piece, " ")) text += ' ';
-          absl::StrAppend(&text, piece);
-        });
+        ChangeEach(pieces,
+                   [](absl::string_view piece, bool, std::string& text) {
+                     if (!absl::StartsWith(piece, " ")) text += ' ';
+                     absl::StrAppend(&text, piece);
+                   });
       });
     }
     if (use_regex) {
@@ -244,6 +245,10 @@ absl::Status PreTokenizer::Add(const JsonNode& json, int depth) {
 absl::StatusOr<PreTokenizer> PreTokenizer::Parse(const JsonNode& json) {
   PreTokenizer pre_tokenizer;
   RETURN_IF_ERROR(pre_tokenizer.Add(json, /*depth=*/0));
+  if (pre_tokenizer.steps_.size() > kMaxSteps) {
+    return json.Error(absl::StrCat("has ", pre_tokenizer.steps_.size(),
+                                   " steps; want at most ", kMaxSteps));
+  }
   return pre_tokenizer;
 }
 

@@ -64,7 +64,7 @@ absl::StatusOr<Tokenizer> Tokenizer::Load(const std::string& path) {
 }
 
 absl::StatusOr<Tokenizer> Tokenizer::Parse(absl::string_view json) {
-  ASSIGN_OR_RETURN(const nlohmann::json parsed, ParseJson(json));
+  ASSIGN_OR_RETURN(const nlohmann::json parsed, ParseJsonFile(json));
   const JsonNode file(parsed);
   if (!parsed.is_object()) {
     return file.Error(

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <iterator>
 #include <string>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -410,6 +411,23 @@ TEST(TokenizerTest, RefusesWhatItDoesNotKnowAndSaysWhere) {
   EXPECT_THAT(
       Tokenizer::Load("/no/such/file"),
       StatusIs(absl::StatusCode::kNotFound, HasSubstr("/no/such/file")));
+}
+
+TEST(TokenizerTest, RefusesMoreStepsThanAnyFileHas) {
+  for (const auto& [key, items, step] :
+       {std::tuple<const char*, const char*, const char*>{
+            "normalizer", "normalizers", R"({"type":"NFC"})"},
+        {"pre_tokenizer", "pretokenizers", R"({"type":"Digits"})"},
+        {"decoder", "decoders", R"({"type":"ByteFallback"})"}}) {
+    Json json = ByteLevelJson();
+    json[key] = {{"type", "Sequence"}, {items, Json::array()}};
+    for (int i = 0; i < 64; ++i) json[key][items].push_back(Json::parse(step));
+    EXPECT_THAT(Tokenizer::Parse(json.dump()), IsOk());
+    json[key][items].push_back(Json::parse(step));
+    EXPECT_THAT(Tokenizer::Parse(json.dump()),
+                StatusIs(absl::StatusCode::kInvalidArgument,
+                         HasSubstr("has 65 steps; want at most 64")));
+  }
 }
 
 TEST(TokenizerTest, RefusesSequencesWithinSequencesWithoutEnd) {
