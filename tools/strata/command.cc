@@ -122,8 +122,10 @@ int RunCommandLine(int argc, const char* const* argv) {
   app.option_defaults()->always_capture_default();
   app.require_subcommand(1);
   const std::vector<Command> commands = {
-      AddDemo(app),     AddScorecard(app), AddTrain(app),   AddGenerate(app),
-      AddEvaluate(app), AddInfo(app),      AddInspect(app), AddTrace(app)};
+      AddDemo(app),          AddScorecard(app), AddTrain(app),
+      AddGenerate(app),      AddEvaluate(app),  AddInfo(app),
+      AddInspect(app),       AddTokenize(app),  AddTrace(app),
+      AddTrainTokenizer(app)};
 
   const int exit_code = Parse(app, argc, argv, commands);
   // A reader that has gone, as head does, is no error.

@@ -27,7 +27,9 @@ Command AddInfo(CLI::App& app);
 Command AddInspect(CLI::App& app);
 Command AddDemo(CLI::App& app);
 Command AddScorecard(CLI::App& app);
+Command AddTokenize(CLI::App& app);
 Command AddTrace(CLI::App& app);
+Command AddTrainTokenizer(CLI::App& app);
 
 // Parses, runs, reports errors: one line on stderr each. Returns the exit
 // status: 0, 1 for an error, 2 for wrong usage, 130 after Ctrl-C.
