@@ -123,10 +123,11 @@ int RunCommandLine(int argc, const char* const* argv) {
   app.option_defaults()->always_capture_default();
   app.require_subcommand(1);
   const std::vector<Command> commands = {
-      AddDemo(app),     AddScorecard(app), AddAblate(app), AddTrain(app),
-      AddGenerate(app), AddEvaluate(app),  AddInfo(app),   AddInspect(app),
-      AddSimulate(app), AddCalibrate(app), AddTrace(app),  AddConvert(app),
-      AddVerify(app)};
+      AddDemo(app),      AddScorecard(app), AddAblate(app),
+      AddTrain(app),     AddGenerate(app),  AddEvaluate(app),
+      AddInfo(app),      AddInspect(app),   AddSimulate(app),
+      AddCalibrate(app), AddTrace(app),     AddConvert(app),
+      AddVerify(app),    AddTokenize(app),  AddTrainTokenizer(app)};
 
   const int exit_code = Parse(app, argc, argv, commands);
   // A reader that has gone, as head does, is no error.

@@ -32,6 +32,8 @@ Command AddTrace(CLI::App& app);
 Command AddConvert(CLI::App& app);
 Command AddVerify(CLI::App& app);
 Command AddCalibrate(CLI::App& app);
+Command AddTokenize(CLI::App& app);
+Command AddTrainTokenizer(CLI::App& app);
 
 // Parses, runs, reports errors: one line on stderr each. Returns the exit
 // status: 0, 1 for an error, 2 for wrong usage, 130 after Ctrl-C.
