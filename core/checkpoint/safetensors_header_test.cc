@@ -273,5 +273,36 @@ TEST(SerializeSafetensorsHeaderTest, RefusesNamesThatTheFormatCannotHold) {
       StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("is not UTF-8")));
 }
 
+// Whatever a byte is changed to, and wherever the file ends, reading ends; and
+// what it gives lies within the file and is as long as its shape says.
+TEST(ParseSafetensorsHeaderTest, SurvivesEveryChangedByte) {
+  const std::string file =
+      File(R"({"__metadata__":{"format":"pt"},)"
+           R"("a":{"dtype":"F32","shape":[2,3],"data_offsets":[0,24]},)"
+           R"("b":{"dtype":"BF16","shape":[1],"data_offsets":[24,26]}})",
+           26);
+  const size_t end = file.size() - 26;
+  int read = 0;
+  for (size_t i = 0; i < end; ++i) {
+    for (int byte = 0; byte < 256; ++byte) {
+      std::string changed = file;
+      changed[i] = static_cast<char>(byte);
+      const auto header = ParseSafetensorsHeader("f", changed);
+      if (!header.ok()) continue;
+      ++read;
+      const auto data =
+          static_cast<int64_t>(changed.size()) - header->num_bytes;
+      for (const auto& [name, entry] : header->tensors) {
+        ASSERT_GE(entry.begin, 0);
+        ASSERT_LE(entry.end, data);
+        ASSERT_EQ(entry.end - entry.begin,
+                  NumElements(entry.shape) * SizeOf(entry.dtype));
+      }
+    }
+    EXPECT_FALSE(ParseSafetensorsHeader("f", file.substr(0, i)).ok());
+  }
+  EXPECT_GT(read, static_cast<int>(end));
+}
+
 }  // namespace
 }  // namespace strata

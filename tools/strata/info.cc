@@ -86,7 +86,8 @@ std::vector<std::pair<std::string, int64_t>> Parts(const ParameterCount& n) {
           {"shared_experts", n.shared_experts},
           {"gates", n.gates},
           {"norms", n.norms},
-          {"output", n.output}};
+          {"output", n.output},
+          {"mtp", n.mtp}};
 }
 
 // FLOPs per token at the graph's bounds, by phase; those without any left out.
