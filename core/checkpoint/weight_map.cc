@@ -22,8 +22,10 @@
 namespace strata {
 namespace {
 
-constexpr absl::string_view kExpertsGateUp = "experts.gate_up_proj.weight";
-constexpr absl::string_view kExpertsDown = "experts.down_proj.weight";
+// The dot tells routed experts from shared ones, whose scope ends in
+// "shared_experts" and which are one expert.
+constexpr absl::string_view kExpertsGateUp = ".experts.gate_up_proj.weight";
+constexpr absl::string_view kExpertsDown = ".experts.down_proj.weight";
 // A hundred times what the largest public model has; bounds what a config of
 // unknown origin makes us list.
 constexpr double kMaxParts = 1 << 22;
@@ -52,13 +54,13 @@ std::vector<std::string> PartsOf(const std::string& name, const Shape& shape,
   absl::string_view prefix = name;
   std::vector<std::string> parts;
   if (absl::EndsWith(name, kExpertsGateUp)) {
-    prefix.remove_suffix(kExpertsGateUp.size());
+    prefix.remove_suffix(kExpertsGateUp.size() - 1);
     for (int64_t e = 0; e < shape[0]; ++e) {
       parts.push_back(names.Expert(prefix, e, "gate"));
       parts.push_back(names.Expert(prefix, e, "up"));
     }
   } else if (absl::EndsWith(name, kExpertsDown)) {
-    prefix.remove_suffix(kExpertsDown.size());
+    prefix.remove_suffix(kExpertsDown.size() - 1);
     for (int64_t e = 0; e < shape[0]; ++e) {
       parts.push_back(names.Expert(prefix, e, "down"));
     }

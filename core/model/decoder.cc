@@ -156,13 +156,15 @@ class Emitter {
     return Norm(prefix + "shared_head.norm.weight", Layer(layer, x, routers));
   }
 
+  // By the projection that model and module share.
   ValueId Logits(ValueId hidden) {
-    const ValueId head =
-        config_.tie_embeddings()
-            ? table_
-            : b_.Parameter("lm_head.weight",
-                           {Static(config_.vocab_size()), Static(d_)});
-    return Linear(b_, hidden, head);
+    if (head_ == kNone) {
+      head_ = config_.tie_embeddings()
+                  ? table_
+                  : b_.Parameter("lm_head.weight",
+                                 {Static(config_.vocab_size()), Static(d_)});
+    }
+    return Linear(b_, hidden, head_);
   }
 
   void OutputLogits(ValueId hidden) {
@@ -212,6 +214,7 @@ class Emitter {
   AttentionInputs inputs_;
   ValueId tau_ = kNone;  // Of this step, where it changes from step to step.
   ValueId table_ = kNone;
+  ValueId head_ = kNone;
   std::vector<RouterValues> routers_of_module_;
 };
 
