@@ -24,11 +24,11 @@ ValueId CoarseFilter(GraphBuilder& b, ValueId score, ValueId bias,
                      int64_t keep);
 
 struct AdaptiveSelectOptions {
-  double tau = 0.7;           // Share of the survivors' summed p to pass ...
-  ValueId tau_value = kNone;  // ... or this scalar, which may change by run.
+  double tau = 0.7;  // Share of the survivors' summed p to pass.
   int64_t k_min = 1;
   int64_t k_max = 4;
   double exit_threshold = 0.0;  // A token whose best p is below leaves.
+  ValueId tau_value = kNone;    // A scalar in place of tau; may change by run.
 };
 struct Selection {
   ValueId expert = kNone;  // I32 [t, k_max], best first, -1 past the last
