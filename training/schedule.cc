@@ -25,10 +25,11 @@ double LearningRate(const TrainConfig& train, int64_t step) {
 
 double AnnealedTau(const HierarchicalRouterConfig& router,
                    const TrainConfig& train, int64_t step) {
-  const double span =
-      std::max(1.0, router.tau_anneal() * static_cast<double>(train.steps()));
-  const double done = std::min(1.0, static_cast<double>(step - 1) / span);
-  return router.tau_start() + (router.tau() - router.tau_start()) * done;
+  const auto steps = static_cast<double>(train.steps());
+  const double span = router.tau_anneal() * steps;
+  const double left = std::max(0.0, steps - static_cast<double>(step));
+  if (left >= span) return router.tau_start();
+  return router.tau() + (router.tau_start() - router.tau()) * left / span;
 }
 
 }  // namespace strata

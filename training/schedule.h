@@ -16,8 +16,9 @@ namespace strata {
 // train.steps, and stays there.
 double LearningRate(const TrainConfig& train, int64_t step);
 
-// The tau of step `step`, from 1, of a router with tau_start: falls linearly
-// from it to router.tau at step tau_anneal * train.steps, and stays there.
+// The tau of step `step`, from 1, of a router with tau_start: that, until it
+// falls linearly over the last tau_anneal of train.steps, to router.tau at the
+// last.
 double AnnealedTau(const HierarchicalRouterConfig& router,
                    const TrainConfig& train, int64_t step);
 

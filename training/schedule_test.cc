@@ -36,16 +36,26 @@ TEST(LearningRateTest, AllWarmUpHasNoCosineToDivideBy) {
   EXPECT_DOUBLE_EQ(LearningRate(train, 10), 2.0);
 }
 
-TEST(AnnealedTauTest, FallsLinearlyAndThenStays) {
+TEST(AnnealedTauTest, StaysAndThenFallsLinearlyToTheLastStep) {
   HierarchicalRouterConfig router;
   router.set_tau(0.5);
   router.set_tau_start(0.9);
   router.set_tau_anneal(0.2);  // 22 of 110 steps.
 
   EXPECT_DOUBLE_EQ(AnnealedTau(router, Config(), 1), 0.9);
-  EXPECT_DOUBLE_EQ(AnnealedTau(router, Config(), 12), 0.7);
-  EXPECT_DOUBLE_EQ(AnnealedTau(router, Config(), 23), 0.5);
+  EXPECT_DOUBLE_EQ(AnnealedTau(router, Config(), 88), 0.9);
+  EXPECT_DOUBLE_EQ(AnnealedTau(router, Config(), 99), 0.7);
   EXPECT_DOUBLE_EQ(AnnealedTau(router, Config(), 110), 0.5);
+  EXPECT_DOUBLE_EQ(AnnealedTau(router, Config(), 500), 0.5);
+}
+
+TEST(AnnealedTauTest, StaysToTheEndWithoutAFall) {
+  HierarchicalRouterConfig router;
+  router.set_tau(0.5);
+  router.set_tau_start(0.9);
+
+  EXPECT_DOUBLE_EQ(AnnealedTau(router, Config(), 1), 0.9);
+  EXPECT_DOUBLE_EQ(AnnealedTau(router, Config(), 110), 0.9);
 }
 
 }  // namespace

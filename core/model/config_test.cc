@@ -213,12 +213,9 @@ INSTANTIATE_TEST_SUITE_P(
         Wrong{{"moe.hierarchical.tau=0.6", "moe.hierarchical.tau_start=0.5"},
               "moe.hierarchical.tau_start is 0.5; want 0, or at least tau, "
               "0.6, and at most 1"},
-        Wrong{{"moe.hierarchical.tau_start=1", "moe.hierarchical.tau_anneal=0"},
-              "moe.hierarchical.tau_anneal is 0; want a share of the steps "
-              "with tau_start, 0 without"},
         Wrong{
             {"moe.hierarchical.tau_start=0", "moe.hierarchical.tau_anneal=0.5"},
-            "moe.hierarchical.tau_anneal is 0.5; want a share"},
+            "moe.hierarchical.tau_anneal is 0.5; want 0 without tau_start"},
         Wrong{
             {"moe.hierarchical.tau_start=1", "moe.hierarchical.tau_anneal=1.5"},
             "moe.hierarchical.tau_anneal is 1.5; want 0 to 1"}));

@@ -75,7 +75,8 @@ std::vector<Point> PointsOf(const std::vector<ScoredRun>& runs) {
     size_t at = 0;
     while (at < points.size() && points[at].variant != run.variant) ++at;
     if (at == points.size()) {
-      points.push_back({run.variant});
+      points.emplace_back();
+      points.back().variant = run.variant;
       counts.push_back(0);
     }
     points[at].active_share += run.experts.active_share;
@@ -133,9 +134,13 @@ std::string FormatSpread(const Spread& spread) {
 }
 
 std::string FormatRatio(const Measure& measure) {
-  std::string text = absl::StrFormat(
-      measure.of == Measure::Of::kDifference ? "%+.4f ± %.4f" : "%.4f ± %.4f",
-      measure.ratio.mean, measure.ratio.deviation);
+  std::string text =
+      measure.of == Measure::Of::kOurs
+          ? "ours"
+          : absl::StrFormat(measure.of == Measure::Of::kDifference
+                                ? "%+.4f ± %.4f"
+                                : "%.4f ± %.4f",
+                            measure.ratio.mean, measure.ratio.deviation);
   if (measure.want != Measure::Want::kNone) {
     absl::StrAppendFormat(
         &text, " (want at %s %.4g)",

@@ -6,8 +6,6 @@
 #include <vector>
 
 #include "absl/status/status.h"
-#include "absl/strings/str_cat.h"
-#include "core/model/config.h"
 #include "core/model/sibling.h"
 #include "core/testing/status_matchers.h"
 #include "gmock/gmock.h"
@@ -15,7 +13,7 @@
 #include "tools/scorecard/cold_start.h"
 #include "tools/scorecard/redundancy.h"
 #include "tools/scorecard/routing_time.h"
-#include "training/config.h"
+#include "tools/scorecard/tiny_study.h"
 #include "training/data/corpus.h"
 #include "training/trainer.h"
 
@@ -44,21 +42,7 @@ TEST(ColdStartTest, CountsStepsBeforeFiveInARow) {
 
 class ProbeTest : public ::testing::Test {
  protected:
-  ProbeTest() {
-    model_.set_d_model(16);
-    model_.set_num_layers(1);
-    model_.mutable_attention()->set_num_heads(1);
-    model_.mutable_attention()->set_num_kv_heads(1);
-    model_.mutable_attention()->set_head_dim(16);
-    model_.mutable_moe()->set_expert_width(8);
-    model_.mutable_moe()->mutable_hierarchical()->set_fine_width(8);
-    train_.set_seq_len(16);
-    train_.set_batch_size(4);
-    train_.set_validation_tokens(64);
-    std::string text;
-    for (int i = 0; i < 2000; ++i) absl::StrAppend(&text, "one two three ");
-    corpus_ = *MakeCorpus({{"a", {{"a", text}}}, {"b", {{"b", text + "!"}}}});
-  }
+  ProbeTest() { train_.set_batch_size(4); }
 
   std::unique_ptr<Trainer> Make(const ModelConfig& model) {
     auto trainer = Trainer::Create(model, train_, &corpus_, /*num_threads=*/1);
@@ -66,9 +50,9 @@ class ProbeTest : public ::testing::Test {
     return *std::move(trainer);
   }
 
-  ModelConfig model_ = *ModelPreset("demo");
-  TrainConfig train_ = *TrainPreset("demo");
-  Corpus corpus_;
+  ModelConfig model_ = TinyModel();
+  TrainConfig train_ = TinyTraining();
+  Corpus corpus_ = TinyCorpus();
 };
 
 TEST_F(ProbeTest, ForgetsTheLastExpertsRouterAndLoadHistory) {

@@ -42,7 +42,8 @@ std::vector<Pair> DrawPairs(int64_t num_experts, int64_t gate,
                             const RedundancyOptions& options) {
   std::vector<Pair> pairs;
   for (int64_t a = 0; a < num_experts; ++a) {
-    for (int64_t b = a + 1; b < num_experts; ++b) pairs.push_back({a, b});
+    for (int64_t b = a + 1; b < num_experts; ++b)
+      pairs.push_back({a, b, {}, {}});
   }
   const auto kept = std::min<int64_t>(options.pairs_per_gate, pairs.size());
   Random random(options.seed, gate);

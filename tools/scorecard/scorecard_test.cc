@@ -15,8 +15,8 @@
 #include "tools/scorecard/claim.h"
 #include "tools/scorecard/html.h"
 #include "tools/scorecard/runs.h"
+#include "tools/scorecard/tiny_study.h"
 #include "tools/scorecard/variants.h"
-#include "training/config.h"
 #include "training/data/corpus.h"
 
 namespace strata {
@@ -105,6 +105,17 @@ TEST(ClaimTest, AForgottenExpertMustComeBackInTime) {
   EXPECT_EQ(AdaptiveGate(runs).verdict(), "not reached");
 }
 
+TEST(ClaimTest, WhatIsPromisedOfOursAloneIsNoRatio) {
+  const std::vector<ScoredRun> runs = {Scored(kV2, 1), Scored(kV3, 1)};
+  Measure measure =
+      Compare(runs, "steps", kV2, kV3, ColdStartSteps, Measure::Of::kOurs);
+  measure.want = Measure::Want::kAtMost;
+  measure.promised = 50;
+
+  EXPECT_DOUBLE_EQ(measure.ratio.mean, 20);
+  EXPECT_EQ(FormatRatio(measure), "ours (want at most 50)");
+}
+
 TEST(ClaimTest, ExpertsChosenTogetherMustSayLessOfTheSame) {
   std::vector<ScoredRun> runs = GoodRuns();
   Find(runs, kV3, 1).redundancy = 0.6;  // Ratios 1.5 and 0.75.
@@ -186,18 +197,7 @@ TEST(PageTest, ShowsWhatWasMissedAndEscapesNames) {
 class StudyTest : public ::testing::Test {
  protected:
   StudyTest() {
-    model_.set_d_model(16);
-    model_.set_num_layers(1);
-    model_.mutable_attention()->set_num_heads(1);
-    model_.mutable_attention()->set_num_kv_heads(1);
-    model_.mutable_attention()->set_head_dim(16);
-    model_.mutable_moe()->set_expert_width(8);
-    model_.mutable_moe()->mutable_hierarchical()->set_fine_width(8);
-    options_.train = *TrainPreset("demo");
-    options_.train.set_steps(3);
-    options_.train.set_seq_len(16);
-    options_.train.set_batch_size(2);
-    options_.train.set_validation_tokens(64);
+    options_.train = TinyTraining();
     options_.seeds = {1, 2};
     options_.cold_start_steps = 2;
     options_.redundancy.rows = 8;
@@ -205,9 +205,6 @@ class StudyTest : public ::testing::Test {
         testing::TempDir(), "/",
         testing::UnitTest::GetInstance()->current_test_info()->name());
     std::filesystem::remove_all(options_.folder);
-    std::string text;
-    for (int i = 0; i < 2000; ++i) absl::StrAppend(&text, "one two three ");
-    corpus_ = *MakeCorpus({{"text", {{"a", text}}}});
   }
 
   absl::StatusOr<std::vector<ScoredRun>> Train(bool stop = false) {
@@ -215,9 +212,9 @@ class StudyTest : public ::testing::Test {
                     [stop] { return stop; });
   }
 
-  ModelConfig model_ = *ModelPreset("demo");
+  ModelConfig model_ = TinyModel();
   StudyOptions options_;
-  Corpus corpus_;
+  Corpus corpus_ = TinyCorpus();
 };
 
 TEST_F(StudyTest, GivesTheSameRunsForAnyNumberOfJobs) {

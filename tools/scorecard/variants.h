@@ -35,7 +35,7 @@ inline constexpr FlatShare kV2Shares[] = {{"v2-3", "3 %", 0.03},
                                           {"v2-50", "50 %", 0.50}};
 
 // The tau with which v3-sparse uses about 18 % of the demo's experts.
-inline constexpr double kSparseTau = 0.58;
+inline constexpr double kSparseTau = 0.56;
 
 struct Variant {
   std::string name;

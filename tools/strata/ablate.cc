@@ -86,7 +86,7 @@ Command AddAblate(CLI::App& app) {
       "turn, and compare");
   auto flags = std::make_shared<StudyFlags>();
   flags->out = "ablation";
-  AddStudyFlags(*ablate, *flags);
+  AddStudyFlags(*ablate, "ablation.json", *flags);
   return {ablate, [flags] { return RunAblate(*flags); }};
 }
 

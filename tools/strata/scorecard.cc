@@ -134,7 +134,7 @@ Command AddScorecard(CLI::App& app) {
   auto flags = std::make_shared<ScorecardFlags>();
   scorecard->add_option("ids", flags->ids, "Claims: A1, A2, A3 (default: all)")
       ->type_name("ID ...");
-  AddStudyFlags(*scorecard, flags->study);
+  AddStudyFlags(*scorecard, "scorecard.json, scorecard.html", flags->study);
   return {scorecard, [flags] { return RunScorecard(*flags); }};
 }
 

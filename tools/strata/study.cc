@@ -28,14 +28,15 @@
 
 namespace strata {
 
-void AddStudyFlags(CLI::App& app, StudyFlags& flags) {
+void AddStudyFlags(CLI::App& app, const std::string& written,
+                   StudyFlags& flags) {
   AddPreset(app, flags.preset);
   AddSet(app, flags.set);
   AddData(app, flags.data);
   app.add_option("--out", flags.out,
-                 absl::StrCat("Folder of ", flags.out, ".json, ", flags.out,
-                              ".html and runs/; runs that it holds are not "
-                              "made again"))
+                 absl::StrCat("Folder of ", written,
+                              " and runs/; runs that it holds are not made "
+                              "again"))
       ->type_name("DIR");
   app.add_option("--steps", flags.steps, "Steps of each run")
       ->type_name("N")

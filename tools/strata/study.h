@@ -31,8 +31,9 @@ struct StudyFlags {
   bool json = false;
 };
 
-// `flags` has the defaults.
-void AddStudyFlags(CLI::App& app, StudyFlags& flags);
+// `flags` has the defaults; `written` says what lands in --out beside the runs.
+void AddStudyFlags(CLI::App& app, const std::string& written,
+                   StudyFlags& flags);
 
 class FlaggedStudy {
  public:
