@@ -48,6 +48,7 @@ ModelConfig Hierarchical(std::vector<int> tiers, int k_min, int k_max,
   gate.set_k_min(k_min);
   gate.set_k_max(k_max);
   gate.set_tau(tau);
+  gate.clear_tau_start();
   gate.set_coarse_keep(coarse_keep);
   gate.set_exit_threshold(0);
   gate.set_energy_groups(8);

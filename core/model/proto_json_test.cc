@@ -44,7 +44,7 @@ TEST(MessageToJsonTest, WritesEveryScalarInTheOrderOfTheProto) {
             R"("num_groups":0,"top_groups":0,)"
             R"("choice":"TOP_K","top_p":0.0,"balance_weight":0.0,)"
             R"("balance_per_sequence":false,"z_weight":0.0,)"
-            R"("bias_update_rate":0.0})");
+            R"("bias_update_rate":0.0,"group_max":false})");
 }
 
 TEST(MessageToJsonTest, WritesOnlyTheGroupsThatAreSet) {

@@ -92,7 +92,7 @@ TEST(FieldPathsTest, ListsWhatSetFieldTakes) {
   const std::vector<std::string> paths = FieldPaths(*ModelConfig::descriptor());
 
   EXPECT_EQ(paths.front(), "name");
-  EXPECT_EQ(paths.back(), "moe.hierarchical.weigh_by");
+  EXPECT_EQ(paths.back(), "fp8_block_columns");
   EXPECT_THAT(paths, Contains("attention.latent.q_rank"));
   EXPECT_THAT(paths, Not(Contains("attention.latent")));
 }
