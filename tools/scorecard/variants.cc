@@ -34,8 +34,11 @@ std::vector<Variant> VariantsOf(const ModelConfig& hierarchical,
   }
   if (ids.count("A1") + ids.count("A3") > 0) {
     variants.push_back({kV3Sparse, hierarchical});
-    variants.back().config.mutable_moe()->mutable_hierarchical()->set_tau(
-        kSparseTau);
+    HierarchicalRouterConfig& router =
+        *variants.back().config.mutable_moe()->mutable_hierarchical();
+    // Trained as v3 is.
+    if (router.tau_start() == 0) router.set_tau_start(router.tau());
+    router.set_tau(std::min(kSparseTau, router.tau()));
   }
   if (ids.count("A3") > 0) {
     for (const FlatShare& share : kV2Shares) {

@@ -4,7 +4,8 @@
 //   v1         flat softmax top-k, 30 % of the experts, no balancing
 //   v2         the same with a load-balance loss
 //   v3         the hierarchical model
-//   v3-sparse  the same with a smaller tau: about 18 % of the experts
+//   v3-sparse  the same, used with a smaller tau than it is trained with: about
+//              18 % of the experts
 //   v2-3 ...   v2 with another share of the experts
 
 #ifndef TOOLS_SCORECARD_VARIANTS_H_
