@@ -10,13 +10,13 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_format.h"
 #include "core/model/config.h"
 #include "core/testing/status_matchers.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "training/config.h"
 #include "training/data/corpus.h"
+#include "training/routing_fixture.h"
 
 namespace strata {
 namespace {
@@ -24,45 +24,16 @@ namespace {
 using ::testing::AllOf;
 using ::testing::HasSubstr;
 
-// Two domains of words in fixed order: easily learned.
-Corpus TinyCorpus() {
-  std::string counting;
-  std::string code;
-  for (int i = 0; i < 800; ++i) {
-    absl::StrAppend(&counting, "one two three four five six seven. ");
-    absl::StrAppend(&code, "for (int i = 0; i < n; ++i) sum += x[i];\n");
-  }
-  auto corpus =
-      MakeCorpus({{"code", {{"a", code}}}, {"counting", {{"b", counting}}}});
-  EXPECT_THAT(corpus, IsOk());
-  return *std::move(corpus);
-}
-
 ModelConfig TinyModel() {
-  ModelConfig config = *ModelPreset("demo");
-  config.set_d_model(32);
-  config.set_num_layers(2);
-  config.mutable_attention()->set_num_heads(2);
-  config.mutable_attention()->set_num_kv_heads(1);
-  config.mutable_attention()->set_head_dim(16);
-  config.mutable_moe()->set_expert_width(16);
-  HierarchicalRouterConfig& gate =
-      *config.mutable_moe()->mutable_hierarchical();
-  gate.clear_tier_experts();
-  for (const int experts : {4, 6}) gate.add_tier_experts(experts);
-  gate.set_k_max(2);
-  gate.set_exit_threshold(0.3);
-  gate.set_energy_groups(8);
-  gate.set_fine_width(8);
+  ModelConfig config = Hierarchical();
+  config.mutable_moe()->mutable_hierarchical()->set_exit_threshold(0.3);
   return config;
 }
 
-TrainConfig TinyTrain() {
-  TrainConfig train = *TrainPreset("demo");
+// Steps enough to learn the corpus.
+TrainConfig LearningTrain() {
+  TrainConfig train = TinyTrain();
   train.set_steps(60);
-  train.set_seq_len(32);
-  train.set_batch_size(4);
-  train.set_accumulation(2);
   train.set_warmup_steps(10);
   train.set_learning_rate(1e-2);
   train.set_validation_tokens(256);
@@ -74,7 +45,7 @@ class TrainerTest : public ::testing::Test {
  protected:
   std::unique_ptr<Trainer> Make(int num_threads) {
     auto trainer =
-        Trainer::Create(TinyModel(), TinyTrain(), &corpus_, num_threads);
+        Trainer::Create(TinyModel(), LearningTrain(), &corpus_, num_threads);
     EXPECT_THAT(trainer, IsOk());
     return *std::move(trainer);
   }
@@ -167,7 +138,7 @@ TEST_F(TrainerTest, RefusesACheckpointOfAnotherModelOrOfOtherData) {
 
   ModelConfig wider = TinyModel();
   wider.mutable_moe()->set_expert_width(24);
-  auto other_model = Trainer::Create(wider, TinyTrain(), &corpus_, 1);
+  auto other_model = Trainer::Create(wider, LearningTrain(), &corpus_, 1);
   ASSERT_THAT(other_model, IsOk());
   EXPECT_THAT((*other_model)->Resume(*checkpoint),
               StatusIs(absl::StatusCode::kInvalidArgument,
@@ -175,7 +146,7 @@ TEST_F(TrainerTest, RefusesACheckpointOfAnotherModelOrOfOtherData) {
 
   Corpus changed = corpus_;
   changed.sha256 = "0";
-  auto other_data = Trainer::Create(TinyModel(), TinyTrain(), &changed, 1);
+  auto other_data = Trainer::Create(TinyModel(), LearningTrain(), &changed, 1);
   ASSERT_THAT(other_data, IsOk());
   EXPECT_THAT((*other_data)->Resume(*checkpoint),
               StatusIs(absl::StatusCode::kInvalidArgument,
@@ -200,14 +171,14 @@ TEST_F(TrainerTest, ANanStopsTheRunAtTheOperatorThatMadeItAndChangesNoWeight) {
 }
 
 TEST_F(TrainerTest, ConfigsThatDoNotFitAreErrorsWithTheNumbers) {
-  TrainConfig train = TinyTrain();
+  TrainConfig train = LearningTrain();
   train.set_seq_len(100000);
   EXPECT_THAT(Trainer::Create(TinyModel(), train, &corpus_, 1),
               StatusIs(absl::StatusCode::kInvalidArgument,
                        HasSubstr("train.seq_len is 100000")));
   ModelConfig model = TinyModel();
   model.set_vocab_size(100);
-  EXPECT_THAT(Trainer::Create(model, TinyTrain(), &corpus_, 1),
+  EXPECT_THAT(Trainer::Create(model, LearningTrain(), &corpus_, 1),
               StatusIs(absl::StatusCode::kInvalidArgument,
                        HasSubstr("vocab_size is 100")));
 }
