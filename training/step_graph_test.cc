@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/match.h"
 #include "core/cpu/all_kernels.h"
 #include "core/cpu/cpu_backend.h"
 #include "core/graph/graph.h"
@@ -108,7 +109,19 @@ class ModelGradientTest : public ::testing::Test {
     ASSERT_THAT(program, IsOk());
     program_ = *std::move(program);
     InitializeParameters(config, /*seed=*/3, state_);
+    FeedTiers();
     FillInputs(config);
+  }
+
+  // What feeds a tier begins at zero, where nothing flows back through it.
+  void FeedTiers() {
+    for (const std::string& name : state_.names()) {
+      if (!absl::EndsWith(name, ".feed.weight")) continue;
+      for (double& x : state_.Get(name).span<double>()) {
+        EXPECT_EQ(x, 0) << name;
+        x = 0.5;
+      }
+    }
   }
 
   void FillInputs(const ModelConfig& config) {
@@ -207,6 +220,17 @@ TEST_F(ModelGradientTest, HierarchicalWithLearnedSubspaces) {
       *config.mutable_moe()->mutable_hierarchical();
   gate.set_energy_dim(2);
   gate.set_add_coarse(true);
+  Build(config);
+  CheckAllParameters();
+}
+
+TEST_F(ModelGradientTest, HierarchicalWhoseTiersReadTheUpdatedStream) {
+  ModelConfig config = Hierarchical();
+  config.mutable_moe()->set_shared_width(8);
+  HierarchicalRouterConfig& gate =
+      *config.mutable_moe()->mutable_hierarchical();
+  gate.set_tier_input(HierarchicalRouterConfig::UPDATED);
+  gate.set_balance_weight(0);
   Build(config);
   CheckAllParameters();
 }

@@ -213,6 +213,10 @@ void CheckHierarchical(const HierarchicalRouterConfig& router, int64_t d_model,
                   router.bias_use() == HierarchicalRouterConfig::CHOICE,
               "SIGMOID with bias_use WEIGHT, which corrects p");
   checks.NotNegative(path("scale"), router.scale());
+  checks.NotNegative(path("balance_weight"), router.balance_weight());
+  checks.Want(path("tier_input"), static_cast<int>(router.tier_input()),
+              HierarchicalRouterConfig::TierInput_IsValid(router.tier_input()),
+              "UPDATED or FED");
   checks.Want(
       path("tau_start"), router.tau_start(),
       router.tau_start() == 0 ||

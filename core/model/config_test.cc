@@ -200,6 +200,8 @@ INSTANTIATE_TEST_SUITE_P(
               "moe.hierarchical.distill_weight is -1; want at least 0"},
         Wrong{{"moe.hierarchical.cost_weight=-1"},
               "moe.hierarchical.cost_weight is -1; want at least 0"},
+        Wrong{{"moe.hierarchical.balance_weight=-1"},
+              "moe.hierarchical.balance_weight is -1; want at least 0"},
         Wrong{{"moe.hierarchical.load.ema_decay=1"},
               "moe.hierarchical.load.ema_decay is 1; want at least 0, less"},
         Wrong{{"moe.hierarchical.load.max_bias=-1"},
@@ -236,6 +238,13 @@ TEST(ValidateTest, RefusesChoicesThatItDoesNotKnow) {
               StatusIs(kInvalid,
                        "moe.hierarchical.bias_use is 7; want CHOICE "
                        "or WEIGHT"));
+
+  router.set_bias_use(HierarchicalRouterConfig::CHOICE);
+  router.set_tier_input(static_cast<HierarchicalRouterConfig::TierInput>(7));
+  EXPECT_THAT(
+      Validate(config),
+      StatusIs(kInvalid,
+               "moe.hierarchical.tier_input is 7; want UPDATED or FED"));
 }
 
 TEST(ValidateTest, WantsARouterOnlyIfThereAreMoeLayers) {

@@ -65,6 +65,12 @@ TEST(CountParametersTest, CountsAHierarchicalModel) {
   EXPECT_EQ(count.total(), CountParameters(config));
   EXPECT_EQ(EstimateParameters(config), CountParameters(config));
 
+  // A second norm of each tier but the first.
+  router.set_tier_input(HierarchicalRouterConfig::FED);
+  EXPECT_EQ(CountParameters(config), count.total() + 3 * 7);
+  EXPECT_EQ(EstimateParameters(config), CountParameters(config));
+  router.set_tier_input(HierarchicalRouterConfig::UPDATED);
+
   // Of each of three layers and two tiers, [7, 4 * 7].
   router.set_combine(HierarchicalRouterConfig::CONCAT);
   router.set_k_max(4);

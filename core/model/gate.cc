@@ -214,6 +214,14 @@ Routing TierGate(GraphBuilder& b, const ModelConfig& config,
   if (options.train && gate.cost_weight() > 0) {
     routing.losses.push_back({ExpectedCost(b, p, mask), gate.cost_weight()});
   }
+  if (options.train && gate.balance_weight() > 0) {
+    // Of all experts, dropped ones too, so that those are drawn in. A bias
+    // alone leaves p unbalanced and then decides the choice in its place.
+    const ValueId share = MaskedSoftmax(b, affinity, /*mask=*/kNone, 1.0);
+    routing.losses.push_back(
+        {BalanceLoss(b, share, routing.expert, /*seq_start=*/kNone),
+         gate.balance_weight()});
+  }
   return routing;
 }
 

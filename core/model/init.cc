@@ -50,8 +50,10 @@ template <typename T>
 void Fill(const ModelConfig& config, uint64_t seed, const std::string& name,
           const TensorView& view) {
   if (view.rank() == 1) {
-    // Gains of norms, and biases.
-    const T value = absl::EndsWith(name, ".bias") ? 0 : 1;
+    // Gains of norms, and biases. What feeds a tier grows from nothing.
+    const bool from_zero =
+        absl::EndsWith(name, ".bias") || absl::EndsWith(name, ".feed.weight");
+    const T value = from_zero ? 0 : 1;
     for (T& x : view.span<T>()) x = value;
     return;
   }

@@ -40,6 +40,18 @@ ValueId Norm(GraphBuilder& b, const ModelConfig& config, ValueId h,
                  config.norm_eps());
 }
 
+// What a tier after the first reads where tiers are fed (TierInput): `before`
+// is the block's x, `rows` that plus what the tiers before added. The gains of
+// the second norm begin at zero (init.cc): until they have grown, the input of
+// a gate does not move whenever the experts before it learn, which is what a
+// gate learns badly from (docs/router.md, "What a tier reads").
+ValueId FedInput(GraphBuilder& b, const ModelConfig& config, ValueId before,
+                 ValueId rows) {
+  const ValueId added = Add(b, rows, Scale(b, before, -1));
+  return Add(b, Norm(b, config, before, "norm"),
+             Norm(b, config, added, "feed"));
+}
+
 ValueId SwiGluMlp(GraphBuilder& b, int64_t d, int64_t width, ValueId x,
                   bool bias = false) {
   const ValueId gate_up = b.Parameter(b.Scoped("gate_up_proj.weight"),
@@ -140,11 +152,12 @@ ValueId HierarchicalBlock(GraphBuilder& b, const ModelConfig& config,
   const MoeConfig& moe = config.moe();
   const HierarchicalRouterConfig& gate = moe.hierarchical();
   GraphBuilder::Scope scope(b, "mlp");
+  const ValueId block_input = h;
+  ValueId beside = kNone;  // What the shared expert adds.
   if (moe.shared_width() > 0) {
     GraphBuilder::Scope shared(b, "shared_experts");
-    h = Add(b, h,
-            SwiGluMlp(b, config.d_model(), moe.shared_width(),
-                      Norm(b, config, h, "norm")));
+    beside = SwiGluMlp(b, config.d_model(), moe.shared_width(),
+                       Norm(b, config, h, "norm"));
   }
 
   // Tokens that have not left: all of them before the first tier.
@@ -152,14 +165,20 @@ ValueId HierarchicalBlock(GraphBuilder& b, const ModelConfig& config,
   active.count = options.num_tokens;
   const int num_tiers = gate.tier_experts_size();
   const bool exits = gate.exit_threshold() > 0;
+  const bool fed = gate.tier_input() == HierarchicalRouterConfig::FED;
   const int64_t concat_slots =
       gate.combine() == HierarchicalRouterConfig::CONCAT ? gate.k_max() : 0;
   ValueId carry = kNone;  // [t, 1], the share that is still on its way.
   for (int tier = 0; tier < num_tiers; ++tier) {
     GraphBuilder::Scope tier_scope(b, absl::StrCat("tier.", tier));
-    const ValueId rows =
-        active.index == kNone ? h : GatherRows(b, h, active.index);
-    const ValueId x = Norm(b, config, rows, "norm");
+    const auto of_active = [&](ValueId all) {
+      return active.index == kNone ? all : GatherRows(b, all, active.index);
+    };
+    const ValueId rows = of_active(h);
+    const ValueId x =
+        fed && tier > 0
+            ? FedInput(b, config, of_active(block_input), rows)
+            : Norm(b, config, rows, "norm");
     RouterValues router;
     router.layer = options.layer;
     router.tier = tier;
@@ -170,8 +189,7 @@ ValueId HierarchicalBlock(GraphBuilder& b, const ModelConfig& config,
                                WithInputNames(options.gate, router));
     if (exits) {
       const Carried carried = CarryWeight(
-          b, routing.weight,
-          active.index == kNone ? carry : GatherRows(b, carry, active.index));
+          b, routing.weight, carry == kNone ? kNone : of_active(carry));
       routing.weight = carried.weight;
       carry = active.index == kNone
                   ? carried.carry
@@ -194,7 +212,7 @@ ValueId HierarchicalBlock(GraphBuilder& b, const ModelConfig& config,
     }
     routers.push_back(router);
   }
-  return h;
+  return beside == kNone ? h : Add(b, h, beside);
 }
 
 }  // namespace

@@ -14,6 +14,7 @@ namespace {
 // Tuned with as many trials as the hierarchical model's own settings: docs/
 // router.md, "The baseline".
 constexpr double kBalanceWeight = 0.03;
+constexpr double kScale = 1.5;
 
 }  // namespace
 
@@ -30,6 +31,7 @@ ModelConfig FlatSibling(const ModelConfig& hierarchical, int64_t k) {
   router.set_k(k);
   router.set_score(FlatRouterConfig::SOFTMAX);
   router.set_normalize(true);
+  router.set_scale(kScale);
   router.set_balance_weight(kBalanceWeight);
 
   // The count is linear in the width.

@@ -54,6 +54,10 @@ std::vector<Ablation> AblationsOf(const ModelConfig& model, int64_t fixed_k) {
     g.mutable_load()->set_gain_p(0);
     g.mutable_load()->set_gain_i(0);
   });
+  add("no-balance", "no balance loss",
+      [](Gate& g) { g.set_balance_weight(0); });
+  add("updated", "a tier reads the norm of what the tiers before left",
+      [](Gate& g) { g.set_tier_input(Gate::UPDATED); });
   add("bias-on-weight", "load bias on the weights, not the choice",
       [](Gate& g) { g.set_bias_use(Gate::WEIGHT); });
   add("fixed-k", "a fixed number of experts", [&](Gate& g) {
