@@ -81,6 +81,10 @@ class Generator {
   // `context` rows to read and its own to write.
   double MinBytesPerToken(int64_t context) const;
 
+  // Time by operator of decoding a token at a time, since EnableProfile().
+  void EnableProfile() { decode_->EnableProfile(); }
+  std::vector<Program::OpTime> Profile() const { return decode_->Profile(); }
+
  private:
   Generator(const ModelConfig& config, Backend& backend, StateStore& state)
       : config_(config), backend_(backend), state_(state) {}
