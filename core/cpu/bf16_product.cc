@@ -10,7 +10,6 @@
 #define HWY_TARGET_INCLUDE "core/cpu/bf16_product.cc"
 #include "hwy/foreach_target.h"
 // Highway asks for this order.
-#include "hwy/cache_control.h"
 #include "hwy/highway.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -22,8 +21,8 @@ namespace hn = hwy::HWY_NAMESPACE;
 using F32 = hn::ScalableTag<float>;
 using V = hn::Vec<F32>;
 
-// Rows of x that share a load of w. With two rows of w and two sums for each
-// pair there are 16 or 8 sums, which leaves registers for operands.
+// Rows of x that share a load of w. With four sums each there are 16 or 8 sums,
+// which leaves registers for operands.
 #if HWY_TARGET == HWY_AVX3 || HWY_TARGET == HWY_AVX3_DL
 constexpr int64_t kRows = 4;  // Of 32 registers.
 #else
@@ -52,107 +51,65 @@ HWY_INLINE V WidenPart(const BFloat16* p, int64_t count) {
   return WidenVector(lane);
 }
 
-// `rows` of x by `columns` of w. Each element has two sums, of even and of odd
-// vectors, and rows side by side keep as many additions on their way as the
-// processor can take.
-template <int kNumRows, int kNumColumns>
-HWY_INLINE void Block(const float* HWY_RESTRICT x,
-                      const BFloat16* HWY_RESTRICT w, int64_t k,
-                      float* HWY_RESTRICT y, int64_t ldy) {
+// kNumRows rows of x by one of w. Each element has four sums, of every fourth
+// vector, so that additions need not wait for each other.
+//
+// One row of w at a time is read from end to end, and the next lies behind it:
+// a single stream, which the processor fetches ahead better than several.
+template <int kNumRows>
+HWY_INLINE void Row(const float* HWY_RESTRICT x, const BFloat16* HWY_RESTRICT w,
+                    int64_t k, float* HWY_RESTRICT y, int64_t ldy) {
   const F32 f32;
   const auto lanes = static_cast<int64_t>(hn::Lanes(f32));
-  V even[kNumRows][kNumColumns], odd[kNumRows][kNumColumns];
+  V sum[kNumRows][4];
 #pragma GCC unroll 16
   for (int i = 0; i < kNumRows; ++i) {
-#pragma GCC unroll 16
-    for (int j = 0; j < kNumColumns; ++j)
-      even[i][j] = odd[i][j] = hn::Zero(f32);
+#pragma GCC unroll 4
+    for (int s = 0; s < 4; ++s) sum[i][s] = hn::Zero(f32);
   }
-  // The rows of w that come next are fetched meanwhile: the processor's own
-  // prefetching ends with the page.
-  const BFloat16* const ahead = w + kNumColumns * k;
   int64_t p = 0;
-  for (; p + 2 * lanes <= k; p += 2 * lanes) {
-#pragma GCC unroll 16
-    for (int j = 0; j < kNumColumns; ++j) hwy::Prefetch(ahead + j * k + p);
-    V column[kNumColumns];
-#pragma GCC unroll 16
-    for (int j = 0; j < kNumColumns; ++j)
-      column[j] = WidenVector(w + j * k + p);
-#pragma GCC unroll 16
-    for (int i = 0; i < kNumRows; ++i) {
-      const V row = hn::LoadU(f32, x + i * k + p);
-#pragma GCC unroll 16
-      for (int j = 0; j < kNumColumns; ++j) {
-        even[i][j] = hn::MulAdd(row, column[j], even[i][j]);
-      }
-    }
-#pragma GCC unroll 16
-    for (int j = 0; j < kNumColumns; ++j) {
-      column[j] = WidenVector(w + j * k + p + lanes);
-    }
-#pragma GCC unroll 16
-    for (int i = 0; i < kNumRows; ++i) {
-      const V row = hn::LoadU(f32, x + i * k + p + lanes);
-#pragma GCC unroll 16
-      for (int j = 0; j < kNumColumns; ++j) {
-        odd[i][j] = hn::MulAdd(row, column[j], odd[i][j]);
-      }
-    }
-  }
-  if (p + lanes <= k) {
-#pragma GCC unroll 16
-    for (int j = 0; j < kNumColumns; ++j) {
-      const V column = WidenVector(w + j * k + p);
+  for (; p + 4 * lanes <= k; p += 4 * lanes) {
+#pragma GCC unroll 4
+    for (int s = 0; s < 4; ++s) {
+      const V weight = WidenVector(w + p + s * lanes);
 #pragma GCC unroll 16
       for (int i = 0; i < kNumRows; ++i) {
-        even[i][j] =
-            hn::MulAdd(hn::LoadU(f32, x + i * k + p), column, even[i][j]);
+        sum[i][s] = hn::MulAdd(hn::LoadU(f32, x + i * k + p + s * lanes),
+                               weight, sum[i][s]);
       }
     }
-    p += lanes;
+  }
+  for (; p + lanes <= k; p += lanes) {
+    const V weight = WidenVector(w + p);
+#pragma GCC unroll 16
+    for (int i = 0; i < kNumRows; ++i) {
+      sum[i][0] = hn::MulAdd(hn::LoadU(f32, x + i * k + p), weight, sum[i][0]);
+    }
   }
   if (p < k) {
+    const V weight = WidenPart(w + p, k - p);
 #pragma GCC unroll 16
-    for (int j = 0; j < kNumColumns; ++j) {
-      const V column = WidenPart(w + j * k + p, k - p);
-#pragma GCC unroll 16
-      for (int i = 0; i < kNumRows; ++i) {
-        odd[i][j] =
-            hn::MulAdd(LoadPart(x + i * k + p, k - p), column, odd[i][j]);
-      }
+    for (int i = 0; i < kNumRows; ++i) {
+      sum[i][1] = hn::MulAdd(LoadPart(x + i * k + p, k - p), weight, sum[i][1]);
     }
   }
 #pragma GCC unroll 16
   for (int i = 0; i < kNumRows; ++i) {
-#pragma GCC unroll 16
-    for (int j = 0; j < kNumColumns; ++j) {
-      y[i * ldy + j] =
-          hn::GetLane(hn::SumOfLanes(f32, hn::Add(even[i][j], odd[i][j])));
-    }
+    y[i * ldy] = hn::GetLane(hn::SumOfLanes(
+        f32,
+        hn::Add(hn::Add(sum[i][0], sum[i][1]), hn::Add(sum[i][2], sum[i][3]))));
   }
-}
-
-// One block of columns for all rows of x.
-template <int kNumColumns>
-HWY_INLINE void Columns(const float* x, int64_t m, const BFloat16* w, int64_t k,
-                        float* y, int64_t ldy) {
-  int64_t i = 0;
-  for (; i + kRows <= m; i += kRows) {
-    Block<kRows, kNumColumns>(x + i * k, w, k, y + i * ldy, ldy);
-  }
-  for (; i < m; ++i) Block<1, kNumColumns>(x + i * k, w, k, y + i * ldy, ldy);
 }
 
 void Dots(const float* x, int64_t m, const BFloat16* w, int64_t n, int64_t k,
           float* y, int64_t ldy) {
-  int64_t j = 0;
-  if (m == 1) {
-    for (; j + 4 <= n; j += 4) Block<1, 4>(x, w + j * k, k, y + j, ldy);
-  } else {
-    for (; j + 2 <= n; j += 2) Columns<2>(x, m, w + j * k, k, y + j, ldy);
+  for (int64_t j = 0; j < n; ++j, w += k) {
+    int64_t i = 0;
+    for (; i + kRows <= m; i += kRows) {
+      Row<kRows>(x + i * k, w, k, y + i * ldy + j, ldy);
+    }
+    for (; i < m; ++i) Row<1>(x + i * k, w, k, y + i * ldy + j, ldy);
   }
-  for (; j < n; ++j) Columns<1>(x, m, w + j * k, k, y + j, ldy);
 }
 
 void WidenRow(const BFloat16* x, int64_t n, float* out) {

@@ -24,12 +24,13 @@ struct Operands {
   std::unique_ptr<BFloat16[]> w;
 };
 
-// Both sides of: a vector (4, 8 and 16 lanes), two of them, the blocks of 2
-// and 4 rows of x and of 2 and 4 rows of w.
+// Both sides of: a vector (4, 8 and 16 lanes), four of them, and blocks of 2
+// and 4 rows of x.
 constexpr int64_t kRows[] = {1, 2, 3, 4, 5, 8, 9, 16, 17};
-constexpr int64_t kColumns[] = {1, 2, 3, 4, 5, 7, 8, 9};
-constexpr int64_t kInner[] = {1,  2,  3,  4,  5,  7,  8,  9,  15, 16,
-                              17, 31, 32, 33, 47, 48, 49, 64, 65, 384};
+constexpr int64_t kColumns[] = {1, 2, 7};
+constexpr int64_t kInner[] = {1,  2,  3,  4,  5,  7,   8,   9,
+                              15, 16, 17, 31, 32, 33,  48,  63,
+                              64, 65, 79, 80, 81, 128, 129, 384};
 
 TEST(Bf16ProductTest, MultipliesLikeAPlainLoopOverTheSameValues) {
   for (const int64_t m : kRows) {

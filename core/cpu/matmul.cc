@@ -87,9 +87,8 @@ void MatMulByDots(ThreadPool& pool, int64_t m, int64_t n, int64_t k, const T* a,
 void MatMulByNarrowDots(ThreadPool& pool, int64_t m, int64_t n, int64_t k,
                         const float* a, const BFloat16* b, float* c) {
   const Bf16Product& bf16 = Bf16Product::Get();
-  // A multiple of the rows that are read at once.
   const int64_t piece =
-      4 * std::max<int64_t>(1, kNarrowDotPiece / 4 / std::max<int64_t>(1, k));
+      std::max<int64_t>(1, kNarrowDotPiece / std::max<int64_t>(1, k));
   pool.ParallelFor(CeilDiv(n, piece), [&](int64_t index) {
     const int64_t begin = index * piece;
     bf16.dots(a, m, b + begin * k, std::min(piece, n - begin), k, c + begin, n);
