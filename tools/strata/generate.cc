@@ -219,7 +219,7 @@ Command AddGenerate(CLI::App& app) {
       ->type_name("N");
   generate->add_flag("--speculative", flags->options.speculative,
                      "Draft with the model's multi-token prediction module; "
-                     "the same text, with --temperature 0");
+                     "the same text, sooner");
   AddWeights(*generate, flags->weights);
   AddThreads(*generate, flags->threads);
   AddJson(*generate, flags->json);
