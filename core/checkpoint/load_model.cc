@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <map>
+#include <memory>
 #include <set>
 #include <string>
 #include <utility>
@@ -24,11 +25,14 @@
 #include "core/checkpoint/stored_tensor.h"
 #include "core/checkpoint/weight_files.h"
 #include "core/checkpoint/weight_map.h"
+#include "core/checkpoint/weight_storage.h"
 #include "core/graph/builder.h"
 #include "core/graph/graph.h"
 #include "core/model/config.pb.h"
 #include "core/model/decoder.h"
+#include "core/passes/narrow_weights.h"
 #include "core/runtime/state_store.h"
+#include "core/tensor/bfloat16.h"
 #include "core/tensor/dtype.h"
 #include "core/tensor/shape.h"
 #include "core/tensor/tensor.h"
@@ -96,6 +100,21 @@ absl::Status Fill(const ModelConfig& config, const std::string& name,
                             scales.rows, scales.columns};
     RETURN_IF_ERROR(ReadNumbers<T>(name, part, &scale, out + i * size));
   }
+  return absl::OkStatus();
+}
+
+// The same in BF16, as it is or rounded.
+absl::Status FillNarrow(const ModelConfig& config, const std::string& name,
+                        const StoredTensor& tensor, const Shape& part_shape,
+                        int64_t parts, const StoredTensors& tensors,
+                        BFloat16* out) {
+  if (tensor.view.dtype == DType::kBF16 && tensor.paired_heads == 0) {
+    return CopyNarrow(name, tensor, out);
+  }
+  std::vector<float> wide(tensor.view.num_elements());
+  RETURN_IF_ERROR(
+      Fill(config, name, tensor, part_shape, parts, tensors, wide.data()));
+  std::transform(wide.begin(), wide.end(), out, RoundToBFloat16);
   return absl::OkStatus();
 }
 
@@ -194,11 +213,14 @@ absl::Status FillState(absl::string_view where, const ModelConfig& config,
     for (size_t i = 0; i < entry.parts.size(); ++i) {
       const std::string& part = entry.parts[i];
       const StoredTensor& from = tensors.at(part);
+      const auto fill = [&](auto function, auto* out) {
+        return function(config, part, from, part_shape, parts, tensors,
+                        out + i * size);
+      };
       const absl::Status status =
-          to.dtype == DType::kF64 ? Fill(config, part, from, part_shape, parts,
-                                         tensors, to.as<double>() + i * size)
-                                  : Fill(config, part, from, part_shape, parts,
-                                         tensors, to.as<float>() + i * size);
+          to.dtype == DType::kF64    ? fill(Fill<double>, to.as<double>())
+          : to.dtype == DType::kBF16 ? fill(FillNarrow, to.as<BFloat16>())
+                                     : fill(Fill<float>, to.as<float>());
       if (!status.ok()) {
         return absl::Status(status.code(),
                             absl::StrCat(where, ": ", status.message()));
@@ -253,17 +275,18 @@ bool IsHfFolder(const std::string& dir) {
 
 absl::Status LoadModelWeights(const std::string& dir, const ModelConfig& config,
                               StateStore& state,
-                              std::vector<UnusedTensor>* unused) {
+                              std::vector<UnusedTensor>* unused,
+                              WeightStorage storage) {
   GraphBuilder builder;
   DecoderOptions options;
   options.mode = DecoderOptions::Mode::kEvaluate;
   options.max_tokens = 1;
   BuildDecoder(builder, config, options);
-  ASSIGN_OR_RETURN(const Graph graph, builder.Finish());
-  RETURN_IF_ERROR(state.Declare(graph));
+  ASSIGN_OR_RETURN(Graph graph, builder.Finish());
   WeightLayout layout;
   layout.own = !IsHfFolder(dir);
-  if (layout.own && config.fp8_block_rows() == 0) {
+  if (layout.own && config.fp8_block_rows() == 0 &&
+      storage != WeightStorage::kBF16) {
     const std::string single = absl::StrCat(dir, "/", kWeightsFile);
     const absl::StatusOr<WeightFiles> file = WeightFiles::OpenFile(single);
     bool as_it_is = file.ok() || !absl::IsNotFound(file.status());
@@ -272,16 +295,31 @@ absl::Status LoadModelWeights(const std::string& dir, const ModelConfig& config,
         as_it_is &= tensor.view.dtype == DType::kF32;
       }
     }
-    if (as_it_is) return LoadTensors(single, ModelTensorNames(graph), state);
+    if (as_it_is) {
+      RETURN_IF_ERROR(state.Declare(graph));
+      return LoadTensors(single, ModelTensorNames(graph), state);
+    }
   }
   if (layout.own) {
     ASSIGN_OR_RETURN(layout.map, OwnWeightMap(config));
   } else {
     ASSIGN_OR_RETURN(layout.map, HfWeightMap(config));
   }
-  ASSIGN_OR_RETURN(const WeightFiles files, WeightFiles::Open(dir));
-  RETURN_IF_ERROR(FillState(dir, config, layout, files.tensors(), state));
-  std::vector<UnusedTensor> rest = FindUnused(config, layout, files.tensors());
+  ASSIGN_OR_RETURN(WeightFiles opened, WeightFiles::Open(dir));
+  const auto files = std::make_shared<const WeightFiles>(std::move(opened));
+  const StoredTensors& tensors = files->tensors();
+  if (storage != WeightStorage::kF32) {
+    ASSIGN_OR_RETURN(std::set<std::string> narrow,
+                     NarrowParameters(config, layout.map, tensors, storage));
+    for (const std::string& name : state.names()) {
+      if (state.Get(name).dtype != DType::kBF16) narrow.erase(name);
+    }
+    AdoptInPlace(layout.map, narrow, files, state);
+    graph = NarrowWeights(graph, narrow);
+  }
+  RETURN_IF_ERROR(state.Declare(graph));
+  RETURN_IF_ERROR(FillState(dir, config, layout, tensors, state));
+  std::vector<UnusedTensor> rest = FindUnused(config, layout, tensors);
   if (layout.own && !rest.empty()) {
     return absl::InvalidArgumentError(absl::StrCat(
         dir, ": tensor ", Shown(rest[0].name),

@@ -2,7 +2,8 @@
 // checkpoint as it was downloaded.
 //
 // Weights may be F32, F64, F16, BF16, or F8 with a scale a block; they are
-// widened (or, F64, rounded) to what the store holds.
+// widened (or, F64, rounded) to what the store holds, or stay BF16
+// (core/checkpoint/weight_storage.h).
 
 #ifndef CORE_CHECKPOINT_LOAD_MODEL_H_
 #define CORE_CHECKPOINT_LOAD_MODEL_H_
@@ -15,6 +16,7 @@
 #include "absl/strings/string_view.h"
 #include "core/checkpoint/stored_tensor.h"
 #include "core/checkpoint/weight_map.h"
+#include "core/checkpoint/weight_storage.h"
 #include "core/model/config.pb.h"
 #include "core/runtime/state_store.h"
 
@@ -73,11 +75,14 @@ bool IsHfFolder(const std::string& dir);
 // Declares the model's tensors in `state` and fills them from the folder, whose
 // config (LoadModelConfig) is `config`. Of a public checkpoint, what is not
 // used goes to `unused`, if that is not null; ours must hold nothing else.
+// `storage` is how `state` keeps what it does not hold yet; it may then have
+// the folder's files open, which must not be written to.
 //
 // Returns the errors of WeightFiles::Open and of FillState.
 absl::Status LoadModelWeights(const std::string& dir, const ModelConfig& config,
                               StateStore& state,
-                              std::vector<UnusedTensor>* unused = nullptr);
+                              std::vector<UnusedTensor>* unused = nullptr,
+                              WeightStorage storage = WeightStorage::kF32);
 
 }  // namespace strata
 

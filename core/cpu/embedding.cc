@@ -6,11 +6,13 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "core/base/status_macros.h"
+#include "core/cpu/bf16_product.h"
 #include "core/cpu/row_chunks.h"
 #include "core/cpu/vector_math.h"
 #include "core/ops/embedding.h"
 #include "core/runtime/kernel.h"
 #include "core/runtime/kernel_registry.h"
+#include "core/tensor/bfloat16.h"
 #include "core/tensor/tensor.h"
 
 namespace strata {
@@ -44,6 +46,21 @@ absl::Status RunEmbedding(const KernelContext& ctx) {
   return absl::OkStatus();
 }
 
+absl::Status RunNarrowEmbedding(const KernelContext& ctx) {
+  const Bf16Product& bf16 = Bf16Product::Get();
+  const BFloat16* const table = ctx.in(0).as<BFloat16>();  // [vocab, d]
+  const int32_t* const ids = ctx.in(1).as<int32_t>();      // [t]
+  float* const rows = ctx.out(0).as<float>();              // [t, d]
+  const int64_t t = ctx.in(1).dim(0), d = ctx.in(0).dim(1);
+  RETURN_IF_ERROR(CheckIds(ids, t, ctx.in(0).dim(0)));
+  ForRowChunks(ctx.pool, t, d, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      bf16.widen(table + ids[i] * d, d, rows + i * d);
+    }
+  });
+  return absl::OkStatus();
+}
+
 template <typename T>
 absl::Status RunEmbeddingGrad(const KernelContext& ctx) {
   const VectorMath<T>& vec = VectorMath<T>::Get();
@@ -72,6 +89,7 @@ absl::Status RunEmbeddingGrad(const KernelContext& ctx) {
 void RegisterEmbeddingKernels(KernelRegistry& kernels) {
   kernels.Register(kEmbedding, DType::kF32, RunEmbedding<float>);
   kernels.Register(kEmbedding, DType::kF64, RunEmbedding<double>);
+  kernels.Register(kEmbedding, DType::kBF16, RunNarrowEmbedding);
   kernels.Register(kEmbeddingGrad, DType::kF32, RunEmbeddingGrad<float>);
   kernels.Register(kEmbeddingGrad, DType::kF64, RunEmbeddingGrad<double>);
 }

@@ -9,6 +9,7 @@
 #include "core/cpu/elementwise.h"
 #include "core/graph/builder.h"
 #include "core/ops/embedding.h"
+#include "core/tensor/bfloat16.h"
 #include "core/tensor/dtype.h"
 #include "core/testing/grad_check.h"
 #include "core/testing/graph_run.h"
@@ -51,6 +52,36 @@ absl::StatusOr<RunResult> RunEmbedding(DType dtype, int num_threads,
         if (name == "drows") Copy(Normal(count * d, 1), view);
         if (name == "table") Copy(Normal(kVocab * d, 2), view);
       });
+}
+
+TEST(EmbeddingTest, WidensRowsOfABFloat16Table) {
+  for (const int64_t d : {1, 15, 16, 17, 130}) {
+    std::vector<BFloat16> table;
+    for (const double x : Normal(kVocab * d, 2)) {
+      table.push_back(RoundToBFloat16(static_cast<float>(x)));
+    }
+    GraphRun run(
+        [&](GraphBuilder& b) {
+          b.Output("rows", Embedding(b,
+                                     b.Input("table", DType::kBF16,
+                                             {Static(kVocab), Static(d)}),
+                                     b.Input("ids", DType::kI32, {Static(3)})));
+        },
+        {RegisterEmbeddingKernels});
+    run.Set("table", table);
+    run.Set<int32_t>("ids", {4, 0, 10});
+    ASSERT_THAT(run.Run(), IsOk());
+    const std::vector<float> rows = run.Get<float>("rows");
+    ASSERT_EQ(static_cast<int64_t>(rows.size()), 3 * d);
+    for (int64_t i = 0; i < d; ++i) {
+      EXPECT_EQ(rows[i], Widen(table[4 * d + i]));
+      EXPECT_EQ(rows[d + i], Widen(table[i]));
+      EXPECT_EQ(rows[2 * d + i], Widen(table[10 * d + i]));
+    }
+    run.Set<int32_t>("ids", {4, 11, 10});
+    EXPECT_THAT(run.Run(), StatusIs(absl::StatusCode::kInvalidArgument,
+                                    HasSubstr("id 11")));
+  }
 }
 
 // Columns on both sides of what one piece of work adds up (64).

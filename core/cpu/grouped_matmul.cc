@@ -2,15 +2,18 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <type_traits>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "core/base/status_macros.h"
+#include "core/cpu/bf16_product.h"
 #include "core/cpu/gemm.h"
 #include "core/cpu/vector_math.h"
 #include "core/ops/grouped_matmul.h"
 #include "core/runtime/kernel.h"
 #include "core/runtime/kernel_registry.h"
+#include "core/tensor/bfloat16.h"
 #include "core/tensor/tensor.h"
 
 namespace strata {
@@ -80,9 +83,28 @@ int64_t EvenPiece(int64_t n, int64_t max) {
   return CeilDiv(n, std::max<int64_t>(1, CeilDiv(n, max)));
 }
 
-// y rows = x rows * w[e]^T, or * w[e].
-template <typename T>
+// A tile of y by dots, for weights as wide as the rows or in BF16.
+template <typename T, typename W>
+void DotTile(const T* x, const W* w, const Tile& tile, int64_t k, int64_t ldy,
+             T* y) {
+  if constexpr (std::is_same_v<W, BFloat16>) {
+    Bf16Product::Get().dots(x, tile.num_rows, w, tile.num_columns, k, y, ldy);
+  } else {
+    const VectorMath<T>& vec = VectorMath<T>::Get();
+    for (int64_t column = 0; column < tile.num_columns; ++column) {
+      for (int64_t row = 0; row < tile.num_rows; ++row) {
+        y[row * ldy + column] = vec.dot(x + row * k, w + column * k, k);
+      }
+    }
+  }
+}
+
+// y rows = x rows * w[e]^T, or * w[e]. W is T, or BF16 beside float; then with
+// w[e]^T only.
+template <typename T, typename W>
 absl::Status RunGroupedMatMul(const KernelContext& ctx) {
+  constexpr bool kNarrow = !std::is_same_v<T, W>;
+  constexpr int64_t kMaxRows = kNarrow ? kMaxBf16DotRows : kMaxDotRows;
   const TensorView& x = ctx.in(0);
   const TensorView& w = ctx.in(1);
   const bool transpose = ctx.attrs().Int("transpose_w") != 0;
@@ -98,10 +120,12 @@ absl::Status RunGroupedMatMul(const KernelContext& ctx) {
                             CeilDiv(n, kDotTileColumns);
   auto* const tiles = ctx.scratch.Take<Tile>(max_tiles);
   int64_t num_tiles = 0;
+  bool any_gemm = false;
   for (int64_t e = 0; e < experts; ++e) {
     const int64_t m = offset[e + 1] - offset[e];
     const bool by_dots =
-        transpose && (m <= kMaxDotRows || m * n <= kMaxDotElements);
+        transpose && (m <= kMaxRows || m * n <= kMaxDotElements);
+    any_gemm |= !by_dots;
     const int64_t tile_rows = EvenPiece(m, kTileRows);
     const int64_t tile_columns =
         EvenPiece(n, by_dots ? kDotTileColumns : kTileColumns);
@@ -121,21 +145,21 @@ absl::Status RunGroupedMatMul(const KernelContext& ctx) {
   SortByWork(tiles, num_tiles);
 
   const T* const x_data = x.as<T>();
-  const T* const w_data = w.as<T>();
+  const W* const w_data = w.as<W>();
   T* const y_data = ctx.out(0).as<T>();
-  const VectorMath<T>& vec = VectorMath<T>::Get();
-  ctx.pool.ParallelFor(num_tiles, [&](int64_t i) {
+  const int64_t wide_size = std::min(n, kTileColumns) * k;
+  float* const wide =  // [threads, columns, k]: tiles of w, widened for Gemm.
+      kNarrow && any_gemm
+          ? ctx.scratch.Take<float>(ctx.pool.num_threads() * wide_size)
+          : nullptr;
+  ctx.pool.ParallelFor(num_tiles, [&](int64_t i, int worker) {
     const Tile& tile = tiles[i];
     const T* const x_tile = x_data + tile.row * k;
-    const T* const w_expert = w_data + tile.expert * n * k;
+    const W* const w_tile = w_data + tile.expert * n * k +
+                            (transpose ? tile.column * k : tile.column);
     T* const y_tile = y_data + tile.row * n + tile.column;
     if (tile.by_dots) {
-      for (int64_t column = 0; column < tile.num_columns; ++column) {
-        const T* const w_row = w_expert + (tile.column + column) * k;
-        for (int64_t row = 0; row < tile.num_rows; ++row) {
-          y_tile[row * n + column] = vec.dot(x_tile + row * k, w_row, k);
-        }
-      }
+      DotTile(x_tile, w_tile, tile, k, n, y_tile);
       return;
     }
     GemmArgs<T> g;
@@ -145,7 +169,13 @@ absl::Status RunGroupedMatMul(const KernelContext& ctx) {
     g.k = k;
     g.a = x_tile;
     g.lda = k;
-    g.b = w_expert + (transpose ? tile.column * k : tile.column);
+    if constexpr (kNarrow) {
+      Bf16Product::Get().widen(w_tile, int64_t{tile.num_columns} * k,
+                               wide + worker * wide_size);
+      g.b = wide + worker * wide_size;
+    } else {
+      g.b = w_tile;
+    }
     g.ldb = transpose ? k : n;
     g.c = y_tile;
     g.ldc = n;
@@ -213,8 +243,13 @@ absl::Status RunGroupedWeightGrad(const KernelContext& ctx) {
 }  // namespace
 
 void RegisterGroupedMatMulKernels(KernelRegistry& kernels) {
-  kernels.Register(kGroupedMatMul, DType::kF32, RunGroupedMatMul<float>);
-  kernels.Register(kGroupedMatMul, DType::kF64, RunGroupedMatMul<double>);
+  kernels.Register(kGroupedMatMul, DType::kF32, [](const KernelContext& ctx) {
+    return ctx.in(1).dtype == DType::kBF16
+               ? RunGroupedMatMul<float, BFloat16>(ctx)
+               : RunGroupedMatMul<float, float>(ctx);
+  });
+  kernels.Register(kGroupedMatMul, DType::kF64,
+                   RunGroupedMatMul<double, double>);
   kernels.Register(kGroupedWeightGrad, DType::kF32,
                    RunGroupedWeightGrad<float>);
   kernels.Register(kGroupedWeightGrad, DType::kF64,

@@ -12,6 +12,8 @@
 #include "absl/status/status.h"
 #include "core/graph/builder.h"
 #include "core/ops/grouped_matmul.h"
+#include "core/tensor/bfloat16.h"
+#include "core/tensor/dtype.h"
 #include "core/testing/grad_check.h"
 #include "core/testing/graph_run.h"
 #include "core/testing/status_matchers.h"
@@ -94,6 +96,70 @@ TEST(GroupedMatMulTest, MultipliesEachRowByItsExpertsMatrix) {
   EXPECT_THAT(products.dx, ElementsAre(1, 2, 50, 60, 500, 600));
   // Expert 2: 10 (3, 4) + 100 (5, 6).
   EXPECT_THAT(products.dw, ElementsAre(1, 2, 0, 0, 530, 640));
+}
+
+// Rows where dots end (16, or 1200 elements), columns where their tiles do
+// (128) and those of Gemm (512); experts without rows between.
+TEST(GroupedMatMulTest, MultipliesByBFloat16LikeAPlainLoopOverTheSameValues) {
+  for (const Shape& s :
+       {Shape{400, 1, 3}, Shape{400, 70, 33}, Shape{400, 71, 33},
+        Shape{400, 128, 40}, Shape{400, 129, 40}, Shape{400, 513, 17}}) {
+    for (const std::vector<int32_t>& group :
+         {std::vector<int32_t>{1, 0, 1}, {0, 0, 0}, {16, 0, 17}, {3, 257, 1}}) {
+      const auto experts = static_cast<int64_t>(group.size());
+      const std::vector<int32_t> offset = Offsets(group);
+      SCOPED_TRACE(testing::Message()
+                   << s.n << " " << s.k << " " << offset.back());
+      const std::vector<float> x = RandomValues<float>(offset.back() * s.k, 1);
+      std::vector<BFloat16> w;
+      for (const float value : RandomValues<float>(experts * s.n * s.k, 2)) {
+        w.push_back(RoundToBFloat16(value));
+      }
+      std::vector<float> results[2];
+      for (const int num_threads : {1, 2}) {
+        GraphRun run(
+            [&](GraphBuilder& b) {
+              const ValueId rows = b.Input("rows", DType::kI32, {});
+              b.Output(
+                  "y",
+                  GroupedMatMul(
+                      b,
+                      b.Input("x", DType::kF32,
+                              {Ragged(s.max_rows, rows), Static(s.k)}),
+                      b.Input("w", DType::kBF16,
+                              {Static(experts), Static(s.n), Static(s.k)}),
+                      b.Input("offset", DType::kI32, {Static(experts + 1)})));
+            },
+            {RegisterGroupedMatMulKernels}, {DType::kF32, num_threads});
+        run.Set<int32_t>("offset", offset);
+        run.Set<int32_t>("rows", {offset.back()});
+        run.Set("x", x);
+        run.Set("w", w);
+        ASSERT_THAT(run.Run(), IsOk());
+        results[num_threads - 1] = run.Get<float>("y");
+      }
+      EXPECT_EQ(results[0], results[1]) << "another number of threads";
+      const std::vector<float>& y = results[0];
+      ASSERT_EQ(static_cast<int64_t>(y.size()), offset.back() * s.n);
+      for (int64_t e = 0; e < experts; ++e) {
+        for (int64_t row = offset[e]; row < offset[e + 1]; ++row) {
+          for (int64_t column = 0; column < s.n; ++column) {
+            double sum = 0, magnitude = 0;
+            for (int64_t p = 0; p < s.k; ++p) {
+              const double term = double{x[row * s.k + p]} *
+                                  Widen(w[(e * s.n + column) * s.k + p]);
+              sum += term;
+              magnitude += std::abs(term);
+            }
+            // At most k + 1 roundings, each by 2^-24 of at most `magnitude`.
+            ASSERT_NEAR(y[row * s.n + column], sum,
+                        (s.k + 1) * std::ldexp(magnitude, -24))
+                << row << " " << column;
+          }
+        }
+      }
+    }
+  }
 }
 
 TEST(GroupedMatMulTest, WithoutAnyRowsGivesZeroWeightGradients) {

@@ -38,6 +38,7 @@ def kernel_family(name, ops = None, deps = [], tests = None, test_deps = []):
                 ":" + name,
                 ops,
                 "//core/graph:builder",
+                "//core/tensor:bfloat16",
                 "//core/tensor:dtype",
                 "//core/testing:grad_check",
                 "//core/testing:graph_run",

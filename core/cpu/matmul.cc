@@ -4,11 +4,13 @@
 #include <cstdint>
 
 #include "absl/status/status.h"
+#include "core/cpu/bf16_product.h"
 #include "core/cpu/gemm.h"
 #include "core/cpu/vector_math.h"
 #include "core/ops/matmul.h"
 #include "core/runtime/kernel.h"
 #include "core/runtime/kernel_registry.h"
+#include "core/tensor/bfloat16.h"
 #include "core/tensor/tensor.h"
 
 namespace strata {
@@ -24,6 +26,7 @@ constexpr int64_t kMaxDotRows = 8;
 constexpr int64_t kMaxDotElements = 1200;
 // Elements of w that one piece of work reads then.
 constexpr int64_t kDotPiece = 32768;
+constexpr int64_t kNarrowDotPiece = 65536;  // As many bytes.
 
 int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -80,6 +83,57 @@ void MatMulByDots(ThreadPool& pool, int64_t m, int64_t n, int64_t k, const T* a,
   });
 }
 
+// The same for w in BF16.
+void MatMulByNarrowDots(ThreadPool& pool, int64_t m, int64_t n, int64_t k,
+                        const float* a, const BFloat16* b, float* c) {
+  const Bf16Product& bf16 = Bf16Product::Get();
+  const int64_t piece =
+      std::max<int64_t>(1, kNarrowDotPiece / std::max<int64_t>(1, k));
+  pool.ParallelFor(CeilDiv(n, piece), [&](int64_t index) {
+    const int64_t begin = index * piece;
+    bf16.dots(a, m, b + begin * k, std::min(piece, n - begin), k, c + begin, n);
+  });
+}
+
+// c [m, n] = a [m, k] b [n, k]^T with b in BF16: few rows by dots, else tiles
+// of b are widened and multiplied by Gemm.
+absl::Status RunNarrowMatMul(const KernelContext& ctx) {
+  const TensorView& a = ctx.in(0);
+  const TensorView& b = ctx.in(1);
+  const int64_t m = a.dim(0), k = a.dim(1), n = b.dim(0);
+  if (m == 0 || n == 0) return absl::OkStatus();
+  const float* const a_data = a.as<float>();
+  const BFloat16* const b_data = b.as<BFloat16>();
+  float* const c_data = ctx.out(0).as<float>();
+  if (m <= kMaxBf16DotRows || m * n <= kMaxDotElements || k == 0) {
+    MatMulByNarrowDots(ctx.pool, m, n, k, a_data, b_data, c_data);
+    return absl::OkStatus();
+  }
+
+  const Bf16Product& bf16 = Bf16Product::Get();
+  const Tile tile = ChooseTile(m, n, k);
+  const int64_t row_tiles = CeilDiv(m, tile.rows);
+  float* const wide = ctx.scratch.Take<float>(  // [threads, tile.columns, k]
+      ctx.pool.num_threads() * tile.columns * k);
+  ctx.pool.ParallelFor(tile.Count(m, n), [&](int64_t index, int worker) {
+    const int64_t row = index % row_tiles * tile.rows;
+    const int64_t column = index / row_tiles * tile.columns;
+    GemmArgs<float> g;
+    g.transpose_b = true;
+    g.m = std::min(tile.rows, m - row);
+    g.n = std::min(tile.columns, n - column);
+    g.k = g.lda = g.ldb = k;
+    float* const b_tile = wide + worker * tile.columns * k;
+    bf16.widen(b_data + column * k, g.n * k, b_tile);
+    g.a = a_data + row * k;
+    g.b = b_tile;
+    g.c = c_data + row * n + column;
+    g.ldc = n;
+    Gemm(g);
+  });
+  return absl::OkStatus();
+}
+
 template <typename T>
 absl::Status RunMatMul(const KernelContext& ctx) {
   const bool transpose_a = ctx.attrs().Int("transpose_lhs") != 0;
@@ -126,7 +180,10 @@ absl::Status RunMatMul(const KernelContext& ctx) {
 }  // namespace
 
 void RegisterMatMulKernels(KernelRegistry& kernels) {
-  kernels.Register(kMatMul, DType::kF32, RunMatMul<float>);
+  kernels.Register(kMatMul, DType::kF32, [](const KernelContext& ctx) {
+    return ctx.in(1).dtype == DType::kBF16 ? RunNarrowMatMul(ctx)
+                                           : RunMatMul<float>(ctx);
+  });
   kernels.Register(kMatMul, DType::kF64, RunMatMul<double>);
 }
 

@@ -10,6 +10,7 @@
 #include "core/cpu/elementwise.h"
 #include "core/graph/builder.h"
 #include "core/ops/matmul.h"
+#include "core/tensor/bfloat16.h"
 #include "core/tensor/dtype.h"
 #include "core/testing/grad_check.h"
 #include "core/testing/graph_run.h"
@@ -135,6 +136,74 @@ TEST(MatMulTest, RowsDoNotDependOnTheirBatch) {
                              all->at("c").begin() + first * c.n))
           << some << " of " << c.m << " rows, n " << c.n << " k " << c.k;
     }
+  }
+}
+
+absl::StatusOr<RunResult> MultiplyNarrow(int num_threads, const Case& c,
+                                         const std::vector<double>& a,
+                                         const std::vector<double>& b) {
+  return RunGraph(
+      DType::kF32, num_threads, {RegisterMatMulKernels},
+      [&](GraphBuilder& g) {
+        const ValueId x = g.Input("a", DType::kF32, {Static(c.m), Static(c.k)});
+        const ValueId w =
+            g.Input("b", DType::kBF16, {Static(c.n), Static(c.k)});
+        g.Output("c", Linear(g, x, w));
+      },
+      [&](const std::string& name, const TensorView& view) {
+        if (name == "a") return Copy(a, view);
+        std::transform(b.begin(), b.end(), view.as<BFloat16>(),
+                       RoundToBFloat16);
+      });
+}
+
+std::vector<double> RoundedToBFloat16(std::vector<double> values) {
+  for (double& x : values) x = Widen(RoundToBFloat16(x));
+  return values;
+}
+
+// Rows where dots end (16, or 1200 elements), pieces of work by dots (65536
+// elements of w), and tiles beyond.
+TEST(MatMulTest, MultipliesByBFloat16LikeAPlainLoopOverTheSameValues) {
+  for (const Case& c :
+       {Case{1, 1, 1}, Case{0, 3, 5}, Case{2, 3, 0}, Case{20, 70, 0},
+        Case{1, 700, 33}, Case{1, 64, 1024}, Case{1, 65, 1024},
+        Case{3, 33000, 2}, Case{16, 170, 65}, Case{17, 170, 65},
+        Case{17, 70, 65}, Case{17, 71, 65}, Case{70, 17, 65}, Case{71, 17, 65},
+        Case{257, 513, 40}, Case{300, 200, 500}}) {
+    SCOPED_TRACE(testing::Message() << c.m << " " << c.n << " " << c.k);
+    const std::vector<double> a = Normal(c.m * c.k, 1);
+    const std::vector<double> b = RoundedToBFloat16(Normal(c.k * c.n, 2));
+    const std::vector<double> want = Plain(c, false, true, a, b);
+    const auto result = MultiplyNarrow(2, c, a, b);
+    ASSERT_THAT(result, IsOk());
+    const std::vector<double>& got = result->at("c");
+    ASSERT_EQ(got.size(), want.size());
+    double worst = 0;
+    for (size_t i = 0; i < want.size(); ++i) {
+      worst = std::max(worst, std::abs(got[i] - want[i]));
+    }
+    // As for float: the weights are what they are.
+    EXPECT_LE(worst, 6e-7 * (c.k + 8));
+    const auto alone = MultiplyNarrow(1, c, a, b);
+    ASSERT_THAT(alone, IsOk());
+    EXPECT_EQ(alone->at("c"), got) << "another number of threads";
+  }
+}
+
+TEST(MatMulTest, RowsByBFloat16AreTheSameInBatchesOfUpTo16) {
+  const Case c = {16, 300, 500};
+  const std::vector<double> a = Normal(c.m * c.k, 1), b = Normal(c.k * c.n, 2);
+  const auto all = MultiplyNarrow(2, c, a, b);
+  ASSERT_THAT(all, IsOk());
+  for (const int64_t some : {1, 2, 3, 5, 15}) {
+    const int64_t first = c.m - some;
+    const auto part = MultiplyNarrow(2, {some, c.n, c.k},
+                                     {a.begin() + first * c.k, a.end()}, b);
+    ASSERT_THAT(part, IsOk());
+    EXPECT_TRUE(std::equal(part->at("c").begin(), part->at("c").end(),
+                           all->at("c").begin() + first * c.n))
+        << some;
   }
 }
 

@@ -18,8 +18,8 @@ absl::StatusOr<std::vector<ValueType>> Infer(const OpView& op) {
   RETURN_IF_ERROR(WantFloat(op, 0, "table", 2));
   RETURN_IF_ERROR(WantRank(op, 1, "ids", DType::kI32, 1));
   const ValueType& table = op.type(0);
-  return std::vector<ValueType>{
-      {table.dtype, {op.type(1).dims[0], table.dims[1]}}};
+  const DType rows = table.dtype == DType::kBF16 ? DType::kF32 : table.dtype;
+  return std::vector<ValueType>{{rows, {op.type(1).dims[0], table.dims[1]}}};
 }
 
 absl::StatusOr<std::vector<ValueType>> InferGrad(const OpView& op) {
@@ -47,7 +47,8 @@ double GradFlops(const OpView& op, const Binding& binding) {
 // Only the rows that are named are read.
 void GatherBytes(const OpView& op, const Binding& binding, Cost& cost) {
   cost.bytes_read =
-      Bytes(op.output_type(0), binding) + Bytes(op.type(1), binding);
+      Elements(op.output_type(0), binding) * SizeOf(op.type(0).dtype) +
+      Bytes(op.type(1), binding);
 }
 
 }  // namespace

@@ -25,7 +25,9 @@ absl::StatusOr<std::vector<ValueType>> InferProduct(const OpView& op) {
   const ValueType& w = op.type(1);
   const bool transpose = op.attrs.Int("transpose_w") != 0;
   const Dim& inner = w.dims[transpose ? 2 : 1];
-  if (w.dtype != x.dtype || inner != x.dims[1]) {
+  const bool narrow =
+      x.dtype == DType::kF32 && w.dtype == DType::kBF16 && transpose;
+  if ((w.dtype != x.dtype && !narrow) || inner != x.dims[1]) {
     return absl::InvalidArgumentError(
         absl::StrCat("x is ", ToText(op.graph, x), " and w ",
                      ToText(op.graph, w), transpose ? " transposed" : "",

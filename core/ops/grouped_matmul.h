@@ -14,7 +14,8 @@ extern const OpDef kGroupedMatMul;      // (x, w, offset) -> y
 extern const OpDef kGroupedWeightGrad;  // (dy, x, offset) -> dw [E, n, k]
 
 // w [E, n, k] as in Linear (transpose_w, the default): y = x w[e]^T; or not:
-// x [rows, n], y = x w[e] [rows, k]. offset I32 [E + 1].
+// x [rows, n], y = x w[e] [rows, k]. offset I32 [E + 1]. Both of one dtype;
+// beside F32 rows, a transposed w may be BF16.
 ValueId GroupedMatMul(GraphBuilder& b, ValueId x, ValueId w, ValueId offset,
                       bool transpose_w = true);
 

@@ -33,7 +33,10 @@ absl::StatusOr<std::vector<ValueType>> Infer(const OpView& op) {
   RETURN_IF_ERROR(WantFloat(op, 1, "rhs", 2));
   const DType dtype = op.type(0).dtype;
   const Extents e = ExtentsOf(op);
-  if (op.type(1).dtype != dtype || e.lhs_k != e.rhs_k) {
+  const bool narrow =
+      dtype == DType::kF32 && op.type(1).dtype == DType::kBF16 &&
+      op.attrs.Int("transpose_lhs") == 0 && op.attrs.Int("transpose_rhs") != 0;
+  if ((op.type(1).dtype != dtype && !narrow) || e.lhs_k != e.rhs_k) {
     return absl::InvalidArgumentError(
         absl::StrCat("lhs is ", ToText(op.graph, op.type(0)),
                      op.attrs.Int("transpose_lhs") != 0 ? " transposed" : "",

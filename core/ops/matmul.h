@@ -1,6 +1,8 @@
 // Dense matrix products.
 //
 //   c [m, n] = op(a) [m, k] * op(b) [k, n]      op: transpose or nothing
+//
+// Both of one dtype; beside an F32 `a`, the `b` of a layer (a b^T) may be BF16.
 
 #ifndef CORE_OPS_MATMUL_H_
 #define CORE_OPS_MATMUL_H_

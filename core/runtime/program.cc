@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -17,6 +18,7 @@
 #include "core/base/status_macros.h"
 #include "core/graph/graph.h"
 #include "core/graph/op_def.h"
+#include "core/passes/narrow_weights.h"
 #include "core/passes/plan_memory.h"
 #include "core/runtime/backend.h"
 #include "core/runtime/kernel_registry.h"
@@ -29,6 +31,19 @@ constexpr int64_t kAlignment = 64;
 
 std::string Describe(const Node& node) {
   return absl::StrCat(node.scope, node.scope.empty() ? "" : "/", node.op->name);
+}
+
+// The parameters that `graph` wants in F32 and `state` holds in BF16.
+std::set<std::string> StoredNarrow(const Graph& graph,
+                                   const StateStore& state) {
+  std::set<std::string> names;
+  for (const Value& value : graph.values()) {
+    if (value.role == Role::kParameter && value.type.dtype == DType::kF32 &&
+        state.Has(value.name) && state.Get(value.name).dtype == DType::kBF16) {
+      names.insert(value.name);
+    }
+  }
+  return names;
 }
 
 }  // namespace
@@ -44,6 +59,16 @@ absl::StatusOr<std::unique_ptr<Program>> Program::Compile(Graph graph,
                                                           StateStore& state,
                                                           Options options) {
   RETURN_IF_ERROR(Verify(graph));
+  if (const std::set<std::string> names = StoredNarrow(graph, state);
+      !names.empty()) {
+    const std::set<std::string> narrowable = NarrowableWeights(graph);
+    for (const std::string& name : names) {
+      if (narrowable.count(name) > 0) continue;
+      return absl::InvalidArgumentError(absl::StrCat(
+          name, " is BF16; the graph has an operator that wants it in F32"));
+    }
+    graph = NarrowWeights(graph, names);
+  }
   RETURN_IF_ERROR(state.Declare(graph));
   auto program =
       std::unique_ptr<Program>(new Program(std::move(graph), backend));

@@ -35,8 +35,9 @@ class Program {
     bool reuse_memory = true;  // False: the baseline of C4.
   };
 
-  // Declares the graph's state in `state`. `backend` and `state` must outlive
-  // the program.
+  // Declares the graph's state in `state`; parameters that are there in BF16
+  // are read as that (core/passes/narrow_weights.h). `backend` and `state` must
+  // outlive the program.
   //
   // Returns UNIMPLEMENTED if a node has no kernel, naming node, operator, dtype
   // and backend.

@@ -39,6 +39,13 @@ absl::Status StateStore::Declare(const Graph& graph) {
   return absl::OkStatus();
 }
 
+void StateStore::Adopt(absl::string_view name, const TensorView& tensor,
+                       Role role, std::unique_ptr<Memory> memory) {
+  CHECK(!Has(name)) << std::string(name) << " is here already";
+  names_.emplace_back(name);
+  entries_[names_.back()] = {tensor, role, std::move(memory)};
+}
+
 const TensorView& StateStore::Get(absl::string_view name) const {
   const auto it = entries_.find(name);
   CHECK(it != entries_.end()) << "no state called " << std::string(name);

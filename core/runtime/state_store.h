@@ -31,6 +31,11 @@ class StateStore {
   // RESOURCE_EXHAUSTED if memory runs out.
   absl::Status Declare(const Graph& graph);
 
+  // Puts a tensor here that lies in memory which it does not own, such as a
+  // mapped file; `memory` keeps that alive. There must be none of that name.
+  void Adopt(absl::string_view name, const TensorView& tensor, Role role,
+             std::unique_ptr<Memory> memory);
+
   bool Has(absl::string_view name) const { return entries_.contains(name); }
   // The tensor, which must be here.
   const TensorView& Get(absl::string_view name) const;

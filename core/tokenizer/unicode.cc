@@ -3,7 +3,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <string>
-#include <vector>
 
 #include "absl/strings/string_view.h"
 #include "core/base/check.h"
@@ -37,9 +36,9 @@ CharClasses Classify(char32_t c) {
 // A megabyte, of which a text touches few pages: one load per character, where
 // ICU's own lookup is a call and three.
 const CharClasses* MakeTable() {
-  auto* const table = new std::vector<CharClasses>(kNumCodePoints);
-  for (char32_t c = 0; c < kNumCodePoints; ++c) (*table)[c] = Classify(c);
-  return table->data();
+  auto* const table = new CharClasses[kNumCodePoints];
+  for (char32_t c = 0; c < kNumCodePoints; ++c) table[c] = Classify(c);
+  return table;
 }
 
 std::string Normalize(absl::string_view text, bool compose) {

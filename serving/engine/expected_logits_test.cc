@@ -20,6 +20,7 @@
 #include "core/checkpoint/model_files.h"
 #include "core/checkpoint/tiny_checkpoints.h"
 #include "core/checkpoint/weight_files.h"
+#include "core/checkpoint/weight_storage.h"
 #include "core/cpu/all_kernels.h"
 #include "core/cpu/cpu_backend.h"
 #include "core/model/config.pb.h"
@@ -297,10 +298,12 @@ class ExpectedLogitsTest : public ::testing::TestWithParam<const char*> {
                          {}),
         IsOk());
   }
-  absl::StatusOr<ExpectedResult> Compare(int num_threads) {
+  absl::StatusOr<ExpectedResult> Compare(
+      int num_threads, WeightStorage storage = WeightStorage::kF32) {
     CpuBackend backend(num_threads, AllCpuKernels());
     StateStore state(backend);
-    EXPECT_THAT(LoadModelWeights(folder_, config_, state), IsOk());
+    EXPECT_THAT(LoadModelWeights(folder_, config_, state, nullptr, storage),
+                IsOk());
     return CompareWithExpected(config_, Expected(), backend, state);
   }
 
@@ -319,6 +322,18 @@ TEST_P(ExpectedLogitsTest, AgreesWithAPlainImplementation) {
     EXPECT_LT(result->max_difference, 1e-4);
     EXPECT_LT(result->cosine_difference, 1e-9);
     EXPECT_EQ(result->num_greedy, 12);
+    EXPECT_EQ(result->num_greedy_equal, 12);
+  }
+}
+
+// BF16 holds these weights exactly, so half the bytes make the same model.
+TEST_P(ExpectedLogitsTest, AgreesAsCloselyWithWeightsInBFloat16) {
+  Write(GetParam());
+  for (const int num_threads : {1, 2}) {
+    const auto result = Compare(num_threads, WeightStorage::kBF16);
+    ASSERT_THAT(result, IsOk());
+    EXPECT_LT(result->max_difference, 1e-4);
+    EXPECT_LT(result->cosine_difference, 1e-9);
     EXPECT_EQ(result->num_greedy_equal, 12);
   }
 }

@@ -99,14 +99,10 @@ absl::Status Generator::Check(absl::Span<const int32_t> prompt,
         absl::StrCat("stop_token is ", options.stop_token, "; want 0 to ",
                      config_.vocab_size() - 1, ", or -1 for none"));
   }
-  if (options.speculative &&
-      (config_.mtp().num_layers() == 0 || options.sampling.temperature != 0)) {
+  if (options.speculative && config_.mtp().num_layers() == 0) {
     return absl::InvalidArgumentError(
-        absl::StrCat("speculative decoding wants temperature 0, which is ",
-                     options.sampling.temperature,
-                     ", and a model with a multi-token prediction module, of "
-                     "which this has ",
-                     config_.mtp().num_layers()));
+        "speculative decoding wants a model with a multi-token prediction "
+        "module, of which this has 0");
   }
   if (prompt.empty()) {
     return absl::InvalidArgumentError(
@@ -150,7 +146,8 @@ absl::StatusOr<std::vector<int32_t>> Generator::Generate(
     return on_token == nullptr || on_token(token);
   };
   if (options.speculative) {
-    RETURN_IF_ERROR(GenerateSpeculatively(prompt, max_new_tokens, emit));
+    RETURN_IF_ERROR(
+        GenerateSpeculatively(prompt, options.sampling, max_new_tokens, emit));
     return tokens;
   }
 

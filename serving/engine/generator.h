@@ -34,7 +34,7 @@ struct GenerateOptions {
   int32_t stop_token = -1;  // Generation ends before it; -1: no such token.
   // The model's multi-token prediction module drafts a token ahead, which the
   // model then checks together with its own next one. The same tokens as
-  // without, in fewer runs; only for temperature 0 and models with a module.
+  // without, at any temperature, in fewer runs; only for models with a module.
   bool speculative = false;
 };
 
@@ -81,6 +81,10 @@ class Generator {
   // `context` rows to read and its own to write.
   double MinBytesPerToken(int64_t context) const;
 
+  // Time by operator of decoding a token at a time, since EnableProfile().
+  void EnableProfile() { decode_->EnableProfile(); }
+  std::vector<Program::OpTime> Profile() const { return decode_->Profile(); }
+
  private:
   Generator(const ModelConfig& config, Backend& backend, StateStore& state)
       : config_(config), backend_(backend), state_(state) {}
@@ -91,13 +95,14 @@ class Generator {
   // to go on.
   using Emit = std::function<bool(int32_t token)>;
   absl::Status GenerateSpeculatively(absl::Span<const int32_t> prompt,
+                                     const SamplingOptions& sampling,
                                      int64_t max_new_tokens, const Emit& emit);
   // Runs the module on tokens from `position` on, whose hidden states are
-  // `hidden` [ids, d_model] and whose next tokens are `ids`; returns its draft
-  // of the token after the last.
-  absl::StatusOr<int32_t> Draft(absl::Span<const float> hidden,
-                                absl::Span<const int32_t> ids,
-                                int64_t position);
+  // `hidden` [ids, d_model] and whose next tokens are `ids`; returns its logits
+  // of the token after the last, valid until the next run.
+  absl::StatusOr<absl::Span<const float>> Draft(absl::Span<const float> hidden,
+                                                absl::Span<const int32_t> ids,
+                                                int64_t position);
   absl::StatusOr<std::unique_ptr<Program>> Compile(DecoderOptions::Mode mode,
                                                    int64_t max_tokens,
                                                    int64_t max_logits) const;

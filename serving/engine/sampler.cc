@@ -32,10 +32,16 @@ absl::Status Validate(const SamplingOptions& options) {
 TokenSampler::TokenSampler(const SamplingOptions& options)
     : options_(options), random_(options.seed, HashName("sampler")) {}
 
+void TokenSampler::SkipTo(int64_t n) {
+  CHECK(num_draws_ <= n) << "draw " << n << " after " << num_draws_;
+  for (; num_draws_ < n; ++num_draws_) random_.Uniform();
+}
+
 int32_t TokenSampler::Draw(absl::Span<const float> logits) {
   CHECK(!logits.empty());
   const double uniform =
       random_.Uniform();  // One a draw, whatever the options.
+  ++num_draws_;
   const auto best = std::max_element(logits.begin(), logits.end());
   if (options_.temperature == 0) {
     return static_cast<int32_t>(best - logits.begin());

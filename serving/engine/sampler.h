@@ -34,9 +34,14 @@ class TokenSampler {
   // unless all are. `logits` holds at least one, and no NaN.
   int32_t Draw(absl::Span<const float> logits);
 
+  // Makes the next draw the n-th, counted from 0, leaving out those before it,
+  // which must not have been drawn yet.
+  void SkipTo(int64_t n);
+
  private:
   SamplingOptions options_;
   Random random_;
+  int64_t num_draws_ = 0;
   // Scratch of a draw:
   std::vector<int32_t> heap_;   // Token ids; see the source.
   std::vector<double> weight_;  // [vocab], the likeliest token's is 1.

@@ -54,6 +54,19 @@ std::vector<float> LogitsOf(const std::vector<double>& probability) {
   return logits;
 }
 
+TEST(TokenSamplerTest, SkipsToTheDrawOfThatNumber) {
+  const std::vector<float> logits(50, 0);
+  const std::vector<int32_t> all = Draws({}, logits, 10);
+  TokenSampler sampler({});
+  sampler.SkipTo(0);
+  EXPECT_EQ(sampler.Draw(logits), all[0]);
+  sampler.SkipTo(4);
+  EXPECT_EQ(sampler.Draw(logits), all[4]);
+  EXPECT_EQ(sampler.Draw(logits), all[5]);
+  sampler.SkipTo(9);
+  EXPECT_EQ(sampler.Draw(logits), all[9]);
+}
+
 TEST(TokenSamplerTest, TemperatureZeroTakesTheMostLikely) {
   SamplingOptions options;
   options.temperature = 0;

@@ -10,7 +10,15 @@
 //
 // What a wrong draft left in the cache is overwritten by the next round. Runs
 // of a few tokens round like one token alone (core/cpu/cached_attention.cc), so
-// the choices are those of plain greedy decoding.
+// the choices are those of plain decoding.
+//
+// With a temperature too: the n-th token is drawn from the model's logits with
+// the n-th random number, as without drafts, and a draft is accepted if it is
+// that token. Nothing of the draft enters the draw, so the distribution is the
+// model's, and texts are equal seed by seed. The module draws its draft with
+// the same random number from its own logits: where these are near the model's,
+// both draws mostly fall on the same token. Accepting by min(1, p / q), the
+// usual way, keeps the distribution but not the text.
 
 #include <algorithm>
 #include <chrono>
@@ -26,6 +34,7 @@
 #include "core/runtime/program.h"
 #include "core/tensor/tensor.h"
 #include "serving/engine/generator.h"
+#include "serving/engine/sampler.h"
 
 namespace strata {
 namespace {
@@ -37,12 +46,6 @@ constexpr int64_t kRound = 2;
 
 double SecondsSince(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
-}
-
-// As TokenSampler at temperature 0.
-int32_t Greedy(absl::Span<const float> logits) {
-  return static_cast<int32_t>(std::max_element(logits.begin(), logits.end()) -
-                              logits.begin());
 }
 
 }  // namespace
@@ -58,22 +61,24 @@ absl::Status Generator::CompileDrafting() {
   return absl::OkStatus();
 }
 
-absl::StatusOr<int32_t> Generator::Draft(absl::Span<const float> hidden,
-                                         absl::Span<const int32_t> ids,
-                                         int64_t position) {
+absl::StatusOr<absl::Span<const float>> Generator::Draft(
+    absl::Span<const float> hidden, absl::Span<const int32_t> ids,
+    int64_t position) {
   Program& program =
       static_cast<int64_t>(ids.size()) <= kRound ? *draft_ : *draft_prefill_;
   std::copy(hidden.begin(), hidden.end(), program.Input("hidden").as<float>());
   Program* const latest = latest_;
   RETURN_IF_ERROR(RunChunk(program, ids, position, /*num_logits=*/1));
   latest_ = latest;
-  return Greedy(program.Output("logits").span<float>());
+  return program.Output("logits").span<float>();
 }
 
 absl::Status Generator::GenerateSpeculatively(absl::Span<const int32_t> prompt,
+                                              const SamplingOptions& sampling,
                                               int64_t max_new_tokens,
                                               const Emit& emit) {
   RETURN_IF_ERROR(CompileDrafting());
+  TokenSampler sampler(sampling), draft_sampler(sampling);
   const int64_t vocab = config_.vocab_size(), d = config_.d_model();
   const auto length = static_cast<int64_t>(prompt.size());
   int32_t token = 0, draft = 0;
@@ -89,12 +94,17 @@ absl::Status Generator::GenerateSpeculatively(absl::Span<const int32_t> prompt,
     RETURN_IF_ERROR(RunChunk(program, chunk, first, last ? 1 : 0));
     if (last) {
       RETURN_IF_ERROR(CheckLogits(length));
-      token = Greedy(logits());
+      token = sampler.Draw(logits());
     }
     behind.assign(chunk.begin() + 1, chunk.end());
     behind.push_back(last ? token : prompt[first + n]);
     ASSIGN_OR_RETURN(
-        draft, Draft(program.Output("hidden").span<float>(), behind, first));
+        const absl::Span<const float> guess,
+        Draft(program.Output("hidden").span<float>(), behind, first));
+    if (last) {
+      draft_sampler.SkipTo(1);
+      draft = draft_sampler.Draw(guess);
+    }
   }
   stats_.prefill_seconds = SecondsSince(start);
   if (max_new_tokens == 0 || !emit(token)) return absl::OkStatus();
@@ -109,21 +119,23 @@ absl::Status Generator::GenerateSpeculatively(absl::Span<const int32_t> prompt,
                              /*num_logits=*/n));
     RETURN_IF_ERROR(CheckLogits(position + n));
     const absl::Span<const float> all = logits();
-    int32_t known[kRound] = {Greedy(all.subspan(0, vocab)), 0};
+    int32_t known[kRound] = {sampler.Draw(all.subspan(0, vocab)), 0};
     int64_t num_known = 1;
     if (n == kRound) {
       ++stats_.drafted_tokens;
       if (known[0] == draft) {
         ++stats_.accepted_tokens;
-        known[num_known++] = Greedy(all.subspan(vocab, vocab));
+        known[num_known++] = sampler.Draw(all.subspan(vocab, vocab));
       }
     }
     const absl::Span<const float> hidden =
         check_->Output("hidden").span<float>();
     if (stats_.new_tokens + num_known < max_new_tokens) {
-      ASSIGN_OR_RETURN(draft,
+      ASSIGN_OR_RETURN(const absl::Span<const float> guess,
                        Draft(hidden.subspan(0, num_known * d),
                              absl::MakeConstSpan(known, num_known), position));
+      draft_sampler.SkipTo(stats_.new_tokens + num_known);
+      draft = draft_sampler.Draw(guess);
     }
     stats_.decode_seconds += SecondsSince(start);
     for (int64_t i = 0; i < num_known; ++i) {

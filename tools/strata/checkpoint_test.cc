@@ -64,6 +64,28 @@ TEST_F(CheckpointTest, RunsAPublicCheckpointAsItIs) {
   EXPECT_EQ(std::count(result.out.begin(), result.out.end(), ' '), 4);
 }
 
+TEST_F(CheckpointTest, KeepsOrWidensWeights) {
+  const std::vector<std::string> command = {"generate",
+                                            "--model",
+                                            Path("original"),
+                                            "--prompt-ids",
+                                            "1,2,3",
+                                            "--temperature",
+                                            "0",
+                                            "--max-new-tokens",
+                                            "5"};
+  const auto with = [&](const std::string& weights) {
+    std::vector<std::string> args = command;
+    args.insert(args.end(), {"--weights", weights});
+    return Strata(args);
+  };
+  const Result stored = Strata(command);
+  ASSERT_EQ(stored.exit_code, 0) << stored.err;
+  EXPECT_EQ(with("f32").out, stored.out);
+  EXPECT_EQ(with("bf16").out, stored.out);
+  EXPECT_NE(with("int3").exit_code, 0);
+}
+
 TEST_F(CheckpointTest, ReportsLogitsThatDiffer) {
   const std::string ids(4 * 2, '\0');
   TinyTensors expected;

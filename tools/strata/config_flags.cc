@@ -18,6 +18,7 @@
 #include "absl/strings/strip.h"
 #include "core/base/status_macros.h"
 #include "core/base/thread_pool.h"
+#include "core/checkpoint/weight_storage.h"
 #include "core/model/config.h"
 #include "core/model/set_field.h"
 #include "tools/strata/output.h"
@@ -155,6 +156,20 @@ void AddThreads(CLI::App& app, int& num_threads) {
                  "each usable core)")
       ->type_name("N")
       ->check(Between(1, kMaxThreads));
+}
+
+void AddWeights(CLI::App& app, WeightStorage& storage) {
+  storage = WeightStorage::kAsStored;
+  app.add_option_function<std::string>(
+         "--weights",
+         [&storage](const std::string& name) {
+           storage =
+               name == "bf16" ? WeightStorage::kBF16 : WeightStorage::kF32;
+         },
+         "Keep matrices in bf16 (rounding wider ones) or widen them to f32 "
+         "(default: as they are on disk)")
+      ->type_name("bf16|f32")
+      ->check(CLI::IsMember({"bf16", "f32"}));
 }
 
 void AddJson(CLI::App& app, bool& json) {

@@ -10,6 +10,7 @@
 #include "CLI/CLI.hpp"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "core/checkpoint/weight_storage.h"
 #include "core/model/config.pb.h"
 #include "training/config.pb.h"
 #include "training/data/corpus.h"
@@ -46,6 +47,8 @@ void AddPreset(CLI::App& app, std::string& preset);
 void AddSet(CLI::App& app, std::vector<std::string>& assignments);
 void AddData(CLI::App& app, std::string& folder);
 void AddThreads(CLI::App& app, int& num_threads);
+// How weights lie in memory (core/checkpoint/weight_storage.h).
+void AddWeights(CLI::App& app, WeightStorage& storage);
 void AddJson(CLI::App& app, bool& json);
 
 }  // namespace strata

@@ -20,6 +20,7 @@
 #include "core/base/status_macros.h"
 #include "core/checkpoint/load_model.h"
 #include "core/checkpoint/model_files.h"
+#include "core/checkpoint/weight_storage.h"
 #include "core/cpu/all_kernels.h"
 #include "core/cpu/cpu_backend.h"
 #include "core/model/config.h"
@@ -43,6 +44,7 @@ struct GenerateFlags {
   std::vector<int32_t> prompt_ids;
   GenerateOptions options;
   int threads = 1;
+  WeightStorage weights = WeightStorage::kAsStored;
   bool json = false;
   CLI::Option* prompt_option = nullptr;
   CLI::Option* ids_option = nullptr;
@@ -133,7 +135,8 @@ absl::StatusOr<int> RunGenerate(const GenerateFlags& flags) {
   CpuBackend backend(flags.threads, AllCpuKernels());
   StateStore state(backend);
   std::vector<UnusedTensor> unused;
-  RETURN_IF_ERROR(LoadWeights(folder, config, state, &unused));
+  RETURN_IF_ERROR(
+      LoadModelWeights(folder, config, state, &unused, flags.weights));
   for (const std::string& line : DescribeUnused(unused)) PrintNote(line);
   ASSIGN_OR_RETURN(const std::unique_ptr<Generator> generator,
                    Generator::Create(sized, backend, state));
@@ -216,7 +219,8 @@ Command AddGenerate(CLI::App& app) {
       ->type_name("N");
   generate->add_flag("--speculative", flags->options.speculative,
                      "Draft with the model's multi-token prediction module; "
-                     "the same text, with --temperature 0");
+                     "the same text, sooner");
+  AddWeights(*generate, flags->weights);
   AddThreads(*generate, flags->threads);
   AddJson(*generate, flags->json);
   return {generate, [flags] { return RunGenerate(*flags); }};

@@ -16,6 +16,7 @@
 #include "core/checkpoint/compare_weights.h"
 #include "core/checkpoint/load_model.h"
 #include "core/checkpoint/model_files.h"
+#include "core/checkpoint/weight_storage.h"
 #include "core/cpu/all_kernels.h"
 #include "core/cpu/cpu_backend.h"
 #include "core/runtime/state_store.h"
@@ -35,6 +36,7 @@ struct VerifyFlags {
   std::string expected;
   double tolerance = 1e-4;
   int threads = 1;
+  WeightStorage weights = WeightStorage::kAsStored;
   bool json = false;
 };
 
@@ -44,7 +46,8 @@ absl::StatusOr<int> VerifyExpected(const VerifyFlags& flags) {
   CpuBackend backend(flags.threads, AllCpuKernels());
   StateStore state(backend);
   std::vector<UnusedTensor> unused;
-  RETURN_IF_ERROR(LoadWeights(folder, config, state, &unused));
+  RETURN_IF_ERROR(
+      LoadModelWeights(folder, config, state, &unused, flags.weights));
   for (const std::string& line : DescribeUnused(unused)) PrintNote(line);
   ASSIGN_OR_RETURN(const ExpectedResult result,
                    CompareWithExpected(config, flags.expected, backend, state));
@@ -127,6 +130,7 @@ Command AddVerify(CLI::App& app) {
       ->add_option("--tolerance", flags->tolerance,
                    "Largest absolute difference of logits that agrees")
       ->type_name("X");
+  AddWeights(*verify, flags->weights);
   AddThreads(*verify, flags->threads);
   AddJson(*verify, flags->json);
   return {verify, [flags]() -> absl::StatusOr<int> {
