@@ -16,7 +16,7 @@ namespace strata {
 // Of the operands of a product. Sums are in FP32, activations in BF16.
 enum class Precision {
   kBf16,       // 2 bytes an element
-  kFp8,        // 1 byte; activations are quantised before the product
+  kFp8,        // 1 byte; activations are quantised before, unless they are
   kFp8Block,   // 1 byte, a scale for each block of 128 by 128
   kInt4Weight  // 4 bits a weight; BF16 activations, BF16 arithmetic
 };
@@ -52,6 +52,8 @@ struct MatMul {
   int64_t k = 0;
   Precision precision = Precision::kBf16;
   Reuse reuse = Reuse::kNone;
+  // FP8 activations are there: what made them wrote them so.
+  bool quantised = false;
 };
 
 // Rows of the local experts of a grouped product: all that its cost depends on,

@@ -107,7 +107,7 @@ double MatMulUs(const Device& device, const MatMulParameters& p,
   }
   const double busy_us = 2 * m * n * k / flops_per_s * 1e6;
   double us = p.launch_us + best * PowerLimit(busy_us, p.sustained_share);
-  if (fp8) {
+  if (fp8 && !shape.quantised) {
     // BF16 read twice, for the scale and for the quotient, and FP8 written.
     us += p.quantise_us +
           m * k * 5 / (p.quantise_share * device.memory_bytes_per_s) * 1e6;

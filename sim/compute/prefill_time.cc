@@ -142,8 +142,9 @@ double LatentPrefillUs(const Device& device, const PrefillParameters& p,
   s.v_dim = shape.value_dim;
   s.window = std::numeric_limits<double>::infinity();
   const double head_dims = 2 * s.qk_dim + s.v_dim;  // q, k, v of a head
+  // Only the rotary part of q and k is rotated, in place.
   s.bytes =
-      tokens * (heads * (head_dims * 4 + (head_dims + s.v_dim) * 2) +
+      tokens * (heads * (2 * shape.rope * 4 + (head_dims + s.v_dim) * 2) +
                 (shape.latent + shape.rope) * (shape.fp8_kv_cache ? 1 : 2));
   return ScoresUs(device, p, s);
 }

@@ -14,8 +14,7 @@ namespace {
 
 constexpr double kGiB = static_cast<double>(int64_t{1} << 30);
 constexpr double kWeightBytes = 2;
-constexpr double kGradientBytes = 4;
-constexpr double kOptimizerBytes = 12;
+constexpr double kMasterBytes = 4;
 
 }  // namespace
 
@@ -29,8 +28,8 @@ Footprint TrainingFootprint(const TrainingMemory& memory) {
   };
   Footprint footprint;
   footprint.weights = held(kWeightBytes, 3);
-  footprint.gradients = held(kGradientBytes, 2);
-  footprint.optimizer = held(kOptimizerBytes, 1);
+  footprint.gradients = held(memory.gradient_bytes, 2);
+  footprint.optimizer = held(kMasterBytes + 2 * memory.moment_bytes, 1);
   footprint.activations = memory.activation_bytes;
   footprint.buffers = kContextBytes + memory.workspace_bytes;
   footprint.capacity = memory.capacity;

@@ -1,14 +1,16 @@
 // Memory of a rank, by what it is for, against what the GPU has.
 //
 //   weights      BF16; cut by TP, EP, PP; over data parallel ranks with zero3
-//   gradients    FP32, as they are summed over micro-batches; with zero2 cut
-//   optimizer    12 bytes a parameter: FP32 master weight and two moments; with
-//                zero1 and above cut over data parallel ranks
+//   gradients    FP32 or BF16, as they are summed over micro-batches; with
+//                zero2 cut
+//   optimizer    FP32 master weight and two moments, FP32 or BF16: 12 or 8
+//                bytes a parameter; with zero1 and above cut over data parallel
+//                ranks
 //   activations  what the graph's gradients read, times the micro-batches that
 //                the schedule holds (pipeline_timeline.h)
 //   KV cache     serving
-//   buffers      the process's context and communicators, one layer's work
-//   space
+//   buffers      the process's context and communicators; work space: what is
+//                made again of a layer, weights gathered for one
 //
 // Experts' parameters are cut over the ranks that hold the same experts.
 
@@ -52,6 +54,8 @@ struct TrainingMemory {
   int64_t zero = 1;
   double dense_replicas = 1;    // Ranks with the same dense parameters,
   double expert_replicas = 1;   // and with the same experts.
+  double gradient_bytes = 4;    // Of a gradient,
+  double moment_bytes = 4;      // and of each of two moments.
   double activation_bytes = 0;  // At the peak.
   double workspace_bytes = 0;
   double capacity = 0;

@@ -19,7 +19,6 @@
 #include "absl/strings/string_view.h"
 #include "core/base/status_macros.h"
 #include "sim/validation/published_rows.h"
-#include "sim/validation/software_constants.h"
 #include "sim/workload/layout.h"
 #include "sim/workload/simulator.h"
 #include "sim/workload/training_step.h"
@@ -27,22 +26,13 @@
 namespace strata::sim {
 namespace {
 
+constexpr double kGiB = static_cast<double>(int64_t{1} << 30);
 constexpr absl::string_view kHeader =
     "source,framework,verified,name,model,cluster,layout,schedule,measured,"
     "unit,accounting,note";
 constexpr const char* kUnits[] = {"s", "tok/s/gpu", "TF/gpu", "mfu%",
                                   "gpu_h/Ttok"};
 constexpr const char* kAccountings[] = {"-", "causal", "full", "megatron2021"};
-
-struct MachineConstant {
-  absl::string_view name;
-  double Software::*field;
-};
-constexpr MachineConstant kMachineConstants[] = {
-    {"host_seconds_per_node", &Software::host_seconds_per_node},
-    {"dispatch_sms", &Software::dispatch_sms},
-    {"optimizer_memory_share", &Software::optimizer_memory_share},
-};
 
 // The cells of a line; quotes keep commas, and two of them are one.
 std::vector<std::string> Cells(absl::string_view line) {
@@ -186,7 +176,7 @@ class Validation {
   Validation(const std::vector<MeasuredRow>& rows, const Constants& constants,
              Simulator& simulator)
       : machine_(constants.machine), simulator_(simulator) {
-    result_.machine = constants.machine;
+    result_.calibration = constants.calibration;
     result_.efficiency = constants.efficiency;
     for (const MeasuredRow& row : rows) {
       RowResult result;
@@ -208,6 +198,7 @@ class Validation {
       r.predicted = FromSeconds(r.row, cases_[i], step, step.seconds);
       r.error = step.seconds / r.measured_seconds - 1;
       r.fits = step.memory.fits();
+      r.memory = step.memory;
     }
     RETURN_IF_ERROR(Fit());
     RETURN_IF_ERROR(LeaveOut());
@@ -218,20 +209,17 @@ class Validation {
  private:
   double EfficiencyOf(const MeasuredRow& row) const {
     const auto it = result_.efficiency.find(row.framework);
-    // A framework that nobody has fitted: the mean of those that are.
+    // A framework that nobody has fitted: the median of those that are.
     return it != result_.efficiency.end() ? it->second
-                                          : MeanEfficiency(row.framework);
+                                          : MedianEfficiency(row.framework);
   }
 
-  double MeanEfficiency(const std::string& without) const {
-    double sum = 0;
-    int count = 0;
+  double MedianEfficiency(const std::string& without) const {
+    std::vector<double> others;
     for (const auto& [framework, efficiency] : result_.efficiency) {
-      if (framework == without) continue;
-      sum += efficiency;
-      ++count;
+      if (framework != without) others.push_back(efficiency);
     }
-    return count == 0 ? 1 : sum / count;
+    return others.empty() ? 1 : Median(std::move(others));
   }
 
   absl::Status Prepare(size_t i) {
@@ -304,7 +292,7 @@ class Validation {
             others.push_back(j);
           }
         }
-        double efficiency = MeanEfficiency(r.row.framework);
+        double efficiency = MedianEfficiency(r.row.framework);
         if (!others.empty()) {
           ASSIGN_OR_RETURN(efficiency, FitTo(others));
         }
@@ -318,6 +306,8 @@ class Validation {
 
   void Summarise() {
     std::vector<double> all;
+    std::vector<double> all_left_out;
+    std::map<std::string, std::vector<double>> kinds;
     std::vector<std::string> order;
     std::map<std::string, std::vector<double>> errors;
     std::map<std::string, std::vector<double>> left_out;
@@ -328,6 +318,8 @@ class Validation {
       errors[r.row.source].push_back(std::abs(r.error));
       left_out[r.row.source].push_back(std::abs(r.error_left_out));
       all.push_back(std::abs(r.error));
+      all_left_out.push_back(std::abs(r.error_left_out));
+      kinds[cases_[i].inputs.machine.kind].push_back(all_left_out.back());
       result_.max_error = std::max(result_.max_error, std::abs(r.error));
       if (std::abs(r.error) <= 0.15) ++result_.num_within_15;
     }
@@ -338,6 +330,11 @@ class Validation {
     }
     result_.num_rows = static_cast<int>(all.size());
     result_.median_error = Median(std::move(all));
+    result_.median_error_left_out = Median(std::move(all_left_out));
+    for (const auto& [kind, left] : kinds) {
+      result_.kinds.push_back(
+          {kind, static_cast<int>(left.size()), Median(left)});
+    }
   }
 
   const Software machine_;
@@ -382,59 +379,6 @@ absl::StatusOr<std::vector<MeasuredRow>> PublishedRows() {
   return ParseRows(PublishedRowTexts()[0].second);
 }
 
-absl::StatusOr<Constants> ParseConstants(absl::string_view csv) {
-  Constants constants;
-  int line_number = 0;
-  for (absl::string_view line : absl::StrSplit(csv, '\n')) {
-    ++line_number;
-    line = absl::StripAsciiWhitespace(line);
-    if (line.empty() || line[0] == '#' || line == "kind,name,value") continue;
-    const std::vector<std::string> cells = Cells(line);
-    double value = 0;
-    double* field = nullptr;
-    if (cells.size() == 3 && cells[0] == "framework") {
-      field = &constants.efficiency[cells[1]];
-    }
-    for (const MachineConstant& constant : kMachineConstants) {
-      if (cells.size() == 3 && cells[0] == "machine" &&
-          cells[1] == constant.name) {
-        field = &(constants.machine.*constant.field);
-      }
-    }
-    if (field == nullptr || !absl::SimpleAtod(cells[2], &value) ||
-        !(value >= 0) || !std::isfinite(value) ||
-        (cells[0] == "framework" && value == 0)) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          "constants, line ", line_number, ": \"", line.substr(0, 60),
-          "\"; want framework,NAME,SHARE or machine,CONSTANT,VALUE"));
-    }
-    *field = value;
-  }
-  return constants;
-}
-
-absl::StatusOr<Constants> DefaultConstants() {
-  return ParseConstants(SoftwareConstantTexts()[0].second);
-}
-
-absl::StatusOr<Software> SoftwareOf(const Constants& constants,
-                                    absl::string_view framework) {
-  Software software = constants.machine;
-  if (!framework.empty()) software.framework = std::string(framework);
-  const auto it = constants.efficiency.find(software.framework);
-  if (it == constants.efficiency.end()) {
-    std::vector<std::string> names;
-    for (const auto& [name, efficiency] : constants.efficiency) {
-      names.push_back(name);
-    }
-    return absl::NotFoundError(absl::StrCat("no framework \"", framework,
-                                            "\"; there are ",
-                                            absl::StrJoin(names, ", ")));
-  }
-  software.efficiency = it->second;
-  return software;
-}
-
 absl::StatusOr<ValidationResult> ValidateRows(
     const std::vector<MeasuredRow>& rows, const Constants& constants,
     Simulator& simulator) {
@@ -470,7 +414,8 @@ std::string FormatValidation(const ValidationResult& result) {
           &text, "  %-36s %10.5g %10.5g %-10s %+7.1f%% %s%s\n", r.row.name,
           r.row.measured, r.predicted, r.row.unit, 100 * r.error,
           verified ? absl::StrFormat("%+8.1f%%", 100 * r.error_left_out) : "",
-          r.fits ? "" : "  (would be out of memory)");
+          absl::StrFormat("  %3.0f GiB%s", r.memory.total() / kGiB,
+                          r.fits ? "" : ", would be out of memory"));
     }
   }
   absl::StrAppend(&text,
@@ -481,6 +426,10 @@ std::string FormatValidation(const ValidationResult& result) {
     absl::StrAppendFormat(&text, "  %-30s %2d rows %6.1f%% %8.1f%%\n", s.source,
                           s.num_rows, 100 * s.median_error,
                           100 * s.median_error_left_out);
+  }
+  for (const KindResult& k : result.kinds) {
+    absl::StrAppendFormat(&text, "  on %-27s %2d rows         %8.1f%%\n",
+                          k.kind, k.num_rows, 100 * k.median_error_left_out);
   }
   absl::StrAppend(&text,
                   "\nsoftware efficiency   in use   fitted to these rows\n");
@@ -495,17 +444,21 @@ std::string FormatValidation(const ValidationResult& result) {
   absl::StrAppend(&text,
                   "\nconstants of the machine, beside data sheets, kernels and "
                   "collectives\n");
-  for (const MachineConstant& constant : kMachineConstants) {
-    absl::StrAppendFormat(&text, "  %-26s %.4g\n", constant.name,
-                          result.machine.*constant.field);
+  for (const MachineConstants& machine : result.calibration.machine()) {
+    absl::StrAppend(&text, absl::StrJoin(machine.kind(), ", "), "\n");
+    for (const Constant& c : machine.constant()) {
+      absl::StrAppendFormat(&text, "  %-24s %-8.4g %s (%s)\n", c.name(),
+                            c.value(), c.meaning(), c.origin());
+    }
   }
   absl::StrAppendFormat(
       &text,
-      "\nmedian |error| %.1f %% over %d verified rows (goal 7 %%: %s); %d of "
-      "them within 15 %% (goal all: %s); the largest %.1f %%\n",
+      "\nmedian |error| %.1f %% over %d verified rows (goal 7 %%: %s), %.1f %% "
+      "with each source left out; %d of them within 15 %% (goal all: %s); the "
+      "largest %.1f %%\n",
       100 * result.median_error, result.num_rows,
       result.median_error <= 0.07 ? "reached" : "not reached",
-      result.num_within_15,
+      100 * result.median_error_left_out, result.num_within_15,
       result.num_within_15 == result.num_rows ? "reached" : "not reached",
       100 * result.max_error);
   return text;

@@ -5,8 +5,8 @@
 // The only numbers fitted to rows are the frameworks' software efficiencies:
 // one for a framework, the one at which the median of log(predicted / measured)
 // over its verified rows is 0. With a source left out, a framework's efficiency
-// is fitted to its other sources' rows; one that has none takes the mean of the
-// other frameworks'.
+// is fitted to its other sources' rows; one that has none takes the median of
+// the other frameworks'.
 
 #ifndef SIM_VALIDATION_VALIDATION_H_
 #define SIM_VALIDATION_VALIDATION_H_
@@ -18,7 +18,8 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
-#include "sim/workload/machine.h"
+#include "sim/memory/footprint.h"
+#include "sim/validation/constants.h"
 #include "sim/workload/simulator.h"
 
 namespace strata::sim {
@@ -49,27 +50,6 @@ absl::StatusOr<std::vector<MeasuredRow>> ParseRows(absl::string_view csv);
 // The rows in the binary.
 absl::StatusOr<std::vector<MeasuredRow>> PublishedRows();
 
-// The numbers that are not of a data sheet, a kernel or a collective: see
-// constants.csv, which says what each means.
-struct Constants {
-  Software machine;  // Its framework and efficiency aside.
-  std::map<std::string, double> efficiency;  // By framework.
-};
-
-// Text of constants.csv's form.
-//
-// Returns INVALID_ARGUMENT with the line's number for a line that is not so.
-absl::StatusOr<Constants> ParseConstants(absl::string_view csv);
-
-// Those in the binary.
-absl::StatusOr<Constants> DefaultConstants();
-
-// Software of that name; "" is megatron-core.
-//
-// Returns NOT_FOUND with the names there are.
-absl::StatusOr<Software> SoftwareOf(const Constants& constants,
-                                    absl::string_view framework);
-
 struct RowResult {
   MeasuredRow row;
   absl::Status status;          // Why there is no prediction.
@@ -78,7 +58,8 @@ struct RowResult {
   double predicted_seconds = 0;
   double error = 0;           // Of seconds: predicted / measured - 1.
   double error_left_out = 0;  // With the row's source left out of the fit.
-  bool fits = true;           // In memory.
+  bool fits = true;           // In memory:
+  Footprint memory;           // of the fullest rank.
 };
 
 struct SourceResult {
@@ -88,14 +69,23 @@ struct SourceResult {
   double median_error_left_out = 0;
 };
 
+// Of a kind of machine.
+struct KindResult {
+  std::string kind;
+  int num_rows = 0;  // Verified, predicted.
+  double median_error_left_out = 0;
+};
+
 struct ValidationResult {
   std::vector<RowResult> rows;
   std::vector<SourceResult> sources;
-  Software machine;                          // Constants of the machine.
+  std::vector<KindResult> kinds;
+  StepCalibration calibration;               // In use.
   std::map<std::string, double> efficiency;  // Used.
   std::map<std::string, double> fitted;      // To these rows.
   // Over verified rows with a prediction.
   double median_error = 0;
+  double median_error_left_out = 0;
   double max_error = 0;
   int num_within_15 = 0;
   int num_rows = 0;

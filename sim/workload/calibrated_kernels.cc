@@ -52,6 +52,7 @@ absl::StatusOr<KernelTime> CalibratedKernels::Of(const Kernel& kernel) const {
       shape.n = Whole(kernel.n);
       shape.k = Whole(kernel.k);
       shape.precision = PrecisionOf(kernel);
+      shape.quantised = true;  // By kernels of their own: layer_cost.h.
       return FromPrediction(model_.Predict(shape));
     }
     case Kind::kGroupedMatMul:

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <map>
 #include <numeric>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -17,12 +18,13 @@
 #include "core/base/status_macros.h"
 #include "core/graph/graph.h"
 #include "core/graph/op_def.h"
-#include "core/tensor/dtype.h"
+#include "sim/workload/activations.h"
 #include "sim/workload/comm_times.h"
 #include "sim/workload/expert_loads.h"
 #include "sim/workload/kernel_times.h"
 #include "sim/workload/layout.h"
 #include "sim/workload/model_graph.h"
+#include "sim/workload/rank_sizes.h"
 
 namespace strata::sim {
 namespace {
@@ -30,6 +32,15 @@ namespace {
 constexpr double kBf16Bytes = 2;
 // The graph is built in F32; what runs is BF16.
 constexpr double kShareOfF32 = kBf16Bytes / 4;
+
+// Of an element: BF16 read, FP8 written twice.
+constexpr double kCastBytes = 4;
+
+// Bytes a logit of a loss by separate kernels: to FP32 (2 + 4), maximum (4),
+// subtraction (8), exponential (8), sum (4), division (8); gradient times its
+// scale (8), to BF16 (6).
+constexpr double kUnfusedLossForward = 38;
+constexpr double kUnfusedLossBackward = 14;
 
 // The rows of each gate's experts on the rank with the most.
 struct GateRows {
@@ -55,7 +66,7 @@ class Costing {
     result_.layers.resize(model_.config().num_layers());
     SpreadRows();
     RETURN_IF_ERROR(Nodes());
-    Activations();
+    KeepActivations();
     for (int l = 0; l < model_.config().num_layers(); ++l) {
       RETURN_IF_ERROR(Communicate(l));
     }
@@ -98,6 +109,9 @@ class Costing {
     if (!gate_rows_.empty()) {
       result_.expert_max_over_mean = imbalance / gate_rows_.size();
     }
+    std::vector<double> busiest;
+    for (const GateRows& of : gate_rows_) busiest.push_back(of.sum);
+    sizes_.emplace(model_, layout_, std::move(busiest));
   }
 
   LayerCost& At(int layer) {
@@ -106,25 +120,8 @@ class Costing {
     return result_.layers[layer];
   }
 
-  double CountOf(ValueId count) const {
-    const int gate = model_.GateOfCount(count);
-    return gate < 0 ? tokens_ : gate_rows_[gate].sum;
-  }
-
-  Binding BindCounts() const {
-    return [this](ValueId count, int64_t) { return CountOf(count); };
-  }
-
-  // By how much an extent of `value` is cut.
-  double Cut(ValueId value, int dim, bool experts) const {
-    return model_.IsCut(value, dim) ? (experts ? etp_ : tp_) : 1;
-  }
-
   double ExtentOf(ValueId value, int dim, bool experts) const {
-    const Dim& d = model_.graph().value(value).type.dims[dim];
-    const double extent =
-        d.ragged() ? CountOf(d.count) : static_cast<double>(d.bound);
-    return extent / Cut(value, dim, experts);
+    return sizes_->Extent(value, dim, experts);
   }
 
   Kernel Product(const Node& node, int layer) const {
@@ -184,7 +181,7 @@ class Costing {
   Kernel Move(const Node& node, bool experts) const {
     const Graph& graph = model_.graph();
     Kernel kernel;
-    const Cost cost = CostOf(graph, node, BindCounts());
+    const Cost cost = CostOf(graph, node, sizes_->Counts());
     bool cut = false;
     for (const auto& values :
          {node.inputs,
@@ -203,23 +200,14 @@ class Costing {
       parts = tp_;
     }
     kernel.bytes = (cost.bytes_read + cost.bytes_written) * kShareOfF32 / parts;
-    return kernel;
-  }
-
-  // Whether selective recomputation makes the node's result again.
-  bool IsRecomputed(const Node& node) const {
-    if (layout_.recompute != Recompute::kSelective ||
-        node.phase != Phase::kForward) {
-      return false;
+    if (layout_.unfused_loss &&
+        absl::StartsWith(node.op->name, "CrossEntropy")) {
+      kernel.bytes = tokens_ *
+                     static_cast<double>(model_.config().vocab_size()) / tp_ *
+                     (node.phase == Phase::kForward ? kUnfusedLossForward
+                                                    : kUnfusedLossBackward);
     }
-    const absl::string_view op = node.op->name;
-    if (op == "RmsNorm" || op == "SwiGlu") return true;
-    if (!model_.config().attention().has_latent()) return false;
-    if (op == "LatentKeyValue" || op == "Rope") return true;
-    if (op != "MatMul") return false;
-    const absl::string_view weight = model_.graph().value(node.inputs[1]).name;
-    return absl::StrContains(weight, "q_b_proj") ||
-           absl::StrContains(weight, "kv_b_proj");
+    return kernel;
   }
 
   absl::Status Add(const Node& node, int layer, const Kernel& kernel,
@@ -237,6 +225,9 @@ class Costing {
     }
     const KernelTime& time = it->second;
     const double seconds = time.seconds * times;
+    // What goes with a product was launched with it.
+    const double launched = &node == last_node_ ? 0 : 1;
+    last_node_ = &node;
     const auto family = static_cast<size_t>(kernel.family);
     LayerCost& cost = At(layer);
     PhaseCost& phase = node.phase == Phase::kForward     ? cost.forward
@@ -244,13 +235,11 @@ class Costing {
                                                          : cost.weight_grad;
     phase.seconds[family] += seconds;
     phase.flops += kernel.Flops() * times;
-    phase.nodes += 1;
-    if (node.phase == Phase::kForward &&
-        (layout_.recompute == Recompute::kFull || IsRecomputed(node)) &&
-        layer >= 0) {
+    phase.nodes += launched;
+    if (IsRecomputed(model_, layout_, node)) {
       cost.recompute.seconds[family] += seconds;
       cost.recompute.flops += kernel.Flops() * times;
-      cost.recompute.nodes += 1;
+      cost.recompute.nodes += launched;
     }
     result_.error[family] += time.error * seconds;
     family_seconds_[family] += seconds;
@@ -265,6 +254,46 @@ class Costing {
       }
     }
     return absl::OkStatus();
+  }
+
+  // FP8 operands are made once, as they are and transposed, from BF16: by the
+  // norm or activation that makes them, or by a kernel of its own.
+  absl::Status AddCast(const Node& node, int layer, const Kernel& product) {
+    if (!product.fp8 || node.phase == Phase::kWeightGrad) {
+      return absl::OkStatus();
+    }
+    const Value& operand = model_.graph().value(node.inputs[0]);
+    if (operand.producer != kNone) {
+      const absl::string_view maker =
+          model_.graph().node(operand.producer).op->name;
+      if (maker == "RmsNorm" || absl::StartsWith(maker, "SwiGlu")) {
+        return absl::OkStatus();
+      }
+    }
+    Kernel cast;
+    cast.bytes = kCastBytes * product.m * product.k;
+    return Add(node, layer, cast, 1);
+  }
+
+  // A weight's gradient is added to the sum of the micro-batches before.
+  absl::Status AddAccumulation(const Node& node, int layer,
+                               const Kernel& product) {
+    if (node.phase != Phase::kWeightGrad) return absl::OkStatus();
+    Kernel sum;
+    const double weights =
+        product.kind == Kernel::Kind::kGroupedWeightGrad
+            ? product.n * product.k *
+                  static_cast<double>(product.expert_rows.size())
+            : product.m * product.n;
+    sum.bytes =
+        weights * (2 * (layout_.bf16_gradients ? kBf16Bytes : 4) - kBf16Bytes);
+    return Add(node, layer, sum, 1);
+  }
+
+  absl::Status AddProduct(const Node& node, int layer, const Kernel& product) {
+    RETURN_IF_ERROR(Add(node, layer, product, 1));
+    RETURN_IF_ERROR(AddCast(node, layer, product));
+    return AddAccumulation(node, layer, product);
   }
 
   bool IsFree(const Node& node) const {
@@ -289,7 +318,7 @@ class Costing {
       if (op == "MatMul") {
         const Kernel kernel = Product(node, place.layer);
         if (place.fused < 0) {
-          RETURN_IF_ERROR(Add(node, place.layer, kernel, 1));
+          RETURN_IF_ERROR(AddProduct(node, place.layer, kernel));
           continue;
         }
         const std::pair<int, int> key = {place.fused,
@@ -305,7 +334,8 @@ class Costing {
           it->second.m += kernel.m;
         }
       } else if (op == "GroupedMatMul" || op == "GroupedWeightGrad") {
-        RETURN_IF_ERROR(Add(node, place.layer, Grouped(node, place.gate), 1));
+        RETURN_IF_ERROR(
+            AddProduct(node, place.layer, Grouped(node, place.gate)));
       } else if (op == "Attention" || op == "AttentionGrad") {
         RETURN_IF_ERROR(Add(node, place.layer, Attend(op == "AttentionGrad"),
                             1.0 / layout_.context));
@@ -315,50 +345,22 @@ class Costing {
     }
     for (const auto& [key, kernel] : fused) {
       const Node& node = *first[key];
-      RETURN_IF_ERROR(Add(
-          node, model_.place(&node - graph.nodes().data()).layer, kernel, 1));
+      RETURN_IF_ERROR(AddProduct(
+          node, model_.place(&node - graph.nodes().data()).layer, kernel));
     }
     return absl::OkStatus();
   }
 
-  // What gradients read of what the forward pass made.
-  void Activations() {
-    const Graph& graph = model_.graph();
-    std::vector<bool> kept(graph.values().size());
-    for (const Node& node : graph.nodes()) {
-      if (node.phase == Phase::kForward || node.phase == Phase::kUpdate) {
-        continue;
-      }
-      for (const ValueId id : node.inputs) {
-        if (id == kNone || kept[id]) continue;
-        const Value& value = graph.value(id);
-        if (value.role != Role::kActivation || value.producer == kNone) {
-          continue;
-        }
-        const Node& producer = graph.node(value.producer);
-        const NodePlace& place = model_.place(value.producer);
-        if (producer.phase != Phase::kForward) continue;
-        kept[id] = true;
-        if (layout_.recompute == Recompute::kFull && place.layer >= 0) continue;
-        if (IsRecomputed(producer)) continue;
-        const ValueType& type = value.type;
-        const bool experts = place.gate >= 0;
-        double bytes =
-            type.dtype == DType::kF32 ? kBf16Bytes : SizeOf(type.dtype);
-        bool cut = false;
-        for (size_t d = 0; d < type.dims.size(); ++d) {
-          bytes *= ExtentOf(id, static_cast<int>(d), experts);
-          cut |= model_.IsCut(id, static_cast<int>(d));
-        }
-        if (!cut && !experts && layout_.sequence_parallel) bytes /= tp_;
-        At(place.layer).activation_bytes += bytes;
-      }
-    }
-    if (layout_.recompute != Recompute::kFull) return;
-    for (LayerCost& layer : result_.layers) {  // Its input alone.
-      layer.activation_bytes = tokens_ * model_.config().d_model() *
-                               kBf16Bytes /
-                               (layout_.sequence_parallel ? tp_ : 1);
+  void KeepActivations() {
+    const Activations kept = ActivationsOf(model_, layout_, *sizes_);
+    const auto keep = [](const KeptBytes& bytes, LayerCost& cost) {
+      cost.activation_bytes = bytes.kept;
+      cost.made_again_bytes = bytes.made_again;
+    };
+    keep(kept.embedding, result_.embedding);
+    keep(kept.output, result_.output);
+    for (size_t l = 0; l < kept.layers.size(); ++l) {
+      keep(kept.layers[l], result_.layers[l]);
     }
   }
 
@@ -375,8 +377,8 @@ class Costing {
   // A block that TP cuts: its input gathered, its output added up. With
   // sequence parallelism an all-gather and a reduce-scatter, otherwise one
   // all-reduce; backwards the same, and with it the input once more for the
-  // weight gradients.
-  absl::Status TensorBlocks(double blocks, LayerCost& cost) {
+  // weight gradients. What is gathered for FP8 products goes as FP8.
+  absl::Status TensorBlocks(double blocks, bool fp8, LayerCost& cost) {
     if (layout_.tensor < 2 || blocks == 0) return absl::OkStatus();
     const double bytes = tokens_ * model_.config().d_model() * kBf16Bytes;
     const int64_t tp = layout_.tensor;
@@ -389,9 +391,9 @@ class Costing {
       forward.tensor += blocks * reduce;
       backward.tensor += blocks * reduce;
     } else {
-      ASSIGN_OR_RETURN(
-          const double gather,
-          Seconds(CommKind::kAllGather, bytes, 1, tp, &forward.bytes_tensor));
+      ASSIGN_OR_RETURN(const double gather,
+                       Seconds(CommKind::kAllGather, fp8 ? bytes / 2 : bytes, 1,
+                               tp, &forward.bytes_tensor));
       ASSIGN_OR_RETURN(const double scatter,
                        Seconds(CommKind::kReduceScatter, bytes, 1, tp,
                                &forward.bytes_tensor));
@@ -400,6 +402,27 @@ class Costing {
     }
     if (layout_.recompute == Recompute::kFull) {
       backward.tensor += forward.tensor;
+    }
+    return absl::OkStatus();
+  }
+
+  // What an all-to-all brings comes rank by rank: a rank with several experts
+  // sorts it by expert, and back, forward and backward. DeepEP's kernels do so.
+  absl::Status AddSorting(const Gate& gate, const GateRows& rows,
+                          LayerCost& cost) {
+    if (layout_.deep_ep || layout_.expert < 2 ||
+        gate.num_experts <= layout_.expert) {
+      return absl::OkStatus();
+    }
+    Kernel sort;  // Reads and writes each row.
+    sort.bytes = 2 * kBf16Bytes * rows.sum *
+                 static_cast<double>(model_.config().d_model());
+    ASSIGN_OR_RETURN(const KernelTime time, kernels_.Of(sort));
+    const auto family = static_cast<size_t>(Family::kElementwise);
+    cost.forward.seconds[family] += 2 * time.seconds;
+    cost.input_grad.seconds[family] += 2 * time.seconds;
+    if (layout_.RecomputesExperts()) {
+      cost.recompute.seconds[family] += 2 * time.seconds;
     }
     return absl::OkStatus();
   }
@@ -418,7 +441,7 @@ class Costing {
       request.count = static_cast<int>(layout_.expert);
       request.tokens_per_rank = LocalTokens();
       request.hidden = model_.config().d_model();
-      request.fp8_dispatch = layout_.fp8;
+      request.fp8_dispatch = layout_.fp8_dispatch;
       request.num_experts = static_cast<int64_t>(rows.every.size());
       request.top_k = std::llround(gate.rows_per_token);
       if (model_.config().moe().has_flat() &&
@@ -434,12 +457,13 @@ class Costing {
     } else if (layout_.expert > 1) {
       // Rows of the busiest rank: all-to-all-v waits for whom it is most for.
       const double bytes = rows.sum / etp_ * d * kBf16Bytes;
-      ASSIGN_OR_RETURN(dispatch,
-                       Seconds(CommKind::kAllToAll, bytes,
-                               static_cast<int>(layout_.expert_tensor),
-                               layout_.expert, &sent));
-      combine = dispatch;
-      sent *= 2;
+      const int stride = static_cast<int>(layout_.expert_tensor);
+      ASSIGN_OR_RETURN(combine, Seconds(CommKind::kAllToAll, bytes, stride,
+                                        layout_.expert, &sent));
+      ASSIGN_OR_RETURN(
+          dispatch,
+          Seconds(CommKind::kAllToAll, layout_.fp8_dispatch ? bytes / 2 : bytes,
+                  stride, layout_.expert, &sent));
     }
     if (layout_.expert_tensor > 1) {
       const double bytes = rows.sum * d * kBf16Bytes;
@@ -452,12 +476,15 @@ class Costing {
       dispatch += gather;
       combine += scatter;
     }
+    RETURN_IF_ERROR(AddSorting(gate, rows, cost));
+    cost.forward_comm.counts += 1;
     cost.forward_comm.expert += dispatch + combine;
     cost.forward_comm.bytes_expert += sent;
     // Backwards combine's gradient is dispatched and dispatch's combined.
     cost.backward_comm.expert += dispatch + combine;
     cost.backward_comm.bytes_expert += sent;
-    if (layout_.recompute == Recompute::kFull) {
+    if (layout_.RecomputesExperts()) {
+      cost.backward_comm.counts += 1;
       cost.backward_comm.expert += dispatch + combine;
     }
     return absl::OkStatus();
@@ -492,7 +519,8 @@ class Costing {
     LayerCost& cost = result_.layers[layer];
     const bool dense = layer < model_.config().num_dense_layers();
     const bool shared = !dense && model_.config().moe().shared_width() > 0;
-    RETURN_IF_ERROR(TensorBlocks(dense || shared ? 2 : 1, cost));
+    const bool twice = (dense || shared) && !layout_.parallel_block;
+    RETURN_IF_ERROR(TensorBlocks(twice ? 2 : 1, layout_.fp8, cost));
     for (size_t g = 0; g < model_.gates().size(); ++g) {
       if (model_.gates()[g].layer != layer) continue;
       RETURN_IF_ERROR(Experts(static_cast<int>(g), cost));
@@ -501,8 +529,8 @@ class Costing {
   }
 
   absl::Status CommunicateOutput() {
-    RETURN_IF_ERROR(TensorBlocks(0.5, result_.embedding));
-    return TensorBlocks(0.5, result_.output);
+    RETURN_IF_ERROR(TensorBlocks(0.5, false, result_.embedding));
+    return TensorBlocks(0.5, false, result_.output);
   }
 
   const ModelGraph& model_;
@@ -514,9 +542,11 @@ class Costing {
   const double tp_;
   const double etp_;
   std::vector<GateRows> gate_rows_;
+  std::optional<RankSizes> sizes_;  // Of SpreadRows.
   absl::flat_hash_map<std::string, KernelTime> known_;
   std::array<double, kNumFamilies> family_seconds_ = {};
   double widest_ = 0;
+  const Node* last_node_ = nullptr;
   ModelCost result_;
 };
 
@@ -533,6 +563,7 @@ CommCost& CommCost::operator+=(const CommCost& other) {
   tensor += other.tensor;
   expert += other.expert;
   context += other.context;
+  counts += other.counts;
   bytes_tensor += other.bytes_tensor;
   bytes_expert += other.bytes_expert;
   return *this;
@@ -546,6 +577,7 @@ LayerCost& LayerCost::operator+=(const LayerCost& other) {
   forward_comm += other.forward_comm;
   backward_comm += other.backward_comm;
   activation_bytes += other.activation_bytes;
+  made_again_bytes = std::max(made_again_bytes, other.made_again_bytes);
   return *this;
 }
 

@@ -11,6 +11,9 @@
 //   - products that share an input (q, k, v) are one product;
 //   - sums of gradients are epilogues of the products that make them;
 //   - scalars are free;
+//   - FP8 operands are made by norms and activations, else by a kernel that
+//     reads BF16 and writes FP8 as it is and transposed;
+//   - gradients of weights are added to those of the micro-batches before;
 //   - experts: the rank with the most rows sets the pace, since combine waits
 //     for all; its rows, its time;
 //   - CP: a rank does 1/cp of attention's pairs (zig-zag).
@@ -50,6 +53,7 @@ struct CommCost {
   double tensor = 0;   // TP's all-gathers and reduce-scatters (or all-reduces).
   double expert = 0;   // Dispatch and combine.
   double context = 0;  // Keys and values between CP's ranks.
+  double counts = 0;   // Times that the host reads rows of experts back.
   double bytes_tensor = 0;  // Sent by a rank.
   double bytes_expert = 0;
 
@@ -66,6 +70,9 @@ struct LayerCost {
   CommCost forward_comm;
   CommCost backward_comm;
   double activation_bytes = 0;  // Kept from forward to gradients.
+  // What recomputation makes, there during the gradients: of a layer, and of
+  // several the most.
+  double made_again_bytes = 0;
 
   LayerCost& operator+=(const LayerCost& other);
 };

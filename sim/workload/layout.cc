@@ -50,13 +50,17 @@ struct FlagWord {
   bool Layout::*field;
 };
 constexpr FlagWord kFlags[] = {
-    {"sp", &Layout::sequence_parallel}, {"fp8", &Layout::fp8},
-    {"deepep", &Layout::deep_ep},       {"tpo", &Layout::overlap_tensor},
-    {"epo", &Layout::overlap_expert},   {"dps", &Layout::sequential_data},
+    {"sp", &Layout::sequence_parallel},  {"fp8", &Layout::fp8},
+    {"fp8d", &Layout::fp8_dispatch},     {"act8", &Layout::fp8_activations},
+    {"deepep", &Layout::deep_ep},        {"tpo", &Layout::overlap_tensor},
+    {"epo", &Layout::overlap_expert},    {"ptb", &Layout::parallel_block},
+    {"ppb", &Layout::blocking_hops},     {"dps", &Layout::sequential_data},
+    {"grad16", &Layout::bf16_gradients}, {"mom16", &Layout::bf16_moments},
+    {"loss32", &Layout::unfused_loss},
 };
 
 constexpr Recompute kRecomputes[] = {Recompute::kNone, Recompute::kSelective,
-                                     Recompute::kFull};
+                                     Recompute::kMoe, Recompute::kFull};
 
 absl::Status UnknownWord(absl::string_view word) {
   std::vector<std::string> known;
@@ -66,7 +70,7 @@ absl::Status UnknownWord(absl::string_view word) {
   for (const FlagWord& flag : kFlags) known.push_back(std::string(flag.name));
   return absl::InvalidArgumentError(absl::StrCat(
       "layout: no word \"", word.substr(0, 40), "\"; there are ",
-      absl::StrJoin(known, ", "), ", bf16, recompute=none|selective|full"));
+      absl::StrJoin(known, ", "), ", bf16, recompute=none|selective|moe|full"));
 }
 
 absl::Status ParseRecompute(absl::string_view value, Layout& layout) {
@@ -78,7 +82,7 @@ absl::Status ParseRecompute(absl::string_view value, Layout& layout) {
   }
   return absl::InvalidArgumentError(
       absl::StrCat("layout: recompute=", value.substr(0, 40),
-                   "; want none, selective or full"));
+                   "; want none, selective, moe or full"));
 }
 
 // Reads one word; sets `name` to what it is about.
@@ -181,6 +185,8 @@ absl::string_view Name(Recompute recompute) {
       return "none";
     case Recompute::kSelective:
       return "selective";
+    case Recompute::kMoe:
+      return "moe";
     case Recompute::kFull:
       return "full";
   }

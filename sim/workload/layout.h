@@ -2,27 +2,34 @@
 //
 //   "pp16,ep64,gbs15360,mbs1,seq4096,zero1,recompute=selective,fp8,deepep"
 //
-//   word             meaning                                          default
-//   tpN cpN ppN dpN  tensor, context, pipeline, data parallel         1; dp:
-//   the
-//                                                                     rest
-//   epN etpN         expert parallel; tensor parallel of an expert    1
-//   vpN              chunks of layers a device (interleaving)         1
-//   mbsN gbsN seqN   sequences of a micro-batch, of a step; tokens    1, dp,
-//   4096 zero0 1 3        what is sharded over dp: nothing, the optimizer,
-//   zero1
-//                    the weights too
-//   sp               sequence parallel: what TP leaves whole is cut   off
-//                    by tokens
-//   recompute=...    none, selective (norms, activations, MLA's       none
-//                    up-projections; attention keeps no scores), full
-//   bf16, fp8        of the layers' products                          bf16
-//   deepep           experts' dispatch once a node, on 20 SMs; else   off
-//                    an all-to-all-v
-//   tpo, epo         TP's, EP's communication overlaps products       off
-//   dps              DP's communication after the last backward,      off
+//   word             meaning                                       default
+//   tpN cpN ppN dpN  tensor, context, pipeline, data parallel      1; dp: rest
+//   epN etpN         expert parallel; tensor parallel of an expert 1
+//   vpN              chunks of layers a device (interleaving)      1
+//   mbsN gbsN seqN   sequences of a micro-batch, of a step; tokens 1, dp, 4096
+//   zero0 1 2 3      what is sharded over dp: nothing, the         zero1
+//                    optimizer, gradients too, the weights too
+//   sp               sequence parallel: what TP leaves whole is    off
+//                    cut by tokens
+//   recompute=...    none; selective (norms, activations, MLA's    none
+//                    up-projections); moe (norms, whole mixtures
+//                    of experts, dispatch included); full
+//   bf16, fp8        of the layers' products                       bf16
+//   fp8d             experts' dispatch in FP8, else BF16           off
+//   act8             SwiGLU's inputs are kept in FP8                off
+//   deepep           experts' dispatch once a node, on few SMs;    off
+//                    else an all-to-all-v
+//   tpo, epo         TP's, EP's communication overlaps products    off
+//   ptb              attention and MLP side by side: TP            off
+//                    communicates once a layer, not twice
+//   ppb              hops of the pipeline block both devices      off
+//   dps              DP's communication after the last backward,   off
 //                    not under it
-//   mtpN             multi-token-prediction layers                    0
+//   grad16           gradients are added up and reduced in BF16    off
+//   mom16            Adam's moments are BF16                       off
+//   loss32           the loss by separate FP32 kernels, as         off
+//                    Megatron's without fusion; else one kernel
+//   mtpN             multi-token-prediction layers                 0
 //
 // Ranks, from the fastest: tp, cp, dp, pp. An expert group is ep * etp
 // neighbours of one stage, so the groups fold (experts need not follow tp).
@@ -42,7 +49,7 @@
 
 namespace strata::sim {
 
-enum class Recompute { kNone, kSelective, kFull };
+enum class Recompute { kNone, kSelective, kMoe, kFull };
 
 absl::string_view Name(Recompute recompute);
 
@@ -61,10 +68,17 @@ struct Layout {
   bool sequence_parallel = false;
   Recompute recompute = Recompute::kNone;
   bool fp8 = false;
+  bool fp8_dispatch = false;
+  bool fp8_activations = false;
   bool deep_ep = false;
   bool overlap_tensor = false;
   bool overlap_expert = false;
+  bool parallel_block = false;
+  bool blocking_hops = false;
   bool sequential_data = false;
+  bool bf16_gradients = false;
+  bool bf16_moments = false;
+  bool unfused_loss = false;
   int64_t mtp_layers = 0;
 
   int64_t RanksPerStage() const { return tensor * context * data; }
@@ -73,6 +87,9 @@ struct Layout {
   int64_t Chunks(PipelineKind kind) const;  // A device.
   // Of one rank and micro-batch, before TP cuts them.
   int64_t TokensPerRank() const { return micro_batch * sequence / context; }
+  bool RecomputesExperts() const {
+    return recompute == Recompute::kMoe || recompute == Recompute::kFull;
+  }
   int64_t ExpertGroup() const { return expert * expert_tensor; }
   // Ranks that hold the same experts.
   int64_t ExpertData() const { return RanksPerStage() / ExpertGroup(); }

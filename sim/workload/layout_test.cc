@@ -19,8 +19,8 @@ using ::testing::HasSubstr;
 
 TEST(LayoutTest, ReadsItsWordsAndPrintsThemAgain) {
   const std::string text =
-      "tp2,cp4,pp16,ep64,vp3,mbs2,gbs15360,seq8192,zero3,mtp1,sp,fp8,deepep,"
-      "epo,recompute=selective";
+      "tp2,cp4,pp16,ep64,vp3,mbs2,gbs15360,seq8192,zero3,mtp1,sp,fp8,fp8d,"
+      "act8,deepep,epo,ptb,ppb,grad16,mom16,loss32,recompute=moe";
 
   const absl::StatusOr<Layout> layout = ParseLayout(text);
 
@@ -31,7 +31,9 @@ TEST(LayoutTest, ReadsItsWordsAndPrintsThemAgain) {
   EXPECT_EQ(layout->global_batch, 15360);
   EXPECT_TRUE(layout->sequence_parallel);
   EXPECT_FALSE(layout->overlap_tensor);
-  EXPECT_EQ(layout->recompute, Recompute::kSelective);
+  EXPECT_TRUE(layout->fp8_dispatch);
+  EXPECT_FALSE(layout->sequential_data);
+  EXPECT_EQ(layout->recompute, Recompute::kMoe);
   EXPECT_EQ(ToString(*layout), text);
 }
 
@@ -40,17 +42,17 @@ TEST(LayoutTest, RejectsWhatIsNoWord) {
     const char* text;
     const char* message;
   };
-  for (const Case& c :
-       std::vector<Case>{{"pp4,xx2", "no word \"xx2\""},
-                         {"pp0", "\"pp0\"; want pp1 to pp1048576"},
-                         {"pp-1", "want pp1"},
-                         {"pp", "want pp1"},
-                         {"pp4x", "want pp1"},
-                         {"pp99999999999999999999", "want pp1"},
-                         {"zero4", "want zero0 to zero3"},
-                         {"pp2,pp4", "pp is given twice"},
-                         {"fp8,bf16", "precision is given twice"},
-                         {"recompute=some", "want none, selective or full"}}) {
+  for (const Case& c : std::vector<Case>{
+           {"pp4,xx2", "no word \"xx2\""},
+           {"pp0", "\"pp0\"; want pp1 to pp1048576"},
+           {"pp-1", "want pp1"},
+           {"pp", "want pp1"},
+           {"pp4x", "want pp1"},
+           {"pp99999999999999999999", "want pp1"},
+           {"zero4", "want zero0 to zero3"},
+           {"pp2,pp4", "pp is given twice"},
+           {"fp8,bf16", "precision is given twice"},
+           {"recompute=some", "want none, selective, moe or full"}}) {
     EXPECT_THAT(
         ParseLayout(c.text),
         StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr(c.message)))

@@ -3,6 +3,7 @@
 #ifndef SIM_WORKLOAD_MACHINE_H_
 #define SIM_WORKLOAD_MACHINE_H_
 
+#include <map>
 #include <string>
 #include <vector>
 
@@ -10,7 +11,8 @@ namespace strata::sim {
 
 struct Machine {
   std::string name;
-  std::string gpu;  // "H800"
+  std::string kind;  // Of its nodes: "h800". See Software.
+  std::string gpu;   // "H800"
   int num_gpus = 0;
   int gpus_per_node = 8;
   double bf16_flops = 0;  // A second, dense: what utilisation is a share of.
@@ -23,20 +25,46 @@ struct Machine {
   std::vector<double> slowdown;  // [num_gpus], or empty: 1.
 };
 
-// What software makes of a machine, for all models and layouts: see
-// docs/simulator.md for each one's meaning and sim/validation for its fit.
-struct Software {
-  std::string framework = "megatron-core";
-  // Share of the time that kernels run at the pace at which they were measured
-  // alone: clocks under load, launches, gaps, and what the graph does not have.
-  double efficiency = 1;
+// What training shows of a kind of machine beyond its data sheet, its kernels
+// measured alone and its collectives measured alone. One set for a kind, for
+// all models, layouts and frameworks; sim/validation/constants.textproto has
+// the values, each with its meaning and origin.
+struct TrainingConstants {
+  // Share of their rate alone at which products run in a step of seconds: the
+  // power limit lowers the clock.
+  double product_share = 1;
+  // SMs that a collective takes from the kernels which it overlaps.
+  double collective_sms = 20;
+  // Share of TP's communication that is hidden where products are cut into
+  // pieces to overlap it.
+  double tensor_overlap_share = 1;
   // Host time of one node of the graph: its kernels' launches, checks, counts
   // read back. A stage whose kernels are shorter waits for the host.
   double host_seconds_per_node = 0;
-  // SMs that DeepEP takes from products which overlap it.
-  double dispatch_sms = 20;
+  // The host waits for the counts of experts' rows, once a dispatch forward,
+  // and the GPU then for what the host launches with them.
+  double row_count_seconds = 0;
+  // Host time between steps: data, gradient norm, launches of the optimizer.
+  double host_seconds_per_step = 0;
   // Share of its peak at which the optimizer streams through memory.
   double optimizer_memory_share = 0.8;
+  // Median of the relative errors of steps that no fit has seen.
+  double step_error = 0.1;
+};
+
+// Software on any kind of machine.
+struct Software {
+  std::string framework = "megatron-core";
+  // Share of the time that kernels run at their pace: gaps between them, and
+  // what the graph does not have.
+  double efficiency = 1;
+  std::map<std::string, TrainingConstants> constants;  // By kind of machine.
+  TrainingConstants unmeasured;                        // Of all other kinds.
+
+  TrainingConstants On(const std::string& kind) const {
+    const auto it = constants.find(kind);
+    return it == constants.end() ? unmeasured : it->second;
+  }
 };
 
 }  // namespace strata::sim

@@ -111,7 +111,12 @@ absl::StatusOr<ServingResult> SimulateServing(const StepInputs& inputs,
   result.request = request;
   double compute = 0;
   for (int f = 0; f < kNumFamilies; ++f) {
-    const double seconds = sum.forward.seconds[f] / inputs.software.efficiency;
+    const bool product = f == static_cast<int>(Family::kMatMul) ||
+                         f == static_cast<int>(Family::kExperts);
+    const double seconds =
+        sum.forward.seconds[f] /
+        (inputs.software.efficiency *
+         (product ? inputs.software.On(inputs.machine.kind).product_share : 1));
     compute += seconds;
     result.parts.push_back(
         {std::string(Name(static_cast<Family>(f))), seconds});

@@ -158,6 +158,7 @@ absl::StatusOr<ModelConfig> ParseModel(absl::string_view text) {
 Machine MachineOf(const Cluster& cluster) {
   Machine machine;
   machine.name = cluster.name();
+  machine.kind = cluster.Node(0).name();
   machine.num_gpus = cluster.num_ranks();
   machine.gpus_per_node = cluster.NumGpus(0);
   // The slowest sets the pace.

@@ -1,7 +1,6 @@
 #include "sim/workload/training_step.h"
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <cstdint>
 #include <map>
@@ -18,6 +17,8 @@
 #include "core/parallel/pipeline_timeline.h"
 #include "sim/memory/footprint.h"
 #include "sim/workload/layer_cost.h"
+#include "sim/workload/stage_times.h"
+#include "sim/workload/step_parts.h"
 
 namespace strata::sim {
 namespace {
@@ -26,69 +27,21 @@ using Kind = PipelineItem::Kind;
 
 constexpr double kPicoseconds = 1e12;
 constexpr double kBf16Bytes = 2;
-constexpr double kGradientBytes = 4;
-// Adam reads the gradient, the master weight and two moments in FP32, and
-// writes the latter three and a BF16 weight.
-constexpr double kOptimizerTraffic = 4 * 4 + 3 * 4 + 2;
-
-// The rows of the breakdown, in their order.
-enum Part {
-  kMatMulPart,
-  kExpertsPart,
-  kAttentionPart,
-  kElementwisePart,
-  kRecomputePart,
-  kDispatchSmsPart,
-  kTensorPart,
-  kExpertCommPart,
-  kContextPart,
-  kShardPart,
-  kHostPart,
-  kStragglerPart,
-  kBubblePart,
-  kDataPart,
-  kOptimizerPart,
-  kNumParts,
-};
-constexpr const char* kPartNames[kNumParts] = {
-    "dense products",
-    "experts",
-    "attention",
-    "norms, gates, loss",
-    "recomputation",
-    "SMs lent to dispatch",
-    "exposed tensor parallel",
-    "exposed dispatch and combine",
-    "exposed context parallel",
-    "exposed gathering of weights",
-    "waiting for the host",
-    "slow ranks' own",
-    "pipeline idle",
-    "exposed gradients and weights",
-    "optimizer",
-};
-using Parts = std::array<double, kNumParts>;
-
-double Sum(const Parts& parts) {
-  double sum = 0;
-  for (const double part : parts) sum += part;
-  return sum;
-}
-
-Parts& operator+=(Parts& a, const Parts& b) {
-  for (int i = 0; i < kNumParts; ++i) a[i] += b[i];
-  return a;
-}
 
 class Step {
  public:
   explicit Step(const StepInputs& in)
-      : in_(in), layout_(in.layout), config_(in.model->config()) {}
+      : in_(in),
+        layout_(in.layout),
+        config_(in.model->config()),
+        constants_(in.software.On(in.machine.kind)),
+        times_(layout_, in.machine, in.software.efficiency, constants_,
+               stages_) {}
 
   absl::StatusOr<StepResult> Run() {
     ASSIGN_OR_RETURN(cost_, CostOfModel({in_.model, &layout_, in_.kernels,
                                          in_.network, &in_.loads}));
-    MakeStages();
+    stages_ = MakeStages(*in_.model, layout_, in_.schedule, cost_);
     RETURN_IF_ERROR(MakeSchedule());
     RETURN_IF_ERROR(Time());
     RETURN_IF_ERROR(Synchronise());
@@ -97,154 +50,26 @@ class Step {
   }
 
  private:
-  // --- Stages ---
-
-  void MakeStages() {
-    const int64_t pp = layout_.pipeline;
-    num_stages_ = in_.schedule == PipelineKind::kDualPipe
-                      ? pp
-                      : pp * layout_.Chunks(in_.schedule);
-    const std::vector<int64_t> layers =
-        LayersOfStages(config_.num_layers(), num_stages_);
-    stages_.resize(num_stages_);
-    stage_parameters_.resize(num_stages_);
-    int64_t next = 0;
-    for (int64_t s = 0; s < num_stages_; ++s) {
-      for (int64_t l = 0; l < layers[s]; ++l, ++next) {
-        stages_[s] += cost_.layers[next];
-        Hold(s, in_.model->parameters(static_cast<int>(next)));
-      }
-      layers_of_stage_.push_back(layers[s]);
-    }
-    stages_.front() += cost_.embedding;
-    Hold(0, in_.model->parameters(kEmbedding));
-    stages_.back() += cost_.output;
-    Hold(num_stages_ - 1, in_.model->parameters(kOutput));
-    // A prediction module more: a layer like the last, and the output again.
-    for (int64_t i = 0; i < layout_.mtp_layers; ++i) {
-      stages_.back() += cost_.layers.back();
-      stages_.back() += cost_.output;
-      Hold(num_stages_ - 1,
-           in_.model->parameters(static_cast<int>(config_.num_layers() - 1)));
-    }
-  }
-
-  void Hold(int64_t stage, const ModelGraph::Parameters& p) {
-    HeldParameters& held = stage_parameters_[stage];
-    held.dense += p.dense_cut / layout_.tensor + p.dense_whole;
-    held.experts += p.experts / layout_.ExpertGroup();
-  }
-
-  // --- Durations ---
-
-  double Efficient(double seconds) const {
-    return seconds / in_.software.efficiency;
-  }
-
-  void AddCompute(const PhaseCost& cost, Parts& parts) const {
-    for (int f = 0; f < kNumFamilies; ++f) {
-      parts[kMatMulPart + f] += Efficient(cost.seconds[f]);
-    }
-  }
-
-  // TP's communication: where it is cut into as many pieces as ranks, and each
-  // passes while products run, only the first piece is sure to be seen.
-  double ExposedTensor(double comm, double products) const {
-    if (!layout_.overlap_tensor) return comm;
-    return std::max(comm - products, comm / layout_.tensor);
-  }
-
-  double ExposedExpert(double comm, double compute) const {
-    return layout_.overlap_expert ? std::max(0.0, comm - compute) : comm;
-  }
-
-  // Gathering a stage's weights layer by layer, where they are cut over data
-  // parallel ranks: what the layers before do not hide.
-  double ExposedShard(int stage, double compute, double rounds) const {
-    if (layout_.zero < 3) return 0;
-    const double comm = rounds * shard_seconds_[stage];
-    const double layers = std::max<int64_t>(1, layers_of_stage_[stage]);
-    return std::max(comm - compute, comm / layers);
-  }
-
-  Parts ForwardParts(int stage) const {
-    const LayerCost& s = stages_[stage];
-    Parts parts = {};
-    AddCompute(s.forward, parts);
-    const double compute = Sum(parts);
-    parts[kTensorPart] =
-        ExposedTensor(s.forward_comm.tensor, parts[kMatMulPart]);
-    parts[kExpertCommPart] = ExposedExpert(s.forward_comm.expert, compute);
-    parts[kContextPart] = s.forward_comm.context;
-    parts[kShardPart] = ExposedShard(stage, compute, 1);
-    return parts;
-  }
-
-  Parts InputGradParts(int stage) const {
-    const LayerCost& s = stages_[stage];
-    Parts parts = {};
-    AddCompute(s.input_grad, parts);
-    parts[kRecomputePart] = Efficient(s.recompute.total());
-    const double compute = Sum(parts);
-    parts[kTensorPart] = ExposedTensor(
-        s.backward_comm.tensor,
-        parts[kMatMulPart] +
-            Efficient(
-                s.weight_grad.seconds[static_cast<int>(Family::kMatMul)]));
-    parts[kExpertCommPart] = ExposedExpert(s.backward_comm.expert, compute);
-    parts[kContextPart] = s.backward_comm.context;
-    parts[kShardPart] = ExposedShard(stage, compute, 2);
-    return parts;
-  }
-
-  Parts WeightGradParts(int stage) const {
-    Parts parts = {};
-    AddCompute(stages_[stage].weight_grad, parts);
-    return parts;
-  }
-
-  // A forward and a backward at once: dispatch and combine of one run while the
-  // other computes, on the SMs that dispatch leaves.
-  Parts PairParts(int forward_stage, int backward_stage) const {
-    Parts parts = ForwardParts(forward_stage);
-    parts += InputGradParts(backward_stage);
-    parts += WeightGradParts(backward_stage);
-    const double comm = stages_[forward_stage].forward_comm.expert +
-                        stages_[backward_stage].backward_comm.expert;
-    parts[kExpertCommPart] = 0;
-    double compute = 0;
-    for (int p = kMatMulPart; p <= kRecomputePart; ++p) compute += parts[p];
-    // Products have fewer SMs while dispatch runs.
-    const double sms = in_.machine.num_sms;
-    const double lent = layout_.deep_ep && comm > 0 && sms > 0
-                            ? in_.software.dispatch_sms / sms
-                            : 0;
-    const double slower = compute / (1 - lent);
-    parts[kDispatchSmsPart] = slower - compute;
-    parts[kExpertCommPart] = std::max(0.0, comm - slower);
-    return parts;
-  }
-
   // Of one stage's item, on a rank as fast as the data sheet says.
   Parts PartsOf(int device, const PipelineItem& item) const {
     const int stage = result_.schedule.StageOf(device, item.chunk);
     switch (item.kind) {
       case Kind::kForward:
-        return ForwardParts(stage);
+        return times_.Forward(stage);
       case Kind::kBackward: {
-        Parts parts = InputGradParts(stage);
-        parts += WeightGradParts(stage);
+        Parts parts = times_.InputGrad(stage);
+        parts += times_.WeightGrad(stage);
         return parts;
       }
       case Kind::kInputGrad:
-        return InputGradParts(stage);
+        return times_.InputGrad(stage);
       case Kind::kWeightGrad:
-        return WeightGradParts(stage);
+        return times_.WeightGrad(stage);
       case Kind::kForwardBackward:
         break;
     }
-    return PairParts(stage,
-                     result_.schedule.StageOf(device, item.backward_chunk));
+    return times_.Pair(stage,
+                       result_.schedule.StageOf(device, item.backward_chunk));
   }
 
   double SlowdownOf(int device) const {
@@ -262,12 +87,13 @@ class Step {
   // fast as it runs.
   void WaitForHost(double nodes, Parts& parts) const {
     parts[kHostPart] =
-        std::max(0.0, nodes * in_.software.host_seconds_per_node - Sum(parts));
+        std::max(0.0, nodes * constants_.host_seconds_per_node - Sum(parts));
   }
 
   double NodesOf(int device, const PipelineItem& item) const {
     const auto backward = [&](int chunk) {
-      const LayerCost& s = stages_[result_.schedule.StageOf(device, chunk)];
+      const LayerCost& s =
+          stages_[result_.schedule.StageOf(device, chunk)].cost;
       double nodes = 0;
       if (item.has_input_grad())
         nodes += s.input_grad.nodes + s.recompute.nodes;
@@ -276,8 +102,8 @@ class Step {
     };
     double nodes = 0;
     if (item.has_forward()) {
-      nodes =
-          stages_[result_.schedule.StageOf(device, item.chunk)].forward.nodes;
+      nodes = stages_[result_.schedule.StageOf(device, item.chunk)]
+                  .cost.forward.nodes;
     }
     return nodes + backward(item.kind == Kind::kForwardBackward
                                 ? item.backward_chunk
@@ -292,16 +118,15 @@ class Step {
     shape.num_devices = static_cast<int>(layout_.pipeline);
     shape.num_micro_batches = static_cast<int>(layout_.MicroBatches());
     shape.num_chunks = static_cast<int>(layout_.Chunks(in_.schedule));
-    shard_seconds_.assign(num_stages_, 0);
     if (layout_.zero >= 3) {
-      for (int64_t s = 0; s < num_stages_; ++s) {
-        ASSIGN_OR_RETURN(shard_seconds_[s], Gather(stage_parameters_[s]));
+      for (Stage& stage : stages_) {
+        ASSIGN_OR_RETURN(stage.shard_seconds, Gather(stage.parameters));
       }
     }
-    const int middle = static_cast<int>(num_stages_ / 2);
-    shape.forward = ToPicoseconds(Sum(ForwardParts(middle))) / 1000;
-    shape.input_grad = ToPicoseconds(Sum(InputGradParts(middle))) / 1000;
-    shape.weight_grad = ToPicoseconds(Sum(WeightGradParts(middle))) / 1000;
+    const int middle = static_cast<int>(stages_.size() / 2);
+    shape.forward = ToPicoseconds(Sum(times_.Forward(middle))) / 1000;
+    shape.input_grad = ToPicoseconds(Sum(times_.InputGrad(middle))) / 1000;
+    shape.weight_grad = ToPicoseconds(Sum(times_.WeightGrad(middle))) / 1000;
     ASSIGN_OR_RETURN(result_.schedule, MakePipelineSchedule(shape));
     return absl::OkStatus();
   }
@@ -348,9 +173,10 @@ class Step {
   }
 
   absl::Status Time() {
+    // Each of TP's ranks passes its part on, also where all have the whole.
     const double bytes = layout_.TokensPerRank() *
                          static_cast<double>(config_.d_model()) * kBf16Bytes /
-                         (layout_.sequence_parallel ? layout_.tensor : 1);
+                         layout_.tensor;
     const int64_t ranks = layout_.RanksPerStage();
     double hop = 0;
     if (layout_.pipeline > 1) {
@@ -373,6 +199,11 @@ class Step {
       if (inserted) {
         Parts parts = PartsOf(device, item);
         WaitForHost(NodesOf(device, item), parts);
+        // A send and a receive at once, both waited for.
+        if (layout_.blocking_hops) {
+          parts[kHopPart] = hop * ((item.has_forward() ? 1 : 0) +
+                                   (item.has_input_grad() ? 1 : 0));
+        }
         const double plain = Sum(parts);
         const double slowdown = SlowdownOf(device);
         parts[kStragglerPart] = plain * (slowdown - 1);
@@ -381,7 +212,8 @@ class Step {
       device_parts[device] += it->second.second;
       return it->second.first;
     };
-    costs.transfer = [hop](int, int) { return ToPicoseconds(hop); };
+    const double passing = layout_.blocking_hops ? 0 : hop;
+    costs.transfer = [passing](int, int) { return ToPicoseconds(passing); };
     ASSIGN_OR_RETURN(result_.timeline, RunPipeline(result_.schedule, costs));
 
     const PipelineTimeline& timeline = result_.timeline;
@@ -405,63 +237,119 @@ class Step {
     HeldParameters held;
     for (int chunk = 0; chunk < result_.schedule.num_chunks; ++chunk) {
       const HeldParameters& stage =
-          stage_parameters_[result_.schedule.StageOf(device, chunk)];
+          stages_[result_.schedule.StageOf(device, chunk)].parameters;
       held.dense += stage.dense;
       held.experts += stage.experts;
     }
     return held;
   }
 
-  int64_t LayersOf(int device) const {
-    int64_t layers = 0;
-    for (int chunk = 0; chunk < result_.schedule.num_chunks; ++chunk) {
-      layers += layers_of_stage_[result_.schedule.StageOf(device, chunk)];
+  // A collective of each chunk: over the replicas of what it holds.
+  struct ChunkComm {
+    double ready = 0;    // The first layer's bytes are there, or wanted.
+    double done = 0;     // The last layer's.
+    double seconds = 0;  // Of the collective.
+    double layers = 1;
+  };
+
+  // Of each chunk of a device, in the order in which `kind` of its items are:
+  // gradients by the last backward, weights by the first forward.
+  absl::StatusOr<std::vector<ChunkComm>> ChunkComms(int device,
+                                                    bool gradients) {
+    std::vector<ChunkComm> chunks(result_.schedule.num_chunks);
+    const std::vector<TimelineItem>& times = result_.timeline.items[device];
+    for (size_t i = 0; i < times.size(); ++i) {
+      const PipelineItem& item = result_.schedule.items[device][i];
+      const double start = times[i].start / kPicoseconds;
+      const double end = times[i].end / kPicoseconds;
+      if (gradients && item.has_weight_grad()) {
+        ChunkComm& c =
+            chunks[item.kind == Kind::kForwardBackward ? item.backward_chunk
+                                                       : item.chunk];
+        c.ready = start;  // The last one's stand.
+        c.done = end;
+      } else if (!gradients && item.has_forward()) {
+        ChunkComm& c = chunks[item.chunk];
+        if (c.done == 0) {
+          c.ready = start;
+          c.done = end;
+        }
+      }
     }
-    return std::max<int64_t>(1, layers);
+    for (size_t c = 0; c < chunks.size(); ++c) {
+      const int stage = result_.schedule.StageOf(device, static_cast<int>(c));
+      const HeldParameters& held = stages_[stage].parameters;
+      chunks[c].layers =
+          static_cast<double>(std::max<int64_t>(1, stages_[stage].layers));
+      if (gradients) {
+        ASSIGN_OR_RETURN(
+            chunks[c].seconds,
+            OverReplicas(layout_.zero >= 1 ? CommKind::kReduceScatter
+                                           : CommKind::kAllReduce,
+                         held, GradientBytes()));
+      } else if (layout_.zero >= 1 && layout_.zero < 3) {
+        ASSIGN_OR_RETURN(chunks[c].seconds, Gather(held));
+      }
+    }
+    std::sort(
+        chunks.begin(), chunks.end(),
+        [](const ChunkComm& a, const ChunkComm& b) { return a.done < b.done; });
+    return chunks;
   }
 
-  // Time of the device's last backward of each chunk, and first forward: what
-  // gradients and weights may pass under.
-  void Windows(int device, double& backward, double& forward) const {
-    for (int chunk = 0; chunk < result_.schedule.num_chunks; ++chunk) {
-      const int stage = result_.schedule.StageOf(device, chunk);
-      backward += Sum(InputGradParts(stage)) + Sum(WeightGradParts(stage));
-      forward += Sum(ForwardParts(stage));
+  // Gradients leave layer by layer as the last backward of their chunk makes
+  // them, one chunk's after the other's; what is still under way at the end of
+  // the pipeline is seen.
+  double ExposedGradients(const std::vector<ChunkComm>& chunks) const {
+    double free = 0;
+    for (const ChunkComm& c : chunks) {
+      free = std::max(std::max(free, c.ready) + c.seconds,
+                      c.done + c.seconds / c.layers);
     }
+    return std::max(0.0, free - result_.timeline.total / kPicoseconds);
+  }
+
+  // Weights come layer by layer, the first forward of each chunk waits for its
+  // first and goes on as the others come.
+  double ExposedWeights(const std::vector<ChunkComm>& chunks) const {
+    double late = 0;
+    double free = 0;
+    for (const ChunkComm& c : chunks) {
+      late = std::max(late, free + c.seconds / c.layers - c.ready);
+      free += c.seconds;
+      late = std::max(late, free - c.done);
+    }
+    return late;
+  }
+
+  static double Total(const std::vector<ChunkComm>& chunks) {
+    double sum = 0;
+    for (const ChunkComm& c : chunks) sum += c.seconds;
+    return sum;
   }
 
   absl::Status Synchronise() {
     double worst = 0;
     for (int d = 0; d < layout_.pipeline; ++d) {
       const HeldParameters held = ParametersOf(d);
-      double exposed = 0;
       data_bytes_ = 0;
-      double backward = 0;
-      double forward = 0;
-      if (!layout_.sequential_data) Windows(d, backward, forward);
-      const double buckets = static_cast<double>(LayersOf(d));
-      if (layout_.zero >= 1) {
-        ASSIGN_OR_RETURN(
-            const double scatter,
-            OverReplicas(CommKind::kReduceScatter, held, kGradientBytes));
-        ASSIGN_OR_RETURN(const double gather, Gather(held));
-        // The last bucket's gradients and the first one's weights are seen.
-        exposed += std::max(scatter - backward, scatter / buckets);
-        if (layout_.zero < 3) {
-          exposed += std::max(gather - forward, gather / buckets);
-        }
-      } else {
-        ASSIGN_OR_RETURN(
-            const double reduce,
-            OverReplicas(CommKind::kAllReduce, held, kGradientBytes));
-        exposed += std::max(reduce - backward, reduce / buckets);
+      ASSIGN_OR_RETURN(const std::vector<ChunkComm> gradients,
+                       ChunkComms(d, true));
+      ASSIGN_OR_RETURN(const std::vector<ChunkComm> weights,
+                       ChunkComms(d, false));
+      double exposed = Total(gradients) + Total(weights);
+      // With zero3 each micro-batch has paid for its own.
+      if (layout_.zero >= 3) {
+        exposed = 0;
+      } else if (!layout_.sequential_data) {
+        exposed = ExposedGradients(gradients) + ExposedWeights(weights);
       }
       const double shard =
           held.dense / (layout_.zero >= 1 ? DenseReplicas() : 1) +
           held.experts / (layout_.zero >= 1 ? ExpertReplicas() : 1);
-      const double update = shard * kOptimizerTraffic /
+      const double update = shard * OptimizerTraffic() /
                             (in_.machine.memory_bytes_per_second *
-                             in_.software.optimizer_memory_share);
+                             constants_.optimizer_memory_share);
       if (exposed + update > worst) {
         worst = exposed + update;
         parts_[kDataPart] = exposed;
@@ -469,8 +357,19 @@ class Step {
         result_.bytes_data = data_bytes_;
       }
     }
-    result_.seconds = result_.timeline.total / kPicoseconds + worst;
+    parts_[kBetweenPart] = constants_.host_seconds_per_step;
+    result_.seconds = result_.timeline.total / kPicoseconds + worst +
+                      constants_.host_seconds_per_step;
     return absl::OkStatus();
+  }
+
+  // Bytes of a gradient as it is added up and reduced.
+  double GradientBytes() const { return layout_.bf16_gradients ? 2 : 4; }
+  double MomentBytes() const { return layout_.bf16_moments ? 2 : 4; }
+  // Adam reads the gradient, the FP32 master weight and two moments, and writes
+  // the latter three and a BF16 weight.
+  double OptimizerTraffic() const {
+    return GradientBytes() + 2 * 4 + 4 * MomentBytes() + kBf16Bytes;
   }
 
   // --- Summary ---
@@ -538,8 +437,8 @@ class Step {
       double output = 0;
       for (int chunk = 0; chunk < result_.schedule.num_chunks; ++chunk) {
         const int stage = result_.schedule.StageOf(d, chunk);
-        double bytes = stages_[stage].activation_bytes;
-        if (stage == num_stages_ - 1) {
+        double bytes = stages_[stage].cost.activation_bytes;
+        if (stage == static_cast<int>(stages_.size()) - 1) {
           // The output's go as soon as they come: one micro-batch's at a time.
           output = cost_.output.activation_bytes;
           bytes -= output * (1 + layout_.mtp_layers);
@@ -549,10 +448,9 @@ class Step {
       memory.activation_bytes =
           activations / result_.schedule.num_chunks * device.peak_activations +
           output;
-      // A layer that is made again, or worked on, at a time.
-      if (layout_.recompute == Recompute::kFull) {
-        memory.workspace_bytes = LargestLayerBytes();
-      }
+      memory.gradient_bytes = GradientBytes();
+      memory.moment_bytes = MomentBytes();
+      memory.workspace_bytes = WorkspaceBytes(d);
       memory.capacity = in_.machine.memory_bytes;
       device.memory = TrainingFootprint(memory);
       if (d == 0 || device.memory.total() > result_.memory.total()) {
@@ -562,12 +460,19 @@ class Step {
     }
   }
 
-  // Of activations of a layer while it is made again: its inputs and outputs,
-  // about what its kernels move forward, once.
-  double LargestLayerBytes() const {
-    const double width = static_cast<double>(config_.d_model());
-    return 16 * layout_.TokensPerRank() * width * kBf16Bytes /
-           (layout_.sequence_parallel ? layout_.tensor : 1);
+  // A layer that is made again; and weights gathered for it and the next.
+  double WorkspaceBytes(int device) const {
+    double again = 0;
+    double gathered = 0;
+    for (int chunk = 0; chunk < result_.schedule.num_chunks; ++chunk) {
+      const int stage = result_.schedule.StageOf(device, chunk);
+      again = std::max(again, stages_[stage].cost.made_again_bytes);
+      const HeldParameters& held = stages_[stage].parameters;
+      gathered =
+          std::max(gathered, (held.dense + held.experts) /
+                                 std::max<int64_t>(1, stages_[stage].layers));
+    }
+    return again + (layout_.zero >= 3 ? 2 * gathered * kBf16Bytes : 0);
   }
 
   void Bytes() {
@@ -586,9 +491,11 @@ class Step {
       const double seconds = parts_[kMatMulPart + f];
       variance += std::pow(cost_.error[f] * seconds, 2);
     }
-    // Families err apart, kernels of one family together.
-    result_.error_share =
+    // Families err apart, kernels of one family together; and what the kernels'
+    // errors do not explain of whole steps that were predicted unseen.
+    const double kernels =
         result_.seconds > 0 ? std::sqrt(variance) / result_.seconds : 0;
+    result_.error_share = std::hypot(kernels, constants_.step_error);
     result_.outside_share =
         cost_.seconds > 0 ? cost_.seconds_outside_range / cost_.seconds : 0;
     if (result_.outside_share > 0.01) {
@@ -600,11 +507,12 @@ class Step {
     if (!result_.memory.fits()) {
       result_.warnings.push_back(Verdict(result_.memory));
     }
-    const std::vector<int64_t>& layers = layers_of_stage_;
+    std::vector<int64_t> layers;
+    for (const Stage& stage : stages_) layers.push_back(stage.layers);
     if (*std::max_element(layers.begin(), layers.end()) !=
         *std::min_element(layers.begin(), layers.end())) {
       result_.warnings.push_back(absl::StrCat(
-          config_.num_layers(), " layers do not divide over ", num_stages_,
+          config_.num_layers(), " layers do not divide over ", stages_.size(),
           " stages: they have ", absl::StrJoin(layers, " ")));
     }
   }
@@ -651,12 +559,10 @@ class Step {
   const StepInputs& in_;
   const Layout& layout_;
   const ModelConfig& config_;
-  int64_t num_stages_ = 1;
+  const TrainingConstants constants_;
   ModelCost cost_;
-  std::vector<LayerCost> stages_;
-  std::vector<HeldParameters> stage_parameters_;
-  std::vector<int64_t> layers_of_stage_;
-  std::vector<double> shard_seconds_;
+  std::vector<Stage> stages_;
+  const StageTimes times_;
   double last_bytes_ = 0;
   double data_bytes_ = 0;
   Parts parts_ = {};

@@ -83,7 +83,9 @@ struct StepResult {
   std::vector<DeviceSummary> devices;  // A rank of each stage.
   Footprint memory;                    // Of the fullest.
 
-  double error_share = 0;    // Half of the calibration's rows are within it.
+  // Half of what is predicted so is within it: the kernels' errors where they
+  // were measured, and those of whole steps (TrainingConstants::step_error).
+  double error_share = 0;
   double outside_share = 0;  // Of the kernels' time, shapes not measured.
   std::vector<std::string> warnings;
   std::string critical_path;

@@ -221,6 +221,95 @@ TEST_F(TrainingStepTest, DualPipeHidesDispatchUnderTheOtherDirection) {
             PartOf(plain, "exposed dispatch and combine"));
 }
 
+TEST_F(TrainingStepTest, DispatchUnderTheOtherMicroBatchTakesSms) {
+  StepInputs inputs =
+      Inputs(kExperts, "ep8,gbs8,seq4096,deepep", PipelineKind::k1F1B, 8);
+  const StepResult seen = Run(inputs);
+  inputs.layout.overlap_expert = true;
+  const StepResult hidden = Run(inputs);
+  inputs.software.unmeasured.collective_sms = 50;
+  const StepResult on_more = Run(inputs);
+
+  const double comm = PartOf(seen, "exposed dispatch and combine");
+  const double left = PartOf(hidden, "exposed dispatch and combine");
+  EXPECT_GT(comm, left);
+  // 20 of 100 SMs, and 50 of them, while it runs.
+  EXPECT_NEAR(PartOf(hidden, "SMs lent to communication"), 0.2 * (comm - left),
+              1e-9);
+  EXPECT_NEAR(PartOf(on_more, "SMs lent to communication"), 0.5 * (comm - left),
+              1e-9);
+}
+
+TEST_F(TrainingStepTest, CutProductsHideAShareOfTensorParallelism) {
+  StepInputs inputs =
+      Inputs(kDense, "tp8,gbs8,seq4096,sp", PipelineKind::k1F1B, 8);
+  const StepResult plain = Run(inputs);
+  inputs.layout.overlap_tensor = true;
+  // Little enough that the products can hide it.
+  inputs.software.unmeasured.tensor_overlap_share = 0.05;
+  const StepResult cut = Run(inputs);
+
+  EXPECT_NEAR(PartOf(cut, "exposed tensor parallel"),
+              0.95 * PartOf(plain, "exposed tensor parallel"), 1e-9);
+}
+
+TEST_F(TrainingStepTest, BlockingHopsAreOneForEachItem) {
+  StepInputs inputs =
+      Inputs(kDense, "pp4,gbs16,mbs2,seq2048,ppb", PipelineKind::k1F1B, 4);
+  // 2 x 2048 tokens of 1024 BF16 elements at 200 GB/s, forward and backward of
+  // each of 8 micro-batches.
+  const double hop = 2 * 2048 * 1024 * 2 / 200e9;
+  EXPECT_NEAR(PartOf(Run(inputs), "hops of the pipeline"), 2 * 8 * hop, 1e-9);
+  inputs.layout.blocking_hops = false;
+  EXPECT_EQ(PartOf(Run(inputs), "hops of the pipeline"), 0);
+}
+
+TEST_F(TrainingStepTest, TheHostReadsExpertsCountsOnceADispatch) {
+  StepInputs inputs =
+      Inputs(kExperts, "ep8,gbs16,seq4096", PipelineKind::k1F1B, 8);
+  inputs.software.unmeasured.row_count_seconds = 1e-3;
+  inputs.software.unmeasured.host_seconds_per_step = 0.5;
+  // 8 layers, 2 micro-batches; again where the mixture is made again.
+  const StepResult once = Run(inputs);
+  EXPECT_NEAR(PartOf(once, "waiting for experts' counts"), 16e-3, 1e-9);
+  EXPECT_NEAR(PartOf(once, "host between steps"), 0.5, 1e-12);
+  inputs.layout.recompute = Recompute::kMoe;
+  EXPECT_NEAR(PartOf(Run(inputs), "waiting for experts' counts"), 32e-3, 1e-9);
+}
+
+TEST_F(TrainingStepTest, ProductsAreSlowedByThePowerLimitAndGapsByTheRest) {
+  StepInputs inputs = Inputs(kDense, "gbs8,seq2048", PipelineKind::k1F1B, 8);
+  const StepResult alone = Run(inputs);
+  inputs.software.efficiency = 0.8;
+  inputs.software.unmeasured.product_share = 0.5;
+  const StepResult step = Run(inputs);
+
+  const auto ratio = [&](const std::string& part) {
+    return PartOf(step, part) / PartOf(alone, part);
+  };
+  EXPECT_NEAR(ratio("dense products"), 1 / 0.4, 1e-9);
+  EXPECT_NEAR(ratio("norms, gates, loss"), 1 / 0.8, 1e-9);
+  EXPECT_NEAR(ratio("attention"), 1, 1e-9);
+}
+
+TEST_F(TrainingStepTest, SeparateKernelsOfTheLossMoveMoreBytes) {
+  StepInputs inputs = Inputs(kDense, "gbs8,seq2048", PipelineKind::k1F1B, 8);
+  const std::string part = "norms, gates, loss";
+  const double fused = PartOf(Run(inputs), part);
+  inputs.layout.unfused_loss = true;
+  // 38 and 14 bytes a logit at 3 TB/s, for what one kernel of 2 and of 4 does.
+  EXPECT_NEAR(PartOf(Run(inputs), part) - fused,
+              (38 + 14 - 2 - 4) * 2048 * 32000.0 / 3e12, 1e-5);
+}
+
+TEST_F(TrainingStepTest, TheErrorIsNeverZero) {
+  // Kernels of a data sheet err by an unknown amount, which they say is 0.
+  StepInputs inputs = Inputs(kDense, "gbs8,seq2048", PipelineKind::k1F1B, 8);
+  EXPECT_GT(Run(inputs).error_share, 0.01);
+  inputs.software.unmeasured.step_error = 0.07;
+  EXPECT_NEAR(Run(inputs).error_share, 0.07, 1e-12);
+}
+
 TEST_F(TrainingStepTest, MoreBandwidthNeverSlowsAStep) {
   StepInputs inputs =
       Inputs(kExperts, "tp2,pp2,ep8,gbs64,seq2048,sp", PipelineKind::k1F1B, 32);
