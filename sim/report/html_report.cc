@@ -178,9 +178,10 @@ std::string HtmlReport(const StepReport& report,
       " x ", Escaped(report.inputs.machine.gpu), "</h1>\n<p class=\"sub\">",
       Escaped(ToString(report.inputs.layout)), ", ",
       Escaped(report.scenario.schedule), "</p>\n<dl>\n");
-  html +=
-      Figure("step", absl::StrFormat("%.4g", r.seconds),
-             absl::StrFormat("s, calibration ±%.0f %%", 100 * r.error_share));
+  html += Figure("step", absl::StrFormat("%.4g", r.seconds),
+                 r.error_share > 0 ? absl::StrFormat("s, calibration ±%.0f %%",
+                                                     100 * r.error_share)
+                                   : "s, no kernel measured");
   html +=
       Figure("throughput", absl::StrFormat("%.0f", r.tokens_per_second_per_gpu),
              "tokens/s/GPU");
@@ -196,18 +197,21 @@ std::string HtmlReport(const StepReport& report,
                  absl::StrFormat("%.1f of %.0f GiB", r.memory.total() / kGiB,
                                  r.memory.capacity / kGiB));
   html += "</dl>\n<h2>Where the time goes</h2>\n";
-  std::vector<std::pair<std::string, double>> parts;
-  for (const StepPart& part : r.parts)
-    parts.push_back({part.name, part.seconds});
+  std::vector<PageBar> parts;
+  for (const StepPart& part : r.parts) {
+    parts.push_back({part.name, part.seconds, parts.size()});
+  }
   html += Bars(parts, "s", r.seconds, "where the time of a step goes");
   absl::StrAppend(&html, "<p>Critical path: ", Escaped(r.critical_path),
                   ".</p>\n<h2>Timeline</h2>\n", Timeline(r),
-                  "<h2>Memory of the fullest rank</h2>\n");
-  html += Bars({{"weights", r.memory.weights / kGiB},
-                {"gradients", r.memory.gradients / kGiB},
-                {"optimizer", r.memory.optimizer / kGiB},
-                {"activations", r.memory.activations / kGiB},
-                {"buffers", r.memory.buffers / kGiB}},
+                  absl::StrFormat("<h2>Memory of the fullest rank, share of "
+                                  "%.0f GiB</h2>\n",
+                                  r.memory.capacity / kGiB));
+  html += Bars({{"weights", r.memory.weights / kGiB, 0},
+                {"gradients", r.memory.gradients / kGiB, 1},
+                {"optimizer", r.memory.optimizer / kGiB, 2},
+                {"activations", r.memory.activations / kGiB, 3},
+                {"buffers", r.memory.buffers / kGiB, 4}},
                "GiB", r.memory.capacity / kGiB, "memory by use");
   if (!balance.empty()) html += Balance(balance);
   absl::StrAppend(&html, "<h2>Stages</h2>\n", MemoryTable(r));

@@ -4,7 +4,6 @@
 #include <cstddef>
 #include <iterator>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -51,14 +50,14 @@ p { overflow-wrap: anywhere; } p.sub { color: #555; margin-top: .2em; }
 dl { display: grid; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); gap: .8em; }
 dl div { background: #f4f4f2; padding: .6em .9em; border-radius: 6px; }
 dt { color: #555; font-size: .85em; } dd { margin: 0; font-size: 1.35em; }
-dd small { font-size: .6em; color: #555; }
+dd small { font-size: .6em; color: #555; display: block; line-height: 1.35; }
 .bars { display: grid; grid-template-columns: max-content 1fr; gap: .25em .8em; align-items: center; }
 .bars .bar { display: flex; align-items: center; gap: .5em; min-width: 0; }
 .bars .bar span { height: 1em; border-radius: 2px; flex: none; }
 .bars .bar small { white-space: nowrap; font-size: .85em; font-variant-numeric: tabular-nums; }
 .scroll { overflow-x: auto; } .scroll svg { min-width: 640px; }
 svg { width: 100%; height: auto; } svg text { font: 12px system-ui, sans-serif; }
-.key span { white-space: nowrap; margin-right: .8em; }
+.key > span { white-space: nowrap; margin-right: .8em; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 td, th { padding: .15em .9em .15em 0; text-align: right; white-space: nowrap; }
 td:first-child, th:first-child { text-align: left; }
@@ -111,25 +110,24 @@ std::string OpenSvg(int height, absl::string_view title) {
       kChartWidth, height, Escaped(title));
 }
 
-std::string Bars(const std::vector<std::pair<std::string, double>>& bars,
-                 absl::string_view unit, double whole,
-                 absl::string_view title) {
+std::string Bars(const std::vector<PageBar>& bars, absl::string_view unit,
+                 double whole, absl::string_view title) {
   // Of the row, so that what stands beside the longest has room.
   constexpr double kLongestPercent = 60;
   double longest = 0;
-  for (const auto& [name, value] : bars) longest = std::max(longest, value);
+  for (const PageBar& bar : bars) longest = std::max(longest, bar.value);
   std::string html =
       absl::StrFormat("<div class=\"bars\" role=\"group\" aria-label=\"%s\">\n",
                       Escaped(title));
-  for (size_t i = 0; i < bars.size(); ++i) {
+  for (const PageBar& bar : bars) {
     absl::StrAppendFormat(
         &html,
         "<div>%s</div><div class=\"bar\"><span style=\"width:%.2f%%;"
         "background:%s\"></span><small>%.4g %s, %.1f %%</small></div>\n",
-        Escaped(bars[i].first),
-        longest > 0 ? bars[i].second / longest * kLongestPercent : 0.0,
-        ChartColour(i), bars[i].second, unit,
-        whole > 0 ? 100 * bars[i].second / whole : 0.0);
+        Escaped(bar.name),
+        longest > 0 ? bar.value / longest * kLongestPercent : 0.0,
+        ChartColour(bar.colour), bar.value, unit,
+        whole > 0 ? 100 * bar.value / whole : 0.0);
   }
   return html + "</div>\n";
 }

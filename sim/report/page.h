@@ -3,8 +3,8 @@
 #ifndef SIM_REPORT_PAGE_H_
 #define SIM_REPORT_PAGE_H_
 
+#include <cstddef>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include "absl/strings/string_view.h"
@@ -29,10 +29,16 @@ std::string Figure(absl::string_view name, absl::string_view value,
 
 std::string OpenSvg(int height, absl::string_view title);
 
-// Bars of names and values, longest as wide as the chart; beside each its value
-// and its share of `whole`.
-std::string Bars(const std::vector<std::pair<std::string, double>>& bars,
-                 absl::string_view unit, double whole, absl::string_view title);
+struct PageBar {
+  std::string name;
+  double value = 0;
+  size_t colour = 0;  // Of ChartColour.
+};
+
+// Bars, the longest as wide as there is room; beside each its value and its
+// share of `whole`.
+std::string Bars(const std::vector<PageBar>& bars, absl::string_view unit,
+                 double whole, absl::string_view title);
 
 }  // namespace strata::sim
 

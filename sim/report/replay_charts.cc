@@ -1,8 +1,8 @@
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <cstddef>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -97,6 +97,12 @@ std::string ThreadName(int thread) {
   }
 }
 
+// Microseconds, to whole nanoseconds: viewers count in them, and a slice that
+// ends a rounding after the next begins would hold it.
+double TraceTime(Picoseconds time) {
+  return std::round(static_cast<double>(time) / 1e3) / 1e3;
+}
+
 void AppendRank(const ReplayReport& report, int rank, std::string& text) {
   const ReplayResult& result = *report.result;
   const TracePlan& plan = result.plan;
@@ -127,9 +133,9 @@ void AppendRank(const ReplayReport& report, int rank, std::string& text) {
     absl::StrAppendFormat(
         &text,
         ",\n{\"ph\":\"X\",\"pid\":%d,\"tid\":%d,\"name\":%s,\"cat\":\"%s\","
-        "\"ts\":%.6f,\"dur\":%.6f,\"args\":{\"id\":%d,\"waited_us\":%.6f",
+        "\"ts\":%.3f,\"dur\":%.3f,\"args\":{\"id\":%d,\"waited_us\":%.6f",
         rank, thread[i], Quoted(trace.name), NameOf(PartOf(plan, node)),
-        ToMicroseconds(begin), ToMicroseconds(time.end - begin), trace.id,
+        TraceTime(begin), TraceTime(time.end) - TraceTime(begin), trace.id,
         ToMicroseconds(time.start - time.joined));
     if (trace.comm_bytes.has_value()) {
       absl::StrAppendFormat(&text, ",\"bytes\":%d", *trace.comm_bytes);
@@ -139,15 +145,16 @@ void AppendRank(const ReplayReport& report, int rank, std::string& text) {
         plan.role[node] != NodeRole::kReceive) {
       continue;
     }
-    // An arrow binds to the slice that its time is in: the end of a slice is
-    // not.
+    // An arrow binds to the slice that its time is in, of which its end is no
+    // part.
     const bool is_send = plan.role[node] == NodeRole::kSend;
     absl::StrAppendFormat(
         &text,
         ",\n{\"ph\":\"%s\",\"pid\":%d,\"tid\":%d,\"name\":\"message\",\"cat\":"
-        "\"message\",\"id\":%d,\"ts\":%.6f%s}",
+        "\"message\",\"id\":%d,\"ts\":%.3f%s}",
         is_send ? "s" : "f", rank, thread[i], is_send ? node : plan.peer[node],
-        ToMicroseconds(is_send ? begin : time.end),
+        is_send ? TraceTime(begin)
+                : std::max(TraceTime(begin), TraceTime(time.end) - 1e-3),
         is_send ? "" : ",\"bp\":\"e\"");
   }
 }
@@ -307,14 +314,16 @@ std::string HtmlReport(const ReplayReport& report) {
   html += Figure("cost", absl::StrFormat("$%.4g", report.Dollars()),
                  absl::StrFormat("and %.4g kWh", report.Kwh()));
   html += "</dl>\n<h2>Where the time goes, mean over ranks</h2>\n";
-  std::vector<std::pair<std::string, double>> bars;
+  std::vector<PageBar> bars;
   for (int part = 0; part < kNumReplayParts; ++part) {
     double mean = 0;
     for (const RankSummary& rank : summary.ranks) {
       mean += ToSeconds(rank.parts[part]) * 1e3 /
               static_cast<double>(summary.ranks.size());
     }
-    bars.push_back({std::string(NameOf(static_cast<ReplayPart>(part))), mean});
+    if (mean <= 0) continue;
+    bars.push_back({std::string(NameOf(static_cast<ReplayPart>(part))), mean,
+                    static_cast<size_t>(part)});
   }
   html += Bars(bars, "ms", report.Seconds() * 1e3, "where the time goes");
   absl::StrAppend(&html, "<p>Critical path: ", Escaped(summary.path_in_words),

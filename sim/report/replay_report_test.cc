@@ -113,7 +113,7 @@ TEST_F(ReplayReportTest, TheTraceIsATraceEventFile) {
   for (auto& [thread, of_thread] : slices) {
     std::sort(of_thread.begin(), of_thread.end());
     for (size_t i = 1; i < of_thread.size(); ++i) {
-      EXPECT_GE(of_thread[i].first, of_thread[i - 1].second - 1e-6);
+      EXPECT_GE(of_thread[i].first, of_thread[i - 1].second - 1e-7);
     }
   }
 }

@@ -82,9 +82,11 @@ std::string Summary(const StepReport& report) {
                       report.scenario.model, report.inputs.machine.num_gpus,
                       report.inputs.machine.gpu, ToString(layout),
                       report.scenario.schedule, layout.MicroBatches());
-  absl::StrAppendFormat(&text,
-                        "step          %.4g s  (calibration +-%.0f %%)\n",
-                        r.seconds, 100 * r.error_share);
+  absl::StrAppendFormat(
+      &text, "step          %.4g s  (%s)\n", r.seconds,
+      r.error_share > 0
+          ? absl::StrFormat("calibration +-%.0f %%", 100 * r.error_share)
+          : "no error band: no kernel's shape was measured");
   absl::StrAppendFormat(&text,
                         "throughput    %.0f tokens/s/GPU, %.4g M tokens/s\n",
                         r.tokens_per_second_per_gpu, r.tokens_per_second / 1e6);
