@@ -109,7 +109,7 @@ ClaimResult BalancedParallelism(const std::vector<C1Run>& runs) {
   absolute.want = Measure::Want::kAtMost;
   absolute.promised = 0.05;
   result.measures.push_back(std::move(absolute));
-  relative.what = spread + ", 5 / 23 of it";
+  relative.what = spread + ", as a share (5 of 23)";
   relative.want = Measure::Want::kAtMost;
   relative.promised = 5.0 / 23;
   result.measures.push_back(std::move(relative));

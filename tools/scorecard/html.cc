@@ -21,7 +21,7 @@ body { font: 15px/1.5 system-ui, sans-serif; max-width: 64rem; margin: 2rem auto
 table { border-collapse: collapse; width: 100%; margin: .5rem 0 1.5rem; font-variant-numeric: tabular-nums; }
 th, td { text-align: right; padding: .25rem .6rem; border-bottom: 1px solid #8886; }
 th:first-child, td:first-child { text-align: left; }
-.verdict { font-weight: 600; padding: .1rem .5rem; border-radius: .3rem; color: #fff; background: #a33; }
+.verdict { white-space: nowrap; font-weight: 600; padding: .1rem .5rem; border-radius: .3rem; color: #fff; background: #a33; }
 .verdict.reached { background: #276b35; }
 .scroll { overflow-x: auto; } .scroll svg { min-width: 560px; }
 td:first-child { min-width: 11rem; } td + td { white-space: nowrap; }

@@ -316,7 +316,11 @@ absl::StatusOr<int> RunModel(const ModelFlags& flags, const CLI::App& app) {
   if (!flags.chakra.empty()) return RunChakra(flags);
   if (flags.model.empty()) {
     return absl::InvalidArgumentError(absl::StrCat(
-        flags.sweep ? "--sweep" : "--serve", " of what? Want --model"));
+        flags.sweep ? "--sweep" : "--serve", " of what? want --model"));
+  }
+  if (flags.redundant > 0 && flags.routing.empty()) {
+    return absl::InvalidArgumentError(
+        "--redundant is for the balancer, which --routing replays; want both");
   }
   sim::Simulator simulator;
   sim::StepReport report;
