@@ -264,6 +264,12 @@ TEST_F(ReplayTest, WhatDoesNotFitTogetherIsNamed) {
            {CollectiveNode(1, ChakraProtoMsg::ALL_TO_ALL, int64_t{1} << 62)}}),
       StatusIs(absl::StatusCode::kInvalidArgument,
                AllOf(HasSubstr("COLL1"), HasSubstr("bytes"))));
+  groups_ = {{1, {0, 1, 1}}};
+  const Nodes twice = {
+      CollectiveNode(1, ChakraProtoMsg::ALL_REDUCE, 64, {}, "1")};
+  EXPECT_THAT(Replay({twice, twice}),
+              StatusIs(absl::StatusCode::kInvalidArgument,
+                       AllOf(HasSubstr("COLL1"), HasSubstr("rank 1 twice"))));
   workload_ = ToWorkload(std::vector<Nodes>(3));
   cluster_ = Cluster::Create(SwitchConfig(2));
   EXPECT_THAT(ReplayTraces(*workload_, *cluster_, {}),

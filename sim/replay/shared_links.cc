@@ -160,14 +160,13 @@ void SharedLinks::SolveComponent(Picoseconds now) {
     residual_[link] = 1;
     demand_[link] = 0;
   }
-  std::vector<int> open = component_;
-  std::vector<double> speed(communications_.size(), -1);
-  for (const int id : open) {
+  open_ = component_;
+  for (const int id : open_) {
     for (const LinkShare& share : communications_[id].links) {
       demand_[share.link] += share.share;
     }
   }
-  while (!open.empty()) {
+  while (!open_.empty()) {
     double level = 1;
     for (const LinkId link : component_links_) {
       if (demand_[link] > kRounding) {
@@ -185,22 +184,23 @@ void SharedLinks::SolveComponent(Picoseconds now) {
       return false;
     };
     // First all, then the links' residuals, which is_fixed reads.
-    std::vector<int> fixed, rest;
-    for (const int id : open) (is_fixed(id) ? fixed : rest).push_back(id);
-    for (const int id : fixed) {
-      speed[id] = level;
+    fixed_.clear();
+    rest_.clear();
+    for (const int id : open_) (is_fixed(id) ? fixed_ : rest_).push_back(id);
+    for (const int id : fixed_) {
+      communications_[id].new_speed = level;
       for (const LinkShare& share : communications_[id].links) {
         residual_[share.link] -= level * share.share;
         demand_[share.link] -= share.share;
       }
     }
-    open = std::move(rest);
+    open_.swap(rest_);
   }
   for (const int id : component_) {
     Communication& communication = communications_[id];
-    if (speed[id] == communication.speed) continue;
+    if (communication.new_speed == communication.speed) continue;
     Advance(now, communication);
-    communication.speed = speed[id];
+    communication.speed = communication.new_speed;
     ++communication.generation;
     queue_->Schedule(
         AddTime(now, FromSeconds(communication.left / communication.speed /

@@ -48,6 +48,7 @@ class SharedLinks : public EventHandler {
     uint64_t tag = 0;
     double left = 0;  // Picoseconds of work alone.
     double speed = 0;
+    double new_speed = 0;  // While speeds are sought.
     Picoseconds updated = 0;
     uint32_t generation = 0;  // Of its next event; others are stale.
     bool works = false;       // Its latency is over.
@@ -76,8 +77,9 @@ class SharedLinks : public EventHandler {
   std::vector<uint32_t> link_mark_;  // [links]
   std::vector<int> component_;
   std::vector<LinkId> component_links_;
-  std::vector<double> residual_;  // [links]
-  std::vector<double> demand_;    // [links], of those without a speed
+  std::vector<int> open_, fixed_, rest_;  // Of component_, without a speed.
+  std::vector<double> residual_;          // [links]
+  std::vector<double> demand_;            // [links], of those without a speed
 };
 
 }  // namespace strata::sim

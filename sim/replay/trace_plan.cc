@@ -62,14 +62,17 @@ class Planner {
           "the traces have ", num_nodes, " nodes; want 2^31 at most"));
     }
     plan_.role.reserve(num_nodes);
-    for (const chakra::RankTrace& rank : plan_.workload->ranks) {
-      for (const TraceNode& node : rank.nodes) {
+    plan_.rank_of.reserve(num_nodes);
+    for (size_t rank = 0; rank < plan_.workload->ranks.size(); ++rank) {
+      for (const TraceNode& node : plan_.workload->ranks[rank].nodes) {
         plan_.role.push_back(RoleOf(node));
+        plan_.rank_of.push_back(static_cast<int32_t>(rank));
       }
     }
     plan_.joint_of.assign(num_nodes, -1);
     plan_.peer.assign(num_nodes, -1);
     PlanJoints();
+    RETURN_IF_ERROR(CheckJoints());
     PlanMessages();
     RETURN_IF_ERROR(CheckAcyclic());
     return std::move(plan_);
@@ -115,6 +118,23 @@ class Planner {
         plan_.joint_of[index] = joint->second;
       }
     }
+  }
+
+  // A group that lists a rank twice leaves a place that nobody takes: traces'
+  // own groups may.
+  absl::Status CheckJoints() const {
+    for (const Joint& joint : plan_.joints) {
+      const auto empty = std::find(joint.nodes.begin(), joint.nodes.end(), -1);
+      if (empty == joint.nodes.end()) continue;
+      const NodeIndex node =
+          *std::max_element(joint.nodes.begin(), joint.nodes.end());
+      return absl::InvalidArgumentError(absl::StrCat(
+          plan_.Place(node), " is in process group ", plan_.Node(node).group,
+          ", which has rank ",
+          plan_.channel_ranks[joint.channel][empty - joint.nodes.begin()],
+          " twice"));
+    }
+    return absl::OkStatus();
   }
 
   void PlanMessages() {
@@ -245,13 +265,6 @@ class Planner {
 };
 
 }  // namespace
-
-int TracePlan::RankOf(NodeIndex node) const {
-  return static_cast<int>(
-             std::upper_bound(first_node.begin(), first_node.end(), node) -
-             first_node.begin()) -
-         1;
-}
 
 const TraceNode& TracePlan::Node(NodeIndex node) const {
   const int rank = RankOf(node);

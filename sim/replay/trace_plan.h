@@ -42,6 +42,7 @@ struct Joint {
 struct TracePlan {
   const chakra::Workload* workload = nullptr;
   std::vector<NodeIndex> first_node;  // [ranks + 1]
+  std::vector<int32_t> rank_of;       // [nodes]
   std::vector<NodeRole> role;         // [nodes]
   std::vector<int32_t> joint_of;      // [nodes], -1 if not a collective
   std::vector<NodeIndex> peer;        // [nodes], of sends and receives
@@ -49,7 +50,7 @@ struct TracePlan {
   std::vector<std::vector<int>> channel_ranks;  // [channels]
   std::vector<chakra::ChildLists> children;     // [ranks]
 
-  int RankOf(NodeIndex node) const;
+  int RankOf(NodeIndex node) const { return rank_of[node]; }
   const chakra::TraceNode& Node(NodeIndex node) const;
   // "t.0.et: rank 0, node 3 \"AR\"".
   std::string Place(NodeIndex node) const;
@@ -62,8 +63,8 @@ struct TracePlan {
 //
 // Returns INVALID_ARGUMENT, naming files, ranks and nodes, if nodes of several
 // ranks wait for each other in a cycle (rank 0 reduces, then receives what rank
-// 1 sends before it reduces), or if there are more than 2^31 nodes. What passes
-// runs to its end.
+// 1 sends before it reduces), if a group has a rank twice, or if there are more
+// than 2^31 nodes. What passes runs to its end.
 absl::StatusOr<TracePlan> PlanTraces(const chakra::Workload& workload);
 
 }  // namespace strata::sim
