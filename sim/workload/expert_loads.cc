@@ -209,11 +209,13 @@ absl::StatusOr<ExpertLoads> ReadLoadsCsv(const std::string& path,
       found = true;
     }
     if (!found) {
-      return wrong(line_number,
-                   absl::StrCat("layer ", layer,
-                                " of the model has no experts; those from ",
-                                gates.front().layer, " to ",
-                                gates.back().layer, " have"));
+      std::string text =
+          absl::StrCat("layer ", layer, " of the model has no experts");
+      if (!gates.empty()) {
+        absl::StrAppend(&text, "; those from ", gates.front().layer, " to ",
+                        gates.back().layer, " have");
+      }
+      return wrong(line_number, text);
     }
     has_rows = true;
   }
