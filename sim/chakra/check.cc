@@ -49,8 +49,14 @@ absl::Status CheckPeer(const Workload& workload, int rank,
   return absl::OkStatus();
 }
 
+// Whether the node is a broadcast that waits for nobody.
+bool IsReplayed(const TraceNode& node, Broadcasts broadcasts) {
+  return broadcasts == Broadcasts::kReplayed &&
+         *node.comm_type == ChakraProtoMsg::BROADCAST;
+}
+
 absl::Status CheckNode(const Workload& workload, int rank,
-                       const TraceNode& node) {
+                       const TraceNode& node, Broadcasts broadcasts) {
   const bool is_send = node.type == ChakraProtoMsg::COMM_SEND_NODE;
   const bool is_recv = node.type == ChakraProtoMsg::COMM_RECV_NODE;
   const bool is_collective = node.type == ChakraProtoMsg::COMM_COLL_NODE;
@@ -62,9 +68,7 @@ absl::Status CheckNode(const Workload& workload, int rank,
     if (!node.comm_type.has_value()) {
       return Error(workload, rank, node, "lacks the attribute comm_type");
     }
-    // A broadcast replays its duration.
-    if (!node.comm_bytes.has_value() &&
-        *node.comm_type != ChakraProtoMsg::BROADCAST) {
+    if (!node.comm_bytes.has_value() && !IsReplayed(node, broadcasts)) {
       return Error(workload, rank, node, "lacks the attribute comm_size");
     }
     return absl::OkStatus();
@@ -252,7 +256,7 @@ absl::Status CompareMembers(const Workload& workload, int group, int rank_a,
   return absl::OkStatus();
 }
 
-absl::Status CheckCollectives(const Workload& workload) {
+absl::Status CheckCollectives(const Workload& workload, Broadcasts broadcasts) {
   const int num_ranks = static_cast<int>(workload.ranks.size());
   // Group, then rank.
   std::map<int, std::map<int, Issued>> issued;
@@ -273,8 +277,7 @@ absl::Status CheckCollectives(const Workload& workload) {
                      absl::StrCat("is in process group ", node.group,
                                   ", of which its rank is no member"));
       }
-      // A broadcast replays its duration and waits for nobody.
-      if (*node.comm_type == ChakraProtoMsg::BROADCAST) continue;
+      if (IsReplayed(node, broadcasts)) continue;
       issued[node.group][rank]
             [{*node.comm_type, *node.comm_bytes, node.involved_dims}]
                 .push_back(&node);
@@ -315,15 +318,16 @@ absl::Status CheckCollectives(const Workload& workload) {
 
 }  // namespace
 
-absl::Status CheckWorkload(const Workload& workload) {
+absl::Status CheckWorkload(const Workload& workload, Broadcasts broadcasts) {
   for (size_t rank = 0; rank < workload.ranks.size(); ++rank) {
     for (const TraceNode& node : workload.ranks[rank].nodes) {
-      RETURN_IF_ERROR(CheckNode(workload, static_cast<int>(rank), node));
+      RETURN_IF_ERROR(
+          CheckNode(workload, static_cast<int>(rank), node, broadcasts));
     }
     RETURN_IF_ERROR(CheckAcyclic(workload, static_cast<int>(rank)));
   }
   RETURN_IF_ERROR(CheckPairs(workload));
-  return CheckCollectives(workload);
+  return CheckCollectives(workload, broadcasts);
 }
 
 }  // namespace strata::chakra

@@ -22,7 +22,12 @@ namespace strata::chakra {
 //
 // What passes can still lock up, since which of two collectives comes first may
 // depend on times: the simulator then says who waits for whom.
-absl::Status CheckWorkload(const Workload& workload);
+//
+// kReplayed: a broadcast lasts as its node says and waits for nobody, so it is
+// not looked at. kJoined: it is a collective as the others.
+enum class Broadcasts { kReplayed, kJoined };
+absl::Status CheckWorkload(const Workload& workload,
+                           Broadcasts broadcasts = Broadcasts::kReplayed);
 
 }  // namespace strata::chakra
 

@@ -294,6 +294,60 @@ CollectiveCost CostOf(const LoadedPlan& loaded, const Group& group,
   return cost;
 }
 
+bool IsPairwise(CollectiveKind kind) {
+  return kind == CollectiveKind::kAllToAllV ||
+         kind == CollectiveKind::kSendRecv;
+}
+
+absl::Status CheckRequest(const CollectiveRequest& request,
+                          const Group& group) {
+  if (request.kind == CollectiveKind::kAllToAllV) {
+    RETURN_IF_ERROR(CheckMatrix(request.bytes_matrix, group.size()));
+  } else {
+    RETURN_IF_ERROR(CheckBytes(request.bytes));
+  }
+  if (request.kind == CollectiveKind::kSendRecv && group.size() != 2) {
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "send/recv in a group of %d ranks; want 2", group.size()));
+  }
+  if (IsPairwise(request.kind) &&
+      request.algorithm != CollectiveAlgorithm::kAuto &&
+      request.algorithm != CollectiveAlgorithm::kDirect) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("no %s algorithm for %s; want direct",
+                        NameOf(request.algorithm), NameOf(request.kind)));
+  }
+  return absl::OkStatus();
+}
+
+// Seconds that each link is busy over all of a plan's phases.
+std::vector<double> SecondsOnLinks(const Plan& plan, const Group& group,
+                                   const Topology& topology) {
+  std::vector<double> seconds(topology.num_links(), 0);
+  Route route;
+  const auto add = [&](LinkId link, double bytes) {
+    seconds[link] += bytes / topology.link(link).bytes_per_second;
+  };
+  for (const PlanPhase& planned : plan.phases) {
+    const Phase& phase = planned.phase;
+    const Group& members =
+        planned.group < 0 ? group : plan.groups[planned.group];
+    ForEachTransfer(phase, members, topology.has_nodes(),
+                    [&](int from, int to, double bytes) {
+                      topology.FindRoute(from, to, route);
+                      for (const LinkId link : route) {
+                        add(link, bytes * phase.times);
+                      }
+                    });
+    if (phase.pattern != Pattern::kInSwitch) continue;
+    for (const int rank : members.ranks) {
+      add(topology.NvlinkOut(rank), phase.bytes * phase.times);
+      add(topology.NvlinkIn(rank), phase.bytes * phase.times);
+    }
+  }
+  return seconds;
+}
+
 }  // namespace
 
 CollectiveModel::CollectiveModel(const Cluster& cluster, Folding folding)
@@ -307,28 +361,12 @@ absl::StatusOr<CollectiveCost> CollectiveModel::Cost(
   ASSIGN_OR_RETURN(
       const Group group,
       ResolveGroup(topology_.cluster(), request.ranks, request.group));
-  if (request.kind == CollectiveKind::kAllToAllV) {
-    RETURN_IF_ERROR(CheckMatrix(request.bytes_matrix, group.size()));
-  } else {
-    RETURN_IF_ERROR(CheckBytes(request.bytes));
-  }
-  if (request.kind == CollectiveKind::kSendRecv && group.size() != 2) {
-    return absl::InvalidArgumentError(absl::StrFormat(
-        "send/recv in a group of %d ranks; want 2", group.size()));
-  }
-  const bool is_pairwise = request.kind == CollectiveKind::kAllToAllV ||
-                           request.kind == CollectiveKind::kSendRecv;
-  if (is_pairwise && request.algorithm != CollectiveAlgorithm::kAuto &&
-      request.algorithm != CollectiveAlgorithm::kDirect) {
-    return absl::InvalidArgumentError(
-        absl::StrFormat("no %s algorithm for %s; want direct",
-                        NameOf(request.algorithm), NameOf(request.kind)));
-  }
+  RETURN_IF_ERROR(CheckRequest(request, group));
   CollectiveCost none;
   none.algorithm = request.algorithm;
   if (group.size() == 1) return none;
 
-  if (is_pairwise) {
+  if (IsPairwise(request.kind)) {
     const std::array<double, 4> message = {0, request.bytes, 0, 0};
     const absl::Span<const double> matrix =
         request.kind == CollectiveKind::kSendRecv ? absl::MakeConstSpan(message)
@@ -354,6 +392,38 @@ absl::StatusOr<CollectiveCost> CollectiveModel::Cost(
     if (best->time == 0 || cost.time < best->time) best = cost;
   }
   return best;
+}
+
+absl::StatusOr<std::vector<LinkShare>> CollectiveModel::LinkShares(
+    const CollectiveRequest& request) const {
+  ASSIGN_OR_RETURN(
+      const Group group,
+      ResolveGroup(topology_.cluster(), request.ranks, request.group));
+  RETURN_IF_ERROR(CheckRequest(request, group));
+  if (request.algorithm == CollectiveAlgorithm::kAuto) {
+    return absl::InvalidArgumentError(
+        "links of the algorithm auto; want the one that Cost has chosen");
+  }
+  std::vector<LinkShare> shares;
+  if (group.size() == 1) return shares;
+  const std::array<double, 4> message = {0, request.bytes, 0, 0};
+  absl::StatusOr<Plan> plan;
+  if (request.kind == CollectiveKind::kSendRecv) {
+    plan = MatrixPlan(message, group);
+  } else if (request.kind == CollectiveKind::kAllToAllV) {
+    plan = MatrixPlan(request.bytes_matrix, group);
+  } else {
+    plan = MakePlan(request.kind, request.algorithm, request.bytes, group,
+                    topology_);
+  }
+  RETURN_IF_ERROR(plan.status());
+  const std::vector<double> seconds = SecondsOnLinks(*plan, group, topology_);
+  const double busiest = *std::max_element(seconds.begin(), seconds.end());
+  for (size_t link = 0; link < seconds.size(); ++link) {
+    if (seconds[link] <= 0) continue;
+    shares.push_back({static_cast<LinkId>(link), seconds[link] / busiest});
+  }
+  return shares;
 }
 
 }  // namespace strata::sim

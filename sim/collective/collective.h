@@ -19,6 +19,7 @@
 #define SIM_COLLECTIVE_COLLECTIVE_H_
 
 #include <string>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
@@ -69,6 +70,13 @@ struct CollectiveCost {
   CollectiveAlgorithm algorithm = CollectiveAlgorithm::kAuto;  // The one used.
 };
 
+// A link that a collective loads: the time that its bytes take over that link,
+// as a share of the time that those of the busiest link take, in (0, 1].
+struct LinkShare {
+  LinkId link = -1;
+  double share = 0;
+};
+
 // Whether ranks that behave alike are folded. The result is the same; kUnfold
 // looks at every transfer and is there to be held against.
 enum class Folding { kFold, kUnfold };
@@ -88,6 +96,15 @@ class CollectiveModel {
   // or the group (halving-doubling of 6 ranks, in-switch without such
   // switches).
   absl::StatusOr<CollectiveCost> Cost(const CollectiveRequest& request) const;
+
+  // The links that the collective's bytes pass, by id; none if no bytes move.
+  // Shares do not depend on the number of bytes, but on the algorithm: name the
+  // one that Cost has chosen, as kAuto is not taken here.
+  //
+  // Returns what Cost returns, and INVALID_ARGUMENT for kAuto. Cost is that of
+  // the collective's transfers, nothing is folded.
+  absl::StatusOr<std::vector<LinkShare>> LinkShares(
+      const CollectiveRequest& request) const;
 
   const Topology& topology() const { return topology_; }
   const Cluster& cluster() const { return topology_.cluster(); }

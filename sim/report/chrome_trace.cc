@@ -1,5 +1,7 @@
 #include "sim/report/chrome_trace.h"
 
+#include <algorithm>
+#include <cmath>
 #include <cstddef>
 #include <string>
 
@@ -31,13 +33,17 @@ absl::string_view ShortName(PipelineItem::Kind kind) {
   return "";
 }
 
+// To whole nanoseconds, begin and end each: viewers count in them, and a slice
+// that ends a rounding after the next begins would hold it.
 void AppendSlice(absl::string_view name, size_t device, double start_us,
-                 double length_us, absl::string_view arguments,
+                 double end_us, absl::string_view arguments,
                  std::string& text) {
+  const double start = std::round(start_us * 1e3) / 1e3;
+  const double length = std::round(end_us * 1e3) / 1e3 - start;
   absl::StrAppendFormat(&text,
                         ",\n{\"ph\":\"X\",\"pid\":%d,\"tid\":0,\"name\":\"%s\","
                         "\"ts\":%.3f,\"dur\":%.3f,\"args\":{%s}}",
-                        device, name, start_us, length_us, arguments);
+                        device, name, start, std::max(0.0, length), arguments);
 }
 
 }  // namespace
@@ -65,15 +71,14 @@ std::string ChromeTrace(const StepResult& result) {
       }
       AppendSlice(absl::StrCat(ShortName(item.kind), item.micro_batch), d,
                   time.start / kPicosecondsPerMicrosecond,
-                  (time.end - time.start) / kPicosecondsPerMicrosecond,
-                  arguments, text);
+                  time.end / kPicosecondsPerMicrosecond, arguments, text);
     }
   }
   const double pipeline_us = result.timeline.total / kPicosecondsPerMicrosecond;
   const double rest_us = result.seconds * 1e6 - pipeline_us;
   for (size_t d = 0; d < result.timeline.items.size() && rest_us > 0; ++d) {
-    AppendSlice("gradients, weights, optimizer", d, pipeline_us, rest_us, "",
-                text);
+    AppendSlice("gradients, weights, optimizer", d, pipeline_us,
+                result.seconds * 1e6, "", text);
   }
   absl::StrAppend(&text, "\n]}\n");
   return text;

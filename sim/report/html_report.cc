@@ -9,11 +9,11 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "absl/strings/str_replace.h"
 #include "absl/strings/string_view.h"
 #include "core/parallel/pipeline_schedule.h"
 #include "core/parallel/pipeline_timeline.h"
 #include "sim/memory/footprint.h"
+#include "sim/report/page.h"
 #include "sim/report/step_report.h"
 #include "sim/workload/layout.h"
 
@@ -21,77 +21,8 @@ namespace strata::sim {
 namespace {
 
 constexpr double kGiB = static_cast<double>(int64_t{1} << 30);
-constexpr int kChartWidth = 900;
-constexpr int kLabelWidth = 210;
-constexpr int kRowHeight = 22;
 // A timeline beyond this is thinned: slices below a pixel join.
 constexpr size_t kMaxSlices = 20000;
-
-constexpr const char* kColours[] = {"#3b6ea5", "#d08b2c", "#5a9a5a", "#9a9a9a",
-                                    "#8a63a6", "#c3b091", "#b34a4a", "#d96c6c",
-                                    "#e5a3a3", "#7f4f24", "#000000", "#dddddd",
-                                    "#2a8a8a", "#6b705c"};
-
-constexpr absl::string_view kStyle = R"(<style>
-body { font: 15px/1.45 system-ui, sans-serif; margin: 2em auto; max-width: 960px;
-       padding: 0 1em; color: #1b1b1b; background: #fff; }
-h1 { font-size: 1.5em; margin-bottom: 0; } h2 { font-size: 1.15em; margin-top: 2em; }
-p.sub { color: #555; margin-top: .2em; overflow-wrap: anywhere; }
-dl { display: grid; grid-template-columns: repeat(auto-fit, minmax(200px, 1fr)); gap: .8em; }
-dl div { background: #f4f4f2; padding: .6em .9em; border-radius: 6px; }
-dt { color: #555; font-size: .85em; } dd { margin: 0; font-size: 1.35em; }
-dd small { font-size: .6em; color: #555; }
-svg { width: 100%; height: auto; } svg text { font: 12px system-ui, sans-serif; }
-table { border-collapse: collapse; } td, th { padding: .15em .9em .15em 0; text-align: right; }
-td:first-child, th:first-child { text-align: left; }
-li { overflow-wrap: anywhere; }
-@media (prefers-color-scheme: dark) {
-  body { color: #e8e8e8; background: #16181a; } dl div { background: #24272a; }
-  dt, dd small, p.sub { color: #aaa; } svg text { fill: #e8e8e8; } }
-</style>
-)";
-
-std::string Escaped(absl::string_view text) {
-  return absl::StrReplaceAll(
-      text, {{"&", "&amp;"}, {"<", "&lt;"}, {">", "&gt;"}, {"\"", "&quot;"}});
-}
-
-std::string Figure(absl::string_view name, absl::string_view value,
-                   absl::string_view unit) {
-  return absl::StrFormat(
-      "<div><dt>%s</dt><dd>%s <small>%s</small></dd></div>\n", Escaped(name),
-      Escaped(value), Escaped(unit));
-}
-
-std::string OpenSvg(int height, absl::string_view title) {
-  return absl::StrFormat(
-      "<svg viewBox=\"0 0 %d %d\" role=\"img\" aria-label=\"%s\">\n",
-      kChartWidth, height, Escaped(title));
-}
-
-// Bars of names and values, longest as wide as the chart.
-std::string Bars(const std::vector<std::pair<std::string, double>>& bars,
-                 absl::string_view unit, double whole,
-                 absl::string_view title) {
-  double longest = 0;
-  for (const auto& [name, value] : bars) longest = std::max(longest, value);
-  std::string svg =
-      OpenSvg(static_cast<int>(bars.size()) * kRowHeight + 4, title);
-  const double width = kChartWidth - kLabelWidth - 150;
-  for (size_t i = 0; i < bars.size(); ++i) {
-    const double y = i * kRowHeight + 2.0;
-    const double w = longest > 0 ? bars[i].second / longest * width : 0;
-    absl::StrAppendFormat(
-        &svg,
-        "<text x=\"0\" y=\"%.0f\">%s</text><rect x=\"%d\" y=\"%.0f\" "
-        "width=\"%.1f\" height=\"%d\" fill=\"%s\"/><text x=\"%.1f\" "
-        "y=\"%.0f\">%.4g %s, %.1f %%</text>\n",
-        y + 14, Escaped(bars[i].first), kLabelWidth, y, w, kRowHeight - 6,
-        kColours[i % std::size(kColours)], kLabelWidth + w + 6, y + 14,
-        bars[i].second, unit, whole > 0 ? 100 * bars[i].second / whole : 0.0);
-  }
-  return svg + "</svg>\n";
-}
 
 const char* ColourOf(PipelineItem::Kind kind) {
   switch (kind) {
@@ -114,8 +45,9 @@ std::string Timeline(const StepResult& result) {
   const int row = static_cast<int>(std::clamp<size_t>(400 / devices, 6, 22));
   const double left = 60;
   const double scale = (kChartWidth - left) / (result.seconds * 1e12);
-  std::string svg =
-      OpenSvg(static_cast<int>(devices) * row + 20, "timeline of the pipeline");
+  std::string svg = absl::StrCat("<div class=\"scroll\">",
+                                 OpenSvg(static_cast<int>(devices) * row + 20,
+                                         "timeline of the pipeline"));
   size_t slices = 0;
   for (size_t d = 0; d < devices; ++d) {
     if (row >= 12 || d % 4 == 0) {
@@ -149,7 +81,7 @@ std::string Timeline(const StepResult& result) {
                         "y=\"%d\" text-anchor=\"end\">%.4g s</text>\n",
                         left, static_cast<int>(devices) * row + 15, kChartWidth,
                         static_cast<int>(devices) * row + 15, result.seconds);
-  svg += "</svg>\n<p class=\"sub\">";
+  svg += "</svg></div>\n<p class=\"sub key\">";
   for (const auto& [name, kind] :
        std::vector<std::pair<const char*, PipelineItem::Kind>>{
            {"forward", PipelineItem::Kind::kForward},
@@ -157,12 +89,13 @@ std::string Timeline(const StepResult& result) {
            {"input gradient", PipelineItem::Kind::kInputGrad},
            {"weight gradient", PipelineItem::Kind::kWeightGrad},
            {"overlapped pair", PipelineItem::Kind::kForwardBackward}}) {
-    absl::StrAppendFormat(&svg, "<span style=\"color:%s\">&#9632;</span> %s ",
-                          ColourOf(kind), name);
+    absl::StrAppendFormat(
+        &svg, "<span><span style=\"color:%s\">&#9632;</span> %s</span> ",
+        ColourOf(kind), name);
   }
   return svg +
-         "<span style=\"color:#b34a4a\">&#9632;</span> gradients, weights, "
-         "optimizer</p>\n";
+         "<span><span style=\"color:#b34a4a\">&#9632;</span> gradients, "
+         "weights, optimizer</span></p>\n";
 }
 
 std::string Line(const std::vector<double>& values, double top, int height,
@@ -213,7 +146,8 @@ std::string Balance(const std::vector<BalancePoint>& balance) {
 
 std::string MemoryTable(const StepResult& result) {
   std::string html =
-      "<table><tr><th>stage</th><th>busy s</th><th>idle s</th>"
+      "<div class=\"scroll\"><table><tr><th>stage</th><th>busy s</th><th>idle "
+      "s</th>"
       "<th>weights</th><th>gradients</th><th>optimizer</th>"
       "<th>activations</th><th>buffers</th><th>total GiB</th></tr>\n";
   for (size_t d = 0; d < result.devices.size(); ++d) {
@@ -227,7 +161,7 @@ std::string MemoryTable(const StepResult& result) {
         f.gradients / kGiB, f.optimizer / kGiB, f.activations / kGiB,
         f.buffers / kGiB, f.total() / kGiB);
   }
-  return html + "</table>\n";
+  return html + "</table></div>\n";
 }
 
 }  // namespace
@@ -239,14 +173,15 @@ std::string HtmlReport(const StepReport& report,
       "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\n"
       "<meta name=\"viewport\" content=\"width=device-width\">\n<title>",
       Escaped(report.scenario.model), " on ", Escaped(report.scenario.cluster),
-      "</title>\n", kStyle, "</head><body>\n<h1>",
+      "</title>\n", kPageStyle, "</head><body>\n<h1>",
       Escaped(report.scenario.model), " on ", report.inputs.machine.num_gpus,
       " x ", Escaped(report.inputs.machine.gpu), "</h1>\n<p class=\"sub\">",
       Escaped(ToString(report.inputs.layout)), ", ",
       Escaped(report.scenario.schedule), "</p>\n<dl>\n");
-  html +=
-      Figure("step", absl::StrFormat("%.4g", r.seconds),
-             absl::StrFormat("s, calibration ±%.0f %%", 100 * r.error_share));
+  html += Figure("step", absl::StrFormat("%.4g", r.seconds),
+                 r.error_share > 0 ? absl::StrFormat("s, calibration ±%.0f %%",
+                                                     100 * r.error_share)
+                                   : "s, no kernel measured");
   html +=
       Figure("throughput", absl::StrFormat("%.0f", r.tokens_per_second_per_gpu),
              "tokens/s/GPU");
@@ -262,18 +197,21 @@ std::string HtmlReport(const StepReport& report,
                  absl::StrFormat("%.1f of %.0f GiB", r.memory.total() / kGiB,
                                  r.memory.capacity / kGiB));
   html += "</dl>\n<h2>Where the time goes</h2>\n";
-  std::vector<std::pair<std::string, double>> parts;
-  for (const StepPart& part : r.parts)
-    parts.push_back({part.name, part.seconds});
+  std::vector<PageBar> parts;
+  for (const StepPart& part : r.parts) {
+    parts.push_back({part.name, part.seconds, parts.size()});
+  }
   html += Bars(parts, "s", r.seconds, "where the time of a step goes");
   absl::StrAppend(&html, "<p>Critical path: ", Escaped(r.critical_path),
                   ".</p>\n<h2>Timeline</h2>\n", Timeline(r),
-                  "<h2>Memory of the fullest rank</h2>\n");
-  html += Bars({{"weights", r.memory.weights / kGiB},
-                {"gradients", r.memory.gradients / kGiB},
-                {"optimizer", r.memory.optimizer / kGiB},
-                {"activations", r.memory.activations / kGiB},
-                {"buffers", r.memory.buffers / kGiB}},
+                  absl::StrFormat("<h2>Memory of the fullest rank, share of "
+                                  "%.0f GiB</h2>\n",
+                                  r.memory.capacity / kGiB));
+  html += Bars({{"weights", r.memory.weights / kGiB, 0},
+                {"gradients", r.memory.gradients / kGiB, 1},
+                {"optimizer", r.memory.optimizer / kGiB, 2},
+                {"activations", r.memory.activations / kGiB, 3},
+                {"buffers", r.memory.buffers / kGiB, 4}},
                "GiB", r.memory.capacity / kGiB, "memory by use");
   if (!balance.empty()) html += Balance(balance);
   absl::StrAppend(&html, "<h2>Stages</h2>\n", MemoryTable(r));

@@ -1,3 +1,4 @@
+#include <map>
 #include <string>
 
 #include "absl/status/status.h"
@@ -50,8 +51,13 @@ TEST_F(ReportTest, TheTraceHasASliceForEveryItem) {
   const nlohmann::json trace =
       nlohmann::json::parse(ChromeTrace(report.result));
   size_t slices = 0;
+  std::map<int, double> end;  // By stage; slices come in order.
   for (const nlohmann::json& event : trace["traceEvents"]) {
     if (event["ph"] == "X" && !event["args"].empty()) ++slices;
+    if (event["ph"] != "X") continue;
+    // Within the rounding of a sum of doubles, no slice reaches into the next.
+    EXPECT_GE(event["ts"].get<double>(), end[event["pid"]] - 1e-6);
+    end[event["pid"]] = event["ts"].get<double>() + event["dur"].get<double>();
   }
   size_t items = 0;
   for (const auto& device : report.result.schedule.items) {

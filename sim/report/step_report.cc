@@ -82,9 +82,11 @@ std::string Summary(const StepReport& report) {
                       report.scenario.model, report.inputs.machine.num_gpus,
                       report.inputs.machine.gpu, ToString(layout),
                       report.scenario.schedule, layout.MicroBatches());
-  absl::StrAppendFormat(&text,
-                        "step          %.4g s  (calibration +-%.0f %%)\n",
-                        r.seconds, 100 * r.error_share);
+  absl::StrAppendFormat(
+      &text, "step          %.4g s  (%s)\n", r.seconds,
+      r.error_share > 0
+          ? absl::StrFormat("calibration +-%.0f %%", 100 * r.error_share)
+          : "no error band: no kernel's shape was measured");
   absl::StrAppendFormat(&text,
                         "throughput    %.0f tokens/s/GPU, %.4g M tokens/s\n",
                         r.tokens_per_second_per_gpu, r.tokens_per_second / 1e6);
@@ -138,6 +140,10 @@ nlohmann::ordered_json ToJson(const StepReport& report) {
   json["schedule"] = report.scenario.schedule;
   json["framework"] = report.inputs.software.framework;
   json["loads"] = report.inputs.loads.origin;
+  json["slow"] = nlohmann::ordered_json::array();
+  for (const auto& [rank, factor] : report.scenario.slow) {
+    json["slow"].push_back({{"rank", rank}, {"factor", factor}});
+  }
   json["seconds"] = r.seconds;
   json["error_share"] = r.error_share;
   json["outside_share"] = r.outside_share;
@@ -176,28 +182,39 @@ nlohmann::ordered_json ToJson(const StepReport& report) {
   return json;
 }
 
+absl::Status CheckResult(const nlohmann::json& json) {
+  RETURN_IF_ERROR(Number(json, "seconds").status());
+  return PartsOf(json).status();
+}
+
 absl::StatusOr<std::string> Compare(const nlohmann::json& a,
                                     const nlohmann::json& b) {
   ASSIGN_OR_RETURN(const double seconds_a, Number(a, "seconds"));
   ASSIGN_OR_RETURN(const double seconds_b, Number(b, "seconds"));
   std::string text =
-      absl::StrFormat("step        %.4g s -> %.4g s  %s\n", seconds_a,
+      absl::StrFormat("%-27s %.4g s -> %.4g s  %s\n", "time", seconds_a,
                       seconds_b, Change(seconds_a, seconds_b));
+  // Each kind of result has some of these.
   for (const char* name :
-       {"tokens_per_second_per_gpu", "mfu_causal", "bubble_share"}) {
-    ASSIGN_OR_RETURN(const double from, Number(a, name));
-    ASSIGN_OR_RETURN(const double to, Number(b, name));
-    absl::StrAppendFormat(&text, "%s  %.4g -> %.4g  %s\n", name, from, to,
-                          Change(from, to));
+       {"tokens_per_second_per_gpu", "mfu_causal", "bubble_share",
+        "utilisation", "exposed_share", "dollars", "kwh"}) {
+    const absl::StatusOr<double> from = Number(a, name);
+    const absl::StatusOr<double> to = Number(b, name);
+    if (!from.ok() || !to.ok()) continue;
+    absl::StrAppendFormat(&text, "%-27s %.4g -> %.4g  %s\n", name, *from, *to,
+                          Change(*from, *to));
   }
   absl::StrAppend(&text, "\nwhat differs\n");
-  for (const char* name :
-       {"model", "cluster", "layout", "schedule", "framework", "loads"}) {
+  bool differs = false;
+  for (const char* name : {"model", "traces", "cluster", "layout", "schedule",
+                           "framework", "loads", "slow"}) {
     const std::string from = a.value(name, nlohmann::json()).dump();
     const std::string to = b.value(name, nlohmann::json()).dump();
-    if (from != to)
-      absl::StrAppend(&text, "  ", name, ": ", from, " -> ", to, "\n");
+    if (from == to) continue;
+    differs = true;
+    absl::StrAppend(&text, "  ", name, ": ", from, " -> ", to, "\n");
   }
+  if (!differs) absl::StrAppend(&text, "  nothing that was asked for\n");
   ASSIGN_OR_RETURN(auto parts_a, PartsOf(a));
   ASSIGN_OR_RETURN(auto parts_b, PartsOf(b));
   std::vector<std::pair<double, std::string>> changes;
@@ -210,7 +227,9 @@ absl::StatusOr<std::string> Compare(const nlohmann::json& a,
   std::sort(changes.begin(), changes.end(), [](const auto& x, const auto& y) {
     return std::abs(x.first) > std::abs(y.first);
   });
-  absl::StrAppend(&text, "\nwhy (seconds of the busiest stage)\n");
+  absl::StrAppend(
+      &text,
+      "\nwhy (seconds; of the busiest stage, of traces the mean over ranks)\n");
   for (const auto& [change, name] : changes) {
     if (std::abs(change) < 1e-9) continue;
     absl::StrAppendFormat(&text, "  %-30s %9.4f -> %9.4f  %+9.4f\n", name,

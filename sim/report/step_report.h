@@ -6,6 +6,7 @@
 
 #include <string>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "nlohmann/json.hpp"
 #include "sim/workload/simulator.h"
@@ -27,9 +28,13 @@ std::string Summary(const StepReport& report);
 // All numbers of the summary, in seconds, bytes and shares.
 nlohmann::ordered_json ToJson(const StepReport& report);
 
-// What differs between two results of ToJson and where the time went:
+// Whether it is a result that Compare reads: of ToJson here or in
+// replay_report.h. Returns INVALID_ARGUMENT, naming the field, if not.
+absl::Status CheckResult(const nlohmann::json& json);
+
+// What differs between two results and where the time went:
 //
-//   step      19.9 s -> 18.1 s   -9.0 %
+//   time      19.9 s -> 18.1 s   -9.0 %
 //   layout    pp16,... -> pp8,...
 //   why       pipeline idle  -1.2 s, ...
 //

@@ -176,6 +176,7 @@ absl::StatusOr<ExpertLoads> ReadLoadsCsv(const std::string& path,
         absl::StrCat(path, ", line ", line, ": ", what));
   };
   int64_t line_number = 0;
+  bool has_rows = false;
   for (absl::string_view line : absl::StrSplit(text, '\n')) {
     ++line_number;
     line = absl::StripAsciiWhitespace(line);
@@ -208,9 +209,20 @@ absl::StatusOr<ExpertLoads> ReadLoadsCsv(const std::string& path,
       found = true;
     }
     if (!found) {
-      return wrong(line_number, absl::StrCat("layer ", layer,
-                                             " of the model has no experts"));
+      std::string text =
+          absl::StrCat("layer ", layer, " of the model has no experts");
+      if (!gates.empty()) {
+        absl::StrAppend(&text, "; those from ", gates.front().layer, " to ",
+                        gates.back().layer, " have");
+      }
+      return wrong(line_number, text);
     }
+    has_rows = true;
+  }
+  if (!has_rows) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(path, " has no loads; want lines such as ",
+                     gates.empty() ? 0 : gates.front().layer, ",0,1000"));
   }
   for (std::vector<double>& share : loads.share) Normalise(share);
   return loads;

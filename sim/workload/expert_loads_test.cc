@@ -104,6 +104,7 @@ TEST_F(LoadsCsvTest, RejectsWhatIsNotALoad) {
   for (const Case& c : std::vector<Case>{
            {"", "line 1: want the header"},
            {"layer;expert\n", "line 1: want the header"},
+           {"layer,expert,tokens\n", "has no loads"},
            {"layer,expert,tokens\n1,0\n", "line 2: want two whole numbers"},
            {"layer,expert,tokens\n1,0,-1\n", "line 2"},
            {"layer,expert,tokens\n1,0,nan\n", "line 2"},

@@ -32,8 +32,9 @@ std::vector<int64_t> Divisors(int64_t n) {
 
 class Sweeping {
  public:
-  Sweeping(const Scenario& scenario, Simulator& simulator)
-      : scenario_(scenario), simulator_(simulator) {}
+  Sweeping(const Scenario& scenario, Simulator& simulator,
+           const SweepOptions& options)
+      : scenario_(scenario), simulator_(simulator), options_(options) {}
 
   absl::StatusOr<Sweep> Run() {
     ASSIGN_OR_RETURN(fixed_, ParseLayout(scenario_.layout));
@@ -43,9 +44,15 @@ class Sweeping {
     const int64_t gpus = parts->machine.num_gpus;
     const int64_t experts =
         model_->gates().empty() ? 1 : model_->gates()[0].num_experts;
-    for (int64_t tp = 1; tp <= parts->machine.gpus_per_node; tp *= 2) {
+    std::vector<int64_t> zeros = options_.zero;
+    if (zeros.empty()) zeros.push_back(fixed_.zero);
+    const int64_t max_tensor =
+        std::min<int64_t>(options_.max_tensor, parts->machine.gpus_per_node);
+    for (int64_t tp = 1; tp <= max_tensor; tp *= 2) {
       for (const int64_t pp : Divisors(gpus)) {
-        if (pp > model_->config().num_layers()) continue;
+        if (pp > model_->config().num_layers() || pp > options_.max_pipeline) {
+          continue;
+        }
         for (const int64_t ep : Divisors(experts)) {
           if (ep > gpus / pp) continue;
           for (const int64_t mbs : {1, 2, 4}) {
@@ -58,7 +65,10 @@ class Sweeping {
               layout.expert = ep;
               layout.micro_batch = mbs;
               layout.recompute = recompute;
-              RETURN_IF_ERROR(Schedules(layout));
+              for (const int64_t zero : zeros) {
+                layout.zero = zero;
+                RETURN_IF_ERROR(Schedules(layout));
+              }
             }
           }
         }
@@ -100,6 +110,7 @@ class Sweeping {
       ++sweep_.not_dividing;
       return absl::OkStatus();
     }
+    if (options_.prepare) RETURN_IF_ERROR(options_.prepare(*inputs));
     ASSIGN_OR_RETURN(const StepResult step, SimulateStep(*inputs));
     if (!step.memory.fits()) {
       ++sweep_.out_of_memory;
@@ -119,6 +130,7 @@ class Sweeping {
 
   const Scenario& scenario_;
   Simulator& simulator_;
+  const SweepOptions& options_;
   const ModelGraph* model_ = nullptr;
   Layout fixed_;
   Sweep sweep_;
@@ -127,8 +139,9 @@ class Sweeping {
 }  // namespace
 
 absl::StatusOr<Sweep> SweepLayouts(const Scenario& scenario,
-                                   Simulator& simulator) {
-  return Sweeping(scenario, simulator).Run();
+                                   Simulator& simulator,
+                                   const SweepOptions& options) {
+  return Sweeping(scenario, simulator, options).Run();
 }
 
 std::string ToCsv(const Sweep& sweep) {

@@ -10,14 +10,26 @@
 #define SIM_WORKLOAD_SWEEP_H_
 
 #include <cstdint>
+#include <functional>
+#include <limits>
 #include <string>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "sim/workload/simulator.h"
 #include "sim/workload/training_step.h"
 
 namespace strata::sim {
+
+struct SweepOptions {
+  int64_t max_tensor = std::numeric_limits<int64_t>::max();
+  int64_t max_pipeline = std::numeric_limits<int64_t>::max();
+  std::vector<int64_t> zero;  // To be tried; empty: the layout's.
+  // Is given what each layout would be simulated with, and may change its
+  // loads: where experts are placed depends on how many ranks share them.
+  std::function<absl::Status(StepInputs& inputs)> prepare;
+};
 
 struct SweepPoint {
   std::string layout;
@@ -40,9 +52,11 @@ struct Sweep {
 // schedules "1f1b", "interleaved", "zb1p" and, for experts, "dualpipe" are
 // tried.
 //
-// Returns the error of the scenario's model, cluster or layout.
+// Returns the error of the scenario's model, cluster or layout, or of
+// `prepare`.
 absl::StatusOr<Sweep> SweepLayouts(const Scenario& scenario,
-                                   Simulator& simulator);
+                                   Simulator& simulator,
+                                   const SweepOptions& options = {});
 
 // "layout,schedule,seconds,...", the fastest first.
 std::string ToCsv(const Sweep& sweep);

@@ -21,8 +21,11 @@ body { font: 15px/1.5 system-ui, sans-serif; max-width: 64rem; margin: 2rem auto
 table { border-collapse: collapse; width: 100%; margin: .5rem 0 1.5rem; font-variant-numeric: tabular-nums; }
 th, td { text-align: right; padding: .25rem .6rem; border-bottom: 1px solid #8886; }
 th:first-child, td:first-child { text-align: left; }
-.verdict { font-weight: 600; padding: .1rem .5rem; border-radius: .3rem; color: #fff; background: #a33; }
+.verdict { white-space: nowrap; font-weight: 600; padding: .1rem .5rem; border-radius: .3rem; color: #fff; background: #a33; }
 .verdict.reached { background: #276b35; }
+.scroll { overflow-x: auto; } .scroll svg { min-width: 560px; }
+td:first-child { min-width: 11rem; } td + td { white-space: nowrap; }
+li { overflow-wrap: anywhere; } pre { overflow-x: auto; }
 svg { width: 100%; font-size: 11px; fill: currentColor; }
 .axis { stroke: currentColor; fill: none; }
 .missed { color: #c33; font-weight: 600; }
@@ -40,7 +43,7 @@ void AppendClaim(const ClaimResult& claim, std::string& page) {
   absl::StrAppend(&page, "<h2>", Escape(claim.id), " ", Escape(claim.title),
                   " <span class=\"verdict", reached ? " reached" : "", "\">",
                   Escape(claim.verdict()),
-                  "</span></h2>\n<table><tr><th></th>"
+                  "</span></h2>\n<div class=\"scroll\"><table><tr><th></th>"
                   "<th>baseline</th><th>ours</th><th>ratio</th></tr>\n");
   for (const Measure& m : claim.measures) {
     absl::StrAppend(&page, "<tr><td>", Escape(m.what), "<br><small>",
@@ -50,7 +53,14 @@ void AppendClaim(const ClaimResult& claim, std::string& page) {
                     m.reached() ? "" : " class=\"missed\"", ">",
                     Escape(FormatRatio(m)), "</td></tr>\n");
   }
-  absl::StrAppend(&page, "</table>\n");
+  absl::StrAppend(&page, "</table></div>\n");
+  if (!claim.notes.empty()) {
+    absl::StrAppend(&page, "<ul>\n");
+    for (const std::string& note : claim.notes) {
+      absl::StrAppend(&page, "<li>", Escape(note), "</li>\n");
+    }
+    absl::StrAppend(&page, "</ul>\n");
+  }
   if (!claim.not_measured.empty()) {
     absl::StrAppend(&page, "<p>Not measured:</p><ul>\n");
     for (const std::string& part : claim.not_measured) {
@@ -105,7 +115,8 @@ void AppendCurve(const std::vector<ScoredRun>& runs, std::string& page) {
   const double range = high > low ? high - low : 1;
   absl::StrAppendFormat(
       &page,
-      "<h2>Accuracy over the share of experts</h2>\n<svg viewBox=\"0 0 %g "
+      "<h2>Accuracy over the share of experts</h2>\n<div "
+      "class=\"scroll\"><svg viewBox=\"0 0 %g "
       "%g\" role=\"img\">\n<path d=\"M%g 10V%gH%g\" class=\"axis\"/>\n"
       "<text x=\"%g\" y=\"%g\">experts active per token, to %.0f %%</text>"
       "\n<text x=\"4\" y=\"20\">%.3f</text><text x=\"4\" "
@@ -122,7 +133,36 @@ void AppendCurve(const std::vector<ScoredRun>& runs, std::string& page) {
                           "x=\"%.1f\" y=\"%.1f\">%s</text>\n",
                           x, y, x + 7, y + 4, Escape(point.variant));
   }
-  absl::StrAppend(&page, "</svg>\n");
+  absl::StrAppend(&page, "</svg></div>\n");
+}
+
+void AppendRuns(const std::vector<ScoredRun>& runs, std::string& page) {
+  absl::StrAppend(
+      &page,
+      "<h2>Runs</h2>\n<p>FLOPs are of experts, a token, forward: "
+      "at validation, and the mean over training.</p>\n"
+      "<div class=\"scroll\"><table><tr><th>run</th><th>seed</th><th>bits per "
+      "byte</th>"
+      "<th>accuracy</th><th>experts active</th><th>MFLOPs</th>"
+      "<th>in training</th><th>Gini</th><th>utilisation</th>"
+      "<th>cold start</th><th>CKA</th></tr>\n");
+  for (const ScoredRun& run : runs) {
+    absl::StrAppendFormat(
+        &page,
+        "<tr><td>%s</td><td>%d</td><td>%.4f</td><td>%.4f</td><td>%.1f "
+        "%%</td><td>%.3f</td><td>%.3f</td><td>%.3f</td><td>%.3f</td>",
+        Escape(run.variant), run.seed, run.bits_per_byte, run.accuracy,
+        100 * run.experts.active_share, run.experts.flops_per_token / 1e6,
+        run.train_flops_per_token / 1e6, run.experts.gini,
+        run.experts.utilisation);
+    if (run.probes.is_null()) {
+      absl::StrAppend(&page, "<td>–</td><td>–</td></tr>\n");
+    } else {
+      absl::StrAppendFormat(&page, "<td>%.1f</td><td>%.3f</td></tr>\n",
+                            run.cold_start_steps, run.redundancy);
+    }
+  }
+  absl::StrAppend(&page, "</table></div>\n");
 }
 
 }  // namespace
@@ -162,31 +202,9 @@ std::string ScorecardPage(const std::vector<ClaimResult>& claims,
       "taken seed by seed.</p>\n");
   for (const ClaimResult& claim : claims) AppendClaim(claim, page);
   AppendCurve(runs, page);
-  absl::StrAppend(&page,
-                  "<h2>Runs</h2>\n<p>FLOPs are of experts, a token, forward: "
-                  "at validation, and the mean over training.</p>\n"
-                  "<table><tr><th>run</th><th>seed</th><th>bits per byte</th>"
-                  "<th>accuracy</th><th>experts active</th><th>MFLOPs</th>"
-                  "<th>in training</th><th>Gini</th><th>utilisation</th>"
-                  "<th>cold start</th><th>CKA</th></tr>\n");
-  for (const ScoredRun& run : runs) {
-    absl::StrAppendFormat(
-        &page,
-        "<tr><td>%s</td><td>%d</td><td>%.4f</td><td>%.4f</td><td>%.1f "
-        "%%</td><td>%.3f</td><td>%.3f</td><td>%.3f</td><td>%.3f</td>",
-        Escape(run.variant), run.seed, run.bits_per_byte, run.accuracy,
-        100 * run.experts.active_share, run.experts.flops_per_token / 1e6,
-        run.train_flops_per_token / 1e6, run.experts.gini,
-        run.experts.utilisation);
-    if (run.probes.is_null()) {
-      absl::StrAppend(&page, "<td>–</td><td>–</td></tr>\n");
-    } else {
-      absl::StrAppendFormat(&page, "<td>%.1f</td><td>%.3f</td></tr>\n",
-                            run.cold_start_steps, run.redundancy);
-    }
-  }
-  absl::StrAppend(&page, "</table>\n<h2>Made from</h2>\n<pre>",
-                  Escape(manifest.dump(2)), "</pre>\n</html>\n");
+  if (!runs.empty()) AppendRuns(runs, page);
+  absl::StrAppend(&page, "<h2>Made from</h2>\n<pre>", Escape(manifest.dump(2)),
+                  "</pre>\n</html>\n");
   return page;
 }
 

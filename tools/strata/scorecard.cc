@@ -1,5 +1,6 @@
 // strata scorecard
 
+#include <csignal>
 #include <cstdint>
 #include <memory>
 #include <set>
@@ -11,17 +12,23 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
 #include "core/base/files.h"
+#include "core/base/manifest.h"
+#include "core/base/progress.h"
 #include "core/base/signals.h"
 #include "core/base/status_macros.h"
 #include "nlohmann/json.hpp"
+#include "sim/workload/sweep.h"
+#include "tools/scorecard/c1.h"
 #include "tools/scorecard/claim.h"
 #include "tools/scorecard/html.h"
 #include "tools/scorecard/routing_time.h"
 #include "tools/scorecard/runs.h"
 #include "tools/scorecard/variants.h"
 #include "tools/strata/command.h"
+#include "tools/strata/config_flags.h"
 #include "tools/strata/output.h"
 #include "tools/strata/study.h"
+#include "training/data/corpus.h"
 
 namespace strata {
 namespace {
@@ -31,6 +38,8 @@ struct ScorecardFlags {
 
   std::vector<std::string> ids;
   StudyFlags study;
+  std::string routing;  // C1's.
+  int64_t routing_steps = 160;
 };
 
 using Measurer = ClaimResult (*)(const std::vector<ScoredRun>&);
@@ -41,16 +50,18 @@ struct Claim {
 constexpr Claim kClaims[] = {{"A1", HierarchicalExperts},
                              {"A2", AdaptiveGate},
                              {"A3", SparseActivation}};
+constexpr char kC1[] = "C1";
 
 absl::StatusOr<std::set<std::string>> ChooseClaims(
     const std::vector<std::string>& ids) {
   std::set<std::string> all;
   for (const Claim& claim : kClaims) all.insert(claim.id);
+  all.insert(kC1);
   if (ids.empty()) return all;
   for (const std::string& id : ids) {
     if (all.count(id) == 0) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("no claim is called ", id, "; want some of A1, A2, A3"));
+      return absl::InvalidArgumentError(absl::StrCat(
+          "no claim is called ", id, "; want some of A1, A2, A3, C1"));
     }
   }
   return std::set<std::string>(ids.begin(), ids.end());
@@ -68,6 +79,9 @@ std::string ClaimTable(const ClaimResult& claim) {
          absl::StrCat(FormatRatio(m), m.reached() ? "" : "  NOT REACHED")});
   }
   std::string text = FormatTable(rows);
+  for (const std::string& note : claim.notes) {
+    absl::StrAppend(&text, "  ", note, "\n");
+  }
   for (const std::string& part : claim.not_measured) {
     absl::StrAppend(&text, "  not measured: ", part, "\n");
   }
@@ -90,31 +104,92 @@ absl::Status AddRoutingTime(const std::vector<Variant>& variants,
   return absl::OkStatus();
 }
 
-absl::StatusOr<int> RunScorecard(const ScorecardFlags& flags) {
-  ASSIGN_OR_RETURN(const std::set<std::string> ids, ChooseClaims(flags.ids));
+// Claims that one set of trained runs measures: results, and JSON of all.
+absl::Status ScoreRuns(const ScorecardFlags& flags,
+                       const std::set<std::string>& ids, nlohmann::json& json,
+                       std::vector<ScoredRun>& runs,
+                       std::vector<ClaimResult>& results) {
   ASSIGN_OR_RETURN(const FlaggedStudy study, FlaggedStudy::Create(flags.study));
   const std::vector<Variant> variants = VariantsOf(study.model(), ids);
-  const absl::StatusOr<std::vector<ScoredRun>> runs =
-      study.Train("scorecard", variants);
-  if (absl::IsCancelled(runs.status())) return kInterruptedExitCode;
-  RETURN_IF_ERROR(runs.status());
-
-  std::vector<ClaimResult> results;
-  nlohmann::json json = study.Json(variants, *runs);
-  json["claims"] = nlohmann::json::array();
+  ASSIGN_OR_RETURN(runs, study.Train("scorecard", variants));
+  json = study.Json(variants, runs);
   for (const Claim& claim : kClaims) {
     if (ids.count(claim.id) == 0) continue;
-    results.push_back(claim.measure(*runs));
+    results.push_back(claim.measure(runs));
     if (results.back().id == "A2") {
       RETURN_IF_ERROR(AddRoutingTime(variants, results.back()));
     }
-    json["claims"].push_back(ToJson(results.back()));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ScoreC1(const ScorecardFlags& flags, nlohmann::json& json,
+                     std::vector<ClaimResult>& results) {
+  std::signal(SIGPIPE, SIG_IGN);
+  InstallInterruptHandler();
+  C1Options options;
+  options.steps = flags.routing_steps;
+  options.routing = flags.routing;
+  options.folder = flags.study.out;
+  Manifest manifest = NewManifest();
+  for (int i = 0; i < flags.study.seeds; ++i) {
+    options.seeds.push_back(flags.study.first_seed + i);
+    manifest.seeds[absl::StrCat("run ", options.seeds[i])] = options.seeds[i];
+  }
+  Corpus corpus;
+  if (flags.routing.empty()) {
+    ASSIGN_OR_RETURN(corpus, LoadCorpus(flags.study.data));
+    PrintNotes(corpus);
+    manifest.data_hash = corpus.sha256;
+  }
+  absl::StatusOr<std::vector<C1Run>> runs;
+  {
+    std::unique_ptr<Progress> progress;
+    C1Observer observer;
+    observer.on_step = [&](int64_t done, int64_t all) {
+      if (!progress) progress = std::make_unique<Progress>("routing", 0, all);
+      progress->Update(done, {});
+    };
+    runs = RunC1(corpus, options, observer, InterruptRequested);
+  }
+  RETURN_IF_ERROR(runs.status());
+  for (const C1Run& run : *runs) {
+    json["c1"].push_back(ToJson(run));
+    const std::string base =
+        absl::StrCat(flags.study.out, "/c1-seed-", run.seed);
+    RETURN_IF_ERROR(WriteFileAtomically(base + "-data-expert.csv",
+                                        sim::ToCsv(run.layouts.two_d.sweep)));
+    RETURN_IF_ERROR(WriteFileAtomically(base + "-data-expert-pipeline.csv",
+                                        sim::ToCsv(run.layouts.three_d.sweep)));
+  }
+  if (!json.contains("manifest")) json["manifest"] = ToJson(manifest);
+  results.push_back(BalancedParallelism(*runs));
+  return absl::OkStatus();
+}
+
+absl::StatusOr<int> RunScorecard(const ScorecardFlags& flags) {
+  ASSIGN_OR_RETURN(std::set<std::string> ids, ChooseClaims(flags.ids));
+  if (!flags.routing.empty() && ids.count(kC1) == 0) {
+    return absl::InvalidArgumentError(
+        "--routing is for C1, which is not asked for");
+  }
+  const bool has_c1 = ids.erase(kC1) > 0;
+  nlohmann::json json;
+  std::vector<ScoredRun> runs;
+  std::vector<ClaimResult> results;
+  absl::Status status;
+  if (!ids.empty()) status = ScoreRuns(flags, ids, json, runs, results);
+  if (status.ok() && has_c1) status = ScoreC1(flags, json, results);
+  if (absl::IsCancelled(status)) return kInterruptedExitCode;
+  RETURN_IF_ERROR(status);
+  for (const ClaimResult& result : results) {
+    json["claims"].push_back(ToJson(result));
   }
 
-  const std::string base = study.out() + "/scorecard";
+  const std::string base = flags.study.out + "/scorecard";
   RETURN_IF_ERROR(WriteFileAtomically(base + ".json", json.dump(1) + "\n"));
   RETURN_IF_ERROR(WriteFileAtomically(
-      base + ".html", ScorecardPage(results, *runs, json["manifest"])));
+      base + ".html", ScorecardPage(results, runs, json["manifest"])));
   if (flags.study.json) {
     PrintJson(json);
     return 0;
@@ -132,9 +207,19 @@ Command AddScorecard(CLI::App& app) {
       "Measure the specification's claims: ours and the baselines, trained "
       "alike, over several seeds");
   auto flags = std::make_shared<ScorecardFlags>();
-  scorecard->add_option("ids", flags->ids, "Claims: A1, A2, A3 (default: all)")
+  scorecard
+      ->add_option("ids", flags->ids, "Claims: A1, A2, A3, C1 (default: all)")
       ->type_name("ID ...");
   AddStudyFlags(*scorecard, "scorecard.json, scorecard.html", flags->study);
+  scorecard
+      ->add_option("--routing", flags->routing,
+                   "C1 on this routing trace, not on one that it records")
+      ->type_name("FILE");
+  scorecard
+      ->add_option("--routing-steps", flags->routing_steps,
+                   "Steps of training whose routing C1 records")
+      ->type_name("N")
+      ->check(Between(8, 100000));
   return {scorecard, [flags] { return RunScorecard(*flags); }};
 }
 

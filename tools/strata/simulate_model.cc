@@ -1,5 +1,6 @@
 #include "tools/strata/simulate_model.h"
 
+#include <algorithm>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -13,6 +14,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "core/base/files.h"
 #include "core/base/status_macros.h"
@@ -31,6 +33,7 @@
 #include "tools/strata/command.h"
 #include "tools/strata/config_flags.h"
 #include "tools/strata/output.h"
+#include "tools/strata/simulate_chakra.h"
 
 namespace strata {
 namespace {
@@ -40,6 +43,9 @@ constexpr uint64_t kLoadSeed = 1;
 
 struct ModelFlags {
   std::string model;
+  std::string chakra;
+  std::string groups;
+  bool roofline = false;
   std::string cluster = "h100";
   std::string layout;
   std::string schedule = "1f1b";
@@ -83,6 +89,11 @@ absl::StatusOr<int> RunCompare(const ModelFlags& flags) {
     if (!json.ok()) {
       return absl::InvalidArgumentError(
           absl::StrCat(path, ": ", json.status().message()));
+    }
+    const absl::Status status = sim::CheckResult(*json);
+    if (!status.ok()) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(path, ": ", status.message()));
     }
     results.push_back(*std::move(json));
   }
@@ -227,13 +238,89 @@ absl::StatusOr<int> RunServing(const ModelFlags& flags,
   return 0;
 }
 
-absl::StatusOr<int> RunModel(const ModelFlags& flags) {
+// What else may be said beside each of the things that can be asked for.
+struct Mode {
+  const char* flag;
+  std::vector<std::string> beside;
+};
+
+const std::vector<Mode>& Modes() {
+  static const std::vector<Mode>& modes = *new std::vector<Mode>{
+      {"--validate", {"--rows", "--constants", "--json"}},
+      {"--compare", {}},
+      {"--chakra",
+       {"--cluster", "--groups", "--roofline", "--slow", "--trace", "--html",
+        "--json"}},
+      {"--sweep",
+       {"--model", "--cluster", "--layout", "--framework", "--efficiency",
+        "--constants", "--routing", "--expert-loads", "--power-law", "--slow"}},
+      {"--serve",
+       {"--model", "--cluster", "--layout", "--framework", "--efficiency",
+        "--constants", "--routing", "--expert-loads", "--power-law", "--slow",
+        "--batch", "--context", "--json"}},
+      {"--model",
+       {"--cluster", "--layout", "--schedule", "--framework", "--efficiency",
+        "--constants", "--routing", "--expert-loads", "--power-law",
+        "--redundant", "--slow", "--trace", "--html", "--json"}}};
+  return modes;
+}
+
+// A flag that would be ignored is an error, so that nobody believes in it.
+absl::Status CheckFlags(const CLI::App& simulate) {
+  const Mode* asked = nullptr;
+  for (const Mode& mode : Modes()) {
+    if (asked == nullptr && simulate.count(mode.flag) > 0) asked = &mode;
+  }
+  if (asked == nullptr) {
+    return absl::InvalidArgumentError(
+        "nothing to simulate; want --model, --chakra, --validate, --compare, "
+        "or a subcommand");
+  }
+  for (const CLI::Option* option : simulate.get_options()) {
+    const std::string name = option->get_name();
+    if (option->count() == 0 || name == asked->flag || name == "--help") {
+      continue;
+    }
+    if (std::find(asked->beside.begin(), asked->beside.end(), name) ==
+        asked->beside.end()) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          name, " means nothing beside ", asked->flag, "; ",
+          asked->beside.empty()
+              ? "want nothing else"
+              : absl::StrCat("want ", absl::StrJoin(asked->beside, ", "))));
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<int> RunChakra(const ModelFlags& flags) {
+  ChakraFlags chakra;
+  chakra.traces = flags.chakra;
+  chakra.cluster = flags.cluster;
+  chakra.groups = flags.groups;
+  chakra.roofline = flags.roofline;
+  for (const std::string& slow : flags.slow) {
+    ASSIGN_OR_RETURN(const auto parsed, ParseSlow(slow));
+    chakra.slow.push_back(parsed);
+  }
+  chakra.trace = flags.trace;
+  chakra.html = flags.html;
+  chakra.json = flags.json;
+  return RunSimulateChakra(chakra);
+}
+
+absl::StatusOr<int> RunModel(const ModelFlags& flags, const CLI::App& app) {
+  RETURN_IF_ERROR(CheckFlags(app));
   if (flags.validate) return RunValidate(flags);
   if (!flags.compare.empty()) return RunCompare(flags);
+  if (!flags.chakra.empty()) return RunChakra(flags);
   if (flags.model.empty()) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        flags.sweep ? "--sweep" : "--serve", " of what? want --model"));
+  }
+  if (flags.redundant > 0 && flags.routing.empty()) {
     return absl::InvalidArgumentError(
-        "nothing to simulate; want --model, --validate, --compare, or a "
-        "subcommand");
+        "--redundant is for the balancer, which --routing replays; want both");
   }
   sim::Simulator simulator;
   sim::StepReport report;
@@ -302,6 +389,20 @@ Command AddSimulateModel(CLI::App& simulate) {
                   "A preset, a config.json, or dimensions such as \"layers=96 "
                   "hidden=12288 heads=96 ffn=49152 mlp=gelu vocab=51200\"")
       ->type_name("MODEL");
+  simulate
+      .add_option("--chakra", flags->chakra,
+                  "Replay Chakra traces instead: PREFIX.<rank>.et, or the "
+                  "folder of one workload's")
+      ->type_name("DIR|PREFIX");
+  simulate
+      .add_option(
+          "--groups", flags->groups,
+          "With --chakra: process groups, {\"1\": [0, 1]}, beside those "
+          "of the traces; 0 is all ranks")
+      ->type_name("JSON");
+  simulate.add_flag("--roofline", flags->roofline,
+                    "With --chakra: computations with num_ops by a roofline "
+                    "of the cluster's GPU, not as recorded");
   simulate
       .add_option("--cluster", flags->cluster,
                   "A node's preset and the number of GPUs, h800x2048, or a "
@@ -385,7 +486,7 @@ Command AddSimulateModel(CLI::App& simulate) {
                   "With --validate: rows of this CSV instead")
       ->type_name("FILE");
   AddJson(simulate, flags->json);
-  return {&simulate, [flags] { return RunModel(*flags); }};
+  return {&simulate, [flags, &simulate] { return RunModel(*flags, simulate); }};
 }
 
 }  // namespace strata

@@ -122,6 +122,16 @@ TEST_F(SimulateModelTest, EveryMistakeIsOneLine) {
                 1, {"want one of them"});
   ExpectFailure(Strata({"simulate", "--model", "demo", "--serve", "train"}), 1,
                 {"want prefill or decode"});
+  // What would be ignored is said.
+  ExpectFailure(Strata({"simulate", "--model", "demo", "--batch", "8"}), 1,
+                {"--batch means nothing beside --model"});
+  ExpectFailure(Strata({"simulate", "--model", "demo", "--redundant", "1"}), 1,
+                {"--routing"});
+  ExpectFailure(Strata({"simulate", "--sweep"}), 1, {"want --model"});
+  const std::string nothing = Folder("nothing.json");
+  WriteAll(nothing, "{}");
+  ExpectFailure(Strata({"simulate", "--compare", nothing, "/no"}), 1,
+                {"nothing.json", "seconds"});
 }
 
 }  // namespace

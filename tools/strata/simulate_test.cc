@@ -1,5 +1,6 @@
 // strata simulate
 
+#include <filesystem>
 #include <string>
 #include <vector>
 
@@ -96,6 +97,76 @@ TEST_F(SimulateAstraTest, SaysInOneLineWhatIsWrong) {
               std::vector<chakra::Nodes>(
                   4, {chakra::SendNode(1, 0, 1, /*tag=*/3, /*bytes=*/8)}));
   ExpectFailure(Strata(Astra("lone")), 1, {"lone.1.et", "rank 1", "SEND1"});
+}
+
+class SimulateChakraTest : public SimulateAstraTest {
+ protected:
+  static Flags Chakra(const std::string& traces) {
+    return {"simulate", "--chakra", Path(traces), "--cluster", "h100"};
+  }
+};
+
+TEST_F(SimulateChakraTest, SaysWhereTheTimeGoes) {
+  const Result result = Strata(Chakra("ar") + Flags{"--trace", Path("ar.trace"),
+                                                    "--html", Path("ar.html")});
+  ASSERT_EQ(result.exit_code, 0) << result.err;
+  EXPECT_THAT(result.out, HasSubstr("ranks: 4"));
+  EXPECT_THAT(result.out, HasSubstr("all-reduce, exposed"));
+  EXPECT_THAT(result.out, HasSubstr("critical path: "));
+  EXPECT_EQ(Json::parse(ReadAll(Path("ar.trace")))["displayTimeUnit"], "ms");
+  EXPECT_THAT(ReadAll(Path("ar.html")), HasSubstr("Ranks over time"));
+}
+
+TEST_F(SimulateChakraTest, PrintsJsonThatCanBeCompared) {
+  WriteTraces("compute", std::vector<chakra::Nodes>(
+                             2, {chakra::ComputeNode(0, /*duration_us=*/500)}));
+  const Result even = Strata(Chakra("compute") + Flags{"--json"});
+  const Result slow =
+      Strata(Chakra("compute") + Flags{"--json", "--slow", "1=2"});
+  ASSERT_EQ(even.exit_code, 0) << even.err;
+  ASSERT_EQ(slow.exit_code, 0) << slow.err;
+  EXPECT_NEAR(Json::parse(even.out)["seconds"], 500e-6, 1e-12);
+  EXPECT_NEAR(Json::parse(slow.out)["seconds"], 1e-3, 1e-12);
+  WriteAll(Path("even.json"), even.out);
+  WriteAll(Path("slow.json"), slow.out);
+
+  const Result compared =
+      Strata({"simulate", "--compare", Path("even.json"), Path("slow.json")});
+
+  EXPECT_THAT(compared.out, HasSubstr("+100.0 %"));
+  EXPECT_THAT(compared.out, HasSubstr("slow: "));
+}
+
+TEST_F(SimulateChakraTest, TakesAFolderOfOneWorkload) {
+  std::filesystem::create_directories(Path("folder"));
+  WriteTraces("folder/w", std::vector<chakra::Nodes>(
+                              2, {chakra::ComputeNode(0, /*duration_us=*/5)}));
+  const Result result = Strata(Chakra("folder"));
+  EXPECT_EQ(result.exit_code, 0) << result.err;
+  EXPECT_THAT(result.out, HasSubstr("ranks: 2"));
+
+  WriteTraces("folder/other", {{chakra::ComputeNode(0, 5)}});
+  ExpectFailure(Strata(Chakra("folder")), 1, {"2 workloads", "other, w"});
+}
+
+TEST_F(SimulateChakraTest, SaysInOneLineWhatIsWrong) {
+  ExpectFailure(Strata(Chakra("nothing")), 1, {"nothing.0.et", "folder"});
+  ExpectFailure(Strata(Chakra("no/folder")), 1, {"No such file"});
+  ExpectFailure(Strata(Chakra("ar") + Flags{"--layout", "ep4"}), 1,
+                {"--layout means nothing beside --chakra"});
+  ExpectFailure(Strata(Chakra("ar") + Flags{"--slow", "9=2"}), 1,
+                {"slowdown", "9"});
+  WriteTraces("wide", std::vector<chakra::Nodes>(
+                          9, {chakra::ComputeNode(0, /*duration_us=*/5)}));
+  ExpectFailure(Strata(Chakra("wide")), 1, {"9 ranks", "h100x16"});
+  std::filesystem::remove(Path("wide.3.et"));
+  ExpectFailure(Strata(Chakra("wide")), 1, {"wide.3.et", "rank 8"});
+  WriteTraces("lone",
+              std::vector<chakra::Nodes>(
+                  4, {chakra::SendNode(1, 0, 1, /*tag=*/3, /*bytes=*/8)}));
+  ExpectFailure(Strata(Chakra("lone")), 1, {"lone.1.et", "rank 1", "SEND1"});
+  WriteAll(Path("cut.0.et"), "\x05");
+  ExpectFailure(Strata(Chakra("cut")), 1, {"cut.0.et"});
 }
 
 }  // namespace

@@ -1,0 +1,170 @@
+#include "tools/scorecard/c1.h"
+
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "core/base/files.h"
+#include "core/base/status_macros.h"
+#include "nlohmann/json.hpp"
+#include "sim/workload/expert_loads.h"
+#include "tools/scorecard/claim.h"
+#include "tools/scorecard/skewed_routing.h"
+#include "training/data/corpus.h"
+#include "training/demo/report.h"
+
+namespace strata {
+namespace {
+
+// A trace's records are merged to so many windows, at most twice.
+constexpr int64_t kWindows = 40;
+
+using Value = std::function<double(const C1Run&)>;
+
+Measure MeasureOf(const std::vector<C1Run>& runs, const std::string& what,
+                  const std::string& baseline_name, const Value& baseline,
+                  const std::string& ours_name, const Value& ours) {
+  Measure measure;
+  measure.what = what;
+  measure.baseline_name = baseline_name;
+  measure.ours_name = ours_name;
+  std::vector<double> a, b, ratio;
+  for (const C1Run& run : runs) {
+    a.push_back(baseline(run));
+    b.push_back(ours(run));
+    ratio.push_back(a.back() > 0 ? b.back() / a.back() : 1);
+  }
+  measure.baseline = SpreadOf(a);
+  measure.ours = SpreadOf(b);
+  measure.ratio = SpreadOf(ratio);
+  return measure;
+}
+
+std::string Describe(const char* name, const LayoutsSide& side) {
+  return absl::StrFormat(
+      "%s: %.4g s (%.4g s with even loads), %s, %s; best of %d that fit, of %d",
+      name, side.seconds, side.seconds_even, side.layout, side.schedule,
+      side.sweep.points.size(), side.sweep.tried);
+}
+
+}  // namespace
+
+absl::StatusOr<std::vector<C1Run>> RunC1(const Corpus& corpus,
+                                         const C1Options& options,
+                                         const C1Observer& observer,
+                                         const std::function<bool()>& stop) {
+  RETURN_IF_ERROR(MakeFolders(options.folder));
+  const bool is_given = !options.routing.empty();
+  const std::vector<uint64_t> seeds =
+      is_given ? std::vector<uint64_t>{0} : options.seeds;
+  std::vector<C1Run> runs;
+  for (size_t i = 0; i < seeds.size(); ++i) {
+    C1Run run;
+    run.seed = seeds[i];
+    run.trace = options.routing;
+    if (!is_given) {
+      SkewedRoutingOptions routing;
+      routing.seed = run.seed;
+      routing.steps = options.steps;
+      routing.path =
+          absl::StrCat(options.folder, "/c1-seed-", run.seed, ".routing");
+      run.trace = routing.path;
+      const auto on_step = [&](int64_t done) {
+        if (!observer.on_step) return;
+        observer.on_step(static_cast<int64_t>(i) * options.steps + done,
+                         static_cast<int64_t>(seeds.size()) * options.steps);
+      };
+      RETURN_IF_ERROR(RecordSkewedRouting(corpus, routing, on_step, stop));
+    }
+    ASSIGN_OR_RETURN(const std::vector<sim::LoadWindow> windows,
+                     sim::ReadWindows(run.trace, kWindows));
+    ASSIGN_OR_RETURN(run.balance, MeasureBalance(windows, options.balance));
+    ASSIGN_OR_RETURN(run.layouts, CompareLayouts(windows, options.layouts));
+    if (observer.on_run) observer.on_run(run);
+    runs.push_back(std::move(run));
+  }
+  return runs;
+}
+
+ClaimResult BalancedParallelism(const std::vector<C1Run>& runs) {
+  ClaimResult result;
+  result.id = "C1";
+  result.title = "3-D parallelism and dynamic balancing";
+
+  const std::string spread = "spread of utilisation over ranks";
+  const auto of_fixed = [](const C1Run& r) { return r.balance.fixed.spread; };
+  const auto of_dynamic = [](const C1Run& r) {
+    return r.balance.dynamic.spread;
+  };
+  Measure absolute =
+      MeasureOf(runs, spread, "placed once", of_fixed, "dynamic", of_dynamic);
+  Measure relative = absolute;
+  absolute.of = Measure::Of::kOurs;
+  absolute.ratio = absolute.ours;
+  absolute.want = Measure::Want::kAtMost;
+  absolute.promised = 0.05;
+  result.measures.push_back(std::move(absolute));
+  relative.what = spread + ", as a share (5 of 23)";
+  relative.want = Measure::Want::kAtMost;
+  relative.promised = 5.0 / 23;
+  result.measures.push_back(std::move(relative));
+  result.measures.push_back(MeasureOf(
+      runs, spread + ", beside", "in order, no spare slots",
+      [](const C1Run& r) { return r.balance.plain.spread; }, "dynamic",
+      of_dynamic));
+  result.measures.push_back(MeasureOf(
+      runs, "utilisation, mean over ranks", "placed once",
+      [](const C1Run& r) { return r.balance.fixed.mean; }, "dynamic",
+      [](const C1Run& r) { return r.balance.dynamic.mean; }));
+
+  // The ratio is the baseline's time over ours.
+  const auto seconds_2d = [](const C1Run& r) {
+    return r.layouts.two_d.seconds;
+  };
+  const auto seconds_3d = [](const C1Run& r) {
+    return r.layouts.three_d.seconds;
+  };
+  Measure step = MeasureOf(runs, "", "", seconds_3d, "", seconds_2d);
+  std::swap(step.baseline, step.ours);
+  step.what = "seconds of a step, 256 nodes, 99 B parameters (baseline / ours)";
+  step.baseline_name = "data + expert, placed once";
+  step.ours_name = "data + expert + pipeline, dynamic";
+  step.want = Measure::Want::kAtLeast;
+  step.promised = 2.41;
+  result.measures.push_back(std::move(step));
+  result.measures.push_back(MeasureOf(
+      runs, "seconds of a step, balancing alone", "data + expert, placed once",
+      seconds_2d, "data + expert, dynamic",
+      [](const C1Run& r) { return r.layouts.two_d_dynamic.seconds; }));
+  result.measures.push_back(MeasureOf(
+      runs, "seconds of a step, the third dimension alone",
+      "data + expert, placed once", seconds_2d,
+      "data + expert + pipeline, placed once",
+      [](const C1Run& r) { return r.layouts.three_d_fixed.seconds; }));
+
+  for (const C1Run& run : runs) {
+    result.notes.push_back(absl::StrCat(
+        "seed ", run.seed, ": ",
+        Describe("data + expert, placed once", run.layouts.two_d)));
+    result.notes.push_back(absl::StrCat(
+        "seed ", run.seed, ": ",
+        Describe("data + expert + pipeline, dynamic", run.layouts.three_d)));
+  }
+  result.not_measured.push_back(
+      "training on 256 real nodes: step times are the simulator's");
+  return result;
+}
+
+nlohmann::json ToJson(const C1Run& run) {
+  return {{"seed", run.seed},
+          {"trace", run.trace},
+          {"balance", ToJson(run.balance)},
+          {"layouts", ToJson(run.layouts)}};
+}
+
+}  // namespace strata

@@ -1,0 +1,62 @@
+// The best layout of a large model on 256 nodes: data and expert parallelism
+// with experts placed once, against data, expert and pipeline parallelism with
+// experts placed anew. Both by an exhaustive sweep over the same model,
+// cluster, batch and recorded loads.
+
+#ifndef TOOLS_SCORECARD_C1_LAYOUTS_H_
+#define TOOLS_SCORECARD_C1_LAYOUTS_H_
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "nlohmann/json.hpp"
+#include "sim/workload/expert_loads.h"
+#include "sim/workload/sweep.h"
+
+namespace strata {
+
+// 99.0 B parameters, 8.5 B of them active: 48 layers of 64 experts, top-4.
+inline constexpr char kC1Model[] =
+    "layers=48 hidden=4096 heads=32 kv_heads=8 vocab=32000 experts=64 top_k=4 "
+    "expert_ffn=2560";
+
+struct LayoutsOptions {
+  std::string model = kC1Model;
+  std::string cluster = "h100x2048";
+  // What is the same on both sides: 16.8 million tokens a step.
+  std::string layout = "gbs4096,seq4096,deepep";
+  std::string framework = "megatron-core";
+  int spare_per_rank = 1;
+  int64_t timed_windows = 4;  // Of the trace, on which the best are timed.
+  int64_t finalists = 8;      // Layouts a side that are.
+};
+
+struct LayoutsSide {
+  sim::Sweep sweep;    // On the first of the timed windows.
+  std::string layout;  // The best over all timed windows.
+  std::string schedule;
+  double seconds = 0;  // Of a step, mean over those windows.
+  std::vector<double> seconds_of_windows;
+  double seconds_even = 0;  // If loads were even.
+};
+
+struct LayoutsOutcome {
+  LayoutsSide two_d;    // Data + expert parallel, fixed placement.
+  LayoutsSide three_d;  // Pipeline too, dynamic placement.
+  // What each part of the difference is worth alone.
+  LayoutsSide two_d_dynamic;
+  LayoutsSide three_d_fixed;
+};
+
+// Returns NOT_FOUND if no layout of a side fits in memory, or the errors of the
+// sweep and of the placements.
+absl::StatusOr<LayoutsOutcome> CompareLayouts(
+    const std::vector<sim::LoadWindow>& windows, const LayoutsOptions& options);
+
+nlohmann::json ToJson(const LayoutsOutcome& outcome);
+
+}  // namespace strata
+
+#endif  // TOOLS_SCORECARD_C1_LAYOUTS_H_
