@@ -97,17 +97,18 @@ void PrintNotes(const Corpus& corpus) {
 absl::Status TokenizeWithProgress(const ModelTokenizer& tokenizer,
                                   Corpus& corpus) {
   constexpr int64_t kMegabyte = 1'000'000;
+  constexpr int64_t kLongBytes = 32 * kMegabyte;  // Two seconds.
   const auto megabytes = [](int64_t bytes) {
     return (bytes + kMegabyte - 1) / kMegabyte;
   };
   std::unique_ptr<Progress> progress;
   int64_t shown = 0;
   return TokenizeCorpus(tokenizer, corpus, [&](int64_t done, int64_t wanted) {
+    // Documents are many, and some are smaller than a step.
+    if (wanted < kLongBytes || megabytes(done) == shown) return;
     if (progress == nullptr) {
       progress = std::make_unique<Progress>("tokenize", 0, megabytes(wanted));
     }
-    // Documents are many, and some are smaller than a step.
-    if (megabytes(done) == shown) return;
     shown = megabytes(done);
     progress->Update(shown, {"MB"});
   });

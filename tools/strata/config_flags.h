@@ -38,7 +38,7 @@ absl::Status SetFields(const std::vector<std::string>& assignments,
 absl::StatusOr<Corpus> LoadCorpus(const std::string& folder);
 void PrintNotes(const Corpus& corpus);
 
-// Makes ids of the corpus, under a progress bar.
+// Makes ids of the corpus, under a progress bar if it is large.
 absl::Status TokenizeWithProgress(const ModelTokenizer& tokenizer,
                                   Corpus& corpus);
 

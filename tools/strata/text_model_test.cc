@@ -58,7 +58,7 @@ std::string* TextModelTest::ids_run_ = nullptr;
 
 TEST_F(TextModelTest, TakesTheVocabularyFromTheTokenizerAndCarriesIt) {
   const Json config = Json::parse(ReadAll(Checkpoint(7) + "/config.json"));
-  EXPECT_EQ(config["vocab_size"], "300");
+  EXPECT_EQ(config["vocab_size"], 300);
   EXPECT_EQ(ReadAll(Checkpoint(7) + "/tokenizer.json"), ReadAll(*tokenizer_));
   const Json beside =
       Json::parse(ReadAll(Checkpoint(7) + "/tokenizer_config.json"));
