@@ -13,7 +13,6 @@
 #include "core/base/random.h"
 #include "core/testing/status_matchers.h"
 #include "core/tokenizer/byte_level.h"
-#include "core/tokenizer/split_pattern.h"
 #include "core/tokenizer/tokenizer.h"
 #include "core/tokenizer/unicode.h"
 #include "gmock/gmock.h"
