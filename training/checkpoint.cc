@@ -3,6 +3,7 @@
 //   config.json, model.safetensors     the model, as serving loads it
 //   optimizer.safetensors              moments, load history of the gates
 //   trainer.json                       step, training config, data hash
+//   tokenizer.json, tokenizer_config.json   if it learned ids, not bytes
 //   manifest.json                      where it comes from
 
 #include <algorithm>
@@ -22,6 +23,7 @@
 #include "core/base/status_macros.h"
 #include "core/checkpoint/model_files.h"
 #include "core/model/config.h"
+#include "core/tokenizer/model_tokenizer.h"
 #include "nlohmann/json.hpp"
 #include "training/config.h"
 #include "training/trainer.h"
@@ -58,6 +60,31 @@ std::vector<std::string> Checkpoints(const std::string& runs) {
   return found;
 }
 
+// What a checkpoint remembers of the tokenizer, to know another one.
+nlohmann::json ToJson(const CorpusTokenizer& tokenizer) {
+  return {{"sha256", tokenizer.sha256}, {"end_token", tokenizer.end_token}};
+}
+
+// Whether a checkpoint with this trainer state was made from such ids.
+absl::Status CheckTokenizer(const std::string& checkpoint,
+                            const nlohmann::json& trainer,
+                            const Corpus& corpus) {
+  const auto describe = [](const nlohmann::json& tokenizer) {
+    return tokenizer.is_null()
+               ? std::string("bytes")
+               : absl::StrCat("ids of the tokenizer ", tokenizer.dump());
+  };
+  const nlohmann::json theirs = trainer.value("tokenizer", nlohmann::json());
+  const nlohmann::json ours =
+      corpus.tokenizer ? ToJson(*corpus.tokenizer) : nlohmann::json();
+  if (theirs == ours) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat(checkpoint, " was trained on ", describe(theirs),
+                   "; this is ", describe(ours),
+                   " (without --tokenizer, a resumed run takes the "
+                   "checkpoint's)"));
+}
+
 }  // namespace
 
 // What a resumed run needs beyond the model: everything that an update touches
@@ -86,10 +113,16 @@ absl::StatusOr<std::string> Trainer::SaveCheckpoint(
                               kWeightsFile, staged));
   RETURN_IF_ERROR(
       SaveTensors(*state_, OptimizerTensorNames(), kOptimizerFile, staged));
-  const nlohmann::json trainer = {
-      {"step", step_},
-      {"data_sha256", corpus_->sha256},
-      {"train", nlohmann::json::parse(ToJson(train_))}};
+  nlohmann::json trainer = {{"step", step_},
+                            {"data_sha256", corpus_->sha256},
+                            {"train", nlohmann::json::parse(ToJson(train_))}};
+  if (corpus_->tokenizer) {
+    const CorpusTokenizer& tokenizer = *corpus_->tokenizer;
+    trainer["tokenizer"] = ToJson(tokenizer);
+    RETURN_IF_ERROR(staged.WriteFile(kTokenizerFile, tokenizer.json));
+    RETURN_IF_ERROR(staged.WriteFile(kTokenizerConfigFile,
+                                     EndTokenConfig(tokenizer.end_text)));
+  }
   RETURN_IF_ERROR(staged.WriteFile(kTrainerFile, trainer.dump(2) + "\n"));
   nlohmann::json with_weights = manifest;
   ASSIGN_OR_RETURN(with_weights["weights_hash"], HashWeights(staged.path()));
@@ -110,11 +143,6 @@ absl::StatusOr<std::string> Trainer::SaveCheckpoint(
 
 absl::Status Trainer::Resume(const std::string& checkpoint) {
   ASSIGN_OR_RETURN(const ModelConfig model, LoadModelConfig(checkpoint));
-  if (ToJson(model) != ToJson(model_)) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(checkpoint, " is of another model (", kConfigFile,
-                     " differs from the config of this run)"));
-  }
   const std::string trainer_path = absl::StrCat(checkpoint, "/", kTrainerFile);
   ASSIGN_OR_RETURN(const std::string text, ReadFile(trainer_path));
   const nlohmann::json trainer =
@@ -125,6 +153,12 @@ absl::Status Trainer::Resume(const std::string& checkpoint) {
       !trainer.contains("train") || !trainer["train"].is_object()) {
     return absl::InvalidArgumentError(absl::StrCat(
         trainer_path, " is no trainer state: want step, data_sha256, train"));
+  }
+  RETURN_IF_ERROR(CheckTokenizer(checkpoint, trainer, *corpus_));
+  if (ToJson(model) != ToJson(model_)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(checkpoint, " is of another model (", kConfigFile,
+                     " differs from the config of this run)"));
   }
   if (trainer["data_sha256"] != corpus_->sha256) {
     return absl::InvalidArgumentError(

@@ -29,6 +29,7 @@ nlohmann::json ToJson(const ValidationMetrics& metrics) {
   nlohmann::json domains = nlohmann::json::object();
   for (const DomainMetrics& domain : metrics.domains) {
     domains[domain.name] = {{"tokens", domain.tokens},
+                            {"bytes", domain.bytes},
                             {"nll", domain.nll},
                             {"bits_per_byte", domain.bits_per_byte},
                             {"accuracy", domain.accuracy}};

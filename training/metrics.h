@@ -42,9 +42,10 @@ struct StepMetrics {
 struct DomainMetrics {
   std::string name;
   int64_t tokens = 0;
-  double nll = 0;            // Nats a token.
-  double bits_per_byte = 0;  // A token is a byte.
-  double accuracy = 0;       // Share of tokens that greedy decoding says.
+  double nll = 0;     // Nats a token.
+  int64_t bytes = 0;  // Of the text that the tokens are.
+  double bits_per_byte = 0;
+  double accuracy = 0;  // Share of tokens that greedy decoding says.
 };
 
 struct RouterLoad {
@@ -55,8 +56,8 @@ struct RouterLoad {
 
 struct ValidationMetrics {
   int64_t step = 0;
-  double nll = 0;  // Mean over domains, each counting alike.
-  double bits_per_byte = 0;
+  double nll = 0;  // Nats a token; the mean over domains, each counting alike.
+  double bits_per_byte = 0;  // Mean over domains too.
   double accuracy = 0;
   std::vector<DomainMetrics> domains;
   ExpertUse experts;

@@ -67,13 +67,13 @@ void FillLayout(Program& program, int64_t n, int64_t seq_len) {
   }
 }
 
-absl::Status CheckFits(const ModelConfig& model, const TrainConfig& train) {
-  if (model.vocab_size() < kByteVocabSize) {
+absl::Status CheckFits(const ModelConfig& model, const TrainConfig& train,
+                       const Corpus& corpus) {
+  if (model.vocab_size() < corpus.vocab_size()) {
     return absl::InvalidArgumentError(
-        absl::StrCat("vocab_size is ", model.vocab_size(),
-                     "; text is read as "
-                     "bytes, which wants at least ",
-                     kByteVocabSize));
+        absl::StrCat("vocab_size is ", model.vocab_size(), "; text is read as ",
+                     corpus.tokenizer ? "ids of a tokenizer" : "bytes",
+                     ", which wants at least ", corpus.vocab_size()));
   }
   if (train.seq_len() > model.max_seq_len()) {
     return absl::InvalidArgumentError(absl::StrCat(
@@ -102,7 +102,7 @@ absl::StatusOr<std::unique_ptr<Trainer>> Trainer::Create(
     int num_threads, const TrainerOptions& options) {
   RETURN_IF_ERROR(strata::Validate(model));
   RETURN_IF_ERROR(strata::Validate(train));
-  RETURN_IF_ERROR(CheckFits(model, train));
+  RETURN_IF_ERROR(CheckFits(model, train, *corpus));
   RETURN_IF_ERROR(CheckLongEnough(*corpus, train.seq_len()));
   auto trainer =
       std::unique_ptr<Trainer>(new Trainer(model, train, corpus, options));
@@ -257,6 +257,7 @@ absl::StatusOr<ValidationMetrics> Trainer::Validate(
   metrics.step = step_;
   ExpertMeter meter(model_, routers_);
   int64_t num_batches = 0;
+  double nats_per_byte = 0;  // Mean over domains.
   const auto ids = evaluation_->Input("ids").span<int32_t>();
   const auto target = evaluation_->Input("target").span<int32_t>();
   for (int d = 0; d < windows.num_domains(); ++d) {
@@ -285,6 +286,7 @@ absl::StatusOr<ValidationMetrics> Trainer::Validate(
         domain.accuracy += hit;
       }
       domain.tokens += filled * train_.seq_len();
+      domain.bytes += windows.NumTextBytes(d, w, filled);
       meter.Add(*evaluation_, filled * train_.seq_len());
       if (recording != nullptr) {
         describe(*recording);
@@ -294,12 +296,17 @@ absl::StatusOr<ValidationMetrics> Trainer::Validate(
     }
     domain.accuracy /= static_cast<double>(domain.tokens);
     domain.nll /= static_cast<double>(domain.tokens);
-    domain.bits_per_byte = domain.nll / std::log(2.0);
+    // Of bytes the ratio is 1, and so exact.
+    const double domain_nats_per_byte =
+        domain.nll * (static_cast<double>(domain.tokens) /
+                      static_cast<double>(domain.bytes));
+    domain.bits_per_byte = domain_nats_per_byte / std::log(2.0);
     metrics.accuracy += domain.accuracy / windows.num_domains();
     metrics.nll += domain.nll / windows.num_domains();
+    nats_per_byte += domain_nats_per_byte / windows.num_domains();
     metrics.domains.push_back(std::move(domain));
   }
-  metrics.bits_per_byte = metrics.nll / std::log(2.0);
+  metrics.bits_per_byte = nats_per_byte / std::log(2.0);
   metrics.experts = meter.Use();
   for (size_t i = 0; i < meter.routers().size(); ++i) {
     const RouterValues& router = meter.routers()[i];

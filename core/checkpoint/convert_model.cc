@@ -289,9 +289,15 @@ absl::StatusOr<std::string> PublicConfig(
   return HfConfigText(source.config, DTypeNameOf(tensors));
 }
 
-absl::Status CopyCompanions(const std::string& from, StagedDirectory& staged) {
-  if (from.empty()) return absl::OkStatus();
+absl::Status WriteCompanions(const std::string& from,
+                             const ConvertOptions& options,
+                             StagedDirectory& staged) {
+  for (const auto& [name, content] : options.files) {
+    RETURN_IF_ERROR(staged.WriteFile(name, content));
+  }
+  if (from.empty() || !options.copies_tokenizer) return absl::OkStatus();
   for (const char* const name : kCompanions) {
+    if (options.files.count(name) > 0) continue;
     const absl::StatusOr<std::string> text =
         ReadFile(absl::StrCat(from, "/", name));
     if (absl::IsNotFound(text.status())) continue;
@@ -357,7 +363,7 @@ absl::StatusOr<ConvertResult> ConvertModel(const ModelSource& source,
   if (to_own && !source.hf_config.empty()) {
     RETURN_IF_ERROR(staged.WriteFile(kOriginalConfigFile, source.hf_config));
   }
-  RETURN_IF_ERROR(CopyCompanions(source.folder, staged));
+  RETURN_IF_ERROR(WriteCompanions(source.folder, options, staged));
   RETURN_IF_ERROR(staged.Commit());
   return result;
 }

@@ -14,6 +14,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -29,6 +30,10 @@ struct ConvertOptions {
   ModelFormat to = ModelFormat::kStrata;
   int64_t max_shard_bytes = 5'000'000'000;
   bool replace = false;  // A folder that is there already.
+  // Files to be written beside, by name: these go before what the source's
+  // folder has of that name.
+  std::map<std::string, std::string> files;
+  bool copies_tokenizer = true;  // Of the source's folder.
   std::function<void(int64_t done_bytes, int64_t all_bytes)> progress;
 };
 

@@ -51,6 +51,7 @@ class Reader {
     return absl::OkStatus();
   }
   size_t size() const { return rest_.size(); }
+  absl::string_view rest() const { return rest_; }
 
  private:
   static absl::Status Ends() {
@@ -98,21 +99,24 @@ uint64_t ScalarSize(uint32_t type) {
   }
 }
 
-absl::Status SkipArray(Reader& reader) {
-  ASSIGN_OR_RETURN(const uint32_t type, reader.Take<uint32_t>());
-  ASSIGN_OR_RETURN(const uint64_t count, reader.Take<uint64_t>());
-  if (type != kString) {
-    if (ScalarSize(type) == 0) {
+absl::StatusOr<GgufList> TakeList(Reader& reader) {
+  GgufList list;
+  ASSIGN_OR_RETURN(list.type, reader.Take<uint32_t>());
+  ASSIGN_OR_RETURN(list.count, reader.Take<uint64_t>());
+  list.bytes = reader.rest();
+  if (list.type != kString) {
+    if (ScalarSize(list.type) == 0) {
       return absl::InvalidArgumentError(
-          absl::StrCat("a list has elements of type ", type));
+          absl::StrCat("a list has elements of type ", list.type));
     }
-    return reader.Skip(count, ScalarSize(type));
+    RETURN_IF_ERROR(reader.Skip(list.count, ScalarSize(list.type)));
+    return list;
   }
-  for (uint64_t i = 0; i < count; ++i) {
+  for (uint64_t i = 0; i < list.count; ++i) {
     ASSIGN_OR_RETURN(const uint64_t size, reader.Take<uint64_t>());
     RETURN_IF_ERROR(reader.Skip(size, 1));
   }
-  return absl::OkStatus();
+  return list;
 }
 
 template <typename T, typename As>
@@ -243,12 +247,16 @@ absl::StatusOr<GgufFile> Parse(absl::string_view bytes) {
   for (uint64_t i = 0; i < num_pairs; ++i) {
     ASSIGN_OR_RETURN(std::string key, reader.TakeString());
     ASSIGN_OR_RETURN(const uint32_t type, reader.Take<uint32_t>());
+    const std::string shown = Shown(key);
     if (type == kArray) {
-      RETURN_IF_ERROR(SkipArray(reader));
+      ASSIGN_OR_RETURN(const GgufList list, TakeList(reader));
+      if (!file.lists.emplace(std::move(key), list).second) {
+        return absl::InvalidArgumentError(
+            absl::StrCat("the key ", shown, " appears twice"));
+      }
       continue;
     }
     ASSIGN_OR_RETURN(GgufFile::Value value, TakeValue(reader, type));
-    const std::string shown = Shown(key);
     if (!file.metadata.emplace(std::move(key), std::move(value)).second) {
       return absl::InvalidArgumentError(
           absl::StrCat("the key ", shown, " appears twice"));
@@ -291,6 +299,36 @@ absl::StatusOr<GgufFile> Parse(absl::string_view bytes) {
 }
 
 }  // namespace
+
+absl::StatusOr<std::vector<std::string>> GgufList::Strings() const {
+  if (type != kString) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("a list has elements of type ", type, "; want strings (",
+                     kString, ")"));
+  }
+  Reader reader(bytes);
+  std::vector<std::string> strings;
+  for (uint64_t i = 0; i < count; ++i) {
+    ASSIGN_OR_RETURN(std::string text, reader.TakeString());
+    strings.push_back(std::move(text));
+  }
+  return strings;
+}
+
+absl::StatusOr<std::vector<double>> GgufList::Numbers() const {
+  if (type == kString) {
+    return absl::InvalidArgumentError("a list has strings; want numbers");
+  }
+  Reader reader(bytes);
+  std::vector<double> numbers;
+  for (uint64_t i = 0; i < count; ++i) {
+    ASSIGN_OR_RETURN(const GgufFile::Value value, TakeValue(reader, type));
+    const auto* const whole = std::get_if<int64_t>(&value);
+    numbers.push_back(whole != nullptr ? static_cast<double>(*whole)
+                                       : std::get<double>(value));
+  }
+  return numbers;
+}
 
 absl::StatusOr<GgufFile> ParseGguf(absl::string_view path,
                                    absl::string_view bytes) {

@@ -15,6 +15,7 @@
 #include <map>
 #include <string>
 #include <variant>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
@@ -22,10 +23,22 @@
 
 namespace strata {
 
+// A list of the metadata, such as the tokens of a vocabulary: checked to lie in
+// the file, and read when it is asked for.
+struct GgufList {
+  uint32_t type = 0;  // Of an element.
+  uint64_t count = 0;
+  absl::string_view bytes;  // Of the elements and what follows.
+
+  // INVALID_ARGUMENT if the elements are of another kind.
+  absl::StatusOr<std::vector<std::string>> Strings() const;
+  absl::StatusOr<std::vector<double>> Numbers() const;
+};
+
 struct GgufFile {
-  // Lists (as of the tokens of a vocabulary) are checked and skipped.
   using Value = std::variant<int64_t, double, std::string>;
   std::map<std::string, Value> metadata;
+  std::map<std::string, GgufList> lists;  // Views into the bytes.
   StoredTensors tensors;  // Views into the bytes; shapes outermost first.
 };
 

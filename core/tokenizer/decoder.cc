@@ -213,11 +213,11 @@ absl::StatusOr<std::string> ParseCharacter(const JsonNode& json,
 
 }  // namespace
 
-Decoder::Decoder() {
+TokenDecoder::TokenDecoder() {
   steps_.push_back([] { return std::make_unique<JoinBySpaces>(); });
 }
 
-absl::Status Decoder::Add(const JsonNode& json, int depth) {
+absl::Status TokenDecoder::Add(const JsonNode& json, int depth) {
   if (depth > kMaxDepth) {
     return json.Error(absl::StrCat("nests deeper than ", kMaxDepth));
   }
@@ -289,9 +289,9 @@ absl::Status Decoder::Add(const JsonNode& json, int depth) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<Decoder> Decoder::Parse(const JsonNode& json) {
+absl::StatusOr<TokenDecoder> TokenDecoder::Parse(const JsonNode& json) {
   constexpr size_t kMaxSteps = 64;
-  Decoder decoder;
+  TokenDecoder decoder;
   decoder.steps_.clear();
   RETURN_IF_ERROR(decoder.Add(json, /*depth=*/0));
   if (decoder.steps_.size() > kMaxSteps) {
@@ -301,7 +301,7 @@ absl::StatusOr<Decoder> Decoder::Parse(const JsonNode& json) {
   return decoder;
 }
 
-std::vector<std::unique_ptr<DecodeStep>> Decoder::NewSteps() const {
+std::vector<std::unique_ptr<DecodeStep>> TokenDecoder::NewSteps() const {
   std::vector<std::unique_ptr<DecodeStep>> steps;
   for (const MakeStep& make : steps_) steps.push_back(make());
   return steps;

@@ -31,17 +31,18 @@ class DecodeStep {
 
   virtual ~DecodeStep() = default;
   virtual void Push(absl::string_view token, const Sink& sink) = 0;
+  // Gives what was held back. More may be pushed, which is no beginning then.
   virtual void Finish(const Sink&) {}
 };
 
-class Decoder {
+class TokenDecoder {
  public:
   // The file has no decoder: tokens are joined by spaces.
-  Decoder();
+  TokenDecoder();
 
   // Returns UNIMPLEMENTED, with the list of the supported, for another type,
   // and for one that cannot come where it does.
-  static absl::StatusOr<Decoder> Parse(const JsonNode& json);
+  static absl::StatusOr<TokenDecoder> Parse(const JsonNode& json);
 
   // The steps for a stream of its own, the first one first.
   std::vector<std::unique_ptr<DecodeStep>> NewSteps() const;
@@ -58,12 +59,13 @@ class Decoder {
 // Pushes tokens through steps.
 class DecodeChain {
  public:
-  explicit DecodeChain(const Decoder& decoder) : steps_(decoder.NewSteps()) {}
+  explicit DecodeChain(const TokenDecoder& decoder)
+      : steps_(decoder.NewSteps()) {}
 
   // The text that is complete with this token.
   std::string Push(absl::string_view token);
 
-  // What was held back. Nothing may be pushed any more.
+  // What was held back. What is pushed later begins no character inside it.
   std::string Finish();
 
  private:

@@ -90,7 +90,7 @@ absl::StatusOr<Tokenizer> Tokenizer::Parse(absl::string_view json) {
   }
   if (file.Has("decoder")) {
     ASSIGN_OR_RETURN(const JsonNode node, file.Object("decoder"));
-    ASSIGN_OR_RETURN(tokenizer.decoder_, Decoder::Parse(node));
+    ASSIGN_OR_RETURN(tokenizer.decoder_, TokenDecoder::Parse(node));
   }
   RETURN_IF_ERROR(tokenizer.CheckAddedTokens());
   tokenizer.vocab_size_ = tokenizer.model_.id_limit();
@@ -203,6 +203,11 @@ std::string TextStream::Push(int32_t id) {
     return "";
   }
   return chain_.Push(*token);
+}
+
+void TextStream::Skip(absl::Span<const int32_t> ids) {
+  for (const int32_t id : ids) Push(id);
+  chain_.Finish();
 }
 
 }  // namespace strata

@@ -84,7 +84,7 @@ class Tokenizer {
 
   const Bpe& model() const { return model_; }
   const AddedTokens& added_tokens() const { return added_tokens_; }
-  const Decoder& decoder() const { return decoder_; }
+  const TokenDecoder& decoder() const { return decoder_; }
 
  private:
   struct ScratchPool;
@@ -101,7 +101,7 @@ class Tokenizer {
   PreTokenizer pre_tokenizer_;
   Bpe model_;
   PostProcessor post_processor_;
-  Decoder decoder_;
+  TokenDecoder decoder_;
   int32_t vocab_size_ = 0;
   std::unique_ptr<ScratchPool> scratch_;
 };
@@ -119,6 +119,10 @@ class TextStream {
   // The text that is complete with this id. An id that is that of no token, as
   // a model's padded rows have, gives none.
   std::string Push(int32_t id);
+
+  // Takes the ids of a text that is not given, as those of a prompt: what comes
+  // is then no beginning, where a decoder would cut a space off.
+  void Skip(absl::Span<const int32_t> ids);
 
   // Ends the stream: what was held back.
   std::string Finish() { return chain_.Finish(); }

@@ -10,6 +10,7 @@
 #include "core/tensor/dtype.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "nlohmann/json.hpp"
 #include "tools/strata/strata_fixture.h"
 
 namespace strata {
@@ -17,6 +18,7 @@ namespace {
 
 namespace fs = std::filesystem;
 using ::testing::HasSubstr;
+using Json = nlohmann::json;
 
 class CheckpointTest : public ::testing::Test {
  protected:
@@ -84,6 +86,73 @@ TEST_F(CheckpointTest, KeepsOrWidensWeights) {
   EXPECT_EQ(with("f32").out, stored.out);
   EXPECT_EQ(with("bf16").out, stored.out);
   EXPECT_NE(with("int3").exit_code, 0);
+}
+
+// Letters alone, as the tiny models know 40 tokens.
+std::string LettersTokenizer(int num_tokens) {
+  Json vocabulary = {{"\u0120", 0}};
+  for (int i = 1; i < num_tokens; ++i) {
+    const std::string letter(1, static_cast<char>('a' + (i - 1) % 26));
+    vocabulary[i <= 26 ? letter : absl::StrCat(letter, i)] = i;
+  }
+  const Json byte_level = {
+      {"type", "ByteLevel"}, {"add_prefix_space", false}, {"use_regex", false}};
+  return Json{
+      {"pre_tokenizer", byte_level},
+      {"decoder", byte_level},
+      {"model",
+       {{"type", "BPE"}, {"vocab", vocabulary}, {"merges", Json::array()}}}}
+      .dump();
+}
+
+TEST_F(CheckpointTest, ContinuesTextWithTheTokenizerInTheFolder) {
+  WriteAll(Path("original/tokenizer.json"), LettersTokenizer(40));
+  const std::vector<std::string> options = {"--temperature", "0",
+                                            "--max-new-tokens", "6"};
+
+  const Result text =
+      Strata(std::vector<std::string>{"generate", "--model", Path("original"),
+                                      "--prompt", "ab c"} +
+             options);
+  const Result ids =
+      Strata(std::vector<std::string>{"generate", "--model", Path("original"),
+                                      "--prompt-ids", "1,2,0,3"} +
+             options);
+
+  ASSERT_EQ(text.exit_code, 0) << text.err;
+  ASSERT_EQ(ids.exit_code, 0) << ids.err;
+  const Result decoded =
+      Strata({"tokenize", "--tokenizer", Path("original"), "--decode",
+              ids.out.substr(0, ids.out.size() - 1)});
+  EXPECT_EQ(text.out, decoded.out);
+}
+
+TEST_F(CheckpointTest, ConvertsWithTheTokenizerThatIsAskedFor) {
+  const std::string letters = LettersTokenizer(40);
+  WriteAll(Path("original/tokenizer.json"), letters);
+  const std::string other = Path("letters.json");
+  WriteAll(other, LettersTokenizer(39));
+  const std::string large = Path("large.json");
+  WriteAll(large, LettersTokenizer(41));
+  const auto convert = [&](const std::vector<std::string>& flags) {
+    fs::remove_all(Path("own"));
+    return Strata(
+        std::vector<std::string>{"convert", Path("original"), Path("own")} +
+        flags);
+  };
+  const fs::path written = Path("own/tokenizer.json");
+
+  EXPECT_EQ(convert({}).exit_code, 0);
+  EXPECT_EQ(ReadAll(written), letters);
+  EXPECT_EQ(convert({"--tokenizer", other}).exit_code, 0);
+  EXPECT_EQ(ReadAll(written), LettersTokenizer(39));
+  EXPECT_EQ(convert({"--no-tokenizer"}).exit_code, 0);
+  EXPECT_FALSE(fs::exists(written));
+  ExpectFailure(convert({"--tokenizer", large}), 1,
+                {"41 tokens, and the model 40"});
+  ExpectFailure(convert({"--tokenizer", Path("original/model.safetensors")}), 1,
+                {"no vocabulary of llama2.c"});
+  EXPECT_FALSE(fs::exists(Path("own")));
 }
 
 TEST_F(CheckpointTest, ReportsLogitsThatDiffer) {

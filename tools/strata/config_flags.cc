@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <limits>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -16,6 +17,7 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/string_view.h"
 #include "absl/strings/strip.h"
+#include "core/base/progress.h"
 #include "core/base/status_macros.h"
 #include "core/base/thread_pool.h"
 #include "core/checkpoint/weight_storage.h"
@@ -25,6 +27,7 @@
 #include "training/config.h"
 #include "training/data/corpus.h"
 #include "training/data/demo_corpus.h"
+#include "training/data/tokenize_corpus.h"
 
 namespace strata {
 namespace {
@@ -90,6 +93,36 @@ absl::StatusOr<Corpus> LoadCorpus(const std::string& folder) {
 
 void PrintNotes(const Corpus& corpus) {
   for (const std::string& note : corpus.notes) PrintNote(note);
+}
+
+absl::Status TokenizeWithProgress(const ModelTokenizer& tokenizer,
+                                  Corpus& corpus) {
+  constexpr int64_t kMegabyte = 1'000'000;
+  constexpr int64_t kLongBytes = 32 * kMegabyte;  // Two seconds.
+  const auto megabytes = [](int64_t bytes) {
+    return (bytes + kMegabyte - 1) / kMegabyte;
+  };
+  std::unique_ptr<Progress> progress;
+  int64_t shown = 0;
+  return TokenizeCorpus(tokenizer, corpus, [&](int64_t done, int64_t wanted) {
+    // Documents are many, and some are smaller than a step.
+    if (wanted < kLongBytes || megabytes(done) == shown) return;
+    if (progress == nullptr) {
+      progress = std::make_unique<Progress>("tokenize", 0, megabytes(wanted));
+    }
+    shown = megabytes(done);
+    progress->Update(shown, {"MB"});
+  });
+}
+
+absl::StatusOr<Corpus> LoadCorpusFor(const std::string& model_folder,
+                                     const std::string& data) {
+  ASSIGN_OR_RETURN(Corpus corpus, LoadCorpus(data));
+  if (!HasTokenizer(model_folder)) return corpus;
+  ASSIGN_OR_RETURN(const ModelTokenizer tokenizer,
+                   ModelTokenizer::Load(model_folder));
+  RETURN_IF_ERROR(TokenizeWithProgress(tokenizer, corpus));
+  return corpus;
 }
 
 CLI::Validator AtLeast(int64_t least) {

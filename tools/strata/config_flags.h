@@ -12,6 +12,7 @@
 #include "absl/status/statusor.h"
 #include "core/checkpoint/weight_storage.h"
 #include "core/model/config.pb.h"
+#include "core/tokenizer/model_tokenizer.h"
 #include "training/config.pb.h"
 #include "training/data/corpus.h"
 
@@ -37,6 +38,15 @@ absl::Status SetFields(const std::vector<std::string>& assignments,
 // The demo's corpus if `folder` is empty.
 absl::StatusOr<Corpus> LoadCorpus(const std::string& folder);
 void PrintNotes(const Corpus& corpus);
+
+// Makes ids of the corpus, under a progress bar if it is large.
+absl::Status TokenizeWithProgress(const ModelTokenizer& tokenizer,
+                                  Corpus& corpus);
+
+// The corpus in the tokens of the model in `model_folder`: ids if it has a
+// tokenizer, bytes otherwise.
+absl::StatusOr<Corpus> LoadCorpusFor(const std::string& model_folder,
+                                     const std::string& data);
 
 // Checks of a flag's number, whose message names the bounds.
 CLI::Validator AtLeast(int64_t least);

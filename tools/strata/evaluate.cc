@@ -1,5 +1,6 @@
 // strata evaluate
 
+#include <cmath>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -39,15 +40,19 @@ struct EvaluateFlags {
 
 std::string DomainTable(const ValidationMetrics& metrics) {
   std::vector<std::vector<std::string>> rows = {
-      {"domain", "tokens", "bits per byte", "perplexity"}};
+      {"domain", "tokens", "bytes", "bits per byte", "perplexity"}};
   int64_t tokens = 0;
+  int64_t bytes = 0;
   for (const DomainMetrics& domain : metrics.domains) {
     tokens += domain.tokens;
+    bytes += domain.bytes;
     rows.push_back({domain.name, FormatInteger(domain.tokens),
+                    FormatInteger(domain.bytes),
                     absl::StrFormat("%.4f", domain.bits_per_byte),
                     absl::StrFormat("%.3f", std::exp(domain.nll))});
   }
   rows.push_back({"all, each domain alike", FormatInteger(tokens),
+                  FormatInteger(bytes),
                   absl::StrFormat("%.4f", metrics.bits_per_byte),
                   absl::StrFormat("%.3f", std::exp(metrics.nll))});
   return FormatTable(rows);
@@ -76,7 +81,7 @@ std::string ExpertTable(const ExpertUse& use) {
 absl::StatusOr<int> RunEvaluate(const EvaluateFlags& flags) {
   ASSIGN_OR_RETURN(const std::string folder, FindModel(flags.model));
   ASSIGN_OR_RETURN(const ModelConfig config, LoadModelConfig(folder));
-  ASSIGN_OR_RETURN(const Corpus corpus, LoadCorpus(flags.data));
+  ASSIGN_OR_RETURN(const Corpus corpus, LoadCorpusFor(folder, flags.data));
   ASSIGN_OR_RETURN(const ValidationMetrics metrics,
                    EvaluateModel(folder, corpus, flags.tokens, flags.threads,
                                  flags.record, flags.route));
@@ -93,6 +98,9 @@ absl::StatusOr<int> RunEvaluate(const EvaluateFlags& flags) {
     json["route"] = Describe(flags.route);
     json["manifest"] = ToJson(manifest);
     json["manifest"]["data_sources"] = corpus.sources;
+    if (corpus.tokenizer) {
+      json["manifest"]["tokenizer_sha256"] = corpus.tokenizer->sha256;
+    }
     PrintJson(json);
     return 0;
   }
@@ -116,7 +124,8 @@ Command AddEvaluate(CLI::App& app) {
   AddData(*evaluate, flags->data);
   evaluate
       ->add_option("--tokens", flags->tokens,
-                   "Tokens (bytes) of each domain to look at, at most")
+                   "Tokens of each domain to look at, at most (bytes, where "
+                   "the model has no tokenizer)")
       ->type_name("N")
       ->check(AtLeast(1));
   AddRecordRouting(*evaluate, flags->record);

@@ -6,6 +6,7 @@
 #include <iostream>
 #include <iterator>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -30,8 +31,8 @@
 #include "serving/engine/generator.h"
 #include "tools/strata/command.h"
 #include "tools/strata/config_flags.h"
+#include "tools/strata/model_text.h"
 #include "tools/strata/output.h"
-#include "training/data/corpus.h"
 #include "training/run/model_folder.h"
 
 namespace strata {
@@ -42,6 +43,8 @@ struct GenerateFlags {
   std::string prompt;
   std::string prompt_file;
   std::vector<int32_t> prompt_ids;
+  bool chat = false;
+  std::string system;
   GenerateOptions options;
   int threads = 1;
   WeightStorage weights = WeightStorage::kAsStored;
@@ -54,13 +57,6 @@ absl::StatusOr<std::string> ReadPrompt(const GenerateFlags& flags) {
   if (flags.prompt_option->count() > 0) return flags.prompt;
   if (flags.prompt_file != "-") return ReadFile(flags.prompt_file);
   return std::string(std::istreambuf_iterator<char>(std::cin), {});
-}
-
-// The document boundary, then the prompt's bytes.
-std::vector<int32_t> TokensOf(const std::string& prompt) {
-  std::vector<int32_t> tokens = {kDocumentBoundary};
-  for (const char c : prompt) tokens.push_back(static_cast<unsigned char>(c));
-  return tokens;
 }
 
 double Rate(int64_t tokens, double seconds) {
@@ -114,16 +110,17 @@ absl::StatusOr<int> RunGenerate(const GenerateFlags& flags) {
   }
   ASSIGN_OR_RETURN(const std::string folder, FindModel(flags.model));
   ASSIGN_OR_RETURN(const ModelConfig config, LoadModelConfig(folder));
-  if (!as_ids && config.vocab_size() != kByteVocabSize) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(folder, " has a vocabulary of ", config.vocab_size(),
-                     " tokens; text is read as bytes, which wants ",
-                     kByteVocabSize, " (--prompt-ids takes token ids)"));
-  }
-  const std::vector<int32_t> tokens =
-      as_ids ? flags.prompt_ids : TokensOf(prompt);
+  std::optional<ModelText> model_text;  // None: ids, as they are.
+  std::vector<int32_t> tokens = flags.prompt_ids;
   GenerateOptions options = flags.options;
-  if (as_ids) options.stop_token = -1;
+  if (!as_ids) {
+    ASSIGN_OR_RETURN(model_text, ModelText::Load(folder, config));
+    ASSIGN_OR_RETURN(tokens, flags.chat
+                                 ? model_text->EncodeChat(prompt, flags.system)
+                                 : model_text->Encode(prompt));
+    options.stop_token = model_text->end_token();
+    model_text->Begin(tokens);
+  }
   // Room in the cache for what is asked for, not for what the model could read.
   ModelConfig sized = config;
   const auto prompt_tokens = static_cast<int64_t>(tokens.size());
@@ -141,7 +138,6 @@ absl::StatusOr<int> RunGenerate(const GenerateFlags& flags) {
   ASSIGN_OR_RETURN(const std::unique_ptr<Generator> generator,
                    Generator::Create(sized, backend, state));
 
-  Utf8Stream stream;
   std::string text;
   const auto emit = [&](const std::string& piece) {
     text += piece;
@@ -151,12 +147,18 @@ absl::StatusOr<int> RunGenerate(const GenerateFlags& flags) {
   RETURN_IF_ERROR(generator
                       ->Generate(tokens, options,
                                  [&](int32_t token) {
-                                   if (!as_ids) return emit(stream.Push(token));
-                                   return emit(absl::StrCat(
-                                       text.empty() ? "" : " ", token));
+                                   if (as_ids) {
+                                     return emit(absl::StrCat(
+                                         text.empty() ? "" : " ", token));
+                                   }
+                                   // A model may have several of these.
+                                   if (model_text->EndsText(token)) {
+                                     return false;
+                                   }
+                                   return emit(model_text->Push(token));
                                  })
                       .status());
-  if (!as_ids) emit(stream.Finish());
+  if (!as_ids) emit(model_text->Finish());
 
   if (flags.json) {
     RETURN_IF_ERROR(
@@ -175,7 +177,6 @@ Command AddGenerate(CLI::App& app) {
   CLI::App* generate = app.add_subcommand(
       "generate", "Continue a text; the text goes to stdout as it is made");
   auto flags = std::make_shared<GenerateFlags>();
-  flags->options.stop_token = kDocumentBoundary;
   SamplingOptions& sampling = flags->options.sampling;
   generate
       ->add_option("--model", flags->model,
@@ -198,9 +199,21 @@ Command AddGenerate(CLI::App& app) {
           ->type_name("ID,ID,...")
           ->delimiter(',');
   prompt->require_option(1);
+  CLI::Option* const chat =
+      generate
+          ->add_flag("--chat", flags->chat,
+                     "The prompt is a message, which the model's chat template "
+                     "frames; the text is the answer")
+          ->excludes(flags->ids_option);
+  generate
+      ->add_option("--system", flags->system,
+                   "With --chat: what the system says before")
+      ->type_name("TEXT")
+      ->needs(chat);
   generate
       ->add_option("--max-new-tokens", flags->options.max_new_tokens,
-                   "Tokens (bytes) to generate at most")
+                   "Tokens to generate at most (bytes, where the model has no "
+                   "tokenizer)")
       ->type_name("N")
       ->check(AtLeast(0));
   generate

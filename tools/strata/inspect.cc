@@ -140,7 +140,7 @@ std::string StarvedLines(const RouterInspection& inspection) {
 absl::StatusOr<int> RunInspectRouter(const InspectFlags& flags) {
   if (!flags.html.empty()) RETURN_IF_ERROR(CheckWritable(flags.html));
   ASSIGN_OR_RETURN(const std::string folder, FindModel(flags.model));
-  ASSIGN_OR_RETURN(const Corpus corpus, LoadCorpus(flags.data));
+  ASSIGN_OR_RETURN(const Corpus corpus, LoadCorpusFor(folder, flags.data));
   ASSIGN_OR_RETURN(const RouterInspection inspection,
                    InspectRouter(folder, corpus, flags.options));
   if (!flags.html.empty()) {

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -19,6 +20,7 @@
 #include "core/base/signals.h"
 #include "core/base/status_macros.h"
 #include "core/checkpoint/model_files.h"
+#include "core/tokenizer/model_tokenizer.h"
 #include "nlohmann/json.hpp"
 #include "tools/strata/command.h"
 #include "tools/strata/config_flags.h"
@@ -37,6 +39,7 @@ struct TrainFlags {
   std::string preset = "demo";
   std::vector<std::string> set;
   std::string data;
+  std::string tokenizer;
   std::string out;
   std::string resume;
   int64_t steps = 0;
@@ -72,10 +75,23 @@ absl::Status ChooseFolders(const TrainFlags& flags, RunOptions& options) {
   return absl::OkStatus();
 }
 
-// The checkpoint's configs if one is resumed, the preset's otherwise, with what
-// the flags change.
-absl::StatusOr<Configs> ChooseConfigs(const TrainFlags& flags,
-                                      const std::string& resume_from) {
+// The one that the flags name, or that the checkpoint has; none for bytes.
+absl::StatusOr<std::optional<ModelTokenizer>> ChooseTokenizer(
+    const TrainFlags& flags, const std::string& resume_from) {
+  std::optional<ModelTokenizer> tokenizer;
+  if (!flags.tokenizer.empty()) {
+    ASSIGN_OR_RETURN(tokenizer, ModelTokenizer::Load(flags.tokenizer));
+  } else if (!resume_from.empty() && HasTokenizer(resume_from)) {
+    ASSIGN_OR_RETURN(tokenizer, ModelTokenizer::Load(resume_from));
+  }
+  return tokenizer;
+}
+
+// The checkpoint's configs if one is resumed, the preset's otherwise, with the
+// tokenizer's vocabulary and what the flags change.
+absl::StatusOr<Configs> ChooseConfigs(
+    const TrainFlags& flags, const std::string& resume_from,
+    const std::optional<ModelTokenizer>& tokenizer) {
   Configs configs;
   if (flags.resumes() && flags.preset_option->count() == 0) {
     ASSIGN_OR_RETURN(configs.model, LoadModelConfig(resume_from));
@@ -83,7 +99,17 @@ absl::StatusOr<Configs> ChooseConfigs(const TrainFlags& flags,
   } else {
     ASSIGN_OR_RETURN(configs, PresetConfigs(flags.preset));
   }
+  if (tokenizer) {
+    configs.model.set_vocab_size(tokenizer->tokenizer().vocab_size());
+  }
   RETURN_IF_ERROR(SetFields(flags.set, configs));
+  if (tokenizer &&
+      configs.model.vocab_size() != tokenizer->tokenizer().vocab_size()) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "--set makes vocab_size ", configs.model.vocab_size(),
+        ", and the tokenizer has ", tokenizer->tokenizer().vocab_size(),
+        " tokens; leave it out, it is taken from the tokenizer"));
+  }
   if (flags.steps_option->count() > 0) configs.train.set_steps(flags.steps);
   if (flags.seed_option->count() > 0) configs.train.set_seed(flags.seed);
   return configs;
@@ -137,11 +163,14 @@ absl::StatusOr<int> RunTrain(const TrainFlags& flags) {
   options.record = flags.record;
   options.route = flags.route;
   RETURN_IF_ERROR(ChooseFolders(flags, options));
+  ASSIGN_OR_RETURN(const std::optional<ModelTokenizer> tokenizer,
+                   ChooseTokenizer(flags, options.resume_from));
   ASSIGN_OR_RETURN(const Configs configs,
-                   ChooseConfigs(flags, options.resume_from));
+                   ChooseConfigs(flags, options.resume_from, tokenizer));
   options.model = configs.model;
   options.train = configs.train;
-  ASSIGN_OR_RETURN(const Corpus corpus, LoadCorpus(flags.data));
+  ASSIGN_OR_RETURN(Corpus corpus, LoadCorpus(flags.data));
+  if (tokenizer) RETURN_IF_ERROR(TokenizeWithProgress(*tokenizer, corpus));
   ASSIGN_OR_RETURN(const std::unique_ptr<TrainingRun> run,
                    TrainingRun::Start(options, &corpus));
   PrintNotes(corpus);
@@ -195,6 +224,12 @@ Command AddTrain(CLI::App& app) {
   AddPreset(*train, flags->preset);
   flags->preset_option = train->get_option("--preset");
   AddData(*train, flags->data);
+  train
+      ->add_option("--tokenizer", flags->tokenizer,
+                   "Learn ids of this tokenizer.json (or of the one in a "
+                   "folder) instead of bytes; the model's vocabulary is its. A "
+                   "resumed run has the checkpoint's")
+      ->type_name("PATH");
   train
       ->add_option("--out", flags->out,
                    "Folder of the run: metrics and checkpoints (default: "

@@ -16,10 +16,13 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/types/span.h"
+#include "core/base/check.h"
 #include "core/base/files.h"
 #include "core/base/random.h"
 #include "core/base/sha256.h"
 #include "core/base/status_macros.h"
+#include "training/data/token_ids.h"
 
 namespace strata {
 namespace {
@@ -262,16 +265,47 @@ absl::StatusOr<Corpus> LoadFolderCorpus(const std::string& folder) {
   return corpus;
 }
 
+int64_t Domain::NumTokens(CorpusPart part) const {
+  const bool is_train = part == CorpusPart::kTrain;
+  const TokenIds& ids = is_train ? train_ids : validation_ids;
+  if (!ids.empty()) return ids.size();
+  return static_cast<int64_t>((is_train ? train : validation).size());
+}
+
+void Domain::CopyTokens(CorpusPart part, int64_t first,
+                        absl::Span<int32_t> tokens) const {
+  const bool is_train = part == CorpusPart::kTrain;
+  const TokenIds& ids = is_train ? train_ids : validation_ids;
+  if (!ids.empty()) {
+    ids.Copy(first, tokens);
+    return;
+  }
+  const std::string& bytes = is_train ? train : validation;
+  CHECK(first >= 0 && first + tokens.size() <= bytes.size())
+      << tokens.size() << " bytes from " << first << " on, of " << bytes.size();
+  const auto* from =
+      reinterpret_cast<const unsigned char*>(bytes.data()) + first;
+  std::copy_n(from, tokens.size(), tokens.begin());
+}
+
+int64_t Domain::NumValidationTextBytes(int64_t first,
+                                       int64_t num_tokens) const {
+  if (validation_ids.empty()) return num_tokens;
+  return validation_bytes[first + num_tokens] - validation_bytes[first];
+}
+
 absl::Status CheckLongEnough(const Corpus& corpus, int64_t seq_len) {
   for (const Domain& domain : corpus.domains) {
-    for (const auto& [use, bytes] :
-         {std::pair<const char*, size_t>("training", domain.train.size()),
-          {"validation", domain.validation.size()}}) {
-      if (static_cast<int64_t>(bytes) > seq_len) continue;
+    for (const auto& [use, part] :
+         {std::pair("training", CorpusPart::kTrain),
+          std::pair("validation", CorpusPart::kValidation)}) {
+      const int64_t num_tokens = domain.NumTokens(part);
+      if (num_tokens > seq_len) continue;
       return absl::InvalidArgumentError(absl::StrFormat(
-          "domain \"%s\" is too small: it has %d bytes for %s, and sequences "
+          "domain \"%s\" is too small: it has %d %s for %s, and sequences "
           "of %d want at least %d",
-          domain.name, bytes, use, seq_len, seq_len + 1));
+          domain.name, num_tokens, corpus.tokenizer ? "tokens" : "bytes", use,
+          seq_len, seq_len + 1));
     }
   }
   return absl::OkStatus();

@@ -9,9 +9,10 @@
 //   Domain::validation         \0 document \0 document ... \0
 //   Domain::train              the same, of all other bytes
 //
-// A token is a byte. Byte 0 stands between documents and at both ends, so it is
-// where a text begins and ends; it is dropped from the documents themselves.
-// Nothing else is changed, and nothing is assumed about the encoding.
+// A token is a byte, unless a tokenizer made ids of them (tokenize_corpus.h).
+// Byte 0 stands between documents and at both ends, so it is where a text
+// begins and ends; it is dropped from the documents themselves. Nothing else is
+// changed, and nothing is assumed about the encoding.
 //
 // The split depends on the paths and sizes of the documents alone, so it is the
 // same on every machine, and adding a file moves few others. Exact copies of a
@@ -24,11 +25,14 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/types/span.h"
+#include "training/data/token_ids.h"
 
 namespace strata {
 
@@ -46,16 +50,44 @@ struct DomainDocuments {
       documents;  // In the order in which they are trained on.
 };
 
+enum class CorpusPart { kTrain, kValidation };
+
 struct Domain {
   std::string name;
   std::string train;
   std::string validation;
+
+  // What the bytes became, which are gone then, in a corpus with a tokenizer.
+  TokenIds train_ids = {};
+  TokenIds validation_ids = {};
+  // Bytes of the text before each of validation_ids, and of all of it.
+  std::vector<int64_t> validation_bytes = {};  // [validation_ids + 1]
+
+  int64_t NumTokens(CorpusPart part) const;
+  // Fills `tokens` with those from number `first` on; there are as many.
+  void CopyTokens(CorpusPart part, int64_t first,
+                  absl::Span<int32_t> tokens) const;
+  // How many bytes of text `num_tokens` of validation from number `first` on
+  // are. What separates documents counts as one, as the byte that it is.
+  int64_t NumValidationTextBytes(int64_t first, int64_t num_tokens) const;
+};
+
+// What made ids of a corpus, for those who have to do the same again.
+struct CorpusTokenizer {
+  std::string json;    // The content of its tokenizer.json ...
+  std::string sha256;  // ... and the hash of that.
+  int64_t vocab_size = 0;
+  int32_t end_token = -1;  // Between documents; -1: nothing is.
+  std::string end_text;    // How the file spells it.
 };
 
 struct Corpus {
   std::vector<Domain> domains;
 
-  // Of all names and bytes of `domains`, in hexadecimal.
+  // None: a token is a byte.
+  std::optional<CorpusTokenizer> tokenizer;
+
+  // Of all names and bytes of `domains`, in hexadecimal; not of ids.
   std::string sha256;
 
   // Where the text comes from: a folder, or packages with their versions.
@@ -63,6 +95,11 @@ struct Corpus {
 
   // What a person should be told once, a sentence each.
   std::vector<std::string> notes;
+
+  // Ids that a model must know.
+  int64_t vocab_size() const {
+    return tokenizer ? tokenizer->vocab_size : kByteVocabSize;
+  }
 };
 
 // How many of a domain's bytes are for validation: a tenth; at least 4 KiB, but
@@ -84,8 +121,8 @@ absl::StatusOr<Corpus> MakeCorpus(std::vector<DomainDocuments> domains);
 // system's error, naming the path, if something in it cannot be read.
 absl::StatusOr<Corpus> LoadFolderCorpus(const std::string& folder);
 
-// Returns INVALID_ARGUMENT if a domain's train or validation bytes are too few
-// for one sequence of `seq_len` tokens and the token after it.
+// Returns INVALID_ARGUMENT if a domain's tokens for training or validation are
+// too few for one sequence of `seq_len` and the token after it.
 absl::Status CheckLongEnough(const Corpus& corpus, int64_t seq_len);
 
 // Whether `text` is well-formed UTF-8.

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <string>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -33,15 +32,11 @@ int64_t Below(int64_t n, uint64_t bits) {
       (static_cast<unsigned __int128>(bits) * static_cast<uint64_t>(n)) >> 64);
 }
 
-// The sequence of `bytes` that starts at `start`, and the byte after each.
-void CopySequence(const std::string& bytes, int64_t start, int64_t seq_len,
-                  int32_t* ids, int32_t* targets) {
-  const auto* from =
-      reinterpret_cast<const unsigned char*>(bytes.data()) + start;
-  for (int64_t i = 0; i < seq_len; ++i) {
-    ids[i] = from[i];
-    targets[i] = from[i + 1];
-  }
+// The sequence that starts at `start`, and the token after each.
+void CopySequence(const Domain& domain, CorpusPart part, int64_t start,
+                  absl::Span<int32_t> ids, absl::Span<int32_t> targets) {
+  domain.CopyTokens(part, start, ids);
+  domain.CopyTokens(part, start + 1, targets);
 }
 
 }  // namespace
@@ -66,10 +61,10 @@ int Sampler::DomainOf(int64_t step, int64_t sequence) const {
 }
 
 int64_t Sampler::StartOf(int64_t step, int64_t sequence) const {
-  const std::string& bytes = corpus_->domains[DomainOf(step, sequence)].train;
-  // The last start leaves seq_len bytes and the target of the last.
+  const Domain& domain = corpus_->domains[DomainOf(step, sequence)];
+  // The last start leaves seq_len tokens and the target of the last.
   const int64_t num_starts =
-      static_cast<int64_t>(bytes.size()) - config_.seq_len;
+      domain.NumTokens(CorpusPart::kTrain) - config_.seq_len;
   return Below(num_starts, HashCounter(config_.seed, step, sequence));
 }
 
@@ -83,9 +78,9 @@ void Sampler::Fill(int64_t step, int64_t first_sequence,
   CHECK_LE(first_sequence + num_sequences, config_.sequences_per_step);
   for (int64_t i = 0; i < num_sequences; ++i) {
     const int64_t sequence = first_sequence + i;
-    CopySequence(corpus_->domains[DomainOf(step, sequence)].train,
-                 StartOf(step, sequence), seq_len, ids.data() + i * seq_len,
-                 targets.data() + i * seq_len);
+    CopySequence(corpus_->domains[DomainOf(step, sequence)], CorpusPart::kTrain,
+                 StartOf(step, sequence), ids.subspan(i * seq_len, seq_len),
+                 targets.subspan(i * seq_len, seq_len));
   }
 }
 
@@ -95,7 +90,8 @@ absl::StatusOr<ValidationWindows> ValidationWindows::Create(
   RETURN_IF_ERROR(CheckLongEnough(*corpus, seq_len));
   ValidationWindows windows(corpus, seq_len);
   for (const Domain& domain : corpus->domains) {
-    const int64_t num_tokens = domain.validation.size() - 1;  // With a target.
+    // Those with a target.
+    const int64_t num_tokens = domain.NumTokens(CorpusPart::kValidation) - 1;
     windows.num_windows_.push_back(std::max<int64_t>(
         1, std::min(num_tokens, tokens_per_domain) / seq_len));
   }
@@ -103,7 +99,8 @@ absl::StatusOr<ValidationWindows> ValidationWindows::Create(
 }
 
 int64_t ValidationWindows::StartOf(int domain, int64_t window) const {
-  const int64_t num_tokens = corpus_->domains[domain].validation.size() - 1;
+  const int64_t num_tokens =
+      corpus_->domains[domain].NumTokens(CorpusPart::kValidation) - 1;
   const int64_t num_places = num_tokens / seq_len_;
   // Of equal places side by side, every (num_places / num_windows)-th.
   return window * num_places / num_windows_[domain] * seq_len_;
@@ -119,14 +116,25 @@ int64_t ValidationWindows::Fill(int domain, int64_t first_window,
   const int64_t num_filled =
       std::clamp<int64_t>(num_windows_[domain] - first_window, 0, num_rows);
   for (int64_t i = 0; i < num_filled; ++i) {
-    CopySequence(corpus_->domains[domain].validation,
-                 StartOf(domain, first_window + i), seq_len_,
-                 ids.data() + i * seq_len_, targets.data() + i * seq_len_);
+    CopySequence(corpus_->domains[domain], CorpusPart::kValidation,
+                 StartOf(domain, first_window + i),
+                 ids.subspan(i * seq_len_, seq_len_),
+                 targets.subspan(i * seq_len_, seq_len_));
   }
   const auto rest = static_cast<size_t>(num_filled * seq_len_);
   std::fill(ids.begin() + rest, ids.end(), kDocumentBoundary);
   std::fill(targets.begin() + rest, targets.end(), -1);
   return num_filled;
+}
+
+int64_t ValidationWindows::NumTextBytes(int domain, int64_t first_window,
+                                        int64_t num_windows) const {
+  int64_t num_bytes = 0;
+  for (int64_t i = 0; i < num_windows; ++i) {
+    num_bytes += corpus_->domains[domain].NumValidationTextBytes(
+        StartOf(domain, first_window + i) + 1, seq_len_);
+  }
+  return num_bytes;
 }
 
 }  // namespace strata

@@ -1,9 +1,9 @@
-// Which bytes a model sees when: sequences for training and for validation.
+// Which tokens a model sees when: sequences for training and for validation.
 //
-//   train bytes  ... t o   b e   o r   n o t ...      of one domain
+//   train tokens ... t o   b e   o r   n o t ...      of one domain
 //                    |<-- seq_len = 8 -->|
 //   ids              t o _ b e _ o r
-//   targets            o _ b e _ o r _                each the byte after
+//   targets            o _ b e _ o r _                each the token after
 //
 // A sequence is a pure function of (seed, step, its number in the step). So the
 // state of the data order that a checkpoint keeps is (seed, step), and the
@@ -46,7 +46,7 @@ class Sampler {
             absl::Span<int32_t> ids,             // [sequences, seq_len]
             absl::Span<int32_t> targets) const;  // [sequences, seq_len]
 
-  // The domain of a sequence, and where in its train bytes it starts.
+  // The domain of a sequence, and where in its train tokens it starts.
   int DomainOf(int64_t step, int64_t sequence) const;
   int64_t StartOf(int64_t step, int64_t sequence) const;
 
@@ -62,7 +62,7 @@ class Sampler {
 
 // Validation sequences: for each domain the same windows every time. They do
 // not overlap, and if the budget does not pay for all, they are spread evenly
-// over the domain's validation bytes.
+// over the domain's validation tokens.
 class ValidationWindows {
  public:
   // `tokens_per_domain` is a bound; every domain has one window at least.
@@ -78,13 +78,17 @@ class ValidationWindows {
 
   // Fills the domain's windows from number `first_window` on, as many as there
   // are and the arrays hold, and returns how many. Rows after those are filled
-  // with byte 0 as id and -1, which stands for no target.
+  // with 0 as id and -1, which stands for no target.
   int64_t Fill(int domain, int64_t first_window,
                absl::Span<int32_t> ids,             // [rows, seq_len]
                absl::Span<int32_t> targets) const;  // [rows, seq_len]
 
-  // Where in the domain's validation bytes a window starts.
+  // Where in the domain's validation tokens a window starts.
   int64_t StartOf(int domain, int64_t window) const;
+
+  // Bytes of text that the targets of windows are.
+  int64_t NumTextBytes(int domain, int64_t first_window,
+                       int64_t num_windows) const;
 
  private:
   ValidationWindows(const Corpus* corpus, int64_t seq_len)

@@ -41,10 +41,11 @@ absl::Status CheckInspectable(const std::string& folder,
         "the model in ", folder, " has no experts: all of its ",
         model.num_layers(), " layers are dense, so there is no router"));
   }
-  if (model.vocab_size() < kByteVocabSize) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "vocab_size is ", model.vocab_size(),
-        "; text is read as bytes, which wants at least ", kByteVocabSize));
+  if (model.vocab_size() < corpus.vocab_size()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("vocab_size is ", model.vocab_size(), "; text is read as ",
+                     corpus.tokenizer ? "ids of a tokenizer" : "bytes",
+                     ", which wants at least ", corpus.vocab_size()));
   }
   if (corpus.domains.size() < 2) {
     return absl::InvalidArgumentError(

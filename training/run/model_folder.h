@@ -41,10 +41,10 @@ absl::Status LoadWeights(const std::string& folder, const ModelConfig& config,
 absl::StatusOr<TrainConfig> LoadTrainConfig(const std::string& folder);
 
 // Bits per byte and experts' use over at most `tokens_per_domain` of the
-// validation part of `corpus`. Sequences are as long as in training, or 256
-// tokens where the folder does not say. Records the routing if `record` has a
-// path. Experts are chosen as `route` says; a trace that is replayed may be one
-// of other weights.
+// validation part of `corpus`, which is in the model's tokens. Sequences are as
+// long as in training, or 256 tokens where the folder does not say. Records the
+// routing if `record` has a path. Experts are chosen as `route` says; a trace
+// that is replayed may be one of other weights.
 absl::StatusOr<ValidationMetrics> EvaluateModel(
     const std::string& folder, const Corpus& corpus, int64_t tokens_per_domain,
     int num_threads, const RecordOptions& record = {},

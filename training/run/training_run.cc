@@ -60,6 +60,7 @@ nlohmann::json TrainingManifest(const ModelConfig& model,
   json["model"] = nlohmann::json::parse(model_json);
   json["train"] = nlohmann::json::parse(train_json);
   json["data_sources"] = corpus.sources;
+  if (corpus.tokenizer) json["tokenizer_sha256"] = corpus.tokenizer->sha256;
   return json;
 }
 
