@@ -104,32 +104,33 @@ HWY_INLINE void DotTile(const RowProductArgs<T>& g, int64_t row, int64_t column,
   V<T> s10 = s00, s11 = s00, s12 = s00, s13 = s00;
   V<T> s20 = s00, s21 = s00, s22 = s00, s23 = s00;
   V<T> s30 = s00, s31 = s00, s32 = s00, s33 = s00;
-  const auto step = [&](V<T> y0, V<T> y1, V<T> y2, V<T> y3, auto load) HWY_ATTR {
-    const V<T> x0 = load(a);
-    s00 = hn::MulAdd(x0, y0, s00);
-    s01 = hn::MulAdd(x0, y1, s01);
-    s02 = hn::MulAdd(x0, y2, s02);
-    s03 = hn::MulAdd(x0, y3, s03);
-    if constexpr (kRows >= 2) {
-      const V<T> x1 = load(a + g.lda);
-      s10 = hn::MulAdd(x1, y0, s10);
-      s11 = hn::MulAdd(x1, y1, s11);
-      s12 = hn::MulAdd(x1, y2, s12);
-      s13 = hn::MulAdd(x1, y3, s13);
-    }
-    if constexpr (kRows >= 4) {
-      const V<T> x2 = load(a + 2 * g.lda);
-      s20 = hn::MulAdd(x2, y0, s20);
-      s21 = hn::MulAdd(x2, y1, s21);
-      s22 = hn::MulAdd(x2, y2, s22);
-      s23 = hn::MulAdd(x2, y3, s23);
-      const V<T> x3 = load(a + 3 * g.lda);
-      s30 = hn::MulAdd(x3, y0, s30);
-      s31 = hn::MulAdd(x3, y1, s31);
-      s32 = hn::MulAdd(x3, y2, s32);
-      s33 = hn::MulAdd(x3, y3, s33);
-    }
-  };
+  const auto step = [&](V<T> y0, V<T> y1, V<T> y2, V<T> y3, auto load)
+                        HWY_ATTR {
+                          const V<T> x0 = load(a);
+                          s00 = hn::MulAdd(x0, y0, s00);
+                          s01 = hn::MulAdd(x0, y1, s01);
+                          s02 = hn::MulAdd(x0, y2, s02);
+                          s03 = hn::MulAdd(x0, y3, s03);
+                          if constexpr (kRows >= 2) {
+                            const V<T> x1 = load(a + g.lda);
+                            s10 = hn::MulAdd(x1, y0, s10);
+                            s11 = hn::MulAdd(x1, y1, s11);
+                            s12 = hn::MulAdd(x1, y2, s12);
+                            s13 = hn::MulAdd(x1, y3, s13);
+                          }
+                          if constexpr (kRows >= 4) {
+                            const V<T> x2 = load(a + 2 * g.lda);
+                            s20 = hn::MulAdd(x2, y0, s20);
+                            s21 = hn::MulAdd(x2, y1, s21);
+                            s22 = hn::MulAdd(x2, y2, s22);
+                            s23 = hn::MulAdd(x2, y3, s23);
+                            const V<T> x3 = load(a + 3 * g.lda);
+                            s30 = hn::MulAdd(x3, y0, s30);
+                            s31 = hn::MulAdd(x3, y1, s31);
+                            s32 = hn::MulAdd(x3, y2, s32);
+                            s33 = hn::MulAdd(x3, y3, s33);
+                          }
+                        };
   int64_t i = 0;
   for (; i + lanes <= g.k; i += lanes) {
     step(hn::LoadU(d, b0 + i), hn::LoadU(d, b1 + i), hn::LoadU(d, b2 + i),
