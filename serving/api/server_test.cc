@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <filesystem>
 #include <memory>
 #include <random>
 #include <string>
@@ -18,12 +19,14 @@
 #include "absl/synchronization/mutex.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
+#include "core/base/files.h"
 #include "core/base/sha256.h"
 #include "core/cpu/batch_invariant.h"
 #include "core/cpu/cpu_backend.h"
 #include "core/model/config.pb.h"
 #include "core/runtime/state_store.h"
 #include "core/testing/status_matchers.h"
+#include "core/tokenizer/byte_level.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "httplib.h"
@@ -40,9 +43,9 @@ using ::testing::HasSubstr;
 using ::testing::Not;
 using Json = nlohmann::ordered_json;
 
-ModelConfig Bytes() {
+ModelConfig Config(int64_t vocab_size) {
   ModelConfig config = Flat();
-  config.set_vocab_size(256);
+  config.set_vocab_size(vocab_size);
   config.set_max_seq_len(512);
   return config;
 }
@@ -52,16 +55,19 @@ class ServerTest : public testing::Test {
  protected:
   ServerTest() : backend_(2, BatchInvariantCpuKernels()), state_(backend_) {}
 
-  void Start(ServerOptions options = {}, int64_t max_sequences = 8) {
+  // `folder` may hold a tokenizer; without one the model is one of bytes.
+  void Start(ServerOptions options = {}, int64_t max_sequences = 8,
+             const std::string& folder = testing::TempDir(),
+             int64_t vocab_size = 256) {
     EngineOptions engine;
     engine.max_sequences = max_sequences;
     engine.max_step_tokens = 32;
     engine.block_size = 4;
-    auto created = Engine::Create(Bytes(), backend_, state_, engine);
+    auto created = Engine::Create(Config(vocab_size), backend_, state_, engine);
     ASSERT_THAT(created, IsOk());
     engine_ = *std::move(created);
-    FillState<float>(Bytes(), state_);
-    auto codec = LoadTextCodec(testing::TempDir(), 256);
+    FillState<float>(Config(vocab_size), state_);
+    auto codec = LoadTextCodec(folder, vocab_size);
     ASSERT_THAT(codec, IsOk());
     codec_ = *std::move(codec);
     options.port = 0;
@@ -278,6 +284,62 @@ TEST_F(ServerTest, TellsLogprobsAndUsageWhenAsked) {
   const std::vector<Json> events = Stream("/v1/completions", streamed);
   EXPECT_EQ(events.back()["usage"]["completion_tokens"], 3);
   EXPECT_TRUE(events.back()["choices"].empty());
+}
+
+TEST_F(ServerTest, ChatsByTheModelsTemplateAndStreamsTheSame) {
+  const std::string dir = testing::TempDir() + "/chat";
+  std::filesystem::create_directories(dir);
+  // A token for each byte, and one that begins the assistant's turn.
+  const Json byte_level = {{"type", "ByteLevel"},
+                           {"add_prefix_space", false},
+                           {"trim_offsets", true},
+                           {"use_regex", false}};
+  Json tokenizer = {{"pre_tokenizer", byte_level},
+                    {"decoder", byte_level},
+                    {"model", {{"type", "BPE"}, {"merges", Json::array()}}},
+                    {"added_tokens", Json::array({{{"id", 256},
+                                                   {"content", "<a>"},
+                                                   {"single_word", false},
+                                                   {"lstrip", false},
+                                                   {"rstrip", false},
+                                                   {"normalized", false},
+                                                   {"special", true}}})}};
+  for (int byte = 0; byte < 256; ++byte) {
+    const std::string text(1, static_cast<char>(byte));
+    tokenizer["model"]["vocab"][ToByteLevel(text)] = byte;
+  }
+  ASSERT_THAT(WriteFileAtomically(dir + "/tokenizer.json", tokenizer.dump()),
+              IsOk());
+  ASSERT_THAT(WriteFileAtomically(dir + "/chat_template.jinja",
+                                  "{% for m in messages %}{{ m.role }}: {{ "
+                                  "m.content }}{% endfor %}<a>"),
+              IsOk());
+  ASSERT_THAT(WriteFileAtomically(dir + "/tokenizer_config.json", "{}"),
+              IsOk());
+  Start({}, /*max_sequences=*/8, dir, /*vocab_size=*/257);
+  const Json body = {
+      {"messages", Json::array({{{"role", "user"}, {"content", "hi"}}})},
+      {"max_completion_tokens", 12},
+      {"seed", 4},
+      {"logprobs", true},
+      {"top_logprobs", 2}};
+
+  const Json whole = Ask("/v1/chat/completions", body);
+  const std::vector<Json> events = Stream("/v1/chat/completions", body);
+
+  EXPECT_EQ(whole["object"], "chat.completion");
+  EXPECT_EQ(whole["usage"]["prompt_tokens"], 9) << "user: hi and <a>";
+  const Json& choice = whole["choices"][0];
+  EXPECT_EQ(choice["message"]["role"], "assistant");
+  EXPECT_EQ(choice["logprobs"]["content"].size(), 12);
+  EXPECT_EQ(choice["logprobs"]["content"][0]["top_logprobs"].size(), 2);
+  std::string streamed;
+  for (const Json& event : events) {
+    EXPECT_EQ(event["object"], "chat.completion.chunk");
+    streamed += event["choices"][0]["delta"].value("content", "");
+  }
+  EXPECT_EQ(events[0]["choices"][0]["delta"]["role"], "assistant");
+  EXPECT_EQ(choice["message"]["content"], streamed);
 }
 
 TEST_F(ServerTest, ListsItsModelAndItsState) {
