@@ -14,6 +14,7 @@
 #include "core/ops/elementwise.h"
 #include "core/ops/matmul.h"
 #include "core/ops/norm.h"
+#include "core/ops/paged_attention.h"
 #include "core/ops/rope.h"
 
 namespace strata {
@@ -57,6 +58,10 @@ ValueId Attend(GraphBuilder& b, const AttentionInputs& inputs, int64_t layer,
   if (!b.ok()) return kNone;
   const ValueId k_cache = Cached(b, inputs, layer, "k", k);
   const ValueId v_cache = Cached(b, inputs, layer, "v", v);
+  if (inputs.pages.block_table != kNone) {
+    return PagedAttention(b, q, k_cache, v_cache, inputs.pages, inputs.position,
+                          options);
+  }
   return CachedAttention(b, q, k_cache, v_cache, inputs.first_row,
                          inputs.position, options);
 }
@@ -135,9 +140,14 @@ ValueId Latent(GraphBuilder& b, const ModelConfig& config,
         Cached(b, inputs, layer, "latent",
                Add(b, PlaceColumns(b, compressed, 0, width),
                    PlaceColumns(b, k_rope, l.kv_rank(), width)));
-    o = CachedLatentAttention(b, LatentQuery(b, q, kv_b, heads), cache,
-                              inputs.first_row, inputs.position,
-                              {a.num_heads(), l.kv_rank(), scale, a.window()});
+    const CachedLatentOptions options = {a.num_heads(), l.kv_rank(), scale,
+                                         a.window()};
+    q = LatentQuery(b, q, kv_b, heads);
+    o = inputs.pages.block_table != kNone
+            ? PagedLatentAttention(b, q, cache, inputs.pages, inputs.position,
+                                   options)
+            : CachedLatentAttention(b, q, cache, inputs.first_row,
+                                    inputs.position, options);
     o = LatentOutput(b, o, kv_b, heads);
   }
   return Project(b, "o_proj", o, a.num_heads() * l.value_dim(), d, a.bias());

@@ -8,16 +8,18 @@
 #include "core/graph/builder.h"
 #include "core/graph/graph.h"
 #include "core/model/config.pb.h"
+#include "core/ops/paged_attention.h"
 
 namespace strata {
 
 // Inputs that all layers share; see core/model/decoder.h. Either seq_start, or
-// cache_row and first_row, are given.
+// cache_row and first_row, or cache_row and pages, are given.
 struct AttentionInputs {
   ValueId position = kNone;   // [t]
   ValueId seq_start = kNone;  // [sequences + 1]
   ValueId cache_row = kNone;  // [t]
   ValueId first_row = kNone;  // [t]
+  Pages pages;                // With block_table, the cache is in blocks.
   int64_t cache_slots = 0;
   // Latent attention's cache holds keys and values of all heads, not latents.
   bool expand_latents = false;

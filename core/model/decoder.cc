@@ -102,10 +102,21 @@ class Emitter {
                                    {Static(options_.max_sequences + 1)});
       return;
     }
-    inputs_.cache_slots = options_.max_sequences * config_.max_seq_len();
     inputs_.cache_row = b_.Input("cache_row", DType::kI32, {t_});
-    inputs_.first_row = b_.Input("first_row", DType::kI32, {t_});
     inputs_.expand_latents = options_.expand_latents;
+    if (options_.cache_blocks == 0) {
+      inputs_.cache_slots = options_.max_sequences * config_.max_seq_len();
+      inputs_.first_row = b_.Input("first_row", DType::kI32, {t_});
+      return;
+    }
+    const int64_t size = options_.block_size;
+    inputs_.cache_slots = options_.cache_blocks * size;
+    inputs_.pages.block_size = size;
+    inputs_.pages.block_table =
+        b_.Input("block_table", DType::kI32,
+                 {Static(options_.max_sequences),
+                  Static((config_.max_seq_len() + size - 1) / size)});
+    inputs_.pages.sequence = b_.Input("sequence", DType::kI32, {t_});
   }
 
   ValueId Embed(ValueId ids) {

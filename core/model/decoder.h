@@ -40,6 +40,10 @@ struct DecoderOptions {
   // Generation with latent attention: cache keys and values of all heads, to
   // which the absorbed form over latents is held.
   bool expand_latents = false;
+  // Generation over a cache in blocks, which sequences may share: how many
+  // there are, and tokens of one. 0: each sequence has max_seq_len slots.
+  int64_t cache_blocks = 0;
+  int64_t block_size = 16;
 };
 
 // What a caller feeds and reads. Inputs, by name (all I32):
@@ -55,6 +59,9 @@ struct DecoderOptions {
 // logits has seq_start, generation has
 //   "cache_row" [t]        where the token's key and value go
 //   "first_row" [t]        where its sequence's first token is
+// or, if the cache is in blocks, instead of first_row
+//   "block_table" [max_sequences, ceil(max_seq_len / block_size)]
+//   "sequence" [t]         which row of block_table is the token's
 // and both have
 //   "num_logits" [], "logit_row" [num_logits]   rows whose logits are wanted
 // Outputs, by name:
@@ -70,8 +77,9 @@ struct DecoderOptions {
 // while "ids" are the tokens behind: its logits are of the token after those.
 //
 // The cache of layer i is the states "cache.i.k" and "cache.i.v",
-// [max_sequences * max_seq_len, width]; with latent attention the state
-// "cache.i.latent", [max_sequences * max_seq_len, kv_rank + rope_dim].
+// [slots, width], slots being max_sequences * max_seq_len or
+// cache_blocks * block_size; with latent attention the state
+// "cache.i.latent", [slots, kv_rank + rope_dim].
 struct Decoder {
   ValueId loss = kNone;
   ValueId total_loss = kNone;

@@ -7,11 +7,11 @@
 
 #include <cstdint>
 #include <memory>
-#include <random>
 #include <string>
 #include <vector>
 
 #include "absl/types/span.h"
+#include "core/base/random.h"
 #include "core/cpu/cpu_backend.h"
 #include "core/model/config.pb.h"
 #include "core/model/init.h"
@@ -49,14 +49,14 @@ std::vector<int32_t> RandomIds(int64_t n, int seed);
 template <typename T>
 void FillState(const ModelConfig& config, StateStore& state) {
   InitializeParameters(config, /*seed=*/7, state);
-  std::mt19937 rng(8);
-  std::normal_distribution<double> normal;
   for (const std::string& name : state.names()) {
     if (state.role(name) == Role::kParameter) continue;
     const bool is_bias = name.find("bias") != std::string::npos;
+    // A stream for each, so that biases are the same for caches of any size.
+    Random random(/*seed=*/8, HashName(name));
     for (T& x : state.Get(name).span<T>()) {
       // Caches are full of what another text left.
-      x = static_cast<T>((is_bias ? 0.1 : 1.0) * normal(rng));
+      x = static_cast<T>((is_bias ? 0.1 : 1.0) * random.Normal());
     }
   }
 }

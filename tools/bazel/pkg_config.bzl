@@ -15,6 +15,10 @@ _LIBDIR = "/usr/lib/x86_64-linux-gnu"
 # for it.
 _CARRIED = "-Wl,-rpath,$$ORIGIN/lib"
 
+# And where those that it carries find what they need in turn: only the older
+# tag holds for them too.
+_CARRIED_BY_CARRIED = "-Wl,--disable-new-dtags"
+
 # What the compiler finds by itself.
 _TOOLCHAIN_LIBS = ["-latomic", "-ldl", "-lm", "-lpthread", "-lrt"]
 
@@ -51,6 +55,7 @@ def _parse(text):
     return struct(
         libs = [lib for lib in libs if lib.startswith("-l")],
         requires = [r.strip().split(" ")[0] for r in requires if r.strip()],
+        needs_others = bool(fields.get("Requires.private")),
     )
 
 def _link_file(ctx, lib):
@@ -76,6 +81,8 @@ def _pkg_config_repository_impl(ctx):
         linkopts = [_IF_NEEDED % lib for lib in pc.libs if lib in _TOOLCHAIN_LIBS]
         if [src for src in srcs if src.endswith(".so")]:
             linkopts.append(_CARRIED)
+            if pc.needs_others:
+                linkopts.append(_CARRIED_BY_CARRIED)
         libraries[module] = _LIBRARY.format(
             name = module,
             srcs = srcs,

@@ -127,7 +127,8 @@ int RunCommandLine(int argc, const char* const* argv) {
       AddTrain(app),     AddGenerate(app),  AddEvaluate(app),
       AddInfo(app),      AddInspect(app),   AddSimulate(app),
       AddCalibrate(app), AddTrace(app),     AddConvert(app),
-      AddVerify(app),    AddTokenize(app),  AddTrainTokenizer(app)};
+      AddVerify(app),    AddTokenize(app),  AddTrainTokenizer(app),
+      AddServe(app)};
 
   const int exit_code = Parse(app, argc, argv, commands);
   // A reader that has gone, as head does, is no error.

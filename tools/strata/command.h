@@ -22,6 +22,7 @@ struct Command {
 
 Command AddTrain(CLI::App& app);
 Command AddGenerate(CLI::App& app);
+Command AddServe(CLI::App& app);
 Command AddEvaluate(CLI::App& app);
 Command AddInfo(CLI::App& app);
 Command AddInspect(CLI::App& app);

@@ -1,0 +1,245 @@
+// A piece of work is a run of tokens of one sequence and one KV head:
+//
+//            block 7      block 2     block 9
+//          +-----------+-----------+-----+
+//   rows   | q k^T     |           |   . |  scores of whole rows, a block at a
+//          |           |           | .   |  time; softmax of what a row sees,
+//          +-----------+-----------+-----+  zeros behind; then sums of values,
+//                                           block after block
+//
+// A score is one dot product, a softmax depends on its row alone, and a row of
+// the result is one chain of additions over keys, in which a zero changes
+// nothing. So the run in which a token comes leaves no trace.
+
+#include "core/cpu/paged_attention.h"
+
+#include <algorithm>
+#include <cstdint>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "core/base/status_macros.h"
+#include "core/cpu/attention_block.h"
+#include "core/cpu/row_products.h"
+#include "core/cpu/vector_math.h"
+#include "core/ops/paged_attention.h"
+#include "core/runtime/kernel.h"
+#include "core/runtime/kernel_registry.h"
+#include "core/tensor/tensor.h"
+
+namespace strata {
+namespace {
+
+// Tokens of a run: their rows share the loads of keys and values.
+constexpr int64_t kRunTokens = 16;
+// Query heads of a piece. Where all share one KV head, as over latents, there
+// would else be one piece to a run.
+constexpr int64_t kPieceHeads = 8;
+
+struct Run {
+  int64_t token;
+  int64_t rows;
+};
+
+struct PageView {
+  const int32_t* table;  // [rows, max_blocks]
+  int64_t rows, max_blocks, block_size;
+  const int32_t* sequence;  // [t]
+  const int32_t* position;  // [t]
+
+  PageView(const KernelContext& ctx, int first)
+      : table(ctx.in(first).as<int32_t>()),
+        rows(ctx.in(first).dim(0)),
+        max_blocks(ctx.in(first).dim(1)),
+        block_size(ctx.attrs().Int("block_size")),
+        sequence(ctx.in(first + 1).as<int32_t>()),
+        position(ctx.in(first + 2).as<int32_t>()) {}
+
+  // That every token's blocks are in the cache. Blocks of a run are checked
+  // once, for its last token.
+  absl::Status Check(int64_t token, int64_t slots) const {
+    const int64_t s = sequence[token], last = position[token];
+    if (s < 0 || s >= rows || last < 0 || last >= max_blocks * block_size) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "token ", token, " is at position ", last, " of sequence ", s,
+          "; want 0 to ", max_blocks * block_size - 1, " of 0 to ", rows - 1));
+    }
+    for (int64_t i = 0; i <= last / block_size; ++i) {
+      const int32_t block = table[s * max_blocks + i];
+      if (block >= 0 && (block + 1) * block_size <= slots) continue;
+      return absl::InvalidArgumentError(
+          absl::StrCat("block ", i, " of sequence ", s, " is ", block,
+                       "; want 0 to ", slots / block_size - 1));
+    }
+    return absl::OkStatus();
+  }
+
+  // The first row of the cache of the sequence's i-th block.
+  int64_t FirstSlot(int64_t s, int64_t i) const {
+    return table[s * max_blocks + i] * block_size;
+  }
+};
+
+int64_t FindRuns(const PageView& pages, int64_t t, Run* runs) {
+  int64_t count = 0;
+  for (int64_t i = 0; i < t; ++i) {
+    const bool goes_on = count > 0 && runs[count - 1].rows < kRunTokens &&
+                         pages.sequence[i] == pages.sequence[i - 1] &&
+                         pages.position[i] == pages.position[i - 1] + 1;
+    if (goes_on) {
+      ++runs[count - 1].rows;
+    } else {
+      runs[count++] = {i, 1};
+    }
+  }
+  return count;
+}
+
+// Rows of queries that see the first `keys - rows + 1` to `keys` keys of a
+// sequence (`step` 1), or all `keys` of them (`step` 0: heads of one token).
+template <typename T>
+struct PageBlock {
+  const AttentionSizes& sizes;
+  const PageView& pages;
+  int64_t sequence = 0;
+  int64_t rows = 0, keys = 0, step = 0;
+  const T* q = nullptr;
+  int64_t ld_q = 0;
+  const T* k = nullptr;  // Of the KV head, at the cache's first row.
+  const T* v = nullptr;
+  T* o = nullptr;
+  int64_t ld_o = 0;
+  T* score = nullptr;  // [rows, PaddedKeys(keys)]
+
+  void Run() const {
+    const RowProducts<T>& products = RowProducts<T>::Get();
+    const VectorMath<T>& vec = VectorMath<T>::Get();
+    const int64_t size = pages.block_size, ld_score = PaddedKeys(keys);
+    // What no row sees is left out, in whole blocks.
+    const int64_t least_seen = keys - step * (rows - 1);
+    const int64_t first_block = sizes.FirstSeen(least_seen) / size;
+    RowProductArgs<T> g;
+    g.m = rows;
+    for (int64_t first = first_block * size; first < keys; first += size) {
+      g.n = std::min(size, keys - first);
+      g.k = sizes.key_dim;
+      g.a = q;
+      g.lda = ld_q;
+      g.b = k + pages.FirstSlot(sequence, first / size) * sizes.ld_k;
+      g.ldb = sizes.ld_k;
+      g.c = score + first;
+      g.ldc = ld_score;
+      products.by_dots(g);
+    }
+    for (int64_t i = 0; i < rows; ++i) {
+      T* const row = score + i * ld_score;
+      const int64_t seen = keys - step * (rows - 1 - i);
+      const int64_t begin = sizes.FirstSeen(seen);
+      vec.softmax(row + begin, static_cast<T>(sizes.scale), seen - begin,
+                  row + begin);
+      std::fill(row + first_block * size, row + begin, T{0});
+      std::fill(row + seen, row + keys, T{0});
+    }
+    for (int64_t first = first_block * size; first < keys; first += size) {
+      g.n = sizes.value_dim;
+      g.k = std::min(size, keys - first);
+      g.a = score + first;
+      g.lda = ld_score;
+      g.b = v + pages.FirstSlot(sequence, first / size) * sizes.ld_v;
+      g.ldb = sizes.ld_v;
+      g.c = o;
+      g.ldc = ld_o;
+      g.add = first > first_block * size;
+      products.by_sums(g);
+    }
+  }
+};
+
+// Tokens attend from q to rows of k_cache and v_cache, which may be one.
+template <typename T>
+absl::Status AttendToPages(const KernelContext& ctx,
+                           const AttentionSizes& sizes, const T* k_cache,
+                           const T* v_cache, int64_t slots,
+                           const PageView& pages) {
+  const int64_t t = ctx.in(0).dim(0);
+  const T* const q = ctx.in(0).as<T>();  // [t, ld_q]
+  T* const o = ctx.out(0).as<T>();       // [t, ld_o]
+  Run* const runs = ctx.scratch.Take<Run>(t);
+  const int64_t num_runs = FindRuns(pages, t, runs);
+  int64_t longest = 0;
+  for (int64_t i = 0; i < num_runs; ++i) {
+    RETURN_IF_ERROR(pages.Check(runs[i].token, slots));
+    const int64_t last = runs[i].token + runs[i].rows - 1;
+    RETURN_IF_ERROR(pages.Check(last, slots));
+    longest = std::max<int64_t>(longest, pages.position[last] + 1);
+  }
+  const int64_t heads = std::min(sizes.group, kPieceHeads);  // Of a piece.
+  const int64_t pieces = (sizes.group + heads - 1) / heads;
+  const int64_t worker_size =
+      std::max(kRunTokens, kPieceHeads) * PaddedKeys(longest);
+  T* const scratch = ctx.scratch.Take<T>(ctx.pool.num_threads() * worker_size);
+  ctx.pool.ParallelFor(
+      num_runs * sizes.num_kv_heads * pieces, [&](int64_t index, int worker) {
+        const int64_t first_of_group = index % pieces * heads;
+        const int64_t kv_head = index / pieces % sizes.num_kv_heads;
+        const Run& run = runs[index / pieces / sizes.num_kv_heads];
+        const int64_t group = std::min(heads, sizes.group - first_of_group);
+        const int64_t head = kv_head * sizes.group + first_of_group;
+        PageBlock<T> block = {sizes, pages};
+        block.sequence = pages.sequence[run.token];
+        block.keys = pages.position[run.token] + run.rows;
+        block.q = q + run.token * sizes.ld_q + head * sizes.key_dim;
+        block.k = k_cache + kv_head * sizes.key_dim;
+        block.v = v_cache + kv_head * sizes.value_dim;
+        block.o = o + run.token * sizes.ld_o + head * sizes.value_dim;
+        block.score = scratch + worker * worker_size;
+        if (run.rows == 1) {  // Heads are rows: keys are read once for all.
+          block.rows = group;
+          block.ld_q = sizes.key_dim;
+          block.ld_o = sizes.value_dim;
+          block.Run();
+          return;
+        }
+        block.rows = run.rows;
+        block.step = 1;
+        block.ld_q = sizes.ld_q;
+        block.ld_o = sizes.ld_o;
+        for (int64_t h = 0; h < group; ++h) {
+          block.Run();
+          block.q += sizes.key_dim;
+          block.o += sizes.value_dim;
+        }
+      });
+  return absl::OkStatus();
+}
+
+template <typename T>
+absl::Status RunPagedAttention(const KernelContext& ctx) {
+  return AttendToPages<T>(
+      ctx, AttentionSizes(ctx.attrs(), ctx.in(0), ctx.in(2)), ctx.in(1).as<T>(),
+      ctx.in(2).as<T>(), ctx.in(1).dim(0), PageView(ctx, /*first=*/3));
+}
+
+// The values are the first columns of the keys.
+template <typename T>
+absl::Status RunPagedLatentAttention(const KernelContext& ctx) {
+  AttentionSizes sizes(ctx.attrs(), ctx.in(0), ctx.in(1));
+  sizes.value_dim = ctx.attrs().Int("rank");
+  sizes.ld_o = sizes.num_heads * sizes.value_dim;
+  const T* const cache = ctx.in(1).as<T>();  // [slots, rank + rope]
+  return AttendToPages<T>(ctx, sizes, cache, cache, ctx.in(1).dim(0),
+                          PageView(ctx, /*first=*/2));
+}
+
+}  // namespace
+
+void RegisterPagedAttentionKernels(KernelRegistry& kernels) {
+  kernels.Register(kPagedAttention, DType::kF32, RunPagedAttention<float>);
+  kernels.Register(kPagedAttention, DType::kF64, RunPagedAttention<double>);
+  kernels.Register(kPagedLatentAttention, DType::kF32,
+                   RunPagedLatentAttention<float>);
+  kernels.Register(kPagedLatentAttention, DType::kF64,
+                   RunPagedLatentAttention<double>);
+}
+
+}  // namespace strata

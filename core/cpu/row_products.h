@@ -1,0 +1,46 @@
+// Dense products whose rows do not know each other: row i of the result is the
+// same bit for bit whatever other rows there are, and however many.
+//
+//   by_dots:  c [m, n] = a [m, k] b [n, k]^T     each element a dot product
+//   by_sums:  c [m, n] (+)= a [m, k] b [k, n]    each row a sum of rows of b
+//
+// An element is one chain of fused multiply-adds in the order of k: in by_dots
+// a chain for each lane of a vector, whose ends are added in a fixed order; in
+// by_sums one chain. Tiles of rows and columns only share loads. So no
+// remainder of a tile rounds otherwise, which is what Gemm cannot promise.
+//
+// Row-major; ld* are the distances between rows. One call runs on the calling
+// thread. Vectors differ in width between machines, so by_dots may differ in
+// rounding there.
+
+#ifndef CORE_CPU_ROW_PRODUCTS_H_
+#define CORE_CPU_ROW_PRODUCTS_H_
+
+#include <cstdint>
+
+namespace strata {
+
+template <typename T>
+struct RowProductArgs {
+  int64_t m = 0, n = 0, k = 0;
+  const T* a = nullptr;
+  int64_t lda = 0;
+  const T* b = nullptr;
+  int64_t ldb = 0;
+  T* c = nullptr;
+  int64_t ldc = 0;
+  bool add = false;  // by_sums: chains go on from c instead of from 0.
+};
+
+template <typename T>
+struct RowProducts {
+  // The table for this processor, T float or double.
+  static const RowProducts& Get();
+
+  void (*by_dots)(const RowProductArgs<T>& args);
+  void (*by_sums)(const RowProductArgs<T>& args);
+};
+
+}  // namespace strata
+
+#endif  // CORE_CPU_ROW_PRODUCTS_H_

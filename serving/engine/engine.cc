@@ -1,0 +1,508 @@
+#include "serving/engine/engine.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
+#include "absl/types/span.h"
+#include "core/base/status_macros.h"
+#include "core/graph/builder.h"
+#include "core/graph/graph.h"
+#include "core/model/config.h"
+#include "core/model/config.pb.h"
+#include "core/model/decoder.h"
+#include "core/runtime/backend.h"
+#include "core/runtime/program.h"
+#include "core/runtime/state_store.h"
+#include "core/tensor/tensor.h"
+#include "serving/engine/request_sampler.h"
+#include "serving/engine/scheduler.h"
+
+namespace strata {
+namespace {
+
+// Bytes of the caches of all layers for one token.
+int64_t CacheBytesPerToken(const ModelConfig& config) {
+  const AttentionConfig& a = config.attention();
+  const int64_t width = a.has_latent()
+                            ? a.latent().kv_rank() + a.latent().rope_dim()
+                            : 2 * a.num_kv_heads() * a.head_dim();
+  return config.num_layers() * width * static_cast<int64_t>(sizeof(float));
+}
+
+absl::Status WantAtLeast(absl::string_view name, int64_t value, int64_t min) {
+  if (value >= min) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat(name, " is ", value, "; want at least ", min));
+}
+
+}  // namespace
+
+// --- Generation ---
+
+std::optional<EngineEvent> Generation::Next(absl::Time until) {
+  absl::MutexLock lock(&mutex_);
+  const auto ready = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    return !events_.empty() || num_open_ == 0;
+  };
+  mutex_.AwaitWithDeadline(absl::Condition(&ready), until);
+  if (events_.empty()) return std::nullopt;
+  EngineEvent event = std::move(events_.front());
+  events_.pop_front();
+  if (event.finished) --num_open_;
+  return event;
+}
+
+bool Generation::done() const {
+  absl::MutexLock lock(&mutex_);
+  return num_open_ == 0;
+}
+
+void Generation::Cancel() {
+  absl::MutexLock lock(&mutex_);
+  cancelled_ = true;
+}
+
+void Generation::Push(EngineEvent event) {
+  absl::MutexLock lock(&mutex_);
+  events_.push_back(std::move(event));
+}
+
+void Generation::Stop(int choice) {
+  absl::MutexLock lock(&mutex_);
+  stopped_[choice] = true;
+}
+
+std::optional<FinishReason> Generation::ToEnd(int choice) const {
+  absl::MutexLock lock(&mutex_);
+  if (stopped_[choice]) return FinishReason::kStop;
+  if (cancelled_) return FinishReason::kCancelled;
+  return std::nullopt;
+}
+
+// --- Engine ---
+
+// One answer to one request.
+struct Engine::Choice : ScheduledSequence {
+  Choice(std::shared_ptr<const EngineRequest> r, std::shared_ptr<Generation> g,
+         int i)
+      : request(std::move(r)),
+        generation(std::move(g)),
+        index(i),
+        sampler(Sampling(*request, i), request->prompt) {}
+
+  static RequestSampling Sampling(const EngineRequest& request, int index) {
+    RequestSampling sampling = request.sampling;
+    sampling.draw.seed += index;
+    return sampling;
+  }
+
+  std::shared_ptr<const EngineRequest> request;
+  std::shared_ptr<Generation> generation;
+  int index;
+  RequestSampler sampler;
+  int64_t num_new = 0;
+  bool scheduled = false;  // The scheduler knows it.
+  // Other choices of the request, which wait for this one's prompt.
+  std::vector<Choice*> siblings;
+};
+
+absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(
+    const ModelConfig& config, Backend& backend, StateStore& state,
+    const EngineOptions& options) {
+  RETURN_IF_ERROR(Validate(config));
+  if (config.moe().flat().choice() == FlatRouterConfig::EXPERT_CHOICE) {
+    return absl::UnimplementedError(
+        "the model's experts choose among the tokens of a batch, so an answer "
+        "would depend on other requests");
+  }
+  RETURN_IF_ERROR(WantAtLeast("max_sequences", options.max_sequences, 1));
+  RETURN_IF_ERROR(WantAtLeast("max_step_tokens", options.max_step_tokens,
+                              options.max_sequences));
+  RETURN_IF_ERROR(WantAtLeast("block_size", options.block_size, 1));
+  SchedulerOptions scheduling;
+  scheduling.max_sequences = options.max_sequences;
+  scheduling.max_step_tokens = options.max_step_tokens;
+  scheduling.block_size = options.block_size;
+  scheduling.num_blocks = options.num_blocks;
+  if (options.num_blocks == 0) {
+    const int64_t of_sequence =
+        (config.max_seq_len() + options.block_size - 1) / options.block_size;
+    scheduling.num_blocks =
+        std::min(options.max_sequences * of_sequence,
+                 options.cache_bytes /
+                     (CacheBytesPerToken(config) * options.block_size));
+  }
+  RETURN_IF_ERROR(
+      WantAtLeast("the number of cache blocks", scheduling.num_blocks, 1));
+  auto engine = std::unique_ptr<Engine>(
+      new Engine(config, backend, state, options, scheduling));
+  RETURN_IF_ERROR(engine->Compile());
+  engine->UpdateStats(0);
+  engine->thread_ = std::thread([e = engine.get()] { e->Loop(); });
+  return engine;
+}
+
+Engine::Engine(const ModelConfig& config, Backend& backend, StateStore& state,
+               const EngineOptions& options, const SchedulerOptions& scheduling)
+    : config_(config),
+      backend_(backend),
+      state_(state),
+      options_(options),
+      scheduler_(scheduling) {}
+
+absl::Status Engine::Compile() {
+  GraphBuilder builder;
+  DecoderOptions options;
+  options.mode = DecoderOptions::Mode::kGenerate;
+  options.max_tokens = options_.max_step_tokens;
+  options.max_sequences = options_.max_sequences;
+  options.max_logits = options_.max_sequences;
+  options.cache_blocks = scheduler_.cache().num_blocks();
+  options.block_size = options_.block_size;
+  BuildDecoder(builder, config_, options);
+  ASSIGN_OR_RETURN(Graph graph, builder.Finish());
+  ASSIGN_OR_RETURN(program_,
+                   Program::Compile(std::move(graph), backend_, state_));
+  for (const std::string& name : state_.names()) {
+    if (absl::StartsWith(name, "cache.")) caches_.push_back(name);
+  }
+  return absl::OkStatus();
+}
+
+Engine::~Engine() {
+  {
+    absl::MutexLock lock(&mutex_);
+    draining_ = ending_ = true;
+  }
+  if (thread_.joinable()) thread_.join();
+}
+
+int64_t Engine::max_tokens() const {
+  return std::min<int64_t>(
+      config_.max_seq_len(),
+      scheduler_.cache().num_blocks() * options_.block_size);
+}
+
+absl::Status Engine::Check(const EngineRequest& request) const {
+  RETURN_IF_ERROR(Validate(request.sampling, config_.vocab_size()));
+  if (request.prompt.empty()) {
+    return absl::InvalidArgumentError(
+        "the prompt is empty; want at least 1 token");
+  }
+  const auto length = static_cast<int64_t>(request.prompt.size());
+  if (length >= max_tokens()) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "the prompt has ", length, " tokens; want at most ", max_tokens() - 1,
+        ", so that one more fits into the context"));
+  }
+  for (int64_t i = 0; i < length; ++i) {
+    if (request.prompt[i] >= 0 && request.prompt[i] < config_.vocab_size()) {
+      continue;
+    }
+    return absl::InvalidArgumentError(
+        absl::StrCat("token ", i, " of the prompt is ", request.prompt[i],
+                     "; want 0 to ", config_.vocab_size() - 1));
+  }
+  RETURN_IF_ERROR(WantAtLeast("max_tokens", request.max_new_tokens, 0));
+  if (request.num_choices < 1 || request.num_choices > options_.max_sequences) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "n is ", request.num_choices, "; want 1 to ", options_.max_sequences));
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::shared_ptr<Generation>> Engine::Submit(
+    EngineRequest request) {
+  RETURN_IF_ERROR(Check(request));
+  const int n = request.num_choices;
+  request.max_new_tokens =
+      std::min(request.max_new_tokens,
+               max_tokens() - static_cast<int64_t>(request.prompt.size()));
+  const auto shared = std::make_shared<const EngineRequest>(std::move(request));
+  const auto generation = std::shared_ptr<Generation>(new Generation(n));
+  std::vector<std::unique_ptr<Choice>> choices;
+  for (int i = 0; i < n; ++i) {
+    choices.push_back(std::make_unique<Choice>(shared, generation, i));
+    choices.back()->tokens = shared->prompt;
+    choices.back()->priority = shared->priority;
+    if (i > 0) choices[0]->siblings.push_back(choices.back().get());
+  }
+  absl::MutexLock lock(&mutex_);
+  if (draining_) {
+    return absl::UnavailableError("the server is shutting down");
+  }
+  const int64_t waiting =
+      stats_.num_waiting + static_cast<int64_t>(inbox_.size());
+  if (waiting + n > options_.max_waiting) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat(waiting, " requests wait already; the most is ",
+                     options_.max_waiting, ". Try again later"));
+  }
+  num_unfinished_ += n;
+  stats_.num_submitted += n;
+  for (auto& choice : choices) inbox_.push_back(std::move(choice));
+  return generation;
+}
+
+bool Engine::Drain(absl::Time until) {
+  absl::MutexLock lock(&mutex_);
+  draining_ = true;
+  const auto empty = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    return num_unfinished_ == 0;
+  };
+  if (mutex_.AwaitWithDeadline(absl::Condition(&empty), until)) return true;
+  ending_ = true;
+  mutex_.Await(absl::Condition(&empty));
+  return false;
+}
+
+EngineStats Engine::stats() const {
+  absl::MutexLock lock(&mutex_);
+  return stats_;
+}
+
+bool Engine::TakeRequests() {
+  std::vector<std::unique_ptr<Choice>> taken;
+  bool ending = false;
+  {
+    absl::MutexLock lock(&mutex_);
+    const auto work = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+      return ending_ || !inbox_.empty() || num_unfinished_ > 0;
+    };
+    mutex_.Await(absl::Condition(&work));
+    taken.swap(inbox_);
+    ending = ending_;
+  }
+  for (auto& choice : taken) {
+    choice->id = next_id_++;
+    if (choice->index == 0) {
+      counts_.prompt_tokens +=
+          static_cast<int64_t>(choice->request->prompt.size());
+      scheduler_.Add(choice.get());
+      choice->scheduled = true;
+    }
+    choices_.push_back(std::move(choice));
+  }
+  if (!ending) return true;
+  while (!choices_.empty()) {
+    Finish(choices_.back().get(), FinishReason::kCancelled, absl::OkStatus());
+  }
+  UpdateStats(0);
+  return false;
+}
+
+void Engine::Sweep() {
+  const absl::Time now = absl::Now();
+  std::vector<Choice*> all;
+  for (const auto& choice : choices_) all.push_back(choice.get());
+  for (Choice* const choice : all) {
+    const auto reason = choice->generation->ToEnd(choice->index);
+    if (reason.has_value()) {
+      Finish(choice, *reason, absl::OkStatus());
+    } else if (choice->request->deadline <= now) {
+      Finish(choice, FinishReason::kTimedOut, absl::OkStatus());
+    } else if (choice->request->max_new_tokens == 0) {
+      Finish(choice, FinishReason::kLength, absl::OkStatus());
+    }
+  }
+}
+
+void Engine::Loop() {
+  while (TakeRequests()) {
+    const absl::Time start = absl::Now();
+    Sweep();
+    if (!choices_.empty()) Step();
+    UpdateStats(absl::ToDoubleSeconds(absl::Now() - start));
+  }
+}
+
+void Engine::Step() {
+  const Scheduler::Step step = scheduler_.Plan();
+  if (step.work.empty()) return;
+  const absl::Time start = absl::Now();
+  CopyBlocks(step.copies);
+  const absl::Status status = Forward(step);
+  counts_.forward_seconds += absl::ToDoubleSeconds(absl::Now() - start);
+  if (!status.ok()) {  // An error of ours or of the weights: nobody goes on.
+    for (const Scheduler::Work& work : step.work) {
+      Finish(static_cast<Choice*>(work.sequence), FinishReason::kFailed,
+             status);
+    }
+    return;
+  }
+  scheduler_.Computed(step);
+  ++counts_.num_steps;
+  counts_.computed_tokens += step.num_tokens;
+  Draw(step);
+}
+
+void Engine::CopyBlocks(absl::Span<const BlockCopy> copies) {
+  for (const std::string& name : caches_) {
+    const TensorView& cache = state_.Get(name);
+    const int64_t bytes = cache.num_bytes() / scheduler_.cache().num_blocks();
+    char* const data = reinterpret_cast<char*>(cache.as<float>());
+    for (const BlockCopy& copy : copies) {
+      std::memcpy(data + copy.to * bytes, data + copy.from * bytes, bytes);
+    }
+  }
+}
+
+absl::Status Engine::Forward(const Scheduler::Step& step) {
+  int32_t* const id = program_->Input("ids").as<int32_t>();
+  int32_t* const position = program_->Input("position").as<int32_t>();
+  int32_t* const cache_row = program_->Input("cache_row").as<int32_t>();
+  int32_t* const sequence = program_->Input("sequence").as<int32_t>();
+  int32_t* const logit_row = program_->Input("logit_row").as<int32_t>();
+  const TensorView& table = program_->Input("block_table");
+  const int64_t max_blocks = table.dim(1);
+  int32_t t = 0, num_logits = 0, row = 0;
+  for (const Scheduler::Work& work : step.work) {
+    const std::vector<int32_t>& blocks = work.sequence->cache.blocks;
+    std::copy(blocks.begin(), blocks.end(),
+              table.as<int32_t>() + row * max_blocks);
+    for (int64_t i = work.first; i < work.first + work.count; ++i, ++t) {
+      id[t] = work.sequence->tokens[i];
+      position[t] = static_cast<int32_t>(i);
+      cache_row[t] = static_cast<int32_t>(blocks[i / options_.block_size] *
+                                              options_.block_size +
+                                          i % options_.block_size);
+      sequence[t] = row;
+    }
+    if (work.wants_logits()) logit_row[num_logits++] = t - 1;
+    ++row;
+  }
+  *program_->Input("num_tokens").as<int32_t>() = t;
+  *program_->Input("num_logits").as<int32_t>() = num_logits;
+  return program_->Run();
+}
+
+void Engine::Draw(const Scheduler::Step& step) {
+  const absl::Span<const float> all = program_->Output("logits").span<float>();
+  const int64_t vocab = config_.vocab_size();
+  // Who draws from which row of logits: siblings from that of the prompt.
+  struct Due {
+    Choice* choice;
+    absl::Span<const float> logits;
+    EngineEvent event;
+  };
+  std::vector<Due> due;
+  int64_t row = 0;
+  for (const Scheduler::Work& work : step.work) {
+    if (!work.wants_logits()) continue;
+    auto* const choice = static_cast<Choice*>(work.sequence);
+    const auto logits = all.subspan(row++ * vocab, vocab);
+    due.push_back({choice, logits, {}});
+    for (Choice* const sibling : choice->siblings) {
+      if (scheduler_.Fork(*choice, sibling)) {
+        due.push_back({sibling, logits, {}});
+      } else {
+        scheduler_.Add(sibling);
+      }
+      sibling->scheduled = true;
+    }
+    choice->siblings.clear();
+  }
+  const auto draw = [&](int64_t i) {
+    Due& d = due[i];
+    d.event.choice = d.choice->index;
+    const auto bad = std::find_if_not(d.logits.begin(), d.logits.end(),
+                                      [](float x) { return std::isfinite(x); });
+    if (bad != d.logits.end()) {
+      d.event.error = absl::OutOfRangeError(
+          absl::StrCat("a logit after ", d.choice->tokens.size(), " tokens is ",
+                       *bad, "; the weights are not those of a working model"));
+      return;
+    }
+    d.event.has_token = true;
+    d.event.token = d.choice->sampler.Draw(d.logits);
+    if (d.choice->request->num_logprobs >= 0) {
+      d.event.logprobs =
+          Logprobs(d.logits, d.event.token, d.choice->request->num_logprobs);
+    }
+  };
+  const auto count = static_cast<int64_t>(due.size());
+  if (options_.pool != nullptr) {
+    options_.pool->ParallelFor(count, draw);
+  } else {
+    for (int64_t i = 0; i < count; ++i) draw(i);
+  }
+  for (Due& d : due) Take(d.choice, std::move(d.event));
+}
+
+void Engine::Take(Choice* choice, EngineEvent event) {
+  if (!event.error.ok()) {
+    Finish(choice, FinishReason::kFailed, event.error);
+    return;
+  }
+  const std::vector<int32_t>& stop = choice->request->stop_ids;
+  if (std::find(stop.begin(), stop.end(), event.token) != stop.end()) {
+    Finish(choice, FinishReason::kStop, absl::OkStatus());
+    return;
+  }
+  choice->tokens.push_back(event.token);
+  ++counts_.generated_tokens;
+  const bool full = ++choice->num_new == choice->request->max_new_tokens;
+  choice->generation->Push(std::move(event));
+  if (full) Finish(choice, FinishReason::kLength, absl::OkStatus());
+}
+
+void Engine::Finish(Choice* choice, FinishReason reason, absl::Status error) {
+  // Siblings of a choice that ends before its prompt was through stand alone.
+  if (!choice->siblings.empty()) {
+    Choice* const heir = choice->siblings[0];
+    heir->siblings.assign(choice->siblings.begin() + 1, choice->siblings.end());
+    scheduler_.Add(heir);
+    heir->scheduled = true;
+  }
+  for (const auto& other : choices_) {
+    auto& siblings = other->siblings;
+    siblings.erase(std::remove(siblings.begin(), siblings.end(), choice),
+                   siblings.end());
+  }
+  if (choice->scheduled) scheduler_.Remove(choice);
+  EngineEvent event;
+  event.choice = choice->index;
+  event.finished = true;
+  event.reason = reason;
+  event.error = std::move(error);
+  ++counts_.num_finished[static_cast<int>(reason)];
+  choice->generation->Push(std::move(event));
+  choices_.erase(
+      std::find_if(choices_.begin(), choices_.end(),
+                   [&](const auto& c) { return c.get() == choice; }));
+}
+
+void Engine::UpdateStats(double step_seconds) {
+  counts_.step_seconds += step_seconds;
+  counts_.num_running = scheduler_.num_running();
+  counts_.num_waiting =
+      static_cast<int64_t>(choices_.size()) - counts_.num_running;
+  const KvCache& cache = scheduler_.cache();
+  counts_.num_blocks = cache.num_blocks();
+  counts_.num_used_blocks = cache.num_blocks() - cache.num_free();
+  counts_.num_kept_blocks = cache.num_kept();
+  counts_.num_preemptions = scheduler_.num_preemptions();
+  counts_.prefix_queried_tokens = cache.num_queried_tokens();
+  counts_.prefix_found_tokens = cache.num_found_tokens();
+  absl::MutexLock lock(&mutex_);
+  const int64_t num_submitted = stats_.num_submitted;
+  stats_ = counts_;
+  stats_.num_submitted = num_submitted;
+  num_unfinished_ = static_cast<int64_t>(choices_.size() + inbox_.size());
+}
+
+}  // namespace strata

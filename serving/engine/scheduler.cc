@@ -1,0 +1,160 @@
+#include "serving/engine/scheduler.h"
+
+#include <algorithm>
+#include <cstdint>
+#include <vector>
+
+#include "core/base/check.h"
+#include "serving/engine/kv_cache.h"
+
+namespace strata {
+namespace {
+
+bool GoesBefore(const ScheduledSequence* a, const ScheduledSequence* b) {
+  if (a->priority != b->priority) return a->priority > b->priority;
+  return a->id < b->id;
+}
+
+void InsertInOrder(ScheduledSequence* sequence,
+                   std::vector<ScheduledSequence*>& list) {
+  list.insert(std::upper_bound(list.begin(), list.end(), sequence, GoesBefore),
+              sequence);
+}
+
+bool Erase(const ScheduledSequence* sequence,
+           std::vector<ScheduledSequence*>& list) {
+  const auto it = std::find(list.begin(), list.end(), sequence);
+  if (it == list.end()) return false;
+  list.erase(it);
+  return true;
+}
+
+int64_t NumTokens(const ScheduledSequence* sequence) {
+  return static_cast<int64_t>(sequence->tokens.size());
+}
+
+int64_t NumWanted(const ScheduledSequence* sequence) {
+  return NumTokens(sequence) - sequence->cache.num_computed;
+}
+
+}  // namespace
+
+Scheduler::Scheduler(const SchedulerOptions& options)
+    : options_(options), cache_(options.num_blocks, options.block_size) {
+  CHECK(options.max_sequences >= 1 &&
+        options.max_step_tokens >= options.max_sequences)
+      << options.max_step_tokens << " tokens a step for "
+      << options.max_sequences << " sequences";
+}
+
+void Scheduler::Add(ScheduledSequence* sequence) {
+  CHECK(!sequence->tokens.empty());
+  InsertInOrder(sequence, waiting_);
+}
+
+void Scheduler::Remove(ScheduledSequence* sequence) {
+  if (Erase(sequence, running_)) {
+    cache_.Keep(sequence->cache, sequence->tokens);
+    cache_.End(sequence->cache);
+    sequence->running = false;
+    return;
+  }
+  CHECK(Erase(sequence, waiting_)) << "sequence " << sequence->id;
+}
+
+void Scheduler::Preempt(ScheduledSequence* sequence, Step& step) {
+  const auto work =
+      std::find_if(step.work.begin(), step.work.end(),
+                   [&](const Work& w) { return w.sequence == sequence; });
+  if (work != step.work.end()) {
+    step.num_tokens -= work->count;
+    step.work.erase(work);
+  }
+  Erase(sequence, running_);
+  cache_.Keep(sequence->cache, sequence->tokens);
+  cache_.End(sequence->cache);
+  sequence->running = false;
+  ++sequence->num_preemptions;
+  ++num_preemptions_;
+  InsertInOrder(sequence, waiting_);
+}
+
+bool Scheduler::MakeRoom(ScheduledSequence* sequence, Step& step) {
+  while (!cache_.Reserve(sequence->cache, NumTokens(sequence), step.copies)) {
+    ScheduledSequence* const last = running_.back();
+    Preempt(last, step);
+    if (last == sequence) return false;
+  }
+  return true;
+}
+
+void Scheduler::AddWork(ScheduledSequence* sequence, Step& step) {
+  const int64_t count =
+      std::min(NumWanted(sequence), options_.max_step_tokens - step.num_tokens);
+  if (count == 0) return;
+  step.work.push_back({sequence, sequence->cache.num_computed, count});
+  step.num_tokens += count;
+}
+
+void Scheduler::Admit(Step& step) {
+  while (!waiting_.empty() && step.num_tokens < options_.max_step_tokens) {
+    ScheduledSequence* const next = waiting_.front();
+    const auto displaces = [&] {
+      return !running_.empty() && running_.back()->priority < next->priority;
+    };
+    while (num_running() >= options_.max_sequences && displaces()) {
+      Preempt(running_.back(), step);
+    }
+    if (num_running() >= options_.max_sequences) return;
+    next->cache = cache_.Begin(next->tokens);
+    while (!cache_.Reserve(next->cache, NumTokens(next), step.copies)) {
+      if (!displaces()) {
+        cache_.End(next->cache);
+        return;
+      }
+      Preempt(running_.back(), step);
+    }
+    Erase(next, waiting_);
+    next->running = true;
+    InsertInOrder(next, running_);
+    AddWork(next, step);
+  }
+}
+
+Scheduler::Step Scheduler::Plan() {
+  Step step;
+  // Those who decode, then those in the midst of their prompt. Whoever is
+  // preempted meanwhile runs no more.
+  const std::vector<ScheduledSequence*> order = running_;
+  for (const bool decodes : {true, false}) {
+    for (ScheduledSequence* const sequence : order) {
+      if (!sequence->running || (NumWanted(sequence) == 1) != decodes) continue;
+      if (MakeRoom(sequence, step)) AddWork(sequence, step);
+    }
+  }
+  Admit(step);
+  return step;
+}
+
+void Scheduler::Computed(const Step& step) {
+  for (const Work& work : step.work) {
+    KvCache::Sequence& cache = work.sequence->cache;
+    const bool was_prompt = work.count > 1;
+    cache.num_computed = work.first + work.count;
+    // Whoever comes with the same beginning need not wait for the end.
+    if (was_prompt) cache_.Keep(cache, work.sequence->tokens);
+  }
+}
+
+bool Scheduler::Fork(const ScheduledSequence& parent,
+                     ScheduledSequence* child) {
+  CHECK(parent.running && child->tokens == parent.tokens &&
+        parent.cache.num_computed == NumTokens(&parent));
+  if (num_running() >= options_.max_sequences) return false;
+  child->cache = cache_.Fork(parent.cache);
+  child->running = true;
+  InsertInOrder(child, running_);
+  return true;
+}
+
+}  // namespace strata

@@ -1,0 +1,260 @@
+// strata serve
+
+#include <algorithm>
+#include <atomic>
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "CLI/CLI.hpp"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
+#include "core/base/files.h"
+#include "core/base/signals.h"
+#include "core/base/status_macros.h"
+#include "core/checkpoint/model_files.h"
+#include "core/cpu/batch_invariant.h"
+#include "core/cpu/cpu_backend.h"
+#include "core/runtime/state_store.h"
+#include "serving/api/api_keys.h"
+#include "serving/api/fields.h"
+#include "serving/api/server.h"
+#include "serving/api/text_codec.h"
+#include "serving/engine/engine.h"
+#include "tools/strata/command.h"
+#include "tools/strata/config_flags.h"
+#include "tools/strata/output.h"
+#include "training/run/model_folder.h"
+
+namespace strata {
+namespace {
+
+constexpr int kMaxPort = 65535;
+constexpr double kGiB = 1024.0 * 1024 * 1024;
+
+struct ServeFlags {
+  std::string model;
+  std::string name;
+  std::string config_file;
+  std::string keys_file;
+  ServerOptions server;
+  EngineOptions engine;
+  double cache_gib = 1;
+  int64_t max_context = 0;  // 0: the model's.
+  double grace_seconds = 30;
+  int threads = 1;
+  bool quiet = false;
+  CLI::App* app = nullptr;
+};
+
+// Values of the file for what the command line does not say.
+absl::Status ReadConfigFile(ServeFlags& flags) {
+  if (flags.config_file.empty()) return absl::OkStatus();
+  ASSIGN_OR_RETURN(const std::string text, ReadFile(flags.config_file));
+  const auto with_path = [&](const absl::Status& status) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(flags.config_file, ": ", status.message()));
+  };
+  const auto json = ParseBody(text);
+  if (!json.ok()) return with_path(json.status());
+  Fields fields(*json);
+  const auto given = [&](const std::string& name) {
+    fields.Ignore(name);
+    return flags.app->get_option("--" + name)->count() > 0;
+  };
+  const auto string = [&](const std::string& name, std::string& value) {
+    if (!given(name)) value = fields.String(name, value);
+  };
+  const auto integer = [&](const std::string& name, auto& value, int64_t min,
+                           int64_t max) {
+    if (!given(name)) value = fields.Int(name, value, min, max);
+  };
+  const auto number = [&](const std::string& name, double& value) {
+    if (!given(name)) value = fields.Number(name, value);
+  };
+  constexpr int64_t kMany = int64_t{1} << 40;
+  string("host", flags.server.host);
+  integer("port", flags.server.port, 0, kMaxPort);
+  string("name", flags.name);
+  string("api-keys", flags.keys_file);
+  string("tls-certificate", flags.server.tls_certificate);
+  string("tls-key", flags.server.tls_key);
+  integer("max-body-bytes", flags.server.max_body_bytes, 1, kMany);
+  integer("max-connections", flags.server.max_connections, 1, 100000);
+  number("max-seconds", flags.server.max_seconds);
+  integer("max-sequences", flags.engine.max_sequences, 1, kMany);
+  integer("max-step-tokens", flags.engine.max_step_tokens, 1, kMany);
+  integer("max-waiting", flags.engine.max_waiting, 1, kMany);
+  integer("block-size", flags.engine.block_size, 1, kMany);
+  number("cache-gib", flags.cache_gib);
+  integer("max-context", flags.max_context, 0, kMany);
+  number("grace-seconds", flags.grace_seconds);
+  integer("threads", flags.threads, 1, 4096);
+  const absl::Status status = fields.Finish();
+  return status.ok() ? status : with_path(status);
+}
+
+// Of the run rather than of its checkpoint.
+std::string NameOf(const ServeFlags& flags) {
+  if (!flags.name.empty()) return flags.name;
+  const std::filesystem::path path =
+      std::filesystem::absolute(flags.model).lexically_normal();
+  return (path.has_filename() ? path : path.parent_path()).filename().string();
+}
+
+absl::StatusOr<int> RunServe(ServeFlags flags) {
+  const absl::Time start = absl::Now();
+  InstallInterruptHandler();
+  RETURN_IF_ERROR(ReadConfigFile(flags));
+  if (!flags.keys_file.empty()) {
+    ASSIGN_OR_RETURN(const std::string text, ReadFile(flags.keys_file));
+    absl::StatusOr<ApiKeys> keys = ApiKeys::Parse(text);
+    if (!keys.ok()) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(flags.keys_file, ": ", keys.status().message()));
+    }
+    flags.server.keys = *std::move(keys);
+  }
+  ASSIGN_OR_RETURN(const std::string folder, FindModel(flags.model));
+  ASSIGN_OR_RETURN(ModelConfig config, LoadModelConfig(folder));
+  ASSIGN_OR_RETURN(const std::unique_ptr<TextCodec> codec,
+                   LoadTextCodec(folder, config.vocab_size()));
+  CpuBackend backend(flags.threads, BatchInvariantCpuKernels());
+  StateStore state(backend);
+  std::vector<UnusedTensor> unused;
+  RETURN_IF_ERROR(LoadWeights(folder, config, state, &unused));
+  for (const std::string& line : DescribeUnused(unused)) PrintNote(line);
+  if (flags.max_context > 0) {
+    config.set_max_seq_len(std::min(flags.max_context, config.max_seq_len()));
+  }
+  flags.engine.cache_bytes = static_cast<int64_t>(flags.cache_gib * kGiB);
+  flags.engine.pool = &backend.pool();
+  ASSIGN_OR_RETURN(const std::unique_ptr<Engine> engine,
+                   Engine::Create(config, backend, state, flags.engine));
+  flags.server.model = NameOf(flags);
+  if (!flags.quiet) {
+    flags.server.log = [](const std::string& line) { PrintNote(line); };
+  }
+  ASSIGN_OR_RETURN(const std::unique_ptr<Server> server,
+                   Server::Create(flags.server, *codec, *engine));
+  PrintNote(absl::StrFormat(
+      "%s at http%s://%s:%d, %d tokens of context, %d of cache, ready after "
+      "%.1f s",
+      flags.server.model, flags.server.tls_key.empty() ? "" : "s",
+      flags.server.host, server->port(), engine->max_tokens(),
+      engine->stats().num_blocks * flags.engine.block_size,
+      absl::ToDoubleSeconds(absl::Now() - start)));
+
+  std::atomic<bool> ended{false};
+  std::thread watch([&] {
+    while (!ended && !InterruptRequested()) {
+      absl::SleepFor(absl::Milliseconds(50));
+    }
+    server->Stop(absl::Seconds(flags.grace_seconds));
+  });
+  server->Run();
+  ended = true;
+  watch.join();
+  return 0;
+}
+
+}  // namespace
+
+Command AddServe(CLI::App& app) {
+  CLI::App* serve = app.add_subcommand(
+      "serve", "Answer OpenAI's API over HTTP until SIGTERM or Ctrl-C");
+  auto flags = std::make_shared<ServeFlags>();
+  flags->app = serve;
+  serve
+      ->add_option("--model", flags->model,
+                   "Checkpoint, or run of which the newest is taken")
+      ->type_name("DIR")
+      ->required();
+  serve
+      ->add_option("--config", flags->config_file,
+                   "JSON object of these options, which the command line "
+                   "overrides")
+      ->type_name("FILE");
+  serve->add_option("--host", flags->server.host, "Address to listen on")
+      ->type_name("HOST");
+  serve->add_option("--port", flags->server.port, "0: any that is free")
+      ->type_name("N")
+      ->check(Between(0, kMaxPort));
+  serve
+      ->add_option("--name", flags->name,
+                   "The model's name in requests (default: the folder's)")
+      ->type_name("NAME");
+  serve
+      ->add_option("--api-keys", flags->keys_file,
+                   "File with the SHA-256 of a key in each line; without it "
+                   "anybody may ask")
+      ->type_name("FILE");
+  serve
+      ->add_option("--tls-certificate", flags->server.tls_certificate,
+                   "PEM file; with --tls-key the server speaks HTTPS")
+      ->type_name("FILE");
+  serve->add_option("--tls-key", flags->server.tls_key, "PEM file")
+      ->type_name("FILE");
+  serve
+      ->add_option("--max-body-bytes", flags->server.max_body_bytes,
+                   "Of a request")
+      ->type_name("N")
+      ->check(AtLeast(1));
+  serve
+      ->add_option("--max-connections", flags->server.max_connections,
+                   "Answered at a time; more wait")
+      ->type_name("N")
+      ->check(Between(1, 100000));
+  serve
+      ->add_option("--max-seconds", flags->server.max_seconds,
+                   "A request that takes longer is ended")
+      ->type_name("S")
+      ->check(MoreThanZero());
+  serve
+      ->add_option("--max-sequences", flags->engine.max_sequences,
+                   "Sequences in one step")
+      ->type_name("N")
+      ->check(AtLeast(1));
+  serve
+      ->add_option("--max-step-tokens", flags->engine.max_step_tokens,
+                   "Tokens in one step; at least --max-sequences")
+      ->type_name("N")
+      ->check(AtLeast(1));
+  serve
+      ->add_option("--max-waiting", flags->engine.max_waiting,
+                   "Answers that wait for their turn; more are refused")
+      ->type_name("N")
+      ->check(AtLeast(1));
+  serve
+      ->add_option("--block-size", flags->engine.block_size,
+                   "Tokens of a block of the cache")
+      ->type_name("N")
+      ->check(AtLeast(1));
+  serve
+      ->add_option("--cache-gib", flags->cache_gib,
+                   "Memory for keys and values, at most")
+      ->type_name("GIB")
+      ->check(MoreThanZero());
+  serve
+      ->add_option("--max-context", flags->max_context,
+                   "Tokens of prompt and answer together; 0: what the model "
+                   "can")
+      ->type_name("N")
+      ->check(AtLeast(0));
+  serve
+      ->add_option("--grace-seconds", flags->grace_seconds,
+                   "How long answers may go on after SIGTERM")
+      ->type_name("S");
+  serve->add_flag("--quiet", flags->quiet, "No line for each request");
+  AddThreads(*serve, flags->threads);
+  return {serve, [flags] { return RunServe(*flags); }};
+}
+
+}  // namespace strata

@@ -1,0 +1,137 @@
+// strata serve, run as a user would.
+
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <filesystem>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "httplib.h"
+#include "nlohmann/json.hpp"
+#include "tools/strata/strata_fixture.h"
+
+namespace strata {
+namespace {
+
+namespace fs = std::filesystem;
+using nlohmann::json;
+using ::testing::HasSubstr;
+
+// The program in the background, until it is told to end.
+class Serving {
+ public:
+  explicit Serving(std::vector<std::string> args) {
+    args.insert(args.begin(), {kBinary, "serve", "--port", "0"});
+    std::vector<char*> argv;
+    for (std::string& arg : args) argv.push_back(arg.data());
+    argv.push_back(nullptr);
+    err_ = absl::StrCat(testing::TempDir(), "/serve_stderr");
+    fs::remove(err_);
+    child_ = fork();
+    if (child_ == 0) {
+      dup2(open(err_.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0644), 2);
+      execv(kBinary, argv.data());
+      _exit(127);
+    }
+    while (port_ == 0 && waitpid(child_, &status_, WNOHANG) == 0) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(10));
+      const std::string text = ReadAll(err_);
+      const std::string before = "http://127.0.0.1:";
+      const size_t at = text.find(before);
+      if (at == std::string::npos || text.back() != '\n') continue;
+      port_ = std::atoi(text.c_str() + at + before.size());
+    }
+    EXPECT_GT(port_, 0) << ReadAll(err_);
+  }
+
+  // Ends it as an orchestrator would; returns the exit status.
+  int End() {
+    kill(child_, SIGTERM);
+    waitpid(child_, &status_, 0);
+    return WIFEXITED(status_) ? WEXITSTATUS(status_) : -WTERMSIG(status_);
+  }
+
+  int port() const { return port_; }
+  std::string err() const { return ReadAll(err_); }
+
+ private:
+  std::string err_;
+  pid_t child_ = 0;
+  int status_ = 0;
+  int port_ = 0;
+};
+
+class ServeTest : public StrataTest {};
+
+TEST_F(ServeTest, AnswersUntilSigterm) {
+  Serving serving({"--model", *run_, "--name", "mine"});
+  ASSERT_GT(serving.port(), 0);
+  httplib::Client client("127.0.0.1", serving.port());
+
+  EXPECT_EQ(client.Get("/ready")->status, 200);
+  const auto answer = client.Post(
+      "/v1/completions",
+      json{{"prompt", "the cat"}, {"max_tokens", 8}, {"seed", 1}}.dump(),
+      "application/json");
+  ASSERT_TRUE(answer);
+  EXPECT_EQ(answer->status, 200) << answer->body;
+  EXPECT_EQ(json::parse(answer->body)["model"], "mine");
+
+  EXPECT_EQ(serving.End(), 0);
+  EXPECT_THAT(serving.err(), HasSubstr("\"path\":\"/v1/completions\""));
+}
+
+TEST_F(ServeTest, TakesOptionsFromAFileThatTheCommandLineOverrides) {
+  const std::string file = Folder("serve.json");
+  WriteAll(file, R"({"name": "of the file", "max-context": 32,
+                     "max-sequences": 4})");
+  Serving serving(
+      {"--model", *run_, "--config", file, "--name", "of the line"});
+  ASSERT_GT(serving.port(), 0);
+  httplib::Client client("127.0.0.1", serving.port());
+  const json model = json::parse(client.Get("/v1/models")->body)["data"][0];
+  EXPECT_EQ(model["id"], "of the line");
+  EXPECT_EQ(model["max_model_len"], 32);
+  EXPECT_EQ(serving.End(), 0);
+}
+
+TEST_F(ServeTest, SaysInOneLineWhatIsWrong) {
+  const auto serve = [&](const std::vector<std::string>& args) {
+    return Strata(std::vector<std::string>{"serve"} + args);
+  };
+  ExpectFailure(serve({}), 2, {"--model"});
+  ExpectFailure(serve({"--model", "/nowhere"}), 1, {"/nowhere"});
+  ExpectFailure(serve({"--model", *run_, "--port", "70000"}), 2, {"--port"});
+  ExpectFailure(serve({"--model", *run_, "--max-step-tokens", "3"}), 1,
+                {"max_step_tokens is 3; want at least 64"});
+  ExpectFailure(serve({"--model", *run_, "--host", "300.1.2.3"}), 1,
+                {"cannot listen on 300.1.2.3"});
+
+  const std::string config = Folder("bad.json");
+  WriteAll(config, R"({"prot": 1})");
+  ExpectFailure(serve({"--model", *run_, "--config", config}), 1,
+                {config, "prot"});
+  WriteAll(config, R"({"port": "x"})");
+  ExpectFailure(serve({"--model", *run_, "--config", config}), 1,
+                {config, "port is \"x\""});
+  const std::string keys = Folder("keys");
+  WriteAll(keys, "sk-plain\n");
+  ExpectFailure(serve({"--model", *run_, "--api-keys", keys}), 1,
+                {keys, "line 1"});
+
+  Serving other({"--model", *run_});
+  ExpectFailure(serve({"--model", *run_, "--port", absl::StrCat(other.port())}),
+                1, {"Address already in use"});
+  EXPECT_EQ(other.End(), 0);
+}
+
+}  // namespace
+}  // namespace strata
