@@ -13,7 +13,6 @@
 // STRATA_PROFILE=1 in the environment, its time by operator goes to stderr.
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
@@ -28,11 +27,9 @@
 #include "benchmark/benchmark.h"
 #include "core/base/check.h"
 #include "core/base/status_macros.h"
-#include "core/base/thread_pool.h"
 #include "core/checkpoint/weight_storage.h"
 #include "core/cpu/all_kernels.h"
 #include "core/cpu/cpu_backend.h"
-#include "core/cpu/vector_math.h"
 #include "core/graph/builder.h"
 #include "core/graph/graph.h"
 #include "core/model/config.h"
@@ -43,8 +40,8 @@
 #include "core/runtime/program.h"
 #include "core/runtime/state_store.h"
 #include "core/tensor/bfloat16.h"
-#include "core/tensor/buffer.h"
 #include "core/tensor/tensor.h"
+#include "core/testing/read_bandwidth.h"
 #include "serving/engine/generator.h"
 
 namespace strata {
@@ -52,41 +49,6 @@ namespace {
 
 constexpr int64_t kPromptTokens = 64;
 constexpr int64_t kNewTokens = 128;
-
-// Reads a buffer with all threads of a pool.
-class ReadBandwidth {
- public:
-  explicit ReadBandwidth(ThreadPool& pool) : pool_(pool) {
-    absl::StatusOr<Buffer> buffer = Buffer::Allocate(kBytes);
-    CHECK(buffer.ok()) << buffer.status();
-    buffer_ = std::move(*buffer);
-    // Untouched pages are all the same page of zeros.
-    std::fill_n(Words(), kBytes / sizeof(float), 1.0f);
-  }
-
-  // Bytes per second of one pass: the widest loads there are, in pieces that
-  // are read from end to end.
-  double Measure() const {
-    const VectorMath<float>& vec = VectorMath<float>::Get();
-    const auto start = std::chrono::steady_clock::now();
-    pool_.ParallelFor(kBytes / kPieceBytes, [&](int64_t piece) {
-      constexpr int64_t kPiece = kPieceBytes / sizeof(float);
-      benchmark::DoNotOptimize(vec.sum(Words() + piece * kPiece, kPiece));
-    });
-    const std::chrono::duration<double> seconds =
-        std::chrono::steady_clock::now() - start;
-    return kBytes / seconds.count();
-  }
-
- private:
-  static constexpr int64_t kBytes = int64_t{1} << 29;
-  static constexpr int64_t kPieceBytes = int64_t{1} << 20;
-
-  float* Words() const { return reinterpret_cast<float*>(buffer_.data()); }
-
-  ThreadPool& pool_;
-  Buffer buffer_;
-};
 
 double Median(std::vector<double> values) {
   CHECK(!values.empty());

@@ -151,7 +151,13 @@ void BM_Engine(benchmark::State& state, const std::string& preset) {
     return;
   }
   InitializeParameters(*config, /*seed=*/0, store);
-  static const double bandwidth = ReadBandwidth(backend.pool());
+  // The best of a few passes: once a process, as a limit.
+  static const double bandwidth = [&] {
+    const ReadBandwidth read(backend.pool());
+    double best = 0;
+    for (int pass = 0; pass < 5; ++pass) best = std::max(best, read.Measure());
+    return best;
+  }();
   static const double peak = SgemmPeak();
 
   double rate = 0;
