@@ -88,8 +88,9 @@ void AddMoe(const ModelConfig& config, Count<Number>& count) {
       layers * (experts * (groups + r) +
                 tiers * (groups * router.energy_dim() * d + r * d + 7 * r * r));
   const bool fed = router.tier_input() == HierarchicalRouterConfig::FED;
-  count.norms += layers * d *
-                 (tiers + (fed ? tiers - 1 : 0) + (moe.shared_width() > 0 ? 1 : 0));
+  count.norms +=
+      layers * d *
+      (tiers + (fed ? tiers - 1 : 0) + (moe.shared_width() > 0 ? 1 : 0));
 }
 
 template <typename Number>

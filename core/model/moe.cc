@@ -175,10 +175,9 @@ ValueId HierarchicalBlock(GraphBuilder& b, const ModelConfig& config,
       return active.index == kNone ? all : GatherRows(b, all, active.index);
     };
     const ValueId rows = of_active(h);
-    const ValueId x =
-        fed && tier > 0
-            ? FedInput(b, config, of_active(block_input), rows)
-            : Norm(b, config, rows, "norm");
+    const ValueId x = fed && tier > 0
+                          ? FedInput(b, config, of_active(block_input), rows)
+                          : Norm(b, config, rows, "norm");
     RouterValues router;
     router.layer = options.layer;
     router.tier = tier;
