@@ -161,8 +161,9 @@ void ModelTokenizer::GuessEndToken() {
 }
 
 std::vector<int32_t> ModelTokenizer::EncodePrompt(
-    absl::string_view text) const {
+    absl::string_view text, bool find_special_tokens) const {
   EncodeOptions options;
+  options.parse_special_tokens = find_special_tokens;
   options.add_special_tokens = begin_ == Begin::kPostProcessor;
   std::vector<int32_t> ids = tokenizer_.Encode(text, options);
   if (begin_ == Begin::kToken) ids.insert(ids.begin(), begin_token_);

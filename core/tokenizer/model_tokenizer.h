@@ -18,7 +18,7 @@
 #include <utility>
 #include <vector>
 
-#include "absl/container/flat_hash_set.h"
+#include "absl/container/btree_set.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
@@ -45,14 +45,16 @@ class ModelTokenizer {
   // Ids of a text to be continued, framed as the model knows texts: with
   // add_bos_token, the token that it names goes first, or nothing does;
   // without, the post-processor of tokenizer.json decides. Special tokens are
-  // found in the text.
-  std::vector<int32_t> EncodePrompt(absl::string_view text) const;
+  // found in the text unless it is to be text alone, as that of strangers is.
+  std::vector<int32_t> EncodePrompt(absl::string_view text,
+                                    bool find_special_tokens = true) const;
 
   // Ids of a chat that a template made, which writes the frame itself.
   std::vector<int32_t> EncodeChat(absl::string_view text) const;
 
-  // Whether text ends before this id.
-  bool EndsText(int32_t id) const { return end_tokens_.contains(id); }
+  // Whether text ends before this id; all such ids, rising.
+  bool EndsText(int32_t id) const { return end_tokens_.count(id) > 0; }
+  const absl::btree_set<int32_t>& end_tokens() const { return end_tokens_; }
 
   // The token between documents: eos_token; if no file says, the only special
   // token, or the first that is called as such tokens are. Bpe::kNoId if there
@@ -77,7 +79,7 @@ class ModelTokenizer {
   Begin begin_ = Begin::kPostProcessor;
   int32_t begin_token_ = Bpe::kNoId;
   int32_t end_token_ = Bpe::kNoId;
-  absl::flat_hash_set<int32_t> end_tokens_;
+  absl::btree_set<int32_t> end_tokens_;
 };
 
 // The tokenizer_config.json of a model that learned documents with `end_text`

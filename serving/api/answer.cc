@@ -56,7 +56,7 @@ absl::StatusOr<std::unique_ptr<Answer>> Answer::Start(ApiRequest request,
     answer->usage_.prompt_tokens += static_cast<int64_t>(prompt.size());
     for (int i = 0; i < r.engine.num_choices; ++i) {
       Choice choice;
-      choice.text = std::make_unique<AnswerText>(codec.NewText(), r.stop);
+      choice.text = std::make_unique<AnswerText>(codec.NewText(prompt), r.stop);
       choice.logprobs = std::make_unique<LogprobList>(r.chat);
       answer->choices_.push_back(std::move(choice));
     }

@@ -41,7 +41,7 @@ struct Shown {
 };
 Shown ShowBytes(const std::string& text, std::vector<std::string> stop) {
   const auto codec = ByteCodec();
-  AnswerText answer(codec->NewText(), std::move(stop));
+  AnswerText answer(codec->NewText({}), std::move(stop));
   Shown shown;
   for (const char c : text) {
     shown.pieces.push_back(answer.Push(static_cast<unsigned char>(c)));
@@ -154,6 +154,28 @@ TEST(TextCodecTest, APromptDoesNotSpellSpecialTokens) {
   EXPECT_THAT((*codec)->EncodeChat(nlohmann::ordered_json::array()).status(),
               StatusIs(absl::StatusCode::kFailedPrecondition,
                        HasSubstr("no chat template")));
+}
+
+// SentencePiece's decoders drop the space that a text begins with, but what
+// continues a prompt is no beginning.
+TEST(TextCodecTest, KeepsTheSpaceThatFollowsAPrompt) {
+  const std::string dir = absl::StrCat(testing::TempDir(), "/pieces");
+  std::filesystem::create_directories(dir);
+  const std::string space = "\xE2\x96\x81";
+  ASSERT_THAT(
+      WriteFileAtomically(
+          dir + "/tokenizer.json",
+          SentencePieceJson({space, "a", "b"}, {space + " a", space + " b"})
+              .dump()),
+      IsOk());
+  const auto codec = LoadTextCodec(dir, 300);
+  ASSERT_THAT(codec, IsOk());
+  const std::vector<int32_t> a = (*codec)->Encode("a");
+  const std::vector<int32_t> b = (*codec)->Encode("b");
+  const auto continued = (*codec)->NewText(a);
+  EXPECT_EQ(continued->Push(b.back()) + continued->Finish(), " b");
+  const auto begun = (*codec)->NewText({});
+  EXPECT_EQ(begun->Push(b.back()) + begun->Finish(), "b");
 }
 
 TEST(TextCodecTest, SaysWhatIsMissing) {

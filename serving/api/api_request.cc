@@ -154,7 +154,7 @@ absl::Status AddPrompt(const Json& prompt, const TextCodec& codec,
   }
   ASSIGN_OR_RETURN(std::vector<int32_t> tokens,
                    ReadIds(prompt, limits.vocab_size));
-  const auto text = codec.NewText();
+  const auto text = codec.NewText({});
   std::string shown;
   for (const int32_t token : tokens) shown += text->Push(token);
   request.prompt_texts.push_back(shown + text->Finish());

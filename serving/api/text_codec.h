@@ -11,6 +11,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "absl/types/span.h"
 #include "nlohmann/json.hpp"
 
 namespace strata {
@@ -41,7 +42,9 @@ class TextCodec {
   virtual absl::StatusOr<std::vector<int32_t>> EncodeChat(
       const nlohmann::ordered_json& messages) const = 0;
 
-  virtual std::unique_ptr<TokenText> NewText() const = 0;
+  // The text of what follows `prompt`, which is not given.
+  virtual std::unique_ptr<TokenText> NewText(
+      absl::Span<const int32_t> prompt) const = 0;
 
   // One token as it would be shown; U+FFFD where it is no whole character.
   virtual std::string Show(int32_t token) const = 0;
@@ -59,7 +62,7 @@ class TextCodec {
 //
 // Returns NOT_FOUND if there is no tokenizer and the vocabulary is no bytes';
 // INVALID_ARGUMENT if the tokenizer has tokens that the model has not; errors
-// of Tokenizer::Load and ChatTemplate::Load.
+// of ModelTokenizer::Load and ChatTemplate::Load.
 absl::StatusOr<std::unique_ptr<TextCodec>> LoadTextCodec(const std::string& dir,
                                                          int64_t vocab_size);
 
