@@ -14,11 +14,11 @@
 #define CORE_TOKENIZER_MODEL_TOKENIZER_H_
 
 #include <cstdint>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
 
-#include "absl/container/btree_set.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
@@ -54,7 +54,7 @@ class ModelTokenizer {
 
   // Whether text ends before this id; all such ids, rising.
   bool EndsText(int32_t id) const { return end_tokens_.count(id) > 0; }
-  const absl::btree_set<int32_t>& end_tokens() const { return end_tokens_; }
+  const std::set<int32_t>& end_tokens() const { return end_tokens_; }
 
   // The token between documents: eos_token; if no file says, the only special
   // token, or the first that is called as such tokens are. Bpe::kNoId if there
@@ -79,7 +79,7 @@ class ModelTokenizer {
   Begin begin_ = Begin::kPostProcessor;
   int32_t begin_token_ = Bpe::kNoId;
   int32_t end_token_ = Bpe::kNoId;
-  absl::btree_set<int32_t> end_tokens_;
+  std::set<int32_t> end_tokens_;
 };
 
 // The tokenizer_config.json of a model that learned documents with `end_text`
