@@ -5,7 +5,6 @@
 #include <string>
 #include <vector>
 
-#include "CLI/CLI.hpp"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
@@ -20,6 +19,7 @@
 #include "tools/scorecard/runs.h"
 #include "tools/scorecard/variants.h"
 #include "tools/strata/command.h"
+#include "tools/strata/option_parser.h"
 #include "tools/strata/output.h"
 #include "tools/strata/study.h"
 
@@ -79,8 +79,8 @@ absl::StatusOr<int> RunAblate(const StudyFlags& flags) {
 
 }  // namespace
 
-Command AddAblate(CLI::App& app) {
-  CLI::App* ablate = app.add_subcommand(
+Command AddAblate(OptionParser& app) {
+  OptionParser* ablate = app.AddSubcommand(
       "ablate",
       "Train the hierarchical model with each mechanism of its router off in "
       "turn, and compare");

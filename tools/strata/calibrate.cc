@@ -8,7 +8,6 @@
 #include <utility>
 #include <vector>
 
-#include "CLI/CLI.hpp"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
@@ -23,6 +22,7 @@
 #include "sim/compute/measurement.h"
 #include "tools/strata/command.h"
 #include "tools/strata/config_flags.h"
+#include "tools/strata/option_parser.h"
 #include "tools/strata/output.h"
 
 namespace strata {
@@ -179,43 +179,43 @@ absl::StatusOr<int> RunCalibrate(const CalibrateFlags& flags) {
 
 }  // namespace
 
-Command AddCalibrate(CLI::App& app) {
-  CLI::App* calibrate = app.add_subcommand(
+Command AddCalibrate(OptionParser& app) {
+  OptionParser* calibrate = app.AddSubcommand(
       "calibrate",
       "Fit the simulator's kernel times to measured ones, or hold them to it");
   auto flags = std::make_shared<CalibrateFlags>();
   calibrate
-      ->add_option("files", flags->files,
-                   "CSV of kernel times, may be gzipped; docs/compute_model.md "
-                   "has the columns")
-      ->type_name("FILE")
-      ->required();
+      ->AddOption("files", flags->files,
+                  "CSV of kernel times, may be gzipped; docs/compute_model.md "
+                  "has the columns")
+      ->TypeName("FILE")
+      ->Required();
   calibrate
-      ->add_option("--device", flags->device, "Where the times were measured")
-      ->type_name("NAME")
-      ->required();
-  calibrate->add_option("--out", flags->out, "Write the calibration to")
-      ->type_name("FILE");
-  calibrate->add_flag("--check", flags->check,
-                      "Fit nothing: print the errors of a calibration");
+      ->AddOption("--device", flags->device, "Where the times were measured")
+      ->TypeName("NAME")
+      ->Required();
+  calibrate->AddOption("--out", flags->out, "Write the calibration to")
+      ->TypeName("FILE");
+  calibrate->AddFlag("--check", flags->check,
+                     "Fit nothing: print the errors of a calibration");
   calibrate
-      ->add_option("--calibration", flags->calibration,
-                   "Check this one; otherwise the built-in one of the device")
-      ->type_name("FILE");
+      ->AddOption("--calibration", flags->calibration,
+                  "Check this one; otherwise the built-in one of the device")
+      ->TypeName("FILE");
   calibrate
-      ->add_option("--origin", flags->origin,
-                   "What the calibration says of the data; otherwise the files")
-      ->type_name("TEXT");
+      ->AddOption("--origin", flags->origin,
+                  "What the calibration says of the data; otherwise the files")
+      ->TypeName("TEXT");
   calibrate
-      ->add_option("--rows", flags->options.max_rows,
-                   "Rows of a kernel to fit to, at most")
-      ->type_name("N")
-      ->check(AtLeast(10));
+      ->AddOption("--rows", flags->options.max_rows,
+                  "Rows of a kernel to fit to, at most")
+      ->TypeName("N")
+      ->Check(AtLeast(10));
   calibrate
-      ->add_option("--evaluations", flags->options.max_evaluations,
-                   "Sets of parameters to try for a kernel")
-      ->type_name("N")
-      ->check(AtLeast(100));
+      ->AddOption("--evaluations", flags->options.max_evaluations,
+                  "Sets of parameters to try for a kernel")
+      ->TypeName("N")
+      ->Check(AtLeast(100));
   AddJson(*calibrate, flags->json);
   return {calibrate, [flags] { return RunCalibrate(*flags); }};
 }

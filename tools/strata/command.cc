@@ -8,13 +8,13 @@
 #include <string>
 #include <vector>
 
-#include "CLI/CLI.hpp"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/string_view.h"
 #include "core/base/build_info.h"
+#include "tools/strata/option_parser.h"
 #include "tools/strata/output.h"
 #include "tools/strata/simulate.h"
 
@@ -23,7 +23,6 @@ namespace {
 
 constexpr int kErrorExitCode = 1;
 constexpr int kUsageExitCode = 2;
-constexpr int kNameColumns = 30;
 
 // Single-character edits from `a` to `b`.
 size_t EditDistance(absl::string_view a, absl::string_view b) {
@@ -51,7 +50,7 @@ int UnknownCommand(const std::string& name,
                    const std::vector<Command>& commands) {
   std::vector<std::string> names;
   for (const Command& command : commands) {
-    names.push_back(command.app->get_name());
+    names.push_back(command.app->name());
   }
   const std::string nearest =
       *std::min_element(names.begin(), names.end(),
@@ -61,9 +60,10 @@ int UnknownCommand(const std::string& name,
   // Beyond half of the letters it is no misspelling.
   const bool is_near = EditDistance(name, nearest) * 2 <= nearest.size();
   return UsageError(
-      absl::StrCat("no subcommand \"", name, "\"",
-                   is_near ? absl::StrCat(", did you mean ", nearest, "?") : "",
-                   " There are ", absl::StrJoin(names, ", ")),
+      absl::StrCat(
+          "no subcommand \"", name, "\"",
+          is_near ? absl::StrCat(", did you mean ", nearest, "?") : ";",
+          " there are ", absl::StrJoin(names, ", ")),
       "");
 }
 
@@ -76,30 +76,29 @@ int Run(const Command& command) {
   return *exit_code;
 }
 
-int Parse(CLI::App& app, int argc, const char* const* argv,
+int Parse(OptionParser& app, int argc, const char* const* argv,
           const std::vector<Command>& commands) {
   const auto is_called = [&](const Command& command) {
-    return command.app->get_name() == argv[1];
+    return command.app->name() == argv[1];
   };
   if (argc > 1 && argv[1][0] != '-' &&
       std::none_of(commands.begin(), commands.end(), is_called)) {
     return UnknownCommand(argv[1], commands);
   }
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::CallForHelp&) {
-    Print(app.help());
+  const auto asked = app.Parse(argc, argv);
+  if (!asked.ok()) {
+    const auto called = std::find_if(
+        commands.begin(), commands.end(),
+        [](const Command& command) { return command.app->is_called(); });
+    return UsageError(asked.status().message(),
+                      called == commands.end() ? "" : called->app->name());
+  }
+  if (asked->has_value()) {
+    Print(**asked);
     return 0;
-  } catch (const CLI::CallForVersion& version) {
-    Print(absl::StrCat(version.what(), "\n"));
-    return 0;
-  } catch (const CLI::ParseError& error) {
-    const auto parsed = app.get_subcommands();
-    return UsageError(error.what(),
-                      parsed.empty() ? "" : parsed[0]->get_name());
   }
   for (const Command& command : commands) {
-    if (command.app->parsed()) return Run(command);
+    if (command.app->is_called()) return Run(command);
   }
   return UsageError("no subcommand", "");
 }
@@ -107,21 +106,15 @@ int Parse(CLI::App& app, int argc, const char* const* argv,
 }  // namespace
 
 int RunCommandLine(int argc, const char* const* argv) {
-  CLI::App app(
-      "Strata trains hierarchical mixture-of-experts language models, "
-      "evaluates "
-      "them and generates from them.",
-      "strata");
-  app.set_version_flag("--version",
-                       std::string("strata ")
-                           .append(Version())
-                           .append(" (commit ")
-                           .append(Commit())
-                           .append(")"),
-                       "Print version and commit, and exit");
-  app.get_formatter()->column_width(kNameColumns);
-  app.option_defaults()->always_capture_default();
-  app.require_subcommand(1);
+  OptionParser app("strata",
+                   "Strata trains, serves and simulates hierarchical "
+                   "mixture-of-experts language models.");
+  app.AddVersion(std::string("strata ")
+                     .append(Version())
+                     .append(" (commit ")
+                     .append(Commit())
+                     .append(")"));
+  app.RequireSubcommand(1, 1);
   const std::vector<Command> commands = {
       AddDemo(app),      AddScorecard(app), AddAblate(app),
       AddTrain(app),     AddGenerate(app),  AddEvaluate(app),

@@ -9,32 +9,32 @@
 
 #include <functional>
 
-#include "CLI/CLI.hpp"
 #include "absl/status/statusor.h"
+#include "tools/strata/option_parser.h"
 
 namespace strata {
 
 struct Command {
-  CLI::App* app = nullptr;
+  OptionParser* app = nullptr;
   // Runs it on what was parsed; returns the exit status.
   std::function<absl::StatusOr<int>()> run;
 };
 
-Command AddTrain(CLI::App& app);
-Command AddGenerate(CLI::App& app);
-Command AddServe(CLI::App& app);
-Command AddEvaluate(CLI::App& app);
-Command AddInfo(CLI::App& app);
-Command AddInspect(CLI::App& app);
-Command AddDemo(CLI::App& app);
-Command AddScorecard(CLI::App& app);
-Command AddAblate(CLI::App& app);
-Command AddTrace(CLI::App& app);
-Command AddConvert(CLI::App& app);
-Command AddVerify(CLI::App& app);
-Command AddCalibrate(CLI::App& app);
-Command AddTokenize(CLI::App& app);
-Command AddTrainTokenizer(CLI::App& app);
+Command AddTrain(OptionParser& app);
+Command AddGenerate(OptionParser& app);
+Command AddServe(OptionParser& app);
+Command AddEvaluate(OptionParser& app);
+Command AddInfo(OptionParser& app);
+Command AddInspect(OptionParser& app);
+Command AddDemo(OptionParser& app);
+Command AddScorecard(OptionParser& app);
+Command AddAblate(OptionParser& app);
+Command AddTrace(OptionParser& app);
+Command AddConvert(OptionParser& app);
+Command AddVerify(OptionParser& app);
+Command AddCalibrate(OptionParser& app);
+Command AddTokenize(OptionParser& app);
+Command AddTrainTokenizer(OptionParser& app);
 
 // Parses, runs, reports errors: one line on stderr each. Returns the exit
 // status: 0, 1 for an error, 2 for wrong usage, 130 after Ctrl-C.

@@ -9,7 +9,6 @@
 #include <string>
 #include <vector>
 
-#include "CLI/CLI.hpp"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/numbers.h"
@@ -23,6 +22,7 @@
 #include "core/checkpoint/weight_storage.h"
 #include "core/model/config.h"
 #include "core/model/set_field.h"
+#include "tools/strata/option_parser.h"
 #include "tools/strata/output.h"
 #include "training/config.h"
 #include "training/data/corpus.h"
@@ -125,75 +125,42 @@ absl::StatusOr<Corpus> LoadCorpusFor(const std::string& model_folder,
   return corpus;
 }
 
-CLI::Validator AtLeast(int64_t least) {
-  return Between(least, std::numeric_limits<int64_t>::max());
+void AddPreset(OptionParser& app, std::string& preset) {
+  app.AddOption("--preset", preset,
+                absl::StrCat("Model and training config: ",
+                             absl::StrJoin(ModelPresetNames(), ", ")))
+      ->TypeName("NAME");
 }
 
-CLI::Validator Between(int64_t least, int64_t most) {
-  return CLI::Validator(
-      [least, most](std::string& text) -> std::string {
-        int64_t number;
-        if (absl::SimpleAtoi(text, &number) && number >= least &&
-            number <= most) {
-          return "";
-        }
-        return absl::StrCat(text, " is no whole number of at least ", least,
-                            most == std::numeric_limits<int64_t>::max()
-                                ? ""
-                                : absl::StrCat(" and at most ", most));
-      },
-      /*validator_desc=*/"");
+void AddSet(OptionParser& app, std::vector<std::string>& assignments) {
+  app.AddOption("--set", assignments,
+                "Set a field of the config, such as "
+                "model.moe.hierarchical.tau=0.8 or train.learning_rate=1e-3; "
+                "may be repeated")
+      ->TypeName("FIELD=VALUE")
+      ->OneValueAtATime()
+      ->ShowDefault("");
 }
 
-CLI::Validator MoreThanZero() {
-  return CLI::Validator(
-      [](std::string& text) -> std::string {
-        double number;
-        if (absl::SimpleAtod(text, &number) && number > 0 &&
-            std::isfinite(number)) {
-          return "";
-        }
-        return absl::StrCat(text, " is no number above 0");
-      },
-      /*validator_desc=*/"");
+void AddData(OptionParser& app, std::string& folder) {
+  app.AddOption("--data", folder,
+                "Folder of text with a subfolder for each domain (default: "
+                "the demo's corpus, from the system's packages)")
+      ->TypeName("DIR");
 }
 
-void AddPreset(CLI::App& app, std::string& preset) {
-  app.add_option("--preset", preset,
-                 absl::StrCat("Model and training config: ",
-                              absl::StrJoin(ModelPresetNames(), ", ")))
-      ->type_name("NAME");
-}
-
-void AddSet(CLI::App& app, std::vector<std::string>& assignments) {
-  app.add_option("--set", assignments,
-                 "Set a field of the config, such as "
-                 "model.moe.hierarchical.tau=0.8 or train.learning_rate=1e-3; "
-                 "may be repeated")
-      ->type_name("FIELD=VALUE")
-      ->allow_extra_args(false)
-      ->default_str("");
-}
-
-void AddData(CLI::App& app, std::string& folder) {
-  app.add_option("--data", folder,
-                 "Folder of text with a subfolder for each domain (default: "
-                 "the demo's corpus, from the system's packages)")
-      ->type_name("DIR");
-}
-
-void AddThreads(CLI::App& app, int& num_threads) {
+void AddThreads(OptionParser& app, int& num_threads) {
   num_threads = NumUsableCores();
-  app.add_option("--threads", num_threads,
-                 "Threads; results do not depend on them (default: one for "
-                 "each usable core)")
-      ->type_name("N")
-      ->check(Between(1, kMaxThreads));
+  app.AddOption("--threads", num_threads,
+                "Threads; results do not depend on them (default: one for "
+                "each usable core)")
+      ->TypeName("N")
+      ->Check(Between(1, kMaxThreads));
 }
 
-void AddWeights(CLI::App& app, WeightStorage& storage) {
+void AddWeights(OptionParser& app, WeightStorage& storage) {
   storage = WeightStorage::kAsStored;
-  app.add_option_function<std::string>(
+  app.AddOption(
          "--weights",
          [&storage](const std::string& name) {
            storage =
@@ -201,12 +168,12 @@ void AddWeights(CLI::App& app, WeightStorage& storage) {
          },
          "Keep matrices in bf16 (rounding wider ones) or widen them to f32 "
          "(default: as they are on disk)")
-      ->type_name("bf16|f32")
-      ->check(CLI::IsMember({"bf16", "f32"}));
+      ->TypeName("bf16|f32")
+      ->Check(OneOf({"bf16", "f32"}));
 }
 
-void AddJson(CLI::App& app, bool& json) {
-  app.add_flag("--json", json, "Print the result as JSON, and nothing else");
+void AddJson(OptionParser& app, bool& json) {
+  app.AddFlag("--json", json, "Print the result as JSON, and nothing else");
 }
 
 }  // namespace strata

@@ -7,12 +7,12 @@
 #include <string>
 #include <vector>
 
-#include "CLI/CLI.hpp"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "core/checkpoint/weight_storage.h"
 #include "core/model/config.pb.h"
 #include "core/tokenizer/model_tokenizer.h"
+#include "tools/strata/option_parser.h"
 #include "training/config.pb.h"
 #include "training/data/corpus.h"
 
@@ -48,18 +48,13 @@ absl::Status TokenizeWithProgress(const ModelTokenizer& tokenizer,
 absl::StatusOr<Corpus> LoadCorpusFor(const std::string& model_folder,
                                      const std::string& data);
 
-// Checks of a flag's number, whose message names the bounds.
-CLI::Validator AtLeast(int64_t least);
-CLI::Validator Between(int64_t least, int64_t most);
-CLI::Validator MoreThanZero();
-
-void AddPreset(CLI::App& app, std::string& preset);
-void AddSet(CLI::App& app, std::vector<std::string>& assignments);
-void AddData(CLI::App& app, std::string& folder);
-void AddThreads(CLI::App& app, int& num_threads);
+void AddPreset(OptionParser& app, std::string& preset);
+void AddSet(OptionParser& app, std::vector<std::string>& assignments);
+void AddData(OptionParser& app, std::string& folder);
+void AddThreads(OptionParser& app, int& num_threads);
 // How weights lie in memory (core/checkpoint/weight_storage.h).
-void AddWeights(CLI::App& app, WeightStorage& storage);
-void AddJson(CLI::App& app, bool& json);
+void AddWeights(OptionParser& app, WeightStorage& storage);
+void AddJson(OptionParser& app, bool& json);
 
 }  // namespace strata
 

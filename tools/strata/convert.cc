@@ -8,7 +8,6 @@
 #include <system_error>
 #include <utility>
 
-#include "CLI/CLI.hpp"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/match.h"
@@ -25,6 +24,7 @@
 #include "nlohmann/json.hpp"
 #include "tools/strata/command.h"
 #include "tools/strata/config_flags.h"
+#include "tools/strata/option_parser.h"
 #include "tools/strata/output.h"
 
 namespace strata {
@@ -170,41 +170,42 @@ absl::StatusOr<int> RunConvert(const ConvertFlags& flags) {
 
 }  // namespace
 
-Command AddConvert(CLI::App& app) {
-  CLI::App* convert = app.add_subcommand(
+Command AddConvert(OptionParser& app) {
+  OptionParser* convert = app.AddSubcommand(
       "convert",
       "Turn a public checkpoint, a GGUF or a llama2.c file into a model of "
       "ours, or one of ours into a public checkpoint");
   auto flags = std::make_shared<ConvertFlags>();
   convert
-      ->add_option("from", flags->from,
-                   "Folder of a model, .gguf file, or llama2.c's .bin file")
-      ->type_name("MODEL")
-      ->required();
-  convert->add_option("to", flags->to, "Folder to be made")
-      ->type_name("DIR")
-      ->required();
+      ->AddOption("from", flags->from,
+                  "Folder of a model, .gguf file, or llama2.c's .bin file")
+      ->TypeName("MODEL")
+      ->Required();
+  convert->AddOption("to", flags->to, "Folder to be made")
+      ->TypeName("DIR")
+      ->Required();
   convert
-      ->add_option("--to-format", flags->format,
-                   "Layout to write; by default the one that MODEL is not, or "
-                   "strata")
-      ->check(CLI::IsMember({"strata", "huggingface"}));
-  CLI::Option* const tokenizer =
+      ->AddOption("--to-format", flags->format,
+                  "Layout to write; by default the one that MODEL is not, or "
+                  "strata")
+      ->TypeName("strata|huggingface")
+      ->Check(OneOf({"strata", "huggingface"}));
+  Option* const tokenizer =
       convert
-          ->add_option("--tokenizer", flags->tokenizer,
-                       "What to make tokenizer.json of: llama2.c's vocabulary, "
-                       "a .gguf file, a tokenizer.json or its folder (default: "
-                       "MODEL's own)")
-          ->type_name("PATH");
+          ->AddOption("--tokenizer", flags->tokenizer,
+                      "What to make tokenizer.json of: llama2.c's vocabulary, "
+                      "a .gguf file, a tokenizer.json or its folder (default: "
+                      "MODEL's own)")
+          ->TypeName("PATH");
   convert
-      ->add_flag("--no-tokenizer", flags->no_tokenizer,
-                 "Leaves MODEL's tokenizer and its files behind")
-      ->excludes(tokenizer);
+      ->AddFlag("--no-tokenizer", flags->no_tokenizer,
+                "Leaves MODEL's tokenizer and its files behind")
+      ->Excludes(tokenizer);
   convert
-      ->add_option("--shard-mb", flags->shard_megabytes,
-                   "Megabytes of a weights file, at most")
-      ->type_name("N")
-      ->check(AtLeast(1));
+      ->AddOption("--shard-mb", flags->shard_megabytes,
+                  "Megabytes of a weights file, at most")
+      ->TypeName("N")
+      ->Check(AtLeast(1));
   AddJson(*convert, flags->json);
   return {convert, [flags] { return RunConvert(*flags); }};
 }

@@ -11,7 +11,6 @@
 #include <string_view>
 #include <vector>
 
-#include "CLI/CLI.hpp"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
@@ -26,6 +25,7 @@
 #include "serving/engine/generator.h"
 #include "tools/strata/command.h"
 #include "tools/strata/config_flags.h"
+#include "tools/strata/option_parser.h"
 #include "tools/strata/output.h"
 #include "tools/strata/rate.h"
 #include "training/demo/report.h"
@@ -46,7 +46,7 @@ struct DemoFlags {
   double minutes = 4.5;
   int threads = 1;
   bool json = false;
-  CLI::Option* steps_option = nullptr;
+  Option* steps_option = nullptr;
 };
 
 GenerateOptions SampleOptions() {
@@ -243,7 +243,7 @@ absl::StatusOr<int> RunDemoCommand(const DemoFlags& flags) {
   options.start = std::chrono::steady_clock::now();
   ASSIGN_OR_RETURN(Configs configs, PresetConfigs(flags.preset));
   RETURN_IF_ERROR(SetFields(flags.set, configs));
-  options.fixed_steps = flags.steps_option->count() > 0;
+  options.fixed_steps = flags.steps_option->is_given();
   if (options.fixed_steps) configs.train.set_steps(flags.steps);
   options.model = configs.model;
   options.train = configs.train;
@@ -292,38 +292,38 @@ absl::StatusOr<int> RunDemoCommand(const DemoFlags& flags) {
 
 }  // namespace
 
-Command AddDemo(CLI::App& app) {
-  CLI::App* demo = app.add_subcommand(
+Command AddDemo(OptionParser& app) {
+  OptionParser* demo = app.AddSubcommand(
       "demo",
       "Train a hierarchical and a flat model on real text, compare them, and "
       "show what they learned");
   auto flags = std::make_shared<DemoFlags>();
   AddData(*demo, flags->data);
-  demo->add_option("--seeds", flags->seeds,
-                   "Seeds to train from, for mean and spread; takes as many "
-                   "times --minutes")
-      ->type_name("N")
-      ->check(Between(1, 1000));
-  demo->add_option("--minutes", flags->minutes,
-                   "Time for a seed, all included, in minutes; the number of "
-                   "steps is chosen by it")
-      ->type_name("M")
-      ->check(MoreThanZero());
+  demo->AddOption("--seeds", flags->seeds,
+                  "Seeds to train from, for mean and spread; takes as many "
+                  "times --minutes")
+      ->TypeName("N")
+      ->Check(Between(1, 1000));
+  demo->AddOption("--minutes", flags->minutes,
+                  "Time for a seed, all included, in minutes; the number of "
+                  "steps is chosen by it")
+      ->TypeName("M")
+      ->Check(MoreThanZero());
   flags->steps_option =
-      demo->add_option("--steps", flags->steps,
-                       "Steps of each model, however long they take (default: "
-                       "as many as fit, at most the config's)")
-          ->type_name("N")
-          ->check(AtLeast(1))
-          ->default_str("");
-  demo->add_option("--flat-k", flags->flat_k,
-                   "Experts a token of the flat model; 0: 30 % of them")
-      ->type_name("K")
-      ->check(AtLeast(0));
-  demo->add_option("--out", flags->out,
-                   "Folder of report and checkpoints; those of an earlier demo "
-                   "are replaced")
-      ->type_name("DIR");
+      demo->AddOption("--steps", flags->steps,
+                      "Steps of each model, however long they take (default: "
+                      "as many as fit, at most the config's)")
+          ->TypeName("N")
+          ->Check(AtLeast(1))
+          ->ShowDefault("");
+  demo->AddOption("--flat-k", flags->flat_k,
+                  "Experts a token of the flat model; 0: 30 % of them")
+      ->TypeName("K")
+      ->Check(AtLeast(0));
+  demo->AddOption("--out", flags->out,
+                  "Folder of report and checkpoints; those of an earlier demo "
+                  "are replaced")
+      ->TypeName("DIR");
   AddPreset(*demo, flags->preset);
   AddSet(*demo, flags->set);
   AddThreads(*demo, flags->threads);

@@ -6,7 +6,6 @@
 #include <string>
 #include <vector>
 
-#include "CLI/CLI.hpp"
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
@@ -19,6 +18,7 @@
 #include "nlohmann/json.hpp"
 #include "tools/strata/command.h"
 #include "tools/strata/config_flags.h"
+#include "tools/strata/option_parser.h"
 #include "tools/strata/output.h"
 #include "tools/strata/routing_flags.h"
 #include "training/metrics.h"
@@ -111,23 +111,23 @@ absl::StatusOr<int> RunEvaluate(const EvaluateFlags& flags) {
 
 }  // namespace
 
-Command AddEvaluate(CLI::App& app) {
-  CLI::App* evaluate = app.add_subcommand(
+Command AddEvaluate(OptionParser& app) {
+  OptionParser* evaluate = app.AddSubcommand(
       "evaluate",
       "Measure a model on the validation part of a corpus, by domain");
   auto flags = std::make_shared<EvaluateFlags>();
   evaluate
-      ->add_option("--model", flags->model,
-                   "Checkpoint, or run of which the newest is taken")
-      ->type_name("DIR")
-      ->required();
+      ->AddOption("--model", flags->model,
+                  "Checkpoint, or run of which the newest is taken")
+      ->TypeName("DIR")
+      ->Required();
   AddData(*evaluate, flags->data);
   evaluate
-      ->add_option("--tokens", flags->tokens,
-                   "Tokens of each domain to look at, at most (bytes, where "
-                   "the model has no tokenizer)")
-      ->type_name("N")
-      ->check(AtLeast(1));
+      ->AddOption("--tokens", flags->tokens,
+                  "Tokens of each domain to look at, at most (bytes, where "
+                  "the model has no tokenizer)")
+      ->TypeName("N")
+      ->Check(AtLeast(1));
   AddRecordRouting(*evaluate, flags->record);
   AddRoute(*evaluate, flags->route);
   AddThreads(*evaluate, flags->threads);

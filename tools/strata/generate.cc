@@ -10,7 +10,6 @@
 #include <string>
 #include <vector>
 
-#include "CLI/CLI.hpp"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
@@ -32,6 +31,7 @@
 #include "tools/strata/command.h"
 #include "tools/strata/config_flags.h"
 #include "tools/strata/model_text.h"
+#include "tools/strata/option_parser.h"
 #include "tools/strata/output.h"
 #include "training/run/model_folder.h"
 
@@ -49,12 +49,12 @@ struct GenerateFlags {
   int threads = 1;
   WeightStorage weights = WeightStorage::kAsStored;
   bool json = false;
-  CLI::Option* prompt_option = nullptr;
-  CLI::Option* ids_option = nullptr;
+  Option* prompt_option = nullptr;
+  Option* ids_option = nullptr;
 };
 
 absl::StatusOr<std::string> ReadPrompt(const GenerateFlags& flags) {
-  if (flags.prompt_option->count() > 0) return flags.prompt;
+  if (flags.prompt_option->is_given()) return flags.prompt;
   if (flags.prompt_file != "-") return ReadFile(flags.prompt_file);
   return std::string(std::istreambuf_iterator<char>(std::cin), {});
 }
@@ -103,7 +103,7 @@ absl::Status PrintResult(const GenerateFlags& flags, const std::string& folder,
 }
 
 absl::StatusOr<int> RunGenerate(const GenerateFlags& flags) {
-  const bool as_ids = flags.ids_option->count() > 0;
+  const bool as_ids = flags.ids_option->is_given();
   std::string prompt;
   if (!as_ids) {
     ASSIGN_OR_RETURN(prompt, ReadPrompt(flags));
@@ -173,66 +173,66 @@ absl::StatusOr<int> RunGenerate(const GenerateFlags& flags) {
 
 }  // namespace
 
-Command AddGenerate(CLI::App& app) {
-  CLI::App* generate = app.add_subcommand(
+Command AddGenerate(OptionParser& app) {
+  OptionParser* generate = app.AddSubcommand(
       "generate", "Continue a text; the text goes to stdout as it is made");
   auto flags = std::make_shared<GenerateFlags>();
   SamplingOptions& sampling = flags->options.sampling;
   generate
-      ->add_option("--model", flags->model,
-                   "Checkpoint, or run of which the newest is taken")
-      ->type_name("DIR")
-      ->required();
-  auto* prompt = generate->add_option_group("prompt");
+      ->AddOption("--model", flags->model,
+                  "Checkpoint, or run of which the newest is taken")
+      ->TypeName("DIR")
+      ->Required();
+  auto* prompt = generate->AddGroup("prompt");
   flags->prompt_option =
-      prompt->add_option("--prompt", flags->prompt, "Text to continue")
-          ->type_name("TEXT");
+      prompt->AddOption("--prompt", flags->prompt, "Text to continue")
+          ->TypeName("TEXT");
   prompt
-      ->add_option("--prompt-file", flags->prompt_file,
-                   "File with the text to continue; - is stdin")
-      ->type_name("FILE");
+      ->AddOption("--prompt-file", flags->prompt_file,
+                  "File with the text to continue; - is stdin")
+      ->TypeName("FILE");
   flags->ids_option =
       prompt
-          ->add_option("--prompt-ids", flags->prompt_ids,
-                       "Token ids to continue; token ids are printed, until "
-                       "--max-new-tokens")
-          ->type_name("ID,ID,...")
-          ->delimiter(',');
-  prompt->require_option(1);
-  CLI::Option* const chat =
+          ->AddOption("--prompt-ids", flags->prompt_ids,
+                      "Token ids to continue; token ids are printed, until "
+                      "--max-new-tokens")
+          ->TypeName("ID,ID,...")
+          ->Delimiter(',');
+  prompt->RequireOption(1, 1);
+  Option* const chat =
       generate
-          ->add_flag("--chat", flags->chat,
-                     "The prompt is a message, which the model's chat template "
-                     "frames; the text is the answer")
-          ->excludes(flags->ids_option);
+          ->AddFlag("--chat", flags->chat,
+                    "The prompt is a message, which the model's chat template "
+                    "frames; the text is the answer")
+          ->Excludes(flags->ids_option);
   generate
-      ->add_option("--system", flags->system,
-                   "With --chat: what the system says before")
-      ->type_name("TEXT")
-      ->needs(chat);
+      ->AddOption("--system", flags->system,
+                  "With --chat: what the system says before")
+      ->TypeName("TEXT")
+      ->Needs(chat);
   generate
-      ->add_option("--max-new-tokens", flags->options.max_new_tokens,
-                   "Tokens to generate at most (bytes, where the model has no "
-                   "tokenizer)")
-      ->type_name("N")
-      ->check(AtLeast(0));
+      ->AddOption("--max-new-tokens", flags->options.max_new_tokens,
+                  "Tokens to generate at most (bytes, where the model has no "
+                  "tokenizer)")
+      ->TypeName("N")
+      ->Check(AtLeast(0));
   generate
-      ->add_option("--temperature", sampling.temperature,
-                   "Above 1 more varied, below less; 0: always the most likely")
-      ->type_name("T");
+      ->AddOption("--temperature", sampling.temperature,
+                  "Above 1 more varied, below less; 0: always the most likely")
+      ->TypeName("T");
   generate
-      ->add_option("--top-k", sampling.top_k,
-                   "Draw from this many of the most likely; 0: from all")
-      ->type_name("K");
+      ->AddOption("--top-k", sampling.top_k,
+                  "Draw from this many of the most likely; 0: from all")
+      ->TypeName("K");
   generate
-      ->add_option("--top-p", sampling.top_p,
-                   "Draw from the fewest whose probabilities add up to this")
-      ->type_name("P");
-  generate->add_option("--seed", sampling.seed, "Seed of the draws")
-      ->type_name("N");
-  generate->add_flag("--speculative", flags->options.speculative,
-                     "Draft with the model's multi-token prediction module; "
-                     "the same text, sooner");
+      ->AddOption("--top-p", sampling.top_p,
+                  "Draw from the fewest whose probabilities add up to this")
+      ->TypeName("P");
+  generate->AddOption("--seed", sampling.seed, "Seed of the draws")
+      ->TypeName("N");
+  generate->AddFlag("--speculative", flags->options.speculative,
+                    "Draft with the model's multi-token prediction module; "
+                    "the same text, sooner");
   AddWeights(*generate, flags->weights);
   AddThreads(*generate, flags->threads);
   AddJson(*generate, flags->json);

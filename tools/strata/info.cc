@@ -9,7 +9,6 @@
 #include <utility>
 #include <vector>
 
-#include "CLI/CLI.hpp"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
@@ -29,6 +28,7 @@
 #include "nlohmann/json.hpp"
 #include "tools/strata/command.h"
 #include "tools/strata/config_flags.h"
+#include "tools/strata/option_parser.h"
 #include "tools/strata/output.h"
 #include "training/run/model_folder.h"
 #include "training/step_graph.h"
@@ -215,28 +215,28 @@ absl::StatusOr<int> RunInfo(const InfoFlags& flags) {
 
 }  // namespace
 
-Command AddInfo(CLI::App& app) {
-  CLI::App* info = app.add_subcommand(
+Command AddInfo(OptionParser& app) {
+  OptionParser* info = app.AddSubcommand(
       "info", "Show a model's config, parameters, FLOPs, graph and memory");
   auto flags = std::make_shared<InfoFlags>();
-  auto* which = info->add_option_group("model");
+  auto* which = info->AddGroup("model");
   AddPreset(*which, flags->preset);
   which
-      ->add_option("--model", flags->model,
-                   "Checkpoint, or run of which the newest is taken")
-      ->type_name("DIR");
-  which->require_option(1);
+      ->AddOption("--model", flags->model,
+                  "Checkpoint, or run of which the newest is taken")
+      ->TypeName("DIR");
+  which->RequireOption(1, 1);
   AddSet(*info, flags->set);
-  info->add_option("--tokens", flags->tokens,
-                   "Tokens of the batch that graph and memory are for")
-      ->type_name("N")
-      ->check(Between(1, 1 << 24));
-  info->add_flag("--graph", flags->graph, "Print the operators, one a line");
-  info->add_flag("--backward", flags->backward,
-                 "Of the training graph: forward, backward, accumulation");
-  info->add_flag("--memory", flags->memory,
-                 absl::StrCat("Print the ", kLargestValues,
-                              " largest values of the memory plan"));
+  info->AddOption("--tokens", flags->tokens,
+                  "Tokens of the batch that graph and memory are for")
+      ->TypeName("N")
+      ->Check(Between(1, 1 << 24));
+  info->AddFlag("--graph", flags->graph, "Print the operators, one a line");
+  info->AddFlag("--backward", flags->backward,
+                "Of the training graph: forward, backward, accumulation");
+  info->AddFlag("--memory", flags->memory,
+                absl::StrCat("Print the ", kLargestValues,
+                             " largest values of the memory plan"));
   AddJson(*info, flags->json);
   return {info, [flags] { return RunInfo(*flags); }};
 }

@@ -11,7 +11,6 @@
 #include <system_error>
 #include <vector>
 
-#include "CLI/CLI.hpp"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
@@ -21,6 +20,7 @@
 #include "core/base/status_macros.h"
 #include "tools/strata/command.h"
 #include "tools/strata/config_flags.h"
+#include "tools/strata/option_parser.h"
 #include "tools/strata/output.h"
 #include "training/data/corpus.h"
 #include "training/inspect/router_inspection.h"
@@ -160,32 +160,32 @@ absl::StatusOr<int> RunInspectRouter(const InspectFlags& flags) {
 
 }  // namespace
 
-Command AddInspect(CLI::App& app) {
-  CLI::App* inspect =
-      app.add_subcommand("inspect", "Show what a model's parts are used for");
-  inspect->require_subcommand(1);
-  CLI::App* router = inspect->add_subcommand(
+Command AddInspect(OptionParser& app) {
+  OptionParser* inspect =
+      app.AddSubcommand("inspect", "Show what a model's parts are used for");
+  inspect->RequireSubcommand(1, 1);
+  OptionParser* router = inspect->AddSubcommand(
       "router",
       "Show which domains of the validation text each expert serves, and how "
       "much of the domain that tells");
   auto flags = std::make_shared<InspectFlags>();
   router
-      ->add_option("--model", flags->model,
-                   "Checkpoint, or run of which the newest is taken")
-      ->type_name("DIR")
-      ->required();
+      ->AddOption("--model", flags->model,
+                  "Checkpoint, or run of which the newest is taken")
+      ->TypeName("DIR")
+      ->Required();
   AddData(*router, flags->data);
   router
-      ->add_option("--tokens", flags->options.tokens_per_domain,
-                   "Tokens (bytes) of each domain to look at, at most")
-      ->type_name("N")
-      ->check(AtLeast(1));
+      ->AddOption("--tokens", flags->options.tokens_per_domain,
+                  "Tokens (bytes) of each domain to look at, at most")
+      ->TypeName("N")
+      ->Check(AtLeast(1));
   AddThreads(*router, flags->options.num_threads);
   AddJson(*router, flags->json);
   router
-      ->add_option("--html", flags->html,
-                   "Write a page with a heat map for each layer and tier")
-      ->type_name("FILE");
+      ->AddOption("--html", flags->html,
+                  "Write a page with a heat map for each layer and tier")
+      ->TypeName("FILE");
   return {inspect, [flags] { return RunInspectRouter(*flags); }};
 }
 

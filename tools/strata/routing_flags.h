@@ -4,17 +4,17 @@
 #ifndef TOOLS_STRATA_ROUTING_FLAGS_H_
 #define TOOLS_STRATA_ROUTING_FLAGS_H_
 
-#include "CLI/CLI.hpp"
+#include "tools/strata/option_parser.h"
 #include "training/routing_recording.h"
 #include "training/trainer.h"
 
 namespace strata {
 
 // --record-routing, and what it may be given along with.
-void AddRecordRouting(CLI::App& app, RecordOptions& options);
+void AddRecordRouting(OptionParser& app, RecordOptions& options);
 
 // --replay-routing and --route.
-void AddRoute(CLI::App& app, RouteOptions& options);
+void AddRoute(OptionParser& app, RouteOptions& options);
 
 }  // namespace strata
 

@@ -7,7 +7,6 @@
 #include <string>
 #include <vector>
 
-#include "CLI/CLI.hpp"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
@@ -26,6 +25,7 @@
 #include "tools/scorecard/variants.h"
 #include "tools/strata/command.h"
 #include "tools/strata/config_flags.h"
+#include "tools/strata/option_parser.h"
 #include "tools/strata/output.h"
 #include "tools/strata/study.h"
 #include "training/data/corpus.h"
@@ -201,25 +201,25 @@ absl::StatusOr<int> RunScorecard(const ScorecardFlags& flags) {
 
 }  // namespace
 
-Command AddScorecard(CLI::App& app) {
-  CLI::App* scorecard = app.add_subcommand(
+Command AddScorecard(OptionParser& app) {
+  OptionParser* scorecard = app.AddSubcommand(
       "scorecard",
       "Measure the specification's claims: ours and the baselines, trained "
       "alike, over several seeds");
   auto flags = std::make_shared<ScorecardFlags>();
   scorecard
-      ->add_option("ids", flags->ids, "Claims: A1, A2, A3, C1 (default: all)")
-      ->type_name("ID ...");
+      ->AddOption("ids", flags->ids, "Claims: A1, A2, A3, C1 (default: all)")
+      ->TypeName("ID ...");
   AddStudyFlags(*scorecard, "scorecard.json, scorecard.html", flags->study);
   scorecard
-      ->add_option("--routing", flags->routing,
-                   "C1 on this routing trace, not on one that it records")
-      ->type_name("FILE");
+      ->AddOption("--routing", flags->routing,
+                  "C1 on this routing trace, not on one that it records")
+      ->TypeName("FILE");
   scorecard
-      ->add_option("--routing-steps", flags->routing_steps,
-                   "Steps of training whose routing C1 records")
-      ->type_name("N")
-      ->check(Between(8, 100000));
+      ->AddOption("--routing-steps", flags->routing_steps,
+                  "Steps of training whose routing C1 records")
+      ->TypeName("N")
+      ->Check(Between(8, 100000));
   return {scorecard, [flags] { return RunScorecard(*flags); }};
 }
 

@@ -9,7 +9,6 @@
 #include <thread>
 #include <vector>
 
-#include "CLI/CLI.hpp"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
@@ -30,6 +29,7 @@
 #include "serving/engine/engine.h"
 #include "tools/strata/command.h"
 #include "tools/strata/config_flags.h"
+#include "tools/strata/option_parser.h"
 #include "tools/strata/output.h"
 #include "training/run/model_folder.h"
 
@@ -51,7 +51,7 @@ struct ServeFlags {
   double grace_seconds = 30;
   int threads = 1;
   bool quiet = false;
-  CLI::App* app = nullptr;
+  OptionParser* app = nullptr;
 };
 
 // Values of the file for what the command line does not say.
@@ -67,7 +67,7 @@ absl::Status ReadConfigFile(ServeFlags& flags) {
   Fields fields(*json);
   const auto given = [&](const std::string& name) {
     fields.Ignore(name);
-    return flags.app->get_option("--" + name)->count() > 0;
+    return flags.app->FindOption("--" + name)->is_given();
   };
   const auto string = [&](const std::string& name, std::string& value) {
     if (!given(name)) value = fields.String(name, value);
@@ -167,92 +167,92 @@ absl::StatusOr<int> RunServe(ServeFlags flags) {
 
 }  // namespace
 
-Command AddServe(CLI::App& app) {
-  CLI::App* serve = app.add_subcommand(
+Command AddServe(OptionParser& app) {
+  OptionParser* serve = app.AddSubcommand(
       "serve", "Answer OpenAI's API over HTTP until SIGTERM or Ctrl-C");
   auto flags = std::make_shared<ServeFlags>();
   flags->app = serve;
   serve
-      ->add_option("--model", flags->model,
-                   "Checkpoint, or run of which the newest is taken")
-      ->type_name("DIR")
-      ->required();
+      ->AddOption("--model", flags->model,
+                  "Checkpoint, or run of which the newest is taken")
+      ->TypeName("DIR")
+      ->Required();
   serve
-      ->add_option("--config", flags->config_file,
-                   "JSON object of these options, which the command line "
-                   "overrides")
-      ->type_name("FILE");
-  serve->add_option("--host", flags->server.host, "Address to listen on")
-      ->type_name("HOST");
-  serve->add_option("--port", flags->server.port, "0: any that is free")
-      ->type_name("N")
-      ->check(Between(0, kMaxPort));
+      ->AddOption("--config", flags->config_file,
+                  "JSON object of these options, which the command line "
+                  "overrides")
+      ->TypeName("FILE");
+  serve->AddOption("--host", flags->server.host, "Address to listen on")
+      ->TypeName("HOST");
+  serve->AddOption("--port", flags->server.port, "0: any that is free")
+      ->TypeName("N")
+      ->Check(Between(0, kMaxPort));
   serve
-      ->add_option("--name", flags->name,
-                   "The model's name in requests (default: the folder's)")
-      ->type_name("NAME");
+      ->AddOption("--name", flags->name,
+                  "The model's name in requests (default: the folder's)")
+      ->TypeName("NAME");
   serve
-      ->add_option("--api-keys", flags->keys_file,
-                   "File with the SHA-256 of a key in each line; without it "
-                   "anybody may ask")
-      ->type_name("FILE");
+      ->AddOption("--api-keys", flags->keys_file,
+                  "File with the SHA-256 of a key in each line; without it "
+                  "anybody may ask")
+      ->TypeName("FILE");
   serve
-      ->add_option("--tls-certificate", flags->server.tls_certificate,
-                   "PEM file; with --tls-key the server speaks HTTPS")
-      ->type_name("FILE");
-  serve->add_option("--tls-key", flags->server.tls_key, "PEM file")
-      ->type_name("FILE");
+      ->AddOption("--tls-certificate", flags->server.tls_certificate,
+                  "PEM file; with --tls-key the server speaks HTTPS")
+      ->TypeName("FILE");
+  serve->AddOption("--tls-key", flags->server.tls_key, "PEM file")
+      ->TypeName("FILE");
   serve
-      ->add_option("--max-body-bytes", flags->server.max_body_bytes,
-                   "Of a request")
-      ->type_name("N")
-      ->check(AtLeast(1));
+      ->AddOption("--max-body-bytes", flags->server.max_body_bytes,
+                  "Of a request")
+      ->TypeName("N")
+      ->Check(AtLeast(1));
   serve
-      ->add_option("--max-connections", flags->server.max_connections,
-                   "Answered at a time; more wait")
-      ->type_name("N")
-      ->check(Between(1, 100000));
+      ->AddOption("--max-connections", flags->server.max_connections,
+                  "Answered at a time; more wait")
+      ->TypeName("N")
+      ->Check(Between(1, 100000));
   serve
-      ->add_option("--max-seconds", flags->server.max_seconds,
-                   "A request that takes longer is ended")
-      ->type_name("S")
-      ->check(MoreThanZero());
+      ->AddOption("--max-seconds", flags->server.max_seconds,
+                  "A request that takes longer is ended")
+      ->TypeName("S")
+      ->Check(MoreThanZero());
   serve
-      ->add_option("--max-sequences", flags->engine.max_sequences,
-                   "Sequences in one step")
-      ->type_name("N")
-      ->check(AtLeast(1));
+      ->AddOption("--max-sequences", flags->engine.max_sequences,
+                  "Sequences in one step")
+      ->TypeName("N")
+      ->Check(AtLeast(1));
   serve
-      ->add_option("--max-step-tokens", flags->engine.max_step_tokens,
-                   "Tokens in one step; at least --max-sequences")
-      ->type_name("N")
-      ->check(AtLeast(1));
+      ->AddOption("--max-step-tokens", flags->engine.max_step_tokens,
+                  "Tokens in one step; at least --max-sequences")
+      ->TypeName("N")
+      ->Check(AtLeast(1));
   serve
-      ->add_option("--max-waiting", flags->engine.max_waiting,
-                   "Answers that wait for their turn; more are refused")
-      ->type_name("N")
-      ->check(AtLeast(1));
+      ->AddOption("--max-waiting", flags->engine.max_waiting,
+                  "Answers that wait for their turn; more are refused")
+      ->TypeName("N")
+      ->Check(AtLeast(1));
   serve
-      ->add_option("--block-size", flags->engine.block_size,
-                   "Tokens of a block of the cache")
-      ->type_name("N")
-      ->check(AtLeast(1));
+      ->AddOption("--block-size", flags->engine.block_size,
+                  "Tokens of a block of the cache")
+      ->TypeName("N")
+      ->Check(AtLeast(1));
   serve
-      ->add_option("--cache-gib", flags->cache_gib,
-                   "Memory for keys and values, at most")
-      ->type_name("GIB")
-      ->check(MoreThanZero());
+      ->AddOption("--cache-gib", flags->cache_gib,
+                  "Memory for keys and values, at most")
+      ->TypeName("GIB")
+      ->Check(MoreThanZero());
   serve
-      ->add_option("--max-context", flags->max_context,
-                   "Tokens of prompt and answer together; 0: what the model "
-                   "can")
-      ->type_name("N")
-      ->check(AtLeast(0));
+      ->AddOption("--max-context", flags->max_context,
+                  "Tokens of prompt and answer together; 0: what the model "
+                  "can")
+      ->TypeName("N")
+      ->Check(AtLeast(0));
   serve
-      ->add_option("--grace-seconds", flags->grace_seconds,
-                   "How long answers may go on after SIGTERM")
-      ->type_name("S");
-  serve->add_flag("--quiet", flags->quiet, "No line for each request");
+      ->AddOption("--grace-seconds", flags->grace_seconds,
+                  "How long answers may go on after SIGTERM")
+      ->TypeName("S");
+  serve->AddFlag("--quiet", flags->quiet, "No line for each request");
   AddThreads(*serve, flags->threads);
   return {serve, [flags] { return RunServe(*flags); }};
 }

@@ -3,13 +3,13 @@
 #ifndef TOOLS_STRATA_SIMULATE_H_
 #define TOOLS_STRATA_SIMULATE_H_
 
-#include "CLI/CLI.hpp"
 #include "tools/strata/command.h"
+#include "tools/strata/option_parser.h"
 
 namespace strata {
 
 // Adds `simulate` and what stands below it.
-Command AddSimulate(CLI::App& app);
+Command AddSimulate(OptionParser& app);
 
 }  // namespace strata
 

@@ -3,7 +3,6 @@
 #include <memory>
 #include <string>
 
-#include "CLI/CLI.hpp"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
@@ -16,6 +15,7 @@
 #include "sim/chakra/workload.h"
 #include "tools/strata/command.h"
 #include "tools/strata/config_flags.h"
+#include "tools/strata/option_parser.h"
 #include "tools/strata/output.h"
 
 namespace strata {
@@ -90,41 +90,41 @@ absl::StatusOr<int> RunSimulateAstra(const AstraFlags& flags) {
 
 }  // namespace
 
-Command AddSimulateAstra(CLI::App& simulate) {
-  CLI::App* astra = simulate.add_subcommand(
+Command AddSimulateAstra(OptionParser& simulate) {
+  OptionParser* astra = simulate.AddSubcommand(
       "astra",
       "Replay Chakra traces with ASTRA-sim's own configuration files, to the "
       "cycle of its analytical mode (docs/chakra.md)");
   auto flags = std::make_shared<AstraFlags>();
   astra
-      ->add_option("prefix", flags->prefix,
-                   "Traces: PREFIX.<rank>.et for each rank of the network")
-      ->type_name("PREFIX")
-      ->required();
+      ->AddOption("prefix", flags->prefix,
+                  "Traces: PREFIX.<rank>.et for each rank of the network")
+      ->TypeName("PREFIX")
+      ->Required();
   astra
-      ->add_option("--network", flags->network,
-                   "ASTRA-sim's analytical network file")
-      ->type_name("YML")
-      ->required();
-  astra->add_option("--system", flags->system, "ASTRA-sim's system file")
-      ->type_name("JSON")
-      ->required();
+      ->AddOption("--network", flags->network,
+                  "ASTRA-sim's analytical network file")
+      ->TypeName("YML")
+      ->Required();
+  astra->AddOption("--system", flags->system, "ASTRA-sim's system file")
+      ->TypeName("JSON")
+      ->Required();
   astra
-      ->add_option("--groups", flags->groups,
-                   "Communicator groups, {\"1\": [0, 1]}; 0 is all ranks")
-      ->type_name("JSON");
+      ->AddOption("--groups", flags->groups,
+                  "Communicator groups, {\"1\": [0, 1]}; 0 is all ranks")
+      ->TypeName("JSON");
   astra
-      ->add_option("--remote-memory", flags->memory,
-                   "ASTRA-sim's remote memory file; none without it")
-      ->type_name("JSON");
-  astra->add_flag("--aware", flags->options.congestion_aware,
-                  "Messages wait for each other on links; one dimension only");
-  astra->add_option("--num-queues-per-dim", flags->options.queues_per_dimension,
-                    "Queues of chunks for each dimension");
+      ->AddOption("--remote-memory", flags->memory,
+                  "ASTRA-sim's remote memory file; none without it")
+      ->TypeName("JSON");
+  astra->AddFlag("--aware", flags->options.congestion_aware,
+                 "Messages wait for each other on links; one dimension only");
+  astra->AddOption("--num-queues-per-dim", flags->options.queues_per_dimension,
+                   "Queues of chunks for each dimension");
   astra
-      ->add_option("--injection-scale", flags->options.injection_scale,
-                   "Factor of the system file's endpoint-delay")
-      ->check(CLI::Range(0.0, 1e6));
+      ->AddOption("--injection-scale", flags->options.injection_scale,
+                  "Factor of the system file's endpoint-delay")
+      ->Check(BetweenNumbers(0.0, 1e6));
   AddJson(*astra, flags->json);
   return {astra, [flags] { return RunSimulateAstra(*flags); }};
 }

@@ -3,13 +3,13 @@
 #ifndef TOOLS_STRATA_SIMULATE_ASTRA_H_
 #define TOOLS_STRATA_SIMULATE_ASTRA_H_
 
-#include "CLI/CLI.hpp"
 #include "tools/strata/command.h"
+#include "tools/strata/option_parser.h"
 
 namespace strata {
 
 // Adds `astra` below `simulate`.
-Command AddSimulateAstra(CLI::App& simulate);
+Command AddSimulateAstra(OptionParser& simulate);
 
 }  // namespace strata
 

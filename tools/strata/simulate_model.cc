@@ -7,7 +7,6 @@
 #include <utility>
 #include <vector>
 
-#include "CLI/CLI.hpp"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/ascii.h"
@@ -32,6 +31,7 @@
 #include "sim/workload/training_step.h"
 #include "tools/strata/command.h"
 #include "tools/strata/config_flags.h"
+#include "tools/strata/option_parser.h"
 #include "tools/strata/output.h"
 #include "tools/strata/simulate_chakra.h"
 
@@ -266,21 +266,20 @@ const std::vector<Mode>& Modes() {
 }
 
 // A flag that would be ignored is an error, so that nobody believes in it.
-absl::Status CheckFlags(const CLI::App& simulate) {
+absl::Status CheckFlags(const OptionParser& simulate) {
   const Mode* asked = nullptr;
   for (const Mode& mode : Modes()) {
-    if (asked == nullptr && simulate.count(mode.flag) > 0) asked = &mode;
+    if (asked == nullptr && simulate.FindOption(mode.flag)->is_given())
+      asked = &mode;
   }
   if (asked == nullptr) {
     return absl::InvalidArgumentError(
         "nothing to simulate; want --model, --chakra, --validate, --compare, "
         "or a subcommand");
   }
-  for (const CLI::Option* option : simulate.get_options()) {
-    const std::string name = option->get_name();
-    if (option->count() == 0 || name == asked->flag || name == "--help") {
-      continue;
-    }
+  for (const Option* option : simulate.options()) {
+    const std::string name = option->name();
+    if (!option->is_given() || name == asked->flag) continue;
     if (std::find(asked->beside.begin(), asked->beside.end(), name) ==
         asked->beside.end()) {
       return absl::InvalidArgumentError(absl::StrCat(
@@ -309,7 +308,7 @@ absl::StatusOr<int> RunChakra(const ModelFlags& flags) {
   return RunSimulateChakra(chakra);
 }
 
-absl::StatusOr<int> RunModel(const ModelFlags& flags, const CLI::App& app) {
+absl::StatusOr<int> RunModel(const ModelFlags& flags, const OptionParser& app) {
   RETURN_IF_ERROR(CheckFlags(app));
   if (flags.validate) return RunValidate(flags);
   if (!flags.compare.empty()) return RunCompare(flags);
@@ -382,109 +381,108 @@ absl::StatusOr<int> RunModel(const ModelFlags& flags, const CLI::App& app) {
 
 }  // namespace
 
-Command AddSimulateModel(CLI::App& simulate) {
+Command AddSimulateModel(OptionParser& simulate) {
   auto flags = std::make_shared<ModelFlags>();
   simulate
-      .add_option("--model", flags->model,
-                  "A preset, a config.json, or dimensions such as \"layers=96 "
-                  "hidden=12288 heads=96 ffn=49152 mlp=gelu vocab=51200\"")
-      ->type_name("MODEL");
+      .AddOption("--model", flags->model,
+                 "A preset, a config.json, or dimensions such as \"layers=96 "
+                 "hidden=12288 heads=96 ffn=49152 mlp=gelu vocab=51200\"")
+      ->TypeName("MODEL");
   simulate
-      .add_option("--chakra", flags->chakra,
-                  "Replay Chakra traces instead: PREFIX.<rank>.et, or the "
-                  "folder of one workload's")
-      ->type_name("DIR|PREFIX");
+      .AddOption("--chakra", flags->chakra,
+                 "Replay Chakra traces instead: PREFIX.<rank>.et, or the "
+                 "folder of one workload's")
+      ->TypeName("DIR|PREFIX");
   simulate
-      .add_option(
-          "--groups", flags->groups,
-          "With --chakra: process groups, {\"1\": [0, 1]}, beside those "
-          "of the traces; 0 is all ranks")
-      ->type_name("JSON");
-  simulate.add_flag("--roofline", flags->roofline,
-                    "With --chakra: computations with num_ops by a roofline "
-                    "of the cluster's GPU, not as recorded");
+      .AddOption("--groups", flags->groups,
+                 "With --chakra: process groups, {\"1\": [0, 1]}, beside those "
+                 "of the traces; 0 is all ranks")
+      ->TypeName("JSON");
+  simulate.AddFlag("--roofline", flags->roofline,
+                   "With --chakra: computations with num_ops by a roofline "
+                   "of the cluster's GPU, not as recorded");
   simulate
-      .add_option("--cluster", flags->cluster,
-                  "A node's preset and the number of GPUs, h800x2048, or a "
-                  "text proto")
-      ->type_name("CLUSTER");
+      .AddOption("--cluster", flags->cluster,
+                 "A node's preset and the number of GPUs, h800x2048, or a "
+                 "text proto")
+      ->TypeName("CLUSTER");
   simulate
-      .add_option("--layout", flags->layout,
-                  "pp16,ep64,gbs15360,mbs1,seq4096,fp8,...: docs/simulator.md "
-                  "has the words")
-      ->type_name("WORDS");
+      .AddOption("--layout", flags->layout,
+                 "pp16,ep64,gbs15360,mbs1,seq4096,fp8,...: docs/simulator.md "
+                 "has the words")
+      ->TypeName("WORDS");
   simulate
-      .add_option("--schedule", flags->schedule,
-                  "gpipe, 1f1b, interleaved, zb-h1, zb1p, dualpipe, dualpipev")
-      ->type_name("NAME");
+      .AddOption("--schedule", flags->schedule,
+                 "gpipe, 1f1b, interleaved, zb-h1, zb1p, dualpipe, dualpipev")
+      ->TypeName("NAME");
   simulate
-      .add_option("--framework", flags->framework,
-                  "Whose software efficiency applies")
-      ->type_name("NAME");
+      .AddOption("--framework", flags->framework,
+                 "Whose software efficiency applies")
+      ->TypeName("NAME");
   simulate
-      .add_option("--efficiency", flags->efficiency,
-                  "That efficiency itself; 0: the framework's")
-      ->type_name("SHARE")
-      ->check(CLI::Range(0.0, 2.0));
+      .AddOption("--efficiency", flags->efficiency,
+                 "That efficiency itself; 0: the framework's")
+      ->TypeName("SHARE")
+      ->Check(BetweenNumbers(0.0, 2.0));
   simulate
-      .add_option("--constants", flags->constants,
-                  "Constants of the machine and the frameworks, a CSV such as "
-                  "sim/validation/constants.csv; default: that one")
-      ->type_name("FILE");
+      .AddOption("--constants", flags->constants,
+                 "Constants of the machine and the frameworks, a CSV such as "
+                 "sim/validation/constants.csv; default: that one")
+      ->TypeName("FILE");
   simulate
-      .add_option("--routing", flags->routing,
-                  "A routing trace: experts' loads, and the balancer replayed "
-                  "on them")
-      ->type_name("FILE");
+      .AddOption("--routing", flags->routing,
+                 "A routing trace: experts' loads, and the balancer replayed "
+                 "on them")
+      ->TypeName("FILE");
   simulate
-      .add_option("--expert-loads", flags->expert_loads,
-                  "Experts' loads as CSV: layer,expert,tokens")
-      ->type_name("FILE");
+      .AddOption("--expert-loads", flags->expert_loads,
+                 "Experts' loads as CSV: layer,expert,tokens")
+      ->TypeName("FILE");
   simulate
-      .add_option("--power-law", flags->power_law,
-                  "Experts' loads as rank^-EXPONENT; 0: even")
-      ->type_name("EXPONENT")
-      ->check(CLI::Range(0.0, 10.0));
+      .AddOption("--power-law", flags->power_law,
+                 "Experts' loads as rank^-EXPONENT; 0: even")
+      ->TypeName("EXPONENT")
+      ->Check(BetweenNumbers(0.0, 10.0));
   simulate
-      .add_option("--redundant", flags->redundant,
-                  "Slots of a rank beyond its experts, for the balancer")
-      ->type_name("N")
-      ->check(CLI::Range(0, 1024));
+      .AddOption("--redundant", flags->redundant,
+                 "Slots of a rank beyond its experts, for the balancer")
+      ->TypeName("N")
+      ->Check(Between(0, 1024));
   simulate
-      .add_option("--slow", flags->slow,
-                  "Ranks that take longer, RANK=FACTOR; may be repeated")
-      ->type_name("RANK=FACTOR");
+      .AddOption("--slow", flags->slow,
+                 "Ranks that take longer, RANK=FACTOR; may be repeated")
+      ->TypeName("RANK=FACTOR");
   simulate
-      .add_option("--serve", flags->serve,
-                  "A serving step instead: prefill or decode")
-      ->type_name("PHASE");
+      .AddOption("--serve", flags->serve,
+                 "A serving step instead: prefill or decode")
+      ->TypeName("PHASE");
   simulate
-      .add_option("--batch", flags->batch,
-                  "Serving: sequences a data-parallel rank")
-      ->type_name("N")
-      ->check(CLI::Range(int64_t{1}, int64_t{1} << 20));
+      .AddOption("--batch", flags->batch,
+                 "Serving: sequences a data-parallel rank")
+      ->TypeName("N")
+      ->Check(Between(1, int64_t{1} << 20));
   simulate
-      .add_option("--context", flags->context,
-                  "Serving: tokens of a prompt, or in the cache")
-      ->type_name("N")
-      ->check(CLI::Range(int64_t{1}, int64_t{1} << 24));
-  simulate.add_option("--trace", flags->trace, "Write a Chrome/Perfetto trace")
-      ->type_name("FILE");
-  simulate.add_option("--html", flags->html, "Write a page with charts")
-      ->type_name("FILE");
+      .AddOption("--context", flags->context,
+                 "Serving: tokens of a prompt, or in the cache")
+      ->TypeName("N")
+      ->Check(Between(1, int64_t{1} << 24));
+  simulate.AddOption("--trace", flags->trace, "Write a Chrome/Perfetto trace")
+      ->TypeName("FILE");
+  simulate.AddOption("--html", flags->html, "Write a page with charts")
+      ->TypeName("FILE");
   simulate
-      .add_option("--compare", flags->compare,
-                  "Two results of --json: what differs, and why")
-      ->type_name("A B")
-      ->expected(2);
-  simulate.add_flag("--sweep", flags->sweep,
-                    "All layouts that fit, as CSV, the fastest first");
-  simulate.add_flag("--validate", flags->validate,
-                    "Published measurements against predictions");
+      .AddOption("--compare", flags->compare,
+                 "Two results of --json: what differs, and why")
+      ->TypeName("A B")
+      ->Expected(2);
+  simulate.AddFlag("--sweep", flags->sweep,
+                   "All layouts that fit, as CSV, the fastest first");
+  simulate.AddFlag("--validate", flags->validate,
+                   "Published measurements against predictions");
   simulate
-      .add_option("--rows", flags->rows,
-                  "With --validate: rows of this CSV instead")
-      ->type_name("FILE");
+      .AddOption("--rows", flags->rows,
+                 "With --validate: rows of this CSV instead")
+      ->TypeName("FILE");
   AddJson(simulate, flags->json);
   return {&simulate, [flags, &simulate] { return RunModel(*flags, simulate); }};
 }

@@ -3,13 +3,13 @@
 #ifndef TOOLS_STRATA_SIMULATE_MODEL_H_
 #define TOOLS_STRATA_SIMULATE_MODEL_H_
 
-#include "CLI/CLI.hpp"
 #include "tools/strata/command.h"
+#include "tools/strata/option_parser.h"
 
 namespace strata {
 
 // Adds the flags to `simulate` itself, for when no subcommand is given.
-Command AddSimulateModel(CLI::App& simulate);
+Command AddSimulateModel(OptionParser& simulate);
 
 }  // namespace strata
 

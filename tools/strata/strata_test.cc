@@ -257,7 +257,7 @@ TEST_F(StrataTest, HelpsWhoeverMistypes) {
   ExpectFailure(Strata({"trian"}), 2,
                 {"\"trian\"", "did you mean train?", "evaluate", "--help"});
   ExpectFailure(Strata({"xylophone"}), 2,
-                {"There are demo, ", "scorecard", "train"});
+                {"there are demo, ", "scorecard", "train"});
   ExpectFailure(Strata({}), 2, {"strata --help"});
   ExpectFailure(Strata({"train", "--stepz", "3"}), 2,
                 {"--stepz", "strata train --help"});

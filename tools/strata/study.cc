@@ -7,7 +7,6 @@
 #include <utility>
 #include <vector>
 
-#include "CLI/CLI.hpp"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
@@ -22,34 +21,35 @@
 #include "tools/scorecard/runs.h"
 #include "tools/scorecard/variants.h"
 #include "tools/strata/config_flags.h"
+#include "tools/strata/option_parser.h"
 #include "tools/strata/output.h"
 #include "training/config.h"
 #include "training/data/corpus.h"
 
 namespace strata {
 
-void AddStudyFlags(CLI::App& app, const std::string& written,
+void AddStudyFlags(OptionParser& app, const std::string& written,
                    StudyFlags& flags) {
   AddPreset(app, flags.preset);
   AddSet(app, flags.set);
   AddData(app, flags.data);
-  app.add_option("--out", flags.out,
-                 absl::StrCat("Folder of ", written,
-                              " and runs/; runs that it holds are not made "
-                              "again"))
-      ->type_name("DIR");
-  app.add_option("--steps", flags.steps, "Steps of each run")
-      ->type_name("N")
-      ->check(AtLeast(1));
-  app.add_option("--seeds", flags.seeds, "Seeds of each variant")
-      ->type_name("N")
-      ->check(Between(1, 1000));
-  app.add_option("--first-seed", flags.first_seed, "The first of them")
-      ->type_name("N");
-  app.add_option("--jobs", flags.jobs,
-                 "Runs at a time, a thread each; results do not depend on it")
-      ->type_name("N")
-      ->check(Between(1, 1024));
+  app.AddOption("--out", flags.out,
+                absl::StrCat("Folder of ", written,
+                             " and runs/; runs that it holds are not made "
+                             "again"))
+      ->TypeName("DIR");
+  app.AddOption("--steps", flags.steps, "Steps of each run")
+      ->TypeName("N")
+      ->Check(AtLeast(1));
+  app.AddOption("--seeds", flags.seeds, "Seeds of each variant")
+      ->TypeName("N")
+      ->Check(Between(1, 1000));
+  app.AddOption("--first-seed", flags.first_seed, "The first of them")
+      ->TypeName("N");
+  app.AddOption("--jobs", flags.jobs,
+                "Runs at a time, a thread each; results do not depend on it")
+      ->TypeName("N")
+      ->Check(Between(1, 1024));
   AddJson(app, flags.json);
 }
 

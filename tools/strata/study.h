@@ -8,13 +8,13 @@
 #include <string>
 #include <vector>
 
-#include "CLI/CLI.hpp"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "nlohmann/json.hpp"
 #include "tools/scorecard/runs.h"
 #include "tools/scorecard/variants.h"
 #include "tools/strata/config_flags.h"
+#include "tools/strata/option_parser.h"
 #include "training/data/corpus.h"
 
 namespace strata {
@@ -32,7 +32,7 @@ struct StudyFlags {
 };
 
 // `flags` has the defaults; `written` says what lands in --out beside the runs.
-void AddStudyFlags(CLI::App& app, const std::string& written,
+void AddStudyFlags(OptionParser& app, const std::string& written,
                    StudyFlags& flags);
 
 class FlaggedStudy {

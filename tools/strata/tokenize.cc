@@ -11,7 +11,6 @@
 #include <utility>
 #include <vector>
 
-#include "CLI/CLI.hpp"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/numbers.h"
@@ -29,6 +28,7 @@
 #include "nlohmann/json.hpp"
 #include "tools/strata/command.h"
 #include "tools/strata/config_flags.h"
+#include "tools/strata/option_parser.h"
 #include "tools/strata/output.h"
 
 namespace strata {
@@ -48,11 +48,11 @@ struct TokenizeFlags {
   bool add_special_tokens = false;
   bool json = false;
 
-  CLI::Option* text_option = nullptr;
+  Option* text_option = nullptr;
 };
 
 absl::StatusOr<std::string> ReadInput(const TokenizeFlags& flags) {
-  if (flags.text_option->count() > 0) return flags.text;
+  if (flags.text_option->is_given()) return flags.text;
   if (!flags.file.empty() && flags.file != "-") return ReadFile(flags.file);
   return std::string(std::istreambuf_iterator<char>(std::cin), {});
 }
@@ -234,42 +234,42 @@ absl::StatusOr<int> RunTokenize(const TokenizeFlags& flags) {
 
 }  // namespace
 
-Command AddTokenize(CLI::App& app) {
-  CLI::App* tokenize = app.add_subcommand(
+Command AddTokenize(OptionParser& app) {
+  OptionParser* tokenize = app.AddSubcommand(
       "tokenize", "Text to token ids and back, by a tokenizer.json");
   auto flags = std::make_shared<TokenizeFlags>();
   tokenize
-      ->add_option("--tokenizer", flags->tokenizer,
-                   "A tokenizer.json, or the folder it is in")
-      ->type_name("PATH")
-      ->required();
-  auto* input = tokenize->add_option_group("input");
+      ->AddOption("--tokenizer", flags->tokenizer,
+                  "A tokenizer.json, or the folder it is in")
+      ->TypeName("PATH")
+      ->Required();
+  auto* input = tokenize->AddGroup("input");
   flags->text_option =
-      input->add_option("text", flags->text, "Text, or ids with --decode")
-          ->type_name("TEXT");
+      input->AddOption("text", flags->text, "Text, or ids with --decode")
+          ->TypeName("TEXT");
   input
-      ->add_option("--file", flags->file,
-                   "File with the text or the ids; - is stdin, as is none")
-      ->type_name("FILE");
-  CLI::Option* const vectors =
+      ->AddOption("--file", flags->file,
+                  "File with the text or the ids; - is stdin, as is none")
+      ->TypeName("FILE");
+  Option* const vectors =
       input
-          ->add_option("--vectors", flags->vectors,
-                       "Compares with a list of {\"text\", \"ids\"}: prints "
-                       "what differs, and exits with 1 if anything does")
-          ->type_name("FILE");
-  CLI::Option* const chat =
+          ->AddOption("--vectors", flags->vectors,
+                      "Compares with a list of {\"text\", \"ids\"}: prints "
+                      "what differs, and exits with 1 if anything does")
+          ->TypeName("FILE");
+  Option* const chat =
       input
-          ->add_option("--chat", flags->chat,
-                       "List of messages, or an object with \"messages\" and "
-                       "variables: prints them as the chat template in the "
-                       "tokenizer's folder has it")
-          ->type_name("FILE");
-  input->require_option(0, 1);
-  tokenize->add_flag("--decode", flags->decode, "Turns ids into text")
-      ->excludes(vectors)
-      ->excludes(chat);
-  tokenize->add_flag("--add-special-tokens", flags->add_special_tokens,
-                     "Frames texts as the tokenizer's post-processor says");
+          ->AddOption("--chat", flags->chat,
+                      "List of messages, or an object with \"messages\" and "
+                      "variables: prints them as the chat template in the "
+                      "tokenizer's folder has it")
+          ->TypeName("FILE");
+  input->RequireOption(0, 1);
+  tokenize->AddFlag("--decode", flags->decode, "Turns ids into text")
+      ->Excludes(vectors)
+      ->Excludes(chat);
+  tokenize->AddFlag("--add-special-tokens", flags->add_special_tokens,
+                    "Frames texts as the tokenizer's post-processor says");
   AddJson(*tokenize, flags->json);
   return {tokenize, [flags] { return RunTokenize(*flags); }};
 }

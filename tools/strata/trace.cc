@@ -6,7 +6,6 @@
 #include <utility>
 #include <vector>
 
-#include "CLI/CLI.hpp"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
@@ -22,6 +21,7 @@
 #include "nlohmann/json.hpp"
 #include "tools/strata/command.h"
 #include "tools/strata/config_flags.h"
+#include "tools/strata/option_parser.h"
 #include "tools/strata/output.h"
 #include "training/run/model_folder.h"
 
@@ -149,23 +149,23 @@ absl::StatusOr<int> RunTrace(const TraceFlags& flags) {
 
 }  // namespace
 
-Command AddTrace(CLI::App& app) {
-  CLI::App* trace = app.add_subcommand(
+Command AddTrace(OptionParser& app) {
+  OptionParser* trace = app.AddSubcommand(
       "trace",
       "Sum up a routing trace: balance, early exits and drift of each gate "
       "(docs/routing_trace.md explains the figures)");
   auto flags = std::make_shared<TraceFlags>();
   trace
-      ->add_option("file", flags->file,
-                   "What --record-routing wrote. Of a damaged file, all that "
-                   "stands before the damage; the exit status is then 1")
-      ->type_name("FILE")
-      ->required();
+      ->AddOption("file", flags->file,
+                  "What --record-routing wrote. Of a damaged file, all that "
+                  "stands before the damage; the exit status is then 1")
+      ->TypeName("FILE")
+      ->Required();
   trace
-      ->add_option("--model", flags->model,
-                   "Fail unless the trace is of this checkpoint's or run's "
-                   "model; of an evaluation, also with its weights")
-      ->type_name("DIR");
+      ->AddOption("--model", flags->model,
+                  "Fail unless the trace is of this checkpoint's or run's "
+                  "model; of an evaluation, also with its weights")
+      ->TypeName("DIR");
   AddJson(*trace, flags->json);
   return {trace, [flags] { return RunTrace(*flags); }};
 }

@@ -10,7 +10,6 @@
 #include <utility>
 #include <vector>
 
-#include "CLI/CLI.hpp"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
@@ -24,6 +23,7 @@
 #include "nlohmann/json.hpp"
 #include "tools/strata/command.h"
 #include "tools/strata/config_flags.h"
+#include "tools/strata/option_parser.h"
 #include "tools/strata/output.h"
 #include "tools/strata/rate.h"
 #include "tools/strata/routing_flags.h"
@@ -50,12 +50,12 @@ struct TrainFlags {
   RecordOptions record;
   RouteOptions route;
 
-  CLI::Option* preset_option = nullptr;
-  CLI::Option* resume_option = nullptr;
-  CLI::Option* steps_option = nullptr;
-  CLI::Option* seed_option = nullptr;
+  const Option* preset_option = nullptr;
+  Option* resume_option = nullptr;
+  Option* steps_option = nullptr;
+  Option* seed_option = nullptr;
 
-  bool resumes() const { return resume_option->count() > 0; }
+  bool resumes() const { return resume_option->is_given(); }
 };
 
 // Where the run is, and what it resumes.
@@ -93,7 +93,7 @@ absl::StatusOr<Configs> ChooseConfigs(
     const TrainFlags& flags, const std::string& resume_from,
     const std::optional<ModelTokenizer>& tokenizer) {
   Configs configs;
-  if (flags.resumes() && flags.preset_option->count() == 0) {
+  if (flags.resumes() && !flags.preset_option->is_given()) {
     ASSIGN_OR_RETURN(configs.model, LoadModelConfig(resume_from));
     ASSIGN_OR_RETURN(configs.train, LoadTrainConfig(resume_from));
   } else {
@@ -110,8 +110,8 @@ absl::StatusOr<Configs> ChooseConfigs(
         ", and the tokenizer has ", tokenizer->tokenizer().vocab_size(),
         " tokens; leave it out, it is taken from the tokenizer"));
   }
-  if (flags.steps_option->count() > 0) configs.train.set_steps(flags.steps);
-  if (flags.seed_option->count() > 0) configs.train.set_seed(flags.seed);
+  if (flags.steps_option->is_given()) configs.train.set_steps(flags.steps);
+  if (flags.seed_option->is_given()) configs.train.set_seed(flags.seed);
   return configs;
 }
 
@@ -215,53 +215,53 @@ absl::StatusOr<int> RunTrain(const TrainFlags& flags) {
 
 }  // namespace
 
-Command AddTrain(CLI::App& app) {
-  CLI::App* train = app.add_subcommand(
+Command AddTrain(OptionParser& app) {
+  OptionParser* train = app.AddSubcommand(
       "train",
       "Train a model; Ctrl-C saves, and --resume goes on as if it had not "
       "stopped");
   auto flags = std::make_shared<TrainFlags>();
   AddPreset(*train, flags->preset);
-  flags->preset_option = train->get_option("--preset");
+  flags->preset_option = train->FindOption("--preset");
   AddData(*train, flags->data);
   train
-      ->add_option("--tokenizer", flags->tokenizer,
-                   "Learn ids of this tokenizer.json (or of the one in a "
-                   "folder) instead of bytes; the model's vocabulary is its. A "
-                   "resumed run has the checkpoint's")
-      ->type_name("PATH");
+      ->AddOption("--tokenizer", flags->tokenizer,
+                  "Learn ids of this tokenizer.json (or of the one in a "
+                  "folder) instead of bytes; the model's vocabulary is its. A "
+                  "resumed run has the checkpoint's")
+      ->TypeName("PATH");
   train
-      ->add_option("--out", flags->out,
-                   "Folder of the run: metrics and checkpoints (default: "
-                   "runs/PRESET)")
-      ->type_name("DIR");
+      ->AddOption("--out", flags->out,
+                  "Folder of the run: metrics and checkpoints (default: "
+                  "runs/PRESET)")
+      ->TypeName("DIR");
   flags->resume_option =
       train
-          ->add_option("--resume", flags->resume,
-                       "Go on from a checkpoint, or from the newest one of a "
-                       "run; without PATH, of --out. Configs are the "
-                       "checkpoint's unless --preset is given")
-          ->type_name("[PATH]")
-          ->expected(0, 1);
+          ->AddOption("--resume", flags->resume,
+                      "Go on from a checkpoint, or from the newest one of a "
+                      "run; without PATH, of --out. Configs are the "
+                      "checkpoint's unless --preset is given")
+          ->TypeName("[PATH]")
+          ->Expected(0, 1);
   train
-      ->add_flag("--overwrite", flags->overwrite,
-                 "Replace the run that --out holds")
-      ->excludes(flags->resume_option);
+      ->AddFlag("--overwrite", flags->overwrite,
+                "Replace the run that --out holds")
+      ->Excludes(flags->resume_option);
   AddSet(*train, flags->set);
   flags->steps_option =
       train
-          ->add_option("--steps", flags->steps,
-                       "Steps in all, those resumed from included (default: "
-                       "the config's)")
-          ->type_name("N")
-          ->check(AtLeast(1))
-          ->default_str("");
+          ->AddOption("--steps", flags->steps,
+                      "Steps in all, those resumed from included (default: "
+                      "the config's)")
+          ->TypeName("N")
+          ->Check(AtLeast(1))
+          ->ShowDefault("");
   flags->seed_option =
       train
-          ->add_option("--seed", flags->seed,
-                       "Seed of weights and data order (default: the config's)")
-          ->type_name("N")
-          ->default_str("");
+          ->AddOption("--seed", flags->seed,
+                      "Seed of weights and data order (default: the config's)")
+          ->TypeName("N")
+          ->ShowDefault("");
   AddRecordRouting(*train, flags->record);
   AddRoute(*train, flags->route);
   AddThreads(*train, flags->threads);

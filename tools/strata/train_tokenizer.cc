@@ -7,7 +7,6 @@
 #include <system_error>
 #include <vector>
 
-#include "CLI/CLI.hpp"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
@@ -23,6 +22,7 @@
 #include "nlohmann/json.hpp"
 #include "tools/strata/command.h"
 #include "tools/strata/config_flags.h"
+#include "tools/strata/option_parser.h"
 #include "tools/strata/output.h"
 #include "training/data/corpus.h"
 
@@ -110,26 +110,26 @@ absl::StatusOr<int> RunTrainTokenizer(const TrainTokenizerFlags& flags) {
 
 }  // namespace
 
-Command AddTrainTokenizer(CLI::App& app) {
-  CLI::App* train = app.add_subcommand(
+Command AddTrainTokenizer(OptionParser& app) {
+  OptionParser* train = app.AddSubcommand(
       "train-tokenizer", "Learn a byte-level BPE tokenizer.json from a corpus");
   auto flags = std::make_shared<TrainTokenizerFlags>();
   AddData(*train, flags->data);
-  train->add_option("--out", flags->out, "File to write")->type_name("FILE");
-  train->add_flag("--overwrite", flags->overwrite, "Replace the file");
+  train->AddOption("--out", flags->out, "File to write")->TypeName("FILE");
+  train->AddFlag("--overwrite", flags->overwrite, "Replace the file");
   train
-      ->add_option("--vocab-size", flags->options.vocab_size,
-                   "Tokens in all: special ones, 256 bytes, merges")
-      ->type_name("N");
+      ->AddOption("--vocab-size", flags->options.vocab_size,
+                  "Tokens in all: special ones, 256 bytes, merges")
+      ->TypeName("N");
   train
-      ->add_option("--min-count", flags->options.min_count,
-                   "Pairs that are rarer become no tokens")
-      ->type_name("N")
-      ->check(AtLeast(1));
+      ->AddOption("--min-count", flags->options.min_count,
+                  "Pairs that are rarer become no tokens")
+      ->TypeName("N")
+      ->Check(AtLeast(1));
   train
-      ->add_option("--special-token", flags->options.special_tokens,
-                   "Special tokens; they have the first ids")
-      ->type_name("TEXT");
+      ->AddOption("--special-token", flags->options.special_tokens,
+                  "Special tokens; they have the first ids")
+      ->TypeName("TEXT");
   AddJson(*train, flags->json);
   return {train, [flags] { return RunTrainTokenizer(*flags); }};
 }

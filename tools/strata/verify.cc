@@ -6,7 +6,6 @@
 #include <string>
 #include <vector>
 
-#include "CLI/CLI.hpp"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
@@ -24,6 +23,7 @@
 #include "serving/engine/expected_logits.h"
 #include "tools/strata/command.h"
 #include "tools/strata/config_flags.h"
+#include "tools/strata/option_parser.h"
 #include "tools/strata/output.h"
 #include "training/run/model_folder.h"
 
@@ -106,30 +106,30 @@ absl::StatusOr<int> VerifyEqual(const VerifyFlags& flags) {
 
 }  // namespace
 
-Command AddVerify(CLI::App& app) {
-  CLI::App* verify = app.add_subcommand(
+Command AddVerify(OptionParser& app) {
+  OptionParser* verify = app.AddSubcommand(
       "verify",
       "Hold a model to another implementation's logits (--expected), or two "
       "checkpoints to each other, tensor by tensor; exits with 1 if they "
       "differ");
   auto flags = std::make_shared<VerifyFlags>();
   verify
-      ->add_option("model", flags->model,
-                   "Model folder; or the first of two folders or files")
-      ->type_name("MODEL")
-      ->required();
-  CLI::Option* other =
-      verify->add_option("other", flags->other, "The second")->type_name("B");
+      ->AddOption("model", flags->model,
+                  "Model folder; or the first of two folders or files")
+      ->TypeName("MODEL")
+      ->Required();
+  Option* other =
+      verify->AddOption("other", flags->other, "The second")->TypeName("B");
   verify
-      ->add_option("--expected", flags->expected,
-                   "Safetensors file with input_ids and logits, prompt and "
-                   "greedy")
-      ->type_name("FILE")
-      ->excludes(other);
+      ->AddOption("--expected", flags->expected,
+                  "Safetensors file with input_ids and logits, prompt and "
+                  "greedy")
+      ->TypeName("FILE")
+      ->Excludes(other);
   verify
-      ->add_option("--tolerance", flags->tolerance,
-                   "Largest absolute difference of logits that agrees")
-      ->type_name("X");
+      ->AddOption("--tolerance", flags->tolerance,
+                  "Largest absolute difference of logits that agrees")
+      ->TypeName("X");
   AddWeights(*verify, flags->weights);
   AddThreads(*verify, flags->threads);
   AddJson(*verify, flags->json);
