@@ -24,7 +24,7 @@ struct StudyFlags {
   std::vector<std::string> set;
   std::string data;
   std::string out;
-  int64_t steps = 600;
+  int64_t steps = 1200;
   uint64_t first_seed = 1;
   int seeds = 3;
   int jobs = 1;
