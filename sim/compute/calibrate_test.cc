@@ -96,7 +96,9 @@ TEST(CalibrateTest, RecoversTheParametersThatMadeTheTimes) {
 TEST(CalibrateTest, RowsOfAnotherKernelDoNotPullTheFit) {
   // An autotuner that found nothing took a kernel four times as slow.
   std::vector<Measurement> rows = Synthetic(Moved());
-  for (size_t i = 0; i < rows.size(); i += 7) rows[i].us *= 4;
+  for (size_t i = 0; i < rows.size(); ++i) {
+    if (i % 7 < 3) rows[i].us *= 4;
+  }
 
   const auto result =
       Calibrate(H100(), BuiltInSoftware(), rows, kQuick, Ignore);
