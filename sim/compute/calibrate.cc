@@ -34,6 +34,9 @@ constexpr size_t kLeastRows = 10;
 // Below, errors count by their square, above by their size: so that neither
 // noise nor a few odd rows rule a fit.
 constexpr double kRobust = 0.03;
+// Errors count for less the more they pass this: rows that are several times
+// slower than their neighbours ran another kernel.
+constexpr double kOther = 0.5;
 constexpr double kSizeClassesUs[] = {20, 100, 1000,
                                      std::numeric_limits<double>::infinity()};
 
@@ -131,7 +134,8 @@ FittedKernel FitRows(const KernelFit& fit, const Device& device,
     for (const Measurement* row : rows) {
       const double error =
           std::log(kernel.TimeUs(device, row->shape) / row->us);
-      sum += std::sqrt(error * error + kRobust * kRobust);
+      const double size = std::sqrt(error * error + kRobust * kRobust);
+      sum += size / (1 + size / kOther);
     }
     return sum / rows.size();
   };

@@ -93,6 +93,21 @@ TEST(CalibrateTest, RecoversTheParametersThatMadeTheTimes) {
   EXPECT_EQ(ValueOf(fit, "quantise_us"), 8);
 }
 
+TEST(CalibrateTest, RowsOfAnotherKernelDoNotPullTheFit) {
+  // An autotuner that found nothing took a kernel four times as slow.
+  std::vector<Measurement> rows = Synthetic(Moved());
+  for (size_t i = 0; i < rows.size(); ++i) {
+    if (i % 7 < 3) rows[i].us *= 4;
+  }
+
+  const auto result =
+      Calibrate(H100(), BuiltInSoftware(), rows, kQuick, Ignore);
+
+  ASSERT_THAT(result, IsOk());
+  EXPECT_NEAR(ValueOf(result->calibration.fit(0), "launch_us"), 4, 0.4);
+  EXPECT_NEAR(ValueOf(result->calibration.fit(0), "math_share"), 0.6, 0.06);
+}
+
 TEST(CalibrateTest, IsTheSameForAnyOrderOfRows) {
   std::vector<Measurement> rows = Synthetic(Moved());
   const FitOptions few = {100, 300};

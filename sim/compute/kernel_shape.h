@@ -108,6 +108,8 @@ struct AttentionPrefill {
   bool causal = true;
   int64_t window = 0;  // keys that a query sees; 0 for all
   bool fp8_kv_cache = false;
+  // Neither rotates nor writes a cache: kernels of their own do.
+  bool scores_only = false;
   // The gradient: five products where the forward pass has two.
   bool backward = false;
 };
@@ -135,6 +137,7 @@ struct LatentPrefill {  // Expanded: heads of nope + rope and of value_dim.
   int64_t nope = 128;
   int64_t value_dim = 128;
   bool fp8_kv_cache = false;
+  bool scores_only = false;
   bool backward = false;
 };
 

@@ -112,6 +112,23 @@ TEST(MoeUsTest, SkewedLoadsOfAsManyRowsAreNotSlowerThanTouchingAll) {
   EXPECT_LT(MoeUs(kDevice, p, {}, layer), even);
 }
 
+TEST(MoeUsTest, TilesAreThoseOfEvenLoads) {
+  // 64 tokens are 8 rows an expert: tiles of 16. One expert with all 512 rows
+  // would do with fewer and larger ones, which a grouped product alone takes.
+  MoeParameters p = InitialParameters<MoeParameters>();
+  p.sustained_share = 1;
+  MoeLayer layer = Layer(64);
+  layer.rows = RowsOf({512});
+  const double products_us =
+      GroupedMatMulUs(kDevice, p, {layer.rows, 1, 2 * 1536, 4096}) +
+      GroupedMatMulUs(kDevice, p, {layer.rows, 1, 4096, 1536});
+  MoeLayer without = layer;
+  without.rows = ExpertRows();
+  // Gathering, activation and sum take less than this.
+  const double rest_us = MoeUs(kDevice, p, {}, without) + 20;
+  EXPECT_GT(MoeUs(kDevice, p, {}, layer), rest_us + 1.2 * products_us);
+}
+
 TEST(MoeUsTest, ARankWithoutRowsTakesItsLaunches) {
   const MoeParameters p = InitialParameters<MoeParameters>();
   MoeLayer layer = Layer(1);
@@ -126,6 +143,31 @@ TEST(MoeUsTest, GatelessLayersSaveAProduct) {
   const double gated = MoeUs(kDevice, p, {}, layer);
   layer.gated = false;
   EXPECT_LT(MoeUs(kDevice, p, {}, layer), gated * 0.8);
+}
+
+TEST(PrefillUsTest, ScoresAloneNeitherRotateNorWriteACache) {
+  PrefillParameters p = InitialParameters<PrefillParameters>();
+  AttentionPrefill shape;
+  shape.batch = 4;
+  shape.sequence = 4096;
+  shape.heads = 32;
+  shape.kv_heads = 8;
+  shape.head_dim = 128;
+  const double whole = PrefillUs(kDevice, p, shape);
+  shape.scores_only = true;
+  // Rotation reads and writes q, k and v, the cache takes k and v: 268 MB more
+  // than L2 holds.
+  const double bytes = 4.0 * 4096 * 128 * ((32 + 16) * 4 + 16 * 2);
+  EXPECT_NEAR(whole - PrefillUs(kDevice, p, shape),
+              bytes / (p.memory_share * 4e12) * 1e6, 1e-6);
+
+  LatentPrefill latent;
+  latent.batch = 4;
+  latent.sequence = 4096;
+  latent.heads = 32;
+  const double latent_whole = LatentPrefillUs(kDevice, p, latent);
+  latent.scores_only = true;
+  EXPECT_LT(LatentPrefillUs(kDevice, p, latent), latent_whole);
 }
 
 TEST(GroupedMatMulUsTest, EqualsItsPartsInAnyOrder) {

@@ -2,10 +2,12 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdint>
 #include <limits>
 
 #include "absl/types/span.h"
 #include "sim/compute/device.h"
+#include "sim/compute/expert_rows.h"
 #include "sim/compute/kernel_shape.h"
 #include "sim/compute/memory_cost.h"
 #include "sim/compute/parameter.h"
@@ -67,7 +69,8 @@ double FlopsPerS(const Device& device, Precision precision) {
 
 double ProductUs(const Device& device, const MoeParameters& p,
                  const TileParameters& tile_parameters, const TileRange& tiles,
-                 const GroupedMatMul& shape, double miss_share) {
+                 const GroupedMatMul& shape, const ExpertRows& tuned,
+                 double miss_share) {
   const double n = shape.n, k = shape.k;
   const double operand_bytes = IsFp8(shape.precision) ? 1 : 2;
   const double bytes =
@@ -77,25 +80,34 @@ double ProductUs(const Device& device, const MoeParameters& p,
   const SlabRates rates = {
       device.num_sms, device.num_sms / FlopsPerS(device, shape.precision) * 1e9,
       operand_bytes};
+  const auto time_us = [&](const Tile& tile, double rows_blocks) {
+    const double count = rows_blocks * std::ceil(n / tile.width);
+    const double blocks = std::min(count, device.num_sms * MostHeld(tile));
+    const double tiles_us =
+        TilesUs(tile_parameters, rates, tile, count, std::ceil(k / kSlabDepth));
+    const double traffic_us = TrafficUs(
+        bytes, miss_share,
+        {std::min(memory, blocks * p.block_gb_per_s * 1e9),
+         std::min(p.l2_gb_per_s, blocks * tile_parameters.operand_gb_per_s) *
+             1e9});
+    return Overlapped(tiles_us, traffic_us, p.overlap);
+  };
   double best = std::numeric_limits<double>::infinity();
+  int best_height = 0;
+  int best_width = 0;
   for (int i = tiles.first_height; i <= tiles.last_height; ++i) {
     for (const int width : tiles.widths) {
       const Tile tile = {ExpertRows::kHeight[i], width};
       if (tile.height * tile.width > kMostArea) continue;
-      const double count = shape.rows.blocks[i] * std::ceil(n / width);
-      const double blocks = std::min(count, device.num_sms * MostHeld(tile));
-      const double tiles_us = TilesUs(tile_parameters, rates, tile, count,
-                                      std::ceil(k / kSlabDepth));
-      const double traffic_us = TrafficUs(
-          bytes, miss_share,
-          {std::min(memory, blocks * p.block_gb_per_s * 1e9),
-           std::min(p.l2_gb_per_s, blocks * tile_parameters.operand_gb_per_s) *
-               1e9});
-      if (std::max(tiles_us, traffic_us) >= best) continue;
-      best = std::min(best, Overlapped(tiles_us, traffic_us, p.overlap));
+      const double us = time_us(tile, tuned.blocks[i]);
+      if (us >= best) continue;
+      best = us;
+      best_height = i;
+      best_width = width;
     }
   }
-  return best;
+  return time_us({ExpertRows::kHeight[best_height], best_width},
+                 shape.rows.blocks[best_height]);
 }
 
 double BusyUs(const Device& device, const GroupedMatMul& shape) {
@@ -114,7 +126,7 @@ double GroupedMatMulUs(const Device& device, const MoeParameters& p,
       shape.rows.touched * shape.n * shape.k * WeightBytes(shape.precision);
   const double miss =
       MissShare(shape.reuse, bytes, p.resident_share * device.l2_bytes);
-  return ProductUs(device, p, p.tile, TileRange(), shape, miss) *
+  return ProductUs(device, p, p.tile, TileRange(), shape, shape.rows, miss) *
          PowerLimit(BusyUs(device, shape), p.sustained_share);
 }
 
@@ -147,6 +159,10 @@ double MoeUs(const Device& device, const MoeParameters& p,
     tiles.widths = absl::MakeConstSpan(few ? &kSmall : &kLarge, 1);
     tile_parameters.math_share = p.fixed_tile_math_share;
   }
+  // Libraries choose tiles by trying them on even loads.
+  const ExpertRows tuned =
+      EvenRows(tokens * shape.top_k / shape.expert_parallel,
+               std::max<int64_t>(1, std::llround(local_experts)));
   double products_us = 0;
   if (rows.rows > 0) {
     const double working_bytes = rows.touched * (up_width + inner) * hidden *
@@ -154,10 +170,11 @@ double MoeUs(const Device& device, const MoeParameters& p,
                                  rows.rows * (hidden + up_width + inner) * 2;
     const double miss = MissShare(shape.reuse, working_bytes,
                                   p.resident_share * device.l2_bytes);
-    products_us = (ProductUs(device, p, tile_parameters, tiles, up, miss) +
-                   ProductUs(device, p, tile_parameters, tiles, down, miss)) *
-                  PowerLimit(BusyUs(device, up) + BusyUs(device, down),
-                             p.sustained_share);
+    products_us =
+        (ProductUs(device, p, tile_parameters, tiles, up, tuned, miss) +
+         ProductUs(device, p, tile_parameters, tiles, down, tuned, miss)) *
+        PowerLimit(BusyUs(device, up) + BusyUs(device, down),
+                   p.sustained_share);
   }
 
   // Rows are gathered, activated and summed; FP8 quantises both operands.
@@ -168,8 +185,9 @@ double MoeUs(const Device& device, const MoeParameters& p,
   // Those libraries also write the products' zero rows.
   const double zero_row_bytes =
       kernel.passes_all_choices ? (up_width + 1.5 * inner) * 2 : 0;
-  const double traffic =
-      tokens * hidden * 2 * 2 + passed * (row_bytes + zero_row_bytes);
+  // Each token's sum is written; a rank's own rows are read.
+  const double traffic = (tokens + std::min(tokens, passed)) * hidden * 2 +
+                         passed * (row_bytes + zero_row_bytes);
   return p.fixed_us + products_us +
          traffic / (p.traffic_share * device.memory_bytes_per_s) * 1e6 +
          (p.choice_ns * tokens * shape.top_k + p.expert_ns * local_experts) *

@@ -124,10 +124,12 @@ double PrefillUs(const Device& device, const PrefillParameters& p,
   s.causal = shape.causal;
   // Rotation reads and writes q, k, v; the cache takes k, v; attention reads
   // q, k, v and writes its output.
-  s.bytes = tokens * dim *
-            ((heads + 2 * kv_heads) * 4 +
-             2 * kv_heads * (shape.fp8_kv_cache ? 1 : 2) +
-             (2 * heads + 2 * kv_heads) * 2);
+  s.bytes = tokens * dim * (2 * heads + 2 * kv_heads) * 2;
+  if (!shape.scores_only) {
+    s.bytes += tokens * dim *
+               ((heads + 2 * kv_heads) * 4 +
+                2 * kv_heads * (shape.fp8_kv_cache ? 1 : 2));
+  }
   return ScoresUs(device, p, s);
 }
 
@@ -143,9 +145,12 @@ double LatentPrefillUs(const Device& device, const PrefillParameters& p,
   s.window = std::numeric_limits<double>::infinity();
   const double head_dims = 2 * s.qk_dim + s.v_dim;  // q, k, v of a head
   // Only the rotary part of q and k is rotated, in place.
-  s.bytes =
-      tokens * (heads * (2 * shape.rope * 4 + (head_dims + s.v_dim) * 2) +
-                (shape.latent + shape.rope) * (shape.fp8_kv_cache ? 1 : 2));
+  s.bytes = tokens * heads * (head_dims + s.v_dim) * 2;
+  if (!shape.scores_only) {
+    s.bytes +=
+        tokens * (heads * 2 * shape.rope * 4 +
+                  (shape.latent + shape.rope) * (shape.fp8_kv_cache ? 1 : 2));
+  }
   return ScoresUs(device, p, s);
 }
 

@@ -28,6 +28,7 @@ constexpr MachineConstant kMachineConstants[] = {
     {"collective_sms", &TrainingConstants::collective_sms},
     {"tensor_overlap_share", &TrainingConstants::tensor_overlap_share},
     {"host_seconds_per_node", &TrainingConstants::host_seconds_per_node},
+    {"host_seconds_per_piece", &TrainingConstants::host_seconds_per_piece},
     {"row_count_seconds", &TrainingConstants::row_count_seconds},
     {"host_seconds_per_step", &TrainingConstants::host_seconds_per_step},
     {"optimizer_memory_share", &TrainingConstants::optimizer_memory_share},

@@ -58,7 +58,7 @@ bool IsRecomputed(const ModelGraph& model, const Layout& layout,
   }
   const NodePlace& place = model.place(&node - model.graph().nodes().data());
   if (place.layer < 0) return false;
-  if (layout.recompute == Recompute::kFull) return true;
+  if (layout.RecomputesLayers()) return true;
   const absl::string_view op = node.op->name;
   if (op == "RmsNorm") return true;
   if (layout.recompute == Recompute::kMoe) {
@@ -118,7 +118,7 @@ Activations ActivationsOf(const ModelGraph& model, const Layout& layout,
     result.output.kept += tokens * kFp32Bytes / layout.tensor *
                           static_cast<double>(model.config().vocab_size());
   }
-  if (layout.recompute == Recompute::kFull) {
+  if (layout.RecomputesLayers()) {
     for (KeptBytes& layer : result.layers) {  // Its input alone.
       layer.kept = tokens * static_cast<double>(model.config().d_model()) *
                    kBf16Bytes / (layout.sequence_parallel ? layout.tensor : 1);

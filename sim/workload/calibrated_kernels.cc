@@ -74,6 +74,7 @@ absl::StatusOr<KernelTime> CalibratedKernels::Of(const Kernel& kernel) const {
       shape.heads = kernel.heads;
       shape.kv_heads = kernel.kv_heads;
       shape.head_dim = kernel.head_dim;
+      shape.scores_only = true;  // The graph has its Rope.
       shape.backward = kernel.backward;
       return FromPrediction(model_.Predict(shape));
     }
@@ -86,6 +87,7 @@ absl::StatusOr<KernelTime> CalibratedKernels::Of(const Kernel& kernel) const {
       shape.rope = kernel.rope_dim;
       shape.nope = kernel.head_dim - kernel.rope_dim;
       shape.value_dim = kernel.value_dim;
+      shape.scores_only = true;  // The graph has its Rope.
       shape.backward = kernel.backward;
       return FromPrediction(model_.Predict(shape));
     }

@@ -42,6 +42,17 @@ constexpr double kCastBytes = 4;
 constexpr double kUnfusedLossForward = 38;
 constexpr double kUnfusedLossBackward = 14;
 
+// Bytes an element of an expert's product of adding its bias by separate
+// kernels, expert by expert. To the inner width: sum (4), the experts' parts
+// joined (4); gradient joined (4) and summed (2). Back, where the bias is
+// weighed as its row is, in FP32: product (4), sum (10), joined (8), to BF16
+// (6); gradient to FP32 (6), to BF16 (6), joined (4), times the weight (8),
+// summed (4), times the bias (8), summed (4).
+constexpr double kBiasUpForward = 8;
+constexpr double kBiasUpBackward = 6;
+constexpr double kBiasDownForward = 28;
+constexpr double kBiasDownBackward = 40;
+
 // The rows of each gate's experts on the rank with the most.
 struct GateRows {
   std::vector<double> busiest;
@@ -290,9 +301,28 @@ class Costing {
     return Add(node, layer, sum, 1);
   }
 
+  // The bias of an expert's rows, and its gradient.
+  absl::Status AddBias(const Node& node, int layer, const Kernel& product) {
+    if (!layout_.expert_bias || node.phase == Phase::kWeightGrad ||
+        product.kind != Kernel::Kind::kGroupedMatMul) {
+      return absl::OkStatus();
+    }
+    const bool forward = node.phase == Phase::kForward;
+    const bool down = absl::StrContains(
+        model_.graph().value(node.inputs[1]).name, "down_proj");
+    Kernel bias;
+    bias.bytes = product.m * (forward ? product.n : product.k) *
+                 (forward ? (down ? kBiasDownForward : kBiasUpForward)
+                          : (down ? kBiasDownBackward : kBiasUpBackward));
+    (forward ? At(layer).forward : At(layer).input_grad).pieces +=
+        static_cast<double>(product.expert_rows.size());
+    return Add(node, layer, bias, 1);
+  }
+
   absl::Status AddProduct(const Node& node, int layer, const Kernel& product) {
     RETURN_IF_ERROR(Add(node, layer, product, 1));
     RETURN_IF_ERROR(AddCast(node, layer, product));
+    RETURN_IF_ERROR(AddBias(node, layer, product));
     return AddAccumulation(node, layer, product);
   }
 
@@ -400,7 +430,7 @@ class Costing {
       forward.tensor += blocks * (gather + scatter);
       backward.tensor += blocks * (2 * gather + scatter);
     }
-    if (layout_.recompute == Recompute::kFull) {
+    if (layout_.RecomputesLayers()) {
       backward.tensor += forward.tensor;
     }
     return absl::OkStatus();
@@ -419,10 +449,14 @@ class Costing {
                  static_cast<double>(model_.config().d_model());
     ASSIGN_OR_RETURN(const KernelTime time, kernels_.Of(sort));
     const auto family = static_cast<size_t>(Family::kElementwise);
-    cost.forward.seconds[family] += 2 * time.seconds;
-    cost.input_grad.seconds[family] += 2 * time.seconds;
+    const double parts = static_cast<double>(gate.num_experts);
+    for (PhaseCost* phase : {&cost.forward, &cost.input_grad}) {
+      phase->seconds[family] += 2 * time.seconds;
+      phase->pieces += 2 * parts;
+    }
     if (layout_.RecomputesExperts()) {
       cost.recompute.seconds[family] += 2 * time.seconds;
+      cost.recompute.pieces += 2 * parts;
     }
     return absl::OkStatus();
   }
@@ -485,7 +519,8 @@ class Costing {
     cost.backward_comm.bytes_expert += sent;
     if (layout_.RecomputesExperts()) {
       cost.backward_comm.counts += 1;
-      cost.backward_comm.expert += dispatch + combine;
+      cost.backward_comm.expert +=
+          dispatch + (layout_.recompute == Recompute::kTorch ? 0 : combine);
     }
     return absl::OkStatus();
   }
@@ -551,35 +586,6 @@ class Costing {
 };
 
 }  // namespace
-
-PhaseCost& PhaseCost::operator+=(const PhaseCost& other) {
-  for (int f = 0; f < kNumFamilies; ++f) seconds[f] += other.seconds[f];
-  flops += other.flops;
-  nodes += other.nodes;
-  return *this;
-}
-
-CommCost& CommCost::operator+=(const CommCost& other) {
-  tensor += other.tensor;
-  expert += other.expert;
-  context += other.context;
-  counts += other.counts;
-  bytes_tensor += other.bytes_tensor;
-  bytes_expert += other.bytes_expert;
-  return *this;
-}
-
-LayerCost& LayerCost::operator+=(const LayerCost& other) {
-  forward += other.forward;
-  input_grad += other.input_grad;
-  weight_grad += other.weight_grad;
-  recompute += other.recompute;
-  forward_comm += other.forward_comm;
-  backward_comm += other.backward_comm;
-  activation_bytes += other.activation_bytes;
-  made_again_bytes = std::max(made_again_bytes, other.made_again_bytes);
-  return *this;
-}
 
 absl::StatusOr<ModelCost> CostOfModel(const CostInputs& inputs) {
   return Costing(inputs).Run();

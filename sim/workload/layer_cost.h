@@ -31,6 +31,7 @@
 #include "sim/workload/expert_loads.h"
 #include "sim/workload/kernel_times.h"
 #include "sim/workload/layout.h"
+#include "sim/workload/machine.h"
 #include "sim/workload/model_graph.h"
 
 namespace strata::sim {
@@ -39,6 +40,13 @@ struct PhaseCost {
   std::array<double, kNumFamilies> seconds = {};  // By Family.
   double flops = 0;  // Of this rank's products and attention.
   double nodes = 0;  // Of the graph, that the host launches.
+  // Rows of an expert from a rank, or with a bias, that the host handles apart.
+  double pieces = 0;
+
+  double HostSeconds(const TrainingConstants& constants) const {
+    return nodes * constants.host_seconds_per_node +
+           pieces * constants.host_seconds_per_piece;
+  }
 
   double total() const {
     double sum = 0;

@@ -56,11 +56,12 @@ constexpr FlagWord kFlags[] = {
     {"epo", &Layout::overlap_expert},    {"ptb", &Layout::parallel_block},
     {"ppb", &Layout::blocking_hops},     {"dps", &Layout::sequential_data},
     {"grad16", &Layout::bf16_gradients}, {"mom16", &Layout::bf16_moments},
-    {"loss32", &Layout::unfused_loss},
+    {"loss32", &Layout::unfused_loss},   {"ebias", &Layout::expert_bias},
 };
 
 constexpr Recompute kRecomputes[] = {Recompute::kNone, Recompute::kSelective,
-                                     Recompute::kMoe, Recompute::kFull};
+                                     Recompute::kMoe, Recompute::kFull,
+                                     Recompute::kTorch};
 
 absl::Status UnknownWord(absl::string_view word) {
   std::vector<std::string> known;
@@ -68,9 +69,10 @@ absl::Status UnknownWord(absl::string_view word) {
     known.push_back(absl::StrCat(number.name, "N"));
   }
   for (const FlagWord& flag : kFlags) known.push_back(std::string(flag.name));
-  return absl::InvalidArgumentError(absl::StrCat(
-      "layout: no word \"", word.substr(0, 40), "\"; there are ",
-      absl::StrJoin(known, ", "), ", bf16, recompute=none|selective|moe|full"));
+  return absl::InvalidArgumentError(
+      absl::StrCat("layout: no word \"", word.substr(0, 40), "\"; there are ",
+                   absl::StrJoin(known, ", "),
+                   ", bf16, recompute=none|selective|moe|full|torch"));
 }
 
 absl::Status ParseRecompute(absl::string_view value, Layout& layout) {
@@ -82,7 +84,7 @@ absl::Status ParseRecompute(absl::string_view value, Layout& layout) {
   }
   return absl::InvalidArgumentError(
       absl::StrCat("layout: recompute=", value.substr(0, 40),
-                   "; want none, selective, moe or full"));
+                   "; want none, selective, moe, full or torch"));
 }
 
 // Reads one word; sets `name` to what it is about.
@@ -189,6 +191,8 @@ absl::string_view Name(Recompute recompute) {
       return "moe";
     case Recompute::kFull:
       return "full";
+    case Recompute::kTorch:
+      return "torch";
   }
   return "";
 }

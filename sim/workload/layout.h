@@ -13,7 +13,10 @@
 //                    cut by tokens
 //   recompute=...    none; selective (norms, activations, MLA's    none
 //                    up-projections); moe (norms, whole mixtures
-//                    of experts, dispatch included); full
+//                    of experts, dispatch included); full; torch
+//                    (full, but a checkpoint of PyTorch's ends at
+//                    the last tensor that gradients read, before
+//                    the combine)
 //   bf16, fp8        of the layers' products                       bf16
 //   fp8d             experts' dispatch in FP8, else BF16           off
 //   act8             SwiGLU's inputs are kept in FP8                off
@@ -29,6 +32,8 @@
 //   mom16            Adam's moments are BF16                       off
 //   loss32           the loss by separate FP32 kernels, as         off
 //                    Megatron's without fusion; else one kernel
+//   ebias            experts have biases, which separate kernels    off
+//                    add expert by expert
 //   mtpN             multi-token-prediction layers                 0
 //
 // Ranks, from the fastest: tp, cp, dp, pp. An expert group is ep * etp
@@ -49,7 +54,7 @@
 
 namespace strata::sim {
 
-enum class Recompute { kNone, kSelective, kMoe, kFull };
+enum class Recompute { kNone, kSelective, kMoe, kFull, kTorch };
 
 absl::string_view Name(Recompute recompute);
 
@@ -79,6 +84,7 @@ struct Layout {
   bool bf16_gradients = false;
   bool bf16_moments = false;
   bool unfused_loss = false;
+  bool expert_bias = false;
   int64_t mtp_layers = 0;
 
   int64_t RanksPerStage() const { return tensor * context * data; }
@@ -87,8 +93,11 @@ struct Layout {
   int64_t Chunks(PipelineKind kind) const;  // A device.
   // Of one rank and micro-batch, before TP cuts them.
   int64_t TokensPerRank() const { return micro_batch * sequence / context; }
+  bool RecomputesLayers() const {
+    return recompute == Recompute::kFull || recompute == Recompute::kTorch;
+  }
   bool RecomputesExperts() const {
-    return recompute == Recompute::kMoe || recompute == Recompute::kFull;
+    return recompute == Recompute::kMoe || RecomputesLayers();
   }
   int64_t ExpertGroup() const { return expert * expert_tensor; }
   // Ranks that hold the same experts.

@@ -20,7 +20,7 @@ using ::testing::HasSubstr;
 TEST(LayoutTest, ReadsItsWordsAndPrintsThemAgain) {
   const std::string text =
       "tp2,cp4,pp16,ep64,vp3,mbs2,gbs15360,seq8192,zero3,mtp1,sp,fp8,fp8d,"
-      "act8,deepep,epo,ptb,ppb,grad16,mom16,loss32,recompute=moe";
+      "act8,deepep,epo,ptb,ppb,grad16,mom16,loss32,ebias,recompute=torch";
 
   const absl::StatusOr<Layout> layout = ParseLayout(text);
 
@@ -33,7 +33,7 @@ TEST(LayoutTest, ReadsItsWordsAndPrintsThemAgain) {
   EXPECT_FALSE(layout->overlap_tensor);
   EXPECT_TRUE(layout->fp8_dispatch);
   EXPECT_FALSE(layout->sequential_data);
-  EXPECT_EQ(layout->recompute, Recompute::kMoe);
+  EXPECT_EQ(layout->recompute, Recompute::kTorch);
   EXPECT_EQ(ToString(*layout), text);
 }
 
@@ -52,7 +52,7 @@ TEST(LayoutTest, RejectsWhatIsNoWord) {
            {"zero4", "want zero0 to zero3"},
            {"pp2,pp4", "pp is given twice"},
            {"fp8,bf16", "precision is given twice"},
-           {"recompute=some", "want none, selective, moe or full"}}) {
+           {"recompute=some", "want none, selective, moe, full or torch"}}) {
     EXPECT_THAT(
         ParseLayout(c.text),
         StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr(c.message)))

@@ -41,6 +41,10 @@ struct TrainingConstants {
   // Host time of one node of the graph: its kernels' launches, checks, counts
   // read back. A stage whose kernels are shorter waits for the host.
   double host_seconds_per_node = 0;
+  // Host time of a piece of rows that is handled apart: what an expert has from
+  // a rank, where an all-to-all brings rows rank by rank and they are put into
+  // the experts' order; an expert's rows where its bias is added.
+  double host_seconds_per_piece = 0;
   // The host waits for the counts of experts' rows, once a dispatch forward,
   // and the GPU then for what the host launches with them.
   double row_count_seconds = 0;

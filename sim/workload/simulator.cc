@@ -37,7 +37,7 @@ struct Dimensions {
   int64_t ffn = 0, vocab = 0, experts = 0, top_k = 0, expert_ffn = 0;
   int64_t shared_ffn = 0, dense_layers = 0, groups = 0, top_groups = 0;
   int64_t q_rank = 0, kv_rank = 0, nope_dim = 128, rope_dim = 64;
-  int64_t value_dim = 128;
+  int64_t value_dim = 128, qk_norm = 0;
   bool gelu = false;
 };
 
@@ -65,6 +65,7 @@ constexpr DimensionWord kDimensions[] = {
     {"nope_dim", &Dimensions::nope_dim},
     {"rope_dim", &Dimensions::rope_dim},
     {"value_dim", &Dimensions::value_dim},
+    {"qk_norm", &Dimensions::qk_norm},
 };
 
 absl::Status SetDimension(absl::string_view word, Dimensions& dims) {
@@ -115,6 +116,7 @@ ModelConfig ConfigOf(const Dimensions& dims) {
                                ? dims.head_dim
                                : dims.hidden / dims.heads);
   }
+  attention.set_qk_norm(dims.qk_norm != 0);
   const bool moe = dims.experts > 0;
   config.set_num_dense_layers(moe ? dims.dense_layers : dims.layers);
   // Two matrices of GELU against three of SwiGLU; to a multiple of 128, which

@@ -51,6 +51,7 @@ struct Scenario {
 //                                          as a SwiGLU of two thirds the width,
 //                                          which has the same parameters and
 //                                          FLOPs
+//   qk_norm    1: queries and keys are normalised
 //   experts top_k expert_ffn shared_ffn dense_layers   a mixture of experts
 //   groups top_groups                                  node-limited choice
 //

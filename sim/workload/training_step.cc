@@ -85,29 +85,30 @@ class Step {
 
   // What a stage's item is lengthened by where the host cannot launch it as
   // fast as it runs.
-  void WaitForHost(double nodes, Parts& parts) const {
-    parts[kHostPart] =
-        std::max(0.0, nodes * constants_.host_seconds_per_node - Sum(parts));
+  void WaitForHost(double host_seconds, Parts& parts) const {
+    parts[kHostPart] = std::max(0.0, host_seconds - Sum(parts));
   }
 
-  double NodesOf(int device, const PipelineItem& item) const {
-    const auto backward = [&](int chunk) {
-      const LayerCost& s =
-          stages_[result_.schedule.StageOf(device, chunk)].cost;
-      double nodes = 0;
-      if (item.has_input_grad())
-        nodes += s.input_grad.nodes + s.recompute.nodes;
-      if (item.has_weight_grad()) nodes += s.weight_grad.nodes;
-      return nodes;
+  double HostSeconds(int device, const PipelineItem& item) const {
+    double seconds = 0;
+    const auto add = [&](const PhaseCost& phase) {
+      seconds += phase.HostSeconds(constants_);
     };
-    double nodes = 0;
     if (item.has_forward()) {
-      nodes = stages_[result_.schedule.StageOf(device, item.chunk)]
-                  .cost.forward.nodes;
+      add(stages_[result_.schedule.StageOf(device, item.chunk)].cost.forward);
     }
-    return nodes + backward(item.kind == Kind::kForwardBackward
-                                ? item.backward_chunk
-                                : item.chunk);
+    const LayerCost& backward =
+        stages_[result_.schedule.StageOf(device,
+                                         item.kind == Kind::kForwardBackward
+                                             ? item.backward_chunk
+                                             : item.chunk)]
+            .cost;
+    if (item.has_input_grad()) {
+      add(backward.input_grad);
+      add(backward.recompute);
+    }
+    if (item.has_weight_grad()) add(backward.weight_grad);
+    return seconds;
   }
 
   // --- Pipeline ---
@@ -198,7 +199,7 @@ class Step {
       auto [it, inserted] = known.try_emplace({device, key});
       if (inserted) {
         Parts parts = PartsOf(device, item);
-        WaitForHost(NodesOf(device, item), parts);
+        WaitForHost(HostSeconds(device, item), parts);
         // A send and a receive at once, both waited for.
         if (layout_.blocking_hops) {
           parts[kHopPart] = hop * ((item.has_forward() ? 1 : 0) +

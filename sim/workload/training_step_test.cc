@@ -277,6 +277,46 @@ TEST_F(TrainingStepTest, TheHostReadsExpertsCountsOnceADispatch) {
   EXPECT_NEAR(PartOf(Run(inputs), "waiting for experts' counts"), 32e-3, 1e-9);
 }
 
+TEST_F(TrainingStepTest, TheHostHandlesWhatAnAllToAllBringsPieceByPiece) {
+  StepInputs inputs =
+      Inputs(kExperts, "ep8,gbs16,seq4096", PipelineKind::k1F1B, 8);
+  const auto seconds = [&](double piece) {
+    inputs.software.unmeasured.host_seconds_per_piece = piece;
+    return Run(inputs).seconds;
+  };
+  // 32 experts' rows there and back, forward and backward, in 8 layers and 2
+  // micro-batches; so long that the GPU waits for them alone.
+  EXPECT_NEAR(seconds(2e-3) - seconds(1e-3), 32 * 2 * 2 * 8 * 2 * 1e-3, 1e-9);
+  // DeepEP's kernels bring them in the experts' order.
+  inputs.layout.deep_ep = true;
+  EXPECT_EQ(seconds(2e-3), seconds(1e-3));
+  // 4 local experts' biases, forward and backward of both products.
+  inputs.layout.expert_bias = true;
+  EXPECT_NEAR(seconds(20e-3) - seconds(10e-3), 4 * 2 * 2 * 8 * 2 * 10e-3, 1e-9);
+}
+
+TEST_F(TrainingStepTest, PyTorchsCheckpointsEndBeforeTheCombine) {
+  StepInputs inputs = Inputs(kExperts, "ep8,gbs16,seq4096,recompute=full",
+                             PipelineKind::k1F1B, 8);
+  const std::string part = "exposed dispatch and combine";
+  const double full = PartOf(Run(inputs), part);
+  inputs.layout.recompute = Recompute::kTorch;
+  // Forward, again and backward, each a dispatch and a combine of as long.
+  EXPECT_NEAR(PartOf(Run(inputs), part), full * 5 / 6, 1e-9);
+}
+
+TEST_F(TrainingStepTest, BiasesOfExpertsMoveTheirRows) {
+  StepInputs inputs =
+      Inputs(kExperts, "gbs8,seq2048,deepep", PipelineKind::k1F1B, 8);
+  const std::string part = "norms, gates, loss";
+  const double plain = PartOf(Run(inputs), part);
+  inputs.layout.expert_bias = true;
+  // 8192 rows of 2 x 512 elements, 8 + 6 bytes each, and back to 1024, 28 + 40;
+  // 8 layers at 3 TB/s.
+  EXPECT_NEAR(PartOf(Run(inputs), part) - plain,
+              8 * 8192.0 * 1024 * (8 + 6 + 28 + 40) / 3e12, 1e-9);
+}
+
 TEST_F(TrainingStepTest, ProductsAreSlowedByThePowerLimitAndGapsByTheRest) {
   StepInputs inputs = Inputs(kDense, "gbs8,seq2048", PipelineKind::k1F1B, 8);
   const StepResult alone = Run(inputs);
@@ -344,6 +384,10 @@ TEST(ParseModelTest, ReadsDimensions) {
   ASSERT_THAT(moe, IsOk());
   EXPECT_EQ(moe->num_dense_layers(), 0);
   EXPECT_EQ(moe->moe().flat().k(), 2);
+  EXPECT_FALSE(moe->attention().qk_norm());
+  EXPECT_TRUE(ParseModel("layers=2 hidden=64 heads=2 ffn=128 vocab=9 qk_norm=1")
+                  ->attention()
+                  .qk_norm());
 }
 
 TEST(ParseModelTest, RejectsWhatIsNoDimension) {

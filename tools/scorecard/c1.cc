@@ -147,6 +147,23 @@ ClaimResult BalancedParallelism(const std::vector<C1Run>& runs) {
       "data + expert + pipeline, placed once",
       [](const C1Run& r) { return r.layouts.three_d_fixed.seconds; }));
 
+  // The same beside, where no side shards weights.
+  const auto zero1 = [&](const std::string& name,
+                         LayoutsSide LayoutsOutcome::*baseline) {
+    Measure of = MeasureOf(
+        runs, "", "",
+        [](const C1Run& r) { return r.layouts.three_d_zero1.seconds; }, "",
+        [&](const C1Run& r) { return (r.layouts.*baseline).seconds; });
+    std::swap(of.baseline, of.ours);
+    of.what =
+        "seconds of a step, weights not sharded (baseline / ours), beside";
+    of.baseline_name = absl::StrCat("data + expert, ", name);
+    of.ours_name = "data + expert + pipeline, dynamic";
+    result.measures.push_back(std::move(of));
+  };
+  zero1("placed once", &LayoutsOutcome::two_d_zero1);
+  zero1("in order, no spare slots", &LayoutsOutcome::two_d_zero1_plain);
+
   for (const C1Run& run : runs) {
     result.notes.push_back(absl::StrCat(
         "seed ", run.seed, ": ",

@@ -63,6 +63,9 @@ sim::ExpertLoads LoadsOf(const sim::LoadWindow& window,
   return loads;
 }
 
+// How experts come to their slots.
+enum class Placing { kInOrder, kOnce, kDynamic };
+
 class Comparison {
  public:
   Comparison(const std::vector<sim::LoadWindow>& windows,
@@ -91,23 +94,31 @@ class Comparison {
       timed_.push_back(profile_ + (2 * i + 1) * measured / (2 * timed));
     }
     LayoutsOutcome outcome;
-    ASSIGN_OR_RETURN(outcome.two_d, Side(/*pipeline=*/false, false));
-    ASSIGN_OR_RETURN(outcome.two_d_dynamic, Side(false, true));
-    ASSIGN_OR_RETURN(outcome.three_d_fixed, Side(true, false));
-    ASSIGN_OR_RETURN(outcome.three_d, Side(true, true));
+    constexpr Placing kOnce = Placing::kOnce, kDynamic = Placing::kDynamic;
+    const std::vector<int64_t> any = {1, 3}, one = {1};
+    ASSIGN_OR_RETURN(outcome.two_d, Side(/*pipeline=*/false, kOnce, any));
+    ASSIGN_OR_RETURN(outcome.two_d_dynamic, Side(false, kDynamic, any));
+    ASSIGN_OR_RETURN(outcome.three_d_fixed, Side(true, kOnce, any));
+    ASSIGN_OR_RETURN(outcome.three_d, Side(true, kDynamic, any));
+    ASSIGN_OR_RETURN(outcome.two_d_zero1_plain,
+                     Side(false, Placing::kInOrder, one));
+    ASSIGN_OR_RETURN(outcome.two_d_zero1, Side(false, kOnce, one));
+    ASSIGN_OR_RETURN(outcome.three_d_zero1, Side(true, kDynamic, one));
     return outcome;
   }
 
  private:
   // Loads of a timed window, placed for so many ranks.
   absl::StatusOr<const sim::ExpertLoads*> Placed(int64_t window, int64_t ranks,
-                                                 bool dynamic) {
-    auto [it, is_new] = placed_.try_emplace({window, ranks, dynamic});
+                                                 Placing placing) {
+    auto [it, is_new] = placed_.try_emplace({window, ranks, placing});
     if (!is_new) return &it->second;
     it->second = LoadsOf(windows_[window], gates_);
+    if (placing == Placing::kInOrder) return &it->second;
     sim::LoadWindow seen;
-    seen.load =
-        dynamic ? windows_[window - 1].load : SumOfLoads(windows_, 0, profile_);
+    seen.load = placing == Placing::kDynamic
+                    ? windows_[window - 1].load
+                    : SumOfLoads(windows_, 0, profile_);
     seen.tokens = windows_[window].tokens;
     const sim::ExpertLoads past = LoadsOf(seen, gates_);
     for (size_t g = 0; g < gates_.size() && ranks > 1; ++g) {
@@ -124,15 +135,16 @@ class Comparison {
     return &it->second;
   }
 
-  absl::StatusOr<LayoutsSide> Side(bool pipeline, bool dynamic) {
+  absl::StatusOr<LayoutsSide> Side(bool pipeline, Placing placing,
+                                   const std::vector<int64_t>& zero) {
     LayoutsSide side;
     sim::SweepOptions sweep;
     sweep.max_tensor = 1;
     if (!pipeline) sweep.max_pipeline = 1;
-    sweep.zero = {1, 3};
+    sweep.zero = zero;
     sweep.prepare = [&](sim::StepInputs& inputs) -> absl::Status {
       ASSIGN_OR_RETURN(const sim::ExpertLoads* loads,
-                       Placed(timed_[0], inputs.layout.expert, dynamic));
+                       Placed(timed_[0], inputs.layout.expert, placing));
       inputs.loads = *loads;
       return absl::OkStatus();
     };
@@ -155,7 +167,7 @@ class Comparison {
       double mean = 0;
       for (const int64_t window : timed_) {
         ASSIGN_OR_RETURN(const sim::ExpertLoads* loads,
-                         Placed(window, inputs.layout.expert, dynamic));
+                         Placed(window, inputs.layout.expert, placing));
         inputs.loads = *loads;
         ASSIGN_OR_RETURN(const sim::StepResult step, sim::SimulateStep(inputs));
         seconds.push_back(step.seconds);
@@ -176,10 +188,10 @@ class Comparison {
   struct Key {
     int64_t window;
     int64_t ranks;
-    bool dynamic;
+    Placing placing;
     bool operator<(const Key& other) const {
-      return std::tie(window, ranks, dynamic) <
-             std::tie(other.window, other.ranks, other.dynamic);
+      return std::tie(window, ranks, placing) <
+             std::tie(other.window, other.ranks, other.placing);
     }
   };
 
@@ -214,10 +226,14 @@ absl::StatusOr<LayoutsOutcome> CompareLayouts(
 }
 
 nlohmann::json ToJson(const LayoutsOutcome& outcome) {
-  return {{"data_expert_fixed", ToJson(outcome.two_d)},
-          {"data_expert_dynamic", ToJson(outcome.two_d_dynamic)},
-          {"data_expert_pipeline_fixed", ToJson(outcome.three_d_fixed)},
-          {"data_expert_pipeline_dynamic", ToJson(outcome.three_d)}};
+  return {
+      {"data_expert_fixed", ToJson(outcome.two_d)},
+      {"data_expert_dynamic", ToJson(outcome.two_d_dynamic)},
+      {"data_expert_pipeline_fixed", ToJson(outcome.three_d_fixed)},
+      {"data_expert_pipeline_dynamic", ToJson(outcome.three_d)},
+      {"zero1_data_expert_in_order", ToJson(outcome.two_d_zero1_plain)},
+      {"zero1_data_expert_fixed", ToJson(outcome.two_d_zero1)},
+      {"zero1_data_expert_pipeline_dynamic", ToJson(outcome.three_d_zero1)}};
 }
 
 }  // namespace strata

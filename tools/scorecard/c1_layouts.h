@@ -48,6 +48,11 @@ struct LayoutsOutcome {
   // What each part of the difference is worth alone.
   LayoutsSide two_d_dynamic;
   LayoutsSide three_d_fixed;
+  // Where data parallelism shards no more than gradients' sums and optimizer
+  // (ZeRO 1): experts in order without spare slots, placed once, and ours.
+  LayoutsSide two_d_zero1_plain;
+  LayoutsSide two_d_zero1;
+  LayoutsSide three_d_zero1;
 };
 
 // Returns NOT_FOUND if no layout of a side fits in memory, or the errors of the

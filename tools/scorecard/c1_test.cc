@@ -124,6 +124,12 @@ TEST(RunC1Test, MeasuresBothSidesOnARecordedTrace) {
   EXPECT_GT(run.layouts.three_d.sweep.tried, run.layouts.two_d.sweep.tried);
   EXPECT_LE(run.layouts.three_d.sweep.points[0].seconds,
             run.layouts.two_d_dynamic.sweep.points[0].seconds);
+  // A side that may not shard weights chooses among fewer.
+  EXPECT_GE(run.layouts.two_d_zero1.sweep.points[0].seconds,
+            run.layouts.two_d.sweep.points[0].seconds);
+  EXPECT_GE(run.layouts.three_d_zero1.sweep.points[0].seconds,
+            run.layouts.three_d.sweep.points[0].seconds);
+  EXPECT_THAT(run.layouts.two_d_zero1_plain.layout, Not(HasSubstr("zero3")));
   EXPECT_THAT(run.layouts.two_d.seconds_of_windows, SizeIs(2));
   EXPECT_GE(run.layouts.two_d.seconds, run.layouts.two_d.seconds_even);
   EXPECT_THAT(run.layouts.two_d.layout, Not(HasSubstr("pp")));

@@ -426,8 +426,9 @@ Command AddSimulateModel(OptionParser& simulate) {
       ->Check(BetweenNumbers(0.0, 2.0));
   simulate
       .AddOption("--constants", flags->constants,
-                 "Constants of the machine and the frameworks, a CSV such as "
-                 "sim/validation/constants.csv; default: that one")
+                 "Constants of the machines and the frameworks, a text proto "
+                 "such as sim/validation/constants.textproto; default: that "
+                 "one")
       ->TypeName("FILE");
   simulate
       .AddOption("--routing", flags->routing,
