@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "core/tensor/bfloat16.h"
+
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "core/cpu/row_products.cc"
 #include "hwy/foreach_target.h"
@@ -43,6 +45,31 @@ HWY_INLINE V<T> LoadPart(const T* p, int64_t count) {
   std::copy_n(p, count, lane);
   return hn::Load(d, lane);
 #endif
+}
+
+// Elements of b as the vectors that a's are multiplied by.
+template <typename T>
+HWY_INLINE V<T> LoadWeights(const T* p) {
+  return hn::LoadU(Tag<T>(), p);
+}
+
+HWY_INLINE V<float> LoadWeights(const BFloat16* p) {
+  const Tag<float> f32;
+  const hn::RebindToUnsigned<Tag<float>> u32;
+  const hn::Rebind<uint16_t, Tag<float>> u16;
+  const auto bits = hn::LoadU(u16, reinterpret_cast<const uint16_t*>(p));
+  return hn::BitCast(f32, hn::ShiftLeft<16>(hn::PromoteTo(u32, bits)));
+}
+
+template <typename T>
+HWY_INLINE V<T> LoadWeightsPart(const T* p, int64_t count) {
+  return LoadPart(p, count);
+}
+
+HWY_INLINE V<float> LoadWeightsPart(const BFloat16* p, int64_t count) {
+  BFloat16 lane[HWY_MAX_BYTES / sizeof(float)] = {};
+  std::copy_n(p, count, lane);
+  return LoadWeights(lane);
 }
 
 template <typename T>
@@ -90,15 +117,15 @@ HWY_INLINE void SumFour(V<T> v0, V<T> v1, V<T> v2, V<T> v3, T* out) {
 
 // A tile of kRows rows and, of kDotColumns columns, the first `columns`. The
 // others repeat the last, so that every element is made alike.
-template <typename T, int kRows>
-HWY_INLINE void DotTile(const RowProductArgs<T>& g, int64_t row, int64_t column,
-                        int64_t columns) {
+template <typename T, typename W, int kRows>
+HWY_INLINE void DotTile(const RowProductArgs<T, W>& g, int64_t row,
+                        int64_t column, int64_t columns) {
   const Tag<T> d;
   const int64_t lanes = hn::Lanes(d);
-  const T* const b0 = g.b + column * g.ldb;
-  const T* const b1 = b0 + std::min<int64_t>(1, columns - 1) * g.ldb;
-  const T* const b2 = b0 + std::min<int64_t>(2, columns - 1) * g.ldb;
-  const T* const b3 = b0 + (columns - 1) * g.ldb;
+  const W* const b0 = g.b + column * g.ldb;
+  const W* const b1 = b0 + std::min<int64_t>(1, columns - 1) * g.ldb;
+  const W* const b2 = b0 + std::min<int64_t>(2, columns - 1) * g.ldb;
+  const W* const b3 = b0 + (columns - 1) * g.ldb;
   const T* const a = g.a + row * g.lda;
   V<T> s00 = hn::Zero(d), s01 = s00, s02 = s00, s03 = s00;
   V<T> s10 = s00, s11 = s00, s12 = s00, s13 = s00;
@@ -118,12 +145,14 @@ HWY_INLINE void DotTile(const RowProductArgs<T>& g, int64_t row, int64_t column,
                             s12 = hn::MulAdd(x1, y2, s12);
                             s13 = hn::MulAdd(x1, y3, s13);
                           }
-                          if constexpr (kRows >= 4) {
+                          if constexpr (kRows >= 3) {
                             const V<T> x2 = load(a + 2 * g.lda);
                             s20 = hn::MulAdd(x2, y0, s20);
                             s21 = hn::MulAdd(x2, y1, s21);
                             s22 = hn::MulAdd(x2, y2, s22);
                             s23 = hn::MulAdd(x2, y3, s23);
+                          }
+                          if constexpr (kRows >= 4) {
                             const V<T> x3 = load(a + 3 * g.lda);
                             s30 = hn::MulAdd(x3, y0, s30);
                             s31 = hn::MulAdd(x3, y1, s31);
@@ -133,14 +162,14 @@ HWY_INLINE void DotTile(const RowProductArgs<T>& g, int64_t row, int64_t column,
                         };
   int64_t i = 0;
   for (; i + lanes <= g.k; i += lanes) {
-    step(hn::LoadU(d, b0 + i), hn::LoadU(d, b1 + i), hn::LoadU(d, b2 + i),
-         hn::LoadU(d, b3 + i),
+    step(LoadWeights(b0 + i), LoadWeights(b1 + i), LoadWeights(b2 + i),
+         LoadWeights(b3 + i),
          [&](const T* p) HWY_ATTR { return hn::LoadU(d, p + i); });
   }
   if (i < g.k) {
     const int64_t rest = g.k - i;
-    step(LoadPart(b0 + i, rest), LoadPart(b1 + i, rest), LoadPart(b2 + i, rest),
-         LoadPart(b3 + i, rest),
+    step(LoadWeightsPart(b0 + i, rest), LoadWeightsPart(b1 + i, rest),
+         LoadWeightsPart(b2 + i, rest), LoadWeightsPart(b3 + i, rest),
          [&](const T* p) HWY_ATTR { return LoadPart(p + i, rest); });
   }
   T* const c = g.c + row * g.ldc + column;
@@ -155,23 +184,32 @@ HWY_INLINE void DotTile(const RowProductArgs<T>& g, int64_t row, int64_t column,
   };
   store(s00, s01, s02, s03, c);
   if constexpr (kRows >= 2) store(s10, s11, s12, s13, c + g.ldc);
-  if constexpr (kRows >= 4) {
-    store(s20, s21, s22, s23, c + 2 * g.ldc);
-    store(s30, s31, s32, s33, c + 3 * g.ldc);
-  }
+  if constexpr (kRows >= 3) store(s20, s21, s22, s23, c + 2 * g.ldc);
+  if constexpr (kRows >= 4) store(s30, s31, s32, s33, c + 3 * g.ldc);
 }
 
 // Columns outside, rows inside: four rows of b stay in the first cache while
 // all rows of a pass.
-template <typename T>
-void ByDots(const RowProductArgs<T>& g) {
+template <typename T, typename W>
+void ByDots(const RowProductArgs<T, W>& g) {
   for (int64_t column = 0; column < g.n; column += kDotColumns) {
     const int64_t columns = std::min(kDotColumns, g.n - column);
     int64_t row = 0;
     for (; row + kTileRows <= g.m; row += kTileRows) {
-      DotTile<T, kTileRows>(g, row, column, columns);
+      DotTile<T, W, kTileRows>(g, row, column, columns);
     }
-    for (; row < g.m; ++row) DotTile<T, 1>(g, row, column, columns);
+    // An expert often has few rows, so the rest is one tile too.
+    switch (g.m - row) {
+      case 3:
+        DotTile<T, W, 3>(g, row, column, columns);
+        break;
+      case 2:
+        DotTile<T, W, 2>(g, row, column, columns);
+        break;
+      case 1:
+        DotTile<T, W, 1>(g, row, column, columns);
+        break;
+    }
   }
 }
 
@@ -263,13 +301,19 @@ void BySums(const RowProductArgs<T>& g) {
 }
 
 const RowProducts<float>& FloatProducts() {
-  static constexpr RowProducts<float> table = {&ByDots<float>, &BySums<float>};
+  static constexpr RowProducts<float> table = {&ByDots<float, float>,
+                                               &BySums<float>};
   return table;
 }
 
 const RowProducts<double>& DoubleProducts() {
-  static constexpr RowProducts<double> table = {&ByDots<double>,
+  static constexpr RowProducts<double> table = {&ByDots<double, double>,
                                                 &BySums<double>};
+  return table;
+}
+
+const NarrowRowProducts& NarrowProducts() {
+  static constexpr NarrowRowProducts table = {&ByDots<float, BFloat16>};
   return table;
 }
 
@@ -282,6 +326,7 @@ namespace strata {
 
 HWY_EXPORT(FloatProducts);
 HWY_EXPORT(DoubleProducts);
+HWY_EXPORT(NarrowProducts);
 
 template <>
 const RowProducts<float>& RowProducts<float>::Get() {
@@ -294,6 +339,12 @@ template <>
 const RowProducts<double>& RowProducts<double>::Get() {
   static const RowProducts<double>& table =
       HWY_DYNAMIC_DISPATCH(DoubleProducts)();
+  return table;
+}
+
+const NarrowRowProducts& NarrowRowProducts::Get() {
+  static const NarrowRowProducts& table =
+      HWY_DYNAMIC_DISPATCH(NarrowProducts)();
   return table;
 }
 

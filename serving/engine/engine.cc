@@ -177,6 +177,7 @@ absl::Status Engine::Compile() {
   ASSIGN_OR_RETURN(Graph graph, builder.Finish());
   ASSIGN_OR_RETURN(program_,
                    Program::Compile(std::move(graph), backend_, state_));
+  if (options_.profile) program_->EnableProfile();
   for (const std::string& name : state_.names()) {
     if (absl::StartsWith(name, "cache.")) caches_.push_back(name);
   }

@@ -50,6 +50,7 @@ struct EngineOptions {
   int64_t cache_bytes = int64_t{1} << 30;
   int64_t max_waiting = 1024;  // Choices that wait for their turn.
   ThreadPool* pool = nullptr;  // For drawing tokens; null: one thread.
+  bool profile = false;        // Time operators; see Profile().
 };
 
 enum class FinishReason {
@@ -159,6 +160,9 @@ class Engine {
   bool Drain(absl::Time until);
 
   EngineStats stats() const;
+  // Time by operator, if the options asked for it; to be called while nothing
+  // runs.
+  std::vector<Program::OpTime> Profile() const { return program_->Profile(); }
   const ModelConfig& config() const { return config_; }
   // Tokens that a request may have, prompt and answer together.
   int64_t max_tokens() const;
