@@ -12,6 +12,7 @@
 #include "hwy/foreach_target.h"
 // Highway asks for this order.
 #include "hwy/highway.h"
+#include "hwy/cache_control.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace strata {
@@ -117,7 +118,9 @@ HWY_INLINE void SumFour(V<T> v0, V<T> v1, V<T> v2, V<T> v3, T* out) {
 
 // A tile of kRows rows and, of kDotColumns columns, the first `columns`. The
 // others repeat the last, so that every element is made alike.
-template <typename T, typename W, int kRows>
+// With kFetch it asks for the columns behind, which memory is too slow to have
+// ready: the processor does not guess four streams that end after a few pages.
+template <typename T, typename W, int kRows, bool kFetch>
 HWY_INLINE void DotTile(const RowProductArgs<T, W>& g, int64_t row,
                         int64_t column, int64_t columns) {
   const Tag<T> d;
@@ -127,6 +130,7 @@ HWY_INLINE void DotTile(const RowProductArgs<T, W>& g, int64_t row,
   const W* const b2 = b0 + std::min<int64_t>(2, columns - 1) * g.ldb;
   const W* const b3 = b0 + (columns - 1) * g.ldb;
   const T* const a = g.a + row * g.lda;
+  const int64_t ahead = kDotColumns * g.ldb;
   V<T> s00 = hn::Zero(d), s01 = s00, s02 = s00, s03 = s00;
   V<T> s10 = s00, s11 = s00, s12 = s00, s13 = s00;
   V<T> s20 = s00, s21 = s00, s22 = s00, s23 = s00;
@@ -162,6 +166,12 @@ HWY_INLINE void DotTile(const RowProductArgs<T, W>& g, int64_t row,
                         };
   int64_t i = 0;
   for (; i + lanes <= g.k; i += lanes) {
+    if constexpr (kFetch) {
+      hwy::Prefetch(b0 + ahead + i);
+      hwy::Prefetch(b1 + ahead + i);
+      hwy::Prefetch(b2 + ahead + i);
+      hwy::Prefetch(b3 + ahead + i);
+    }
     step(LoadWeights(b0 + i), LoadWeights(b1 + i), LoadWeights(b2 + i),
          LoadWeights(b3 + i),
          [&](const T* p) HWY_ATTR { return hn::LoadU(d, p + i); });
@@ -188,27 +198,33 @@ HWY_INLINE void DotTile(const RowProductArgs<T, W>& g, int64_t row,
   if constexpr (kRows >= 4) store(s30, s31, s32, s33, c + 3 * g.ldc);
 }
 
+template <typename T, typename W, bool kFetch>
+HWY_INLINE void DotRows(const RowProductArgs<T, W>& g, int64_t row, int rows,
+                        int64_t column, int64_t columns) {
+  switch (rows) {
+    case 1:
+      return DotTile<T, W, 1, kFetch>(g, row, column, columns);
+    case 2:
+      return DotTile<T, W, 2, kFetch>(g, row, column, columns);
+    case 3:
+      return DotTile<T, W, 3, kFetch>(g, row, column, columns);
+    default:
+      return DotTile<T, W, kTileRows, kFetch>(g, row, column, columns);
+  }
+}
+
 // Columns outside, rows inside: four rows of b stay in the first cache while
-// all rows of a pass.
+// all rows of a pass. An expert often has few rows, so the rest is one tile.
 template <typename T, typename W>
 void ByDots(const RowProductArgs<T, W>& g) {
   for (int64_t column = 0; column < g.n; column += kDotColumns) {
     const int64_t columns = std::min(kDotColumns, g.n - column);
-    int64_t row = 0;
-    for (; row + kTileRows <= g.m; row += kTileRows) {
-      DotTile<T, W, kTileRows>(g, row, column, columns);
-    }
-    // An expert often has few rows, so the rest is one tile too.
-    switch (g.m - row) {
-      case 3:
-        DotTile<T, W, 3>(g, row, column, columns);
-        break;
-      case 2:
-        DotTile<T, W, 2>(g, row, column, columns);
-        break;
-      case 1:
-        DotTile<T, W, 1>(g, row, column, columns);
-        break;
+    const auto rows = [&](int64_t row) HWY_ATTR {
+      return static_cast<int>(std::min(kTileRows, g.m - row));
+    };
+    if (g.m > 0) DotRows<T, W, true>(g, 0, rows(0), column, columns);
+    for (int64_t row = kTileRows; row < g.m; row += kTileRows) {
+      DotRows<T, W, false>(g, row, rows(row), column, columns);
     }
   }
 }

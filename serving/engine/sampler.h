@@ -39,12 +39,21 @@ class TokenSampler {
   void SkipTo(int64_t n);
 
  private:
+  // weight_ in proportion to exp(logit / temperature).
+  void Weigh(absl::Span<const float> logits, float best);
+  // Sorts the first `count` of ids_ as far as it takes to find the rank, from
+  // 0, at which the weight of all tokens down to it has `reached` what is
+  // wanted; tokens of better rank then stand before it. Linear in `count`.
+  template <typename Reached>
+  int64_t Select(absl::Span<const float> logits, int64_t count,
+                 Reached reached);
+
   SamplingOptions options_;
   Random random_;
   int64_t num_draws_ = 0;
   // Scratch of a draw:
-  std::vector<int32_t> heap_;   // Token ids; see the source.
-  std::vector<double> weight_;  // [vocab], the likeliest token's is 1.
+  std::vector<int32_t> ids_;   // Tokens that may be drawn; see the source.
+  std::vector<float> weight_;  // [vocab]
 };
 
 }  // namespace strata
