@@ -18,11 +18,13 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
+#include <ctime>
 #include <string>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "core/base/check.h"
 #include "core/base/thread_pool.h"
@@ -49,7 +51,12 @@ void PrintDecoding(Engine& engine, CpuBackend& backend,
   double single_rate = 0, single_limit = 0;
   MachineLimits before = MeasureMachine(backend.pool());
   for (const int64_t streams : {1, 32, 64}) {
+    const std::clock_t cpu_start = std::clock();
+    const absl::Time start = absl::Now();
     const double rate = DecodeRate(engine, streams, kNewTokens);
+    const double had = static_cast<double>(std::clock() - cpu_start) /
+                       CLOCKS_PER_SEC /
+                       absl::ToDoubleSeconds(absl::Now() - start);
     const MachineLimits after = MeasureMachine(backend.pool());
     const MachineLimits machine = {(before.bandwidth + after.bandwidth) / 2,
                                    (before.peak + after.peak) / 2};
@@ -61,11 +68,12 @@ void PrintDecoding(Engine& engine, CpuBackend& backend,
     if (streams == 1) single_rate = rate, single_limit = limit;
     std::printf(
         "decoding, %2d streams: %7.1f tokens/s of %7.1f (%.2f); gain %5.2f of "
-        "%5.2f predicted (%.2f); %.1f GB/s, %.0f GFLOP/s\n",
+        "%5.2f predicted (%.2f); %.1f GB/s, %.0f GFLOP/s; had %.2f of %d "
+        "cores\n",
         static_cast<int>(streams), rate, limit, rate / limit,
         rate / single_rate, limit / single_limit,
         rate / single_rate / (limit / single_limit), machine.bandwidth / 1e9,
-        machine.peak / 1e9);
+        machine.peak / 1e9, had, backend.pool().num_threads());
     std::fflush(stdout);
   }
 }
