@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <utility>
 
 #include "absl/status/status.h"
@@ -59,14 +60,39 @@ void TokenSampler::Weigh(absl::Span<const float> logits, float best) {
   }
 }
 
+int TokenSampler::BucketOf(float weight) {
+  uint32_t bits;
+  std::memcpy(&bits, &weight, sizeof(bits));
+  return static_cast<int>(bits >> kBucketShift);
+}
+
+void TokenSampler::FillBuckets() {
+  sum_.fill(0);
+  count_.fill(0);
+  for (const float w : weight_) {
+    const int bucket = BucketOf(w);
+    sum_[bucket] += w;
+    count_[bucket] += w > 0 ? 1 : 0;
+  }
+}
+
+void TokenSampler::Collect(int bucket) {
+  ids_.clear();
+  ids_.reserve(weight_.size());
+  for (size_t i = 0; i < weight_.size(); ++i) {
+    if (weight_[i] > 0 && BucketOf(weight_[i]) == bucket) {
+      ids_.push_back(static_cast<int32_t>(i));
+    }
+  }
+}
+
 template <typename Reached>
 int64_t TokenSampler::Select(absl::Span<const float> logits, int64_t count,
-                             Reached reached) {
+                             double before, Reached reached) {
   const auto better = [&](int32_t a, int32_t b) {
     return logits[a] != logits[b] ? logits[a] > logits[b] : a < b;
   };
   int64_t begin = 0, end = count;  // Where the rank is.
-  double before = 0;               // Weight of ids_ up to `begin`.
   while (begin < end) {
     // The middle one of three as pivot, of whose betters the sum decides.
     int32_t& first = ids_[begin];
@@ -76,16 +102,12 @@ int64_t TokenSampler::Select(absl::Span<const float> logits, int64_t count,
     if (better(last, middle)) std::swap(last, middle);
     if (better(last, first)) std::swap(last, first);
     const int32_t pivot = ids_[begin];
-    // Without branches on who is better, which nobody could foresee.
     int64_t split = begin + 1;
     double sum = 0;
     for (int64_t i = begin + 1; i < end; ++i) {
-      const int32_t id = ids_[i];
-      const bool goes_up = better(id, pivot);
-      sum += goes_up ? weight_[id] : 0;
-      ids_[i] = ids_[split];
-      ids_[split] = id;
-      split += goes_up ? 1 : 0;
+      if (!better(ids_[i], pivot)) continue;
+      sum += weight_[ids_[i]];
+      std::swap(ids_[i], ids_[split++]);
     }
     // [begin + 1, split) are better than the pivot, which goes behind them.
     std::swap(ids_[begin], ids_[--split]);
@@ -101,6 +123,26 @@ int64_t TokenSampler::Select(absl::Span<const float> logits, int64_t count,
   return count - 1;  // Rounding left it unreached.
 }
 
+template <typename Reached>
+TokenSampler::Kept TokenSampler::Cut(absl::Span<const float> logits,
+                                     const Kept& kept, Reached reached) {
+  Kept cut;
+  cut.bucket = kNumBuckets - 1;
+  for (; cut.bucket > kept.bucket; --cut.bucket) {
+    if (count_[cut.bucket] == 0) continue;
+    if (reached(cut.above + sum_[cut.bucket])) break;
+    cut.above += sum_[cut.bucket];
+  }
+  int64_t count = kept.count;
+  if (cut.bucket != kept.bucket || kept.count < 0) {
+    Collect(cut.bucket);
+    count = static_cast<int64_t>(ids_.size());
+  }
+  cut.count = 1 + Select(logits, count, cut.above, reached);
+  for (int64_t i = 0; i < cut.count; ++i) cut.inside += weight_[ids_[i]];
+  return cut;
+}
+
 int32_t TokenSampler::Draw(absl::Span<const float> logits) {
   CHECK(!logits.empty());
   const double uniform =
@@ -110,68 +152,45 @@ int32_t TokenSampler::Draw(absl::Span<const float> logits) {
   if (options_.temperature == 0) {
     return static_cast<int32_t>(best - logits.begin());
   }
-  const auto n = static_cast<int64_t>(logits.size());
   Weigh(logits, *best);
-  const float heaviest = weight_[best - logits.begin()];
+  FillBuckets();
 
-  // Of most vocabularies a few tokens have nearly all of the weight: those
-  // above a thousandth of the heaviest stand first, and often suffice.
-  ids_.resize(n);
-  int64_t num_head = 0, num_possible = 0;
-  double head = 0, mass = 0;
-  const float least = heaviest / 1024;
-  for (int64_t i = 0; i < n; ++i) {
-    const float w = weight_[i];
-    mass += w;
-    ids_[num_head] = static_cast<int32_t>(i);
-    const bool in_head = w >= least;
-    head += in_head ? w : 0;
-    num_head += in_head ? 1 : 0;
-    num_possible += w > 0 ? 1 : 0;
-  }
-  bool complete = false;
-  const auto complete_ids = [&] {
-    if (complete) return;
-    complete = true;
-    int64_t count = 0;
-    for (int64_t i = 0; i < n; ++i) {
-      if (weight_[i] > 0) ids_[count++] = static_cast<int32_t>(i);
-    }
-  };
+  Kept kept;  // At first everything: the lowest bucket, whole, and all above.
+  while (count_[kept.bucket] == 0) ++kept.bucket;
+  kept.inside = sum_[kept.bucket];
+  for (int b = kNumBuckets - 1; b > kept.bucket; --b) kept.above += sum_[b];
 
-  int64_t count = num_possible;
-  const auto better = [&](int32_t a, int32_t b) {
-    return logits[a] != logits[b] ? logits[a] > logits[b] : a < b;
-  };
-  const auto sum_of = [&](int64_t first) {
+  const auto k = options_.top_k;
+  if (k > 0 && k < static_cast<int64_t>(logits.size())) {
+    int64_t above = 0;  // Tokens of buckets that are kept whole.
+    int bucket = kNumBuckets - 1;
     double sum = 0;
-    for (int64_t i = 0; i < first; ++i) sum += weight_[ids_[i]];
-    return sum;
-  };
-  if (options_.top_k > 0 && options_.top_k < num_possible) {
-    count = options_.top_k;
-    if (count > num_head) complete_ids();
-    const int64_t among = complete ? num_possible : num_head;
-    if (count < among) {
-      std::nth_element(ids_.begin(), ids_.begin() + count, ids_.begin() + among,
-                       better);
+    for (; bucket > kept.bucket && above + count_[bucket] < k; --bucket) {
+      above += count_[bucket];
+      sum += sum_[bucket];
     }
-    mass = sum_of(count);
-    head = 0;  // The kept ones are all there.
-    complete = true;
+    Collect(bucket);
+    kept.bucket = bucket;
+    kept.above = sum;
+    kept.count = std::min<int64_t>(k - above, ids_.size());
+    if (kept.count < static_cast<int64_t>(ids_.size())) {
+      std::nth_element(ids_.begin(), ids_.begin() + kept.count, ids_.end(),
+                       [&](int32_t a, int32_t b) {
+                         return logits[a] != logits[b] ? logits[a] > logits[b]
+                                                       : a < b;
+                       });
+    }
+    kept.inside = 0;
+    for (int64_t i = 0; i < kept.count; ++i) kept.inside += weight_[ids_[i]];
   }
   if (options_.top_p < 1) {
-    const double wanted = options_.top_p * mass;
-    if (head < wanted) complete_ids();
-    count = 1 + Select(logits, complete ? count : num_head,
-                       [&](double sum) { return sum >= wanted; });
-    mass = sum_of(count);
-    complete = true;
+    const double wanted = options_.top_p * (kept.above + kept.inside);
+    kept = Cut(logits, kept, [&](double sum) { return sum >= wanted; });
   }
-  const double target = uniform * mass;
-  if (head <= target) complete_ids();
-  return ids_[Select(logits, complete ? count : num_head,
-                     [&](double sum) { return sum > target; })];
+  const double target = uniform * (kept.above + kept.inside);
+  const Kept drawn =
+      Cut(logits, kept, [&](double sum) { return sum > target; });
+  return ids_[drawn.count - 1];
 }
 
 }  // namespace strata
