@@ -11,8 +11,8 @@
 #define HWY_TARGET_INCLUDE "core/cpu/row_products.cc"
 #include "hwy/foreach_target.h"
 // Highway asks for this order.
-#include "hwy/highway.h"
 #include "hwy/cache_control.h"
+#include "hwy/highway.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace strata {

@@ -1,21 +1,16 @@
 #include "serving/api/server.h"
 
 #include <algorithm>
-#include <atomic>
 #include <cstdint>
-#include <cstring>
 #include <filesystem>
 #include <memory>
 #include <random>
-#include <set>
 #include <string>
 #include <thread>
 #include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
-#include "absl/status/statusor.h"
-#include "absl/strings/escaping.h"
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
@@ -38,6 +33,7 @@
 #include "nlohmann/json.hpp"
 #include "serving/api/api_keys.h"
 #include "serving/api/served_model.h"
+#include "serving/api/server_fixture.h"
 #include "serving/api/text_codec.h"
 #include "serving/engine/engine.h"
 #include "serving/engine/tiny_models.h"
@@ -47,125 +43,6 @@ namespace {
 
 using ::testing::HasSubstr;
 using ::testing::Not;
-using Json = nlohmann::ordered_json;
-
-ModelConfig Config(int64_t vocab_size) {
-  ModelConfig config = Flat();
-  config.set_vocab_size(vocab_size);
-  config.set_max_seq_len(512);
-  return config;
-}
-
-// A tiny model of bytes behind HTTP.
-class ServerTest : public testing::Test {
- protected:
-  ServerTest() : backend_(2, BatchInvariantCpuKernels()), state_(backend_) {}
-
-  // `folder` may hold a tokenizer; without one the model is one of bytes.
-  void Start(ServerOptions options = {}, int64_t max_sequences = 8,
-             const std::string& folder = testing::TempDir(),
-             int64_t vocab_size = 256) {
-    EngineOptions engine;
-    engine.max_sequences = max_sequences;
-    engine.max_step_tokens = 32;
-    engine.block_size = 4;
-    auto created = Engine::Create(Config(vocab_size), backend_, state_, engine);
-    ASSERT_THAT(created, IsOk());
-    engine_ = *std::move(created);
-    FillState<float>(Config(vocab_size), state_);
-    auto codec = LoadTextCodec(folder, vocab_size);
-    ASSERT_THAT(codec, IsOk());
-    codec_ = *std::move(codec);
-    options.port = 0;
-    options.model = "tiny";
-    options.log = [this](const std::string& line) {
-      absl::MutexLock lock(&mutex_);
-      log_.push_back(line);
-    };
-    model_ = std::make_shared<ServedModel>(*codec_, *engine_, "v1");
-    auto server = Server::Create(options, model_);
-    ASSERT_THAT(server, IsOk());
-    server_ = *std::move(server);
-    thread_ = std::thread([this] { server_->Run(); });
-  }
-
-  ~ServerTest() override {
-    if (server_ == nullptr) return;
-    server_->Stop(absl::Seconds(10));
-    thread_.join();
-  }
-
-  httplib::Client Client() {
-    httplib::Client client("127.0.0.1", server_->port());
-    client.set_read_timeout(60);
-    return client;
-  }
-
-  httplib::Result Post(const std::string& path, const std::string& body) {
-    return Client().Post(path, body, "application/json");
-  }
-
-  // The object that `body` is answered with, which must be `status`.
-  Json Ask(const std::string& path, const Json& body, int status = 200) {
-    const auto result = Post(path, body.dump());
-    if (!result) {
-      ADD_FAILURE() << "no answer: " << httplib::to_string(result.error());
-      return {};
-    }
-    EXPECT_EQ(result->status, status) << result->body;
-    return Json::parse(result->body, nullptr, false);
-  }
-
-  // The objects of a stream, which must end with [DONE].
-  std::vector<Json> Stream(const std::string& path, Json body) {
-    body["stream"] = true;
-    const auto result = Post(path, body.dump());
-    std::vector<Json> events;
-    if (!result) {
-      ADD_FAILURE() << "no answer";
-      return events;
-    }
-    EXPECT_EQ(result->get_header_value("Content-Type"), "text/event-stream");
-    bool done = false;
-    for (const absl::string_view line : absl::StrSplit(result->body, "\n\n")) {
-      if (line.empty()) continue;
-      EXPECT_FALSE(done) << line;
-      EXPECT_TRUE(absl::StartsWith(line, "data: ")) << line;
-      if (line == "data: [DONE]") {
-        done = true;
-        continue;
-      }
-      events.push_back(Json::parse(line.substr(6)));
-    }
-    EXPECT_TRUE(done);
-    return events;
-  }
-
-  // A number of /metrics: of the line that has the label, if one is given.
-  double Metric(const std::string& name, const std::string& label = "") {
-    const auto page = Client().Get("/metrics");
-    EXPECT_EQ(page->status, 200);
-    for (const absl::string_view line : absl::StrSplit(page->body, '\n')) {
-      double value = 0;
-      if (absl::StartsWith(line, name) && absl::StrContains(line, label) &&
-          absl::SimpleAtod(line.substr(line.rfind(' ') + 1), &value)) {
-        return value;
-      }
-    }
-    ADD_FAILURE() << "no " << name;
-    return -1;
-  }
-
-  CpuBackend backend_;
-  StateStore state_;
-  std::unique_ptr<Engine> engine_;
-  std::unique_ptr<TextCodec> codec_;
-  std::shared_ptr<ServedModel> model_;
-  std::unique_ptr<Server> server_;
-  std::thread thread_;
-  absl::Mutex mutex_;
-  std::vector<std::string> log_;
-};
 
 TEST_F(ServerTest, CompletesATextAndStreamsTheSame) {
   Start();
@@ -449,253 +326,6 @@ TEST_F(ServerTest, WantsAKeyIfThereAreSome) {
   EXPECT_EQ(Client().Get("/health")->status, 200);
 }
 
-TEST_F(ServerTest, LimitsTheRequestsOfEachKey) {
-  ServerOptions options;
-  auto keys = ApiKeys::Parse(Sha256Hex("one") + "\n" + Sha256Hex("two") + "\n");
-  ASSERT_THAT(keys, IsOk());
-  options.keys = *std::move(keys);
-  options.requests_per_minute = 2;
-  Start(options);
-  const auto ask = [&](const std::string& key) {
-    return Client().Post("/tokenize", {{"Authorization", "Bearer " + key}},
-                         R"({"prompt": "a"})", "application/json");
-  };
-  EXPECT_EQ(ask("one")->status, 200);
-  EXPECT_EQ(ask("one")->status, 200);
-  const auto refused = ask("one");
-  EXPECT_EQ(refused->status, 429);
-  EXPECT_THAT(refused->body, HasSubstr("rate_limit_error"));
-  EXPECT_NE(refused->get_header_value("Retry-After"), "");
-  EXPECT_EQ(ask("two")->status, 200) << "who has done nothing";
-}
-
-TEST_F(ServerTest, WritesJsonOfASchema) {
-  Start();
-  const Json schema = Json::parse(R"({"type": "object",
-      "required": ["colour", "size"], "properties":
-      {"colour": {"enum": ["red", "green"]},
-       "size": {"type": "integer", "minimum": 1, "maximum": 20},
-       "tags": {"type": "array", "maxItems": 2,
-                "items": {"type": "string", "maxLength": 5}}}})");
-  const Json body = {
-      {"prompt", "x"},
-      {"max_tokens", 400},
-      {"n", 4},
-      {"logprobs", 1},
-      {"response_format",
-       {{"type", "json_schema"},
-        {"json_schema", {{"name", "thing"}, {"schema", schema}}}}}};
-  const Json answer = Ask("/v1/completions", body);
-  ASSERT_EQ(answer["choices"].size(), 4);
-  for (const Json& choice : answer["choices"]) {
-    const std::string text = choice["text"];
-    EXPECT_EQ(choice["finish_reason"], "stop") << text;
-    const Json value = Json::parse(text, nullptr, /*allow_exceptions=*/false);
-    ASSERT_TRUE(value.is_object()) << text;
-    EXPECT_TRUE(value["colour"] == "red" || value["colour"] == "green");
-    EXPECT_TRUE(value["size"] >= 1 && value["size"] <= 20) << text;
-  }
-  // A stream gives the same; without a stop token in the model's vocabulary
-  // the answer ends with its last bracket all the same.
-  Json one = body;
-  one.update({{"n", 1}, {"seed", 7}, {"ignore_eos", true}});
-  const Json whole = Ask("/v1/completions", one);
-  std::string streamed;
-  for (const Json& event : Stream("/v1/completions", one)) {
-    streamed += event["choices"][0]["text"].get<std::string>();
-  }
-  EXPECT_EQ(whole["choices"][0]["text"], streamed);
-  EXPECT_TRUE(Json::accept(streamed)) << streamed;
-
-  const auto message = [&](const Json& format) {
-    return Ask("/v1/completions",
-               {{"prompt", "x"}, {"response_format", format}},
-               400)["error"]["message"]
-        .get<std::string>();
-  };
-  EXPECT_THAT(message({{"type", "xml"}}), HasSubstr("response_format.type"));
-  EXPECT_THAT(message("json"), HasSubstr("response_format is \"json\""));
-  EXPECT_THAT(message({{"type", "json_schema"}}),
-              HasSubstr("response_format.json_schema is null"));
-  EXPECT_THAT(
-      message({{"type", "json_schema"},
-               {"json_schema",
-                {{"schema",
-                  {{"type", "array"}, {"minItems", 2}, {"maxItems", 1}}}}}}),
-      HasSubstr("response_format.json_schema.schema: minItems is 2"));
-}
-
-TEST_F(ServerTest, EmbedsTextsAtLengthOne) {
-  Start();
-  const Json answer = Ask("/v1/embeddings", {{"input", {"one", "two", "one"}}});
-  ASSERT_EQ(answer["data"].size(), 3);
-  const auto vector = [](const Json& data) {
-    return data["embedding"].get<std::vector<double>>();
-  };
-  const std::vector<double> first = vector(answer["data"][0]);
-  double length = 0;
-  for (const double x : first) length += x * x;
-  EXPECT_NEAR(length, 1, 1e-5);
-  EXPECT_EQ(first, vector(answer["data"][2]));
-  EXPECT_NE(first, vector(answer["data"][1]));
-  EXPECT_EQ(answer["usage"]["prompt_tokens"], 12);  // A boundary each.
-
-  const Json encoded =
-      Ask("/v1/embeddings", {{"input", "one"}, {"encoding_format", "base64"}});
-  std::string bytes;
-  ASSERT_TRUE(absl::Base64Unescape(
-      encoded["data"][0]["embedding"].get<std::string>(), &bytes));
-  ASSERT_EQ(bytes.size(), first.size() * sizeof(float));
-  float x = 0;
-  std::memcpy(&x, bytes.data(), sizeof(x));
-  EXPECT_FLOAT_EQ(x, first[0]);
-
-  EXPECT_THAT(Ask("/v1/embeddings", {{"input", 3}}, 400).dump(),
-              HasSubstr("input is 3"));
-  EXPECT_THAT(
-      Ask("/v1/embeddings", {{"input", "a"}, {"dimensions", 7}}, 400).dump(),
-      HasSubstr("dimensions is 7"));
-}
-
-TEST_F(ServerTest, SpeaksTheOpenInferenceProtocol) {
-  Start();
-  const Json tensor = {{"name", "ids"},
-                       {"datatype", "INT32"},
-                       {"shape", {2, 3}},
-                       {"data", {{1, 2, 3}, {4, 5, 6}}}};
-  const Json answer =
-      Ask("/v2/models/tiny/infer", {{"id", "a"}, {"inputs", {tensor}}});
-  EXPECT_EQ(answer["id"], "a");
-  EXPECT_EQ(answer["model_version"], "v1");
-  ASSERT_EQ(answer["outputs"].size(), 2);
-  EXPECT_EQ(answer["outputs"][0]["name"], "logits");
-  EXPECT_EQ(answer["outputs"][0]["shape"], Json({2, 256}));
-  EXPECT_EQ(answer["outputs"][0]["data"].size(), 512);
-  // The likeliest next token is the one that temperature 0 draws.
-  std::vector<float> logits;
-  for (int i = 0; i < 256; ++i) {
-    logits.push_back(answer["outputs"][0]["data"][256 + i]);
-  }
-  const Json drawn = Ask("/v1/completions", {{"prompt", {4, 5, 6}},
-                                             {"max_tokens", 1},
-                                             {"temperature", 0},
-                                             {"logprobs", 0},
-                                             {"ignore_eos", true}});
-  const auto best = std::max_element(logits.begin(), logits.end());
-  EXPECT_EQ(drawn["choices"][0]["logprobs"]["tokens"][0],
-            codec_->Show(static_cast<int32_t>(best - logits.begin())));
-
-  const auto message = [&](Json change) {
-    Json wrong = tensor;
-    wrong.update(change);
-    return Ask("/v2/models/tiny/infer", {{"inputs", {wrong}}}, 400).dump();
-  };
-  EXPECT_THAT(message({{"datatype", "FP32"}}), HasSubstr("datatype of ids"));
-  EXPECT_THAT(message({{"shape", {7}}}), HasSubstr("6 numbers; want 7"));
-  EXPECT_THAT(message({{"data", {1, 2, 3, 4, 5, 600}}}), HasSubstr("has 600"));
-  EXPECT_THAT(message({{"name", "x"}}), HasSubstr("tensor"));
-  EXPECT_EQ(Post("/v2/models/other/infer", "{}")->status, 404);
-  EXPECT_EQ(Client().Get("/v2/health/ready")->status, 200);
-  EXPECT_EQ(Client().Get("/v2/models/tiny")->status, 200);
-}
-
-// Twelve clients ask on while versions come and go: every answer is whole, of
-// one version, and none is refused.
-TEST_F(ServerTest, SwapsVersionsWithoutLosingARequest) {
-  struct Version {
-    Version() : backend(1, BatchInvariantCpuKernels()), state(backend) {}
-    CpuBackend backend;
-    StateStore state;
-    std::unique_ptr<Engine> engine;
-  };
-  ServerOptions options;
-  auto keys = ApiKeys::Parse(Sha256Hex("admin"));
-  ASSERT_THAT(keys, IsOk());
-  options.admin_keys = *std::move(keys);
-  options.load = [&](const std::string& path)
-      -> absl::StatusOr<std::shared_ptr<ServedModel>> {
-    if (path == "nowhere") return absl::NotFoundError("nowhere is not there");
-    auto version = std::make_shared<Version>();
-    EngineOptions engine;
-    engine.max_sequences = 8;
-    engine.block_size = 4;
-    auto created =
-        Engine::Create(Config(256), version->backend, version->state, engine);
-    if (!created.ok()) return created.status();
-    version->engine = *std::move(created);
-    FillState<float>(Config(256), version->state);
-    return std::make_shared<ServedModel>(*codec_, *version->engine, path,
-                                         version);
-  };
-  Start(options);
-  const auto admin = [&](const std::string& path, const std::string& body,
-                         const std::string& key) {
-    return Client().Post(path, {{"Authorization", "Bearer " + key}}, body,
-                         "application/json");
-  };
-  std::atomic<bool> done{false};
-  std::atomic<int> answers{0}, failures{0};
-  absl::Mutex mutex;
-  std::set<std::string> seen;
-  std::vector<std::thread> clients;
-  for (int i = 0; i < 12; ++i) {
-    clients.emplace_back([&, i] {
-      httplib::Client client = Client();
-      while (!done) {
-        const auto answer = client.Post(
-            "/v1/completions",
-            Json{{"prompt", "x"}, {"max_tokens", 20}, {"seed", i}}.dump(),
-            "application/json");
-        ++answers;
-        if (!answer || answer->status != 200) {
-          ++failures;
-          continue;
-        }
-        const absl::MutexLock lock(&mutex);
-        seen.insert(Json::parse(answer->body)["system_fingerprint"]);
-      }
-    });
-  }
-  const auto wait_for = [&](int more) {
-    const int until = answers + more;
-    while (answers < until) absl::SleepFor(absl::Milliseconds(2));
-  };
-  wait_for(20);
-  EXPECT_EQ(admin("/admin/load", R"({"path": "v2"})", "other")->status, 401);
-  EXPECT_EQ(admin("/admin/rollback", "{}", "admin")->status, 400);
-  EXPECT_EQ(admin("/admin/load", R"({"path": "nowhere"})", "admin")->status,
-            404);
-  for (const char* path : {"v2", "v3", "v4"}) {
-    EXPECT_EQ(
-        admin("/admin/load", Json{{"path", path}}.dump(), "admin")->status,
-        200);
-    wait_for(20);
-  }
-  const auto back = admin("/admin/rollback", "{}", "admin");
-  EXPECT_EQ(back->status, 200);
-  EXPECT_EQ(Json::parse(back->body)["version"], "v3");
-  wait_for(40);
-  done = true;
-  for (std::thread& client : clients) client.join();
-
-  EXPECT_EQ(failures, 0) << "of " << answers;
-  EXPECT_THAT(seen, testing::ElementsAre("v1", "v2", "v3", "v4"));
-  EXPECT_EQ(server_->versions().Current()->version, "v3");
-  // What versions that are gone answered still counts.
-  const double ended =
-      Metric("strata:request_success_total", "finished_reason=\"length\"") +
-      Metric("strata:request_success_total", "finished_reason=\"stop\"");
-  EXPECT_EQ(ended, answers);
-}
-
-// Requests that would take long, so that there is time to leave.
-Json Long() {
-  return {{"prompt", "x"},
-          {"max_tokens", 500},
-          {"ignore_eos", true},
-          {"timeout", 500}};
-}
-
 TEST_F(ServerTest, AClientThatLeavesEndsItsRequest) {
   Start({}, /*max_sequences=*/1);
   // Twenty others keep the engine busy for thousands of steps.
@@ -780,25 +410,6 @@ TEST_F(ServerTest, CountsAddUpAndTheLogHasNoText) {
   EXPECT_EQ(first["path"], "/v1/completions");
   EXPECT_EQ(first["status"], 200);
   EXPECT_EQ(first["completion_tokens"], 4);
-}
-
-TEST_F(ServerTest, WatchesItsExpertsAndTellsOfAlarms) {
-  ServerOptions options;
-  options.monitor_period = absl::Milliseconds(20);
-  options.ranks.num_ranks = 2;
-  Start(options);
-  Ask("/v1/completions", Long());
-  while (!absl::StrContains(Client().Get("/metrics")->body, "tier=\"0\"")) {
-    absl::SleepFor(absl::Milliseconds(10));
-  }
-  const double rate = Metric("strata:expert_activation_rate", "tier=\"0\"");
-  const FlatRouterConfig router = Config(256).moe().flat();
-  EXPECT_NEAR(rate, static_cast<double>(router.k()) / router.num_experts(),
-              1e-6)
-      << "each token takes k experts";
-  EXPECT_GE(Metric("strata:rank_load_max_over_mean", "over=\"worst\""), 1);
-  const Json alarms = Json::parse(Client().Get("/alarms")->body);
-  EXPECT_TRUE(alarms["alarms"].is_array());
 }
 
 TEST_F(ServerTest, APortInUseIsOneClearError) {
