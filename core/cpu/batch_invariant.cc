@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <type_traits>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
@@ -23,6 +24,8 @@
 #include "core/ops/matmul.h"
 #include "core/runtime/kernel.h"
 #include "core/runtime/kernel_registry.h"
+#include "core/tensor/bfloat16.h"
+#include "core/tensor/dtype.h"
 #include "core/tensor/tensor.h"
 
 namespace strata {
@@ -50,8 +53,8 @@ struct Pieces {
 
   int64_t count() const { return column_pieces * row_pieces; }
 
-  template <typename T>
-  void Run(RowProductArgs<T> g, bool dots, int64_t index) const {
+  template <typename T, typename W>
+  void Run(RowProductArgs<T, W> g, bool dots, int64_t index) const {
     // Neighbours share their part of b, the one that is larger as a rule.
     const int64_t row = index % row_pieces * kPieceRows;
     const int64_t column = index / row_pieces * columns;
@@ -60,25 +63,29 @@ struct Pieces {
     g.c += row * g.ldc + column;
     g.m = std::min(kPieceRows, g.m - row);
     g.n = std::min(columns, g.n - column);
-    const RowProducts<T>& products = RowProducts<T>::Get();
-    dots ? products.by_dots(g) : products.by_sums(g);
+    if constexpr (std::is_same_v<W, BFloat16>) {
+      NarrowRowProducts::Get().by_dots(g);  // BF16 weights are of layers: w^T.
+    } else {
+      const RowProducts<T>& products = RowProducts<T>::Get();
+      dots ? products.by_dots(g) : products.by_sums(g);
+    }
   }
 };
 
-template <typename T>
+template <typename T, typename W>
 absl::Status RunMatMul(const KernelContext& ctx) {
   if (ctx.attrs().Int("transpose_lhs") != 0) {
     return absl::UnimplementedError(
         "a product with a transposed lhs sums over the batch");
   }
   const bool dots = ctx.attrs().Int("transpose_rhs") != 0;
-  RowProductArgs<T> g;
+  RowProductArgs<T, W> g;
   g.m = ctx.in(0).dim(0);
   g.k = ctx.in(0).dim(1);
   g.n = ctx.in(1).dim(dots ? 0 : 1);
   g.a = ctx.in(0).as<T>();
   g.lda = g.k;
-  g.b = ctx.in(1).as<T>();
+  g.b = ctx.in(1).as<W>();
   g.ldb = dots ? g.k : g.n;
   g.c = ctx.out(0).as<T>();
   g.ldc = g.n;
@@ -94,14 +101,14 @@ struct ExpertPieces {
   int32_t first_piece;  // Of all; the next expert's is where they end.
 };
 
-template <typename T>
+template <typename T, typename W>
 absl::Status RunGroupedMatMul(const KernelContext& ctx) {
   const bool dots = ctx.attrs().Int("transpose_w") != 0;
   const int64_t rows = ctx.in(0).dim(0), k = ctx.in(0).dim(1);
   const int64_t experts = ctx.in(1).dim(0);
   const int64_t n = ctx.in(1).dim(dots ? 1 : 2);
   const T* const x = ctx.in(0).as<T>();                   // [rows, k]
-  const T* const w = ctx.in(1).as<T>();                   // [experts, n, k]
+  const W* const w = ctx.in(1).as<W>();                   // [experts, n, k]
   const int32_t* const offset = ctx.in(2).as<int32_t>();  // [experts + 1]
   T* const y = ctx.out(0).as<T>();                        // [rows, n]
   auto* const busy = ctx.scratch.Take<ExpertPieces>(experts + 1);
@@ -123,7 +130,7 @@ absl::Status RunGroupedMatMul(const KernelContext& ctx) {
         [](int64_t i, const ExpertPieces& e) { return i < e.first_piece; });
     const ExpertPieces& mine = *(after - 1);
     const int64_t first = offset[mine.expert];
-    RowProductArgs<T> g;
+    RowProductArgs<T, W> g;
     g.m = offset[mine.expert + 1] - first;
     g.n = n;
     g.k = k;
@@ -195,8 +202,20 @@ absl::Status RunLatentOutput(const KernelContext& ctx) {
 
 template <typename T>
 void RegisterProducts(KernelRegistry& kernels, DType dtype) {
-  kernels.Register(kMatMul, dtype, RunMatMul<T>);
-  kernels.Register(kGroupedMatMul, dtype, RunGroupedMatMul<T>);
+  kernels.Register(kMatMul, dtype, [](const KernelContext& ctx) {
+    if constexpr (std::is_same_v<T, float>) {
+      if (ctx.in(1).dtype == DType::kBF16) return RunMatMul<T, BFloat16>(ctx);
+    }
+    return RunMatMul<T, T>(ctx);
+  });
+  kernels.Register(kGroupedMatMul, dtype, [](const KernelContext& ctx) {
+    if constexpr (std::is_same_v<T, float>) {
+      if (ctx.in(1).dtype == DType::kBF16) {
+        return RunGroupedMatMul<T, BFloat16>(ctx);
+      }
+    }
+    return RunGroupedMatMul<T, T>(ctx);
+  });
   kernels.Register(kLatentQuery, dtype, RunLatentQuery<T>);
   kernels.Register(kLatentOutput, dtype, RunLatentOutput<T>);
 }

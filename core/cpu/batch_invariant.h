@@ -14,7 +14,8 @@
 namespace strata {
 
 // MatMul (but for a transposed lhs, which is UNIMPLEMENTED), GroupedMatMul,
-// LatentQuery and LatentOutput.
+// LatentQuery and LatentOutput. Weights of the first two may be BF16, which are
+// read in place; a result is that of the same weights in F32 bit for bit.
 void RegisterBatchInvariantProducts(KernelRegistry& kernels);
 
 // These, and the kernels that go row by row anyway.

@@ -11,6 +11,7 @@
 #include "core/ops/absorbed_attention.h"
 #include "core/ops/grouped_matmul.h"
 #include "core/ops/matmul.h"
+#include "core/tensor/bfloat16.h"
 #include "core/tensor/dtype.h"
 #include "core/testing/graph_run.h"
 #include "core/testing/status_matchers.h"
@@ -109,6 +110,49 @@ TEST(BatchInvariantTest, NorDoQueriesAndOutputsOfLatentAttention) {
   ExpectRowsOfTheirOwn(3 * kRank, [&](GraphBuilder& b, ValueId x) {
     return LatentOutput(b, x, kv_b(b), kHeads);
   });
+}
+
+// A layer's product and an expert's, by weights that were rounded to BF16 and
+// are given as that or as floats.
+TEST(BatchInvariantTest, WeightsInBf16GiveWhatTheSameInF32Give) {
+  constexpr int64_t kK = 70, kColumns = 50;
+  std::vector<BFloat16> narrow;
+  std::vector<float> wide;
+  for (const double x : Normal(4 * kColumns * kK, 2)) {
+    narrow.push_back(RoundToBFloat16(static_cast<float>(x)));
+    wide.push_back(Widen(narrow.back()));
+  }
+  const auto run = [&](DType dtype, bool grouped, auto weights) {
+    GraphRun run(
+        [&](GraphBuilder& b) {
+          const ValueId x =
+              b.Input("x", b.compute(), {Static(kMaxRows), Static(kK)});
+          if (grouped) {
+            const ValueId w =
+                b.Input("w", dtype, {Static(4), Static(kColumns), Static(kK)});
+            b.Output("y",
+                     GroupedMatMul(b, x, w,
+                                   b.Input("offset", DType::kI32, {Static(5)}),
+                                   /*transpose_w=*/true));
+          } else {
+            const ValueId w =
+                b.Input("w", dtype, {Static(4 * kColumns), Static(kK)});
+            b.Output("y", Linear(b, x, w));
+          }
+        },
+        {RegisterBatchInvariantProducts});
+    std::vector<float> x;
+    for (const double v : Normal(kMaxRows * kK, 1)) x.push_back(v);
+    run.Set("x", x);
+    run.Set("w", weights);
+    if (grouped) run.Set<int32_t>("offset", {0, 10, 10, 75, kMaxRows});
+    EXPECT_THAT(run.Run(), IsOk());
+    return run.Get<float>("y");
+  };
+  for (const bool grouped : {false, true}) {
+    EXPECT_EQ(run(DType::kBF16, grouped, narrow),
+              run(DType::kF32, grouped, wide));
+  }
 }
 
 TEST(BatchInvariantTest, RejectsAProductThatSumsOverTheBatch) {

@@ -5,10 +5,13 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "core/tensor/bfloat16.h"
+
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "core/cpu/row_products.cc"
 #include "hwy/foreach_target.h"
 // Highway asks for this order.
+#include "hwy/cache_control.h"
 #include "hwy/highway.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -43,6 +46,31 @@ HWY_INLINE V<T> LoadPart(const T* p, int64_t count) {
   std::copy_n(p, count, lane);
   return hn::Load(d, lane);
 #endif
+}
+
+// Elements of b as the vectors that a's are multiplied by.
+template <typename T>
+HWY_INLINE V<T> LoadWeights(const T* p) {
+  return hn::LoadU(Tag<T>(), p);
+}
+
+HWY_INLINE V<float> LoadWeights(const BFloat16* p) {
+  const Tag<float> f32;
+  const hn::RebindToUnsigned<Tag<float>> u32;
+  const hn::Rebind<uint16_t, Tag<float>> u16;
+  const auto bits = hn::LoadU(u16, reinterpret_cast<const uint16_t*>(p));
+  return hn::BitCast(f32, hn::ShiftLeft<16>(hn::PromoteTo(u32, bits)));
+}
+
+template <typename T>
+HWY_INLINE V<T> LoadWeightsPart(const T* p, int64_t count) {
+  return LoadPart(p, count);
+}
+
+HWY_INLINE V<float> LoadWeightsPart(const BFloat16* p, int64_t count) {
+  BFloat16 lane[HWY_MAX_BYTES / sizeof(float)] = {};
+  std::copy_n(p, count, lane);
+  return LoadWeights(lane);
 }
 
 template <typename T>
@@ -90,16 +118,19 @@ HWY_INLINE void SumFour(V<T> v0, V<T> v1, V<T> v2, V<T> v3, T* out) {
 
 // A tile of kRows rows and, of kDotColumns columns, the first `columns`. The
 // others repeat the last, so that every element is made alike.
-template <typename T, int kRows>
-HWY_INLINE void DotTile(const RowProductArgs<T>& g, int64_t row, int64_t column,
-                        int64_t columns) {
+// With kFetch it asks for the columns behind, which memory is too slow to have
+// ready: the processor does not guess four streams that end after a few pages.
+template <typename T, typename W, int kRows, bool kFetch>
+HWY_INLINE void DotTile(const RowProductArgs<T, W>& g, int64_t row,
+                        int64_t column, int64_t columns) {
   const Tag<T> d;
   const int64_t lanes = hn::Lanes(d);
-  const T* const b0 = g.b + column * g.ldb;
-  const T* const b1 = b0 + std::min<int64_t>(1, columns - 1) * g.ldb;
-  const T* const b2 = b0 + std::min<int64_t>(2, columns - 1) * g.ldb;
-  const T* const b3 = b0 + (columns - 1) * g.ldb;
+  const W* const b0 = g.b + column * g.ldb;
+  const W* const b1 = b0 + std::min<int64_t>(1, columns - 1) * g.ldb;
+  const W* const b2 = b0 + std::min<int64_t>(2, columns - 1) * g.ldb;
+  const W* const b3 = b0 + (columns - 1) * g.ldb;
   const T* const a = g.a + row * g.lda;
+  const int64_t ahead = kDotColumns * g.ldb;
   V<T> s00 = hn::Zero(d), s01 = s00, s02 = s00, s03 = s00;
   V<T> s10 = s00, s11 = s00, s12 = s00, s13 = s00;
   V<T> s20 = s00, s21 = s00, s22 = s00, s23 = s00;
@@ -118,12 +149,14 @@ HWY_INLINE void DotTile(const RowProductArgs<T>& g, int64_t row, int64_t column,
                             s12 = hn::MulAdd(x1, y2, s12);
                             s13 = hn::MulAdd(x1, y3, s13);
                           }
-                          if constexpr (kRows >= 4) {
+                          if constexpr (kRows >= 3) {
                             const V<T> x2 = load(a + 2 * g.lda);
                             s20 = hn::MulAdd(x2, y0, s20);
                             s21 = hn::MulAdd(x2, y1, s21);
                             s22 = hn::MulAdd(x2, y2, s22);
                             s23 = hn::MulAdd(x2, y3, s23);
+                          }
+                          if constexpr (kRows >= 4) {
                             const V<T> x3 = load(a + 3 * g.lda);
                             s30 = hn::MulAdd(x3, y0, s30);
                             s31 = hn::MulAdd(x3, y1, s31);
@@ -133,14 +166,20 @@ HWY_INLINE void DotTile(const RowProductArgs<T>& g, int64_t row, int64_t column,
                         };
   int64_t i = 0;
   for (; i + lanes <= g.k; i += lanes) {
-    step(hn::LoadU(d, b0 + i), hn::LoadU(d, b1 + i), hn::LoadU(d, b2 + i),
-         hn::LoadU(d, b3 + i),
+    if constexpr (kFetch) {
+      hwy::Prefetch(b0 + ahead + i);
+      hwy::Prefetch(b1 + ahead + i);
+      hwy::Prefetch(b2 + ahead + i);
+      hwy::Prefetch(b3 + ahead + i);
+    }
+    step(LoadWeights(b0 + i), LoadWeights(b1 + i), LoadWeights(b2 + i),
+         LoadWeights(b3 + i),
          [&](const T* p) HWY_ATTR { return hn::LoadU(d, p + i); });
   }
   if (i < g.k) {
     const int64_t rest = g.k - i;
-    step(LoadPart(b0 + i, rest), LoadPart(b1 + i, rest), LoadPart(b2 + i, rest),
-         LoadPart(b3 + i, rest),
+    step(LoadWeightsPart(b0 + i, rest), LoadWeightsPart(b1 + i, rest),
+         LoadWeightsPart(b2 + i, rest), LoadWeightsPart(b3 + i, rest),
          [&](const T* p) HWY_ATTR { return LoadPart(p + i, rest); });
   }
   T* const c = g.c + row * g.ldc + column;
@@ -155,23 +194,38 @@ HWY_INLINE void DotTile(const RowProductArgs<T>& g, int64_t row, int64_t column,
   };
   store(s00, s01, s02, s03, c);
   if constexpr (kRows >= 2) store(s10, s11, s12, s13, c + g.ldc);
-  if constexpr (kRows >= 4) {
-    store(s20, s21, s22, s23, c + 2 * g.ldc);
-    store(s30, s31, s32, s33, c + 3 * g.ldc);
+  if constexpr (kRows >= 3) store(s20, s21, s22, s23, c + 2 * g.ldc);
+  if constexpr (kRows >= 4) store(s30, s31, s32, s33, c + 3 * g.ldc);
+}
+
+template <typename T, typename W, bool kFetch>
+HWY_INLINE void DotRows(const RowProductArgs<T, W>& g, int64_t row, int rows,
+                        int64_t column, int64_t columns) {
+  switch (rows) {
+    case 1:
+      return DotTile<T, W, 1, kFetch>(g, row, column, columns);
+    case 2:
+      return DotTile<T, W, 2, kFetch>(g, row, column, columns);
+    case 3:
+      return DotTile<T, W, 3, kFetch>(g, row, column, columns);
+    default:
+      return DotTile<T, W, kTileRows, kFetch>(g, row, column, columns);
   }
 }
 
 // Columns outside, rows inside: four rows of b stay in the first cache while
-// all rows of a pass.
-template <typename T>
-void ByDots(const RowProductArgs<T>& g) {
+// all rows of a pass. An expert often has few rows, so the rest is one tile.
+template <typename T, typename W>
+void ByDots(const RowProductArgs<T, W>& g) {
   for (int64_t column = 0; column < g.n; column += kDotColumns) {
     const int64_t columns = std::min(kDotColumns, g.n - column);
-    int64_t row = 0;
-    for (; row + kTileRows <= g.m; row += kTileRows) {
-      DotTile<T, kTileRows>(g, row, column, columns);
+    const auto rows = [&](int64_t row) HWY_ATTR {
+      return static_cast<int>(std::min(kTileRows, g.m - row));
+    };
+    if (g.m > 0) DotRows<T, W, true>(g, 0, rows(0), column, columns);
+    for (int64_t row = kTileRows; row < g.m; row += kTileRows) {
+      DotRows<T, W, false>(g, row, rows(row), column, columns);
     }
-    for (; row < g.m; ++row) DotTile<T, 1>(g, row, column, columns);
   }
 }
 
@@ -263,13 +317,19 @@ void BySums(const RowProductArgs<T>& g) {
 }
 
 const RowProducts<float>& FloatProducts() {
-  static constexpr RowProducts<float> table = {&ByDots<float>, &BySums<float>};
+  static constexpr RowProducts<float> table = {&ByDots<float, float>,
+                                               &BySums<float>};
   return table;
 }
 
 const RowProducts<double>& DoubleProducts() {
-  static constexpr RowProducts<double> table = {&ByDots<double>,
+  static constexpr RowProducts<double> table = {&ByDots<double, double>,
                                                 &BySums<double>};
+  return table;
+}
+
+const NarrowRowProducts& NarrowProducts() {
+  static constexpr NarrowRowProducts table = {&ByDots<float, BFloat16>};
   return table;
 }
 
@@ -282,6 +342,7 @@ namespace strata {
 
 HWY_EXPORT(FloatProducts);
 HWY_EXPORT(DoubleProducts);
+HWY_EXPORT(NarrowProducts);
 
 template <>
 const RowProducts<float>& RowProducts<float>::Get() {
@@ -294,6 +355,12 @@ template <>
 const RowProducts<double>& RowProducts<double>::Get() {
   static const RowProducts<double>& table =
       HWY_DYNAMIC_DISPATCH(DoubleProducts)();
+  return table;
+}
+
+const NarrowRowProducts& NarrowRowProducts::Get() {
+  static const NarrowRowProducts& table =
+      HWY_DYNAMIC_DISPATCH(NarrowProducts)();
   return table;
 }
 

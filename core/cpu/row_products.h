@@ -9,6 +9,10 @@
 // by_sums one chain. Tiles of rows and columns only share loads. So no
 // remainder of a tile rounds otherwise, which is what Gemm cannot promise.
 //
+// Of by_dots, b may be BF16 beside floats: it is widened in registers, which is
+// exact, so the result is that of the widened b bit for bit, and weights are
+// read at two bytes each.
+//
 // Row-major; ld* are the distances between rows. One call runs on the calling
 // thread. Vectors differ in width between machines, so by_dots may differ in
 // rounding there.
@@ -18,14 +22,16 @@
 
 #include <cstdint>
 
+#include "core/tensor/bfloat16.h"
+
 namespace strata {
 
-template <typename T>
+template <typename T, typename W = T>
 struct RowProductArgs {
   int64_t m = 0, n = 0, k = 0;
   const T* a = nullptr;
   int64_t lda = 0;
-  const T* b = nullptr;
+  const W* b = nullptr;
   int64_t ldb = 0;
   T* c = nullptr;
   int64_t ldc = 0;
@@ -39,6 +45,13 @@ struct RowProducts {
 
   void (*by_dots)(const RowProductArgs<T>& args);
   void (*by_sums)(const RowProductArgs<T>& args);
+};
+
+struct NarrowRowProducts {
+  // The table for this processor.
+  static const NarrowRowProducts& Get();
+
+  void (*by_dots)(const RowProductArgs<float, BFloat16>& args);
 };
 
 }  // namespace strata

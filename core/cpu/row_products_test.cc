@@ -6,6 +6,7 @@
 #include <random>
 #include <vector>
 
+#include "core/tensor/bfloat16.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
@@ -35,7 +36,7 @@ constexpr int64_t kSizes[] = {1, 3, 4, 5, 15, 16, 17, 31, 32, 33, 50};
 TYPED_TEST(RowProductsTest, AgreesWithALoopAndRowByRowBitForBit) {
   using T = TypeParam;
   const RowProducts<T>& products = RowProducts<T>::Get();
-  for (const int64_t m : {1, 3, 4, 5, 9}) {
+  for (const int64_t m : {1, 2, 3, 4, 5, 7, 9}) {
     for (const int64_t n : kSizes) {
       for (const int64_t k : kSizes) {
         const int64_t lda = k + 3, ldc = n + 2;
@@ -124,6 +125,32 @@ TYPED_TEST(RowProductsTest, ADotDoesNotDependOnTheOtherColumns) {
     g.c = some.data();
     RowProducts<T>::Get().by_dots(g);
     EXPECT_EQ(some, std::vector<T>(all.begin(), all.begin() + n));
+  }
+}
+
+TEST(NarrowRowProductsTest, AreProductsByTheWidenedWeightsBitForBit) {
+  for (const int64_t m : {1, 2, 3, 4, 5, 7, 9}) {
+    for (const int64_t n : kSizes) {
+      for (const int64_t k : kSizes) {
+        const std::vector<float> a = Normal<float>(m * k, 1);
+        std::vector<float> wide = Normal<float>(n * k, 2);
+        std::vector<BFloat16> narrow;
+        for (float& x : wide) {
+          narrow.push_back(RoundToBFloat16(x));
+          x = Widen(narrow.back());
+        }
+        std::vector<float> want(m * n), got = want;
+        RowProductArgs<float> g;
+        g.m = m, g.n = n, g.k = g.lda = g.ldb = k;
+        g.a = a.data(), g.b = wide.data(), g.c = want.data(), g.ldc = n;
+        RowProducts<float>::Get().by_dots(g);
+        RowProductArgs<float, BFloat16> h;
+        h.m = m, h.n = n, h.k = h.lda = h.ldb = k;
+        h.a = a.data(), h.b = narrow.data(), h.c = got.data(), h.ldc = n;
+        NarrowRowProducts::Get().by_dots(h);
+        EXPECT_EQ(got, want) << m << " " << n << " " << k;
+      }
+    }
   }
 }
 

@@ -45,18 +45,20 @@ absl::StatusOr<ApiKeys> ApiKeys::Parse(absl::string_view text) {
   return keys;
 }
 
-bool ApiKeys::Contains(absl::string_view key) const {
+int ApiKeys::Find(absl::string_view key) const {
   const std::string hash = Sha256Hex(key);
-  unsigned found = 0;
-  for (const std::string& known : hashes_) {
+  int found = -1;
+  for (size_t k = 0; k < hashes_.size(); ++k) {
     unsigned difference = 0;
     for (size_t i = 0; i < kHexDigits; ++i) {
-      difference |= static_cast<unsigned char>(known[i]) ^
+      difference |= static_cast<unsigned char>(hashes_[k][i]) ^
                     static_cast<unsigned char>(hash[i]);
     }
-    found |= difference == 0;
+    // All ones if there is no difference.
+    const int same = -static_cast<int>(difference == 0);
+    found = (same & static_cast<int>(k)) | (~same & found);
   }
-  return found != 0;
+  return found;
 }
 
 }  // namespace strata

@@ -23,8 +23,10 @@ class ApiKeys {
   // and a name that is optional, or if there is no key at all.
   static absl::StatusOr<ApiKeys> Parse(absl::string_view text);
 
-  // Whether `key` is one of them. Takes as long whichever it is.
-  bool Contains(absl::string_view key) const;
+  // Which of them `key` is, from 0; -1 if it is none. Takes as long whichever
+  // it is.
+  int Find(absl::string_view key) const;
+  bool Contains(absl::string_view key) const { return Find(key) >= 0; }
 
  private:
   std::vector<std::string> hashes_;  // In lower case.

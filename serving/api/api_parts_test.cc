@@ -9,6 +9,7 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "absl/time/time.h"
 #include "core/base/files.h"
 #include "core/base/sha256.h"
 #include "core/testing/status_matchers.h"
@@ -19,6 +20,7 @@
 #include "serving/api/api_keys.h"
 #include "serving/api/api_request.h"
 #include "serving/api/fields.h"
+#include "serving/api/rate_limiter.h"
 #include "serving/api/text_codec.h"
 
 namespace strata {
@@ -81,7 +83,73 @@ TEST(AnswerTextTest, NeverEndsInsideACharacter) {
       << "half a character becomes U+FFFD, which stops";
 }
 
+// --- TextCodec::Bytes ---
+
+// Of both kinds of vocabulary: what tokens add inside a text.
+TEST(TextCodecTest, TellsTheBytesOfTokens) {
+  EXPECT_EQ(ByteCodec()->Bytes('a'), "a");
+  EXPECT_EQ(ByteCodec()->Bytes(0xE2), "\xE2");
+  EXPECT_EQ(ByteCodec()->Bytes(0), "") << "the boundary is no text";
+
+  const std::string dir = absl::StrCat(testing::TempDir(), "/bytes_of_tokens");
+  const auto load = [&](const nlohmann::json& json) {
+    std::filesystem::create_directories(dir);
+    EXPECT_THAT(
+        WriteFileAtomically(absl::StrCat(dir, "/tokenizer.json"), json.dump()),
+        IsOk());
+    auto codec = LoadTextCodec(dir, 1000);
+    EXPECT_THAT(codec, IsOk());
+    return *std::move(codec);
+  };
+  nlohmann::json levels = ByteLevelJson({"\u0120 a"});
+  const int special =
+      AddToken(levels, "<end>", nlohmann::json{{"special", true}});
+  const auto byte_level = load(levels);
+  EXPECT_EQ(byte_level->Bytes(0xE2), "\xE2");
+  EXPECT_EQ(byte_level->Bytes(256), " a");
+  EXPECT_EQ(byte_level->Bytes(special), "");
+  EXPECT_EQ(byte_level->Bytes(999), "");
+
+  const auto piece = load(SentencePieceJson({"\u2581", "a"}, {"\u2581 a"}));
+  EXPECT_EQ(piece->Bytes(3 + 0xE2), "\xE2");
+  EXPECT_EQ(piece->Bytes(259), " ");
+  EXPECT_EQ(piece->Bytes(261), " a");
+}
+
+// --- RateLimiter ---
+
+TEST(RateLimiterTest, LetsAMinutesRequestsPassAtOnceThenAsTheBucketFills) {
+  RateLimiter limiter(/*per_minute=*/6);
+  const absl::Time start = absl::UnixEpoch();
+  for (int i = 0; i < 6; ++i) {
+    EXPECT_EQ(limiter.Take("a", start), absl::ZeroDuration());
+  }
+  EXPECT_EQ(limiter.Take("a", start), absl::Seconds(10));
+  EXPECT_EQ(limiter.Take("b", start), absl::ZeroDuration());
+  EXPECT_EQ(limiter.Take("a", start + absl::Seconds(4)), absl::Seconds(6));
+  EXPECT_EQ(limiter.Take("a", start + absl::Seconds(10)), absl::ZeroDuration());
+  EXPECT_GT(limiter.Take("a", start + absl::Seconds(10)), absl::ZeroDuration());
+}
+
+TEST(RateLimiterTest, ForgetsWhoHasNotAskedForAMinute) {
+  RateLimiter limiter(1);
+  const absl::Time start = absl::UnixEpoch();
+  for (int i = 0; i < 100; ++i) limiter.Take(absl::StrCat(i), start);
+  EXPECT_EQ(limiter.num_clients(), 100);
+  limiter.Take("x", start + absl::Minutes(2));
+  EXPECT_EQ(limiter.num_clients(), 1);
+}
+
 // --- ApiKeys ---
+
+TEST(ApiKeysTest, SaysWhichKeyItIs) {
+  const auto keys = ApiKeys::Parse(
+      absl::StrCat(Sha256Hex("one"), "\n", Sha256Hex("two"), "\n"));
+  ASSERT_THAT(keys, IsOk());
+  EXPECT_EQ(keys->Find("one"), 0);
+  EXPECT_EQ(keys->Find("two"), 1);
+  EXPECT_EQ(keys->Find("three"), -1);
+}
 
 TEST(ApiKeysTest, KnowsItsKeysInEitherCaseOfTheirHash) {
   std::string hash = Sha256Hex("two");

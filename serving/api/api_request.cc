@@ -69,6 +69,56 @@ void ReadBias(Fields& fields, RequestSampling& sampling) {
   }
 }
 
+// Sets the constraint, if any.
+absl::Status ReadResponseFormat(const Json& format, const ApiLimits& limits,
+                                RequestSampling& sampling) {
+  if (format.is_null()) return absl::OkStatus();
+  constexpr char kWanted[] =
+      "; want {\"type\": \"text\"}, {\"type\": \"json_object\"}, or "
+      "{\"type\": \"json_schema\", \"json_schema\": {\"schema\": ...}}";
+  if (!format.is_object()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("response_format is ", Shown(format), kWanted));
+  }
+  Fields fields(format);
+  const std::string type = fields.String("type", "");
+  const Json& named = fields.Any("json_schema");
+  const absl::Status status = fields.Finish();
+  if (!status.ok()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("response_format: ", status.message()));
+  }
+  if (type == "text") return absl::OkStatus();
+  Json schema = {{"type", "object"}};
+  std::string path = "response_format";
+  if (type == "json_schema") {
+    path = "response_format.json_schema";
+    if (!named.is_object() || !named.contains("schema")) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          path, " is ", Shown(named), "; want an object with a schema"));
+    }
+    Fields inner(named);
+    inner.String("name", "");
+    inner.String("description", "");
+    inner.Bool("strict", true);  // It always is.
+    schema = inner.Any("schema");
+    const absl::Status known = inner.Finish();
+    if (!known.ok()) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(path, ": ", known.message()));
+    }
+    path += ".schema";
+  } else if (type != "json_object") {
+    return absl::InvalidArgumentError(
+        absl::StrCat("response_format.type is ", Shown(type), kWanted));
+  }
+  if (limits.schemas == nullptr) {
+    return absl::InvalidArgumentError("response_format is not supported here");
+  }
+  ASSIGN_OR_RETURN(sampling.constraint, limits.schemas->Get(schema, path));
+  return absl::OkStatus();
+}
+
 // What both endpoints have.
 void ReadCommon(Fields& fields, const TextCodec& codec, const ApiLimits& limits,
                 ApiRequest& request) {
@@ -132,60 +182,35 @@ void ReadCommon(Fields& fields, const TextCodec& codec, const ApiLimits& limits,
 }
 
 absl::StatusOr<std::vector<int32_t>> ReadIds(const Json& ids,
+                                             const std::string& field,
                                              int64_t vocab_size) {
   std::vector<int32_t> tokens;
   for (const Json& id : ids) {
     if (!id.is_number_integer() || id.get<int64_t>() < 0 ||
         id.get<int64_t>() >= vocab_size) {
       return absl::InvalidArgumentError(absl::StrCat(
-          "prompt has token ", Shown(id), "; want 0 to ", vocab_size - 1));
+          field, " has token ", Shown(id), "; want 0 to ", vocab_size - 1));
     }
     tokens.push_back(id.get<int32_t>());
   }
   return tokens;
 }
 
-absl::Status AddPrompt(const Json& prompt, const TextCodec& codec,
-                       const ApiLimits& limits, ApiRequest& request) {
+absl::Status AddPrompt(const Json& prompt, const std::string& field,
+                       const TextCodec& codec, const ApiLimits& limits,
+                       ApiRequest& request) {
   if (prompt.is_string()) {
     request.prompt_texts.push_back(prompt.get<std::string>());
     request.prompts.push_back(codec.Encode(request.prompt_texts.back()));
     return absl::OkStatus();
   }
   ASSIGN_OR_RETURN(std::vector<int32_t> tokens,
-                   ReadIds(prompt, limits.vocab_size));
+                   ReadIds(prompt, field, limits.vocab_size));
   const auto text = codec.NewText({});
   std::string shown;
   for (const int32_t token : tokens) shown += text->Push(token);
   request.prompt_texts.push_back(shown + text->Finish());
   request.prompts.push_back(std::move(tokens));
-  return absl::OkStatus();
-}
-
-// A string, a list of ids, or a list of either.
-absl::Status ReadPrompts(const Json& prompt, const TextCodec& codec,
-                         const ApiLimits& limits, ApiRequest& request) {
-  const bool list = prompt.is_array() && !prompt.empty() &&
-                    (prompt[0].is_string() || prompt[0].is_array());
-  if (!list && !prompt.is_string() && !prompt.is_array()) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("prompt is ", Shown(prompt),
-                     "; want a string, a list of token ids, or a list of "
-                     "either"));
-  }
-  if (!list) return AddPrompt(prompt, codec, limits, request);
-  if (static_cast<int64_t>(prompt.size()) > kMaxPrompts) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "prompt has ", prompt.size(), " texts; want at most ", kMaxPrompts));
-  }
-  for (const Json& one : prompt) {
-    if (one.type() != prompt[0].type()) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("prompt has ", Shown(one), " beside ", Shown(prompt[0]),
-                       "; want all of one kind"));
-    }
-    RETURN_IF_ERROR(AddPrompt(one, codec, limits, request));
-  }
   return absl::OkStatus();
 }
 
@@ -233,6 +258,33 @@ absl::StatusOr<Json> ReadMessages(const Json& messages) {
 
 }  // namespace
 
+absl::Status ReadPrompts(const Json& prompt, const std::string& field,
+                         const TextCodec& codec, const ApiLimits& limits,
+                         ApiRequest& request) {
+  const bool list = prompt.is_array() && !prompt.empty() &&
+                    (prompt[0].is_string() || prompt[0].is_array());
+  if (!list && !prompt.is_string() && !prompt.is_array()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(field, " is ", Shown(prompt),
+                     "; want a string, a list of token ids, or a list of "
+                     "either"));
+  }
+  if (!list) return AddPrompt(prompt, field, codec, limits, request);
+  if (static_cast<int64_t>(prompt.size()) > kMaxPrompts) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        field, " has ", prompt.size(), " texts; want at most ", kMaxPrompts));
+  }
+  for (const Json& one : prompt) {
+    if (one.type() != prompt[0].type()) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(field, " has ", Shown(one), " beside ", Shown(prompt[0]),
+                       "; want all of one kind"));
+    }
+    RETURN_IF_ERROR(AddPrompt(one, field, codec, limits, request));
+  }
+  return absl::OkStatus();
+}
+
 absl::StatusOr<ApiRequest> ReadApiRequest(bool chat, absl::string_view body,
                                           const TextCodec& codec,
                                           const ApiLimits& limits) {
@@ -272,12 +324,14 @@ absl::StatusOr<ApiRequest> ReadApiRequest(bool chat, absl::string_view body,
     }
   }
   request.engine.max_new_tokens = max_tokens;
+  const Json& format = fields.Any("response_format");
   RETURN_IF_ERROR(fields.Finish());
   if (model != limits.model) {
     return absl::NotFoundError(absl::StrCat(
         "model ", Shown(model), " is not here; this is ", Shown(limits.model)));
   }
   RETURN_IF_ERROR(Validate(request.engine.sampling, limits.vocab_size));
+  RETURN_IF_ERROR(ReadResponseFormat(format, limits, request.engine.sampling));
   if (chat) {
     ASSIGN_OR_RETURN(const Json messages, ReadMessages(fields.Any("messages")));
     ASSIGN_OR_RETURN(std::vector<int32_t> tokens, codec.EncodeChat(messages));
@@ -285,7 +339,8 @@ absl::StatusOr<ApiRequest> ReadApiRequest(bool chat, absl::string_view body,
     request.prompt_texts.push_back("");
     return request;
   }
-  RETURN_IF_ERROR(ReadPrompts(fields.Any("prompt"), codec, limits, request));
+  RETURN_IF_ERROR(
+      ReadPrompts(fields.Any("prompt"), "prompt", codec, limits, request));
   return request;
 }
 

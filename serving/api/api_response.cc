@@ -26,10 +26,12 @@ Json ReasonJson(absl::string_view reason) {
 Json Head(const ResponseHead& head, bool chunk) {
   std::string object = head.chat ? "chat.completion" : "text_completion";
   if (head.chat && chunk) object += ".chunk";
-  return {{"id", head.id},
-          {"object", object},
-          {"created", head.created},
-          {"model", head.model}};
+  Json json = {{"id", head.id},
+               {"object", object},
+               {"created", head.created},
+               {"model", head.model}};
+  if (!head.version.empty()) json["system_fingerprint"] = head.version;
+  return json;
 }
 
 Json ChatToken(const TokenLogprob& logprob, const TextCodec& codec) {

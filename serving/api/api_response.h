@@ -51,6 +51,7 @@ struct ResponseHead {
   std::string id;
   int64_t created = 0;  // Unix seconds.
   std::string model;
+  std::string version;  // Of the model; empty: not told.
 };
 
 // One choice of a whole answer. `finish_reason` is "stop" or "length".

@@ -5,6 +5,7 @@
 
 #include <atomic>
 #include <cerrno>
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <exception>
@@ -28,8 +29,14 @@
 #include "serving/api/api_request.h"
 #include "serving/api/api_response.h"
 #include "serving/api/client_socket.h"
+#include "serving/api/features.h"
 #include "serving/api/fields.h"
+#include "serving/api/rate_limiter.h"
+#include "serving/api/served_model.h"
+#include "serving/api/served_versions.h"
 #include "serving/api/server_metrics.h"
+#include "serving/monitor/serving_monitor.h"
+#include "serving/monitor/webhook.h"
 
 namespace strata {
 namespace {
@@ -49,6 +56,7 @@ struct RequestNote {
   absl::Time start;
   std::string id;
   Usage usage;
+  int key = -1;  // Which of the API keys it showed.
 };
 RequestNote& Note() {
   thread_local RequestNote note;
@@ -96,19 +104,28 @@ std::string MessageFor(int status, const httplib::Request& request) {
 
 class Server::Impl {
  public:
-  Impl(const ServerOptions& options, const TextCodec& codec, Engine& engine)
+  Impl(const ServerOptions& options, std::shared_ptr<ServedModel> model)
       : options_(options),
-        codec_(codec),
-        engine_(engine),
+        versions_(std::move(model)),
         metrics_(options.model),
         created_(absl::ToUnixSeconds(absl::Now())) {
-    limits_.model = options.model;
-    limits_.vocab_size = engine.config().vocab_size();
-    limits_.max_tokens = engine.max_tokens();
-    limits_.max_seconds = options.max_seconds;
+    if (options.requests_per_minute > 0) {
+      limiter_ = std::make_unique<RateLimiter>(options.requests_per_minute);
+    }
   }
 
   absl::Status Bind() {
+    if (!options_.webhook.empty()) {
+      ASSIGN_OR_RETURN(webhook_, Webhook::Create(options_.webhook));
+    }
+    MonitorOptions monitor;
+    monitor.period = options_.monitor_period;
+    monitor.ranks = options_.ranks;
+    monitor.on_alarm = [this](const Json& alarm) {
+      if (options_.log) options_.log(alarm.dump());
+      if (webhook_ != nullptr) webhook_->Send(alarm);
+    };
+    monitor_ = std::make_unique<ServingMonitor>(std::move(monitor));
     if (options_.tls_certificate.empty() && options_.tls_key.empty()) {
       return BindTo<httplib::Server>();
     }
@@ -117,16 +134,22 @@ class Server::Impl {
   }
 
   int port() const { return port_; }
+  ServedVersions& versions() { return versions_; }
 
   void Run() {
     began_ = true;
+    monitor_->Start([this] {
+      const auto model = versions_.Current();
+      return MonitorSample{model->version, versions_.Stats(),
+                           model->engine.gate_loads()};
+    });
     if (!stopping_) http_->listen_after_bind();
     ended_ = true;
   }
 
   void Stop(absl::Duration grace) {
     draining_ = true;
-    engine_.Drain(absl::Now() + grace);
+    versions_.Drain(absl::Now() + grace);
     stopping_ = true;
     // The library ignores a stop that comes before it runs.
     while (began_ && !ended_ && !http_->is_running()) {
@@ -177,7 +200,8 @@ class Server::Impl {
           static std::atomic<uint64_t> count{0};
           Note() = {absl::Now(),
                     absl::StrFormat("%016x", HashCounter(start, ++count)),
-                    {}};
+                    {},
+                    -1};
           response.set_header("X-Request-Id", Note().id);
           return httplib::Server::HandlerResponse::Unhandled;
         });
@@ -200,16 +224,18 @@ class Server::Impl {
   }
 
   void AddRoutes() {
-    const auto post = [this](const char* path, auto handler) {
+    const auto post = [this](const std::string& path, auto handler) {
       http_->Post(path, [this, handler](const httplib::Request& request,
                                         httplib::Response& response) {
-        if (Allowed(request, response)) handler(request, response);
+        if (Allowed(request, response) && InRate(request, response)) {
+          handler(request, response);
+        }
       });
     };
-    const auto get = [this](const char* path, auto handler) {
+    const auto get = [this](const std::string& path, auto handler) {
       http_->Get(path, [this, handler](const httplib::Request& request,
                                        httplib::Response& response) {
-        if (Allowed(request, response)) handler(response);
+        if (Allowed(request, response)) handler(request, response);
       });
     };
     post("/v1/completions", [this](const auto& request, auto& response) {
@@ -218,68 +244,197 @@ class Server::Impl {
     post("/v1/chat/completions", [this](const auto& request, auto& response) {
       Complete(/*chat=*/true, request, response);
     });
+    post("/v1/embeddings", [this](const auto& request, auto& response) {
+      AnswerFeatures(request, response, [&](ServedModel& model, auto left) {
+        return Embed(request.body, model.codec, model.engine, LimitsOf(model),
+                     left, Note().usage);
+      });
+    });
     post("/tokenize", [this](const auto& request, auto& response) {
       Tokenize(request, response);
     });
-    get("/v1/models", [this](auto& response) {
+    get("/v1/models", [this](const auto& request, auto& response) {
       response.set_content(
           Json{{"object", "list"}, {"data", Json::array({ModelObject()})}}
               .dump(),
           kJson);
     });
-    http_->Get(R"(/v1/models/(.+))", [this](const httplib::Request& request,
-                                            httplib::Response& response) {
-      if (!Allowed(request, response)) return;
-      if (request.matches[1] != options_.model) {
-        return SetError(
-            response, 404,
-            absl::StrCat("model ", Shown(std::string(request.matches[1])),
-                         " is not here"));
-      }
+    get(R"(/v1/models/(.+))", [this](const auto& request, auto& response) {
+      if (!IsOurs(request, response)) return;
       response.set_content(ModelObject().dump(), kJson);
     });
+    AddInferRoutes(post, get);
+    AddAdminRoutes();
     http_->Get("/health", [](const auto& request, auto& response) {
       response.set_content("{}", kJson);
     });
     http_->Get("/ready", [this](const auto& request, auto& response) {
-      if (draining_) {
-        return SetError(response, 503, "the server is shutting down");
-      }
-      response.set_content("{}", kJson);
+      SayReady(response);
     });
     http_->Get("/metrics", [this](const auto& request, auto& response) {
-      response.set_content(metrics_.Text(engine_.stats()),
+      response.set_content(metrics_.Text(versions_.Stats()) +
+                               monitor_->MetricsText(options_.model),
                            "text/plain; version=0.0.4; charset=utf-8");
     });
+    http_->Get("/alarms", [this](const auto& request, auto& response) {
+      response.set_content(monitor_->Alarms().dump(), kJson);
+    });
+  }
+
+  // The Open Inference Protocol, version 2.
+  template <typename Post, typename Get>
+  void AddInferRoutes(const Post& post, const Get& get) {
+    http_->Get("/v2/health/live", [](const auto& request, auto& response) {
+      response.set_content("{}", kJson);
+    });
+    http_->Get("/v2/health/ready", [this](const auto& request, auto& response) {
+      SayReady(response);
+    });
+    http_->Get("/v2", [](const auto& request, auto& response) {
+      response.set_content(
+          Json{{"name", "strata"}, {"extensions", Json::array()}}.dump(),
+          kJson);
+    });
+    get("/v2/models/([^/]+)", [this](const auto& request, auto& response) {
+      if (!IsOurs(request, response)) return;
+      const auto model = versions_.Current();
+      response.set_content(
+          InferMetadata(model->engine, LimitsOf(*model), model->version).dump(),
+          kJson);
+    });
+    get("/v2/models/([^/]+)/ready",
+        [this](const auto& request, auto& response) {
+          if (IsOurs(request, response)) SayReady(response);
+        });
+    post("/v2/models/([^/]+)/infer", [this](const auto& request,
+                                            auto& response) {
+      if (!IsOurs(request, response)) return;
+      AnswerFeatures(request, response, [&](ServedModel& model, auto left) {
+        return Infer(request.body, model.engine, LimitsOf(model), model.version,
+                     left, Note().usage);
+      });
+    });
+  }
+
+  // Loading takes as long as it takes; requests go on meanwhile.
+  void AddAdminRoutes() {
+    if (!options_.admin_keys.has_value()) return;
+    const auto admin = [this](const char* path, auto handler) {
+      http_->Post(path, [this, handler](const httplib::Request& request,
+                                        httplib::Response& response) {
+        if (HasKey(request, response, *options_.admin_keys) < 0) return;
+        const absl::StatusOr<std::string> version = handler(request);
+        if (!version.ok()) return SetError(response, version.status());
+        response.set_content(
+            Json{{"id", options_.model}, {"version", *version}}.dump(), kJson);
+      });
+    };
+    admin("/admin/load",
+          [this](const auto& request) -> absl::StatusOr<std::string> {
+            ASSIGN_OR_RETURN(const Json body, ParseBody(request.body));
+            Fields fields(body);
+            const std::string path = fields.String("path", "");
+            RETURN_IF_ERROR(fields.Finish());
+            if (!options_.load) {
+              return absl::FailedPreconditionError("nothing can be loaded");
+            }
+            ASSIGN_OR_RETURN(std::shared_ptr<ServedModel> model,
+                             options_.load(path));
+            const std::string version = model->version;
+            versions_.Swap(std::move(model));
+            return version;
+          });
+    admin("/admin/rollback",
+          [this](const auto& request) { return versions_.RollBack(); });
+  }
+
+  void SayReady(httplib::Response& response) {
+    if (draining_) {
+      return SetError(response, 503, "the server is shutting down");
+    }
+    response.set_content("{}", kJson);
+  }
+
+  // Which of `keys` the request shows; -1 if none, which is answered.
+  static int HasKey(const httplib::Request& request,
+                    httplib::Response& response, const ApiKeys& keys) {
+    constexpr absl::string_view kBearer = "Bearer ";
+    const std::string header = request.get_header_value("Authorization");
+    const int key =
+        absl::StartsWith(header, kBearer)
+            ? keys.Find(absl::string_view(header).substr(kBearer.size()))
+            : -1;
+    if (key < 0) {
+      response.set_header("WWW-Authenticate", "Bearer");
+      SetError(
+          response, 401,
+          "no API key, or a wrong one; want \"Authorization: Bearer KEY\"");
+    }
+    return key;
   }
 
   bool Allowed(const httplib::Request& request, httplib::Response& response) {
     if (!options_.keys.has_value()) return true;
-    constexpr absl::string_view kBearer = "Bearer ";
-    const std::string header = request.get_header_value("Authorization");
-    if (absl::StartsWith(header, kBearer) &&
-        options_.keys->Contains(
-            absl::string_view(header).substr(kBearer.size()))) {
-      return true;
-    }
-    response.set_header("WWW-Authenticate", "Bearer");
-    SetError(response, 401,
-             "no API key, or a wrong one; want \"Authorization: Bearer KEY\"");
+    Note().key = HasKey(request, response, *options_.keys);
+    return Note().key >= 0;
+  }
+
+  bool InRate(const httplib::Request& request, httplib::Response& response) {
+    if (limiter_ == nullptr) return true;
+    const std::string client =
+        Note().key >= 0 ? absl::StrCat(Note().key) : request.remote_addr;
+    const absl::Duration wait = limiter_->Take(client, absl::Now());
+    if (wait == absl::ZeroDuration()) return true;
+    const auto seconds =
+        static_cast<int64_t>(std::ceil(absl::ToDoubleSeconds(wait)));
+    response.set_header("Retry-After", absl::StrCat(seconds));
+    SetError(response, 429,
+             absl::StrCat("more than ", options_.requests_per_minute,
+                          " requests a minute; try again in ", seconds, " s"));
     return false;
   }
 
+  bool IsOurs(const httplib::Request& request, httplib::Response& response) {
+    if (request.matches[1] == options_.model) return true;
+    SetError(response, 404,
+             absl::StrCat("model ", Shown(std::string(request.matches[1])),
+                          " is not here"));
+    return false;
+  }
+
+  ApiLimits LimitsOf(ServedModel& model) const {
+    ApiLimits limits;
+    limits.model = options_.model;
+    limits.vocab_size = model.engine.config().vocab_size();
+    limits.max_tokens = model.engine.max_tokens();
+    limits.max_seconds = options_.max_seconds;
+    limits.schemas = &model.schemas;
+    return limits;
+  }
+
   Json ModelObject() const {
+    const auto model = versions_.Current();
     return {{"id", options_.model},
             {"object", "model"},
             {"created", created_},
             {"owned_by", "strata"},
-            {"max_model_len", limits_.max_tokens}};
+            {"max_model_len", model->engine.max_tokens()},
+            {"version", model->version}};
   }
+
+  // Of one answer. The model goes last.
+  struct Running {
+    std::shared_ptr<ServedModel> model;
+    std::unique_ptr<Answer> answer;
+  };
 
   void Complete(bool chat, const httplib::Request& http,
                 httplib::Response& response) {
+    auto running = std::make_shared<Running>();
+    running->model = versions_.Current();
+    ServedModel& model = *running->model;
     absl::StatusOr<ApiRequest> request =
-        ReadApiRequest(chat, http.body, codec_, limits_);
+        ReadApiRequest(chat, http.body, model.codec, LimitsOf(model));
     if (!request.ok()) return SetError(response, request.status());
     const bool stream = request->stream;
     ResponseHead head;
@@ -287,29 +442,44 @@ class Server::Impl {
     head.id = absl::StrCat(chat ? "chatcmpl-" : "cmpl-", Note().id);
     head.created = absl::ToUnixSeconds(absl::Now());
     head.model = options_.model;
-    auto started = Answer::Start(*std::move(request), std::move(head), codec_,
-                                 engine_, metrics_);
+    head.version = model.version;
+    auto started = Answer::Start(*std::move(request), std::move(head),
+                                 model.codec, model.engine, metrics_);
     if (!started.ok()) return SetError(response, started.status());
-    const std::shared_ptr<Answer> answer = *std::move(started);
+    running->answer = *std::move(started);
+    response.set_header("X-Model-Version", model.version);
     const int socket = FindSocketOfPeer(http.remote_addr, http.remote_port);
     if (!stream) {
       const absl::StatusOr<Json> whole =
-          answer->Whole([socket] { return PeerHasLeft(socket); });
-      Note().usage = answer->usage();
+          running->answer->Whole([socket] { return PeerHasLeft(socket); });
+      Note().usage = running->answer->usage();
       if (!whole.ok()) return SetError(response, whole.status());
       return response.set_content(whole->dump(), kJson);
     }
     response.set_header("Cache-Control", "no-cache");
     response.set_header("X-Accel-Buffering", "no");  // For nginx.
     response.set_chunked_content_provider(
-        kEventStream, [answer, socket](size_t offset, httplib::DataSink& sink) {
-          const Answer::Piece piece = answer->Next(kLook);
-          Note().usage = answer->usage();
+        kEventStream,
+        [running, socket](size_t offset, httplib::DataSink& sink) {
+          const Answer::Piece piece = running->answer->Next(kLook);
+          Note().usage = running->answer->usage();
           if (piece.text.empty() && !piece.done) return !PeerHasLeft(socket);
           if (!sink.write(piece.text.data(), piece.text.size())) return false;
           if (piece.done) sink.done();
           return true;
         });
+  }
+
+  template <typename Run>
+  void AnswerFeatures(const httplib::Request& http, httplib::Response& response,
+                      Run run) {
+    const auto model = versions_.Current();
+    const int socket = FindSocketOfPeer(http.remote_addr, http.remote_port);
+    const absl::StatusOr<Json> result =
+        run(*model, [socket] { return PeerHasLeft(socket); });
+    if (!result.ok()) return SetError(response, result.status());
+    response.set_header("X-Model-Version", model->version);
+    response.set_content(result->dump(), kJson);
   }
 
   void Tokenize(const httplib::Request& http, httplib::Response& response) {
@@ -322,15 +492,17 @@ class Server::Impl {
     const absl::Status status = fields.Finish();
     if (!status.ok()) return SetError(response, status);
     std::vector<int32_t> tokens;
+    const auto model = versions_.Current();
     if (messages.is_null()) {
-      tokens = codec_.Encode(text);
+      tokens = model->codec.Encode(text);
     } else {
-      absl::StatusOr<std::vector<int32_t>> chat = codec_.EncodeChat(messages);
+      absl::StatusOr<std::vector<int32_t>> chat =
+          model->codec.EncodeChat(messages);
       if (!chat.ok()) return SetError(response, chat.status());
       tokens = *std::move(chat);
     }
     response.set_content(Json{{"count", tokens.size()},
-                              {"max_model_len", limits_.max_tokens},
+                              {"max_model_len", model->engine.max_tokens()},
                               {"tokens", tokens}}
                              .dump(),
                          kJson);
@@ -347,6 +519,7 @@ class Server::Impl {
          absl::FormatTime(absl::RFC3339_sec, note.start, absl::UTCTimeZone())},
         {"id", note.id},
         {"client", request.remote_addr},
+        {"key", note.key < 0 ? Json(nullptr) : Json(note.key)},
         {"method", request.method},
         {"path", request.path},
         {"status", response.status},
@@ -357,11 +530,12 @@ class Server::Impl {
   }
 
   const ServerOptions options_;
-  const TextCodec& codec_;
-  Engine& engine_;
+  ServedVersions versions_;
   ServerMetrics metrics_;
   const int64_t created_;
-  ApiLimits limits_;
+  std::unique_ptr<RateLimiter> limiter_;
+  std::unique_ptr<Webhook> webhook_;
+  std::unique_ptr<ServingMonitor> monitor_;  // Tells the webhook.
   std::unique_ptr<httplib::Server> http_;
   int port_ = -1;
   std::atomic<bool> draining_{false};
@@ -374,13 +548,14 @@ Server::Server(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Server::~Server() = default;
 
 absl::StatusOr<std::unique_ptr<Server>> Server::Create(
-    const ServerOptions& options, const TextCodec& codec, Engine& engine) {
-  auto impl = std::make_unique<Impl>(options, codec, engine);
+    const ServerOptions& options, std::shared_ptr<ServedModel> model) {
+  auto impl = std::make_unique<Impl>(options, std::move(model));
   RETURN_IF_ERROR(impl->Bind());
   return std::unique_ptr<Server>(new Server(std::move(impl)));
 }
 
 int Server::port() const { return impl_->port(); }
+ServedVersions& Server::versions() { return impl_->versions(); }
 void Server::Run() { impl_->Run(); }
 void Server::Stop(absl::Duration grace) { impl_->Stop(grace); }
 

@@ -9,10 +9,13 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
 #include "core/base/status_macros.h"
+#include "core/tokenizer/byte_level.h"
 #include "core/tokenizer/chat_template.h"
 #include "core/tokenizer/model_tokenizer.h"
 #include "core/tokenizer/tokenizer.h"
@@ -62,6 +65,11 @@ class ByteCodec : public TextCodec {
   std::string Show(int32_t token) const override {
     return ToUtf8(std::string(1, static_cast<char>(token)));
   }
+
+  std::string Bytes(int32_t token) const override {
+    if (token == kBoundary) return "";
+    return std::string(1, static_cast<char>(token));
+  }
 };
 
 // --- tokenizer.json ---
@@ -85,6 +93,9 @@ class TokenizerCodec : public TextCodec {
       : tokenizer_(std::move(tokenizer)), chat_(std::move(chat)) {
     stop_ids_.assign(tokenizer_.end_tokens().begin(),
                      tokenizer_.end_tokens().end());
+    // Byte-level vocabularies have a token for each byte.
+    const int32_t space = tokenizer_.tokenizer().IdOf(ToByteLevel(" "));
+    is_byte_level_ = space != Bpe::kNoId && InsideText(space) == " ";
   }
 
   std::vector<int32_t> Encode(absl::string_view text) const override {
@@ -111,9 +122,34 @@ class TokenizerCodec : public TextCodec {
     return text.ok() ? *text : std::string();
   }
 
+  std::string Bytes(int32_t token) const override {
+    const Tokenizer& tokenizer = tokenizer_.tokenizer();
+    const std::string* const spelled = tokenizer.TokenOf(token);
+    if (spelled == nullptr || tokenizer.IsSpecial(token)) return "";
+    std::string bytes;
+    if (is_byte_level_) {
+      return FromByteLevel(*spelled, bytes) ? bytes : *spelled;
+    }
+    uint32_t byte = 0;
+    if (spelled->size() == 6 && absl::StartsWith(*spelled, "<0x") &&
+        spelled->back() == '>' &&
+        absl::SimpleHexAtoi(spelled->substr(3, 2), &byte)) {
+      return std::string(1, static_cast<char>(byte));
+    }
+    return InsideText(token);
+  }
+
  private:
+  // What a token is shown as where it does not begin the text.
+  std::string InsideText(int32_t token) const {
+    TextStream stream(tokenizer_.tokenizer());
+    stream.Skip({token});
+    return stream.Push(token) + stream.Finish();
+  }
+
   ModelTokenizer tokenizer_;
   std::optional<ChatTemplate> chat_;
+  bool is_byte_level_ = false;
 };
 
 }  // namespace

@@ -49,6 +49,10 @@ class TextCodec {
   // One token as it would be shown; U+FFFD where it is no whole character.
   virtual std::string Show(int32_t token) const = 0;
 
+  // The bytes that a token adds to a text which it does not begin; "" if it is
+  // a special one, or none.
+  virtual std::string Bytes(int32_t token) const = 0;
+
   // Tokens that end an answer.
   const std::vector<int32_t>& stop_ids() const { return stop_ids_; }
 

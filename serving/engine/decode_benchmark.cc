@@ -13,11 +13,9 @@
 // STRATA_PROFILE=1 in the environment, its time by operator goes to stderr.
 
 #include <algorithm>
-#include <cmath>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
-#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -26,22 +24,16 @@
 #include "absl/status/statusor.h"
 #include "benchmark/benchmark.h"
 #include "core/base/check.h"
-#include "core/base/status_macros.h"
-#include "core/checkpoint/weight_storage.h"
 #include "core/cpu/all_kernels.h"
 #include "core/cpu/cpu_backend.h"
-#include "core/graph/builder.h"
-#include "core/graph/graph.h"
 #include "core/model/config.h"
 #include "core/model/config.pb.h"
-#include "core/model/decoder.h"
 #include "core/model/init.h"
-#include "core/passes/narrow_weights.h"
 #include "core/runtime/program.h"
 #include "core/runtime/state_store.h"
-#include "core/tensor/bfloat16.h"
 #include "core/tensor/tensor.h"
 #include "core/testing/read_bandwidth.h"
+#include "serving/engine/benchmark_models.h"
 #include "serving/engine/generator.h"
 
 namespace strata {
@@ -54,63 +46,6 @@ double Median(std::vector<double> values) {
   CHECK(!values.empty());
   std::sort(values.begin(), values.end());
   return values[values.size() / 2];
-}
-
-// A mixture of experts as public ones are, at a billion parameters.
-ModelConfig Moe1b() {
-  ModelConfig config;
-  config.set_name("moe_1b");
-  config.set_vocab_size(32000);
-  config.set_d_model(1024);
-  config.set_num_layers(12);
-  config.set_max_seq_len(512);
-  config.set_norm_eps(1e-6);
-  AttentionConfig& attention = *config.mutable_attention();
-  attention.set_num_heads(16);
-  attention.set_num_kv_heads(4);
-  attention.set_head_dim(64);
-  attention.set_rope_theta(10000);
-  MoeConfig& moe = *config.mutable_moe();
-  moe.set_expert_width(384);
-  FlatRouterConfig& router = *moe.mutable_flat();
-  router.set_num_experts(64);
-  router.set_k(6);
-  router.set_normalize(true);
-  return config;
-}
-
-// Declares the model's parameters in BF16 where they can be, with random
-// numbers of variance 1 / fan-in; gains are 1.
-absl::Status FillNarrow(const ModelConfig& config, StateStore& store) {
-  ASSIGN_OR_RETURN(const std::set<std::string> names,
-                   NarrowParameters(config, {}, {}, WeightStorage::kBF16));
-  GraphBuilder builder;
-  DecoderOptions options;
-  options.mode = DecoderOptions::Mode::kGenerate;
-  options.max_tokens = 1;
-  BuildDecoder(builder, config, options);
-  ASSIGN_OR_RETURN(const Graph graph, builder.Finish());
-  RETURN_IF_ERROR(store.Declare(NarrowWeights(graph, names)));
-  uint64_t bits = 1;
-  for (const std::string& name : store.names()) {
-    if (store.role(name) != Role::kParameter) continue;
-    const TensorView& view = store.Get(name);
-    if (view.dtype == DType::kF32) {
-      CHECK(view.rank() == 1) << name;
-      std::fill_n(view.as<float>(), view.num_elements(), 1.0f);
-      continue;
-    }
-    const double limit = std::sqrt(3.0 / view.shape.back());
-    const auto scale = static_cast<float>(std::ldexp(limit, -31));
-    for (BFloat16& x : view.span<BFloat16>()) {
-      bits ^= bits << 13;
-      bits ^= bits >> 7;
-      bits ^= bits << 17;
-      x = RoundToBFloat16(static_cast<float>(static_cast<int32_t>(bits)) *
-                          scale);
-    }
-  }
-  return absl::OkStatus();
 }
 
 void PrintProfile(const std::vector<Program::OpTime>& profile, double tokens) {
@@ -197,7 +132,9 @@ BENCHMARK_CAPTURE(BM_Preset, small, "small")
     ->Unit(benchmark::kMillisecond);
 
 void BM_Moe1bBf16(benchmark::State& state) {
-  Run(state, Moe1b(), /*narrow=*/true, static_cast<int>(state.range(0)));
+  const absl::StatusOr<ModelConfig> config = BenchmarkModel("moe_1b");
+  CHECK(config.ok()) << config.status();
+  Run(state, *config, /*narrow=*/true, static_cast<int>(state.range(0)));
 }
 BENCHMARK(BM_Moe1bBf16)
     ->ArgName("threads")

@@ -93,6 +93,28 @@ std::optional<FinishReason> Generation::ToEnd(int choice) const {
   return std::nullopt;
 }
 
+EngineStats& EngineStats::operator+=(const EngineStats& other) {
+  num_running += other.num_running;
+  num_waiting += other.num_waiting;
+  num_blocks += other.num_blocks;
+  num_used_blocks += other.num_used_blocks;
+  num_kept_blocks += other.num_kept_blocks;
+  num_steps += other.num_steps;
+  step_seconds += other.step_seconds;
+  forward_seconds += other.forward_seconds;
+  prompt_tokens += other.prompt_tokens;
+  computed_tokens += other.computed_tokens;
+  generated_tokens += other.generated_tokens;
+  num_preemptions += other.num_preemptions;
+  prefix_queried_tokens += other.prefix_queried_tokens;
+  prefix_found_tokens += other.prefix_found_tokens;
+  num_submitted += other.num_submitted;
+  for (int i = 0; i < kNumFinishReasons; ++i) {
+    num_finished[i] += other.num_finished[i];
+  }
+  return *this;
+}
+
 // --- Engine ---
 
 // One answer to one request.
@@ -173,10 +195,25 @@ absl::Status Engine::Compile() {
   options.max_logits = options_.max_sequences;
   options.cache_blocks = scheduler_.cache().num_blocks();
   options.block_size = options_.block_size;
-  BuildDecoder(builder, config_, options);
+  const Decoder decoder = BuildDecoder(builder, config_, options);
   ASSIGN_OR_RETURN(Graph graph, builder.Finish());
+  for (const RouterValues& router : decoder.routers) {
+    graph.SetOutput(router.OffsetName(), router.offset);
+    graph.SetOutput(router.TokensName(), router.tokens);
+    gate_outputs_.emplace_back(router.OffsetName(), router.TokensName());
+    GateLoad gate;
+    gate.layer = router.layer;
+    gate.tier = router.tier;
+    gate.rows.resize(router.num_experts);
+    gates_.push_back(std::move(gate));
+  }
+  // What the logits are made of.
+  const ValueId logits = graph.outputs().at("logits");
+  const Node& head = graph.node(graph.value(logits).producer);
+  graph.SetOutput("features", head.inputs[0]);
   ASSIGN_OR_RETURN(program_,
                    Program::Compile(std::move(graph), backend_, state_));
+  if (options_.profile) program_->EnableProfile();
   for (const std::string& name : state_.names()) {
     if (absl::StartsWith(name, "cache.")) caches_.push_back(name);
   }
@@ -275,6 +312,23 @@ EngineStats Engine::stats() const {
   return stats_;
 }
 
+std::vector<GateLoad> Engine::gate_loads() const {
+  absl::MutexLock lock(&mutex_);
+  return published_gates_;
+}
+
+void Engine::CountGates() {
+  for (size_t i = 0; i < gates_.size(); ++i) {
+    const auto& [offset_name, tokens_name] = gate_outputs_[i];
+    const TensorView offset = program_->Output(offset_name);
+    GateLoad& gate = gates_[i];
+    gate.tokens += *program_->Output(tokens_name).as<int32_t>();
+    for (size_t e = 0; e < gate.rows.size(); ++e) {
+      gate.rows[e] += offset.as<int32_t>()[e + 1] - offset.as<int32_t>()[e];
+    }
+  }
+}
+
 bool Engine::TakeRequests() {
   std::vector<std::unique_ptr<Choice>> taken;
   bool ending = false;
@@ -315,7 +369,8 @@ void Engine::Sweep() {
       Finish(choice, *reason, absl::OkStatus());
     } else if (choice->request->deadline <= now) {
       Finish(choice, FinishReason::kTimedOut, absl::OkStatus());
-    } else if (choice->request->max_new_tokens == 0) {
+    } else if (choice->request->max_new_tokens == 0 &&
+               !choice->request->features) {
       Finish(choice, FinishReason::kLength, absl::OkStatus());
     }
   }
@@ -345,6 +400,7 @@ void Engine::Step() {
     return;
   }
   scheduler_.Computed(step);
+  CountGates();
   ++counts_.num_steps;
   counts_.computed_tokens += step.num_tokens;
   Draw(step);
@@ -396,7 +452,7 @@ void Engine::Draw(const Scheduler::Step& step) {
   // Who draws from which row of logits: siblings from that of the prompt.
   struct Due {
     Choice* choice;
-    absl::Span<const float> logits;
+    int64_t row;
     EngineEvent event;
   };
   std::vector<Due> due;
@@ -404,35 +460,21 @@ void Engine::Draw(const Scheduler::Step& step) {
   for (const Scheduler::Work& work : step.work) {
     if (!work.wants_logits()) continue;
     auto* const choice = static_cast<Choice*>(work.sequence);
-    const auto logits = all.subspan(row++ * vocab, vocab);
-    due.push_back({choice, logits, {}});
+    due.push_back({choice, row, {}});
     for (Choice* const sibling : choice->siblings) {
       if (scheduler_.Fork(*choice, sibling)) {
-        due.push_back({sibling, logits, {}});
+        due.push_back({sibling, row, {}});
       } else {
         scheduler_.Add(sibling);
       }
       sibling->scheduled = true;
     }
     choice->siblings.clear();
+    ++row;
   }
   const auto draw = [&](int64_t i) {
     Due& d = due[i];
-    d.event.choice = d.choice->index;
-    const auto bad = std::find_if_not(d.logits.begin(), d.logits.end(),
-                                      [](float x) { return std::isfinite(x); });
-    if (bad != d.logits.end()) {
-      d.event.error = absl::OutOfRangeError(
-          absl::StrCat("a logit after ", d.choice->tokens.size(), " tokens is ",
-                       *bad, "; the weights are not those of a working model"));
-      return;
-    }
-    d.event.has_token = true;
-    d.event.token = d.choice->sampler.Draw(d.logits);
-    if (d.choice->request->num_logprobs >= 0) {
-      d.event.logprobs =
-          Logprobs(d.logits, d.event.token, d.choice->request->num_logprobs);
-    }
+    d.event = DrawOne(*d.choice, d.row, all.subspan(d.row * vocab, vocab));
   };
   const auto count = static_cast<int64_t>(due.size());
   if (options_.pool != nullptr) {
@@ -443,9 +485,48 @@ void Engine::Draw(const Scheduler::Step& step) {
   for (Due& d : due) Take(d.choice, std::move(d.event));
 }
 
+EngineEvent Engine::DrawOne(Choice& choice, int64_t row,
+                            absl::Span<const float> logits) const {
+  EngineEvent event;
+  event.choice = choice.index;
+  const auto bad = std::find_if_not(logits.begin(), logits.end(),
+                                    [](float x) { return std::isfinite(x); });
+  if (bad != logits.end()) {
+    event.error = absl::OutOfRangeError(
+        absl::StrCat("a logit after ", choice.tokens.size(), " tokens is ",
+                     *bad, "; the weights are not those of a working model"));
+    return event;
+  }
+  if (choice.request->features) {
+    const int64_t d = config_.d_model();
+    const auto features =
+        program_->Output("features").span<float>().subspan(row * d, d);
+    event.features.assign(features.begin(), features.end());
+    event.logits.assign(logits.begin(), logits.end());
+    return event;
+  }
+  event.token = choice.sampler.Draw(logits);
+  if (event.token < 0) {
+    event.error = absl::FailedPreconditionError(
+        "no token of the model's continues what its constraint allows");
+    return event;
+  }
+  event.has_token = true;
+  if (choice.request->num_logprobs >= 0) {
+    event.logprobs =
+        Logprobs(logits, event.token, choice.request->num_logprobs);
+  }
+  return event;
+}
+
 void Engine::Take(Choice* choice, EngineEvent event) {
   if (!event.error.ok()) {
     Finish(choice, FinishReason::kFailed, event.error);
+    return;
+  }
+  if (choice->request->features) {
+    choice->generation->Push(std::move(event));
+    Finish(choice, FinishReason::kStop, absl::OkStatus());
     return;
   }
   const std::vector<int32_t>& stop = choice->request->stop_ids;
@@ -457,7 +538,11 @@ void Engine::Take(Choice* choice, EngineEvent event) {
   ++counts_.generated_tokens;
   const bool full = ++choice->num_new == choice->request->max_new_tokens;
   choice->generation->Push(std::move(event));
-  if (full) Finish(choice, FinishReason::kLength, absl::OkStatus());
+  if (choice->sampler.ended()) {
+    Finish(choice, FinishReason::kStop, absl::OkStatus());
+  } else if (full) {
+    Finish(choice, FinishReason::kLength, absl::OkStatus());
+  }
 }
 
 void Engine::Finish(Choice* choice, FinishReason reason, absl::Status error) {
@@ -502,6 +587,7 @@ void Engine::UpdateStats(double step_seconds) {
   const int64_t num_submitted = stats_.num_submitted;
   stats_ = counts_;
   stats_.num_submitted = num_submitted;
+  published_gates_ = gates_;
   num_unfinished_ = static_cast<int64_t>(choices_.size() + inbox_.size());
 }
 

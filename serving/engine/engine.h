@@ -23,6 +23,7 @@
 #include <optional>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
@@ -50,6 +51,7 @@ struct EngineOptions {
   int64_t cache_bytes = int64_t{1} << 30;
   int64_t max_waiting = 1024;  // Choices that wait for their turn.
   ThreadPool* pool = nullptr;  // For drawing tokens; null: one thread.
+  bool profile = false;        // Time operators; see Profile().
 };
 
 enum class FinishReason {
@@ -70,6 +72,8 @@ struct EngineRequest {
   int priority = 0;               // The higher goes first.
   absl::Time deadline = absl::InfiniteFuture();
   int num_logprobs = -1;  // Most likely tokens to tell of; -1: none at all.
+  // Draw nothing: the one event tells what the model makes of the prompt.
+  bool features = false;
 };
 
 struct EngineEvent {
@@ -77,7 +81,11 @@ struct EngineEvent {
   bool has_token = false;
   int32_t token = 0;
   std::vector<TokenLogprob> logprobs;  // As Logprobs gives them, if asked for.
-  bool finished = false;               // The choice's last event.
+  // If the request asked for features, of the prompt's last token: its last
+  // hidden state, normalised as the model does, and logits.
+  std::vector<float> features;  // [d_model]
+  std::vector<float> logits;    // [vocab]
+  bool finished = false;        // The choice's last event.
   FinishReason reason = FinishReason::kStop;
   absl::Status error;
 };
@@ -132,6 +140,17 @@ struct EngineStats {
   int64_t prefix_found_tokens = 0;
   int64_t num_submitted = 0;  // Choices.
   std::array<int64_t, kNumFinishReasons> num_finished = {};
+
+  // Of two engines together.
+  EngineStats& operator+=(const EngineStats& other);
+};
+
+// What one gate of the model has chosen, prompts included.
+struct GateLoad {
+  int64_t layer = 0;
+  int64_t tier = 0;           // 0 where there are no tiers.
+  int64_t tokens = 0;         // That reached it.
+  std::vector<int64_t> rows;  // [experts], tokens sent to each.
 };
 
 class Engine {
@@ -159,6 +178,11 @@ class Engine {
   bool Drain(absl::Time until);
 
   EngineStats stats() const;
+  // Since the beginning, by layer, then tier; empty for a dense model.
+  std::vector<GateLoad> gate_loads() const;
+  // Time by operator, if the options asked for it; to be called while nothing
+  // runs.
+  std::vector<Program::OpTime> Profile() const { return program_->Profile(); }
   const ModelConfig& config() const { return config_; }
   // Tokens that a request may have, prompt and answer together.
   int64_t max_tokens() const;
@@ -178,9 +202,12 @@ class Engine {
   void CopyBlocks(absl::Span<const BlockCopy> copies);
   absl::Status Forward(const Scheduler::Step& step);
   void Draw(const Scheduler::Step& step);
+  EngineEvent DrawOne(Choice& choice, int64_t row,
+                      absl::Span<const float> logits) const;
   void Fork(Choice* parent);
   void Take(Choice* choice, EngineEvent event);
   void Finish(Choice* choice, FinishReason reason, absl::Status error);
+  void CountGates();
   void UpdateStats(double step_seconds);
 
   const ModelConfig config_;
@@ -195,6 +222,8 @@ class Engine {
   std::vector<std::unique_ptr<Choice>> choices_;
   int64_t next_id_ = 0;
   EngineStats counts_;
+  std::vector<GateLoad> gates_;
+  std::vector<std::pair<std::string, std::string>> gate_outputs_;  // Names.
 
   mutable absl::Mutex mutex_;
   std::vector<std::unique_ptr<Choice>> inbox_ ABSL_GUARDED_BY(mutex_);
@@ -202,6 +231,7 @@ class Engine {
   bool draining_ ABSL_GUARDED_BY(mutex_) = false;
   bool ending_ ABSL_GUARDED_BY(mutex_) = false;
   EngineStats stats_ ABSL_GUARDED_BY(mutex_);
+  std::vector<GateLoad> published_gates_ ABSL_GUARDED_BY(mutex_);
   std::thread thread_;
 };
 

@@ -53,14 +53,15 @@ absl::Status Validate(const RequestSampling& options, int64_t vocab_size) {
 RequestSampler::RequestSampler(const RequestSampling& options,
                                absl::Span<const int32_t> prompt)
     : options_(options), sampler_(options.draw) {
+  if (options.constraint) constraint_ = options.constraint();
   if (options.repetition_penalty != 1) {
     in_prompt_.insert(prompt.begin(), prompt.end());
   }
 }
 
 int32_t RequestSampler::Draw(absl::Span<const float> logits) {
-  const bool plain = options_.logit_bias.empty() && options_.min_p == 0 &&
-                     options_.repetition_penalty == 1 &&
+  const bool plain = constraint_ == nullptr && options_.logit_bias.empty() &&
+                     options_.min_p == 0 && options_.repetition_penalty == 1 &&
                      options_.presence_penalty == 0 &&
                      options_.frequency_penalty == 0;
   if (plain) return sampler_.Draw(logits);
@@ -85,6 +86,9 @@ int32_t RequestSampler::Draw(absl::Span<const float> logits) {
                                            options_.frequency_penalty *
                                                static_cast<double>(count));
   }
+  if (constraint_ != nullptr && !constraint_->Mask(absl::MakeSpan(adjusted_))) {
+    return -1;
+  }
   if (options_.min_p > 0 && options_.draw.temperature > 0) {
     // p >= min_p * p_max is x >= x_max + temperature * log(min_p).
     const double least = *std::max_element(adjusted_.begin(), adjusted_.end()) +
@@ -95,6 +99,7 @@ int32_t RequestSampler::Draw(absl::Span<const float> logits) {
   }
   const int32_t token = sampler_.Draw(adjusted_);
   ++num_drawn_[token];
+  if (constraint_ != nullptr) constraint_->Take(token);
   return token;
 }
 

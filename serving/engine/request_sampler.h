@@ -2,16 +2,19 @@
 //
 //   logits
 //     |  + logit_bias
-//     |  repetition: of tokens in prompt or answer, / r if above 0, * r if
-//     below |  - presence if in the answer - frequency * times in the answer |
-//     min_p: without tokens whose probability (at the temperature) is below |
-//     min_p times the largest v  TokenSampler: temperature, top-k, top-p, draw
+//     |  repetition: of tokens in prompt or answer, / r if above 0, else * r
+//     |  - presence if in the answer - frequency * times in the answer
+//     |  constraint: without tokens that must not come
+//     |  min_p: without tokens whose probability (at the temperature) is
+//     |  below min_p times the largest
+//     v  TokenSampler: temperature, top-k, top-p, draw
 //   token
 
 #ifndef SERVING_ENGINE_REQUEST_SAMPLER_H_
 #define SERVING_ENGINE_REQUEST_SAMPLER_H_
 
 #include <cstdint>
+#include <memory>
 #include <utility>
 #include <vector>
 
@@ -20,6 +23,7 @@
 #include "absl/status/status.h"
 #include "absl/types/span.h"
 #include "serving/engine/sampler.h"
+#include "serving/engine/token_constraint.h"
 
 namespace strata {
 
@@ -30,6 +34,9 @@ struct RequestSampling {
   double presence_penalty = 0;    // In [-2, 2].
   double frequency_penalty = 0;   // In [-2, 2].
   std::vector<std::pair<int32_t, double>> logit_bias;  // By token, finite.
+  // What the answer may be; null: anything. Bias and penalties do not make
+  // tokens possible that it forbids.
+  MakeTokenConstraint constraint;
 };
 
 // Returns INVALID_ARGUMENT that names the option if one is out of range or
@@ -44,12 +51,17 @@ class RequestSampler {
   RequestSampler(const RequestSampling& options,
                  absl::Span<const int32_t> prompt);
 
-  // The next token, of logits [vocab] that are no NaN.
+  // The next token, of logits [vocab] that are no NaN; -1 if the constraint
+  // allows none.
   int32_t Draw(absl::Span<const float> logits);
+
+  // Whether the constraint lets nothing follow what was drawn.
+  bool ended() const { return constraint_ != nullptr && constraint_->ended(); }
 
  private:
   RequestSampling options_;
   TokenSampler sampler_;
+  std::unique_ptr<TokenConstraint> constraint_;
   absl::flat_hash_set<int32_t> in_prompt_;           // If r is not 1.
   absl::flat_hash_map<int32_t, int64_t> num_drawn_;  // By token.
   std::vector<float> adjusted_;                      // Scratch.

@@ -3,6 +3,7 @@
 #ifndef SERVING_ENGINE_SAMPLER_H_
 #define SERVING_ENGINE_SAMPLER_H_
 
+#include <array>
 #include <cstdint>
 #include <vector>
 
@@ -39,12 +40,45 @@ class TokenSampler {
   void SkipTo(int64_t n);
 
  private:
+  // weight_ in proportion to exp(logit / temperature).
+  void Weigh(absl::Span<const float> logits, float best);
+
+  // Weights are sorted into buckets by their exponent and three bits more, so
+  // that only the bucket in which something is decided has to be looked into.
+  // All are in [0, 1].
+  static constexpr int kBucketShift = 20;
+  static constexpr int kNumBuckets = 1024;
+  static int BucketOf(float weight);
+  void FillBuckets();
+  void Collect(int bucket);  // Its tokens to ids_.
+
+  // The best tokens: of buckets above one all, of that one the first of ids_.
+  struct Kept {
+    int bucket = 0;
+    int64_t count = -1;  // Of ids_; -1: the bucket is whole, and not collected.
+    double above = 0;    // Weight of the buckets above ...
+    double inside = 0;   // ... and of the tokens kept of this one.
+  };
+  // As few of the kept as have a weight that has `reached` what is wanted; the
+  // last one of ids_ is the worst of them.
+  template <typename Reached>
+  Kept Cut(absl::Span<const float> logits, const Kept& kept, Reached reached);
+
+  // Sorts the first `count` of ids_ as far as it takes to find the rank, from
+  // 0, at which `before` and the weight of all tokens down to it has `reached`
+  // what is wanted; tokens of better rank then stand before it. Linear.
+  template <typename Reached>
+  int64_t Select(absl::Span<const float> logits, int64_t count, double before,
+                 Reached reached);
+
   SamplingOptions options_;
   Random random_;
   int64_t num_draws_ = 0;
   // Scratch of a draw:
-  std::vector<int32_t> heap_;   // Token ids; see the source.
-  std::vector<double> weight_;  // [vocab], the likeliest token's is 1.
+  std::vector<int32_t> ids_;
+  std::vector<float> weight_;               // [vocab]
+  std::array<double, kNumBuckets> sum_;     // Of the weights of a bucket.
+  std::array<int32_t, kNumBuckets> count_;  // Of those above 0.
 };
 
 }  // namespace strata

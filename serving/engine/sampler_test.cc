@@ -1,14 +1,17 @@
 #include "serving/engine/sampler.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <limits>
+#include <numeric>
 #include <random>
 #include <set>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/types/span.h"
+#include "core/base/random.h"
 #include "core/testing/status_matchers.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -155,6 +158,63 @@ TEST(TokenSamplerTest, ADrawDependsOnItsNumberAndItsLogitsAlone) {
     another.Draw({0, 0, 0, 0, -kInfinity, 9});
 
     EXPECT_EQ(one.Draw(logits), another.Draw(logits));
+  }
+}
+
+// The definition, by sorting: tokens best first, cut by top_k, then top_p, then
+// the first at which the weights add up to more than the share drawn.
+int32_t DrawBySorting(const SamplingOptions& options,
+                      absl::Span<const float> logits, double uniform) {
+  std::vector<int32_t> ids(logits.size());
+  std::iota(ids.begin(), ids.end(), 0);
+  std::stable_sort(ids.begin(), ids.end(),
+                   [&](int32_t a, int32_t b) { return logits[a] > logits[b]; });
+  if (options.top_k > 0 && options.top_k < static_cast<int64_t>(ids.size())) {
+    ids.resize(options.top_k);
+  }
+  const auto weight = [&](int32_t id) {
+    return std::exp((logits[id] - logits[ids[0]]) / options.temperature);
+  };
+  double mass = 0;
+  for (const int32_t id : ids) mass += weight(id);
+  double kept = 0;
+  size_t count = 0;
+  while (count < ids.size() && kept < options.top_p * mass) {
+    kept += weight(ids[count++]);
+  }
+  double sum = 0;
+  for (size_t i = 0; i < count; ++i) {
+    sum += weight(ids[i]);
+    if (sum > uniform * kept) return ids[i];
+  }
+  return ids[count - 1];
+}
+
+// Flat and peaked distributions, so that the few heaviest tokens suffice or do
+// not. A draw within 1e-7 of a boundary might go the other way by rounding; of
+// these, none does.
+TEST(TokenSamplerTest, DrawsAsIfTokensWereSorted) {
+  std::mt19937 rng(3);
+  for (const int vocab : {2, 3, 17, 500}) {
+    for (const float spread : {0.1f, 1.0f, 8.0f}) {
+      for (const int top_k : {0, 1, 5, 40}) {
+        for (const double top_p : {0.3, 0.9, 1.0}) {
+          std::normal_distribution<float> normal(0, spread);
+          std::vector<float> logits(vocab);
+          for (float& logit : logits) logit = std::round(8 * normal(rng)) / 8;
+          SamplingOptions options;
+          options.top_k = top_k;
+          options.top_p = top_p - 1e-3;  // No sum of few equals reaches that.
+          options.seed = vocab + top_k;
+          TokenSampler sampler(options);
+          Random random(options.seed, HashName("sampler"));
+          for (int i = 0; i < 30; ++i) {
+            EXPECT_EQ(sampler.Draw(logits),
+                      DrawBySorting(options, logits, random.Uniform()));
+          }
+        }
+      }
+    }
   }
 }
 

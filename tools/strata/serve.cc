@@ -24,6 +24,7 @@
 #include "core/runtime/state_store.h"
 #include "serving/api/api_keys.h"
 #include "serving/api/fields.h"
+#include "serving/api/served_model.h"
 #include "serving/api/server.h"
 #include "serving/api/text_codec.h"
 #include "serving/engine/engine.h"
@@ -44,6 +45,7 @@ struct ServeFlags {
   std::string name;
   std::string config_file;
   std::string keys_file;
+  std::string admin_keys_file;
   ServerOptions server;
   EngineOptions engine;
   double cache_gib = 1;
@@ -84,6 +86,10 @@ absl::Status ReadConfigFile(ServeFlags& flags) {
   integer("port", flags.server.port, 0, kMaxPort);
   string("name", flags.name);
   string("api-keys", flags.keys_file);
+  string("admin-keys", flags.admin_keys_file);
+  number("requests-per-minute", flags.server.requests_per_minute);
+  string("webhook", flags.server.webhook);
+  integer("virtual-ranks", flags.server.ranks.num_ranks, 1, 4096);
   string("tls-certificate", flags.server.tls_certificate);
   string("tls-key", flags.server.tls_key);
   integer("max-body-bytes", flags.server.max_body_bytes, 1, kMany);
@@ -109,47 +115,78 @@ std::string NameOf(const ServeFlags& flags) {
   return (path.has_filename() ? path : path.parent_path()).filename().string();
 }
 
+absl::StatusOr<ApiKeys> ReadKeys(const std::string& path) {
+  ASSIGN_OR_RETURN(const std::string text, ReadFile(path));
+  absl::StatusOr<ApiKeys> keys = ApiKeys::Parse(text);
+  if (keys.ok()) return keys;
+  return absl::InvalidArgumentError(
+      absl::StrCat(path, ": ", keys.status().message()));
+}
+
+// A version of the model and all that it stands on, in the order in which they
+// are made.
+struct LoadedModel {
+  explicit LoadedModel(int threads)
+      : backend(threads, BatchInvariantCpuKernels()), state(backend) {}
+
+  std::unique_ptr<TextCodec> codec;
+  CpuBackend backend;
+  StateStore state;
+  std::unique_ptr<Engine> engine;
+};
+
+absl::StatusOr<std::shared_ptr<ServedModel>> LoadVersion(
+    const ServeFlags& flags, const std::string& path) {
+  ASSIGN_OR_RETURN(const std::string folder, FindModel(path));
+  ASSIGN_OR_RETURN(ModelConfig config, LoadModelConfig(folder));
+  ASSIGN_OR_RETURN(const std::string hash, HashWeights(folder));
+  auto loaded = std::make_shared<LoadedModel>(flags.threads);
+  ASSIGN_OR_RETURN(loaded->codec, LoadTextCodec(folder, config.vocab_size()));
+  std::vector<UnusedTensor> unused;
+  RETURN_IF_ERROR(LoadWeights(folder, config, loaded->state, &unused));
+  for (const std::string& line : DescribeUnused(unused)) PrintNote(line);
+  if (flags.max_context > 0) {
+    config.set_max_seq_len(std::min(flags.max_context, config.max_seq_len()));
+  }
+  EngineOptions options = flags.engine;
+  options.cache_bytes = static_cast<int64_t>(flags.cache_gib * kGiB);
+  options.pool = &loaded->backend.pool();
+  ASSIGN_OR_RETURN(loaded->engine, Engine::Create(config, loaded->backend,
+                                                  loaded->state, options));
+  constexpr size_t kShownDigits = 16;
+  return std::make_shared<ServedModel>(*loaded->codec, *loaded->engine,
+                                       hash.substr(0, kShownDigits), loaded);
+}
+
 absl::StatusOr<int> RunServe(ServeFlags flags) {
   const absl::Time start = absl::Now();
   InstallInterruptHandler();
   RETURN_IF_ERROR(ReadConfigFile(flags));
   if (!flags.keys_file.empty()) {
-    ASSIGN_OR_RETURN(const std::string text, ReadFile(flags.keys_file));
-    absl::StatusOr<ApiKeys> keys = ApiKeys::Parse(text);
-    if (!keys.ok()) {
-      return absl::InvalidArgumentError(
-          absl::StrCat(flags.keys_file, ": ", keys.status().message()));
-    }
-    flags.server.keys = *std::move(keys);
+    ASSIGN_OR_RETURN(flags.server.keys, ReadKeys(flags.keys_file));
   }
-  ASSIGN_OR_RETURN(const std::string folder, FindModel(flags.model));
-  ASSIGN_OR_RETURN(ModelConfig config, LoadModelConfig(folder));
-  ASSIGN_OR_RETURN(const std::unique_ptr<TextCodec> codec,
-                   LoadTextCodec(folder, config.vocab_size()));
-  CpuBackend backend(flags.threads, BatchInvariantCpuKernels());
-  StateStore state(backend);
-  std::vector<UnusedTensor> unused;
-  RETURN_IF_ERROR(LoadWeights(folder, config, state, &unused));
-  for (const std::string& line : DescribeUnused(unused)) PrintNote(line);
-  if (flags.max_context > 0) {
-    config.set_max_seq_len(std::min(flags.max_context, config.max_seq_len()));
+  if (!flags.admin_keys_file.empty()) {
+    ASSIGN_OR_RETURN(flags.server.admin_keys, ReadKeys(flags.admin_keys_file));
   }
-  flags.engine.cache_bytes = static_cast<int64_t>(flags.cache_gib * kGiB);
-  flags.engine.pool = &backend.pool();
-  ASSIGN_OR_RETURN(const std::unique_ptr<Engine> engine,
-                   Engine::Create(config, backend, state, flags.engine));
+  ASSIGN_OR_RETURN(const std::shared_ptr<ServedModel> first,
+                   LoadVersion(flags, flags.model));
+  // Without a path, the model's own: the newest checkpoint of a run.
+  flags.server.load = [flags](const std::string& path) {
+    return LoadVersion(flags, path.empty() ? flags.model : path);
+  };
   flags.server.model = NameOf(flags);
   if (!flags.quiet) {
     flags.server.log = [](const std::string& line) { PrintNote(line); };
   }
   ASSIGN_OR_RETURN(const std::unique_ptr<Server> server,
-                   Server::Create(flags.server, *codec, *engine));
+                   Server::Create(flags.server, first));
   PrintNote(absl::StrFormat(
-      "%s at http%s://%s:%d, %d tokens of context, %d of cache, ready after "
-      "%.1f s",
-      flags.server.model, flags.server.tls_key.empty() ? "" : "s",
-      flags.server.host, server->port(), engine->max_tokens(),
-      engine->stats().num_blocks * flags.engine.block_size,
+      "%s (version %s) at http%s://%s:%d, %d tokens of context, %d of cache, "
+      "ready after %.1f s",
+      flags.server.model, first->version,
+      flags.server.tls_key.empty() ? "" : "s", flags.server.host,
+      server->port(), first->engine.max_tokens(),
+      first->engine.stats().num_blocks * flags.engine.block_size,
       absl::ToDoubleSeconds(absl::Now() - start)));
 
   std::atomic<bool> ended{false};
@@ -196,6 +233,27 @@ Command AddServe(OptionParser& app) {
                   "File with the SHA-256 of a key in each line; without it "
                   "anybody may ask")
       ->TypeName("FILE");
+  serve
+      ->AddOption("--admin-keys", flags->admin_keys_file,
+                  "The same, of who may load another version of the model "
+                  "(/admin/load, /admin/rollback); without it nobody may")
+      ->TypeName("FILE");
+  serve
+      ->AddOption("--requests-per-minute", flags->server.requests_per_minute,
+                  "Of one key, or of one address where there are no keys; 0: "
+                  "any number")
+      ->TypeName("N")
+      ->Check(AtLeast(0));
+  serve
+      ->AddOption("--webhook", flags->server.webhook,
+                  "Where alarms are posted as JSON")
+      ->TypeName("URL");
+  serve
+      ->AddOption("--virtual-ranks", flags->server.ranks.num_ranks,
+                  "Ranks that the experts are thought to be shared by, whose "
+                  "balance is watched")
+      ->TypeName("N")
+      ->Check(Between(1, 4096));
   serve
       ->AddOption("--tls-certificate", flags->server.tls_certificate,
                   "PEM file; with --tls-key the server speaks HTTPS")

@@ -116,6 +116,53 @@ const checks = {
       assert.match(error.message, /chat template/);
     }
   },
+  async "embeddings"() {
+    const answer = await client.embeddings.create({
+      model,
+      input: ["one", "two"],
+    });
+    assert.equal(answer.data.length, 2);
+    // The client asks for base64 and decodes it.
+    const [a, b] = answer.data.map((one) => one.embedding);
+    const length = Math.sqrt(a.reduce((sum, x) => sum + x * x, 0));
+    assert.ok(Math.abs(length - 1) < 1e-4, `length ${length}`);
+    assert.notDeepEqual(a, b);
+  },
+  async "structured output"() {
+    const schema = {
+      type: "object",
+      properties: {
+        colour: { enum: ["red", "green"] },
+        size: { type: "integer", minimum: 1, maximum: 9 },
+      },
+      required: ["colour", "size"],
+      additionalProperties: false,
+    };
+    const answer = await client.completions.create({
+      ...base,
+      max_tokens: 200,
+      response_format: {
+        type: "json_schema",
+        json_schema: { name: "thing", strict: true, schema },
+      },
+    });
+    const value = JSON.parse(answer.choices[0].text);
+    assert.ok(["red", "green"].includes(value.colour));
+    assert.ok(value.size >= 1 && value.size <= 9);
+    await failsWith(400, () =>
+      client.completions.create({
+        ...base,
+        response_format: {
+          type: "json_schema",
+          json_schema: { name: "none", schema: { enum: [] } },
+        },
+      }),
+    );
+  },
+  async "version"() {
+    const answer = await client.completions.create(base);
+    assert.match(answer.system_fingerprint, /^[0-9a-f]{16}$/);
+  },
   async "errors"() {
     await failsWith(404, () =>
       client.completions.create({ ...base, model: "another" }),

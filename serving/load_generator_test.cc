@@ -1,0 +1,88 @@
+#include "serving/load_generator.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <vector>
+
+#include "absl/time/time.h"
+#include "core/cpu/batch_invariant.h"
+#include "core/cpu/cpu_backend.h"
+#include "core/model/config.pb.h"
+#include "core/model/init.h"
+#include "core/runtime/state_store.h"
+#include "core/testing/status_matchers.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "serving/engine/engine.h"
+#include "serving/engine/tiny_models.h"
+
+namespace strata {
+namespace {
+
+// The median of 4000 log-normal draws has a standard error of
+// 1.25 sigma / sqrt(4000), 1 %; five of them. Half of the draws lie within
+// exp(0.674 sigma) of the median.
+TEST(DrawLengthsTest, AreLogNormalWithTheMediansAsked) {
+  LoadOptions options;
+  std::vector<double> prompts, outputs;
+  for (int64_t i = 0; i < 4000; ++i) {
+    const Lengths lengths = DrawLengths(options, 1 << 20, i);
+    prompts.push_back(static_cast<double>(lengths.prompt));
+    outputs.push_back(static_cast<double>(lengths.output));
+  }
+  EXPECT_NEAR(Percentile(prompts, 0.5), 300, 15);
+  EXPECT_NEAR(Percentile(outputs, 0.5), 150, 7.5);
+  EXPECT_NEAR(Percentile(prompts, 0.75) / 300, std::exp(0.674 * options.sigma),
+              0.07);
+}
+
+TEST(DrawLengthsTest, FitIntoTheContext) {
+  for (int64_t i = 0; i < 500; ++i) {
+    const Lengths lengths = DrawLengths({}, 256, i);
+    EXPECT_GE(lengths.prompt, 1);
+    EXPECT_GE(lengths.output, 1);
+    EXPECT_LE(lengths.prompt + lengths.output, 256);
+  }
+}
+
+TEST(PercentileTest, IsTheLeastThatEnoughDoNotExceed) {
+  EXPECT_EQ(Percentile({4, 1, 3, 2}, 0.5), 2);
+  EXPECT_EQ(Percentile({4, 1, 3, 2}, 0.51), 3);
+  EXPECT_EQ(Percentile({4, 1, 3, 2}, 0), 1);
+  EXPECT_EQ(Percentile({4, 1, 3, 2}, 1), 4);
+}
+
+TEST(LoadTest, EveryRequestThatWasSentEndsInTheEngineOnce) {
+  const ModelConfig config = Dense();
+  CpuBackend backend(1, BatchInvariantCpuKernels());
+  StateStore state(backend);
+  EngineOptions engine_options;
+  engine_options.max_sequences = 4;
+  const auto engine = Engine::Create(config, backend, state, engine_options);
+  ASSERT_THAT(engine, IsOk());
+  InitializeParameters(config, /*seed=*/1, state);
+  LoadOptions options;
+  options.median_prompt = 6;
+  options.median_output = 4;
+  options.duration = absl::Milliseconds(300);
+
+  const LoadResult closed = RunClosedLoop(**engine, 3, options);
+  const LoadResult open = RunOpenLoop(**engine, 100, options);
+
+  EXPECT_GT(closed.requests.size(), 0);
+  EXPECT_GT(open.requests.size(), 0);
+  const EngineStats stats = (*engine)->stats();
+  int64_t ended = 0;
+  for (const int64_t count : stats.num_finished) ended += count;
+  EXPECT_EQ(ended, closed.num_sent + open.num_sent);
+  EXPECT_EQ(stats.num_submitted, ended);
+  for (const RequestTimes& times : closed.requests) {
+    EXPECT_GT(times.output, 0);
+    EXPECT_GT(times.first_token, 0);
+    EXPECT_GE(times.seconds, times.first_token);
+  }
+}
+
+}  // namespace
+}  // namespace strata
