@@ -36,6 +36,10 @@ struct CudaOptions {
   Precision precision = Precision::kF32;
   // False: every run goes operator by operator.
   bool capture = true;
+  // Runs that go operator by operator begin with NaN in every activation, so
+  // that a result which is not written, or a row beyond the count which is
+  // read, shows: for tests.
+  bool poison = false;
 };
 
 // Runs one program at a time. Programs and memory must not outlive it.

@@ -217,6 +217,7 @@ absl::Status CudaExecutable::Enqueue(const Options* options) {
   RETURN_IF_ERROR(
       ToStatus(cudaMemsetAsync(fault_->data(), 0, sizeof(Fault), stream)));
   if (options != nullptr) {
+    if (backend_.options().poison) RETURN_IF_ERROR(Poison());
     RETURN_IF_ERROR(ToStatus(cudaStreamSynchronize(stream)));
   }
   for (size_t id = 0; id < steps_.size(); ++id) {
@@ -238,6 +239,17 @@ absl::Status CudaExecutable::Enqueue(const Options* options) {
   return ToStatus(cudaMemcpyAsync(staged_results_, packed_->data(),
                                   packed_bytes_, cudaMemcpyDeviceToHost,
                                   stream));
+}
+
+absl::Status CudaExecutable::Poison() {
+  for (size_t id = 0; id < device_.size(); ++id) {
+    const Value& value = graph_.value(id);
+    if (value.role != Role::kActivation) continue;
+    // All bits set: a NaN, or -1.
+    RETURN_IF_ERROR(ToStatus(cudaMemsetAsync(
+        device_[id], 0xff, value.type.max_bytes(), backend_.stream())));
+  }
+  return absl::OkStatus();
 }
 
 absl::Status CudaExecutable::Capture() {

@@ -64,6 +64,7 @@ class CudaExecutable : public Executable {
   absl::Status Enqueue(const Options* options);
   absl::Status EnqueueStep(NodeId id);
   absl::Status CheckFinite(NodeId id) const;
+  absl::Status Poison();
   absl::Status Capture();
   absl::Status ReadResults();
   absl::Status FaultStatus(const Fault& fault) const;
