@@ -60,7 +60,7 @@ struct TrainerOptions {
   // the gates choose.
   RouteOptions route;
   RoutingTraceHeader::Source replayed = RoutingTraceHeader::TRAIN;
-  BackendFactory backend;  // Null: the CPU, with Create's threads.
+  BackendFactory backend = nullptr;  // Null: the CPU, with Create's threads.
 };
 
 class Trainer {
