@@ -1,5 +1,6 @@
 #include "core/ops/attention.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <numeric>
@@ -189,6 +190,7 @@ TEST_P(CachedTest, LatentsAgreeWithTheCpu) {
   const auto tokens = static_cast<int64_t>(p.positions.size());
   const int64_t longest =
       1 + *std::max_element(p.positions.begin(), p.positions.end());
+  const int64_t max_blocks = (longest + kBlockSize - 1) / kBlockSize;
   const LatentHeads heads = {p.heads, /*nope=*/12, /*rope=*/8, /*value=*/10};
   const int64_t rank = p.value_dim;
   const int64_t kv_rows = heads.num_heads * (heads.nope + heads.value);
@@ -205,13 +207,22 @@ TEST_P(CachedTest, LatentsAgreeWithTheCpu) {
             options.rank = rank;
             options.scale = 0.05;
             options.window = p.window;
+            const ValueId cache = b.State(
+                "cache", DType::kF32,
+                {Static(max_blocks * kBlockSize), Static(rank + heads.rope)});
+            const ValueId query = LatentQuery(b, q, kv_b, heads);
+            const ValueId position = b.Input("position", DType::kI32, {t});
             const ValueId o = CachedLatentAttention(
-                b, LatentQuery(b, q, kv_b, heads),
-                b.State("cache", DType::kF32,
-                        {Static(longest), Static(rank + heads.rope)}),
-                b.Input("first_row", DType::kI32, {t}),
-                b.Input("position", DType::kI32, {t}), options);
+                b, query, cache, b.Input("first_row", DType::kI32, {t}),
+                position, options);
             b.Output("o", LatentOutput(b, o, kv_b, heads));
+            Pages pages;
+            pages.block_size = kBlockSize;
+            pages.block_table =
+                b.Input("table", DType::kI32, {Static(1), Static(max_blocks)});
+            pages.sequence = b.Input("sequence", DType::kI32, {t});
+            b.Output("paged", PagedLatentAttention(b, query, cache, pages,
+                                                   position, options));
             const LatentKv kv = LatentKeyValue(
                 b,
                 FloatInput(b, "kv", t,
@@ -224,7 +235,14 @@ TEST_P(CachedTest, LatentsAgreeWithTheCpu) {
           {/*roundings=*/128. + 4. * rank + longest,
            WithRows(tokens,
                     [&](const std::string& name, const TensorView& view) {
-                      return name == "position" && FillInts(view, p.positions);
+                      if (name == "position") {
+                        return FillInts(view, p.positions);
+                      }
+                      if (name != "table") return false;
+                      // One sequence, whose last block lies first.
+                      std::vector<int32_t> blocks(max_blocks);
+                      std::iota(blocks.rbegin(), blocks.rend(), 0);
+                      return FillInts(view, blocks);
                     })}),
       IsOk());
 }

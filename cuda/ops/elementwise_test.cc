@@ -1,5 +1,9 @@
 #include "core/ops/elementwise.h"
 
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <string>
 #include <vector>
 
 #include "core/graph/builder.h"
@@ -61,8 +65,52 @@ TEST_P(RowwiseTest, Activation) {
       IsOk());
 }
 
+// A norm's gradient is the difference of two terms,
+//
+//   dx = rstd dy gain - rstd x^ mean(dy gain x^)      x^ = x rstd
+//
+// and what is along x goes: all but a share of eps if there is one column. Its
+// roundings are of the terms, the mean's being of the sizes that it sums.
+// Returns the largest sum of both sizes over `rows` rows of `columns`.
+constexpr double kNormEps = 1e-5;
+double NormGradTerms(const std::vector<double>& x,
+                     const std::vector<double>& gain,
+                     const std::vector<double>& dy, int64_t rows,
+                     int64_t columns) {
+  double largest = 0;
+  for (int64_t row = 0; row < rows; ++row) {
+    const double* const xs = &x[row * columns];
+    const double* const dys = &dy[row * columns];
+    double squares = 0;
+    for (int64_t i = 0; i < columns; ++i) squares += xs[i] * xs[i];
+    const double rstd = 1 / std::sqrt(squares / columns + kNormEps);
+    double mean = 0;
+    for (int64_t i = 0; i < columns; ++i) {
+      mean += std::abs(dys[i] * gain[i] * xs[i]) * rstd / columns;
+    }
+    for (int64_t i = 0; i < columns; ++i) {
+      largest = std::max(largest, rstd * (std::abs(dys[i] * gain[i]) +
+                                          std::abs(xs[i]) * rstd * mean));
+    }
+  }
+  return largest;
+}
+
 TEST_P(RowwiseTest, Norm) {
   const auto [rows, columns] = GetParam();
+  CompareOptions options = {16. + columns + 3. * rows, WithRows(rows)};
+  options.terms = [rows = rows, columns = columns](const std::string& name,
+                                                   const Sources& s) {
+    if (name == "d x") {
+      return NormGradTerms(s.at("x"), s.at("gain"), s.at("seed0"), rows,
+                           columns);
+    }
+    if (name == "d heads") {
+      return NormGradTerms(s.at("heads"), s.at("head_gain"), s.at("seed1"),
+                           3 * rows, columns);
+    }
+    return 0.;
+  };
   EXPECT_THAT(
       CompareBackends(
           [rows = rows, columns = columns](GraphBuilder& b) {
@@ -70,7 +118,7 @@ TEST_P(RowwiseTest, Norm) {
             // Rows of one group and rows of three.
             return std::vector<ValueId>{
                 RmsNorm(b, FloatInput(b, "x", t, columns),
-                        b.Parameter("gain", {Static(columns)}), 1e-5),
+                        b.Parameter("gain", {Static(columns)}), kNormEps),
                 RmsNorm(b, FloatInput(b, "heads", t, 3 * columns),
                         b.Parameter("head_gain", {Static(columns)}), 1e-5)};
           },

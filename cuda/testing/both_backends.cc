@@ -17,9 +17,11 @@
 #include "core/base/status_macros.h"
 #include "core/cpu/all_kernels.h"
 #include "core/cpu/cpu_backend.h"
+#include "core/cpu/paged_attention.h"
 #include "core/graph/builder.h"
 #include "core/passes/autodiff.h"
 #include "core/runtime/backend.h"
+#include "core/runtime/kernel_registry.h"
 #include "core/runtime/program.h"
 #include "core/runtime/state_store.h"
 #include "core/tensor/bfloat16.h"
@@ -109,11 +111,15 @@ class Side {
       const TensorView& view = value.role == Role::kInput
                                    ? program_->Input(value.name)
                                    : state_.Get(value.name);
-      if (options_.fill && options_.fill(value.name, view)) continue;
-      if (view.dtype == DType::kF32) FillNormal(value.name, view);
+      const bool filled = options_.fill && options_.fill(value.name, view);
+      if (!filled && view.dtype == DType::kF32) FillNormal(value.name, view);
+      if (options_.terms) sources_[value.name] = Read(view).values;
     }
     return program_->Run();
   }
+
+  // As they were before the run, which may write state and reuse inputs.
+  const Sources& sources() const { return sources_; }
 
   Results Get() {
     Results results;
@@ -141,6 +147,7 @@ class Side {
   const CompareOptions& options_;
   StateStore state_;
   std::unique_ptr<Program> program_;
+  Sources sources_;
 };
 
 absl::Status Differ(const std::string& name, size_t i, const Tensor& got,
@@ -151,7 +158,7 @@ absl::Status Differ(const std::string& name, size_t i, const Tensor& got,
 }
 
 absl::Status Compare(const Results& got, const Results& want,
-                     const CompareOptions& options) {
+                     const Sources& sources, const CompareOptions& options) {
   // Half a unit in the last place of 24 bits, 11 or 8.
   const double unit = options.precision == Precision::kF32    ? 0x1p-24
                       : options.precision == Precision::kTf32 ? 0x1p-11
@@ -163,7 +170,7 @@ absl::Status Compare(const Results& got, const Results& want,
           absl::StrCat(name, " has ", other.values.size(),
                        " elements on the GPU; want ", tensor.values.size()));
     }
-    double largest = 0;
+    double largest = options.terms ? options.terms(name, sources) : 0;
     for (const double x : tensor.values) {
       if (std::isfinite(x)) largest = std::max(largest, std::abs(x));
     }
@@ -193,7 +200,9 @@ bool FillInts(const TensorView& view, const std::vector<int32_t>& values) {
 absl::Status CompareBackends(const BuildFn& build,
                              const CompareOptions& options) {
   ASSIGN_OR_RETURN(const Graph graph, BuildWithGradients(build));
-  CpuBackend cpu(/*num_threads=*/2, AllCpuKernels());
+  strata::KernelRegistry cpu_kernels = AllCpuKernels();
+  RegisterPagedAttentionKernels(cpu_kernels);  // Else of those that serve only.
+  CpuBackend cpu(/*num_threads=*/2, std::move(cpu_kernels));
   Side want(cpu, options);
   RETURN_IF_ERROR(want.Compile(graph));
   CudaOptions cuda_options;
@@ -214,12 +223,13 @@ absl::Status CompareBackends(const BuildFn& build,
   }
   RETURN_IF_ERROR(first_run);
   const Results first = got.Get();
-  RETURN_IF_ERROR(Compare(first, want.Get(), options));
+  RETURN_IF_ERROR(Compare(first, want.Get(), want.sources(), options));
   for (int run = 0; run < 2; ++run) {
     RETURN_IF_ERROR(got.Run());
     CompareOptions exactly = options;
     exactly.roundings = 0;
-    const absl::Status same = Compare(got.Get(), first, exactly);
+    const absl::Status same =
+        Compare(got.Get(), first, want.sources(), exactly);
     if (!same.ok()) {
       return absl::InternalError(absl::StrCat(
           run == 0 ? "captured" : "replayed", ": ", same.message()));

@@ -17,6 +17,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -32,6 +33,10 @@ namespace strata::gpu {
 // and all else zero.
 using FillFn = std::function<bool(const std::string& name, const TensorView&)>;
 
+// What inputs, parameters and state hold before a run, by name, at the bound of
+// their rows.
+using Sources = std::map<std::string, std::vector<double>>;
+
 struct CompareOptions {
   // How many roundings, each of half a unit in the last place of a float (or of
   // `Precision`'s operands), of the largest magnitude in a tensor, an element
@@ -40,6 +45,11 @@ struct CompareOptions {
   FillFn fill;
   uint32_t seed = 1;
   Precision precision = Precision::kF32;
+  // For tensors whose elements are differences of terms that may be larger than
+  // all of them: the largest size of such terms, of which roundings are then; 0
+  // for other tensors.
+  std::function<double(const std::string& name, const Sources& sources)> terms =
+      nullptr;
 };
 
 // Runs the graph three times on the GPU (operator by operator over poisoned
