@@ -3,7 +3,11 @@
 // Operators as programs run them: one captured graph, from Run() to its return.
 // BM_Nothing is what a launch and the wait for it take; it is part of all
 // others. Operands lie on the GPU and are random.
+//
+//   of_copy     bytes a second over those of a copy on this GPU, in this run
+//   of_cublas   FLOP/s over those of cuBLAS' BF16 product of 8192 x 8192 x 8192
 
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <cstdint>
@@ -29,6 +33,9 @@
 #include "core/ops/optimizer.h"
 #include "core/runtime/program.h"
 #include "core/runtime/state_store.h"
+#include "core/tensor/bfloat16.h"
+#include "core/tensor/dtype.h"
+#include "cublas_v2.h"
 #include "cuda/ops/all_kernels.h"
 #include "cuda/runtime/cuda_backend.h"
 #include "cuda_runtime_api.h"
@@ -39,34 +46,73 @@ namespace {
 using Build = std::function<void(GraphBuilder&)>;
 using FillFn = std::function<void(Program&, StateStore&)>;
 
-// Bytes a second of a device-to-device copy of 1 GiB, read and written; the
-// best of some.
+// Seconds of what `enqueue` puts on the default stream; the best of some runs,
+// of which the first two warm up.
+double BestSeconds(const std::function<void()>& enqueue) {
+  cudaEvent_t start, stop;
+  cudaEventCreate(&start);
+  cudaEventCreate(&stop);
+  float best = 1e9;
+  for (int i = 0; i < 10; ++i) {
+    cudaEventRecord(start);
+    enqueue();
+    cudaEventRecord(stop);
+    cudaEventSynchronize(stop);
+    float milliseconds = 0;
+    cudaEventElapsedTime(&milliseconds, start, stop);
+    if (i > 1) best = std::min(best, milliseconds);
+  }
+  cudaEventDestroy(start);
+  cudaEventDestroy(stop);
+  return best * 1e-3;
+}
+
+// Bytes a second of a device-to-device copy of 1 GiB, read and written.
 double CopyBandwidth() {
   static const double measured = [] {
     constexpr size_t kBytes = size_t{1} << 30;
     void *from = nullptr, *to = nullptr;
-    if (cudaMalloc(&from, kBytes) != cudaSuccess ||
-        cudaMalloc(&to, kBytes) != cudaSuccess) {
-      return 1.0;
-    }
-    cudaEvent_t start, stop;
-    cudaEventCreate(&start);
-    cudaEventCreate(&stop);
-    float best = 1e9;
-    for (int i = 0; i < 10; ++i) {
-      cudaEventRecord(start);
-      cudaMemcpyAsync(to, from, kBytes, cudaMemcpyDeviceToDevice);
-      cudaEventRecord(stop);
-      cudaEventSynchronize(stop);
-      float milliseconds = 0;
-      cudaEventElapsedTime(&milliseconds, start, stop);
-      if (i > 1) best = std::min(best, milliseconds);
-    }
-    cudaEventDestroy(start);
-    cudaEventDestroy(stop);
+    CHECK(cudaMalloc(&from, kBytes) == cudaSuccess);
+    CHECK(cudaMalloc(&to, kBytes) == cudaSuccess);
+    const double seconds = BestSeconds(
+        [&] { cudaMemcpyAsync(to, from, kBytes, cudaMemcpyDeviceToDevice); });
     cudaFree(from);
     cudaFree(to);
-    return 2.0 * kBytes / (best * 1e-3);
+    return 2.0 * kBytes / seconds;
+  }();
+  return measured;
+}
+
+// FLOP/s of cuBLAS with BF16 operands and an F32 result, square: what products
+// on this GPU may hope for. Operands are random, because a GPU is faster, being
+// cooler, with zeros.
+double BlasBf16Peak() {
+  static const double measured = [] {
+    constexpr int64_t n = 8192;
+    std::mt19937 rng(1);
+    std::normal_distribution<float> normal;
+    std::vector<BFloat16> numbers(n * n);
+    for (BFloat16& x : numbers) x = RoundToBFloat16(normal(rng));
+    void *a = nullptr, *b = nullptr, *c = nullptr;
+    const size_t bytes = numbers.size() * sizeof(BFloat16);
+    CHECK(cudaMalloc(&a, bytes) == cudaSuccess);
+    CHECK(cudaMalloc(&b, bytes) == cudaSuccess);
+    CHECK(cudaMalloc(&c, 2 * bytes) == cudaSuccess);
+    cudaMemcpy(a, numbers.data(), bytes, cudaMemcpyHostToDevice);
+    cudaMemcpy(b, numbers.data(), bytes, cudaMemcpyHostToDevice);
+    cublasHandle_t blas;
+    CHECK(cublasCreate(&blas) == CUBLAS_STATUS_SUCCESS);
+    const float one = 1, zero = 0;
+    const double seconds = BestSeconds([&] {
+      const cublasStatus_t status =
+          cublasGemmEx(blas, CUBLAS_OP_T, CUBLAS_OP_N, n, n, n, &one, b,
+                       CUDA_R_16BF, n, a, CUDA_R_16BF, n, &zero, c, CUDA_R_32F,
+                       n, CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT);
+      CHECK(status == CUBLAS_STATUS_SUCCESS) << cublasGetStatusString(status);
+    });
+    cublasDestroy(blas);
+    for (void* const p : {a, b, c}) cudaFree(p);
+    return 2.0 * n * n * n / seconds;
   }();
   return measured;
 }
@@ -94,10 +140,17 @@ class Compiled {
     for (float& x : numbers) x = normal(rng);
     for (const std::string& name : state_->names()) {
       const TensorView& view = state_->Get(name);
-      if (view.dtype != DType::kF32) continue;
-      float* const to = view.as<float>();
-      for (int64_t i = 0; i < view.num_elements(); ++i) {
-        to[i] = numbers[(i * 7 + i / 1000) & (numbers.size() - 1)];
+      const auto number = [&](int64_t i) {
+        return numbers[(i * 7 + i / 1000) & (numbers.size() - 1)];
+      };
+      if (view.dtype == DType::kF32) {
+        float* const to = view.as<float>();
+        for (int64_t i = 0; i < view.num_elements(); ++i) to[i] = number(i);
+      } else if (view.dtype == DType::kBF16) {
+        auto* const to = static_cast<BFloat16*>(view.data);
+        for (int64_t i = 0; i < view.num_elements(); ++i) {
+          to[i] = RoundToBFloat16(number(i));
+        }
       }
     }
     if (fill) fill(*program_, *state_);
@@ -135,7 +188,12 @@ void BM_Program(benchmark::State& state, const Build& build, const Work& work) {
   std::sort(seconds.begin(), seconds.end());
   const double median = seconds[seconds.size() / 2];
   state.counters["median_us"] = 1e6 * median;
-  if (work.flops > 0) state.counters["TFLOP/s"] = work.flops / median / 1e12;
+  if (work.flops > 0) {
+    state.counters["TFLOP/s"] = work.flops / median / 1e12;
+    if (work.precision == Precision::kBf16) {
+      state.counters["of_cublas"] = work.flops / median / BlasBf16Peak();
+    }
+  }
   if (work.bytes > 0) {
     state.counters["GB/s"] = work.bytes / median / 1e9;
     state.counters["of_copy"] = work.bytes / median / CopyBandwidth();
@@ -172,18 +230,23 @@ void AddRouting() {
        }});
 }
 
+// Rows are spread evenly; experts without any are not touched. With BF16 the
+// weights are BF16 in memory as well.
 void AddGrouped(int64_t experts, int64_t rows, int64_t k, int64_t n,
                 Precision precision) {
+  const bool narrow = precision == Precision::kBf16;
+  const double touched = std::min(experts, rows);
   const double flops = 2.0 * rows * k * n;
-  const double bytes = 4.0 * (rows * (k + n) + experts * k * n);
+  const double bytes =
+      4.0 * rows * (k + n) + (narrow ? 2.0 : 4.0) * touched * k * n;
   Add(absl::StrCat("BM_GroupedMatMul/experts:", experts, "/rows:", rows,
-                   "/k:", k, "/n:", n,
-                   precision == Precision::kBf16 ? "/bf16" : "/fp32"),
+                   "/k:", k, "/n:", n, narrow ? "/bf16" : "/fp32"),
       [=](GraphBuilder& b) {
         b.Output("y",
                  GroupedMatMul(
                      b, b.State("x", DType::kF32, {Static(rows), Static(k)}),
-                     b.Parameter("w", {Static(experts), Static(n), Static(k)}),
+                     b.State("w", narrow ? DType::kBF16 : DType::kF32,
+                             {Static(experts), Static(n), Static(k)}),
                      b.Input("offset", DType::kI32, {Static(experts + 1)})));
       },
       {flops, bytes,
@@ -294,10 +357,13 @@ void AddAll() {
   AddDense(4096, 4096, 4096, Precision::kTf32, "tf32");
   AddDense(4096, 4096, 4096, Precision::kBf16, "bf16");
   AddDense(1, 32768, 4096, Precision::kF32, "fp32");
-  for (const Precision precision : {Precision::kF32, Precision::kBf16}) {
-    AddGrouped(128, 32768, 2048, 1536, precision);
-  }
+  AddGrouped(128, 32768, 2048, 1536, Precision::kF32);
   AddGrouped(128, 8, 2048, 1536, Precision::kF32);
+  for (const int64_t rows : {131072, 32768, 2048, 8}) {
+    AddGrouped(128, rows, 2048, 1536, Precision::kBf16);
+  }
+  AddGrouped(64, 98304, 2048, 2816, Precision::kBf16);
+  AddGrouped(32, 8192, 7168, 4096, Precision::kBf16);
   AddAttention(4096, 16, 4, 64);
   AddDecode(64, 4096, 32, 8, 128);
   AddDecode(1, 4096, 32, 8, 128);
