@@ -111,7 +111,11 @@ absl::StatusOr<std::unique_ptr<Trainer>> Trainer::Create(
 }
 
 absl::Status Trainer::Build(int num_threads) {
-  backend_ = std::make_unique<CpuBackend>(num_threads, AllCpuKernels());
+  if (options_.backend) {
+    ASSIGN_OR_RETURN(backend_, options_.backend());
+  } else {
+    backend_ = std::make_unique<CpuBackend>(num_threads, AllCpuKernels());
+  }
   state_ = std::make_unique<StateStore>(*backend_);
   RETURN_IF_ERROR(BuildGradients());
   RETURN_IF_ERROR(BuildUpdate());
@@ -200,7 +204,7 @@ absl::StatusOr<StepMetrics> Trainer::Step(RoutingRecording* recording) {
   meter_->Reset();
   for (int64_t m = 0; m < train_.accumulation(); ++m) {
     RETURN_IF_ERROR(FillBatch(m));
-    RETURN_IF_ERROR(gradients_->Run());
+    RETURN_IF_ERROR(AtThisStep(gradients_->Run()));
     const double loss = Scalar(*gradients_, "loss");
     const double total_loss = Scalar(*gradients_, "total_loss");
     if (!std::isfinite(total_loss)) {
@@ -218,7 +222,7 @@ absl::StatusOr<StepMetrics> Trainer::Step(RoutingRecording* recording) {
   metrics.learning_rate = LearningRate(train_, step_ + 1);
   SetScalar(*update_, "learning_rate", metrics.learning_rate);
   *update_->Input("step").as<int32_t>() = static_cast<int32_t>(step_ + 1);
-  RETURN_IF_ERROR(update_->Run());
+  RETURN_IF_ERROR(AtThisStep(update_->Run()));
   metrics.grad_norm = Scalar(*update_, "grad_norm");
   if (!std::isfinite(metrics.grad_norm)) {
     return Diagnose(absl::StrCat("gradient norm is ", metrics.grad_norm));
@@ -227,6 +231,12 @@ absl::StatusOr<StepMetrics> Trainer::Step(RoutingRecording* recording) {
   metrics.experts = meter_->Use();
   metrics.seconds = SecondsSince(start);
   return metrics;
+}
+
+absl::Status Trainer::AtThisStep(const absl::Status& status) const {
+  if (status.ok()) return status;
+  return absl::Status(status.code(),
+                      absl::StrCat("step ", step_ + 1, ": ", status.message()));
 }
 
 absl::Status Trainer::Diagnose(const std::string& what) {

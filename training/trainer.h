@@ -15,16 +15,17 @@
 #define TRAINING_TRAINER_H_
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "core/cpu/cpu_backend.h"
 #include "core/model/config.pb.h"
 #include "core/model/gate.h"
 #include "core/model/moe.h"
+#include "core/runtime/backend.h"
 #include "core/runtime/program.h"
 #include "core/runtime/state_store.h"
 #include "core/trace/routing_replay.h"
@@ -48,6 +49,10 @@ struct RouteOptions {
 // "gate", "forced-balance", "replay of FILE".
 std::string Describe(const RouteOptions& route);
 
+// Makes what a trainer's programs run on; its errors are those of creation.
+using BackendFactory =
+    std::function<absl::StatusOr<std::unique_ptr<Backend>>()>;
+
 struct TrainerOptions {
   bool expose_tokens = false;  // Recordings may have tokens.
   // kBalanced is for steps and validations alike. A replay is for those that
@@ -55,6 +60,7 @@ struct TrainerOptions {
   // the gates choose.
   RouteOptions route;
   RoutingTraceHeader::Source replayed = RoutingTraceHeader::TRAIN;
+  BackendFactory backend = nullptr;  // Null: the CPU, with Create's threads.
 };
 
 class Trainer {
@@ -113,7 +119,7 @@ class Trainer {
   const std::vector<RouterValues>& routers() const { return routers_; }
   const StateStore& state() const { return *state_; }
   StateStore& state() { return *state_; }
-  CpuBackend& backend() { return *backend_; }
+  Backend& backend() { return *backend_; }
   Program& gradient_program() { return *gradients_; }
   Program& update_program() { return *update_; }
   // FLOPs of the latest step by the graph's own cost, at its live counts.
@@ -133,6 +139,7 @@ class Trainer {
   RouteSource RouteOf(RoutingTraceHeader::Source source) const;
   RoutingTraceHeader TraceHeader(RoutingTraceHeader::Source source) const;
   absl::Status FillBatch(int64_t micro_batch);
+  absl::Status AtThisStep(const absl::Status& status) const;
   template <typename Trace>
   void DescribeMicroBatch(int64_t micro_batch, Trace& trace) const;
   absl::Status Diagnose(const std::string& what);
@@ -142,7 +149,7 @@ class Trainer {
   TrainConfig train_;
   const Corpus* corpus_;
   TrainerOptions options_;
-  std::unique_ptr<CpuBackend> backend_;
+  std::unique_ptr<Backend> backend_;
   std::unique_ptr<StateStore> state_;
   std::unique_ptr<Program> gradients_;
   std::unique_ptr<Program> update_;

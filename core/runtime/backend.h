@@ -21,7 +21,29 @@ namespace strata {
 class Memory {
  public:
   virtual ~Memory() = default;
+  // As the host sees it: where kernels have memory of their own, this is the
+  // host's copy, which Backend::ToDevice and ToHost keep in step.
   virtual char* data() const = 0;
+};
+
+// A whole graph as a backend runs it that does not run node by node.
+class Executable {
+ public:
+  struct Options {
+    bool checked = false;       // As Program::RunChecked().
+    double* seconds = nullptr;  // [nodes], if given: time of each is added.
+  };
+
+  virtual ~Executable() = default;
+
+  // Takes the inputs from the host's copy, runs all nodes, and waits. Counts
+  // are then in the host's copy.
+  //
+  // On error says which node failed, if that can be known.
+  virtual absl::Status Run(const Options& options) = 0;
+
+  // Brings `value` of the latest run, which `tensor` is, to the host's copy.
+  virtual absl::Status Fetch(ValueId value, const TensorView& tensor) = 0;
 };
 
 class Backend {
@@ -33,6 +55,28 @@ class Backend {
   // Returns RESOURCE_EXHAUSTED if memory runs out.
   virtual absl::StatusOr<std::unique_ptr<Memory>> Allocate(
       int64_t num_bytes) = 0;
+
+  // Whether kernels work on what Memory::data() shows.
+  virtual bool shares_host_memory() const { return true; }
+
+  // Copies what the host's copy of `tensor` holds to where kernels see it, or
+  // back. Does nothing where both are one.
+  virtual absl::Status ToDevice(const TensorView& tensor) {
+    return absl::OkStatus();
+  }
+  virtual absl::Status ToHost(const TensorView& tensor) {
+    return absl::OkStatus();
+  }
+
+  // Compiles a graph whose values lie at `address` [values] (the host's). Null:
+  // this backend runs node by node, through FindKernel() and Run(). `graph`
+  // and the memory must outlive the result.
+  //
+  // Returns UNIMPLEMENTED if a node has no kernel, naming it.
+  virtual absl::StatusOr<std::unique_ptr<Executable>> Compile(
+      const Graph& graph, absl::Span<char* const> address) {
+    return nullptr;
+  }
 
   // The kernel that runs `op` on `dtype`; null if there is none.
   virtual Kernel FindKernel(absl::string_view op, DType dtype) const = 0;

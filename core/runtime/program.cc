@@ -39,7 +39,7 @@ std::set<std::string> StoredNarrow(const Graph& graph,
   std::set<std::string> names;
   for (const Value& value : graph.values()) {
     if (value.role == Role::kParameter && value.type.dtype == DType::kF32 &&
-        state.Has(value.name) && state.Get(value.name).dtype == DType::kBF16) {
+        state.Has(value.name) && state.Peek(value.name).dtype == DType::kBF16) {
       names.insert(value.name);
     }
   }
@@ -71,14 +71,23 @@ absl::StatusOr<std::unique_ptr<Program>> Program::Compile(Graph graph,
   }
   RETURN_IF_ERROR(state.Declare(graph));
   auto program =
-      std::unique_ptr<Program>(new Program(std::move(graph), backend));
-  RETURN_IF_ERROR(program->Bind(state, options));
+      std::unique_ptr<Program>(new Program(std::move(graph), backend, state));
+  RETURN_IF_ERROR(program->Bind(options));
   return program;
 }
 
-absl::Status Program::Bind(StateStore& state, Options options) {
+absl::Status Program::Bind(Options options) {
   plan_ = PlanMemory(graph_, options.reuse_memory);
-  ASSIGN_OR_RETURN(arena_, backend_.Allocate(plan_.arena_bytes));
+  absl::StatusOr<std::unique_ptr<Memory>> arena =
+      backend_.Allocate(plan_.arena_bytes);
+  if (!arena.ok()) {
+    return absl::Status(
+        arena.status().code(),
+        absl::StrCat("activations (", plan_.ToString(), "), beside ",
+                     state_.num_bytes() >> 20, " MiB of parameters and state: ",
+                     arena.status().message()));
+  }
+  arena_ = *std::move(arena);
   int64_t input_bytes = 0;
   for (const Value& value : graph_.values()) {
     if (value.role != Role::kInput) continue;
@@ -103,10 +112,12 @@ absl::Status Program::Bind(StateStore& state, Options options) {
         break;
       case Role::kParameter:
       case Role::kState:
-        address_.push_back(static_cast<char*>(state.Get(value.name).data));
+        address_.push_back(static_cast<char*>(state_.Peek(value.name).data));
         break;
     }
   }
+  ASSIGN_OR_RETURN(executable_, backend_.Compile(graph_, address_));
+  if (executable_ != nullptr) return absl::OkStatus();
   for (size_t id = 0; id < graph_.nodes().size(); ++id) {
     RETURN_IF_ERROR(AddStep(id));
   }
@@ -175,6 +186,10 @@ TensorView Program::Output(absl::string_view name) const {
   if (!dims.empty() && dims[0].ragged()) {
     view.shape[0] = *reinterpret_cast<const int32_t*>(address_[dims[0].count]);
   }
+  if (executable_ != nullptr) {
+    const absl::Status status = executable_->Fetch(it->second, view);
+    CHECK(status.ok()) << std::string(name) << ": " << status.ToString();
+  }
   return view;
 }
 
@@ -182,7 +197,23 @@ absl::Status Program::Run() { return RunSteps(/*checked=*/false); }
 
 absl::Status Program::RunChecked() { return RunSteps(/*checked=*/true); }
 
+absl::Status Program::RunExecutable(bool checked) {
+  RETURN_IF_ERROR(state_.Publish());
+  Executable::Options options;
+  options.checked = checked;
+  std::vector<double> seconds(profile_ ? graph_.nodes().size() : 0);
+  if (profile_) options.seconds = seconds.data();
+  RETURN_IF_ERROR(executable_->Run(options));
+  for (size_t id = 0; id < seconds.size(); ++id) {
+    times_[id].seconds += seconds[id];
+    times_[id].runs += 1;
+    times_[id].flops += CostOf(graph_, graph_.node(id), LiveBinding()).flops;
+  }
+  return absl::OkStatus();
+}
+
 absl::Status Program::RunSteps(bool checked) {
+  if (executable_ != nullptr) return RunExecutable(checked);
   using Clock = std::chrono::steady_clock;
   for (size_t id = 0; id < steps_.size(); ++id) {
     const Step& step = steps_[id];

@@ -97,17 +97,19 @@ class Program {
     std::vector<Patch> patches;
   };
 
-  Program(Graph graph, Backend& backend)
-      : graph_(std::move(graph)), backend_(backend) {}
+  Program(Graph graph, Backend& backend, StateStore& state)
+      : graph_(std::move(graph)), backend_(backend), state_(state) {}
 
-  absl::Status Bind(StateStore& state, Options options);
+  absl::Status Bind(Options options);
   absl::Status AddStep(NodeId id);
   TensorView ViewOf(ValueId id) const;  // At its bounds.
   absl::Status RunSteps(bool checked);
+  absl::Status RunExecutable(bool checked);
   absl::Status CheckFinite(NodeId id) const;
 
   const Graph graph_;
   Backend& backend_;
+  StateStore& state_;
   MemoryPlan plan_;
   std::unique_ptr<Memory> arena_;
   std::unique_ptr<Memory> inputs_memory_;
@@ -116,6 +118,7 @@ class Program {
   absl::flat_hash_map<std::string, TensorView> inputs_;
   std::vector<TensorView> tensors_;  // Operands of all steps.
   std::vector<Step> steps_;
+  std::unique_ptr<Executable> executable_;  // In place of steps, or null.
   bool profile_ = false;
   std::vector<OpTime> times_;  // [nodes]
 };

@@ -1,9 +1,11 @@
 #include "core/runtime/state_store.h"
 
+#include <algorithm>
 #include <cstdint>
 #include <memory>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
@@ -30,11 +32,18 @@ absl::Status StateStore::Declare(const Graph& graph) {
       }
       continue;
     }
-    ASSIGN_OR_RETURN(std::unique_ptr<Memory> memory,
-                     backend_.Allocate(view.num_bytes()));
-    view.data = memory->data();
+    absl::StatusOr<std::unique_ptr<Memory>> memory =
+        backend_.Allocate(view.num_bytes());
+    if (!memory.ok()) {
+      return absl::Status(
+          memory.status().code(),
+          absl::StrCat(
+              Name(value.role), " ", value.name, ", after ", num_bytes() >> 20,
+              " MiB of parameters and state: ", memory.status().message()));
+    }
+    view.data = (*memory)->data();
     names_.push_back(value.name);
-    entries_[value.name] = {view, value.role, std::move(memory)};
+    entries_[value.name] = {view, value.role, *std::move(memory), num_runs_};
   }
   return absl::OkStatus();
 }
@@ -43,13 +52,39 @@ void StateStore::Adopt(absl::string_view name, const TensorView& tensor,
                        Role role, std::unique_ptr<Memory> memory) {
   CHECK(!Has(name)) << std::string(name) << " is here already";
   names_.emplace_back(name);
-  entries_[names_.back()] = {tensor, role, std::move(memory)};
+  entries_[names_.back()] = {tensor, role, std::move(memory), num_runs_};
+  if (!backend_.shares_host_memory()) given_out_.push_back(names_.back());
 }
 
 const TensorView& StateStore::Get(absl::string_view name) const {
+  const TensorView& view = Peek(name);
+  if (backend_.shares_host_memory()) return view;
+  Entry& entry = entries_.find(name)->second;
+  if (entry.seen_at_run != num_runs_) {
+    const absl::Status status = backend_.ToHost(view);
+    CHECK(status.ok()) << std::string(name) << ": " << status.ToString();
+    entry.seen_at_run = num_runs_;
+  }
+  given_out_.emplace_back(name);
+  return view;
+}
+
+const TensorView& StateStore::Peek(absl::string_view name) const {
   const auto it = entries_.find(name);
   CHECK(it != entries_.end()) << "no state called " << std::string(name);
   return it->second.view;
+}
+
+absl::Status StateStore::Publish() {
+  std::sort(given_out_.begin(), given_out_.end());
+  given_out_.erase(std::unique(given_out_.begin(), given_out_.end()),
+                   given_out_.end());
+  for (const std::string& name : given_out_) {
+    RETURN_IF_ERROR(backend_.ToDevice(Peek(name)));
+  }
+  given_out_.clear();
+  ++num_runs_;
+  return absl::OkStatus();
 }
 
 Role StateStore::role(absl::string_view name) const {

@@ -20,6 +20,10 @@ namespace strata {
 
 // Programs are compiled against a store and hold pointers into it, so it must
 // outlive them. Tensors are zero when declared.
+//
+// Where kernels have memory of their own, Get() brings a tensor to the host and
+// what the host then does to it is brought back before a program runs; so call
+// it anew after each run.
 class StateStore {
  public:
   explicit StateStore(Backend& backend) : backend_(backend) {}
@@ -39,6 +43,10 @@ class StateStore {
   bool Has(absl::string_view name) const { return entries_.contains(name); }
   // The tensor, which must be here.
   const TensorView& Get(absl::string_view name) const;
+  // The same, to know its type and place without looking at its elements.
+  const TensorView& Peek(absl::string_view name) const;
+  // Brings what Get() gave out back to where kernels see it.
+  absl::Status Publish();
   Role role(absl::string_view name) const;
   // In order of declaration.
   const std::vector<std::string>& names() const { return names_; }
@@ -49,10 +57,13 @@ class StateStore {
     TensorView view;
     Role role;
     std::unique_ptr<Memory> memory;
+    int64_t seen_at_run = 0;  // The host's copy is that of so many runs.
   };
 
   Backend& backend_;
-  absl::flat_hash_map<std::string, Entry> entries_;
+  mutable absl::flat_hash_map<std::string, Entry> entries_;
+  mutable std::vector<std::string> given_out_;  // Since the last Publish().
+  int64_t num_runs_ = 0;
   std::vector<std::string> names_;
 };
 

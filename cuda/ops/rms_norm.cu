@@ -75,7 +75,7 @@ __global__ void __launch_bounds__(T::kThreads)
     RmsNormKernel(const RmsNormArgs<Element> args) {
   constexpr int n = kVector<Element>;
   const int64_t row = T::Row();
-  if (row >= args.rows) return;  // The same for all of a row's threads.
+  if (row >= NumRows(args)) return;  // The same for all of a row's threads.
   const uint4* x = reinterpret_cast<const uint4*>(args.x + row * args.width);
   uint4* y = reinterpret_cast<uint4*>(args.y + row * args.width);
   const int num_vectors = args.width / n;
@@ -116,7 +116,7 @@ __global__ void __launch_bounds__(T::kThreads)
     InputGradKernel(const RmsNormInputGradArgs<Element> args) {
   constexpr int n = kVector<Element>;
   const int64_t row = T::Row();
-  if (row >= args.rows) return;  // The same for all of a row's threads.
+  if (row >= NumRows(args)) return;  // The same for all of a row's threads.
   const uint4* x = reinterpret_cast<const uint4*>(args.x + row * args.width);
   const uint4* dy = reinterpret_cast<const uint4*>(args.dy + row * args.width);
   uint4* dx = reinterpret_cast<uint4*>(args.dx + row * args.width);
@@ -172,6 +172,7 @@ template <typename Element>
 __global__ void __launch_bounds__(AnyRow::kThreads)
     RmsNormAnyRowKernel(const RmsNormArgs<Element> args) {
   const int64_t row = AnyRow::Row();
+  if (row >= NumRows(args)) return;
   const Element* x = args.x + row * args.width;
   Element* y = args.y + row * args.width;
   float sum = 0;
@@ -191,6 +192,7 @@ template <typename Element>
 __global__ void __launch_bounds__(AnyRow::kThreads)
     InputGradAnyRowKernel(const RmsNormInputGradArgs<Element> args) {
   const int64_t row = AnyRow::Row();
+  if (row >= NumRows(args)) return;
   const Element* x = args.x + row * args.width;
   const Element* dy = args.dy + row * args.width;
   Element* dx = args.dx + row * args.width;

@@ -12,6 +12,8 @@
 // do not depend on the device: the order of every sum follows from the shape
 // alone.
 //
+// With `count`, rows beyond *count * rows_per_count are left alone.
+//
 // Best where a row is whole 16-byte vectors (width a multiple of 4 floats or 8
 // bfloat16), aligned to 16 bytes, and no longer than 32 KiB. Others are right
 // too, but slower.
@@ -35,6 +37,8 @@ struct RmsNormArgs {
   int64_t rows = 0;
   int width = 0;
   float eps = 0;
+  const int32_t* count = nullptr;  // [], or null: all rows
+  int rows_per_count = 1;
 };
 
 template <typename Element>
@@ -46,6 +50,8 @@ struct RmsNormInputGradArgs {
   Element* dx = nullptr;        // [rows, width]
   int64_t rows = 0;
   int width = 0;
+  const int32_t* count = nullptr;  // [], or null: all rows
+  int rows_per_count = 1;
 };
 
 template <typename Element>
@@ -58,6 +64,8 @@ struct RmsNormWeightGradArgs {
       nullptr;  // [RmsNormWeightGradPartials(rows), width]: scratch
   int64_t rows = 0;
   int width = 0;
+  const int32_t* count = nullptr;  // [], or null: all rows
+  int rows_per_count = 1;
 };
 
 // Each returns cudaErrorInvalidValue, and launches nothing, if rows is negative

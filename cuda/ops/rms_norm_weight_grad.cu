@@ -36,7 +36,7 @@ __global__ void __launch_bounds__(kWarpSize* kStripWarps)
   const int strip = blockIdx.x * kWarpSize * n;
   const int column = strip + lane * n;
   const int64_t begin = blockIdx.y * rows_per_partial;
-  const int64_t end = min(begin + rows_per_partial, args.rows);
+  const int64_t end = min(begin + rows_per_partial, NumRows(args));
 
   float sum[n] = {};
   for (int64_t row = begin + warp; row < end && column < args.width;

@@ -58,6 +58,13 @@ __device__ void Unpack(Element raw, float (&element)[1]) {
 template <typename Element, int n>
 using Raw = std::conditional_t<n == 1, Element, uint4>;
 
+// Rows of an Args that are there: args.rows, or as many as its count says.
+template <typename Args>
+__device__ __forceinline__ int64_t NumRows(const Args& args) {
+  if (args.count == nullptr) return args.rows;
+  return min(args.rows, int64_t{__ldg(args.count)} * args.rows_per_count);
+}
+
 // Returns whether p may be read as vectors.
 inline bool IsAligned(const void* p) {
   return reinterpret_cast<uintptr_t>(p) % 16 == 0;

@@ -16,6 +16,13 @@ REQUIRES_CUDA = select({
     "//conditions:default": ["//tools/bazel:needs_config_cuda"],
 })
 
+def with_cuda(values, otherwise = []):
+    """Returns `values` (srcs or deps) under --config=cuda, else `otherwise`."""
+    return select({
+        "//tools/bazel:cuda_enabled": values,
+        "//conditions:default": otherwise,
+    })
+
 # tags for a test or benchmark that needs a GPU to run.
 GPU_TEST_TAGS = [
     "exclusive",  # One test at a time on the device.

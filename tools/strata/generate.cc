@@ -21,15 +21,15 @@
 #include "core/checkpoint/load_model.h"
 #include "core/checkpoint/model_files.h"
 #include "core/checkpoint/weight_storage.h"
-#include "core/cpu/all_kernels.h"
-#include "core/cpu/cpu_backend.h"
 #include "core/model/config.h"
+#include "core/runtime/backend.h"
 #include "core/runtime/state_store.h"
 #include "core/tokenizer/utf8_stream.h"
 #include "nlohmann/json.hpp"
 #include "serving/engine/generator.h"
 #include "tools/strata/command.h"
 #include "tools/strata/config_flags.h"
+#include "tools/strata/device_flags.h"
 #include "tools/strata/model_text.h"
 #include "tools/strata/option_parser.h"
 #include "tools/strata/output.h"
@@ -47,6 +47,7 @@ struct GenerateFlags {
   std::string system;
   GenerateOptions options;
   int threads = 1;
+  DeviceFlags device;
   WeightStorage weights = WeightStorage::kAsStored;
   bool json = false;
   Option* prompt_option = nullptr;
@@ -129,14 +130,15 @@ absl::StatusOr<int> RunGenerate(const GenerateFlags& flags) {
     sized.set_max_seq_len(prompt_tokens +
                           std::clamp<int64_t>(options.max_new_tokens, 1, room));
   }
-  CpuBackend backend(flags.threads, AllCpuKernels());
-  StateStore state(backend);
+  ASSIGN_OR_RETURN(const std::unique_ptr<Backend> backend,
+                   MakeBackend(flags.device, flags.threads));
+  StateStore state(*backend);
   std::vector<UnusedTensor> unused;
   RETURN_IF_ERROR(
       LoadModelWeights(folder, config, state, &unused, flags.weights));
   for (const std::string& line : DescribeUnused(unused)) PrintNote(line);
   ASSIGN_OR_RETURN(const std::unique_ptr<Generator> generator,
-                   Generator::Create(sized, backend, state));
+                   Generator::Create(sized, *backend, state));
 
   std::string text;
   const auto emit = [&](const std::string& piece) {
@@ -235,6 +237,7 @@ Command AddGenerate(OptionParser& app) {
                     "the same text, sooner");
   AddWeights(*generate, flags->weights);
   AddThreads(*generate, flags->threads);
+  AddDevice(*generate, flags->device);
   AddJson(*generate, flags->json);
   return {generate, [flags] { return RunGenerate(*flags); }};
 }

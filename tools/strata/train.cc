@@ -23,6 +23,7 @@
 #include "nlohmann/json.hpp"
 #include "tools/strata/command.h"
 #include "tools/strata/config_flags.h"
+#include "tools/strata/device_flags.h"
 #include "tools/strata/option_parser.h"
 #include "tools/strata/output.h"
 #include "tools/strata/rate.h"
@@ -45,6 +46,7 @@ struct TrainFlags {
   int64_t steps = 0;
   uint64_t seed = 0;
   int threads = 1;
+  DeviceFlags device;
   bool overwrite = false;
   bool json = false;
   RecordOptions record;
@@ -160,6 +162,9 @@ absl::StatusOr<int> RunTrain(const TrainFlags& flags) {
   RunOptions options;
   options.overwrite = flags.overwrite;
   options.num_threads = flags.threads;
+  options.backend = [&flags] {
+    return MakeBackend(flags.device, flags.threads);
+  };
   options.record = flags.record;
   options.route = flags.route;
   RETURN_IF_ERROR(ChooseFolders(flags, options));
@@ -265,6 +270,7 @@ Command AddTrain(OptionParser& app) {
   AddRecordRouting(*train, flags->record);
   AddRoute(*train, flags->route);
   AddThreads(*train, flags->threads);
+  AddDevice(*train, flags->device);
   AddJson(*train, flags->json);
   return {train, [flags] { return RunTrain(*flags); }};
 }

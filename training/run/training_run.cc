@@ -96,7 +96,8 @@ absl::StatusOr<std::unique_ptr<TrainingRun>> TrainingRun::Start(
   ASSIGN_OR_RETURN(
       std::unique_ptr<Trainer> trainer,
       Trainer::Create(options.model, options.train, corpus, options.num_threads,
-                      {options.record.tokens, options.route}));
+                      {options.record.tokens, options.route,
+                       RoutingTraceHeader::TRAIN, options.backend}));
   nlohmann::json manifest =
       TrainingManifest(options.model, options.train, *corpus);
   if (options.route.source != RouteSource::kGate) {

@@ -41,6 +41,7 @@ struct RunOptions {
   RecordOptions record;     // A routing trace of the steps.
   RouteOptions route;       // Replays such a trace, or balances.
   int num_threads = 1;
+  BackendFactory backend = nullptr;  // Null: the CPU.
 };
 
 // What a caller may want to see as it happens; any may be null.

@@ -1,0 +1,44 @@
+#include "cuda/ops/all_kernels.h"
+
+#include "cuda/ops/activation.h"
+#include "cuda/ops/attention.h"
+#include "cuda/ops/cached_attention.h"
+#include "cuda/ops/dispatch.h"
+#include "cuda/ops/elementwise.h"
+#include "cuda/ops/embedding.h"
+#include "cuda/ops/gate.h"
+#include "cuda/ops/gate_loss.h"
+#include "cuda/ops/gate_select.h"
+#include "cuda/ops/grouped_matmul.h"
+#include "cuda/ops/latent_attention.h"
+#include "cuda/ops/loss.h"
+#include "cuda/ops/matmul.h"
+#include "cuda/ops/norm.h"
+#include "cuda/ops/optimizer.h"
+#include "cuda/ops/rope.h"
+#include "cuda/runtime/kernel_table.h"
+
+namespace strata::gpu {
+
+KernelTable AllCudaKernels() {
+  KernelTable table;
+  RegisterActivationKernels(table);
+  RegisterAttentionKernels(table);
+  RegisterCachedAttentionKernels(table);
+  RegisterDispatchKernels(table);
+  RegisterElementwiseKernels(table);
+  RegisterEmbeddingKernels(table);
+  RegisterGateKernels(table);
+  RegisterGateLossKernels(table);
+  RegisterGateSelectKernels(table);
+  RegisterGroupedMatMulKernels(table);
+  RegisterLatentAttentionKernels(table);
+  RegisterLossKernels(table);
+  RegisterMatMulKernels(table);
+  RegisterNormKernels(table);
+  RegisterOptimizerKernels(table);
+  RegisterRopeKernels(table);
+  return table;
+}
+
+}  // namespace strata::gpu

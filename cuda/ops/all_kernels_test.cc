@@ -1,0 +1,58 @@
+#include "cuda/ops/all_kernels.h"
+
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "core/graph/builder.h"
+#include "core/graph/op_def.h"
+#include "core/model/config.h"
+#include "core/model/decoder.h"
+#include "core/ops/elementwise.h"
+#include "core/passes/autodiff.h"
+#include "core/testing/status_matchers.h"
+#include "gtest/gtest.h"
+
+namespace strata::gpu {
+namespace {
+
+using Mode = DecoderOptions::Mode;
+
+class PresetTest
+    : public testing::TestWithParam<std::tuple<const char*, Mode>> {};
+
+// Needs no GPU: that there is a kernel for every node, not what it does.
+TEST_P(PresetTest, EveryOperatorHasAKernel) {
+  const auto [preset, mode] = GetParam();
+  GraphBuilder b;
+  DecoderOptions options;
+  options.mode = mode;
+  options.max_tokens = 64;
+  const Decoder decoder = BuildDecoder(b, *ModelPreset(preset), options);
+  if (mode == Mode::kTrain) {
+    std::vector<ValueId> parameters;
+    for (size_t id = 0; id < b.graph().values().size(); ++id) {
+      if (b.graph().value(id).role == Role::kParameter) {
+        parameters.push_back(id);
+      }
+    }
+    ASSERT_THAT(Differentiate(b, {Seed{decoder.total_loss, strata::Fill(b, 1)}},
+                              parameters),
+                IsOk());
+  }
+  const auto graph = b.Finish();
+  ASSERT_THAT(graph, IsOk());
+  const KernelTable table = AllCudaKernels();
+  for (const Node& node : graph->nodes()) {
+    EXPECT_NE(table.Find(node.op->name), nullptr) << node.op->name;
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Presets, PresetTest,
+    testing::Combine(
+        testing::Values("demo", "small", "strata-1b", "deepseek-v3"),
+        testing::Values(Mode::kTrain, Mode::kEvaluate, Mode::kGenerate)));
+
+}  // namespace
+}  // namespace strata::gpu

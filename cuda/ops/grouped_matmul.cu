@@ -1,0 +1,219 @@
+#include <cstdint>
+
+#include "cuda/ops/device.cuh"
+#include "cuda/ops/gemm_tile.cuh"
+#include "cuda/ops/grouped_matmul.h"
+#include "cuda/ops/row_dots.cuh"
+#include "cuda/runtime/kernel.h"
+#include "cuda_bf16.h"
+
+namespace strata::gpu {
+namespace {
+
+// Up to so many rows at the bound, a product by w^T is a dot an element: each
+// expert then has about one row, and a tile would be nearly empty.
+constexpr int64_t kMaxDotRows = 64;
+
+// Reports where offsets do not rise from 0 to the number of rows. Products go
+// wrong then, but stay inside their memory: FindTile() and the rows of a weight
+// gradient are held to [0, rows].
+__device__ void CheckOffsets(const int32_t* offset, int num_experts,
+                             int64_t rows, const FaultSink& fault) {
+  for (int e = threadIdx.x; e < num_experts; e += blockDim.x) {
+    const bool ends_well = e + 1 < num_experts || offset[e + 1] == rows;
+    if (offset[e] > offset[e + 1] || offset[0] != 0 || !ends_well) {
+      fault.Report(FaultKind::kOffsets, e, offset[e], rows);
+    }
+  }
+}
+
+// Tiles are counted expert by expert, the last of an expert being short. Finds
+// tile `index`: its expert and rows; false if there are fewer. By whole warps.
+struct RowTile {
+  int expert = 0;
+  int64_t row = 0;
+  int num_rows = 0;
+};
+__device__ bool FindTile(const int32_t* offset, int num_experts, int64_t rows,
+                         int index, RowTile& tile) {
+  for (int base = 0; base < num_experts; base += kWarp) {
+    const int e = base + Lane();
+    const int64_t begin = e < num_experts ? min(int64_t{offset[e]}, rows) : 0;
+    const int64_t end = e < num_experts ? min(int64_t{offset[e + 1]}, rows) : 0;
+    const int tiles = end > begin && begin >= 0
+                          ? static_cast<int>((end - begin + kTile - 1) / kTile)
+                          : 0;
+    int up_to = tiles;  // Of this expert and those before, in this warp.
+#pragma unroll
+    for (int d = 1; d < kWarp; d *= 2) {
+      const int before = __shfl_up_sync(kWholeWarp, up_to, d);
+      if (Lane() >= d) up_to += before;
+    }
+    const int total = __shfl_sync(kWholeWarp, up_to, kWarp - 1);
+    if (index >= total) {
+      index -= total;
+      continue;
+    }
+    const int owner = __ffs(__ballot_sync(kWholeWarp, up_to > index)) - 1;
+    const int of_expert = index - __shfl_sync(kWholeWarp, up_to - tiles, owner);
+    tile.expert = base + owner;
+    tile.row =
+        __shfl_sync(kWholeWarp, begin, owner) + int64_t{of_expert} * kTile;
+    tile.num_rows = static_cast<int>(
+        min(int64_t{kTile}, __shfl_sync(kWholeWarp, end, owner) - tile.row));
+    return true;
+  }
+  return false;
+}
+
+struct ProductArgs {
+  Extent rows;
+  int num_experts = 0;
+  int64_t n = 0, k = 0;
+  const float* x = nullptr;         // [rows, k]
+  const void* w = nullptr;          // [E, n, k], or [E, k, n]
+  const int32_t* offset = nullptr;  // [E + 1]
+  float* y = nullptr;               // [rows, n]
+  bool wide = false;
+  FaultSink fault;
+};
+
+// y rows = x rows w[e]^T (kTransposed), or w[e]; a block a tile of y.
+template <bool kTransposed, typename W>
+__global__ void __launch_bounds__(kBlock)
+    ProductKernel(const ProductArgs args) {
+  const int64_t rows = args.rows.Get();
+  if (blockIdx.x == 0 && blockIdx.y == 0) {
+    CheckOffsets(args.offset, args.num_experts, rows, args.fault);
+  }
+  RowTile tile;
+  if (!FindTile(args.offset, args.num_experts, rows,
+                static_cast<int>(blockIdx.y), tile)) {
+    return;
+  }
+  __shared__ TileBuffers buffers;
+  const int64_t column = int64_t{blockIdx.x} * kTile;
+  const W* const w = static_cast<const W*>(args.w) +
+                     tile.expert * args.n * args.k +
+                     (kTransposed ? column * args.k : column);
+  GemmTile<true, kTransposed>(
+      buffers, args.x + tile.row * args.k, args.k, w,
+      kTransposed ? args.k : args.n, tile.num_rows,
+      static_cast<int>(min(int64_t{kTile}, args.n - column)), args.k,
+      args.y + tile.row * args.n + column, args.n);
+}
+
+// A warp an element of y.
+template <typename W>
+__global__ void __launch_bounds__(kBlock) DotsKernel(const ProductArgs args) {
+  const int64_t rows = args.rows.Get();
+  if (blockIdx.x == 0 && blockIdx.y == 0) {
+    CheckOffsets(args.offset, args.num_experts, rows, args.fault);
+  }
+  const int64_t row = blockIdx.y, column = FirstRow();
+  if (row >= rows || column >= args.n) return;
+  // The last expert that begins at the row or before.
+  int expert = 0;
+  for (int step = 1024; step > 0; step /= 2) {
+    if (expert + step < args.num_experts && args.offset[expert + step] <= row) {
+      expert += step;
+    }
+  }
+  const W* const w =
+      static_cast<const W*>(args.w) + (expert * args.n + column) * args.k;
+  float sum[1];
+  RowDots(args.x + row * args.k, w, args.k, args.wide, sum);
+  if (Lane() == 0) args.y[row * args.n + column] = sum[0];
+}
+
+template <typename W>
+cudaError_t LaunchProduct(const KernelContext& ctx, ProductArgs args,
+                          bool transposed) {
+  const W* const w = static_cast<const W*>(args.w);
+  if (transposed && args.rows.bound <= kMaxDotRows && args.k > 0) {
+    args.wide = IsWide(args.x, w, args.k);
+    const dim3 grid(static_cast<unsigned>(CeilDiv(args.n, kWarpsPerBlock)),
+                    static_cast<unsigned>(args.rows.bound));
+    DotsKernel<W><<<grid, kBlock, 0, ctx.stream>>>(args);
+    return cudaGetLastError();
+  }
+  // Each expert may have one tile that is not full.
+  const int64_t tiles = CeilDiv(args.rows.bound, kTile) + args.num_experts;
+  const dim3 grid(static_cast<unsigned>(CeilDiv(args.n, kTile)),
+                  static_cast<unsigned>(tiles));
+  if (transposed) {
+    ProductKernel<true, W><<<grid, kBlock, 0, ctx.stream>>>(args);
+  } else {
+    ProductKernel<false, W><<<grid, kBlock, 0, ctx.stream>>>(args);
+  }
+  return cudaGetLastError();
+}
+
+cudaError_t RunGroupedMatMul(const KernelContext& ctx) {
+  const Operand& x = ctx.in(0);
+  const Operand& w = ctx.in(1);
+  const bool transposed = ctx.Int("transpose_w") != 0;
+  ProductArgs args;
+  args.rows = x.rows();
+  args.num_experts = static_cast<int>(w.dim(0));
+  args.k = x.dim(1);
+  args.n = w.dim(transposed ? 1 : 2);
+  args.x = x.as<float>();
+  args.w = w.data;
+  args.offset = ctx.in(2).as<int32_t>();
+  args.y = ctx.out(0).as<float>();
+  args.fault = ctx.fault;
+  if (args.rows.bound == 0 || args.n == 0) return cudaSuccess;
+  if (args.num_experts > 2047) {
+    return ctx.Refuse("more than 2047 experts");
+  }
+  return w.element_size == 2
+             ? LaunchProduct<__nv_bfloat16>(ctx, args, transposed)
+             : LaunchProduct<float>(ctx, args, transposed);
+}
+
+// dw[e] [n, k] = dy rows^T x rows; a block a tile of dw[e], rows in order.
+__global__ void __launch_bounds__(kBlock)
+    WeightGradKernel(Extent extent, int num_experts, int64_t n, int64_t k,
+                     const float* dy, const float* x, const int32_t* offset,
+                     float* dw, FaultSink fault) {
+  const int64_t rows = extent.Get();
+  if (blockIdx.x == 0 && blockIdx.y == 0 && blockIdx.z == 0) {
+    CheckOffsets(offset, num_experts, rows, fault);
+  }
+  __shared__ TileBuffers buffers;
+  const int64_t e = blockIdx.z;
+  const int64_t begin = min(max(int64_t{offset[e]}, int64_t{0}), rows);
+  const int64_t end = min(max(int64_t{offset[e + 1]}, begin), rows);
+  const int64_t row = int64_t{blockIdx.y} * kTile;
+  const int64_t column = int64_t{blockIdx.x} * kTile;
+  GemmTile<false, false>(buffers, dy + begin * n + row, n,
+                         x + begin * k + column, k,
+                         static_cast<int>(min(int64_t{kTile}, n - row)),
+                         static_cast<int>(min(int64_t{kTile}, k - column)),
+                         end - begin, dw + (e * n + row) * k + column, k);
+}
+
+cudaError_t RunGroupedWeightGrad(const KernelContext& ctx) {
+  const Operand& dy = ctx.in(0);
+  const Operand& dw = ctx.out(0);
+  const int64_t n = dw.dim(1), k = dw.dim(2);
+  if (dw.max_elements() == 0) return cudaSuccess;
+  const dim3 grid(static_cast<unsigned>(CeilDiv(k, kTile)),
+                  static_cast<unsigned>(CeilDiv(n, kTile)),
+                  static_cast<unsigned>(dw.dim(0)));
+  WeightGradKernel<<<grid, kBlock, 0, ctx.stream>>>(
+      dy.rows(), static_cast<int>(dw.dim(0)), n, k, dy.as<float>(),
+      ctx.in(1).as<float>(), ctx.in(2).as<int32_t>(), dw.as<float>(),
+      ctx.fault);
+  return cudaGetLastError();
+}
+
+}  // namespace
+
+void RegisterGroupedMatMulKernels(KernelRegistry& kernels) {
+  kernels.Register("GroupedMatMul", RunGroupedMatMul);
+  kernels.Register("GroupedWeightGrad", RunGroupedWeightGrad);
+}
+
+}  // namespace strata::gpu

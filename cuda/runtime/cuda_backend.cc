@@ -1,0 +1,143 @@
+#include "cuda/runtime/cuda_backend.h"
+
+#include <cstdint>
+#include <memory>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/str_cat.h"
+#include "core/base/status_macros.h"
+#include "cublas_v2.h"
+#include "cuda/runtime/cuda_executable.h"
+#include "cuda/runtime/device_memory.h"
+#include "cuda/runtime/pack.h"
+#include "cuda/runtime/status.h"
+#include "cuda_runtime_api.h"
+
+namespace strata::gpu {
+namespace {
+
+// The oldest architecture whose instructions kernels use (BF16 in the tensor
+// cores, asynchronous copies).
+constexpr int kOldestArchitecture = 80;
+
+// What cuBLAS' documentation advises for Hopper. Given by us, so that capture
+// does not make it allocate.
+constexpr size_t kBlasWorkspaceBytes = size_t{32} << 20;
+
+std::string Version(int version) {
+  return absl::StrCat(version / 1000, ".", version % 1000 / 10);
+}
+
+absl::Status CheckDriver() {
+  int driver = 0, runtime = 0;
+  cudaDriverGetVersion(&driver);
+  cudaRuntimeGetVersion(&runtime);
+  if (driver == 0) {
+    return absl::UnavailableError("no NVIDIA driver here, so no GPU to run on");
+  }
+  if (driver / 1000 < runtime / 1000) {
+    return absl::UnavailableError(
+        absl::StrCat("the NVIDIA driver is too old: it is for CUDA up to ",
+                     Version(driver), "; this build wants ", Version(runtime)));
+  }
+  int count = 0;
+  const cudaError_t error = cudaGetDeviceCount(&count);
+  if (error == cudaErrorNoDevice || (error == cudaSuccess && count == 0)) {
+    return absl::UnavailableError("no GPU here");
+  }
+  return ToStatus(error);
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<CudaBackend>> CudaBackend::Create(
+    const CudaOptions& options, KernelTable kernels) {
+  auto backend = std::unique_ptr<CudaBackend>(
+      new CudaBackend(options, std::move(kernels)));
+  RETURN_IF_ERROR(backend->Open());
+  return backend;
+}
+
+absl::Status CudaBackend::Open() {
+  RETURN_IF_ERROR(CheckDriver());
+  RETURN_IF_ERROR(ToStatus(cudaSetDevice(0)));
+  cudaDeviceProp properties;
+  RETURN_IF_ERROR(ToStatus(cudaGetDeviceProperties(&properties, 0)));
+  device_name_ = properties.name;
+  const int architecture = properties.major * 10 + properties.minor;
+  if (architecture < kOldestArchitecture) {
+    return absl::UnavailableError(
+        absl::StrCat(device_name_, " is of architecture sm_", architecture,
+                     "; want sm_", kOldestArchitecture, " or newer"));
+  }
+  if (CheckCode() != cudaSuccess) {
+    cudaGetLastError();
+    return absl::UnavailableError(absl::StrCat(
+        "this build holds no code for ", device_name_, " (sm_", architecture,
+        "); build it with --//tools/bazel:cuda_archs=", architecture));
+  }
+  RETURN_IF_ERROR(ToStatus(cudaStreamCreate(&stream_)));
+  if (const cublasStatus_t status = cublasCreate(&blas_);
+      status != CUBLAS_STATUS_SUCCESS) {
+    return absl::UnavailableError(
+        absl::StrCat("cuBLAS does not start: ", cublasGetStatusString(status)));
+  }
+  RETURN_IF_ERROR(ToStatus(cudaMalloc(&blas_workspace_, kBlasWorkspaceBytes)));
+  cublasSetStream(blas_, stream_);
+  cublasSetWorkspace(blas_, blas_workspace_, kBlasWorkspaceBytes);
+  return absl::OkStatus();
+}
+
+CudaBackend::~CudaBackend() {
+  adopted_.clear();
+  if (blas_ != nullptr) cublasDestroy(blas_);
+  cudaFree(blas_workspace_);
+  if (stream_ != nullptr) cudaStreamDestroy(stream_);
+}
+
+absl::StatusOr<std::unique_ptr<Memory>> CudaBackend::Allocate(
+    int64_t num_bytes) {
+  return TwinMemory::Allocate(num_bytes, twins_);
+}
+
+absl::StatusOr<char*> CudaBackend::DeviceAddress(void* host,
+                                                 int64_t num_bytes) {
+  if (char* const device = twins_->DeviceOf(host); device != nullptr) {
+    return device;
+  }
+  ASSIGN_OR_RETURN(std::unique_ptr<TwinMemory> twin,
+                   TwinMemory::Mirror(host, num_bytes, twins_));
+  adopted_.push_back(std::move(twin));
+  return twins_->DeviceOf(host);
+}
+
+absl::Status CudaBackend::ToDevice(const TensorView& tensor) {
+  const int64_t num_bytes = tensor.num_bytes();
+  if (num_bytes == 0) return absl::OkStatus();
+  ASSIGN_OR_RETURN(char* const device, DeviceAddress(tensor.data, num_bytes));
+  return ToStatus(
+      cudaMemcpy(device, tensor.data, num_bytes, cudaMemcpyHostToDevice));
+}
+
+absl::Status CudaBackend::ToHost(const TensorView& tensor) {
+  const int64_t num_bytes = tensor.num_bytes();
+  const char* const device = twins_->DeviceOf(tensor.data);
+  if (num_bytes == 0 || device == nullptr) return absl::OkStatus();
+  return ToStatus(
+      cudaMemcpy(tensor.data, device, num_bytes, cudaMemcpyDeviceToHost));
+}
+
+absl::StatusOr<std::unique_ptr<Executable>> CudaBackend::Compile(
+    const Graph& graph, absl::Span<char* const> address) {
+  return CudaExecutable::Create(graph, address, *this);
+}
+
+absl::Status CudaBackend::Run(strata::Kernel kernel, const Node& node,
+                              absl::Span<const TensorView> inputs,
+                              absl::Span<const TensorView> outputs) {
+  return absl::UnimplementedError("the CUDA backend runs whole programs only");
+}
+
+}  // namespace strata::gpu

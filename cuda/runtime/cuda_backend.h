@@ -1,0 +1,102 @@
+// The CUDA backend: one GPU, one stream, programs as captured graphs.
+//
+//   ASSIGN_OR_RETURN(auto backend,
+//                    CudaBackend::Create({}, AllCudaKernels()));
+//   StateStore state(*backend);
+//   ASSIGN_OR_RETURN(auto program, Program::Compile(graph, *backend, state));
+//
+// docs/gpu.md says how it works.
+
+#ifndef CUDA_RUNTIME_CUDA_BACKEND_H_
+#define CUDA_RUNTIME_CUDA_BACKEND_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "absl/types/span.h"
+#include "core/graph/graph.h"
+#include "core/runtime/backend.h"
+#include "core/runtime/kernel.h"
+#include "core/tensor/tensor.h"
+#include "cublas_v2.h"
+#include "cuda/runtime/device_memory.h"
+#include "cuda/runtime/kernel.h"
+#include "cuda/runtime/kernel_table.h"
+#include "cuda_runtime_api.h"
+
+namespace strata::gpu {
+
+struct CudaOptions {
+  Precision precision = Precision::kF32;
+  // False: every run goes operator by operator.
+  bool capture = true;
+  // Runs that go operator by operator begin with NaN in every activation, so
+  // that a result which is not written, or a row beyond the count which is
+  // read, shows: for tests.
+  bool poison = false;
+};
+
+// Runs one program at a time. Programs and memory must not outlive it.
+class CudaBackend : public Backend {
+ public:
+  // On device 0.
+  //
+  // Returns UNAVAILABLE if there is no GPU, the driver is too old, or this
+  // build holds no code for the GPU's architecture.
+  static absl::StatusOr<std::unique_ptr<CudaBackend>> Create(
+      const CudaOptions& options, KernelTable kernels);
+  ~CudaBackend() override;
+
+  absl::string_view name() const override { return "cuda"; }
+  absl::StatusOr<std::unique_ptr<Memory>> Allocate(int64_t num_bytes) override;
+  bool shares_host_memory() const override { return false; }
+  absl::Status ToDevice(const TensorView& tensor) override;
+  absl::Status ToHost(const TensorView& tensor) override;
+  absl::StatusOr<std::unique_ptr<Executable>> Compile(
+      const Graph& graph, absl::Span<char* const> address) override;
+
+  // Programs run as a whole: there is nothing to find or run node by node.
+  strata::Kernel FindKernel(absl::string_view op, DType dtype) const override {
+    return nullptr;
+  }
+  absl::Status Run(strata::Kernel kernel, const Node& node,
+                   absl::Span<const TensorView> inputs,
+                   absl::Span<const TensorView> outputs) override;
+
+  const CudaOptions& options() const { return options_; }
+  const std::string& device_name() const { return device_name_; }
+  cudaStream_t stream() const { return stream_; }
+  cublasHandle_t blas() const { return blas_; }
+  Kernel Find(absl::string_view op) const { return kernels_.Find(op); }
+
+  // The device address of memory of this backend, or of host memory that a
+  // store adopted, which gets a twin when it is first asked for.
+  absl::StatusOr<char*> DeviceAddress(void* host, int64_t num_bytes);
+
+ private:
+  CudaBackend(const CudaOptions& options, KernelTable kernels)
+      : options_(options),
+        kernels_(std::move(kernels)),
+        twins_(std::make_shared<TwinMap>()) {}
+
+  absl::Status Open();
+
+  CudaOptions options_;
+  KernelTable kernels_;
+  std::string device_name_;
+  cudaStream_t stream_ = nullptr;
+  cublasHandle_t blas_ = nullptr;
+  void* blas_workspace_ = nullptr;
+  std::shared_ptr<TwinMap> twins_;
+  std::vector<std::unique_ptr<TwinMemory>> adopted_;
+};
+
+}  // namespace strata::gpu
+
+#endif  // CUDA_RUNTIME_CUDA_BACKEND_H_

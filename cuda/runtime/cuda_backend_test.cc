@@ -1,0 +1,158 @@
+#include "cuda/runtime/cuda_backend.h"
+
+#include <cstdint>
+#include <cstring>
+#include <limits>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "core/graph/builder.h"
+#include "core/ops/elementwise.h"
+#include "core/ops/matmul.h"
+#include "core/ops/optimizer.h"
+#include "core/runtime/program.h"
+#include "core/runtime/state_store.h"
+#include "core/testing/status_matchers.h"
+#include "cuda/ops/all_kernels.h"
+#include "cuda/runtime/kernel_table.h"
+#include "cuda/runtime/status.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+
+namespace strata::gpu {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+
+// sum = keep * sum + 2 x, and y = 2 x.
+absl::StatusOr<Graph> Doubling() {
+  GraphBuilder b;
+  const Dim t = Ragged(4, b.Input("n", DType::kI32, {}));
+  const ValueId x = b.Input("x", DType::kF32, {t, Static(1)});
+  const ValueId y = Scale(b, x, 2);
+  b.Output("y", y);
+  Accumulate(b, b.State("sum", DType::kF32, {Static(1)}), SumRows(b, y),
+             b.Input("keep", DType::kF32, {}));
+  return b.Finish();
+}
+
+class CudaBackendTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    if (!HasDevice()) GTEST_SKIP() << "no GPU";
+    auto backend = CudaBackend::Create(CudaOptions(), AllCudaKernels());
+    ASSERT_THAT(backend, IsOk());
+    backend_ = *std::move(backend);
+  }
+
+  std::unique_ptr<CudaBackend> backend_;
+};
+
+TEST_F(CudaBackendTest, RunsOneByOneThenCapturedThenReplayed) {
+  StateStore state(*backend_);
+  absl::StatusOr<Graph> graph = Doubling();
+  ASSERT_THAT(graph, IsOk());
+  auto program = Program::Compile(*std::move(graph), *backend_, state);
+  ASSERT_THAT(program, IsOk());
+  float sum = 0;
+  *(*program)->Input("keep").as<float>() = 1;
+  for (int run = 1; run <= 4; ++run) {
+    // Counts change from run to run; the captured graph does not.
+    const int n = 1 + run % 3;
+    *(*program)->Input("n").as<int32_t>() = n;
+    for (int i = 0; i < n; ++i) {
+      (*program)->Input("x").as<float>()[i] = static_cast<float>(run + i);
+      sum += 2.f * (run + i);
+    }
+    ASSERT_THAT((*program)->Run(), IsOk());
+    const TensorView y = (*program)->Output("y");
+    ASSERT_EQ(y.dim(0), n);
+    EXPECT_EQ(y.as<float>()[n - 1], 2.f * (run + n - 1));
+    EXPECT_EQ(*state.Get("sum").as<float>(), sum);
+    if (run == 3) *state.Get("sum").as<float>() = sum = 0.5f;
+  }
+}
+
+TEST_F(CudaBackendTest, CheckedRunNamesTheFirstOperatorThatMadeNoNumber) {
+  StateStore state(*backend_);
+  absl::StatusOr<Graph> graph = Doubling();
+  ASSERT_THAT(graph, IsOk());
+  auto program = Program::Compile(*std::move(graph), *backend_, state);
+  ASSERT_THAT(program, IsOk());
+  *(*program)->Input("n").as<int32_t>() = 2;
+  (*program)->Input("x").as<float>()[1] =
+      std::numeric_limits<float>::infinity();
+  EXPECT_THAT((*program)->RunChecked(),
+              StatusIs(absl::StatusCode::kOutOfRange, HasSubstr("Scale")));
+}
+
+TEST_F(CudaBackendTest, AProfileHasEveryOperator) {
+  StateStore state(*backend_);
+  absl::StatusOr<Graph> graph = Doubling();
+  ASSERT_THAT(graph, IsOk());
+  auto program = Program::Compile(*std::move(graph), *backend_, state);
+  ASSERT_THAT(program, IsOk());
+  (*program)->EnableProfile();
+  ASSERT_THAT((*program)->Run(), IsOk());
+  EXPECT_EQ((*program)->Profile().size(), 3);  // Scale, SumRows, Accumulate.
+}
+
+TEST_F(CudaBackendTest, AMissingKernelIsNamed) {
+  auto backend = CudaBackend::Create(CudaOptions(), KernelTable());
+  ASSERT_THAT(backend, IsOk());
+  StateStore state(**backend);
+  absl::StatusOr<Graph> graph = Doubling();
+  ASSERT_THAT(graph, IsOk());
+  EXPECT_THAT(
+      Program::Compile(*std::move(graph), **backend, state).status(),
+      StatusIs(absl::StatusCode::kUnimplemented,
+               HasSubstr("backend cuda has no kernel for Scale on F32")));
+}
+
+TEST_F(CudaBackendTest, TooLittleMemorySaysWhatThereIs) {
+  EXPECT_THAT(backend_->Allocate(int64_t{1} << 42).status(),
+              StatusIs(absl::StatusCode::kResourceExhausted,
+                       HasSubstr("want 4194304.0 MiB on the GPU")));
+  // And goes on.
+  EXPECT_THAT(backend_->Allocate(1 << 20).status(), IsOk());
+}
+
+TEST_F(CudaBackendTest, MemoryThatAStoreAdoptedGetsATwin) {
+  std::vector<float> weight = {1, 2, 3, 4};
+  class Borrowed : public Memory {
+   public:
+    explicit Borrowed(char* data) : data_(data) {}
+    char* data() const override { return data_; }
+
+   private:
+    char* data_;
+  };
+  StateStore state(*backend_);
+  TensorView view;
+  view.shape = {2, 2};
+  view.data = weight.data();
+  state.Adopt("w", view, Role::kParameter,
+              std::make_unique<Borrowed>(reinterpret_cast<char*>(view.data)));
+  GraphBuilder b;
+  b.Output("y", Linear(b, b.Input("x", DType::kF32, {Static(1), Static(2)}),
+                       b.Parameter("w", {Static(2), Static(2)})));
+  absl::StatusOr<Graph> graph = b.Finish();
+  ASSERT_THAT(graph, IsOk());
+  auto program = Program::Compile(*std::move(graph), *backend_, state);
+  ASSERT_THAT(program, IsOk());
+  (*program)->Input("x").as<float>()[0] = 1;
+  (*program)->Input("x").as<float>()[1] = 10;
+  ASSERT_THAT((*program)->Run(), IsOk());
+  EXPECT_THAT((*program)->Output("y").span<float>(), ElementsAre(21, 43));
+}
+
+TEST(NoDeviceTest, CreatingABackendWithoutAGpuIsUnavailable) {
+  if (HasDevice()) GTEST_SKIP() << "there is a GPU";
+  EXPECT_THAT(CudaBackend::Create(CudaOptions(), KernelTable()).status(),
+              StatusIs(absl::StatusCode::kUnavailable, HasSubstr("GPU")));
+}
+
+}  // namespace
+}  // namespace strata::gpu

@@ -1,0 +1,387 @@
+#include "cuda/runtime/cuda_executable.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <memory>
+#include <set>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/str_cat.h"
+#include "core/base/status_macros.h"
+#include "core/graph/attrs.h"
+#include "core/graph/op_def.h"
+#include "core/runtime/kernel_registry.h"
+#include "core/tensor/dtype.h"
+#include "cuda/runtime/cuda_backend.h"
+#include "cuda/runtime/status.h"
+#include "cuda_runtime_api.h"
+
+namespace strata::gpu {
+namespace {
+
+// Results up to this size come with every run; larger ones when asked for.
+constexpr int64_t kSmallBytes = 64 << 10;
+
+std::string Describe(const Node& node) {
+  return absl::StrCat(node.scope, node.scope.empty() ? "" : "/", node.op->name);
+}
+
+absl::Status At(const Node& node, const absl::Status& status) {
+  if (status.ok()) return status;
+  return absl::Status(status.code(),
+                      absl::StrCat(Describe(node), ": ", status.message()));
+}
+
+class NodeAttributes : public AttributeReader {
+ public:
+  explicit NodeAttributes(const Attrs& attrs) : attrs_(attrs) {}
+  int64_t Int(const char* name) const override { return attrs_.Int(name); }
+  double Float(const char* name) const override { return attrs_.Float(name); }
+
+ private:
+  const Attrs& attrs_;
+};
+
+template <typename T>
+absl::StatusOr<std::unique_ptr<DeviceArray<T>>> CopyToDevice(
+    const std::vector<T>& host) {
+  ASSIGN_OR_RETURN(DeviceArray<T> array, DeviceArray<T>::CopyOf(host));
+  return std::make_unique<DeviceArray<T>>(std::move(array));
+}
+
+absl::StatusOr<char*> AllocatePinned(int64_t num_bytes) {
+  void* data = nullptr;
+  RETURN_IF_ERROR(ToStatus(cudaMallocHost(&data, num_bytes)));
+  return static_cast<char*>(data);
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<CudaExecutable>> CudaExecutable::Create(
+    const Graph& graph, absl::Span<char* const> address, CudaBackend& backend) {
+  auto executable =
+      std::unique_ptr<CudaExecutable>(new CudaExecutable(graph, backend));
+  RETURN_IF_ERROR(executable->Bind(address));
+  return executable;
+}
+
+CudaExecutable::~CudaExecutable() {
+  if (captured_ != nullptr) cudaGraphExecDestroy(captured_);
+  cudaFreeHost(staged_inputs_);
+  cudaFreeHost(staged_results_);
+}
+
+absl::Status CudaExecutable::Bind(absl::Span<char* const> address) {
+  ASSIGN_OR_RETURN(fault_, CopyToDevice(std::vector<Fault>(1)));
+  for (size_t id = 0; id < address.size(); ++id) {
+    const int64_t num_bytes = graph_.value(id).type.max_bytes();
+    if (num_bytes == 0) {  // Is somewhere, and never looked at.
+      device_.push_back(reinterpret_cast<char*>(fault_->data()));
+      continue;
+    }
+    ASSIGN_OR_RETURN(char* const device,
+                     backend_.DeviceAddress(address[id], num_bytes));
+    device_.push_back(device);
+  }
+  RETURN_IF_ERROR(BindInputs(address));
+  RETURN_IF_ERROR(BindResults(address));
+  for (size_t id = 0; id < graph_.nodes().size(); ++id) {
+    ASSIGN_OR_RETURN(Step step, BindStep(id));
+    steps_.push_back(std::move(step));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CudaExecutable::BindInputs(absl::Span<char* const> address) {
+  char* end = nullptr;
+  for (size_t id = 0; id < address.size(); ++id) {
+    const Value& value = graph_.value(id);
+    if (value.role != Role::kInput || value.type.max_bytes() == 0) continue;
+    if (inputs_ == nullptr || address[id] < inputs_) inputs_ = address[id];
+    end = std::max(end, address[id] + value.type.max_bytes());
+  }
+  if (inputs_ == nullptr) return absl::OkStatus();
+  input_bytes_ = end - inputs_;
+  ASSIGN_OR_RETURN(device_inputs_,
+                   backend_.DeviceAddress(inputs_, input_bytes_));
+  ASSIGN_OR_RETURN(staged_inputs_, AllocatePinned(input_bytes_));
+  return absl::OkStatus();
+}
+
+// The fault, all counts, and outputs that are small.
+absl::Status CudaExecutable::BindResults(absl::Span<char* const> address) {
+  std::vector<PackEntry> entries = {{fault_->data(), 0, sizeof(Fault)}};
+  packed_bytes_ = sizeof(Fault);
+  std::set<ValueId> wanted;
+  for (const Value& value : graph_.values()) {
+    for (const Dim& dim : value.type.dims) {
+      if (dim.ragged()) wanted.insert(dim.count);
+    }
+  }
+  for (const auto& [name, id] : graph_.outputs()) {
+    if (graph_.value(id).type.max_bytes() <= kSmallBytes) wanted.insert(id);
+  }
+  for (const ValueId id : wanted) {
+    const int64_t num_bytes = graph_.value(id).type.max_bytes();
+    if (num_bytes == 0 || graph_.value(id).role == Role::kInput) continue;
+    entries.push_back({device_[id], packed_bytes_, num_bytes});
+    small_.push_back({id, address[id], packed_bytes_, num_bytes});
+    packed_bytes_ += (num_bytes + 15) / 16 * 16;
+  }
+  ASSIGN_OR_RETURN(entries_, CopyToDevice(entries));
+  ASSIGN_OR_RETURN(packed_, CopyToDevice(std::vector<char>(packed_bytes_)));
+  ASSIGN_OR_RETURN(staged_results_, AllocatePinned(packed_bytes_));
+  return absl::OkStatus();
+}
+
+Operand CudaExecutable::OperandOf(ValueId value, NodeId user) const {
+  Operand operand;
+  if (value == kNone) return operand;
+  const ValueType& type = graph_.value(value).type;
+  operand.data = device_[value];
+  operand.element_size = SizeOf(type.dtype);
+  operand.rank = type.rank();
+  for (int i = 0; i < type.rank(); ++i) operand.dims[i] = type.dims[i].bound;
+  // A count that the node makes itself is not known before it runs.
+  if (!type.dims.empty() && type.dims[0].ragged() &&
+      graph_.value(type.dims[0].count).producer != user) {
+    operand.count =
+        reinterpret_cast<const int32_t*>(device_[type.dims[0].count]);
+  }
+  return operand;
+}
+
+absl::StatusOr<CudaExecutable::Step> CudaExecutable::BindStep(NodeId id) const {
+  const Node& node = graph_.node(id);
+  Step step;
+  step.kernel = backend_.Find(node.op->name);
+  const DType dtype = KernelDType(graph_, node);
+  if (step.kernel == nullptr || dtype == DType::kF64) {
+    return absl::UnimplementedError(absl::StrCat(
+        Describe(node), ": backend ", backend_.name(), " has no kernel for ",
+        node.op->name, " on ", Name(dtype)));
+  }
+  for (const auto& values :
+       {absl::MakeConstSpan(node.inputs), absl::MakeConstSpan(node.outputs)}) {
+    for (const ValueId value : values) {
+      if (value == kNone || graph_.value(value).type.rank() <= 4) continue;
+      return absl::UnimplementedError(absl::StrCat(
+          Describe(node), ": rank ", graph_.value(value).type.rank(),
+          "; backend cuda wants at most 4"));
+    }
+  }
+  for (const ValueId v : node.inputs) step.inputs.push_back(OperandOf(v, id));
+  for (const ValueId v : node.outputs) step.outputs.push_back(OperandOf(v, id));
+  return step;
+}
+
+absl::Status CudaExecutable::EnqueueStep(NodeId id) {
+  const Step& step = steps_[id];
+  const Node& node = graph_.node(id);
+  const NodeAttributes attrs(node.attrs);
+  KernelContext ctx;
+  ctx.inputs = step.inputs.data();
+  ctx.num_inputs = static_cast<int>(step.inputs.size());
+  ctx.outputs = step.outputs.data();
+  ctx.num_outputs = static_cast<int>(step.outputs.size());
+  ctx.attrs = &attrs;
+  ctx.scratch = &scratch_;
+  ctx.stream = backend_.stream();
+  ctx.blas = backend_.blas();
+  ctx.precision = backend_.options().precision;
+  ctx.fault = {fault_->data(), id};
+  scratch_.Reset();
+  const cudaError_t error = step.kernel(ctx);
+  if (error == cudaSuccess) return absl::OkStatus();
+  if (ctx.complaint != nullptr) {
+    return At(node, absl::UnimplementedError(ctx.complaint));
+  }
+  return At(node, ToStatus(error));
+}
+
+absl::Status CudaExecutable::Enqueue(const Options* options) {
+  using Clock = std::chrono::steady_clock;
+  const cudaStream_t stream = backend_.stream();
+  if (input_bytes_ > 0) {
+    RETURN_IF_ERROR(
+        ToStatus(cudaMemcpyAsync(device_inputs_, staged_inputs_, input_bytes_,
+                                 cudaMemcpyHostToDevice, stream)));
+  }
+  RETURN_IF_ERROR(
+      ToStatus(cudaMemsetAsync(fault_->data(), 0, sizeof(Fault), stream)));
+  if (options != nullptr) {
+    if (backend_.options().poison) RETURN_IF_ERROR(Poison());
+    RETURN_IF_ERROR(ToStatus(cudaStreamSynchronize(stream)));
+  }
+  for (size_t id = 0; id < steps_.size(); ++id) {
+    const Clock::time_point start =
+        options != nullptr ? Clock::now() : Clock::time_point();
+    RETURN_IF_ERROR(EnqueueStep(id));
+    if (options == nullptr) continue;
+    RETURN_IF_ERROR(
+        At(graph_.node(id), ToStatus(cudaStreamSynchronize(stream))));
+    if (options->seconds != nullptr) {
+      options->seconds[id] +=
+          std::chrono::duration<double>(Clock::now() - start).count();
+    }
+    // Nothing runs: what this operator wanted becomes part of the one block.
+    RETURN_IF_ERROR(At(graph_.node(id), ToStatus(scratch_.Consolidate())));
+    if (options->checked) RETURN_IF_ERROR(CheckFinite(id));
+  }
+  RETURN_IF_ERROR(
+      ToStatus(Pack(entries_->data(), static_cast<int>(entries_->size()),
+                    packed_->data(), stream)));
+  return ToStatus(cudaMemcpyAsync(staged_results_, packed_->data(),
+                                  packed_bytes_, cudaMemcpyDeviceToHost,
+                                  stream));
+}
+
+absl::Status CudaExecutable::Poison() {
+  for (size_t id = 0; id < device_.size(); ++id) {
+    const Value& value = graph_.value(id);
+    if (value.role != Role::kActivation) continue;
+    // All bits set: a NaN, or -1.
+    RETURN_IF_ERROR(ToStatus(cudaMemsetAsync(
+        device_[id], 0xff, value.type.max_bytes(), backend_.stream())));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CudaExecutable::Capture() {
+  const cudaStream_t stream = backend_.stream();
+  RETURN_IF_ERROR(ToStatus(scratch_.Consolidate()));
+  RETURN_IF_ERROR(ToStatus(
+      cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal)));
+  const absl::Status enqueued = Enqueue(/*options=*/nullptr);
+  cudaGraph_t graph = nullptr;
+  const absl::Status ended = ToStatus(cudaStreamEndCapture(stream, &graph));
+  absl::Status status = enqueued.ok() ? ended : enqueued;
+  if (status.ok()) {
+    status = ToStatus(cudaGraphInstantiate(&captured_, graph, 0));
+  }
+  if (graph != nullptr) cudaGraphDestroy(graph);
+  if (status.ok()) return status;
+  cudaGetLastError();
+  return absl::Status(status.code(),
+                      absl::StrCat("capture: ", status.message()));
+}
+
+absl::Status CudaExecutable::Run(const Options& options) {
+  if (input_bytes_ > 0) std::memcpy(staged_inputs_, inputs_, input_bytes_);
+  const bool apart = options.checked || options.seconds != nullptr ||
+                     !backend_.options().capture || num_runs_ == 0;
+  ++num_runs_;
+  if (apart) {
+    RETURN_IF_ERROR(Enqueue(&options));
+  } else {
+    if (captured_ == nullptr) RETURN_IF_ERROR(Capture());
+    RETURN_IF_ERROR(ToStatus(cudaGraphLaunch(captured_, backend_.stream())));
+  }
+  return ReadResults();
+}
+
+absl::Status CudaExecutable::ReadResults() {
+  const absl::Status status =
+      ToStatus(cudaStreamSynchronize(backend_.stream()));
+  if (!status.ok()) {
+    return absl::Status(
+        status.code(),
+        absl::StrCat("in a program of ", steps_.size(), " operators, ",
+                     Describe(graph_.nodes().front()), " to ",
+                     Describe(graph_.nodes().back()), ": ", status.message()));
+  }
+  Fault fault;
+  std::memcpy(&fault, staged_results_, sizeof(fault));
+  RETURN_IF_ERROR(FaultStatus(fault));
+  for (const Small& small : small_) {
+    std::memcpy(small.host, staged_results_ + small.offset, small.num_bytes);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CudaExecutable::Fetch(ValueId value, const TensorView& tensor) {
+  const bool is_here =
+      std::any_of(small_.begin(), small_.end(),
+                  [value](const Small& small) { return small.value == value; });
+  return is_here ? absl::OkStatus() : backend_.ToHost(tensor);
+}
+
+absl::Status CudaExecutable::FaultStatus(const Fault& fault) const {
+  const auto make = [&](absl::string_view what, absl::string_view is,
+                        absl::string_view want) {
+    return At(graph_.node(fault.node), absl::InvalidArgumentError(absl::StrCat(
+                                           what, " ", fault.place, " ", is, " ",
+                                           fault.value, "; want ", want)));
+  };
+  const std::string below = absl::StrCat("0 to ", fault.limit - 1);
+  const std::string or_none = absl::StrCat("-1 to ", fault.limit - 1);
+  const std::string rising = absl::StrCat("rising, to ", fault.limit);
+  switch (static_cast<FaultKind>(fault.kind)) {
+    case FaultKind::kNone:
+      return absl::OkStatus();
+    case FaultKind::kTokenId:
+      return make("token", "has id", below);
+    case FaultKind::kTarget:
+      return make("token", "has target", or_none);
+    case FaultKind::kExpert:
+      return make("slot", "names expert", or_none);
+    case FaultKind::kRowIndex:
+      return make("index", "is row", below);
+    case FaultKind::kPosition:
+      return make("token", "has position", "0 or more");
+    case FaultKind::kCacheRow:
+      return make("token", "goes to, or sees, cache row", below);
+    case FaultKind::kOffsets:
+      return make("the rows of expert", "begin at", rising);
+    case FaultKind::kSequence:
+      return make("sequence", "starts at", rising);
+    case FaultKind::kStep:
+      return make("place", "has step", "1 or more");
+  }
+  return absl::InternalError(
+      absl::StrCat("a kernel reported fault ", fault.kind));
+}
+
+absl::Status CudaExecutable::CheckFinite(NodeId id) const {
+  const Node& node = graph_.node(id);
+  const auto check = [&](ValueId value,
+                         absl::string_view what) -> absl::Status {
+    const ValueType& type = graph_.value(value).type;
+    if (type.dtype != DType::kF32) return absl::OkStatus();
+    int64_t n = type.max_elements();
+    if (!type.dims.empty() && type.dims[0].ragged()) {
+      int32_t count = 0;
+      RETURN_IF_ERROR(
+          ToStatus(cudaMemcpy(&count, device_[type.dims[0].count],
+                              sizeof(count), cudaMemcpyDeviceToHost)));
+      n = n / std::max<int64_t>(1, type.dims[0].bound) * count;
+    }
+    std::vector<float> host(n);
+    RETURN_IF_ERROR(
+        ToStatus(cudaMemcpy(host.data(), device_[value], n * sizeof(float),
+                            cudaMemcpyDeviceToHost)));
+    for (int64_t i = 0; i < n; ++i) {
+      if (std::isfinite(host[i])) continue;
+      return absl::OutOfRangeError(absl::StrCat(
+          Describe(node), " (", Name(node.phase), ") made ", host[i],
+          " at element ", i, " of its ", what, " ", ToText(graph_, type)));
+    }
+    return absl::OkStatus();
+  };
+  for (const ValueId output : node.outputs) {
+    RETURN_IF_ERROR(check(output, "output"));
+  }
+  for (const int i : node.mutates) {
+    RETURN_IF_ERROR(check(node.inputs[i], graph_.value(node.inputs[i]).name));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace strata::gpu

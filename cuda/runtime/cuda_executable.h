@@ -1,0 +1,96 @@
+// A graph compiled for the GPU: launches in node order, then one captured
+// graph.
+
+#ifndef CUDA_RUNTIME_CUDA_EXECUTABLE_H_
+#define CUDA_RUNTIME_CUDA_EXECUTABLE_H_
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+#include "core/graph/graph.h"
+#include "core/runtime/backend.h"
+#include "cuda/runtime/device_array.h"
+#include "cuda/runtime/device_scratch.h"
+#include "cuda/runtime/fault.h"
+#include "cuda/runtime/kernel.h"
+#include "cuda/runtime/pack.h"
+#include "cuda_runtime_api.h"
+
+namespace strata::gpu {
+
+class CudaBackend;
+
+class CudaExecutable : public Executable {
+ public:
+  // `graph`, the memory and `backend` must outlive it.
+  static absl::StatusOr<std::unique_ptr<CudaExecutable>> Create(
+      const Graph& graph, absl::Span<char* const> address,
+      CudaBackend& backend);
+  ~CudaExecutable() override;
+
+  absl::Status Run(const Options& options) override;
+  absl::Status Fetch(ValueId value, const TensorView& tensor) override;
+
+ private:
+  struct Step {
+    Kernel kernel = nullptr;
+    std::vector<Operand> inputs;
+    std::vector<Operand> outputs;
+  };
+  // A result that comes to the host with every run.
+  struct Small {
+    ValueId value = kNone;
+    char* host = nullptr;
+    int64_t offset = 0;  // In the packed block.
+    int64_t num_bytes = 0;
+  };
+
+  CudaExecutable(const Graph& graph, CudaBackend& backend)
+      : graph_(graph), backend_(backend) {}
+
+  absl::Status Bind(absl::Span<char* const> address);
+  absl::Status BindInputs(absl::Span<char* const> address);
+  absl::Status BindResults(absl::Span<char* const> address);
+  absl::StatusOr<Step> BindStep(NodeId id) const;
+  Operand OperandOf(ValueId value, NodeId user) const;
+
+  // Enqueues the whole program. With `options` not null waits after each
+  // operator, so that an error names it.
+  absl::Status Enqueue(const Options* options);
+  absl::Status EnqueueStep(NodeId id);
+  absl::Status CheckFinite(NodeId id) const;
+  absl::Status Poison();
+  absl::Status Capture();
+  absl::Status ReadResults();
+  absl::Status FaultStatus(const Fault& fault) const;
+
+  const Graph& graph_;
+  CudaBackend& backend_;
+  std::vector<char*> device_;  // [values]
+  std::vector<Step> steps_;    // [nodes]
+  DeviceScratch scratch_;
+  int num_runs_ = 0;
+  cudaGraphExec_t captured_ = nullptr;
+
+  // Inputs lie in one block.
+  char* inputs_ = nullptr;         // The host's.
+  char* device_inputs_ = nullptr;  // Its twin.
+  char* staged_inputs_ = nullptr;  // Pinned.
+  int64_t input_bytes_ = 0;
+
+  std::vector<Small> small_;
+  std::unique_ptr<DeviceArray<PackEntry>> entries_;
+  std::unique_ptr<DeviceArray<Fault>> fault_;
+  std::unique_ptr<DeviceArray<char>> packed_;
+  char* staged_results_ = nullptr;  // Pinned; begins with the Fault.
+  int64_t packed_bytes_ = 0;
+};
+
+}  // namespace strata::gpu
+
+#endif  // CUDA_RUNTIME_CUDA_EXECUTABLE_H_

@@ -1,0 +1,33 @@
+// The kernels of a backend by the name of their operator.
+
+#ifndef CUDA_RUNTIME_KERNEL_TABLE_H_
+#define CUDA_RUNTIME_KERNEL_TABLE_H_
+
+#include <string>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/strings/string_view.h"
+#include "core/base/check.h"
+#include "cuda/runtime/kernel.h"
+
+namespace strata::gpu {
+
+class KernelTable : public KernelRegistry {
+ public:
+  void Register(const char* op, Kernel kernel) override {
+    CHECK(kernels_.emplace(op, kernel).second) << op << " has a kernel already";
+  }
+
+  // Null if there is none.
+  Kernel Find(absl::string_view op) const {
+    const auto it = kernels_.find(op);
+    return it != kernels_.end() ? it->second : nullptr;
+  }
+
+ private:
+  absl::flat_hash_map<std::string, Kernel> kernels_;
+};
+
+}  // namespace strata::gpu
+
+#endif  // CUDA_RUNTIME_KERNEL_TABLE_H_

@@ -1,0 +1,29 @@
+// --device and --precision: what a subcommand's programs run on.
+
+#ifndef TOOLS_STRATA_DEVICE_FLAGS_H_
+#define TOOLS_STRATA_DEVICE_FLAGS_H_
+
+#include <memory>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "core/runtime/backend.h"
+#include "tools/strata/option_parser.h"
+
+namespace strata {
+
+struct DeviceFlags {
+  std::string device = "cpu";      // Or "cuda".
+  std::string precision = "fp32";  // Of products on CUDA: fp32, tf32 or bf16.
+};
+
+void AddDevice(OptionParser& app, DeviceFlags& flags);
+
+// Returns UNIMPLEMENTED for cuda in a build without it, and UNAVAILABLE where
+// there is no usable GPU.
+absl::StatusOr<std::unique_ptr<Backend>> MakeBackend(const DeviceFlags& flags,
+                                                     int num_threads);
+
+}  // namespace strata
+
+#endif  // TOOLS_STRATA_DEVICE_FLAGS_H_
