@@ -98,7 +98,8 @@ double NormGradTerms(const std::vector<double>& x,
 
 TEST_P(RowwiseTest, Norm) {
   const auto [rows, columns] = GetParam();
-  CompareOptions options = {16. + columns + 3. * rows, WithRows(rows)};
+  CompareOptions options = {/*roundings=*/16. + columns + 3. * rows,
+                            WithRows(rows)};
   options.terms = [rows = rows, columns = columns](const std::string& name,
                                                    const Sources& s) {
     if (name == "d x") {
@@ -120,9 +121,9 @@ TEST_P(RowwiseTest, Norm) {
                 RmsNorm(b, FloatInput(b, "x", t, columns),
                         b.Parameter("gain", {Static(columns)}), kNormEps),
                 RmsNorm(b, FloatInput(b, "heads", t, 3 * columns),
-                        b.Parameter("head_gain", {Static(columns)}), 1e-5)};
+                        b.Parameter("head_gain", {Static(columns)}), kNormEps)};
           },
-          {/*roundings=*/16. + columns + 3. * rows, WithRows(rows)}),
+          options),
       IsOk());
 }
 
