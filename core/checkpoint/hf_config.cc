@@ -257,7 +257,7 @@ absl::Status ReadDeepseekRouter(HfFields& fields, bool v3,
   }
   if (v3 || group_limited) {
     const int64_t groups = fields.Int("n_group", v3 ? 8 : 1);
-    if (groups != 1) {
+    if (groups != 0 && groups != 1) {  // Either: no groups.
       flat.set_num_groups(groups);
       flat.set_top_groups(fields.Int("topk_group", v3 ? 4 : 1));
       flat.set_group_max(group_limited);

@@ -105,6 +105,17 @@ TEST(ModelConfigFromHfTest, ReadsDeepseekV2) {
           .normalize());
 }
 
+TEST(ModelConfigFromHfTest, NoGroupsAndOneGroupAreOne) {
+  const std::string text = TinyConfigText("deepseek_v3");
+  const auto router = [&](const std::string& number) {
+    std::string of = text;
+    const size_t at = of.find("\"n_group\": ") + 11;
+    of.replace(at, 1, number);
+    return Parsed(of).moe().flat().SerializeAsString();
+  };
+  EXPECT_EQ(router("0"), router("1"));
+}
+
 TEST(ModelConfigFromHfTest, ReadsDeepseekV3) {
   const ModelConfig config = Parsed(TinyConfigText("deepseek_v3"));
   const FlatRouterConfig& flat = config.moe().flat();

@@ -93,6 +93,7 @@ absl::StatusOr<Tokenizer> Tokenizer::Parse(absl::string_view json) {
     ASSIGN_OR_RETURN(tokenizer.decoder_, TokenDecoder::Parse(node));
   }
   RETURN_IF_ERROR(tokenizer.CheckAddedTokens());
+  RETURN_IF_ERROR(tokenizer.CheckFrame());
   tokenizer.vocab_size_ = tokenizer.model_.id_limit();
   for (const AddedToken& token : tokenizer.added_tokens_.tokens()) {
     tokenizer.vocab_size_ = std::max(tokenizer.vocab_size_, token.id + 1);
@@ -113,6 +114,18 @@ absl::Status Tokenizer::CheckAddedTokens() const {
       return absl::InvalidArgumentError(absl::StrCat(
           "added_tokens: \"", token.content, "\" has id ", token.id,
           ", which is that of \"", *other, "\" in the vocabulary"));
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Tokenizer::CheckFrame() const {
+  for (const auto* ids :
+       {&post_processor_.before(), &post_processor_.after()}) {
+    for (const int32_t id : *ids) {
+      if (TokenOf(id) != nullptr) continue;
+      return absl::InvalidArgumentError(
+          absl::StrCat("post_processor adds id ", id, ", which no token has"));
     }
   }
   return absl::OkStatus();

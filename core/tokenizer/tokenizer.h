@@ -92,6 +92,7 @@ class Tokenizer {
   Tokenizer();
 
   absl::Status CheckAddedTokens() const;
+  absl::Status CheckFrame() const;  // What the post-processor adds.
   void EncodePart(absl::string_view text, bool at_start,
                   const EncodeOptions& options, Bpe::Scratch& scratch,
                   std::vector<int32_t>& ids) const;

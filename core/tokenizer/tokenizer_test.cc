@@ -373,6 +373,10 @@ TEST(TokenizerTest, RefusesWhatItDoesNotKnowAndSaysWhere) {
                        "single":[{"SpecialToken":{"id":"<s>"}}],
                        "special_tokens":{}})"),
               StatusIs(kInvalid, HasSubstr("there is no \"<s>\"")));
+  EXPECT_THAT(with("post_processor", R"({"type":"TemplateProcessing",
+                       "single":[{"SpecialToken":{"id":"<s>"}},{"Sequence":{}}],
+                       "special_tokens":{"<s>":{"ids":[9999]}}})"),
+              StatusIs(kInvalid, HasSubstr("adds id 9999, which no token")));
   EXPECT_THAT(with("decoder", R"({"type":"WordPiece"})"),
               StatusIs(kUnimplemented, HasSubstr("ByteFallback, ByteLevel")));
   EXPECT_THAT(with("decoder", R"({"type":"Sequence","decoders":[

@@ -3,7 +3,9 @@
 #include <memory>
 #include <string>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/str_cat.h"
 #include "core/cpu/all_kernels.h"
 #include "core/cpu/cpu_backend.h"
 #include "tools/strata/cuda_device.h"
@@ -27,6 +29,10 @@ void AddDevice(OptionParser& app, DeviceFlags& flags) {
 absl::StatusOr<std::unique_ptr<Backend>> MakeBackend(const DeviceFlags& flags,
                                                      int num_threads) {
   if (flags.device == "cuda") return MakeCudaBackend(flags.precision);
+  if (flags.precision != "fp32") {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "--precision=", flags.precision, " is of the GPU; want --device=cuda"));
+  }
   return std::make_unique<CpuBackend>(num_threads, AllCpuKernels());
 }
 

@@ -19,8 +19,8 @@ struct DeviceFlags {
 
 void AddDevice(OptionParser& app, DeviceFlags& flags);
 
-// Returns UNIMPLEMENTED for cuda in a build without it, and UNAVAILABLE where
-// there is no usable GPU.
+// Returns UNIMPLEMENTED for cuda in a build without it, UNAVAILABLE where there
+// is no usable GPU, and INVALID_ARGUMENT for a precision that the CPU lacks.
 absl::StatusOr<std::unique_ptr<Backend>> MakeBackend(const DeviceFlags& flags,
                                                      int num_threads);
 

@@ -253,6 +253,16 @@ TEST_F(StrataTest, ChoosesTheDemosStepsByTheTimeThereIs) {
   EXPECT_GE(json["steps"]["done"], 1);
 }
 
+TEST_F(StrataTest, RefusesWhatTheDeviceLacks) {
+  const std::string out = Folder("device");
+  ExpectFailure(
+      Strata({"train", "--data", *data_, "--out", out, "--precision", "bf16"}),
+      1, {"--precision=bf16", "--device=cuda"});
+  ExpectFailure(
+      Strata({"train", "--data", *data_, "--out", out, "--device", "tpu"}), 2,
+      {"--device", "\"tpu\"", "cpu or cuda"});
+}
+
 TEST_F(StrataTest, HelpsWhoeverMistypes) {
   ExpectFailure(Strata({"trian"}), 2,
                 {"\"trian\"", "did you mean train?", "evaluate", "--help"});
