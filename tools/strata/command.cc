@@ -13,10 +13,10 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/string_view.h"
+#include "absl/types/span.h"
 #include "core/base/build_info.h"
 #include "tools/strata/option_parser.h"
 #include "tools/strata/output.h"
-#include "tools/strata/simulate.h"
 
 namespace strata {
 namespace {
@@ -105,7 +105,8 @@ int Parse(OptionParser& app, int argc, const char* const* argv,
 
 }  // namespace
 
-int RunCommandLine(int argc, const char* const* argv) {
+int RunCommandLine(int argc, const char* const* argv,
+                   absl::Span<const AddCommand> add) {
   OptionParser app("strata",
                    "Strata trains, serves and simulates hierarchical "
                    "mixture-of-experts language models.");
@@ -115,13 +116,9 @@ int RunCommandLine(int argc, const char* const* argv) {
                      .append(Commit())
                      .append(")"));
   app.RequireSubcommand(1, 1);
-  const std::vector<Command> commands = {
-      AddDemo(app),      AddScorecard(app), AddAblate(app),
-      AddTrain(app),     AddGenerate(app),  AddEvaluate(app),
-      AddInfo(app),      AddInspect(app),   AddSimulate(app),
-      AddCalibrate(app), AddTrace(app),     AddConvert(app),
-      AddVerify(app),    AddTokenize(app),  AddTrainTokenizer(app),
-      AddServe(app)};
+  std::vector<Command> commands;
+  commands.reserve(add.size());
+  for (const AddCommand add_command : add) commands.push_back(add_command(app));
 
   const int exit_code = Parse(app, argc, argv, commands);
   // A reader that has gone, as head does, is no error.

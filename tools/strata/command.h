@@ -10,6 +10,7 @@
 #include <functional>
 
 #include "absl/status/statusor.h"
+#include "absl/types/span.h"
 #include "tools/strata/option_parser.h"
 
 namespace strata {
@@ -19,6 +20,8 @@ struct Command {
   // Runs it on what was parsed; returns the exit status.
   std::function<absl::StatusOr<int>()> run;
 };
+
+using AddCommand = Command (*)(OptionParser& app);
 
 Command AddTrain(OptionParser& app);
 Command AddGenerate(OptionParser& app);
@@ -36,9 +39,11 @@ Command AddCalibrate(OptionParser& app);
 Command AddTokenize(OptionParser& app);
 Command AddTrainTokenizer(OptionParser& app);
 
-// Parses, runs, reports errors: one line on stderr each. Returns the exit
+// Parses, runs, reports errors: one line on stderr each. `commands` are the
+// program's subcommands, in the order that --help lists them. Returns the exit
 // status: 0, 1 for an error, 2 for wrong usage, 130 after Ctrl-C.
-int RunCommandLine(int argc, const char* const* argv);
+int RunCommandLine(int argc, const char* const* argv,
+                   absl::Span<const AddCommand> commands);
 
 }  // namespace strata
 

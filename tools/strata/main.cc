@@ -1,5 +1,15 @@
 // The command line: see tools/strata/command.h.
 
 #include "tools/strata/command.h"
+#include "tools/strata/simulate.h"
 
-int main(int argc, char** argv) { return strata::RunCommandLine(argc, argv); }
+int main(int argc, char** argv) {
+  return strata::RunCommandLine(
+      argc, argv,
+      {strata::AddDemo, strata::AddScorecard, strata::AddAblate,
+       strata::AddTrain, strata::AddGenerate, strata::AddEvaluate,
+       strata::AddInfo, strata::AddInspect, strata::AddSimulate,
+       strata::AddCalibrate, strata::AddTrace, strata::AddConvert,
+       strata::AddVerify, strata::AddTokenize, strata::AddTrainTokenizer,
+       strata::AddServe});
+}
