@@ -39,7 +39,7 @@ absl::Status CpuBackend::Run(Kernel kernel, const Node& node,
                              absl::Span<const TensorView> inputs,
                              absl::Span<const TensorView> outputs) {
   scratch_.Reset();
-  return kernel({node, inputs, outputs, pool_, scratch_});
+  return kernel({node, inputs, outputs, pool_, scratch_, mesh_});
 }
 
 }  // namespace strata

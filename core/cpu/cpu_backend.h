@@ -38,11 +38,14 @@ class CpuBackend : public Backend {
                    absl::Span<const TensorView> outputs) override;
 
   ThreadPool& pool() { return pool_; }
+  // The ranks that run the same programs, which must outlive them; null: none.
+  void set_mesh(const Mesh* mesh) { mesh_ = mesh; }
 
  private:
   ThreadPool pool_;
   KernelRegistry kernels_;
   Scratch scratch_;
+  const Mesh* mesh_ = nullptr;
 };
 
 }  // namespace strata

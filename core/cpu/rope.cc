@@ -33,7 +33,9 @@ absl::Status RunRope(const KernelContext& ctx) {
   if (t == 0) return absl::OkStatus();
   const T* const x = ctx.in(0).as<T>();                     // [t, heads * d]
   const int32_t* const position = ctx.in(1).as<int32_t>();  // [t]
-  T* const y = ctx.out(0).as<T>();                          // [t, heads * d]
+  const int32_t* const seq_len =                            // [t]
+      ctx.has(2) ? ctx.in(2).as<int32_t>() : nullptr;
+  T* const y = ctx.out(0).as<T>();  // [t, heads * d]
   const RopeOptions options = RopeOptionsOf(ctx.attrs());
   const int64_t num_heads = options.num_heads;
   const int64_t d = columns / num_heads;
@@ -51,18 +53,30 @@ absl::Status RunRope(const KernelContext& ctx) {
     max_position = std::max(max_position, position[i]);
   }
   // Sines are slow, so each position's are made once, unless positions are
-  // far apart, as in decoding: then each token's.
-  const bool by_position = max_position < t;
+  // far apart, as in decoding, or of several frequencies: then each token's.
+  const bool one_length =
+      seq_len == nullptr || options.stretch != RopeStretch::kDynamic ||
+      std::all_of(seq_len, seq_len + t,
+                  [&](int32_t n) { return n == seq_len[0]; });
+  const bool by_position = one_length && max_position < t;
   const int64_t table_rows = by_position ? max_position + 1 : t;
   T* const cos = ctx.scratch.Take<T>(table_rows * half);  // [table_rows, half]
   T* const sin = ctx.scratch.Take<T>(table_rows * half);  // [table_rows, half]
-  double* const frequency = ctx.scratch.Take<double>(half);
-  RopeFrequencies(options, int64_t{max_position} + 1, frequency);
+  // [1 or t, half]
+  double* const frequencies =
+      ctx.scratch.Take<double>((one_length ? 1 : t) * half);
+  for (int64_t i = 0; i < (one_length ? 1 : t); ++i) {
+    RopeFrequencies(options,
+                    seq_len != nullptr ? seq_len[i] : int64_t{max_position} + 1,
+                    frequencies + i * half);
+  }
   // A sine costs about 32 times as much as what an element usually does.
   ForRowChunks(
       ctx.pool, table_rows, 32 * half, [&](int64_t begin, int64_t end) {
         for (int64_t row = begin; row < end; ++row) {
           const double at = by_position ? row : position[row];
+          const double* const frequency =
+              frequencies + (one_length ? 0 : row * half);
           for (int64_t j = 0; j < half; ++j) {
             const double angle = at * frequency[j];
             cos[row * half + j] = static_cast<T>(size * std::cos(angle));

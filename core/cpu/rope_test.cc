@@ -163,6 +163,48 @@ TEST(RopeTest, RepeatsBitForBitOnAnyNumberOfThreadsAndAnyBatchMates) {
                          one->at("y").begin()));
 }
 
+TEST(RopeTest, TurnsEachTokenByTheLengthOfItsSequence) {
+  RopeOptions options = {kHeads, 8, 10000};
+  options.stretch = RopeStretch::kDynamic;
+  options.factor = 2;
+  options.original_len = 16;
+  constexpr int64_t kRows = 6, kColumns = kHeads * 8;
+  const std::vector<double> position = {0, 3, 3, 17, 40, 15};
+  const std::vector<double> x = Normal(kRows * kColumns, 1);
+  // Of several lengths, and of one, where the table is by position.
+  for (const std::vector<double>& seq_len :
+       {std::vector<double>{1, 10, 64, 18, 41, 16},
+        std::vector<double>(kRows, 64)}) {
+    const auto result = RunGraph(
+        DType::kF64, 2, {RegisterRopeKernels},
+        [&](GraphBuilder& b) {
+          const ValueId in =
+              b.Input("x", DType::kF64, {Static(kRows), Static(kColumns)});
+          const ValueId p = b.Input("position", DType::kI32, {Static(kRows)});
+          const ValueId n = b.Input("seq_len", DType::kI32, {Static(kRows)});
+          b.Output("y", Rope(b, in, p, options, /*inverse=*/false, n));
+        },
+        [&](const std::string& name, const TensorView& view) {
+          Copy(name == "x" ? x : name == "position" ? position : seq_len, view);
+        });
+    ASSERT_THAT(result, IsOk());
+    for (int64_t i = 0; i < kRows; ++i) {
+      double frequency[4];
+      RopeFrequencies(options, static_cast<int64_t>(seq_len[i]), frequency);
+      for (int64_t at = i * kColumns; at < (i + 1) * kColumns; at += 8) {
+        for (int64_t j = 0; j < 4; ++j) {
+          const double angle = position[i] * frequency[j];
+          const double a = x[at + j], b = x[at + j + 4];
+          EXPECT_NEAR(result->at("y")[at + j],
+                      a * std::cos(angle) - b * std::sin(angle), 1e-14);
+          EXPECT_NEAR(result->at("y")[at + j + 4],
+                      a * std::sin(angle) + b * std::cos(angle), 1e-14);
+        }
+      }
+    }
+  }
+}
+
 TEST(RopeTest, RejectsANegativePosition) {
   EXPECT_THAT(RunRope(DType::kF32, 1, {4, 4}, {0, -3}),
               StatusIs(absl::StatusCode::kInvalidArgument,

@@ -20,6 +20,13 @@
 namespace strata {
 namespace {
 
+ValueId Turned(GraphBuilder& b, const AttentionConfig& a,
+               const AttentionInputs& inputs, ValueId x, int64_t num_heads,
+               int64_t rotary_dim) {
+  return Rope(b, x, inputs.position, RopeOf(a, num_heads, rotary_dim),
+              /*inverse=*/false, inputs.seq_len);
+}
+
 // A projection of the attention block; with a bias if `bias`.
 ValueId Project(GraphBuilder& b, absl::string_view name, ValueId x, int64_t in,
                 int64_t out, bool bias) {
@@ -79,8 +86,8 @@ ValueId GroupedQuery(GraphBuilder& b, const ModelConfig& config,
     q = Norm(b, "q_norm", q, head_dim, config.norm_eps());
     k = Norm(b, "k_norm", k, head_dim, config.norm_eps());
   }
-  q = Rope(b, q, inputs.position, RopeOf(a, a.num_heads(), head_dim));
-  k = Rope(b, k, inputs.position, RopeOf(a, a.num_kv_heads(), head_dim));
+  q = Turned(b, a, inputs, q, a.num_heads(), head_dim);
+  k = Turned(b, a, inputs, k, a.num_kv_heads(), head_dim);
   const ValueId o =
       Attend(b, inputs, layer, q, k, v,
              {a.num_heads(), a.num_kv_heads(),
@@ -109,13 +116,13 @@ ValueId Latent(GraphBuilder& b, const ModelConfig& config,
   } else {
     q = Project(b, "q_proj", x, d, q_width, /*bias=*/false);
   }
-  q = Rope(b, q, inputs.position, RopeOf(a, a.num_heads(), l.rope_dim()));
+  q = Turned(b, a, inputs, q, a.num_heads(), l.rope_dim());
 
   const ValueId kv_latent = Project(b, "kv_a_proj_with_mqa", x, d,
                                     l.kv_rank() + l.rope_dim(), a.bias());
-  const ValueId k_rope =
-      Rope(b, SliceColumns(b, kv_latent, l.kv_rank(), l.rope_dim()),
-           inputs.position, RopeOf(a, /*num_heads=*/1, l.rope_dim()));
+  const ValueId k_rope = Turned(
+      b, a, inputs, SliceColumns(b, kv_latent, l.kv_rank(), l.rope_dim()),
+      /*num_heads=*/1, l.rope_dim());
   const ValueId compressed =
       Norm(b, "kv_a_layernorm", SliceColumns(b, kv_latent, 0, l.kv_rank()),
            l.kv_rank(), eps);

@@ -16,6 +16,7 @@ namespace strata {
 // cache_row and first_row, or cache_row and pages, are given.
 struct AttentionInputs {
   ValueId position = kNone;   // [t]
+  ValueId seq_len = kNone;    // [t]; see Rope.
   ValueId seq_start = kNone;  // [sequences + 1]
   ValueId cache_row = kNone;  // [t]
   ValueId first_row = kNone;  // [t]

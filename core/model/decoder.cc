@@ -13,6 +13,7 @@
 #include "core/model/count.h"
 #include "core/model/gate.h"
 #include "core/model/moe.h"
+#include "core/model/rope_scaling.h"
 #include "core/ops/activation.h"
 #include "core/ops/dispatch.h"
 #include "core/ops/elementwise.h"
@@ -101,6 +102,9 @@ class Emitter {
       inputs_.seq_start = b_.Input("seq_start", DType::kI32,
                                    {Static(options_.max_sequences + 1)});
       return;
+    }
+    if (HasDynamicRope(config_)) {
+      inputs_.seq_len = b_.Input("seq_len", DType::kI32, {t_});
     }
     inputs_.cache_row = b_.Input("cache_row", DType::kI32, {t_});
     inputs_.expand_latents = options_.expand_latents;

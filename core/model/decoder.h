@@ -57,6 +57,8 @@ struct DecoderOptions {
 // training of a router with tau_start also
 //   "tau" []               of this step, of the compute dtype
 // logits has seq_start, generation has
+//   "seq_len" [t]          with dynamic rotary scaling: how long the sequence
+//                          was when the token was fed; of a prompt's all of it
 //   "cache_row" [t]        where the token's key and value go
 //   "first_row" [t]        where its sequence's first token is
 // or, if the cache is in blocks, instead of first_row

@@ -62,6 +62,10 @@ RopeOptions RopeOf(const AttentionConfig& attention, int64_t num_heads,
   return options;
 }
 
+bool HasDynamicRope(const ModelConfig& config) {
+  return config.attention().rope_scaling().type() == RopeScaling::DYNAMIC;
+}
+
 double LatentScoreFactor(const RopeScaling& scaling) {
   if (scaling.type() == RopeScaling::NONE || scaling.mscale_all_dim() == 0) {
     return 1;

@@ -15,6 +15,9 @@ namespace strata {
 RopeOptions RopeOf(const AttentionConfig& attention, int64_t num_heads,
                    int64_t rotary_dim);
 
+// Whether a token's rotation depends on how long its sequence is.
+bool HasDynamicRope(const ModelConfig& config);
+
 // By what latent attention multiplies its scores beside 1 / sqrt(columns):
 // 1, or YaRN's temperature squared.
 double LatentScoreFactor(const RopeScaling& scaling);

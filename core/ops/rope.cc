@@ -46,6 +46,9 @@ absl::StatusOr<std::vector<ValueType>> Infer(const OpView& op) {
   RETURN_IF_ERROR(WantFloat(op, 0, "x", 2));
   const ValueType& x = op.type(0);
   RETURN_IF_ERROR(WantType(op, 1, "position", {DType::kI32, {x.dims[0]}}));
+  if (op.has(2)) {
+    RETURN_IF_ERROR(WantType(op, 2, "seq_len", {DType::kI32, {x.dims[0]}}));
+  }
   const int64_t num_heads = op.attrs.Int("num_heads");
   const int64_t rotary_dim = op.attrs.Int("rotary_dim");
   const int64_t columns = x.dims[1].bound;
@@ -72,7 +75,7 @@ absl::StatusOr<std::vector<ValueType>> Infer(const OpView& op) {
 void Gradient(GradContext& g) {
   if (!g.Needs(0)) return;
   g.Set(0, Rope(g.For(0), g.OutputGrad(0), g.input(1), RopeOptionsOf(g.attrs()),
-                /*inverse=*/g.attrs().Int("inverse") == 0));
+                /*inverse=*/g.attrs().Int("inverse") == 0, g.input(2)));
 }
 
 // The ramp between kept (0) and stretched (1) columns of YaRN.
@@ -119,8 +122,8 @@ double Flops(const OpView& op, const Binding& binding) {
 const OpDef kRope = {"Rope", Infer, Gradient, Flops};
 
 ValueId Rope(GraphBuilder& b, ValueId x, ValueId position,
-             const RopeOptions& options, bool inverse) {
-  return b.Add1(kRope, {x, position},
+             const RopeOptions& options, bool inverse, ValueId seq_len) {
+  return b.Add1(kRope, {x, position, seq_len},
                 {{"num_heads", options.num_heads},
                  {"rotary_dim", options.rotary_dim},
                  {"theta", options.theta},

@@ -17,6 +17,7 @@
 
 #include "core/graph/attrs.h"
 #include "core/graph/builder.h"
+#include "core/graph/graph.h"
 #include "core/graph/op_def.h"
 
 namespace strata {
@@ -49,14 +50,18 @@ struct RopeOptions {
 };
 
 // x [t, num_heads * d], position [t] I32 -> same shape.
+// `seq_len` [t] I32: the length of each token's sequence, by which kDynamic
+// takes its theta, so that a token turns the same in any company; kNone: that
+// of the longest, the largest position and one.
 ValueId Rope(GraphBuilder& b, ValueId x, ValueId position,
-             const RopeOptions& options, bool inverse = false);
+             const RopeOptions& options, bool inverse = false,
+             ValueId seq_len = kNone);
 
 // The options of a Rope node.
 RopeOptions RopeOptionsOf(const Attrs& attrs);
 
-// frequency[j], j < rotary_dim / 2, in a run whose longest sequence has
-// `seq_len` tokens (which only kDynamic looks at).
+// frequency[j], j < rotary_dim / 2, in a sequence of `seq_len` tokens (which
+// only kDynamic looks at).
 void RopeFrequencies(const RopeOptions& options, int64_t seq_len,
                      double* frequency);
 

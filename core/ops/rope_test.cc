@@ -71,6 +71,12 @@ TEST_F(RopeTest, WantsAPositionARow) {
   ExpectError("position is I32[30]; want I32[t<=30]");
 }
 
+TEST_F(RopeTest, WantsALengthARow) {
+  Rope(b_, Float("x", {t_, Static(24)}), Int("p", {t_}), {3, 4},
+       /*inverse=*/false, Int("n", {Static(30)}));
+  ExpectError("seq_len is I32[30]; want I32[t<=30]");
+}
+
 TEST_F(RopeTest, WantsAPositiveTheta) {
   Rope(b_, Float("x", {t_, Static(24)}), Int("p", {t_}), {3, 4, 0});
   ExpectError("theta is 0; want more than 0");

@@ -14,6 +14,8 @@
 
 namespace strata {
 
+class Mesh;
+
 // Everything a kernel may touch. Shapes are those of this run: ragged extents
 // hold their counts, not their bounds. An optional input that is absent has no
 // data. A kernel that makes a count (an I32 scalar output) writes it; outputs
@@ -28,6 +30,8 @@ struct KernelContext {
   absl::Span<const TensorView> outputs;
   ThreadPool& pool;
   Scratch& scratch;  // Memory that lasts until the kernel returns.
+  // The ranks that run this program together; null: this one is alone.
+  const Mesh* mesh = nullptr;
 
   const Attrs& attrs() const { return node.attrs; }
   const TensorView& in(int i) const { return inputs[i]; }

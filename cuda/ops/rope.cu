@@ -24,11 +24,11 @@ __global__ void __launch_bounds__(kBlock)
   if (threadIdx.x == 0) *longest = block_max;
 }
 
-__device__ double FrequencyOf(const RopeTable& table, int j,
-                              const int* longest) {
+// Of a sequence of `seq_len` tokens.
+__device__ double FrequencyOf(const RopeTable& table, int j, double seq_len) {
   if (!table.dynamic) return table.frequency[j];
   const double r = 2.0 * table.half;
-  const double longer = fmax(*longest + 1.0, table.original_len);
+  const double longer = fmax(seq_len, table.original_len);
   const double theta =
       table.theta *
       pow(table.factor * longer / table.original_len - (table.factor - 1),
@@ -41,7 +41,7 @@ __device__ double FrequencyOf(const RopeTable& table, int j,
 __global__ void __launch_bounds__(kBlock)
     RopeKernel(Extent tokens, int64_t columns, const RopeTable table,
                const int* longest, const float* x, const int32_t* position,
-               float* y, FaultSink fault) {
+               const int32_t* seq_len, float* y, FaultSink fault) {
   __shared__ float cosine[RopeTable::kMaxHalf], sine[RopeTable::kMaxHalf];
   const int64_t t = tokens.Get();
   const int half = table.half;
@@ -50,9 +50,13 @@ __global__ void __launch_bounds__(kBlock)
     if (threadIdx.x == 0 && position[i] < 0) {
       fault.Report(FaultKind::kPosition, i, position[i], 0);
     }
+    double length = 0;
+    if (table.dynamic) {
+      length = seq_len != nullptr ? seq_len[i] : *longest + 1.0;
+    }
     for (int j = threadIdx.x; j < half; j += kBlock) {
       double s, c;
-      sincos(position[i] * FrequencyOf(table, j, longest), &s, &c);
+      sincos(position[i] * FrequencyOf(table, j, length), &s, &c);
       cosine[j] = static_cast<float>(table.magnitude * c);
       sine[j] = static_cast<float>(table.turn * s);
     }
@@ -83,8 +87,9 @@ cudaError_t RunRope(const KernelContext& ctx) {
     return ctx.Refuse("rotary_dim of more than 256");
   }
   if (x.dim(0) == 0) return cudaSuccess;
+  const int32_t* const seq_len = ctx.has(2) ? ctx.in(2).as<int32_t>() : nullptr;
   int* longest = nullptr;
-  if (table.dynamic) {
+  if (table.dynamic && seq_len == nullptr) {
     longest = ctx.Take<int>(1);
     if (longest == nullptr) return cudaErrorMemoryAllocation;
     LongestKernel<<<1, kBlock, 0, ctx.stream>>>(
@@ -94,7 +99,7 @@ cudaError_t RunRope(const KernelContext& ctx) {
       static_cast<unsigned>(std::min<int64_t>(x.dim(0), kMaxBlocks));
   RopeKernel<<<blocks, kBlock, 0, ctx.stream>>>(
       x.rows(), x.dim(1), table, longest, x.as<float>(),
-      ctx.in(1).as<int32_t>(), ctx.out(0).as<float>(), ctx.fault);
+      ctx.in(1).as<int32_t>(), seq_len, ctx.out(0).as<float>(), ctx.fault);
   return cudaGetLastError();
 }
 

@@ -122,6 +122,7 @@ struct RopeCase {
   const char* name;
   RopeOptions options;
   int64_t head_dim, tokens, max_position;
+  bool lengths = false;  // Each token's sequence has its own.
 };
 using RopeTest = DeviceTest<RopeCase>;
 
@@ -133,13 +134,15 @@ TEST_P(RopeTest, AgreesWithTheCpu) {
             const Dim t = RaggedRows(b, p.tokens);
             return std::vector<ValueId>{
                 Rope(b, FloatInput(b, "x", t, p.options.num_heads * p.head_dim),
-                     b.Input("position", DType::kI32, {t}), p.options)};
+                     b.Input("position", DType::kI32, {t}), p.options,
+                     /*inverse=*/false,
+                     p.lengths ? b.Input("seq_len", DType::kI32, {t}) : kNone)};
           },
           {/*roundings=*/8,
            WithRows(p.tokens,
                     [&](const std::string& name, const TensorView& view) {
-                      return name == "position" &&
-                             FillInts(view, RandomInts(view.num_elements(), 0,
+                      if (name != "position" && name != "seq_len") return false;
+                      return FillInts(view, RandomInts(view.num_elements(), 0,
                                                        p.max_position, 11));
                     })}),
       IsOk());
@@ -162,9 +165,13 @@ std::vector<RopeCase> RopeCases() {
   RopeOptions wide = plain;
   wide.num_heads = 40;
   wide.rotary_dim = 256;
-  return {{"plain", plain, 32, 100, 99},     {"part", part, 18, 33, 1000},
-          {"dynamic", dynamic, 32, 40, 500}, {"yarn", yarn, 32, 40, 500},
-          {"wide", wide, 256, 5, 100000},    {"many", plain, 32, 3000, 2999},
+  return {{"plain", plain, 32, 100, 99},
+          {"part", part, 18, 33, 1000},
+          {"dynamic", dynamic, 32, 40, 500},
+          {"yarn", yarn, 32, 40, 500},
+          {"lengths", dynamic, 32, 40, 500, /*lengths=*/true},
+          {"wide", wide, 256, 5, 100000},
+          {"many", plain, 32, 3000, 2999},
           {"no_tokens", plain, 32, 0, 1}};
 }
 INSTANTIATE_TEST_SUITE_P(Cases, RopeTest, testing::ValuesIn(RopeCases()),

@@ -16,6 +16,7 @@
 #include "core/graph/graph.h"
 #include "core/model/config.pb.h"
 #include "core/model/decoder.h"
+#include "core/model/rope_scaling.h"
 #include "core/runtime/program.h"
 #include "core/runtime/state_store.h"
 #include "core/tensor/dtype.h"
@@ -38,7 +39,7 @@ class ByHand {
   ByHand(const ModelConfig& config, DecoderOptions::Mode mode,
          int64_t max_tokens, CpuBackend& backend, StateStore& state,
          bool expand_latents = false)
-      : vocab_(config.vocab_size()) {
+      : vocab_(config.vocab_size()), dynamic_(HasDynamicRope(config)) {
     GraphBuilder builder(DTypeOf<T>());
     DecoderOptions options;
     options.mode = mode;
@@ -62,6 +63,12 @@ class ByHand {
   // Of a program of mode kGenerate.
   void Run(absl::Span<const int32_t> ids, int64_t position) {
     Fill(ids, position);
+    if (dynamic_) {
+      for (size_t i = 0; i < ids.size(); ++i) {
+        program_->Input("seq_len").as<int32_t>()[i] = static_cast<int32_t>(
+            std::max<int64_t>(prompt_length_, position + i + 1));
+      }
+    }
     for (size_t i = 0; i < ids.size(); ++i) {
       program_->Input("cache_row").as<int32_t>()[i] =
           static_cast<int32_t>(position + i);
@@ -99,6 +106,23 @@ class ByHand {
     return {nll.begin(), nll.end() - 1};
   }
 
+  // Of a program of mode kLogits: those of the last id.
+  std::vector<T> LastLogits(absl::Span<const int32_t> ids) {
+    Fill(ids, /*position=*/0);
+    program_->Input("seq_start").as<int32_t>()[0] = 0;
+    program_->Input("seq_start").as<int32_t>()[1] =
+        static_cast<int32_t>(ids.size());
+    *program_->Input("num_logits").as<int32_t>() = 1;
+    *program_->Input("logit_row").as<int32_t>() =
+        static_cast<int32_t>(ids.size() - 1);
+    EXPECT_THAT(program_->Run(), IsOk());
+    const auto logits = program_->Output("logits").template span<T>();
+    return {logits.begin(), logits.end()};
+  }
+
+  // With dynamic rotary scaling: how many of the ids to come are a prompt.
+  void set_prompt_length(int64_t n) { prompt_length_ = n; }
+
   const std::vector<std::vector<T>>& logits() const { return logits_; }
   // [routers][tokens that reached it, k]
   const std::vector<std::vector<int32_t>>& experts() const { return experts_; }
@@ -116,6 +140,8 @@ class ByHand {
   }
 
   int64_t vocab_;
+  bool dynamic_;
+  int64_t prompt_length_ = 0;
   std::vector<std::string> names_;
   std::unique_ptr<Program> program_;
   std::vector<std::vector<T>> logits_;  // [tokens][vocab]
@@ -161,6 +187,7 @@ TEST_P(EveryModelTest, CachedDecodingGivesTheLogitsOfAFullPass) {
   ids.insert(ids.end(), generated.tokens.begin(), generated.tokens.end());
   ByHand<float> full(GetParam(), DecoderOptions::Mode::kGenerate, kMaxSeqLen,
                      model.backend(), model.state());
+  full.set_prompt_length(70);
   full.Run(ids, /*position=*/0);
   ASSERT_THAT(generated.logits, SizeIs(20));
   for (int i = 0; i < 20; ++i) {
@@ -172,6 +199,7 @@ TEST_P(EveryModelTest, CachedDecodingGivesTheLogitsOfAFullPass) {
 
 // The evaluation graph has no cache, and attention of another kernel.
 TEST_P(EveryModelTest, CachedLogitsGiveTheLossOfTheEvaluationGraph) {
+  if (HasDynamicRope(GetParam())) return;  // See the test of prompts below.
   Model model(GetParam());
   const std::vector<int32_t> ids = RandomIds(90, /*seed=*/2);
 
@@ -239,7 +267,7 @@ TEST_P(EveryModelTest, LogitsAreBitEqualForAnyNumberOfThreads) {
 INSTANTIATE_TEST_SUITE_P(Models, EveryModelTest,
                          ::testing::Values(Dense(), Flat(), SigmoidGroups(),
                                            Hierarchical(), Latent(), Windowed(),
-                                           LatentYarn()),
+                                           LatentYarn(), Dynamic()),
                          [](const auto& info) { return info.param.name(); });
 
 // Latents in the cache and no keys or values (absorbed), or keys and values of
@@ -305,6 +333,23 @@ TEST(CachedDecodingTest, AFewTokensAreBitEqualToOneByOne) {
     }
 
     EXPECT_EQ(few.logits(), single.logits());
+  }
+}
+
+// A prompt turns by its whole length, though it is fed in chunks of 64: as in a
+// pass without a cache, whose theta is that of the longest sequence.
+TEST(CachedDecodingTest, APromptOfDynamicLengthGivesTheLogitsOfAFullPass) {
+  Model model(Dynamic());
+  ByHand<float> full(Dynamic(), DecoderOptions::Mode::kLogits, kMaxSeqLen,
+                     model.backend(), model.state());
+  GenerateOptions options;
+  options.max_new_tokens = 0;
+  for (const int64_t n : {1, 32, 33, 64, 65, 95}) {
+    const std::vector<int32_t> ids = RandomIds(n, /*seed=*/2);
+    ASSERT_THAT(model->Generate(ids, options), IsOk());
+    const std::vector<float> want = full.LastLogits(ids);
+    EXPECT_LE(MaxDifference<float>(model->logits(), want), kTolerance<float>)
+        << n << " tokens";
   }
 }
 

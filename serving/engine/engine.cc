@@ -24,6 +24,7 @@
 #include "core/model/config.h"
 #include "core/model/config.pb.h"
 #include "core/model/decoder.h"
+#include "core/model/rope_scaling.h"
 #include "core/runtime/backend.h"
 #include "core/runtime/program.h"
 #include "core/runtime/state_store.h"
@@ -266,9 +267,9 @@ absl::StatusOr<std::shared_ptr<Generation>> Engine::Submit(
     EngineRequest request) {
   RETURN_IF_ERROR(Check(request));
   const int n = request.num_choices;
+  const auto length = static_cast<int64_t>(request.prompt.size());
   request.max_new_tokens =
-      std::min(request.max_new_tokens,
-               max_tokens() - static_cast<int64_t>(request.prompt.size()));
+      std::min(request.max_new_tokens, max_tokens() - length);
   const auto shared = std::make_shared<const EngineRequest>(std::move(request));
   const auto generation = std::shared_ptr<Generation>(new Generation(n));
   std::vector<std::unique_ptr<Choice>> choices;
@@ -276,6 +277,10 @@ absl::StatusOr<std::shared_ptr<Generation>> Engine::Submit(
     choices.push_back(std::make_unique<Choice>(shared, generation, i));
     choices.back()->tokens = shared->prompt;
     choices.back()->priority = shared->priority;
+    // All of a longer prompt turns by the prompt's length.
+    choices.back()->shares_prefix =
+        !HasDynamicRope(config_) ||
+        length <= config_.attention().rope_scaling().original_max_seq_len();
     if (i > 0) choices[0]->siblings.push_back(choices.back().get());
   }
   absl::MutexLock lock(&mutex_);
@@ -420,6 +425,9 @@ void Engine::CopyBlocks(absl::Span<const BlockCopy> copies) {
 absl::Status Engine::Forward(const Scheduler::Step& step) {
   int32_t* const id = program_->Input("ids").as<int32_t>();
   int32_t* const position = program_->Input("position").as<int32_t>();
+  int32_t* const seq_len = HasDynamicRope(config_)
+                               ? program_->Input("seq_len").as<int32_t>()
+                               : nullptr;
   int32_t* const cache_row = program_->Input("cache_row").as<int32_t>();
   int32_t* const sequence = program_->Input("sequence").as<int32_t>();
   int32_t* const logit_row = program_->Input("logit_row").as<int32_t>();
@@ -430,9 +438,14 @@ absl::Status Engine::Forward(const Scheduler::Step& step) {
     const std::vector<int32_t>& blocks = work.sequence->cache.blocks;
     std::copy(blocks.begin(), blocks.end(),
               table.as<int32_t>() + row * max_blocks);
+    const auto prompt_length = static_cast<int64_t>(
+        static_cast<Choice*>(work.sequence)->request->prompt.size());
     for (int64_t i = work.first; i < work.first + work.count; ++i, ++t) {
       id[t] = work.sequence->tokens[i];
       position[t] = static_cast<int32_t>(i);
+      if (seq_len != nullptr) {
+        seq_len[t] = static_cast<int32_t>(std::max(prompt_length, i + 1));
+      }
       cache_row[t] = static_cast<int32_t>(blocks[i / options_.block_size] *
                                               options_.block_size +
                                           i % options_.block_size);

@@ -125,7 +125,7 @@ std::vector<EngineRequest> Mix(int count, int seed) {
 TEST(EngineTest, AnAnswerIsTheSameBitForBitInAnyCompany) {
   for (const ModelConfig& config :
        {Dense(), Flat(), SigmoidGroups(), Hierarchical(), Latent(), Windowed(),
-        LatentYarn()}) {
+        LatentYarn(), Dynamic()}) {
     SCOPED_TRACE(config.name());
     const std::vector<EngineRequest> requests = Mix(/*count=*/14, /*seed=*/3);
     std::vector<Answer> alone;
@@ -162,7 +162,7 @@ TEST(EngineTest, AnAnswerIsTheSameBitForBitInAnyCompany) {
 
 TEST(EngineTest, SaysWhatTheGeneratorSays) {
   for (const ModelConfig& config :
-       {Dense(), Flat(), Hierarchical(), Latent()}) {
+       {Dense(), Flat(), Hierarchical(), Latent(), Dynamic()}) {
     SCOPED_TRACE(config.name());
     Model model(config);
     const std::vector<int32_t> prompt = RandomIds(37, 5);
@@ -225,6 +225,17 @@ TEST(EngineTest, ALaterRequestFindsTheBeginningOfAnEarlierOne) {
   // Nine blocks of four; the rest of the prompt and seven of eight new tokens.
   EXPECT_EQ(server->stats().computed_tokens - before, 4 + 7);
   EXPECT_EQ(server->stats().prefix_found_tokens, 36);
+}
+
+// Keys of a prompt beyond the original length are of its length alone.
+TEST(EngineTest, SharesNoBlocksOfPromptsThatTurnByTheirOwnLength) {
+  Server server(Dynamic());
+  for (const int length : {40, 40, 32}) {
+    Read(**server->Submit(Request(length, 1, 8)));
+    EXPECT_EQ(server->stats().prefix_found_tokens, 0) << length;
+  }
+  Read(**server->Submit(Request(32, 1, 8)));
+  EXPECT_EQ(server->stats().prefix_found_tokens, 28);
 }
 
 TEST(EngineTest, EndsAtAStopTokenWithoutIt) {

@@ -20,6 +20,7 @@
 #include "core/model/config.h"
 #include "core/model/config.pb.h"
 #include "core/model/decoder.h"
+#include "core/model/rope_scaling.h"
 #include "core/ops/absorbed_attention.h"
 #include "core/ops/attention.h"
 #include "core/ops/embedding.h"
@@ -200,11 +201,18 @@ absl::Status Generator::RunChunk(Program& program,
   int32_t* const at = program.Input("position").as<int32_t>();
   int32_t* const cache_row = program.Input("cache_row").as<int32_t>();
   int32_t* const first_row = program.Input("first_row").as<int32_t>();
+  int32_t* const seq_len = HasDynamicRope(config_)
+                               ? program.Input("seq_len").as<int32_t>()
+                               : nullptr;
   for (int32_t i = 0; i < n; ++i) {
     id[i] = ids[i];
     // The one sequence begins at the cache's first row.
     at[i] = cache_row[i] = static_cast<int32_t>(position) + i;
     first_row[i] = 0;
+    if (seq_len != nullptr) {
+      seq_len[i] =
+          std::max(static_cast<int32_t>(stats_.prompt_tokens), at[i] + 1);
+    }
   }
   *program.Input("num_logits").as<int32_t>() = static_cast<int32_t>(num_logits);
   for (int64_t i = 0; i < num_logits; ++i) {

@@ -77,7 +77,9 @@ void FillWithModule(const ModelConfig& config, Model& model) {
 TEST(GeneratorTest, SpeculationGivesTheTokensOfPlainGreedyDecoding) {
   ModelConfig dense = Dense();
   dense.mutable_mtp()->set_num_layers(1);
-  for (const ModelConfig& config : {Predicting(), dense}) {
+  ModelConfig dynamic = Dynamic();
+  dynamic.mutable_mtp()->set_num_layers(1);
+  for (const ModelConfig& config : {Predicting(), dense, dynamic}) {
     SCOPED_TRACE(config.name());
     Model model(config);
     FillWithModule(config, model);

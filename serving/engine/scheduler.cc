@@ -54,12 +54,16 @@ void Scheduler::Add(ScheduledSequence* sequence) {
 
 void Scheduler::Remove(ScheduledSequence* sequence) {
   if (Erase(sequence, running_)) {
-    cache_.Keep(sequence->cache, sequence->tokens);
+    Keep(*sequence);
     cache_.End(sequence->cache);
     sequence->running = false;
     return;
   }
   CHECK(Erase(sequence, waiting_)) << "sequence " << sequence->id;
+}
+
+void Scheduler::Keep(const ScheduledSequence& sequence) {
+  if (sequence.shares_prefix) cache_.Keep(sequence.cache, sequence.tokens);
 }
 
 void Scheduler::Preempt(ScheduledSequence* sequence, Step& step) {
@@ -71,7 +75,7 @@ void Scheduler::Preempt(ScheduledSequence* sequence, Step& step) {
     step.work.erase(work);
   }
   Erase(sequence, running_);
-  cache_.Keep(sequence->cache, sequence->tokens);
+  Keep(*sequence);
   cache_.End(sequence->cache);
   sequence->running = false;
   ++sequence->num_preemptions;
@@ -106,7 +110,8 @@ void Scheduler::Admit(Step& step) {
       Preempt(running_.back(), step);
     }
     if (num_running() >= options_.max_sequences) return;
-    next->cache = cache_.Begin(next->tokens);
+    next->cache =
+        next->shares_prefix ? cache_.Begin(next->tokens) : KvCache::Sequence();
     while (!cache_.Reserve(next->cache, NumTokens(next), step.copies)) {
       if (!displaces()) {
         cache_.End(next->cache);
@@ -142,7 +147,7 @@ void Scheduler::Computed(const Step& step) {
     const bool was_prompt = work.count > 1;
     cache.num_computed = work.first + work.count;
     // Whoever comes with the same beginning need not wait for the end.
-    if (was_prompt) cache_.Keep(cache, work.sequence->tokens);
+    if (was_prompt) Keep(*work.sequence);
   }
 }
 

@@ -38,6 +38,9 @@ struct ScheduledSequence {
   int64_t id = 0;    // Unique; of equal priority the lower goes first.
   int priority = 0;  // The higher goes first.
   std::vector<int32_t> tokens;
+  // Whether keys and values follow from the tokens up to theirs alone, so that
+  // sequences of one beginning can share them.
+  bool shares_prefix = true;
   // The scheduler's:
   KvCache::Sequence cache;
   bool running = false;
@@ -97,6 +100,7 @@ class Scheduler {
   // itself, for it. False if it runs no more.
   bool MakeRoom(ScheduledSequence* sequence, Step& step);
   void Preempt(ScheduledSequence* sequence, Step& step);
+  void Keep(const ScheduledSequence& sequence);
   void AddWork(ScheduledSequence* sequence, Step& step);
   void Admit(Step& step);
 

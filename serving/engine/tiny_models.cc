@@ -125,6 +125,16 @@ ModelConfig Windowed() {
   return config;
 }
 
+ModelConfig Dynamic() {
+  ModelConfig config = Dense();
+  config.set_name("dynamic");
+  RopeScaling& scaling = *config.mutable_attention()->mutable_rope_scaling();
+  scaling.set_type(RopeScaling::DYNAMIC);
+  scaling.set_factor(4);
+  scaling.set_original_max_seq_len(32);
+  return config;
+}
+
 ModelConfig LatentYarn() {
   ModelConfig config = Latent();
   config.set_name("latent_yarn");

@@ -35,7 +35,10 @@ ModelConfig Latent();
 // What public checkpoints have beyond: biases, a window, normalised queries and
 // keys, a dense layer after a sparse one, Llama 3's rotary scaling.
 ModelConfig Windowed();
-// And latent attention as in DeepSeek-V2: no rank of queries, pairs that turn,
+// Dense() with dynamic rotary scaling: prompts of more than 32 tokens turn by
+// another theta, one for each length.
+ModelConfig Dynamic();
+// Latent() as in DeepSeek-V2: no rank of queries, pairs that turn,
 // YaRN with a temperature, groups by their best.
 ModelConfig LatentYarn();
 // SigmoidGroups with latent attention and a module for multi-token prediction,
