@@ -126,9 +126,13 @@ absl::Status RunAdaptiveSelect(const KernelContext& ctx) {
     // Without a branch, which the processor could not foresee.
     int64_t num_survivors = 0;
     for (int64_t e = 0; e < experts; ++e) {
-      survivor[num_survivors] =
-          MakeCandidate(row[e] + (bias != nullptr ? bias[e] : T{0}), e);
+      survivor[num_survivors] = e;
       num_survivors += mask == nullptr || mask[i * experts + e] != 0;
+    }
+    for (int64_t j = 0; j < num_survivors; ++j) {
+      const auto e = static_cast<int64_t>(survivor[j]);
+      survivor[j] =
+          MakeCandidate(row[e] + (bias != nullptr ? bias[e] : T{0}), e);
     }
     Best<T> best(survivor + experts, k_max);
     double sum = 0;

@@ -441,9 +441,17 @@ struct Functions {
         high = middle - 1;
       }
     }
+    if (exact) {  // The rule: nearly always.
+      for (int64_t i = 0; i < n; ++i) {
+        Key<T> key;
+        std::memcpy(&key, scratch + i, sizeof(key));
+        mask[i] = key >= low;
+      }
+      return;
+    }
     // Where equals must be told apart, `low` is their key, which as that of a
     // number or of NaN has a successor.
-    int64_t num_ties = exact ? n : keep - CountAtLeast<T>(scratch, n, low + 1);
+    int64_t num_ties = keep - CountAtLeast<T>(scratch, n, low + 1);
     for (int64_t i = 0; i < n; ++i) {
       Key<T> key;
       std::memcpy(&key, scratch + i, sizeof(key));
