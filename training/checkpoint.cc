@@ -18,11 +18,15 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/types/span.h"
 #include "core/base/files.h"
 #include "core/base/staged_directory.h"
 #include "core/base/status_macros.h"
 #include "core/checkpoint/model_files.h"
 #include "core/model/config.h"
+#include "core/model/gate.h"
+#include "core/parallel/communicator.h"
+#include "core/parallel/mesh.h"
 #include "core/tokenizer/model_tokenizer.h"
 #include "nlohmann/json.hpp"
 #include "training/config.h"
@@ -93,8 +97,9 @@ std::vector<std::string> Trainer::OptimizerTensorNames() const {
   const std::vector<std::string> model = ModelTensorNames(evaluation_->graph());
   std::vector<std::string> names;
   for (const std::string& name : state_->names()) {
-    if (absl::StartsWith(name, "grad.") || absl::StartsWith(name, "cache.")) {
-      continue;
+    if (absl::StartsWith(name, "grad.") || absl::StartsWith(name, "cache.") ||
+        !GateOfLoad(name).empty()) {
+      continue;  // Of a step, or of generation.
     }
     if (std::find(model.begin(), model.end(), name) == model.end()) {
       names.push_back(name);
@@ -105,8 +110,27 @@ std::vector<std::string> Trainer::OptimizerTensorNames() const {
 
 absl::StatusOr<std::string> Trainer::SaveCheckpoint(
     const std::string& runs, const nlohmann::json& manifest) {
-  const std::string path =
-      absl::StrFormat("%s/%s%06d", runs, kStepPrefix, step_);
+  if (options_.mesh == nullptr) return WriteCheckpoint(runs, manifest);
+  // All ranks hold the same, so one writes; the others wait, lest they go on
+  // from what may not be there.
+  absl::StatusOr<std::string> path = CheckpointPath(runs);
+  if (is_first_rank()) path = WriteCheckpoint(runs, manifest);
+  int32_t failed = path.ok() ? 0 : 1;
+  RETURN_IF_ERROR(options_.mesh->world().Broadcast(
+      PayloadOf(absl::MakeSpan(&failed, 1)), /*root=*/0));
+  if (failed != 0 && path.ok()) {
+    return absl::AbortedError("rank 0 could not save the checkpoint");
+  }
+  return path;
+}
+
+std::string Trainer::CheckpointPath(const std::string& runs) const {
+  return absl::StrFormat("%s/%s%06d", runs, kStepPrefix, step_);
+}
+
+absl::StatusOr<std::string> Trainer::WriteCheckpoint(
+    const std::string& runs, const nlohmann::json& manifest) {
+  const std::string path = CheckpointPath(runs);
   ASSIGN_OR_RETURN(StagedDirectory staged, StagedDirectory::Create(path));
   RETURN_IF_ERROR(staged.WriteFile(kConfigFile, ToJson(model_)));
   RETURN_IF_ERROR(SaveTensors(*state_, ModelTensorNames(evaluation_->graph()),

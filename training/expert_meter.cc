@@ -5,8 +5,12 @@
 #include <utility>
 #include <vector>
 
+#include "absl/status/status.h"
+#include "absl/types/span.h"
+#include "core/base/status_macros.h"
 #include "core/model/config.pb.h"
 #include "core/model/moe.h"
+#include "core/parallel/communicator.h"
 #include "core/parallel/load_stats.h"
 #include "core/runtime/program.h"
 #include "training/metrics.h"
@@ -42,6 +46,24 @@ void ExpertMeter::Add(const Program& program, int64_t num_tokens) {
     }
     reached_[i] += *program.Output(tokens_name_[i]).as<int32_t>();
   }
+}
+
+absl::Status ExpertMeter::SumOverRanks(Communicator& ranks) {
+  // Exact up to 2^53.
+  std::vector<double> all = {static_cast<double>(num_tokens_)};
+  for (const std::vector<int64_t>& load : load_) {
+    all.insert(all.end(), load.begin(), load.end());
+  }
+  all.insert(all.end(), reached_.begin(), reached_.end());
+  RETURN_IF_ERROR(
+      ranks.AllReduce(PayloadOf(absl::MakeSpan(all)), ReduceOp::kSum));
+  auto next = all.begin();
+  num_tokens_ = static_cast<int64_t>(*next++);
+  for (std::vector<int64_t>& load : load_) {
+    for (int64_t& rows : load) rows = static_cast<int64_t>(*next++);
+  }
+  for (int64_t& reached : reached_) reached = static_cast<int64_t>(*next++);
+  return absl::OkStatus();
 }
 
 double ExpertMeter::SharedFlops() const {

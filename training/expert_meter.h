@@ -7,8 +7,10 @@
 #include <string>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "core/model/config.pb.h"
 #include "core/model/moe.h"
+#include "core/parallel/communicator.h"
 #include "core/runtime/program.h"
 #include "training/metrics.h"
 
@@ -24,6 +26,9 @@ class ExpertMeter {
 
   // Adds the latest run of `program`, whose batch had `num_tokens` tokens.
   void Add(const Program& program, int64_t num_tokens);
+
+  // Makes the counts those of all `ranks`, each of which calls it.
+  absl::Status SumOverRanks(Communicator& ranks);
 
   // Over all runs since Reset().
   ExpertUse Use() const;

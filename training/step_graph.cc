@@ -13,6 +13,7 @@
 #include "core/model/config.pb.h"
 #include "core/model/decoder.h"
 #include "core/model/gate.h"
+#include "core/ops/collective.h"
 #include "core/ops/elementwise.h"
 #include "core/ops/optimizer.h"
 #include "core/passes/autodiff.h"
@@ -31,6 +32,28 @@ std::vector<ValueId> Parameters(const Graph& graph) {
 
 std::string GradName(absl::string_view parameter) {
   return absl::StrCat("grad.", parameter);
+}
+
+// Makes each state its sum over the ranks of a batch. Buckets, as a message has
+// a cost of its own; not too large, as each is copied.
+void SumInBuckets(GraphBuilder& b, absl::Span<const ValueId> states) {
+  constexpr int64_t kBucketElements = int64_t{4} << 20;
+  std::vector<ValueId> bucket;
+  int64_t elements = 0;
+  const auto flush = [&] {
+    if (!bucket.empty()) AllReduce(b, bucket, "batch");
+    bucket.clear();
+    elements = 0;
+  };
+  for (const ValueId state : states) {
+    bucket.push_back(state);
+    elements += static_cast<int64_t>(
+        Elements(b.graph().value(state).type, /*binding=*/nullptr));
+    if (elements >= kBucketElements || bucket.size() == kMaxBucketStates) {
+      flush();
+    }
+  }
+  flush();
 }
 
 }  // namespace
@@ -62,6 +85,17 @@ absl::StatusOr<StepGraph> BuildGradientGraph(const ModelConfig& model,
                keep);
   };
   RETURN_IF_ERROR(Differentiate(b, {seed}, parameters, accumulate).status());
+  b.set_phase(Phase::kUpdate);
+  b.set_scope("accumulate");
+  for (const auto* const routers :
+       {&decoder.routers, &decoder.module_routers}) {
+    for (const RouterValues& router : *routers) {
+      AccumulateCounts(b,
+                       b.State(LoadName(router.gate), DType::kI32,
+                               {Static(router.num_experts + 1)}),
+                       router.offset, keep);
+    }
+  }
   StepGraph step;
   step.routers = std::move(decoder.routers);
   ASSIGN_OR_RETURN(step.graph, b.Finish());
@@ -69,7 +103,9 @@ absl::StatusOr<StepGraph> BuildGradientGraph(const ModelConfig& model,
 }
 
 absl::StatusOr<Graph> BuildUpdateGraph(const Graph& source,
-                                       const TrainConfig& train, DType dtype) {
+                                       const ModelConfig& model,
+                                       const TrainConfig& train,
+                                       bool sum_over_ranks, DType dtype) {
   GraphBuilder b(dtype);
   b.set_phase(Phase::kUpdate);
   const ValueId divisor = b.Input("divisor", dtype, {});
@@ -93,6 +129,18 @@ absl::StatusOr<Graph> BuildUpdateGraph(const Graph& source,
                        dims});
     grads.push_back(trained.back().grad);
   }
+  std::vector<const Value*> loads;  // Of the gates.
+  for (const Value& value : source.values()) {
+    if (!GateOfLoad(value.name).empty()) loads.push_back(&value);
+  }
+  if (sum_over_ranks) {
+    SumInBuckets(b, grads);
+    std::vector<ValueId> offsets;
+    for (const Value* const load : loads) {
+      offsets.push_back(b.State(load->name, DType::kI32, load->type.dims));
+    }
+    SumInBuckets(b, offsets);
+  }
   const ValueId norm = GlobalNorm(b, grads, divisor);
   b.Output("grad_norm", norm);
 
@@ -109,6 +157,11 @@ absl::StatusOr<Graph> BuildUpdateGraph(const Graph& source,
     const ValueId v = b.State(absl::StrCat("adam.v.", t.name), dtype, t.dims);
     AdamW(b, t.parameter, m, v, t.grad, norm, divisor, learning_rate, step,
           options);
+  }
+  for (const Value* const load : loads) {
+    const absl::string_view gate = GateOfLoad(load->name);
+    GraphBuilder::Scope scope(b, gate);
+    ControlLoad(b, model, gate, load->type.dims[0].bound - 1);
   }
   return b.Finish();
 }

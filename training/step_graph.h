@@ -1,8 +1,10 @@
 // The graphs of a training step, built from the model's own.
 //
 //   gradients  forward, backward, and the gradients added to states
-//              "grad.<parameter>"; once a micro-batch
-//   update     norm of the gradients, AdamW on every parameter; once a step
+//              "grad.<parameter>", the rows of each expert to the gates' loads;
+//              once a micro-batch
+//   update     with several ranks, the sums over them; norm of the gradients,
+//              AdamW on every parameter; the gates' load bias; once a step
 
 #ifndef TRAINING_STEP_GRAPH_H_
 #define TRAINING_STEP_GRAPH_H_
@@ -33,9 +35,12 @@ absl::StatusOr<StepGraph> BuildGradientGraph(
 
 // Inputs: "divisor" [] (micro-batches summed), "learning_rate" [], "step" [].
 // States: "adam.m.<parameter>" and "adam.v.<parameter>". Output: "grad_norm".
-// `parameters` is a graph that declares the model's parameters.
-absl::StatusOr<Graph> BuildUpdateGraph(const Graph& parameters,
+// `gradients` is the gradient graph. If `sum_over_ranks`, gradients and loads
+// are those of all ranks with sequences of their own (core/ops/collective.h).
+absl::StatusOr<Graph> BuildUpdateGraph(const Graph& gradients,
+                                       const ModelConfig& model,
                                        const TrainConfig& train,
+                                       bool sum_over_ranks = false,
                                        DType dtype = DType::kF32);
 
 }  // namespace strata

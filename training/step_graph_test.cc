@@ -142,14 +142,7 @@ class ModelGradientTest : public ::testing::Test {
     }
   }
 
-  // Runs from the same gate bias each time: the load controller moves it.
   double Loss() {
-    for (const std::string& name : state_.names()) {
-      if (state_.role(name) != Role::kState || name.rfind("grad.", 0) == 0) {
-        continue;
-      }
-      for (double& x : state_.Get(name).span<double>()) x = 0;
-    }
     EXPECT_THAT(program_->Run(), IsOk());
     return *program_->Output("total_loss").as<double>();
   }

@@ -14,6 +14,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
+#include "absl/types/span.h"
 #include "core/base/check.h"
 #include "core/base/manifest.h"
 #include "core/base/sha256.h"
@@ -26,8 +27,11 @@
 #include "core/model/decoder.h"
 #include "core/model/gate.h"
 #include "core/model/init.h"
+#include "core/parallel/communicator.h"
+#include "core/parallel/mesh.h"
 #include "core/runtime/program.h"
 #include "core/tensor/dtype.h"
+#include "core/tensor/tensor.h"
 #include "core/trace/router_tap.h"
 #include "core/trace/routing_replay.h"
 #include "core/trace/routing_trace.pb.h"
@@ -46,11 +50,28 @@ double SecondsSince(Clock::time_point start) {
 }
 
 void SetScalar(Program& program, absl::string_view name, double value) {
-  *program.Input(name).as<float>() = static_cast<float>(value);
+  const TensorView& input = program.Input(name);
+  if (input.dtype == DType::kF64) {
+    *input.as<double>() = value;
+  } else {
+    *input.as<float>() = static_cast<float>(value);
+  }
 }
 
 double Scalar(const Program& program, absl::string_view name) {
-  return *program.Output(name).as<float>();
+  const TensorView& output = program.Output(name);
+  return output.dtype == DType::kF64 ? *output.as<double>()
+                                     : *output.as<float>();
+}
+
+double SumOf(const TensorView& values) {
+  double sum = 0;
+  if (values.dtype == DType::kF64) {
+    for (const double x : values.span<double>()) sum += x;
+  } else {
+    for (const float x : values.span<float>()) sum += x;
+  }
+  return sum;
 }
 
 // Positions and sequence starts of `n` sequences of `seq_len` tokens.
@@ -65,6 +86,22 @@ void FillLayout(Program& program, int64_t n, int64_t seq_len) {
   for (size_t s = 0; s < seq_start.size(); ++s) {
     seq_start[s] = static_cast<int32_t>(std::min<int64_t>(s, n) * seq_len);
   }
+}
+
+// That the ranks of the mesh can share a step out.
+absl::Status CheckMesh(const MeshShape& shape, const TrainConfig& train) {
+  if (shape.ep > 1 || shape.pp > 1) {
+    return absl::UnimplementedError(
+        absl::StrCat("the mesh is ", ToText(shape),
+                     "; training is over dp alone so far, ep and pp are 1"));
+  }
+  if (train.accumulation() % shape.dp != 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("train.accumulation is ", train.accumulation(),
+                     "; want a multiple of dp = ", shape.dp,
+                     ", as ranks share out the micro-batches of a step"));
+  }
+  return absl::OkStatus();
 }
 
 absl::Status CheckFits(const ModelConfig& model, const TrainConfig& train,
@@ -104,6 +141,9 @@ absl::StatusOr<std::unique_ptr<Trainer>> Trainer::Create(
   RETURN_IF_ERROR(strata::Validate(train));
   RETURN_IF_ERROR(CheckFits(model, train, *corpus));
   RETURN_IF_ERROR(CheckLongEnough(*corpus, train.seq_len()));
+  if (options.mesh != nullptr) {
+    RETURN_IF_ERROR(CheckMesh(options.mesh->shape(), train));
+  }
   auto trainer =
       std::unique_ptr<Trainer>(new Trainer(model, train, corpus, options));
   RETURN_IF_ERROR(trainer->Build(num_threads));
@@ -114,7 +154,9 @@ absl::Status Trainer::Build(int num_threads) {
   if (options_.backend) {
     ASSIGN_OR_RETURN(backend_, options_.backend());
   } else {
-    backend_ = std::make_unique<CpuBackend>(num_threads, AllCpuKernels());
+    auto cpu = std::make_unique<CpuBackend>(num_threads, AllCpuKernels());
+    cpu->set_mesh(options_.mesh);
+    backend_ = std::move(cpu);
   }
   state_ = std::make_unique<StateStore>(*backend_);
   RETURN_IF_ERROR(BuildGradients());
@@ -137,7 +179,7 @@ absl::Status Trainer::BuildGradients() {
   ASSIGN_OR_RETURN(
       StepGraph step,
       BuildGradientGraph(model_, train_.batch_size(), train_.seq_len(),
-                         DType::kF32, RouteOf(RoutingTraceHeader::TRAIN)));
+                         options_.dtype, RouteOf(RoutingTraceHeader::TRAIN)));
   routers_ = std::move(step.routers);
   if (options_.expose_tokens) ExposeTokens(step.graph, routers_);
   ASSIGN_OR_RETURN(gradients_,
@@ -147,7 +189,10 @@ absl::Status Trainer::BuildGradients() {
 }
 
 absl::Status Trainer::BuildUpdate() {
-  ASSIGN_OR_RETURN(Graph graph, BuildUpdateGraph(gradients_->graph(), train_));
+  ASSIGN_OR_RETURN(Graph graph,
+                   BuildUpdateGraph(gradients_->graph(), model_, train_,
+                                    /*sum_over_ranks=*/options_.mesh != nullptr,
+                                    options_.dtype));
   ASSIGN_OR_RETURN(update_,
                    Program::Compile(std::move(graph), *backend_, *state_));
   SetScalar(*update_, "divisor", static_cast<double>(train_.accumulation()));
@@ -155,7 +200,7 @@ absl::Status Trainer::BuildUpdate() {
 }
 
 absl::Status Trainer::BuildEvaluation() {
-  GraphBuilder b(DType::kF32);
+  GraphBuilder b(options_.dtype);
   DecoderOptions options;
   options.mode = DecoderOptions::Mode::kEvaluate;
   options.route = RouteOf(RoutingTraceHeader::EVALUATE);
@@ -185,7 +230,7 @@ absl::Status Trainer::FillBatch(int64_t micro_batch) {
   sampler_->Fill(step_, micro_batch * train_.batch_size(),
                  gradients_->Input("ids").span<int32_t>(),
                  gradients_->Input("target").span<int32_t>());
-  SetScalar(*gradients_, "keep", micro_batch == 0 ? 0 : 1);
+  SetScalar(*gradients_, "keep", micro_batch == FirstMicroBatch() ? 0 : 1);
   if (gradients_->HasInput("tau")) {
     SetScalar(*gradients_, "tau",
               AnnealedTau(model_.moe().hierarchical(), train_, step_ + 1));
@@ -202,22 +247,22 @@ absl::StatusOr<StepMetrics> Trainer::Step(RoutingRecording* recording) {
   metrics.tokens =
       train_.batch_size() * train_.accumulation() * train_.seq_len();
   meter_->Reset();
-  for (int64_t m = 0; m < train_.accumulation(); ++m) {
+  for (int64_t m = FirstMicroBatch(); m < EndMicroBatch(); ++m) {
     RETURN_IF_ERROR(FillBatch(m));
     RETURN_IF_ERROR(AtThisStep(gradients_->Run()));
-    const double loss = Scalar(*gradients_, "loss");
-    const double total_loss = Scalar(*gradients_, "total_loss");
-    if (!std::isfinite(total_loss)) {
-      return Diagnose(absl::StrCat("loss is ", total_loss));
-    }
-    metrics.loss += loss / static_cast<double>(train_.accumulation());
-    metrics.total_loss +=
-        total_loss / static_cast<double>(train_.accumulation());
+    metrics.loss += Scalar(*gradients_, "loss") /
+                    static_cast<double>(train_.accumulation());
+    metrics.total_loss += Scalar(*gradients_, "total_loss") /
+                          static_cast<double>(train_.accumulation());
     meter_->Add(*gradients_, train_.batch_size() * train_.seq_len());
     if (recording != nullptr) {
       DescribeMicroBatch(m, *recording);
       RETURN_IF_ERROR(recording->Finish(*gradients_));
     }
+  }
+  RETURN_IF_ERROR(AtThisStep(SumOverRanks(metrics)));
+  if (!std::isfinite(metrics.total_loss)) {
+    return Diagnose(absl::StrCat("loss is ", metrics.total_loss));
   }
   metrics.learning_rate = LearningRate(train_, step_ + 1);
   SetScalar(*update_, "learning_rate", metrics.learning_rate);
@@ -242,7 +287,7 @@ absl::Status Trainer::AtThisStep(const absl::Status& status) const {
 absl::Status Trainer::Diagnose(const std::string& what) {
   // The same micro-batches again, looking at every value.
   if (Replays(RoutingTraceHeader::TRAIN)) RETURN_IF_ERROR(replay_->Rewind());
-  for (int64_t m = 0; m < train_.accumulation(); ++m) {
+  for (int64_t m = FirstMicroBatch(); m < EndMicroBatch(); ++m) {
     RETURN_IF_ERROR(FillBatch(m));
     const absl::Status status = gradients_->RunChecked();
     if (status.ok()) continue;
@@ -251,7 +296,35 @@ absl::Status Trainer::Diagnose(const std::string& what) {
   }
   return absl::OutOfRangeError(
       absl::StrCat("step ", step_ + 1, ": ", what,
-                   ", though every operator's result is finite"));
+                   ", though every operator's result is finite",
+                   options_.mesh != nullptr ? " on this rank" : ""));
+}
+
+bool Trainer::is_first_rank() const {
+  return options_.mesh == nullptr || options_.mesh->world().rank() == 0;
+}
+
+int64_t Trainer::FirstMicroBatch() const {
+  if (options_.mesh == nullptr) return 0;
+  const Communicator& ranks = options_.mesh->batch();
+  return train_.accumulation() * ranks.rank() / ranks.size();
+}
+
+int64_t Trainer::EndMicroBatch() const {
+  if (options_.mesh == nullptr) return train_.accumulation();
+  const Communicator& ranks = options_.mesh->batch();
+  return train_.accumulation() * (ranks.rank() + 1) / ranks.size();
+}
+
+absl::Status Trainer::SumOverRanks(StepMetrics& metrics) {
+  if (options_.mesh == nullptr) return absl::OkStatus();
+  Communicator& ranks = options_.mesh->batch();
+  double sums[] = {metrics.loss, metrics.total_loss};
+  RETURN_IF_ERROR(
+      ranks.AllReduce(PayloadOf(absl::MakeSpan(sums)), ReduceOp::kSum));
+  metrics.loss = sums[0];
+  metrics.total_loss = sums[1];
+  return meter_->SumOverRanks(ranks);
 }
 
 absl::StatusOr<ValidationMetrics> Trainer::Validate(
@@ -289,9 +362,7 @@ absl::StatusOr<ValidationMetrics> Trainer::Validate(
         RETURN_IF_ERROR(replay->Feed(*evaluation_));
       }
       RETURN_IF_ERROR(evaluation_->Run());
-      for (const float nll : evaluation_->Output("nll").span<float>()) {
-        domain.nll += nll;
-      }
+      domain.nll += SumOf(evaluation_->Output("nll"));
       for (const uint8_t hit : evaluation_->Output("hit").span<uint8_t>()) {
         domain.accuracy += hit;
       }

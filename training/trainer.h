@@ -25,9 +25,11 @@
 #include "core/model/config.pb.h"
 #include "core/model/gate.h"
 #include "core/model/moe.h"
+#include "core/parallel/mesh.h"
 #include "core/runtime/backend.h"
 #include "core/runtime/program.h"
 #include "core/runtime/state_store.h"
+#include "core/tensor/dtype.h"
 #include "core/trace/routing_replay.h"
 #include "core/trace/routing_trace.pb.h"
 #include "nlohmann/json.hpp"
@@ -61,6 +63,10 @@ struct TrainerOptions {
   RouteOptions route;
   RoutingTraceHeader::Source replayed = RoutingTraceHeader::TRAIN;
   BackendFactory backend = nullptr;  // Null: the CPU, with Create's threads.
+  // The ranks that train together, each with its share of a step's
+  // micro-batches: dp only. Every rank makes the same calls. Null: one rank.
+  const Mesh* mesh = nullptr;
+  DType dtype = DType::kF32;  // kF64: the reference, of no checkpoints.
 };
 
 class Trainer {
@@ -104,6 +110,7 @@ class Trainer {
   // Writes <runs>/step-NNNNNN and returns that path. `manifest` goes into the
   // folder as manifest.json, with the hash of the weights. Removes the oldest
   // checkpoints beyond train.checkpoints_to_keep, after the new one is safe.
+  // With a mesh its first rank writes, and all wait for it.
   absl::StatusOr<std::string> SaveCheckpoint(const std::string& runs,
                                              const nlohmann::json& manifest);
 
@@ -112,6 +119,8 @@ class Trainer {
   // May be shortened or lengthened before the first step only: the learning
   // rate's schedule depends on it.
   void set_steps(int64_t steps) { train_.set_steps(steps); }
+  // The rank that writes and tells; the only one without a mesh.
+  bool is_first_rank() const;
 
   const ModelConfig& model_config() const { return model_; }
   const TrainConfig& train_config() const { return train_; }
@@ -138,12 +147,20 @@ class Trainer {
   bool Replays(RoutingTraceHeader::Source source) const;
   RouteSource RouteOf(RoutingTraceHeader::Source source) const;
   RoutingTraceHeader TraceHeader(RoutingTraceHeader::Source source) const;
+  // The micro-batches of a step that are this rank's: [first, end).
+  int64_t FirstMicroBatch() const;
+  int64_t EndMicroBatch() const;
+  // Sums over the ranks what they measured in a step.
+  absl::Status SumOverRanks(StepMetrics& metrics);
   absl::Status FillBatch(int64_t micro_batch);
   absl::Status AtThisStep(const absl::Status& status) const;
   template <typename Trace>
   void DescribeMicroBatch(int64_t micro_batch, Trace& trace) const;
   absl::Status Diagnose(const std::string& what);
   std::vector<std::string> OptimizerTensorNames() const;
+  std::string CheckpointPath(const std::string& runs) const;
+  absl::StatusOr<std::string> WriteCheckpoint(const std::string& runs,
+                                              const nlohmann::json& manifest);
 
   ModelConfig model_;
   TrainConfig train_;

@@ -3,6 +3,7 @@
 #include "core/cpu/activation.h"
 #include "core/cpu/attention.h"
 #include "core/cpu/biased_score.h"
+#include "core/cpu/collective.h"
 #include "core/cpu/dispatch.h"
 #include "core/cpu/elementwise.h"
 #include "core/cpu/embedding.h"
@@ -24,6 +25,7 @@ KernelRegistry AllCpuKernels() {
   RegisterActivationKernels(registry);
   RegisterAttentionKernels(registry);
   RegisterBiasedScoreKernels(registry);
+  RegisterCollectiveKernels(registry);
   RegisterDispatchKernels(registry);
   RegisterElementwiseKernels(registry);
   RegisterEmbeddingKernels(registry);

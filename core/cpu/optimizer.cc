@@ -33,6 +33,18 @@ absl::Status RunAccumulate(const KernelContext& ctx) {
   return absl::OkStatus();
 }
 
+// T: of `keep`.
+template <typename T>
+absl::Status RunAccumulateCounts(const KernelContext& ctx) {
+  const auto sum = ctx.in(0).span<int32_t>();
+  const auto value = ctx.in(1).span<int32_t>();
+  const bool keep = *ctx.in(2).as<T>() != 0;
+  for (size_t i = 0; i < sum.size(); ++i) {
+    sum[i] = value[i] + (keep ? sum[i] : 0);
+  }
+  return absl::OkStatus();
+}
+
 // Sums of squares by chunk of each gradient, in double; then over all chunks in
 // their order.
 template <typename T>
@@ -107,6 +119,8 @@ absl::Status RunAdamW(const KernelContext& ctx) {
 void RegisterOptimizerKernels(KernelRegistry& kernels) {
   kernels.Register(kAccumulate, DType::kF32, RunAccumulate<float>);
   kernels.Register(kAccumulate, DType::kF64, RunAccumulate<double>);
+  kernels.Register(kAccumulateCounts, DType::kF32, RunAccumulateCounts<float>);
+  kernels.Register(kAccumulateCounts, DType::kF64, RunAccumulateCounts<double>);
   kernels.Register(kGlobalNorm, DType::kF32, RunGlobalNorm<float>);
   kernels.Register(kGlobalNorm, DType::kF64, RunGlobalNorm<double>);
   kernels.Register(kAdamW, DType::kF32, RunAdamW<float>);

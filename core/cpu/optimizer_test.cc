@@ -58,6 +58,29 @@ TEST(AccumulateTest, AddsOrForgets) {
   EXPECT_THAT(forgot->at("sum"), ::testing::ElementsAre(10, 20));
 }
 
+TEST(AccumulateCountsTest, AddsOrForgets) {
+  for (const DType dtype : {DType::kF32, DType::kF64}) {
+    for (const double keep : {0, 1}) {
+      const auto result = RunGraph(
+          dtype, 1, {RegisterOptimizerKernels},
+          [&](GraphBuilder& b) {
+            AccumulateCounts(b, b.State("sum", DType::kI32, {Static(2)}),
+                             b.Input("value", DType::kI32, {Static(2)}),
+                             b.Input("keep", dtype, {}));
+          },
+          [&](const std::string& name, const TensorView& view) {
+            if (name == "sum") Copy({1 << 24, 2}, view);
+            if (name == "value") Copy({1, 20}, view);
+            if (name == "keep") Copy({keep}, view);
+          });
+      ASSERT_THAT(result, IsOk());
+      // The first is no float.
+      EXPECT_THAT(result->at("sum"),
+                  ::testing::ElementsAre(1 + keep * (1 << 24), 20 + keep * 2));
+    }
+  }
+}
+
 // The norm of Normal(n, i + 1) / 4 for the i-th of `sizes`.
 absl::StatusOr<RunResult> RunGlobalNorm(DType dtype, int num_threads,
                                         const std::vector<int64_t>& sizes) {

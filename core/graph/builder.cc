@@ -71,7 +71,10 @@ std::vector<ValueId> GraphBuilder::Add(const OpDef& op,
   node.op = &op;
   node.attrs = std::move(attrs);
   node.inputs.assign(inputs.begin(), inputs.end());
-  node.mutates.assign(op.mutates.begin(), op.mutates.end());
+  // An operator of any number of inputs lists as many as it may have.
+  for (const int input : op.mutates) {
+    if (input < static_cast<int>(inputs.size())) node.mutates.push_back(input);
+  }
   node.phase = phase_;
   node.scope = scope_;
   // An operator whose output is ragged by a count that it makes itself says so

@@ -207,6 +207,7 @@ class Emitter {
           Add(b_, ce.loss, Scale(b_, loss, config_.mtp().loss_weight()));
       all.insert(all.end(), routers_of_module_.begin(),
                  routers_of_module_.end());
+      decoder.module_routers = routers_of_module_;
     }
     const ValueId router_loss = RouterLoss(b_, all);
     if (router_loss != kNone) {

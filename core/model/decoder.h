@@ -85,7 +85,8 @@ struct DecoderOptions {
 struct Decoder {
   ValueId loss = kNone;
   ValueId total_loss = kNone;
-  std::vector<RouterValues> routers;  // By layer, then tier; not the module's.
+  std::vector<RouterValues> routers;  // By layer, then tier.
+  std::vector<RouterValues> module_routers;  // Of multi-token prediction.
 };
 
 // Errors stay in `builder` (GraphBuilder::status()). `config` must be valid.

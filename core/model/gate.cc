@@ -4,7 +4,9 @@
 #include <cmath>
 #include <cstdint>
 
+#include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
+#include "absl/strings/strip.h"
 #include "core/graph/builder.h"
 #include "core/graph/graph.h"
 #include "core/model/config.pb.h"
@@ -20,6 +22,11 @@
 
 namespace strata {
 namespace {
+
+// Of states, behind the gate's prefix.
+constexpr absl::string_view kLoadSuffix = ".load";
+constexpr absl::string_view kBiasSuffix = ".bias";
+constexpr absl::string_view kFlatBiasSuffix = ".e_score_correction_bias";
 
 // Chosen experts whose p add up to less are not scaled up to a full mixture.
 constexpr double kWorthFloor = 0.5;
@@ -140,7 +147,7 @@ Routing FlatGate(GraphBuilder& b, const ModelConfig& config, ValueId x,
                         ? Sigmoid(b, logits)
                         : MaskedSoftmax(b, logits, /*mask=*/kNone, 1.0);
   if (gate.correction_bias()) {
-    routing.bias = b.State(b.Scoped("gate.e_score_correction_bias"),
+    routing.bias = b.State(absl::StrCat(b.Scoped("gate"), kFlatBiasSuffix),
                            b.compute(), {Static(num_experts)});
   }
   const bool lists_all = gate.choice() == FlatRouterConfig::EXPERT_CHOICE;
@@ -170,8 +177,8 @@ Routing TierGate(GraphBuilder& b, const ModelConfig& config,
                  int64_t num_experts, ValueId x, const GateOptions& options) {
   const HierarchicalRouterConfig& gate = config.moe().hierarchical();
   Routing routing;
-  routing.bias =
-      b.State(b.Scoped("gate.bias"), b.compute(), {Static(num_experts)});
+  routing.bias = b.State(absl::StrCat(b.Scoped("gate"), kBiasSuffix),
+                         b.compute(), {Static(num_experts)});
 
   // Coarse: the bias enters here too, so that a dropped expert can come back.
   const TokenSide token = ProjectToken(b, config, x);
@@ -238,19 +245,35 @@ Routing TierGate(GraphBuilder& b, const ModelConfig& config,
   return routing;
 }
 
+std::string LoadName(absl::string_view gate) {
+  return absl::StrCat(gate, kLoadSuffix);
+}
+
+absl::string_view GateOfLoad(absl::string_view state) {
+  return absl::ConsumeSuffix(&state, kLoadSuffix) ? state : "";
+}
+
 void ControlLoad(GraphBuilder& b, const ModelConfig& config,
-                 const Routing& routing, int64_t num_experts, ValueId offset) {
+                 absl::string_view gate, int64_t num_experts) {
+  const auto state = [&](absl::string_view name) {
+    return b.State(absl::StrCat(gate, name), b.compute(),
+                   {Static(num_experts)});
+  };
+  // The graph may have it already, to sum it over ranks.
+  ValueId offset = b.graph().FindSource(LoadName(gate));
+  if (offset == kNone) {
+    offset = b.State(LoadName(gate), DType::kI32, {Static(num_experts + 1)});
+  }
   if (config.moe().has_flat()) {
-    const double rate = config.moe().flat().bias_update_rate();
-    if (rate > 0) SignBias(b, offset, routing.bias, rate);
+    const FlatRouterConfig& flat = config.moe().flat();
+    if (flat.bias_update_rate() > 0) {
+      SignBias(b, offset, state(kFlatBiasSuffix), flat.bias_update_rate());
+    }
     return;
   }
   const LoadControl& control = config.moe().hierarchical().load();
-  const ValueId ema =
-      b.State(b.Scoped("gate.load_ema"), b.compute(), {Static(num_experts)});
-  const ValueId integral = b.State(b.Scoped("gate.load_integral"), b.compute(),
-                                   {Static(num_experts)});
-  LoadBias(b, offset, ema, integral, routing.bias,
+  LoadBias(b, offset, state(".load_ema"), state(".load_integral"),
+           state(kBiasSuffix),
            {control.ema_decay(), control.gain_p(), control.gain_i(),
             control.max_bias()});
 }

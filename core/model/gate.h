@@ -64,9 +64,17 @@ Routing FlatGate(GraphBuilder& builder, const ModelConfig& config, ValueId x,
 Routing TierGate(GraphBuilder& builder, const ModelConfig& config,
                  int64_t num_experts, ValueId x, const GateOptions& options);
 
-// The update of the gate's load bias from the rows its experts got.
+// The name of the state that counts the rows of a gate's experts over a step,
+// [experts + 1] I32 as in a dispatch plan; `gate` is the gate's prefix, as
+// "model.layers.0.mlp.tier.1.gate".
+std::string LoadName(absl::string_view gate);
+// That prefix if `state` is such a name, else empty.
+absl::string_view GateOfLoad(absl::string_view state);
+
+// The update of a gate's load bias from the rows that its experts got in a step
+// (LoadName), if the model has one.
 void ControlLoad(GraphBuilder& builder, const ModelConfig& config,
-                 const Routing& routing, int64_t num_experts, ValueId offset);
+                 absl::string_view gate, int64_t num_experts);
 
 }  // namespace strata
 

@@ -129,15 +129,13 @@ ValueId FlatBlock(GraphBuilder& b, const ModelConfig& config,
   router.num_experts = moe.flat().num_experts();
   router.expert_width = moe.expert_width();
   router.tokens = options.num_tokens;
+  router.gate = b.Scoped("gate");
   const Routing routing =
       FlatGate(b, config, x, WithInputNames(options.gate, router));
   ValueId y =
       Experts(b, config.d_model(), moe.expert_width(), router.num_experts,
               /*concat_slots=*/0, routing, x, router);
   router.losses = routing.losses;
-  if (options.gate.train) {
-    ControlLoad(b, config, routing, router.num_experts, router.offset);
-  }
   if (moe.shared_width() > 0) {
     GraphBuilder::Scope shared(b, "shared_experts");
     y = Add(b, y, SwiGluMlp(b, config.d_model(), moe.shared_width(), x));
@@ -184,6 +182,7 @@ ValueId HierarchicalBlock(GraphBuilder& b, const ModelConfig& config,
     router.num_experts = gate.tier_experts(tier);
     router.expert_width = moe.expert_width();
     router.tokens = active.count;
+    router.gate = b.Scoped("gate");
     Routing routing = TierGate(b, config, router.num_experts, x,
                                WithInputNames(options.gate, router));
     if (exits) {
@@ -202,9 +201,6 @@ ValueId HierarchicalBlock(GraphBuilder& b, const ModelConfig& config,
                 concat_slots, routing, x, router);
     router.losses = routing.losses;
     h = active.index == kNone ? Add(b, h, y) : AddRows(b, h, y, active.index);
-    if (options.gate.train) {
-      ControlLoad(b, config, routing, router.num_experts, router.offset);
-    }
     if (exits && !options.gate.train && routing.stay != kNone &&
         tier + 1 < num_tiers) {
       active = CompactRows(b, active.index, routing.stay);

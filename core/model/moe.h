@@ -33,6 +33,7 @@ struct RouterValues {
   ValueId slot_row = kNone;  // [tokens, k] I32, where each choice's row is
   ValueId output = kNone;    // [rows, d], of each expert, not yet weighted
   std::vector<GateLoss> losses;
+  std::string gate;  // Prefix of its parameters' and states' names.
 
   // Names of the graph's outputs.
   std::string OffsetName() const;

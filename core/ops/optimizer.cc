@@ -30,6 +30,14 @@ absl::StatusOr<std::vector<ValueType>> InferAccumulate(const OpView& op) {
   return std::vector<ValueType>{};
 }
 
+absl::StatusOr<std::vector<ValueType>> InferAccumulateCounts(const OpView& op) {
+  const ValueType& sum = op.type(0);
+  RETURN_IF_ERROR(WantType(op, 0, "sum", {DType::kI32, sum.dims}));
+  RETURN_IF_ERROR(WantType(op, 1, "value", sum));
+  RETURN_IF_ERROR(WantFloat(op, 2, "keep", 0));
+  return std::vector<ValueType>{};
+}
+
 double AccumulateFlops(const OpView& op, const Binding& binding) {
   return 2 * Elements(op.type(0), binding);
 }
@@ -102,6 +110,8 @@ class UpdatePhase {
 
 const OpDef kAccumulate = {"Accumulate", InferAccumulate, nullptr,
                            AccumulateFlops, /*mutates=*/{0}};
+const OpDef kAccumulateCounts = {"AccumulateCounts", InferAccumulateCounts,
+                                 nullptr, AccumulateFlops, /*mutates=*/{0}};
 const OpDef kGlobalNorm = {"GlobalNorm", InferGlobalNorm, nullptr,
                            GlobalNormFlops};
 const OpDef kAdamW = {"AdamW", InferAdamW, nullptr, AdamWFlops,
@@ -110,6 +120,12 @@ const OpDef kAdamW = {"AdamW", InferAdamW, nullptr, AdamWFlops,
 void Accumulate(GraphBuilder& b, ValueId sum, ValueId value, ValueId keep) {
   UpdatePhase phase(b);
   b.Add(kAccumulate, {sum, value, keep});
+}
+
+void AccumulateCounts(GraphBuilder& b, ValueId sum, ValueId value,
+                      ValueId keep) {
+  UpdatePhase phase(b);
+  b.Add(kAccumulateCounts, {sum, value, keep});
 }
 
 ValueId GlobalNorm(GraphBuilder& b, absl::Span<const ValueId> grads,

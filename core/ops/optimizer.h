@@ -9,14 +9,20 @@
 
 namespace strata {
 
-extern const OpDef kAccumulate;  // (sum, value, keep) in place
-extern const OpDef kGlobalNorm;  // (divisor, grad...) -> norm []
-extern const OpDef kAdamW;       // (param, m, v, grad, norm, divisor, lr,
-                                 // step) in place
+extern const OpDef kAccumulate;        // (sum, value, keep) in place
+extern const OpDef kAccumulateCounts;  // (sum, value, keep) in place
+extern const OpDef kGlobalNorm;        // (divisor, grad...) -> norm []
+extern const OpDef kAdamW;             // (param, m, v, grad, norm, divisor, lr,
+                                       // step) in place
 
 // sum = keep * sum + value: `keep` [] is 0 for the first micro-batch of a step
 // and 1 for the others. sum (state) and value are of one type.
 void Accumulate(GraphBuilder& b, ValueId sum, ValueId value, ValueId keep);
+
+// The same of counts: sum (state) and value are I32 of one type; `keep` [] is a
+// float, and any but 0 keeps the sum.
+void AccumulateCounts(GraphBuilder& b, ValueId sum, ValueId value,
+                      ValueId keep);
 
 // The L2 norm over all elements of all `grads`, divided by `divisor` [] (the
 // number of micro-batches that were accumulated).

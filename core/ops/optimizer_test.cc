@@ -71,6 +71,15 @@ TEST_F(OptimizerTest, AccumulatesWhatIsOfOneType) {
   ExpectError("value is F32[4]; want F32[3]");
 }
 
+TEST_F(OptimizerTest, AccumulatesCountsThatAreIntegers) {
+  const ValueId sum = b_.State("sum", DType::kI32, {Static(3)});
+  AccumulateCounts(b_, sum, Int("value", {Static(3)}), Float("keep", {}));
+  ASSERT_THAT(b_.status(), IsOk());
+  EXPECT_THAT(b_.graph().nodes()[0].mutates, ElementsAre(0));
+  AccumulateCounts(b_, sum, Float("x", {Static(3)}), Float("k", {}));
+  ExpectError("value is F32[3]; want I32[3]");
+}
+
 TEST_F(OptimizerTest, NormsGradientsOfOneDtype) {
   GlobalNorm(b_, {b_.Input("g", DType::kF64, {Static(4)})}, Float("d", {}));
   ExpectError("grad 0 is F64[4]; want F32 like the divisor");

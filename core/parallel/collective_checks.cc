@@ -28,7 +28,7 @@ absl::Status Wrong(const Communicator& group, absl::string_view call,
 absl::Status CheckCounts(const Communicator& group, absl::string_view call,
                          absl::string_view what,
                          absl::Span<const int64_t> counts,
-                         const Elements& data) {
+                         const Payload& data) {
   if (static_cast<int>(counts.size()) != group.size()) {
     return Wrong(group, call, counts.size(), " counts; want ", group.size(),
                  ", one a rank");
@@ -48,8 +48,8 @@ absl::Status CheckCounts(const Communicator& group, absl::string_view call,
 
 // That a rank's own piece is as long as its count says, and of one dtype.
 absl::Status CheckPiece(const Communicator& group, absl::string_view call,
-                        absl::Span<const int64_t> counts, const Elements& piece,
-                        const Elements& whole) {
+                        absl::Span<const int64_t> counts, const Payload& piece,
+                        const Payload& whole) {
   if (piece.dtype != whole.dtype) {
     return Wrong(group, call, "in and out are ", Name(piece.dtype), " and ",
                  Name(whole.dtype), "; want one dtype");
@@ -70,7 +70,7 @@ absl::Status CheckRank(const Communicator& group, absl::string_view call,
 }
 
 absl::Status CheckReducible(const Communicator& group, absl::string_view call,
-                            const Elements& data) {
+                            const Payload& data) {
   if (data.dtype == DType::kF32 || data.dtype == DType::kF64 ||
       data.dtype == DType::kI32) {
     return absl::OkStatus();
@@ -79,25 +79,25 @@ absl::Status CheckReducible(const Communicator& group, absl::string_view call,
                "; want F32, F64 or I32");
 }
 
-absl::Status CheckAllGather(const Communicator& group, const Elements& in,
+absl::Status CheckAllGather(const Communicator& group, const Payload& in,
                             absl::Span<const int64_t> counts,
-                            const Elements& out) {
+                            const Payload& out) {
   RETURN_IF_ERROR(CheckCounts(group, "all_gather", "out", counts, out));
   return CheckPiece(group, "all_gather", counts, in, out);
 }
 
-absl::Status CheckReduceScatter(const Communicator& group, const Elements& in,
+absl::Status CheckReduceScatter(const Communicator& group, const Payload& in,
                                 absl::Span<const int64_t> counts,
-                                const Elements& out) {
+                                const Payload& out) {
   RETURN_IF_ERROR(CheckReducible(group, "reduce_scatter", in));
   RETURN_IF_ERROR(CheckCounts(group, "reduce_scatter", "in", counts, in));
   return CheckPiece(group, "reduce_scatter", counts, out, in);
 }
 
-absl::Status CheckAllToAll(const Communicator& group, const Elements& in,
+absl::Status CheckAllToAll(const Communicator& group, const Payload& in,
                            absl::Span<const int64_t> send,
                            absl::Span<const int64_t> receive,
-                           const Elements& out) {
+                           const Payload& out) {
   RETURN_IF_ERROR(CheckCounts(group, "all_to_all", "in", send, in));
   RETURN_IF_ERROR(CheckCounts(group, "all_to_all", "out", receive, out));
   if (in.dtype == out.dtype) return absl::OkStatus();
@@ -121,7 +121,7 @@ absl::Status LateError(const Communicator& group, absl::string_view call,
 }
 
 absl::Status SizeError(const Communicator& group, int from, int64_t num_bytes,
-                       const Elements& data) {
+                       const Payload& data) {
   return Wrong(group, "receive", "rank ", from, " sent ", num_bytes,
                " bytes to rank ", group.rank(), ", which expects ",
                data.num_bytes());

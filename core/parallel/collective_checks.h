@@ -21,19 +21,19 @@ absl::Status CheckRank(const Communicator& group, absl::string_view call,
 
 // That sums are defined of the dtype.
 absl::Status CheckReducible(const Communicator& group, absl::string_view call,
-                            const Elements& data);
+                            const Payload& data);
 
 // The counts: one a rank, none negative, and those of the buffers.
-absl::Status CheckAllGather(const Communicator& group, const Elements& in,
+absl::Status CheckAllGather(const Communicator& group, const Payload& in,
                             absl::Span<const int64_t> counts,
-                            const Elements& out);
-absl::Status CheckReduceScatter(const Communicator& group, const Elements& in,
+                            const Payload& out);
+absl::Status CheckReduceScatter(const Communicator& group, const Payload& in,
                                 absl::Span<const int64_t> counts,
-                                const Elements& out);
-absl::Status CheckAllToAll(const Communicator& group, const Elements& in,
+                                const Payload& out);
+absl::Status CheckAllToAll(const Communicator& group, const Payload& in,
                            absl::Span<const int64_t> send,
                            absl::Span<const int64_t> receive,
-                           const Elements& out);
+                           const Payload& out);
 
 // "dp: all_reduce of 12 F32: rank 3 has not come in 30s". `missing` may be
 // empty where nobody knows.
@@ -42,7 +42,7 @@ absl::Status LateError(const Communicator& group, absl::string_view call,
 
 // A message of another size than `data`.
 absl::Status SizeError(const Communicator& group, int from, int64_t num_bytes,
-                       const Elements& data);
+                       const Payload& data);
 
 }  // namespace strata
 

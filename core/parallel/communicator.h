@@ -22,6 +22,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <type_traits>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -32,7 +33,7 @@
 namespace strata {
 
 // `count` elements behind each other.
-struct Elements {
+struct Payload {
   void* data = nullptr;
   int64_t count = 0;
   DType dtype = DType::kF32;
@@ -41,7 +42,7 @@ struct Elements {
 };
 
 template <typename T>
-Elements ElementsOf(absl::Span<T> span) {
+Payload PayloadOf(absl::Span<T> span) {
   return {const_cast<std::remove_const_t<T>*>(span.data()),
           static_cast<int64_t>(span.size()), DTypeOf<std::remove_const_t<T>>()};
 }
@@ -61,34 +62,34 @@ class Communicator {
   virtual absl::string_view name() const = 0;
 
   // data = op over ranks of data: F32, F64 or I32.
-  virtual absl::Status AllReduce(const Elements& data, ReduceOp op) = 0;
+  virtual absl::Status AllReduce(const Payload& data, ReduceOp op) = 0;
 
   // out = the ranks' `in`, in the order of ranks; counts[r] is that of rank r,
   // which may be 0. Of any dtype.
-  virtual absl::Status AllGather(const Elements& in,
+  virtual absl::Status AllGather(const Payload& in,
                                  absl::Span<const int64_t> counts,
-                                 const Elements& out) = 0;
+                                 const Payload& out) = 0;
 
   // out = piece rank() of the sum over ranks of `in`, whose pieces have
   // counts[r] elements.
-  virtual absl::Status ReduceScatter(const Elements& in,
+  virtual absl::Status ReduceScatter(const Payload& in,
                                      absl::Span<const int64_t> counts,
-                                     const Elements& out) = 0;
+                                     const Payload& out) = 0;
 
   // Piece r of `in`, of send[r] elements, goes to rank r; piece r of `out`, of
   // receive[r] elements, comes from it.
-  virtual absl::Status AllToAll(const Elements& in,
+  virtual absl::Status AllToAll(const Payload& in,
                                 absl::Span<const int64_t> send,
                                 absl::Span<const int64_t> receive,
-                                const Elements& out) = 0;
+                                const Payload& out) = 0;
 
   // data = that of rank `root`.
-  virtual absl::Status Broadcast(const Elements& data, int root) = 0;
+  virtual absl::Status Broadcast(const Payload& data, int root) = 0;
 
   // Sends a copy: returns without waiting for the receiver. Messages between
   // two ranks arrive in the order of their sending.
-  virtual absl::Status Send(const Elements& data, int to) = 0;
-  virtual absl::Status Receive(const Elements& data, int from) = 0;
+  virtual absl::Status Send(const Payload& data, int to) = 0;
+  virtual absl::Status Receive(const Payload& data, int from) = 0;
 
   virtual absl::Status Barrier() = 0;
 

@@ -75,9 +75,9 @@ class Suite {
                    const std::vector<T>& want) {
     if (got == want) return;
     const auto at = std::mismatch(got.begin(), got.end(), want.begin());
-    Fail(what, absl::StrCat("element ", at.first - got.begin(), " of ",
-                            got.size(), " is ", *at.first, "; want ",
-                            *at.second));
+    Fail(what,
+         absl::StrCat("element ", at.first - got.begin(), " of ", got.size(),
+                      " is ", *at.first, "; want ", *at.second));
   }
   void Fail(const std::string& what, const std::string& how) {
     failures_.push_back(absl::StrCat(group_.name(), " of ", size_, ", rank ",
@@ -92,8 +92,8 @@ class Suite {
     for (int r = 0; r < size_; ++r) {
       for (int64_t i = 0; i < n; ++i) want[i] += static_cast<T>(Value(r, i));
     }
-    Expect(what, group_.AllReduce(ElementsOf(absl::MakeSpan(data)),
-                                  ReduceOp::kSum));
+    Expect(what,
+           group_.AllReduce(PayloadOf(absl::MakeSpan(data)), ReduceOp::kSum));
     ExpectEqual(what, data, want);
     if constexpr (sizeof(T) == sizeof(float) && !std::is_integral_v<T>) {
       SumsRepeat(n);
@@ -108,8 +108,8 @@ class Suite {
       Random random(/*seed=*/n, group_.rank());
       std::vector<float> data(n);
       for (float& x : data) x = static_cast<float>(random.Normal());
-      Expect(what, group_.AllReduce(ElementsOf(absl::MakeSpan(data)),
-                                    ReduceOp::kSum));
+      Expect(what,
+             group_.AllReduce(PayloadOf(absl::MakeSpan(data)), ReduceOp::kSum));
       if (turn == 0) {
         first = data;
         continue;
@@ -118,7 +118,7 @@ class Suite {
     }
     // Every rank has the bits of rank 0.
     std::vector<float> of_first = first;
-    Expect(what, group_.Broadcast(ElementsOf(absl::MakeSpan(of_first)), 0));
+    Expect(what, group_.Broadcast(PayloadOf(absl::MakeSpan(of_first)), 0));
     ExpectEqual(what, of_first, first);
   }
 
@@ -130,8 +130,8 @@ class Suite {
         want[i] = std::max(want[i], static_cast<double>(Value(r, i)));
       }
     }
-    Expect(what, group_.AllReduce(ElementsOf(absl::MakeSpan(data)),
-                                  ReduceOp::kMax));
+    Expect(what,
+           group_.AllReduce(PayloadOf(absl::MakeSpan(data)), ReduceOp::kMax));
     ExpectEqual(what, data, want);
   }
 
@@ -145,8 +145,8 @@ class Suite {
       const std::vector<uint8_t> piece = Values<uint8_t>(r, counts[r]);
       want.insert(want.end(), piece.begin(), piece.end());
     }
-    Expect(what, group_.AllGather(ElementsOf(absl::MakeSpan(in)), counts,
-                                  ElementsOf(absl::MakeSpan(out))));
+    Expect(what, group_.AllGather(PayloadOf(absl::MakeSpan(in)), counts,
+                                  PayloadOf(absl::MakeSpan(out))));
     ExpectEqual(what, out, want);
   }
 
@@ -162,8 +162,8 @@ class Suite {
         want[i] += static_cast<float>(Value(r, begin + i));
       }
     }
-    Expect(what, group_.ReduceScatter(ElementsOf(absl::MakeSpan(in)), counts,
-                                      ElementsOf(absl::MakeSpan(out))));
+    Expect(what, group_.ReduceScatter(PayloadOf(absl::MakeSpan(in)), counts,
+                                      PayloadOf(absl::MakeSpan(out))));
     ExpectEqual(what, out, want);
   }
 
@@ -181,8 +181,8 @@ class Suite {
       want.insert(want.end(), receive.back(), 100 * r + me);
     }
     std::vector<int32_t> out(want.size(), -1);
-    Expect(what, group_.AllToAll(ElementsOf(absl::MakeSpan(in)), send, receive,
-                                 ElementsOf(absl::MakeSpan(out))));
+    Expect(what, group_.AllToAll(PayloadOf(absl::MakeSpan(in)), send, receive,
+                                 PayloadOf(absl::MakeSpan(out))));
     ExpectEqual(what, out, want);
   }
 
@@ -190,7 +190,7 @@ class Suite {
     for (const int root : {0, size_ - 1}) {
       const std::string what = absl::StrCat("broadcast of ", n);
       std::vector<int64_t> data = Values<int64_t>(group_.rank(), n);
-      Expect(what, group_.Broadcast(ElementsOf(absl::MakeSpan(data)), root));
+      Expect(what, group_.Broadcast(PayloadOf(absl::MakeSpan(data)), root));
       ExpectEqual(what, data, Values<int64_t>(root, n));
     }
   }
@@ -201,9 +201,9 @@ class Suite {
     const int next = (group_.rank() + 1) % size_;
     const int before = (group_.rank() + size_ - 1) % size_;
     std::vector<float> out = Values<float>(group_.rank(), n), in(n, -1);
-    Expect(what, group_.Send(ElementsOf(absl::MakeSpan(out)), next));
+    Expect(what, group_.Send(PayloadOf(absl::MakeSpan(out)), next));
     std::fill(out.begin(), out.end(), -1);  // It was copied.
-    Expect(what, group_.Receive(ElementsOf(absl::MakeSpan(in)), before));
+    Expect(what, group_.Receive(PayloadOf(absl::MakeSpan(in)), before));
     ExpectEqual(what, in, Values<float>(before, n));
   }
 
@@ -213,15 +213,14 @@ class Suite {
     for (int round = 0; round < kRounds; ++round) {
       for (int r = 0; r < size_; ++r) {
         std::vector<int32_t> out(round * 100 + 1, group_.rank() * 50 + round);
-        Expect("many messages",
-               group_.Send(ElementsOf(absl::MakeSpan(out)), r));
+        Expect("many messages", group_.Send(PayloadOf(absl::MakeSpan(out)), r));
       }
     }
     for (int r = size_ - 1; r >= 0; --r) {
       for (int round = 0; round < kRounds; ++round) {
         std::vector<int32_t> in(round * 100 + 1, -1);
         Expect("many messages",
-               group_.Receive(ElementsOf(absl::MakeSpan(in)), r));
+               group_.Receive(PayloadOf(absl::MakeSpan(in)), r));
         ExpectEqual("many messages", in,
                     std::vector<int32_t>(in.size(), r * 50 + round));
       }
@@ -279,7 +278,7 @@ std::vector<std::string> RunCommunicatorSuite(Communicator& world) {
     for (Communicator* const group : {parity.get(), pairs.get(), &world}) {
       std::vector<int32_t> one = {1};
       const absl::Status status =
-          group->AllReduce(ElementsOf(absl::MakeSpan(one)), ReduceOp::kSum);
+          group->AllReduce(PayloadOf(absl::MakeSpan(one)), ReduceOp::kSum);
       if (!status.ok() || one[0] != group->size()) {
         failures.push_back(absl::StrCat(group->name(), ": groups in turns"));
       }

@@ -99,7 +99,7 @@ class ThreadCommunicator : public Communicator {
   int size() const override { return group_->size; }
   absl::string_view name() const override { return group_->name; }
 
-  absl::Status AllReduce(const Elements& data, ReduceOp op) override {
+  absl::Status AllReduce(const Payload& data, ReduceOp op) override {
     RETURN_IF_ERROR(CheckReducible(*this, "all_reduce", data));
     Call call = CallOf("all_reduce", data);
     call.data = static_cast<char*>(data.data);
@@ -130,8 +130,8 @@ class ThreadCommunicator : public Communicator {
     return Meet();
   }
 
-  absl::Status AllGather(const Elements& in, absl::Span<const int64_t> counts,
-                         const Elements& out) override {
+  absl::Status AllGather(const Payload& in, absl::Span<const int64_t> counts,
+                         const Payload& out) override {
     RETURN_IF_ERROR(CheckAllGather(*this, in, counts, out));
     Call call = CallOf("all_gather", out);
     call.in = static_cast<const char*>(in.data);
@@ -144,9 +144,9 @@ class ThreadCommunicator : public Communicator {
     return Meet();
   }
 
-  absl::Status ReduceScatter(const Elements& in,
+  absl::Status ReduceScatter(const Payload& in,
                              absl::Span<const int64_t> counts,
-                             const Elements& out) override {
+                             const Payload& out) override {
     RETURN_IF_ERROR(CheckReduceScatter(*this, in, counts, out));
     Call call = CallOf("reduce_scatter", in);
     call.in = static_cast<const char*>(in.data);
@@ -165,9 +165,9 @@ class ThreadCommunicator : public Communicator {
     return Meet();
   }
 
-  absl::Status AllToAll(const Elements& in, absl::Span<const int64_t> send,
+  absl::Status AllToAll(const Payload& in, absl::Span<const int64_t> send,
                         absl::Span<const int64_t> receive,
-                        const Elements& out) override {
+                        const Payload& out) override {
     RETURN_IF_ERROR(CheckAllToAll(*this, in, send, receive, out));
     Call call;
     call.what = absl::StrCat("all_to_all of ", Name(in.dtype));
@@ -192,7 +192,7 @@ class ThreadCommunicator : public Communicator {
     return Meet();
   }
 
-  absl::Status Broadcast(const Elements& data, int root) override {
+  absl::Status Broadcast(const Payload& data, int root) override {
     RETURN_IF_ERROR(CheckRank(*this, "broadcast", root));
     Call call = CallOf(absl::StrCat("broadcast from rank ", root), data);
     call.data = static_cast<char*>(data.data);
@@ -204,7 +204,7 @@ class ThreadCommunicator : public Communicator {
     return Meet();
   }
 
-  absl::Status Send(const Elements& data, int to) override {
+  absl::Status Send(const Payload& data, int to) override {
     RETURN_IF_ERROR(CheckRank(*this, "send", to));
     absl::MutexLock lock(&group_->mutex);
     RETURN_IF_ERROR(group_->broken);
@@ -213,7 +213,7 @@ class ThreadCommunicator : public Communicator {
     return absl::OkStatus();
   }
 
-  absl::Status Receive(const Elements& data, int from) override {
+  absl::Status Receive(const Payload& data, int from) override {
     RETURN_IF_ERROR(CheckRank(*this, "receive", from));
     absl::MutexLock lock(&group_->mutex);
     std::deque<std::string>& queue = group_->messages[{from, rank_}];
@@ -279,7 +279,7 @@ class ThreadCommunicator : public Communicator {
   }
 
  private:
-  static Call CallOf(absl::string_view name, const Elements& data) {
+  static Call CallOf(absl::string_view name, const Payload& data) {
     Call call;
     call.what = absl::StrCat(name, " of ", data.count, " ", Name(data.dtype));
     return call;

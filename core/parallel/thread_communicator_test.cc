@@ -50,18 +50,17 @@ std::vector<absl::Status> StatusOfRanks(
     int size, absl::Duration timeout,
     const std::function<absl::Status(Communicator&)>& call) {
   std::vector<absl::Status> status(size);
-  OnRanks(size, timeout, [&](Communicator& world) {
-    status[world.rank()] = call(world);
-  });
+  OnRanks(size, timeout,
+          [&](Communicator& world) { status[world.rank()] = call(world); });
   return status;
 }
 
 TEST(ThreadCommunicatorTest, NamesTheRankThatDoesNotCome) {
-  const auto status = StatusOfRanks(
-      3, absl::Milliseconds(50), [](Communicator& world) {
+  const auto status =
+      StatusOfRanks(3, absl::Milliseconds(50), [](Communicator& world) {
         std::vector<float> x(4);
         if (world.rank() == 1) return absl::OkStatus();
-        return world.AllReduce(ElementsOf(absl::MakeSpan(x)), ReduceOp::kSum);
+        return world.AllReduce(PayloadOf(absl::MakeSpan(x)), ReduceOp::kSum);
       });
   for (const int rank : {0, 2}) {
     EXPECT_THAT(status[rank],
@@ -72,11 +71,11 @@ TEST(ThreadCommunicatorTest, NamesTheRankThatDoesNotCome) {
 }
 
 TEST(ThreadCommunicatorTest, NamesTheRankThatSendsNothing) {
-  const auto status = StatusOfRanks(
-      2, absl::Milliseconds(50), [](Communicator& world) {
+  const auto status =
+      StatusOfRanks(2, absl::Milliseconds(50), [](Communicator& world) {
         std::vector<float> x(4);
         if (world.rank() == 1) return absl::OkStatus();
-        return world.Receive(ElementsOf(absl::MakeSpan(x)), 1);
+        return world.Receive(PayloadOf(absl::MakeSpan(x)), 1);
       });
   EXPECT_THAT(status[0],
               StatusIs(absl::StatusCode::kDeadlineExceeded,
@@ -87,7 +86,7 @@ TEST(ThreadCommunicatorTest, SaysWhichCallsDoNotAgree) {
   const auto status =
       StatusOfRanks(3, absl::Seconds(60), [](Communicator& world) {
         std::vector<float> x(world.rank() == 2 ? 5 : 4);
-        return world.AllReduce(ElementsOf(absl::MakeSpan(x)), ReduceOp::kSum);
+        return world.AllReduce(PayloadOf(absl::MakeSpan(x)), ReduceOp::kSum);
       });
   EXPECT_THAT(status,
               Each(StatusIs(absl::StatusCode::kInvalidArgument,
@@ -101,8 +100,8 @@ TEST(ThreadCommunicatorTest, SaysWhichCountsDoNotAgree) {
         const std::vector<int64_t> send = {1, 2};
         const std::vector<int64_t> receive = {1, world.rank() == 0 ? 1 : 2};
         std::vector<float> in(3), out(receive[0] + receive[1]);
-        return world.AllToAll(ElementsOf(absl::MakeSpan(in)), send, receive,
-                              ElementsOf(absl::MakeSpan(out)));
+        return world.AllToAll(PayloadOf(absl::MakeSpan(in)), send, receive,
+                              PayloadOf(absl::MakeSpan(out)));
       });
   // Rank 0 sends 2 elements to rank 1, which expects 1.
   EXPECT_THAT(status, Each(StatusIs(absl::StatusCode::kInvalidArgument,
@@ -114,8 +113,8 @@ TEST(ThreadCommunicatorTest, RefusesAMessageOfAnotherSize) {
       StatusOfRanks(2, absl::Seconds(60), [](Communicator& world) {
         std::vector<float> x(3 + world.rank());
         return world.rank() == 0
-                   ? world.Send(ElementsOf(absl::MakeSpan(x)), 1)
-                   : world.Receive(ElementsOf(absl::MakeSpan(x)), 0);
+                   ? world.Send(PayloadOf(absl::MakeSpan(x)), 1)
+                   : world.Receive(PayloadOf(absl::MakeSpan(x)), 0);
       });
   EXPECT_THAT(status[1], StatusIs(absl::StatusCode::kInvalidArgument,
                                   HasSubstr("rank 0 sent 12 bytes to rank 1, "
@@ -135,15 +134,14 @@ TEST(ThreadCommunicatorTest, RefusesWhatCannotBeBeforeItBegins) {
   const auto group = ThreadCommunicators(2, absl::Seconds(60));
   Communicator& world = *group[0];
   std::vector<float> x(4), y(2);
-  const Elements four = ElementsOf(absl::MakeSpan(x));
-  const Elements two = ElementsOf(absl::MakeSpan(y));
+  const Payload four = PayloadOf(absl::MakeSpan(x));
+  const Payload two = PayloadOf(absl::MakeSpan(y));
   std::vector<uint8_t> bytes(4);
   const auto invalid = [](const char* text) {
     return StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr(text));
   };
   EXPECT_THAT(world.Send(four, 2), invalid("send: rank 2; want 0 to 1"));
-  EXPECT_THAT(world.AllReduce(ElementsOf(absl::MakeSpan(bytes)),
-                              ReduceOp::kSum),
+  EXPECT_THAT(world.AllReduce(PayloadOf(absl::MakeSpan(bytes)), ReduceOp::kSum),
               invalid("dtype U8; want F32, F64 or I32"));
   EXPECT_THAT(world.AllGather(two, {4}, four),
               invalid("1 counts; want 2, one a rank"));
@@ -153,9 +151,9 @@ TEST(ThreadCommunicatorTest, RefusesWhatCannotBeBeforeItBegins) {
               invalid("out has 4 elements; the counts sum to 5"));
   EXPECT_THAT(world.AllGather(two, {1, 3}, four),
               invalid("rank 0 has 2 elements; its count is 1"));
-  EXPECT_THAT(world.AllToAll(four, {2, 2}, {2, 2},
-                             ElementsOf(absl::MakeSpan(bytes))),
-              invalid("in and out are F32 and U8; want one dtype"));
+  EXPECT_THAT(
+      world.AllToAll(four, {2, 2}, {2, 2}, PayloadOf(absl::MakeSpan(bytes))),
+      invalid("in and out are F32 and U8; want one dtype"));
 }
 
 }  // namespace

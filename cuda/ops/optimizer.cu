@@ -25,6 +25,24 @@ cudaError_t RunAccumulate(const KernelContext& ctx) {
   return cudaGetLastError();
 }
 
+__global__ void __launch_bounds__(kBlock)
+    AccumulateCountsKernel(int64_t n, const int32_t* value,
+                           const float* keep_at, int32_t* sum) {
+  const bool keep = *keep_at != 0;
+  for (int64_t i = FirstElement(); i < n; i += ElementStride()) {
+    sum[i] = value[i] + (keep ? sum[i] : 0);
+  }
+}
+
+cudaError_t RunAccumulateCounts(const KernelContext& ctx) {
+  const Operand& sum = ctx.in(0);
+  AccumulateCountsKernel<<<BlocksFor(sum.max_elements(), 4), kBlock, 0,
+                           ctx.stream>>>(
+      sum.max_elements(), ctx.in(1).as<int32_t>(), ctx.in(2).as<float>(),
+      sum.as<int32_t>());
+  return cudaGetLastError();
+}
+
 // Gradients of one launch, by value: 1.5 kB of a kernel's 4 kB of arguments.
 constexpr int kBatch = 96;
 // Blocks that share a gradient.
@@ -153,6 +171,7 @@ cudaError_t RunAdamW(const KernelContext& ctx) {
 
 void RegisterOptimizerKernels(KernelRegistry& kernels) {
   kernels.Register("Accumulate", RunAccumulate);
+  kernels.Register("AccumulateCounts", RunAccumulateCounts);
   kernels.Register("GlobalNorm", RunGlobalNorm);
   kernels.Register("AdamW", RunAdamW);
 }

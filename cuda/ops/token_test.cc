@@ -200,6 +200,8 @@ TEST_P(OptimizerTest, AgreesWithTheCpu) {
           keep);
       grads.push_back(sum);
     }
+    AccumulateCounts(b, b.State("count", DType::kI32, {Static(n)}),
+                     b.Input("counts", DType::kI32, {Static(n)}), keep);
     const ValueId norm = GlobalNorm(b, grads, divisor);
     b.Output("norm", norm);
     for (int i = 0; i < kParameters; i += 43) {

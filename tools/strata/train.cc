@@ -19,6 +19,7 @@
 #include "core/base/signals.h"
 #include "core/base/status_macros.h"
 #include "core/checkpoint/model_files.h"
+#include "core/parallel/mesh.h"
 #include "core/tokenizer/model_tokenizer.h"
 #include "nlohmann/json.hpp"
 #include "tools/strata/command.h"
@@ -26,6 +27,7 @@
 #include "tools/strata/device_flags.h"
 #include "tools/strata/option_parser.h"
 #include "tools/strata/output.h"
+#include "tools/strata/ranks.h"
 #include "tools/strata/rate.h"
 #include "tools/strata/routing_flags.h"
 #include "training/metrics.h"
@@ -47,6 +49,7 @@ struct TrainFlags {
   uint64_t seed = 0;
   int threads = 1;
   DeviceFlags device;
+  MeshFlags mesh;
   bool overwrite = false;
   bool json = false;
   RecordOptions record;
@@ -158,13 +161,22 @@ void PrintResult(const TrainFlags& flags, const RunOptions& options,
   Print(text);
 }
 
-absl::StatusOr<int> RunTrain(const TrainFlags& flags) {
+// `mesh`: null for one rank. Only the first rank tells.
+absl::StatusOr<int> TrainOn(const Mesh* mesh, const TrainFlags& flags) {
+  const bool tells = mesh == nullptr || mesh->world().rank() == 0;
   RunOptions options;
+  options.mesh = mesh;
   options.overwrite = flags.overwrite;
   options.num_threads = flags.threads;
-  options.backend = [&flags] {
-    return MakeBackend(flags.device, flags.threads);
-  };
+  if (mesh == nullptr) {
+    options.backend = [&flags] {
+      return MakeBackend(flags.device, flags.threads);
+    };
+  } else if (flags.device.device != "cpu") {
+    return absl::UnimplementedError(
+        absl::StrCat("--device is ", flags.device.device,
+                     "; several ranks train on the CPU so far"));
+  }
   options.record = flags.record;
   options.route = flags.route;
   RETURN_IF_ERROR(ChooseFolders(flags, options));
@@ -178,7 +190,7 @@ absl::StatusOr<int> RunTrain(const TrainFlags& flags) {
   if (tokenizer) RETURN_IF_ERROR(TokenizeWithProgress(*tokenizer, corpus));
   ASSIGN_OR_RETURN(const std::unique_ptr<TrainingRun> run,
                    TrainingRun::Start(options, &corpus));
-  PrintNotes(corpus);
+  if (tells) PrintNotes(corpus);
 
   // Whoever reads the progress may go; the training goes on.
   std::signal(SIGPIPE, SIG_IGN);
@@ -186,7 +198,9 @@ absl::StatusOr<int> RunTrain(const TrainFlags& flags) {
   const auto start = std::chrono::steady_clock::now();
   const int64_t first_step = run->trainer().step();
   absl::StatusOr<RunSummary> summary;
-  {
+  if (!tells) {
+    summary = run->Finish({}, InterruptRequested);
+  } else {
     Progress progress("train", first_step, options.train.steps());
     RecentRate rate;
     RunObserver observer;
@@ -205,6 +219,7 @@ absl::StatusOr<int> RunTrain(const TrainFlags& flags) {
     summary = run->Finish(observer, InterruptRequested);
   }
   RETURN_IF_ERROR(summary.status());
+  if (!tells) return summary->stopped ? kInterruptedExitCode : 0;
 
   const double seconds =
       std::chrono::duration<double>(std::chrono::steady_clock::now() - start)
@@ -216,6 +231,14 @@ absl::StatusOr<int> RunTrain(const TrainFlags& flags) {
                    options.train.steps(), " and saved ", summary->checkpoint,
                    "; to go on: strata train --resume ", summary->checkpoint));
   return kInterruptedExitCode;
+}
+
+absl::StatusOr<int> RunTrain(const TrainFlags& flags) {
+  ASSIGN_OR_RETURN(const std::unique_ptr<Ranks> ranks, Ranks::Join(flags.mesh));
+  if (ranks == nullptr) return TrainOn(/*mesh=*/nullptr, flags);
+  absl::StatusOr<int> exit_code = TrainOn(&ranks->mesh(), flags);
+  if (!exit_code.ok()) ranks->Fail(exit_code.status());
+  return exit_code;
 }
 
 }  // namespace
@@ -271,6 +294,7 @@ Command AddTrain(OptionParser& app) {
   AddRoute(*train, flags->route);
   AddThreads(*train, flags->threads);
   AddDevice(*train, flags->device);
+  AddMesh(*train, flags->mesh);
   AddJson(*train, flags->json);
   return {train, [flags] { return RunTrain(*flags); }};
 }

@@ -86,7 +86,7 @@ class MpiCommunicator : public Communicator {
   int size() const override { return size_; }
   absl::string_view name() const override { return name_; }
 
-  absl::Status AllReduce(const Elements& data, ReduceOp op) override {
+  absl::Status AllReduce(const Payload& data, ReduceOp op) override {
     RETURN_IF_ERROR(CheckReducible(*this, "all_reduce", data));
     char* at = static_cast<char*>(data.data);
     for (int64_t left = data.count; left > 0;) {
@@ -103,8 +103,8 @@ class MpiCommunicator : public Communicator {
     return absl::OkStatus();
   }
 
-  absl::Status AllGather(const Elements& in, absl::Span<const int64_t> counts,
-                         const Elements& out) override {
+  absl::Status AllGather(const Payload& in, absl::Span<const int64_t> counts,
+                         const Payload& out) override {
     RETURN_IF_ERROR(CheckAllGather(*this, in, counts, out));
     ASSIGN_OR_RETURN(const Pieces pieces, Pieces::Of(counts, SizeOf(in.dtype)));
     MPI_Request request;
@@ -115,9 +115,9 @@ class MpiCommunicator : public Communicator {
                          group_, &request));
   }
 
-  absl::Status ReduceScatter(const Elements& in,
+  absl::Status ReduceScatter(const Payload& in,
                              absl::Span<const int64_t> counts,
-                             const Elements& out) override {
+                             const Payload& out) override {
     RETURN_IF_ERROR(CheckReduceScatter(*this, in, counts, out));
     ASSIGN_OR_RETURN(const Pieces pieces, Pieces::Of(counts, 1));
     MPI_Request request;
@@ -127,9 +127,9 @@ class MpiCommunicator : public Communicator {
                              TypeOf(in.dtype), mpi_.sum, group_, &request));
   }
 
-  absl::Status AllToAll(const Elements& in, absl::Span<const int64_t> send,
+  absl::Status AllToAll(const Payload& in, absl::Span<const int64_t> send,
                         absl::Span<const int64_t> receive,
-                        const Elements& out) override {
+                        const Payload& out) override {
     RETURN_IF_ERROR(CheckAllToAll(*this, in, send, receive, out));
     const int64_t width = SizeOf(in.dtype);
     ASSIGN_OR_RETURN(const Pieces from, Pieces::Of(send, width));
@@ -141,7 +141,7 @@ class MpiCommunicator : public Communicator {
                               to.offsets.data(), mpi_.byte, group_, &request));
   }
 
-  absl::Status Broadcast(const Elements& data, int root) override {
+  absl::Status Broadcast(const Payload& data, int root) override {
     RETURN_IF_ERROR(CheckRank(*this, "broadcast", root));
     ASSIGN_OR_RETURN(const Pieces all, Pieces::Of({data.num_bytes()}, 1));
     MPI_Request request;
@@ -150,7 +150,7 @@ class MpiCommunicator : public Communicator {
                           &request));
   }
 
-  absl::Status Send(const Elements& data, int to) override {
+  absl::Status Send(const Payload& data, int to) override {
     RETURN_IF_ERROR(broken_);
     RETURN_IF_ERROR(CheckRank(*this, "send", to));
     ASSIGN_OR_RETURN(const Pieces all, Pieces::Of({data.num_bytes()}, 1));
@@ -164,7 +164,7 @@ class MpiCommunicator : public Communicator {
                             kMessageTag, group_, &pending.request));
   }
 
-  absl::Status Receive(const Elements& data, int from) override {
+  absl::Status Receive(const Payload& data, int from) override {
     RETURN_IF_ERROR(CheckRank(*this, "receive", from));
     ASSIGN_OR_RETURN(const Pieces all, Pieces::Of({data.num_bytes()}, 1));
     MPI_Request request;

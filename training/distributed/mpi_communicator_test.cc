@@ -1,13 +1,14 @@
 // The suite of communicators over MPI; to be run by mpirun
 // (mpi_communicator_test.sh). Exits 1 and says what failed, from each rank.
 
+#include "training/distributed/mpi_communicator.h"
+
 #include <cstdio>
 #include <string>
 #include <vector>
 
 #include "absl/time/time.h"
 #include "core/parallel/communicator_suite.h"
-#include "training/distributed/mpi_communicator.h"
 
 int main() {
   auto mpi = strata::MpiWorld::Start(absl::Seconds(60));

@@ -12,6 +12,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
+#include "absl/types/span.h"
 #include "core/base/files.h"
 #include "core/base/folder_lock.h"
 #include "core/base/manifest.h"
@@ -20,6 +21,8 @@
 #include "core/checkpoint/model_files.h"
 #include "core/model/config.h"
 #include "core/model/gate.h"
+#include "core/parallel/communicator.h"
+#include "core/parallel/mesh.h"
 #include "core/trace/routing_trace.pb.h"
 #include "nlohmann/json.hpp"
 #include "training/config.h"
@@ -39,6 +42,16 @@ std::string MetricsPath(const std::string& out) {
 bool HoldsRun(const std::string& out) {
   std::error_code ignored;
   return fs::exists(MetricsPath(out), ignored) || FindCheckpoint(out).ok();
+}
+
+absl::Status CheckForMesh(const RunOptions& options) {
+  if (!options.record.path.empty() ||
+      options.route.source == RouteSource::kReplay) {
+    return absl::UnimplementedError(
+        "routing traces are recorded and replayed by one rank so far; leave "
+        "out --record-routing and --replay-routing");
+  }
+  return absl::OkStatus();
 }
 
 bool Due(int64_t interval, int64_t step) {
@@ -79,6 +92,7 @@ absl::Status RemoveRun(const std::string& out) {
 absl::StatusOr<std::unique_ptr<TrainingRun>> TrainingRun::Start(
     const RunOptions& options, const Corpus* corpus) {
   const bool resumes = !options.resume_from.empty();
+  if (options.mesh != nullptr) RETURN_IF_ERROR(CheckForMesh(options));
   std::optional<FolderLock> lock;
   const auto take_folder = [&]() -> absl::Status {
     ASSIGN_OR_RETURN(lock, FolderLock::Take(options.out));
@@ -92,12 +106,15 @@ absl::StatusOr<std::unique_ptr<TrainingRun>> TrainingRun::Start(
   };
   std::error_code ignored;
   const bool exists = fs::is_directory(options.out, ignored);
-  if (exists) RETURN_IF_ERROR(take_folder());
+  const bool is_first =
+      options.mesh == nullptr || options.mesh->world().rank() == 0;
+  if (exists && is_first) RETURN_IF_ERROR(take_folder());
   ASSIGN_OR_RETURN(
       std::unique_ptr<Trainer> trainer,
-      Trainer::Create(options.model, options.train, corpus, options.num_threads,
-                      {options.record.tokens, options.route,
-                       RoutingTraceHeader::TRAIN, options.backend}));
+      Trainer::Create(
+          options.model, options.train, corpus, options.num_threads,
+          {options.record.tokens, options.route, RoutingTraceHeader::TRAIN,
+           options.backend, options.mesh}));
   nlohmann::json manifest =
       TrainingManifest(options.model, options.train, *corpus);
   if (options.route.source != RouteSource::kGate) {
@@ -109,6 +126,19 @@ absl::StatusOr<std::unique_ptr<TrainingRun>> TrainingRun::Start(
                      HashWeights(options.resume_from));
   }
 
+  const auto make = [&](std::unique_ptr<RoutingRecording> recording,
+                        std::optional<MetricsLog> log) {
+    auto run = std::unique_ptr<TrainingRun>(
+        new TrainingRun(options, std::move(trainer), std::move(recording),
+                        std::move(manifest), std::move(log)));
+    run->lock_ = std::move(lock);
+    if (resumes && fs::equivalent(fs::path(options.resume_from).parent_path(),
+                                  options.out, ignored)) {
+      run->saved_step_ = run->trainer_->step();
+    }
+    return run;
+  };
+  if (!is_first) return make(/*recording=*/nullptr, /*log=*/std::nullopt);
   RETURN_IF_ERROR(MakeFolders(options.out));
   if (!exists) RETURN_IF_ERROR(take_folder());
   // Before the old run goes: a trace that may not be replaced is an error.
@@ -123,23 +153,28 @@ absl::StatusOr<std::unique_ptr<TrainingRun>> TrainingRun::Start(
   ASSIGN_OR_RETURN(MetricsLog log,
                    resumes ? MetricsLog::Resume(path, trainer->step(), manifest)
                            : MetricsLog::Create(path, manifest));
-  auto run = std::unique_ptr<TrainingRun>(
-      new TrainingRun(options, std::move(trainer), std::move(recording),
-                      std::move(manifest), std::move(log)));
-  run->lock_ = std::move(lock);
-  if (resumes && fs::equivalent(fs::path(options.resume_from).parent_path(),
-                                options.out, ignored)) {
-    run->saved_step_ = run->trainer_->step();
-  }
-  return run;
+  return make(std::move(recording), std::move(log));
 }
 
 absl::StatusOr<StepMetrics> TrainingRun::Step() {
   absl::StatusOr<StepMetrics> metrics = trainer_->Step(recording_.get());
   if (!metrics.ok()) return WithLastCheckpoint(metrics.status());
-  const absl::Status logged = log_.Append(ToJson(*metrics));
+  const absl::Status logged = Log(ToJson(*metrics));
   if (!logged.ok()) return WithLastCheckpoint(logged);
   return metrics;
+}
+
+absl::Status TrainingRun::Log(const nlohmann::json& line) {
+  return log_ ? log_->Append(line) : absl::OkStatus();
+}
+
+absl::Status TrainingRun::Agree(Turn& turn) {
+  if (options_.mesh == nullptr) return absl::OkStatus();
+  int32_t turns[] = {turn.validates, turn.stops, turn.saves};
+  RETURN_IF_ERROR(options_.mesh->world().Broadcast(
+      PayloadOf(absl::MakeSpan(turns)), /*root=*/0));
+  turn = {turns[0], turns[1], turns[2]};
+  return absl::OkStatus();
 }
 
 absl::Status TrainingRun::WithLastCheckpoint(const absl::Status& status) const {
@@ -155,13 +190,13 @@ absl::Status TrainingRun::WithLastCheckpoint(const absl::Status& status) const {
 bool TrainingRun::validation_due() const {
   const int64_t step = trainer_->step();
   return (done() || Due(options_.train.validation_interval(), step)) &&
-         log_.last_validation() != step;
+         log_->last_validation() != step;
 }
 
 absl::StatusOr<ValidationMetrics> TrainingRun::Validate() {
   absl::StatusOr<ValidationMetrics> metrics = trainer_->Validate();
   if (!metrics.ok()) return WithLastCheckpoint(metrics.status());
-  const absl::Status logged = log_.Append(ToJson(*metrics));
+  const absl::Status logged = Log(ToJson(*metrics));
   if (!logged.ok()) return WithLastCheckpoint(logged);
   return metrics;
 }
@@ -190,13 +225,21 @@ absl::StatusOr<RunSummary> TrainingRun::Finish(
     const RunObserver& observer, const std::function<bool()>& stop) {
   RunSummary summary;
   while (true) {
+    Turn turn;
     // Due here too: a run may have been stopped before its validation.
-    if (validation_due() && !stop()) {
+    if (log_) turn.validates = validation_due() && !stop();
+    RETURN_IF_ERROR(Agree(turn));
+    if (turn.validates != 0) {
       ASSIGN_OR_RETURN(summary.validation, Validate());
       if (observer.on_validation) observer.on_validation(*summary.validation);
     }
-    summary.stopped = validation_due() || (!done() && stop());
-    if (summary.stopped || checkpoint_due()) {
+    if (log_) {
+      turn.stops = validation_due() || (!done() && stop());
+      turn.saves = turn.stops != 0 || checkpoint_due();
+    }
+    RETURN_IF_ERROR(Agree(turn));
+    summary.stopped = turn.stops != 0;
+    if (turn.saves != 0) {
       const bool is_new = saved_step_ != trainer_->step();
       ASSIGN_OR_RETURN(summary.checkpoint, Save());
       if (is_new && observer.on_checkpoint) {

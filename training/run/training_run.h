@@ -22,6 +22,7 @@
 #include "absl/status/statusor.h"
 #include "core/base/folder_lock.h"
 #include "core/model/config.pb.h"
+#include "core/parallel/mesh.h"
 #include "nlohmann/json.hpp"
 #include "training/config.pb.h"
 #include "training/data/corpus.h"
@@ -42,6 +43,10 @@ struct RunOptions {
   RouteOptions route;       // Replays such a trace, or balances.
   int num_threads = 1;
   BackendFactory backend = nullptr;  // Null: the CPU.
+  // The ranks that train together (TrainerOptions). The first one has the
+  // folder, and decides when to validate, save and stop. No trace is recorded
+  // or replayed.
+  const Mesh* mesh = nullptr;
 };
 
 // What a caller may want to see as it happens; any may be null.
@@ -95,9 +100,16 @@ class TrainingRun {
   const nlohmann::json& manifest() const { return manifest_; }
 
  private:
+  // What comes next, as the first rank decides it.
+  struct Turn {
+    int32_t validates = 0;
+    int32_t stops = 0;
+    int32_t saves = 0;
+  };
+
   TrainingRun(const RunOptions& options, std::unique_ptr<Trainer> trainer,
               std::unique_ptr<RoutingRecording> recording,
-              nlohmann::json manifest, MetricsLog log)
+              nlohmann::json manifest, std::optional<MetricsLog> log)
       : options_(options),
         trainer_(std::move(trainer)),
         recording_(std::move(recording)),
@@ -105,6 +117,9 @@ class TrainingRun {
         log_(std::move(log)),
         last_checkpoint_(options.resume_from) {}
 
+  absl::Status Log(const nlohmann::json& line);
+  // Makes `turn` that of the first rank.
+  absl::Status Agree(Turn& turn);
   absl::Status WithLastCheckpoint(const absl::Status& status) const;
 
   std::optional<FolderLock> lock_;
@@ -112,7 +127,7 @@ class TrainingRun {
   std::unique_ptr<Trainer> trainer_;
   std::unique_ptr<RoutingRecording> recording_;  // Null if there is none.
   nlohmann::json manifest_;
-  MetricsLog log_;
+  std::optional<MetricsLog> log_;  // The first rank's.
   std::string last_checkpoint_;
   int64_t saved_step_ = -1;
 };

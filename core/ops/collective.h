@@ -1,0 +1,28 @@
+// Operators that exchange data with other ranks: the collectives of a graph
+// that several ranks run together (docs/distributed.md). A program that has
+// them wants a backend with a mesh (core/parallel/mesh.h).
+
+#ifndef CORE_OPS_COLLECTIVE_H_
+#define CORE_OPS_COLLECTIVE_H_
+
+#include "absl/strings/string_view.h"
+#include "absl/types/span.h"
+#include "core/graph/builder.h"
+#include "core/graph/op_def.h"
+
+namespace strata {
+
+extern const OpDef kAllReduce;
+
+constexpr int kMaxBucketStates = 256;
+
+// Each of up to kMaxBucketStates `states` (parameters or states of one dtype,
+// F32, F64 or I32) becomes its sum over the ranks of `group` (Mesh::Find), all
+// by one message: a bucket. Its cost has the bucket's bytes on the wire; of a
+// ring of n ranks each sends and receives 2 (n - 1) / n times as much.
+void AllReduce(GraphBuilder& b, absl::Span<const ValueId> states,
+               absl::string_view group);
+
+}  // namespace strata
+
+#endif  // CORE_OPS_COLLECTIVE_H_

@@ -1,0 +1,52 @@
+#include "core/parallel/mesh.h"
+
+#include <memory>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
+#include "core/base/status_macros.h"
+#include "core/parallel/communicator.h"
+
+namespace strata {
+
+std::string ToText(const MeshShape& shape) {
+  return absl::StrCat("dp ", shape.dp, " x ep ", shape.ep, " x pp ", shape.pp);
+}
+
+absl::StatusOr<std::unique_ptr<Mesh>> Mesh::Create(Communicator& world,
+                                                   const MeshShape& shape) {
+  if (shape.dp < 1 || shape.ep < 1 || shape.pp < 1) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "the mesh is ", ToText(shape), "; want 1 or more of each"));
+  }
+  if (shape.size() != world.size()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("the mesh ", ToText(shape), " has ", shape.size(),
+                     " ranks; ", world.size(), " were started"));
+  }
+  auto mesh = std::unique_ptr<Mesh>(new Mesh(world, shape));
+  const int rank = world.rank();
+  const int ep_rank = rank % shape.ep;
+  const int dp_rank = rank / shape.ep % shape.dp;
+  const int pp_rank = rank / (shape.ep * shape.dp);
+  ASSIGN_OR_RETURN(mesh->batch_, world.Split(pp_rank, rank, "batch"));
+  ASSIGN_OR_RETURN(mesh->dp_,
+                   world.Split(pp_rank * shape.ep + ep_rank, rank, "dp"));
+  ASSIGN_OR_RETURN(mesh->ep_, world.Split(rank / shape.ep, rank, "ep"));
+  ASSIGN_OR_RETURN(mesh->pp_,
+                   world.Split(dp_rank * shape.ep + ep_rank, rank, "pp"));
+  return mesh;
+}
+
+Communicator* Mesh::Find(absl::string_view group) const {
+  for (Communicator* const one :
+       {&world_, batch_.get(), dp_.get(), ep_.get(), pp_.get()}) {
+    if (one->name() == group) return one;
+  }
+  return nullptr;
+}
+
+}  // namespace strata

@@ -1,0 +1,78 @@
+#include "tools/strata/ranks.h"
+
+#include <memory>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
+#include "core/base/status_macros.h"
+#include "core/parallel/mesh.h"
+#include "tools/strata/option_parser.h"
+#include "tools/strata/output.h"
+#include "training/distributed/mpi_communicator.h"
+
+namespace strata {
+namespace {
+
+constexpr int kErrorExitCode = 1;
+// So long the first rank is given to say what all ranks see.
+constexpr absl::Duration kFirstRankSpeaks = absl::Seconds(1);
+
+}  // namespace
+
+void AddMesh(OptionParser& app, MeshFlags& flags) {
+  app.AddOption("--dp", flags.shape.dp,
+                "Ranks that share out the micro-batches of a step, processes "
+                "that mpirun started: mpirun -np 4 strata train --dp 4")
+      ->TypeName("N")
+      ->Check(AtLeast(1));
+  app.AddOption("--ep", flags.shape.ep,
+                "Ranks that share out the experts of a layer (1 so far)")
+      ->TypeName("N")
+      ->Check(AtLeast(1));
+  app.AddOption("--pp", flags.shape.pp, "Stages of the pipeline (1 so far)")
+      ->TypeName("N")
+      ->Check(AtLeast(1));
+  app.AddOption("--timeout", flags.timeout,
+                "How long a rank waits for the others before it gives up; a "
+                "validation and a checkpoint must fit into it")
+      ->TypeName("SECONDS")
+      ->Check(BetweenNumbers(0.001, 86400));
+}
+
+absl::StatusOr<std::unique_ptr<Ranks>> Ranks::Join(const MeshFlags& flags) {
+  const int launched = NumLaunchedRanks();
+  const int wanted = flags.shape.size();
+  if (launched == 1 && wanted == 1) return nullptr;
+  if (launched == 1) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "the mesh ", ToText(flags.shape), " has ", wanted,
+        " ranks, and 1 process is here; start it by mpirun -np ", wanted));
+  }
+  auto ranks = std::make_unique<Ranks>();
+  ASSIGN_OR_RETURN(ranks->mpi_, MpiWorld::Start(absl::Seconds(flags.timeout)));
+  auto mesh = Mesh::Create(ranks->mpi_->world(), flags.shape);
+  if (!mesh.ok()) {
+    ranks->Fail(mesh.status());
+    return mesh.status();
+  }
+  ranks->mesh_ = *std::move(mesh);
+  return ranks;
+}
+
+void Ranks::Fail(const absl::Status& status) {
+  const int rank = mpi_->world().rank();
+  if (rank > 0) {
+    absl::SleepFor(kFirstRankSpeaks);
+    PrintError(absl::StrCat("rank ", rank, ": ", status.message()));
+  } else {
+    PrintError(status.message());
+  }
+  FlushOutput();
+  mpi_->Abort(kErrorExitCode);
+}
+
+}  // namespace strata

@@ -1,0 +1,45 @@
+// The ranks that train together: --dp, --ep, --pp, and the processes of mpirun.
+
+#ifndef TOOLS_STRATA_RANKS_H_
+#define TOOLS_STRATA_RANKS_H_
+
+#include <memory>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "core/parallel/mesh.h"
+#include "tools/strata/option_parser.h"
+#include "training/distributed/mpi_communicator.h"
+
+namespace strata {
+
+struct MeshFlags {
+  MeshShape shape;
+  double timeout = 120;  // Seconds.
+};
+
+void AddMesh(OptionParser& app, MeshFlags& flags);
+
+class Ranks {
+ public:
+  // Joins the other processes; null where there is one rank, started without
+  // mpirun.
+  //
+  // Returns INVALID_ARGUMENT if mpirun started another number than the mesh
+  // has.
+  static absl::StatusOr<std::unique_ptr<Ranks>> Join(const MeshFlags& flags);
+
+  const Mesh& mesh() const { return *mesh_; }
+
+  // Says what went wrong and ends all ranks, with status 1. Where all ranks
+  // fail alike, only the first is heard.
+  void Fail(const absl::Status& status);
+
+ private:
+  std::unique_ptr<MpiWorld> mpi_;
+  std::unique_ptr<Mesh> mesh_;
+};
+
+}  // namespace strata
+
+#endif  // TOOLS_STRATA_RANKS_H_
