@@ -1,0 +1,66 @@
+// Products of an expert each, in BF16 with F32 sums, in Hopper's tensor cores.
+//
+//   GroupedProduct       y  [rows, n] = x [rows, k] w[e]^T, or x w[e]
+//   GroupedWeightGrad    dw [E, n, k] : dw[e] = dy[rows of e]^T x[rows of e]
+//
+//   offset [E + 1]   expert e has rows offset[e] .. offset[e + 1] - 1
+//
+// Offsets are read on the device. Where they do not rise from 0 to the number
+// of rows, results are wrong, but no memory beyond the operands' is touched.
+// Expert e's result depends on its own rows alone, bit for bit.
+//
+// n and k are multiples of 8, and operands aligned to 16 bytes (HasTiles).
+// Functions only enqueue; they return cudaErrorNotSupported where the GPU is
+// no Hopper, and cudaErrorInvalidValue for other shapes.
+
+#ifndef CUDA_KERNELS_GROUPED_PRODUCT_H_
+#define CUDA_KERNELS_GROUPED_PRODUCT_H_
+
+#include <cstdint>
+
+#include "cuda/runtime/kernel.h"
+#include "cuda_bf16.h"
+#include "cuda_runtime_api.h"
+
+namespace strata::gpu {
+
+constexpr int kMaxGroupedExperts = 2047;
+
+struct GroupedProductArgs {
+  Extent rows;
+  int num_experts = 0;
+  int64_t n = 0, k = 0;
+  const __nv_bfloat16* x = nullptr;  // [rows, k]
+  const __nv_bfloat16* w = nullptr;  // [E, n, k] if transposed, else [E, k, n]
+  bool transposed = true;
+  const int32_t* offset = nullptr;  // [E + 1]
+  void* y = nullptr;                // [rows, n], F32 or BF16
+  bool bf16_y = false;
+};
+
+// Bound by the tensor cores for many rows an expert; for few, by reading once
+// the weights of experts that have any.
+cudaError_t GroupedProduct(const GroupedProductArgs& args, cudaStream_t stream);
+
+struct GroupedWeightGradArgs {
+  Extent rows;
+  int num_experts = 0;
+  int64_t n = 0, k = 0;
+  const __nv_bfloat16* dy = nullptr;  // [rows, n]
+  const __nv_bfloat16* x = nullptr;   // [rows, k]
+  const int32_t* offset = nullptr;    // [E + 1]
+  float* dw = nullptr;  // [E, n, k]; zeros where there are no rows
+};
+
+cudaError_t GroupedWeightGrad(const GroupedWeightGradArgs& args,
+                              cudaStream_t stream);
+
+// Whether these extents can be tiled at all; addresses are checked by the call.
+inline bool HasTiles(int64_t n, int64_t k, int64_t num_experts) {
+  return n > 0 && k > 0 && n % 8 == 0 && k % 8 == 0 &&
+         num_experts <= kMaxGroupedExperts;
+}
+
+}  // namespace strata::gpu
+
+#endif  // CUDA_KERNELS_GROUPED_PRODUCT_H_

@@ -1,0 +1,165 @@
+// Hopper's asynchronous instructions as functions: barriers in shared memory,
+// tiles moved by the copy engine (TMA), registers given from warpgroup to
+// warpgroup. Of NVIDIA's PTX ISA 9.0, sections 9.7.9 and 9.7.13.
+//
+// Everything here is for sm_90a. STRATA_SM90A is 1 while code for it is
+// compiled; elsewhere kernels have no body, and the host does not launch them.
+
+#ifndef CUDA_KERNELS_SM90_CUH_
+#define CUDA_KERNELS_SM90_CUH_
+
+#include <cstdint>
+
+#include "cuda.h"
+
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+#define STRATA_SM90A 1
+#else
+#define STRATA_SM90A 0
+#endif
+
+namespace strata::gpu {
+
+constexpr int kWarpgroup = 128;  // Threads that issue a product together.
+
+// A row of a swizzled tile: 64 BF16. Its 16-byte pieces are permuted within
+// eight rows, so tiles start at multiples of kSwizzleBytes.
+constexpr int kSwizzleColumns = 64;
+constexpr int kSwizzleBytes = 1024;
+
+#if STRATA_SM90A
+
+__device__ __forceinline__ uint32_t SharedAddress(const void* p) {
+  return static_cast<uint32_t>(__cvta_generic_to_shared(p));
+}
+
+// --- Barriers: a phase ends when `count` have arrived and all bytes came ---
+
+__device__ __forceinline__ void InitBarrier(uint64_t* barrier, int count) {
+  asm volatile(
+      "mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(SharedAddress(barrier)),
+      "r"(count));
+}
+
+// Makes what InitBarrier did known to the copy engine and the cluster; before
+// the block's (or the cluster's) barrier.
+__device__ __forceinline__ void FenceBarrierInit() {
+  asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+}
+
+// Arrives, and says that `bytes` will come in this phase.
+__device__ __forceinline__ void ArriveExpecting(uint64_t* barrier, int bytes) {
+  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(
+                   SharedAddress(barrier)),
+               "r"(bytes)
+               : "memory");
+}
+
+__device__ __forceinline__ void Arrive(uint64_t* barrier) {
+  asm volatile(
+      "mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(SharedAddress(barrier))
+      : "memory");
+}
+
+// Arrives at the same barrier of block `rank` of the cluster.
+__device__ __forceinline__ void ArriveAt(uint64_t* barrier, uint32_t rank) {
+  asm volatile(
+      "{\n"
+      ".reg .b32 remote;\n"
+      "mapa.shared::cluster.u32 remote, %0, %1;\n"
+      "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [remote];\n"
+      "}\n" ::"r"(SharedAddress(barrier)),
+      "r"(rank)
+      : "memory");
+}
+
+// Waits for the end of the phase of this parity.
+__device__ __forceinline__ void Wait(uint64_t* barrier, uint32_t parity) {
+  asm volatile(
+      "{\n"
+      ".reg .pred done;\n"
+      "again:\n"
+      "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 done, [%0], "
+      "%1;\n"
+      "@done bra over;\n"
+      "bra again;\n"
+      "over:\n"
+      "}\n" ::"r"(SharedAddress(barrier)),
+      "r"(parity)
+      : "memory");
+}
+
+// --- Clusters, and threads within a block ---
+
+__device__ __forceinline__ uint32_t ClusterRank() {
+  uint32_t rank;
+  asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+  return rank;
+}
+
+__device__ __forceinline__ void SyncCluster() {
+  asm volatile(
+      "barrier.cluster.arrive.release.aligned;\n"
+      "barrier.cluster.wait.acquire.aligned;\n" ::
+          : "memory");
+}
+
+// A barrier of `threads` of the block; 0 is __syncthreads()'s own.
+__device__ __forceinline__ void SyncThreads(int id, int threads) {
+  asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
+}
+__device__ __forceinline__ void ArriveThreads(int id, int threads) {
+  asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
+}
+
+// Registers a thread of this warpgroup keeps from now on.
+template <int kRegisters>
+__device__ __forceinline__ void ShrinkRegisters() {
+  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kRegisters));
+}
+template <int kRegisters>
+__device__ __forceinline__ void GrowRegisters() {
+  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kRegisters));
+}
+
+// --- The copy engine ---
+
+__device__ __forceinline__ void PrefetchMap(const CUtensorMap* map) {
+  asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
+}
+
+// A box of the tensor at (x, y, z), innermost first, to shared memory; its
+// bytes arrive at `barrier`. Beyond the tensor lie zeros, which count as bytes.
+__device__ __forceinline__ void LoadBox(const CUtensorMap* map, void* to,
+                                        uint64_t* barrier, int x, int y,
+                                        int z) {
+  asm volatile(
+      "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::"
+      "bytes [%0], [%1, {%3, %4, %5}], [%2];" ::"r"(SharedAddress(to)),
+      "l"(map), "r"(SharedAddress(barrier)), "r"(x), "r"(y), "r"(z)
+      : "memory");
+}
+
+// The same into each block of the cluster whose bit is set, at the same place.
+__device__ __forceinline__ void LoadBoxToAll(const CUtensorMap* map, void* to,
+                                             uint64_t* barrier, int x, int y,
+                                             int z, uint16_t blocks) {
+  asm volatile(
+      "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::"
+      "bytes.multicast::cluster [%0], [%1, {%3, %4, %5}], [%2], %6;" ::"r"(
+          SharedAddress(to)),
+      "l"(map), "r"(SharedAddress(barrier)), "r"(x), "r"(y), "r"(z), "h"(blocks)
+      : "memory");
+}
+
+// Makes this thread's stores to shared memory known to products and copies that
+// are issued behind the barrier which follows.
+__device__ __forceinline__ void FenceSharedStores() {
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+
+#endif  // STRATA_SM90A
+
+}  // namespace strata::gpu
+
+#endif  // CUDA_KERNELS_SM90_CUH_
