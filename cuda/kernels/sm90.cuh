@@ -61,13 +61,14 @@ __device__ __forceinline__ void Arrive(uint64_t* barrier) {
       : "memory");
 }
 
-// Arrives at the same barrier of block `rank` of the cluster.
+// Arrives at the same barrier of block `rank` of the cluster. Says only that
+// this block has read: what it wrote is not made known to the other.
 __device__ __forceinline__ void ArriveAt(uint64_t* barrier, uint32_t rank) {
   asm volatile(
       "{\n"
       ".reg .b32 remote;\n"
       "mapa.shared::cluster.u32 remote, %0, %1;\n"
-      "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [remote];\n"
+      "mbarrier.arrive.shared::cluster.b64 _, [remote];\n"
       "}\n" ::"r"(SharedAddress(barrier)),
       "r"(rank)
       : "memory");
@@ -79,7 +80,7 @@ __device__ __forceinline__ void Wait(uint64_t* barrier, uint32_t parity) {
       "{\n"
       ".reg .pred done;\n"
       "again:\n"
-      "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 done, [%0], "
+      "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], "
       "%1;\n"
       "@done bra over;\n"
       "bra again;\n"

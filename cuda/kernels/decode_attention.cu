@@ -1,0 +1,395 @@
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+
+#include "cuda/kernels/decode_attention.h"
+#include "cuda/ops/device.cuh"
+#include "cuda/ops/vector16.cuh"
+#include "cuda/runtime/kernel.h"
+#include "cuda_bf16.h"
+
+// A warp takes some keys at a time, a load a lane being 16 bytes of a key, so
+// that a key is kLanes lanes wide and a load 32 / kLanes keys high. The next
+// keys and values are on their way while these are worked on:
+//
+//   scores   each lane multiplies its columns, for kSteps loads and kQ heads;
+//            lanes of a key exchange halves until each has one score, or some
+//   softmax  by the lane that has the score, its maximum running along
+//   values   each lane adds to its columns, weights coming from their lanes
+//
+// Nothing passes through shared memory until the warps of a block join.
+
+namespace strata::gpu {
+namespace {
+
+constexpr int kWarps = 4;
+constexpr int kThreads = kWarps * kWarp;
+constexpr int kSteps = 4;
+constexpr int64_t kMaxSplits = 64;
+constexpr int64_t kKeysOfPiece = 64;  // At least, and a multiple of it.
+// Blocks to aim at: four waves of what fits on a GPU of 132 multiprocessors, so
+// that the last wave's end is short.
+constexpr int64_t kWantedBlocks = 132 * 4 * 4;
+
+struct Places : CachePlaces {
+  // Keys that the token sees, before any window; 0 where they are not all in
+  // the cache.
+  __device__ int64_t NumKeys(int64_t token, const FaultSink& fault) const {
+    const int64_t last = position[token];
+    if (table != nullptr) {
+      const int64_t s = sequence[token], limit = max_blocks * block_size;
+      if (s >= 0 && s < table_rows && last >= 0 && last < limit) {
+        return last + 1;
+      }
+      fault.Report(FaultKind::kCacheRow, token, last, limit);
+      return 0;
+    }
+    const int64_t first = first_row[token];
+    if (first >= 0 && last >= 0 && first + last < slots) return last + 1;
+    fault.Report(FaultKind::kCacheRow, token, first + last, slots);
+    return 0;
+  }
+  __device__ __forceinline__ int64_t RowOf(int64_t token, int key,
+                                           const FaultSink& fault) const {
+    if (table == nullptr) return first_row[token] + key;
+    const int size = static_cast<int>(block_size), b = key / size;
+    const int64_t block = table[sequence[token] * max_blocks + b];
+    if (block >= 0 && (block + 1) * block_size <= slots) {
+      return block * block_size + (key - b * size);
+    }
+    fault.Report(FaultKind::kCacheRow, token, block * block_size, slots);
+    return 0;
+  }
+};
+
+struct Args {
+  Extent tokens;
+  int num_heads = 1, group = 1, splits = 1;
+  int64_t ld = 0;  // Columns of the caches.
+  float factor = 1;
+  int64_t window = 0;
+  const float* q = nullptr;
+  const void* k = nullptr;
+  const void* v = nullptr;
+  Places places;
+  float* partial = nullptr;
+  float* max = nullptr;
+  float* sum = nullptr;
+  FaultSink fault;
+};
+
+constexpr int Log2(int n) { return n <= 1 ? 0 : 1 + Log2(n / 2); }
+
+// value[i] summed over groups of kLanes lanes, n of them: lanes exchange
+// halves, so that of the n sums lane l has those from SumIndex(l) on, n /
+// kLanes of them (if there are fewer sums than lanes, one that it shares with
+// its neighbours).
+template <int n, int kLanes>
+__device__ __forceinline__ void SumAcross(float (&value)[n]) {
+#pragma unroll
+  for (int d = kLanes / 2, half = n / 2; d > 0; d /= 2, half /= 2) {
+    if (half > 0) {
+      const bool upper = (Lane() & d) != 0;
+#pragma unroll
+      for (int i = 0; i < half; ++i) {
+        // Copies: a choice between elements would put them into memory.
+        const float a = value[i], b = value[i + half];
+        const float got = __shfl_xor_sync(kWholeWarp, upper ? a : b, d);
+        value[i] = (upper ? b : a) + got;
+      }
+    } else {
+      value[0] += __shfl_xor_sync(kWholeWarp, value[0], d);
+    }
+  }
+}
+
+// Block (token, KV head, piece), a warp some of its keys.
+template <typename T, int kLanes, int kQ>
+__global__ void __launch_bounds__(kThreads) PieceKernel(const Args args) {
+  constexpr int kVec = kVector<T>;
+  constexpr int kDim = kLanes * kVec;
+  constexpr int kHigh = kWarp / kLanes;  // Keys of a load,
+  constexpr int kKeys = kHigh * kSteps;  // and of a warp at a time.
+  constexpr int kSums = kSteps * kQ;     // Index: step * kQ + head.
+  constexpr int kMine = kSums > kLanes ? kSums / kLanes : 1;
+  constexpr int kApart = kSums > kLanes ? 1 : kLanes / kSums;
+  static_assert(kMine <= kQ, "a lane's scores are of one key");
+  __shared__ float joined[kWarps][kQ][kDim];
+  __shared__ float max_of[kWarps][kQ], sum_of[kWarps][kQ];
+
+  const int64_t token = blockIdx.x;
+  if (token >= args.tokens.Get()) return;
+  const int kv_head = static_cast<int>(blockIdx.y);
+  const int head = kv_head * args.group;
+  const int warp = static_cast<int>(threadIdx.x) / kWarp;
+  const int high = Lane() / kLanes, low = Lane() % kLanes;
+  const int64_t num_keys = args.places.NumKeys(token, args.fault);
+  const int64_t first =
+      args.window > 0 ? max(int64_t{0}, num_keys - args.window) : 0;
+  const int64_t piece =
+      ((num_keys - first + args.splits - 1) / args.splits + kKeysOfPiece - 1) /
+      kKeysOfPiece * kKeysOfPiece;
+  const int begin = static_cast<int>(min(first + blockIdx.z * piece, num_keys));
+  const int end = static_cast<int>(min(begin + piece, num_keys));
+  const int64_t column = kv_head * kDim + low * kVec;
+  const T* const k = static_cast<const T*>(args.k) + column;
+  const T* const v = static_cast<const T*>(args.v) + column;
+
+  float q[kQ][kVec], o[kQ][kVec];
+#pragma unroll
+  for (int h = 0; h < kQ; ++h) {
+#pragma unroll
+    for (int i = 0; i < kVec; ++i) {
+      q[h][i] = h < args.group
+                    ? args.factor *
+                          args.q[(token * args.num_heads + head + h) * kDim +
+                                 low * kVec + i]
+                    : 0.f;
+      o[h][i] = 0;
+    }
+  }
+  // Of the scores that are this lane's: kMine heads from my_head on, of one key
+  // of the load my_step.
+  const int my_step = low / kApart * kMine / kQ;
+  const int my_head = low / kApart * kMine % kQ;
+  float max[kMine], sum[kMine];
+#pragma unroll
+  for (int i = 0; i < kMine; ++i) {
+    max[i] = -INFINITY;
+    sum[i] = 0;
+  }
+
+  uint4 next_k[kSteps], next_v[kSteps];
+  const auto load = [&](int key) {
+#pragma unroll
+    for (int s = 0; s < kSteps; ++s) {
+      const int mine = min(key + s * kHigh + high, end - 1);
+      const int64_t at = args.places.RowOf(token, mine, args.fault) * args.ld;
+      next_k[s] = __ldcs(reinterpret_cast<const uint4*>(k + at));
+      next_v[s] = __ldcs(reinterpret_cast<const uint4*>(v + at));
+    }
+  };
+  int key = begin + warp * kKeys;
+  if (key < end) load(key);
+  for (; key < end; key += kWarps * kKeys) {
+    uint4 this_v[kSteps];
+    float score[kSums];
+#pragma unroll
+    for (int s = 0; s < kSteps; ++s) {
+      float x[kVec];
+      Unpack(next_k[s], x);
+      this_v[s] = next_v[s];
+#pragma unroll
+      for (int h = 0; h < kQ; ++h) {
+        float dot = 0;
+#pragma unroll
+        for (int i = 0; i < kVec; ++i) dot = fmaf(q[h][i], x[i], dot);
+        score[s * kQ + h] = dot;
+      }
+    }
+    if (key + kWarps * kKeys < end) load(key + kWarps * kKeys);
+    SumAcross<kSums, kLanes>(score);
+
+    const bool seen = key + my_step * kHigh + high < end;
+    float keep[kMine], p[kMine];
+    bool same = true;
+#pragma unroll
+    for (int i = 0; i < kMine; ++i) {
+      const float mine = seen ? score[i] : -INFINITY;
+      float largest = fmaxf(max[i], mine);
+#pragma unroll
+      for (int d = kWarp / 2; d >= kLanes; d /= 2) {
+        largest = fmaxf(largest, __shfl_xor_sync(kWholeWarp, largest, d));
+      }
+#pragma unroll
+      for (int d = kLanes / 2; d >= kLanes / kSteps; d /= 2) {
+        largest = fmaxf(largest, __shfl_xor_sync(kWholeWarp, largest, d));
+      }
+      keep[i] = exp2f(max[i] - largest);
+      p[i] = exp2f(mine - largest);
+      sum[i] = fmaf(sum[i], keep[i], p[i]);
+      same &= max[i] == largest;
+      max[i] = largest;
+    }
+    // Where a score's lane is, among those of the same key.
+    const auto lane_of = [&](int index) {
+      return high * kLanes + index / kMine * kApart;
+    };
+    if (!__all_sync(kWholeWarp, same)) {
+#pragma unroll
+      for (int h = 0; h < kQ; ++h) {
+        const float factor =
+            __shfl_sync(kWholeWarp, keep[h % kMine], lane_of(h));
+#pragma unroll
+        for (int i = 0; i < kVec; ++i) o[h][i] *= factor;
+      }
+    }
+#pragma unroll
+    for (int s = 0; s < kSteps; ++s) {
+      float x[kVec];
+      Unpack(this_v[s], x);
+#pragma unroll
+      for (int h = 0; h < kQ; ++h) {
+        const float weight =
+            __shfl_sync(kWholeWarp, p[h % kMine], lane_of(s * kQ + h));
+#pragma unroll
+        for (int i = 0; i < kVec; ++i) o[h][i] = fmaf(weight, x[i], o[h][i]);
+      }
+    }
+  }
+
+  // The keys of a warp, then the warps. Lanes that share a score count once.
+#pragma unroll
+  for (int i = 0; i < kMine; ++i) {
+#pragma unroll
+    for (int d = kWarp / 2; d >= kLanes; d /= 2) {
+      sum[i] += __shfl_xor_sync(kWholeWarp, sum[i], d);
+    }
+#pragma unroll
+    for (int d = kLanes / 2; d >= kLanes / kSteps; d /= 2) {
+      sum[i] += __shfl_xor_sync(kWholeWarp, sum[i], d);
+    }
+    if (high == 0 && my_step == 0 && low % kApart == 0) {
+      max_of[warp][my_head + i] = max[i];
+      sum_of[warp][my_head + i] = sum[i];
+    }
+  }
+#pragma unroll
+  for (int h = 0; h < kQ; ++h) {
+#pragma unroll
+    for (int i = 0; i < kVec; ++i) {
+#pragma unroll
+      for (int d = kWarp / 2; d >= kLanes; d /= 2) {
+        o[h][i] += __shfl_xor_sync(kWholeWarp, o[h][i], d);
+      }
+      if (high == 0) joined[warp][h][low * kVec + i] = o[h][i];
+    }
+  }
+  __syncthreads();
+  for (int at = threadIdx.x; at < args.group * kDim; at += kThreads) {
+    const int h = at / kDim, c = at % kDim;
+    float largest = -INFINITY, total = 0, value = 0;
+#pragma unroll
+    for (int w = 0; w < kWarps; ++w) largest = fmaxf(largest, max_of[w][h]);
+#pragma unroll
+    for (int w = 0; w < kWarps; ++w) {
+      const float share =
+          max_of[w][h] > -INFINITY ? exp2f(max_of[w][h] - largest) : 0.f;
+      total = fmaf(sum_of[w][h], share, total);
+      value = fmaf(joined[w][h][c], share, value);
+    }
+    const int64_t to =
+        (token * args.num_heads + head + h) * args.splits + blockIdx.z;
+    args.partial[to * kDim + c] = value;
+    if (c == 0) {
+      args.max[to] = largest;
+      args.sum[to] = total;
+    }
+  }
+}
+
+// Joins the pieces of a token's head, a block of one warp each.
+__global__ void __launch_bounds__(kBlock)
+    JoinKernel(Extent tokens, int num_heads, int splits, int dim,
+               const float* partial, const float* max, const float* sum,
+               float* o) {
+  const int64_t n = tokens.Get() * num_heads;
+  for (int64_t i = FirstRow(); i < n; i += RowStride()) {
+    float largest = -INFINITY;
+    for (int s = 0; s < splits; ++s) {
+      largest = fmaxf(largest, max[i * splits + s]);
+    }
+    const auto share = [&](int s) {
+      const float m = max[i * splits + s];
+      return m > -INFINITY ? exp2f(m - largest) : 0.f;
+    };
+    float total = 0;
+    for (int s = 0; s < splits; ++s) {
+      total = fmaf(sum[i * splits + s], share(s), total);
+    }
+    const float factor = total > 0 ? 1.f / total : 0.f;
+    for (int c = Lane(); c < dim; c += kWarp) {
+      float value = 0;
+      for (int s = 0; s < splits; ++s) {
+        value = fmaf(partial[(i * splits + s) * dim + c], share(s), value);
+      }
+      o[i * dim + c] = value * factor;
+    }
+  }
+}
+
+int64_t SplitsOf(const DecodeAttentionArgs& args) {
+  const int64_t blocks =
+      std::max<int64_t>(1, args.tokens.bound * args.num_kv_heads);
+  return std::clamp<int64_t>(std::min(CeilDiv(kWantedBlocks, blocks),
+                                      CeilDiv(args.max_keys, kKeysOfPiece)),
+                             1, kMaxSplits);
+}
+
+template <typename T, int kLanes, int kQ>
+cudaError_t Launch(const DecodeAttentionArgs& args, cudaStream_t stream) {
+  Args kernel_args;
+  kernel_args.tokens = args.tokens;
+  kernel_args.num_heads = args.num_heads;
+  kernel_args.group = args.num_heads / args.num_kv_heads;
+  kernel_args.splits = static_cast<int>(SplitsOf(args));
+  kernel_args.ld = int64_t{args.num_kv_heads} * args.dim;
+  kernel_args.factor = args.scale * 1.4426950408889634f;  // For powers of 2.
+  kernel_args.window = args.window;
+  kernel_args.q = args.q;
+  kernel_args.k = args.k;
+  kernel_args.v = args.v;
+  static_cast<CachePlaces&>(kernel_args.places) = args.places;
+  kernel_args.partial = args.partial;
+  kernel_args.max = args.max;
+  kernel_args.sum = args.sum;
+  kernel_args.fault = args.fault;
+  const dim3 grid(static_cast<unsigned>(args.tokens.bound),
+                  static_cast<unsigned>(args.num_kv_heads),
+                  static_cast<unsigned>(kernel_args.splits));
+  PieceKernel<T, kLanes, kQ><<<grid, kThreads, 0, stream>>>(kernel_args);
+  JoinKernel<<<BlocksForRows(args.tokens.bound * args.num_heads), kBlock, 0,
+               stream>>>(args.tokens, args.num_heads, kernel_args.splits,
+                         args.dim, args.partial, args.max, args.sum, args.o);
+  return cudaGetLastError();
+}
+
+template <typename T, int kLanes>
+cudaError_t LaunchHeads(const DecodeAttentionArgs& args, cudaStream_t stream) {
+  const int group = args.num_heads / args.num_kv_heads;
+  if (group <= 1) return Launch<T, kLanes, 1>(args, stream);
+  if (group <= 2) return Launch<T, kLanes, 2>(args, stream);
+  if (group <= 4) return Launch<T, kLanes, 4>(args, stream);
+  return Launch<T, kLanes, 8>(args, stream);
+}
+
+template <typename T>
+cudaError_t LaunchWidth(const DecodeAttentionArgs& args, cudaStream_t stream) {
+  const int lanes = args.dim / kVector<T>;
+  if (lanes == 8) return LaunchHeads<T, 8>(args, stream);
+  return lanes == 16 ? LaunchHeads<T, 16>(args, stream)
+                     : LaunchHeads<T, 32>(args, stream);
+}
+
+}  // namespace
+
+bool HasDecodeAttention(const DecodeAttentionArgs& args) {
+  const int bytes = args.dim * (args.bf16_cache ? 2 : 4);
+  return (bytes == 128 || bytes == 256 || bytes == 512) &&
+         args.num_heads % args.num_kv_heads == 0 &&
+         args.num_heads / args.num_kv_heads <= 8 && args.max_keys < INT32_MAX;
+}
+
+int64_t DecodePieces(const DecodeAttentionArgs& args) {
+  return args.tokens.bound * args.num_heads * SplitsOf(args);
+}
+
+cudaError_t DecodeAttention(const DecodeAttentionArgs& args,
+                            cudaStream_t stream) {
+  if (args.tokens.bound == 0) return cudaSuccess;
+  if (!HasDecodeAttention(args)) return cudaErrorInvalidValue;
+  return args.bf16_cache ? LaunchWidth<__nv_bfloat16>(args, stream)
+                         : LaunchWidth<float>(args, stream);
+}
+
+}  // namespace strata::gpu

@@ -1,0 +1,69 @@
+// Attention of single tokens over caches of keys and values, split over the
+// keys: what a step of decoding does for each sequence.
+//
+//   q [t, heads * dim] F32    k, v [slots, kv_heads * dim] F32 or BF16
+//     |
+//     |  pieces of a token's keys: a block each, their results unfinished
+//     v
+//   partial [t, heads, splits, dim], max and sum [t, heads, splits]
+//     |
+//     |  joined
+//     v
+//   o [t, heads * dim] F32
+//
+// Token i sees keys 0 .. position[i] of its sequence, with a window the last
+// `window` of them. Bound by reading each key and value that is seen once.
+
+#ifndef CUDA_KERNELS_DECODE_ATTENTION_H_
+#define CUDA_KERNELS_DECODE_ATTENTION_H_
+
+#include <cstdint>
+
+#include "cuda/runtime/kernel.h"
+#include "cuda_runtime_api.h"
+
+namespace strata::gpu {
+
+// Where key j of token i lies in the cache: row first_row[i] + j, or with a
+// table row j % block_size of block table[sequence[i], j / block_size].
+struct CachePlaces {
+  const int32_t* position = nullptr;   // [t]
+  int64_t slots = 0;                   // Rows of the caches.
+  const int32_t* first_row = nullptr;  // [t], if there is no table.
+  const int32_t* table = nullptr;      // [table_rows, max_blocks]
+  int64_t table_rows = 0, max_blocks = 0, block_size = 1;
+  const int32_t* sequence = nullptr;  // [t]
+};
+
+struct DecodeAttentionArgs {
+  Extent tokens;
+  int num_heads = 1, num_kv_heads = 1, dim = 0;
+  float scale = 1;
+  int64_t window = 0;    // 0: none.
+  int64_t max_keys = 0;  // That a token may see.
+  const float* q = nullptr;
+  const void* k = nullptr;
+  const void* v = nullptr;
+  bool bf16_cache = false;
+  CachePlaces places;
+  float* partial = nullptr;  // DecodePieces() * dim floats.
+  float* max = nullptr;      // DecodePieces() floats.
+  float* sum = nullptr;      // The same.
+  float* o = nullptr;
+  FaultSink fault;  // kCacheRow, where keys are not in the cache.
+};
+
+// Whether such heads have a kernel: rows of 128, 256 or 512 bytes, at most
+// eight query heads a KV head.
+bool HasDecodeAttention(const DecodeAttentionArgs& args);
+
+// Pieces [t, heads, splits] that the args, without pointers, are cut into.
+int64_t DecodePieces(const DecodeAttentionArgs& args);
+
+// Only enqueues; cudaErrorInvalidValue for other heads.
+cudaError_t DecodeAttention(const DecodeAttentionArgs& args,
+                            cudaStream_t stream);
+
+}  // namespace strata::gpu
+
+#endif  // CUDA_KERNELS_DECODE_ATTENTION_H_
