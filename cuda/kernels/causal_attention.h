@@ -23,18 +23,21 @@
 
 namespace strata::gpu {
 
-struct CausalAttentionArgs {
+// What both directions take.
+struct CausalAttentionShape {
   Extent tokens;
   int num_heads = 1, num_kv_heads = 1;
   int key_dim = 0, value_dim = 0;
   float scale = 1;
-  int window = 0;  // 0: none.
-  const int32_t* seq_start =
-      nullptr;  // [num_sequences + 1], rising from 0 to t
+  int window = 0;                      // 0: none.
+  const int32_t* seq_start = nullptr;  // [num_sequences + 1], from 0 to t
   int num_sequences = 0;
   const __nv_bfloat16* q = nullptr;
   const __nv_bfloat16* k = nullptr;
   const __nv_bfloat16* v = nullptr;
+};
+
+struct CausalAttentionArgs : CausalAttentionShape {
   void* o = nullptr;  // F32 or BF16
   bool bf16_o = false;
   float* lse = nullptr;

@@ -153,6 +153,16 @@ __device__ __forceinline__ void LoadBoxToAll(const CUtensorMap* map, void* to,
       : "memory");
 }
 
+// `bytes` that lie together, both ends and the number multiples of 16.
+__device__ __forceinline__ void LoadBytes(const void* from, void* to, int bytes,
+                                          uint64_t* barrier) {
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], "
+      "[%1], %2, [%3];" ::"r"(SharedAddress(to)),
+      "l"(from), "r"(bytes), "r"(SharedAddress(barrier))
+      : "memory");
+}
+
 // Makes this thread's stores to shared memory known to products and copies that
 // are issued behind the barrier which follows.
 __device__ __forceinline__ void FenceSharedStores() {

@@ -4,6 +4,7 @@
 #include <type_traits>
 
 #include "cuda/kernels/causal_attention.h"
+#include "cuda/kernels/head_maps.h"
 #include "cuda/kernels/sequence_tiles.cuh"
 #include "cuda/kernels/sm90.cuh"
 #include "cuda/kernels/sm90_product.cuh"
@@ -32,10 +33,6 @@ constexpr int kStages = 2;
 constexpr int kThreads = 3 * kWarpgroup;
 constexpr int kBoxElements = kRows * kSwizzleColumns;
 constexpr int kBoxBytes = kBoxElements * 2;
-
-#ifndef STRATA_ATTENTION_TURNS
-#define STRATA_ATTENTION_TURNS 1
-#endif
 
 struct Args {
   Extent tokens;
@@ -239,8 +236,7 @@ __device__ void AttendTo(const Args& args, const SequenceTile& tile,
     }
   };
   // Barriers 2 and 3: the turn of either warpgroup.
-  const bool turns = STRATA_ATTENTION_TURNS != 0;
-  if (turns && group == 1) ArriveThreads(2, 2 * kWarpgroup);
+  if (group == 1) ArriveThreads(2, 2 * kWarpgroup);
 
   Wait(&shared.full_q, 0);
   Wait(&shared.full_k[0], 0);
@@ -252,11 +248,11 @@ __device__ void AttendTo(const Args& args, const SequenceTile& tile,
   Narrow(score, p);
   for (int i = 1; i < count; ++i) {
     Wait(&shared.full_k[StageOf(i)], ParityOf(i));
-    if (turns) SyncThreads(2 + group, 2 * kWarpgroup);
+    SyncThreads(2 + group, 2 * kWarpgroup);
     issue_scores(i);
     Wait(&shared.full_v[StageOf(i - 1)], ParityOf(i - 1));
     issue_values(i - 1);
-    if (turns && !(group == 1 && i == count - 1)) {
+    if (group == 0 || i < count - 1) {
       ArriveThreads(3 - group, 2 * kWarpgroup);
     }
     WaitForProducts<1>();
@@ -341,36 +337,22 @@ __global__ void __launch_bounds__(kThreads, 1)
 #endif
 }
 
-// [t, heads * dim] as heads of rows.
-cudaError_t MapHeads(const __nv_bfloat16* data, int64_t tokens, int heads,
-                     int dim, CUtensorMap* map) {
-  BoxedTensor tensor;
-  tensor.data = data;
-  tensor.columns = dim;
-  tensor.rows = tokens;
-  tensor.depth = heads;
-  tensor.pitch = int64_t{heads} * dim;
-  tensor.stride = dim;
-  tensor.box_rows = kRows;
-  return MakeTensorMap(tensor, map);
-}
-
 template <int kKeyDim, int kValueDim, typename O>
 cudaError_t Launch(const CausalAttentionArgs& args, cudaStream_t stream) {
   CUtensorMap map_q, map_k, map_v;
   const int64_t bound = args.tokens.bound;
   if (const cudaError_t e =
-          MapHeads(args.q, bound, args.num_heads, args.key_dim, &map_q);
+          MapHeads(args.q, bound, args.num_heads, args.key_dim, kRows, &map_q);
       e) {
     return e;
   }
-  if (const cudaError_t e =
-          MapHeads(args.k, bound, args.num_kv_heads, args.key_dim, &map_k);
+  if (const cudaError_t e = MapHeads(args.k, bound, args.num_kv_heads,
+                                     args.key_dim, kRows, &map_k);
       e) {
     return e;
   }
-  if (const cudaError_t e =
-          MapHeads(args.v, bound, args.num_kv_heads, args.value_dim, &map_v);
+  if (const cudaError_t e = MapHeads(args.v, bound, args.num_kv_heads,
+                                     args.value_dim, kRows, &map_v);
       e) {
     return e;
   }

@@ -26,6 +26,8 @@ namespace {
 constexpr int kTileRows = 128, kTileColumns = 256, kTileDepth = 64;
 constexpr int kHalf = 64;  // Rows of a warpgroup.
 constexpr int kStages = 4;
+// Blocks that share operands; 1 is right, too, and a third slower.
+constexpr int kCluster = 2;
 constexpr int kThreads = 3 * kWarpgroup;
 constexpr int kBoxBytes = 64 * kSwizzleColumns * 2;
 
@@ -69,7 +71,6 @@ __device__ __forceinline__ Rows RowsOf(const Args& args, int64_t rows, int e) {
 // A job is a tile for each block of the cluster. Where an expert has two tiles
 // below each other they share b, the columns; a last one that is alone is
 // followed by its neighbour to the right, and they share a.
-template <int kCluster>
 __device__ __forceinline__ int JobsOf(int tiles_down, int tiles_across) {
   if constexpr (kCluster == 1) return tiles_down * tiles_across;
   return tiles_down / 2 * tiles_across + tiles_down % 2 * Div(tiles_across, 2);
@@ -82,7 +83,7 @@ struct Job {
   Rows rows = {0, 0};  // The expert's.
 };
 
-template <int kCluster, Product kProduct>
+template <Product kProduct>
 class Schedule {
  public:
   __device__ Schedule(const Args& args, const int32_t* first_job)
@@ -99,8 +100,7 @@ class Schedule {
       const Rows of = RowsOf(args, rows, e);
       height = of.end - of.begin;
     }
-    return JobsOf<kCluster>(Div(height, kTileRows),
-                            Div(args.columns, kTileColumns));
+    return JobsOf(Div(height, kTileRows), Div(args.columns, kTileColumns));
   }
 
   __device__ bool Next(int rank, Job& job) {
@@ -144,16 +144,15 @@ class Schedule {
 };
 
 // first_job[e] for e up to the number of experts, by one warp.
-template <int kCluster, Product kProduct>
+template <Product kProduct>
 __device__ void CountJobs(const Args& args, int32_t* first_job) {
   const int lane = threadIdx.x % 32;
   const int64_t rows = args.rows.Get();
   int before = 0;
   for (int base = 0; base < args.num_experts; base += 32) {
     const int e = base + lane;
-    int up_to = e < args.num_experts
-                    ? Schedule<kCluster, kProduct>::Count(args, rows, e)
-                    : 0;
+    int up_to =
+        e < args.num_experts ? Schedule<kProduct>::Count(args, rows, e) : 0;
 #pragma unroll
     for (int d = 1; d < 32; d *= 2) {
       const int left = __shfl_up_sync(0xffffffff, up_to, d);
@@ -197,10 +196,10 @@ struct Ring {
 };
 
 // One thread: keeps the stages full.
-template <int kCluster, Product kProduct>
+template <Product kProduct>
 __device__ void Load(const Args& args, Shared& shared, const CUtensorMap* map_a,
                      const CUtensorMap* map_b, int rank) {
-  Schedule<kCluster, kProduct> schedule(args, shared.first_job);
+  Schedule<kProduct> schedule(args, shared.first_job);
   constexpr bool kRowsOfB = kProduct == Product::kByRowsOfWeights;
   constexpr uint16_t kAll = (1 << kCluster) - 1;
   Ring ring;
@@ -272,9 +271,9 @@ __device__ void ZeroRows(Shared& shared, int stage, int first) {
   SyncThreads(1, 2 * kWarpgroup);
 }
 
-template <int kCluster, Product kProduct, typename Y>
+template <Product kProduct, typename Y>
 __device__ void MultiplyTiles(const Args& args, Shared& shared, int rank) {
-  Schedule<kCluster, kProduct> schedule(args, shared.first_job);
+  Schedule<kProduct> schedule(args, shared.first_job);
   constexpr bool kRowsSummed = kProduct == Product::kOfRows;
   constexpr OperandOrder kOrderA = kRowsSummed ? kOuter : kInner;
   constexpr OperandOrder kOrderB =
@@ -349,7 +348,7 @@ __device__ void MultiplyTiles(const Args& args, Shared& shared, int rank) {
 
 #endif  // STRATA_SM90A
 
-template <int kCluster, Product kProduct, typename Y>
+template <Product kProduct, typename Y>
 __global__ void __launch_bounds__(kThreads, 1)
     TileKernel(const Args args, const __grid_constant__ CUtensorMap map_a,
                const __grid_constant__ CUtensorMap map_b) {
@@ -369,30 +368,30 @@ __global__ void __launch_bounds__(kThreads, 1)
     FenceBarrierInit();
   }
   if (threadIdx.x / 32 == 1) {
-    CountJobs<kCluster, kProduct>(args, shared.first_job);
+    CountJobs<kProduct>(args, shared.first_job);
   }
   __syncthreads();
   if constexpr (kCluster > 1) SyncCluster();
   if (threadIdx.x < kWarpgroup) {
     ShrinkRegisters<40>();
     if (threadIdx.x == 0) {
-      Load<kCluster, kProduct>(args, shared, &map_a, &map_b, rank);
+      Load<kProduct>(args, shared, &map_a, &map_b, rank);
     }
     __syncwarp();
   } else {
     GrowRegisters<232>();
-    MultiplyTiles<kCluster, kProduct, Y>(args, shared, rank);
+    MultiplyTiles<kProduct, Y>(args, shared, rank);
   }
   // The other block may still write and arrive here.
   if constexpr (kCluster > 1) SyncCluster();
 #endif
 }
 
-template <int kCluster, Product kProduct, typename Y>
+template <Product kProduct, typename Y>
 cudaError_t Launch(const Args& args, const CUtensorMap& map_a,
                    const CUtensorMap& map_b, int64_t max_jobs,
                    cudaStream_t stream) {
-  auto* const kernel = TileKernel<kCluster, kProduct, Y>;
+  auto* const kernel = TileKernel<kProduct, Y>;
   static const cudaError_t allowed = cudaFuncSetAttribute(
       reinterpret_cast<const void*>(kernel),
       cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes);
@@ -423,11 +422,6 @@ bool Fits(int64_t n, int64_t k, int64_t rows, int64_t num_experts) {
 }
 
 }  // namespace
-
-#ifndef STRATA_GROUPED_CLUSTER
-#define STRATA_GROUPED_CLUSTER 2
-#endif
-constexpr int kCluster = STRATA_GROUPED_CLUSTER;
 
 cudaError_t GroupedProduct(const GroupedProductArgs& args,
                            cudaStream_t stream) {
@@ -461,9 +455,9 @@ cudaError_t GroupedProduct(const GroupedProductArgs& args,
                        Ceil(args.n, kTileColumns);
   const auto launch = [&](auto* y) {
     using Y = std::remove_pointer_t<decltype(y)>;
-    return args.transposed ? Launch<kCluster, Product::kByRowsOfWeights, Y>(
+    return args.transposed ? Launch<Product::kByRowsOfWeights, Y>(
                                  tile, map_x, map_w, jobs, stream)
-                           : Launch<kCluster, Product::kByColumnsOfWeights, Y>(
+                           : Launch<Product::kByColumnsOfWeights, Y>(
                                  tile, map_x, map_w, jobs, stream);
   };
   return args.bf16_y ? launch(static_cast<__nv_bfloat16*>(nullptr))
@@ -495,8 +489,7 @@ cudaError_t GroupedWeightGrad(const GroupedWeightGradArgs& args,
   tile.result = args.dw;
   const int64_t jobs =
       args.num_experts * Ceil(args.n, kTileRows) * Ceil(args.k, kTileColumns);
-  return Launch<kCluster, Product::kOfRows, float>(tile, map_dy, map_x, jobs,
-                                                   stream);
+  return Launch<Product::kOfRows, float>(tile, map_dy, map_x, jobs, stream);
 }
 
 }  // namespace strata::gpu

@@ -1,5 +1,9 @@
 #include <cstdint>
 
+#include "cuda/kernels/causal_attention.h"
+#include "cuda/kernels/causal_attention_grad.h"
+#include "cuda/kernels/round_rows.h"
+#include "cuda/kernels/tensor_map.h"
 #include "cuda/ops/attend.cuh"
 #include "cuda/ops/attention.h"
 #include "cuda/ops/device.cuh"
@@ -152,11 +156,67 @@ __global__ void __launch_bounds__(kAttendThreads)
   }
 }
 
+// --- In the tensor cores ---
+
+__global__ void __launch_bounds__(kBlock)
+    CheckSequencesKernel(const AttentionArgs args) {
+  CheckSequences(args, args.tokens.Get());
+}
+
+bool UsesTensorCores(const KernelContext& ctx, const AttentionArgs& args) {
+  return ctx.precision == Precision::kBf16 &&
+         HasCausalAttention(args.sizes.key_dim, args.sizes.value_dim) &&
+         args.window < INT32_MAX && IsHopper();
+}
+
+// Input `i` rounded into scratch; null, and why, if that cannot be.
+const __nv_bfloat16* Rounded(const KernelContext& ctx, int i,
+                             cudaError_t& error) {
+  const Operand& operand = ctx.in(i);
+  auto* const rounded = ctx.Take<__nv_bfloat16>(operand.max_elements());
+  error = rounded == nullptr
+              ? cudaErrorMemoryAllocation
+              : RoundRows(operand.rows(), operand.columns(),
+                          operand.as<float>(), rounded, ctx.stream);
+  return error == cudaSuccess ? rounded : nullptr;
+}
+
+// What both directions take: q, k and v are inputs `q` and on.
+cudaError_t ReadRounded(const KernelContext& ctx, const AttentionArgs& args,
+                        int q, CausalAttentionShape& shape) {
+  shape.tokens = args.tokens;
+  shape.num_heads = static_cast<int>(args.num_heads);
+  shape.num_kv_heads = static_cast<int>(args.num_heads / args.group);
+  shape.key_dim = args.sizes.key_dim;
+  shape.value_dim = args.sizes.value_dim;
+  shape.scale = args.sizes.scale;
+  shape.window = static_cast<int>(args.window);
+  shape.seq_start = args.seq_start;
+  shape.num_sequences = args.num_sequences;
+  cudaError_t error = cudaSuccess;
+  shape.q = Rounded(ctx, q, error);
+  if (error == cudaSuccess) shape.k = Rounded(ctx, q + 1, error);
+  if (error == cudaSuccess) shape.v = Rounded(ctx, q + 2, error);
+  if (error != cudaSuccess) return error;
+  CheckSequencesKernel<<<1, kBlock, 0, ctx.stream>>>(args);
+  return cudaGetLastError();
+}
+
+cudaError_t AttendRounded(const KernelContext& ctx, const AttentionArgs& args) {
+  CausalAttentionArgs rounded;
+  const cudaError_t error = ReadRounded(ctx, args, 0, rounded);
+  if (error != cudaSuccess) return error;
+  rounded.o = args.o;
+  rounded.lse = args.lse;
+  return CausalAttention(rounded, ctx.stream);
+}
+
 cudaError_t RunAttention(const KernelContext& ctx) {
   AttentionArgs args = ReadArgs(ctx, 0, 3);
   args.o = ctx.out(0).as<float>();
   args.lse = ctx.out(1).as<float>();
   if (args.tokens.bound == 0) return cudaSuccess;
+  if (UsesTensorCores(ctx, args)) return AttendRounded(ctx, args);
   const HeadSizes& sizes = args.sizes;
   const size_t shared =
       sizeof(float) * (kRows * sizes.padded_key() + kKeys * sizes.key_pitch() +
@@ -355,6 +415,25 @@ __global__ void __launch_bounds__(kAttendThreads)
   }
 }
 
+cudaError_t DifferentiateRounded(const KernelContext& ctx,
+                                 const AttentionArgs& args) {
+  CausalAttentionGradArgs rounded;
+  const cudaError_t error = ReadRounded(ctx, args, 1, rounded);
+  if (error != cudaSuccess) return error;
+  cudaError_t of_dout = cudaSuccess;
+  rounded.dout = Rounded(ctx, 0, of_dout);
+  if (rounded.dout == nullptr) return of_dout;
+  rounded.stats =
+      ctx.Take<float>(AttentionStatsFloats(args.tokens.bound, args.num_heads));
+  if (rounded.stats == nullptr) return cudaErrorMemoryAllocation;
+  rounded.lse = args.lse;
+  rounded.delta = args.delta;
+  rounded.dq = args.dq;
+  rounded.dk = args.dk;
+  rounded.dv = args.dv;
+  return CausalAttentionGrad(rounded, ctx.stream);
+}
+
 cudaError_t RunAttentionGrad(const KernelContext& ctx) {
   AttentionArgs args = ReadArgs(ctx, 1, 6);
   args.dout = ctx.in(0).as<float>();
@@ -371,6 +450,10 @@ cudaError_t RunAttentionGrad(const KernelContext& ctx) {
   DeltaKernel<<<BlocksForRows(bound * args.num_heads), kBlock, 0, ctx.stream>>>(
       args.tokens, args.num_heads, sizes.value_dim, args.dout,
       ctx.in(4).as<float>(), delta);
+  if (UsesTensorCores(ctx, args) &&
+      HasCausalAttentionGrad(sizes.key_dim, sizes.value_dim)) {
+    return DifferentiateRounded(ctx, args);
+  }
   // Both kernels hold kRows rows and kKeys lines of either.
   const size_t shared =
       sizeof(float) * (kRows * (sizes.padded_key() + sizes.padded_value()) +

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "core/graph/builder.h"
 #include "core/ops/absorbed_attention.h"
 #include "core/ops/paged_attention.h"
@@ -30,38 +31,53 @@ struct Packed {
 };
 using PackedTest = DeviceTest<Packed>;
 
-TEST_P(PackedTest, AgreesWithTheCpu) {
-  const Packed& p = GetParam();
+absl::Status ComparePacked(const Packed& p, double roundings,
+                           Precision precision) {
   std::vector<int32_t> start = {0};
   for (const int32_t n : p.lengths) start.push_back(start.back() + n);
-  EXPECT_THAT(
-      CompareBackends(
-          [&](GraphBuilder& b) {
-            const Dim t = RaggedRows(b, start.back());
-            AttentionOptions options;
-            options.num_heads = p.heads;
-            options.num_kv_heads = p.kv_heads;
-            options.scale = 1 / std::sqrt(p.key_dim);
-            options.window = p.window;
-            return std::vector<ValueId>{
-                Attention(b, FloatInput(b, "q", t, p.heads * p.key_dim),
-                          FloatInput(b, "k", t, p.kv_heads * p.key_dim),
-                          FloatInput(b, "v", t, p.kv_heads * p.value_dim),
-                          b.Input("seq_start", DType::kI32,
-                                  {Static(static_cast<int64_t>(start.size()))}),
-                          options)};
-          },
-          // Scores are sums over a head, results over keys and query heads.
-          {/*roundings=*/64. + 2. * p.key_dim + start.back(),
-           WithRows(start.back(),
-                    [&](const std::string& name, const TensorView& view) {
-                      return name == "seq_start" && FillInts(view, start);
-                    })}),
-      IsOk());
+  return CompareBackends(
+      [&](GraphBuilder& b) {
+        const Dim t = RaggedRows(b, start.back());
+        AttentionOptions options;
+        options.num_heads = p.heads;
+        options.num_kv_heads = p.kv_heads;
+        options.scale = 1 / std::sqrt(p.key_dim);
+        options.window = p.window;
+        return std::vector<ValueId>{
+            Attention(b, FloatInput(b, "q", t, p.heads * p.key_dim),
+                      FloatInput(b, "k", t, p.kv_heads * p.key_dim),
+                      FloatInput(b, "v", t, p.kv_heads * p.value_dim),
+                      b.Input("seq_start", DType::kI32,
+                              {Static(static_cast<int64_t>(start.size()))}),
+                      options)};
+      },
+      {roundings,
+       WithRows(start.back(),
+                [&](const std::string& name, const TensorView& view) {
+                  return name == "seq_start" && FillInts(view, start);
+                }),
+       /*seed=*/1, precision});
 }
 
-// Lengths about the 16 rows and the 32 keys of a tile, sequences that share a
-// tile, empty ones; head widths of each template and odd ones.
+TEST_P(PackedTest, AgreesWithTheCpu) {
+  const Packed& p = GetParam();
+  const double t = std::accumulate(p.lengths.begin(), p.lengths.end(), 0);
+  // Scores are sums over a head, results over keys and query heads.
+  EXPECT_THAT(ComparePacked(p, 64. + 2. * p.key_dim + t, Precision::kF32),
+              IsOk());
+}
+
+// In the tensor cores: queries, keys, values and what the softmax gives are
+// rounded, a few times an element; scores of some units lose as many of its
+// last bits.
+TEST_P(PackedTest, RoundedOperandsStayWithinTheirRounding) {
+  EXPECT_THAT(ComparePacked(GetParam(), /*roundings=*/8, Precision::kBf16),
+              IsOk());
+}
+
+// Lengths about the 16 rows and the 32 keys of a tile (and the 128 of a tile in
+// the tensor cores), sequences that share a tile, empty ones; head widths of
+// each template and odd ones.
 INSTANTIATE_TEST_SUITE_P(
     Cases, PackedTest,
     testing::Values(Packed{"one_token", {1}, 1, 1, 4, 4, 0},
@@ -75,7 +91,9 @@ INSTANTIATE_TEST_SUITE_P(
                     Packed{"widest", {35}, 2, 1, 256, 256, 0},
                     Packed{"window", {100, 9}, 4, 2, 32, 32, 10},
                     Packed{"window_of_1", {40}, 2, 1, 16, 16, 1},
-                    Packed{"long", {700}, 2, 1, 64, 64, 0}),
+                    Packed{"long", {700}, 2, 1, 64, 64, 0},
+                    Packed{"rows_of_128", {127, 128, 129}, 2, 1, 128, 128, 0},
+                    Packed{"long_window", {400}, 2, 1, 64, 64, 130}),
     [](const testing::TestParamInfo<Packed>& info) {
       return std::string(info.param.name);
     });
@@ -256,7 +274,11 @@ INSTANTIATE_TEST_SUITE_P(
                     Cached{"splits", {1500}, 8, 2, 64, 64, 0},
                     Cached{"window", {100, 5}, 4, 4, 16, 16, 9},
                     Cached{"wide", {70, 3}, 6, 2, 128, 256, 0},
-                    Cached{"widest", {40}, 17, 1, 200, 512, 0}),
+                    Cached{"widest", {40}, 17, 1, 200, 512, 0},
+                    Cached{"vectors", {0, 63, 64, 65, 700}, 16, 2, 128, 128, 0},
+                    Cached{"vectors_of_1", {7, 300}, 2, 2, 64, 64, 0},
+                    Cached{"vectors_of_3", {90, 31}, 6, 2, 32, 32, 0},
+                    Cached{"vectors_window", {500, 3}, 8, 4, 64, 64, 70}),
     [](const testing::TestParamInfo<Cached>& info) {
       return std::string(info.param.name);
     });

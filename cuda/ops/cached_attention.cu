@@ -2,6 +2,7 @@
 
 #include "cuda/ops/attend.cuh"
 #include "cuda/ops/cached_attention.h"
+#include "cuda/ops/decode_attention.h"
 #include "cuda/ops/device.cuh"
 #include "cuda/runtime/kernel.h"
 
@@ -267,6 +268,39 @@ CachedArgs OverLatents(const KernelContext& ctx) {
   return args;
 }
 
+// Where heads allow it, keys are read as vectors by one kernel for both kinds
+// of place. False leaves them to the kernel above.
+bool RunVectors(const KernelContext& ctx, const CachedArgs& cached,
+                int64_t num_kv_heads, int64_t max_keys,
+                const CachePlaces& places, cudaError_t& error) {
+  DecodeAttentionArgs args;
+  args.tokens = cached.tokens;
+  args.num_heads = cached.num_heads;
+  args.num_kv_heads = static_cast<int>(num_kv_heads);
+  args.dim = cached.sizes.key_dim;
+  args.scale = cached.sizes.scale;
+  args.window = cached.window;
+  args.max_keys = max_keys;
+  args.q = cached.q;
+  args.k = cached.k;
+  args.v = cached.v;
+  args.places = places;
+  args.o = ctx.out(0).as<float>();
+  args.fault = cached.fault;
+  if (cached.sizes.key_dim != cached.sizes.value_dim ||
+      !HasDecodeAttention(args)) {
+    return false;
+  }
+  const int64_t pieces = DecodePieces(args);
+  args.partial = ctx.Take<float>(pieces * args.dim);
+  args.max = ctx.Take<float>(pieces);
+  args.sum = ctx.Take<float>(pieces);
+  const bool taken =
+      args.partial != nullptr && args.max != nullptr && args.sum != nullptr;
+  error = taken ? DecodeAttention(args, ctx.stream) : cudaErrorMemoryAllocation;
+  return true;
+}
+
 RowPlaces RowsFrom(const KernelContext& ctx, int first) {
   return {ctx.in(first).as<int32_t>(), ctx.in(first + 1).as<int32_t>(),
           ctx.in(1).dim(0)};
@@ -289,14 +323,36 @@ int64_t MaxKeys(const BlockPlaces& places) {
 
 cudaError_t RunCachedAttention(const KernelContext& ctx) {
   const RowPlaces places = RowsFrom(ctx, 3);
-  return Run(ctx, WithValues(ctx), places, ctx.Int("num_kv_heads"),
-             places.slots);
+  const int64_t num_kv_heads = ctx.Int("num_kv_heads");
+  CachePlaces rows;
+  rows.position = places.position;
+  rows.first_row = places.first_row;
+  rows.slots = places.slots;
+  cudaError_t error = cudaSuccess;
+  if (RunVectors(ctx, WithValues(ctx), num_kv_heads, places.slots, rows,
+                 error)) {
+    return error;
+  }
+  return Run(ctx, WithValues(ctx), places, num_kv_heads, places.slots);
 }
 
 cudaError_t RunPagedAttention(const KernelContext& ctx) {
   const BlockPlaces places = BlocksFrom(ctx, 3);
-  return Run(ctx, WithValues(ctx), places, ctx.Int("num_kv_heads"),
-             MaxKeys(places));
+  const int64_t num_kv_heads = ctx.Int("num_kv_heads");
+  CachePlaces blocks;
+  blocks.position = places.position;
+  blocks.table = places.table;
+  blocks.table_rows = places.rows;
+  blocks.max_blocks = places.max_blocks;
+  blocks.block_size = places.block_size;
+  blocks.sequence = places.sequence;
+  blocks.slots = places.slots;
+  cudaError_t error = cudaSuccess;
+  if (RunVectors(ctx, WithValues(ctx), num_kv_heads, MaxKeys(places), blocks,
+                 error)) {
+    return error;
+  }
+  return Run(ctx, WithValues(ctx), places, num_kv_heads, MaxKeys(places));
 }
 
 cudaError_t RunCachedLatentAttention(const KernelContext& ctx) {

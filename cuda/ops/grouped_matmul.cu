@@ -1,5 +1,8 @@
 #include <cstdint>
 
+#include "cuda/kernels/grouped_product.h"
+#include "cuda/kernels/round_rows.h"
+#include "cuda/kernels/tensor_map.h"
 #include "cuda/ops/device.cuh"
 #include "cuda/ops/gemm_tile.cuh"
 #include "cuda/ops/grouped_matmul.h"
@@ -149,6 +152,73 @@ cudaError_t LaunchProduct(const KernelContext& ctx, ProductArgs args,
   return cudaGetLastError();
 }
 
+// --- In the tensor cores ---
+
+__global__ void __launch_bounds__(kBlock)
+    CheckOffsetsKernel(const int32_t* offset, int num_experts, Extent rows,
+                       FaultSink fault) {
+  CheckOffsets(offset, num_experts, rows.Get(), fault);
+}
+
+bool UsesTensorCores(const KernelContext& ctx, int64_t n, int64_t k,
+                     int64_t num_experts) {
+  return ctx.precision == Precision::kBf16 && HasTiles(n, k, num_experts) &&
+         IsHopper();
+}
+
+// `operand` in BF16: itself, or rounded into scratch. Null if there is none.
+const __nv_bfloat16* Rounded(const KernelContext& ctx, const Operand& operand,
+                             cudaError_t& error) {
+  if (operand.element_size == 2) return operand.as<__nv_bfloat16>();
+  auto* const rounded = ctx.Take<__nv_bfloat16>(operand.max_elements());
+  if (rounded == nullptr) {
+    error = cudaErrorMemoryAllocation;
+    return nullptr;
+  }
+  error = RoundRows(operand.rows(), operand.columns(), operand.as<float>(),
+                    rounded, ctx.stream);
+  return error == cudaSuccess ? rounded : nullptr;
+}
+
+cudaError_t LaunchRounded(const KernelContext& ctx, const ProductArgs& args,
+                          bool transposed) {
+  cudaError_t error = cudaSuccess;
+  GroupedProductArgs product;
+  product.rows = args.rows;
+  product.num_experts = args.num_experts;
+  product.n = args.n;
+  product.k = args.k;
+  product.transposed = transposed;
+  product.offset = args.offset;
+  product.y = args.y;
+  product.x = Rounded(ctx, ctx.in(0), error);
+  if (product.x == nullptr) return error;
+  product.w = Rounded(ctx, ctx.in(1), error);
+  if (product.w == nullptr) return error;
+  CheckOffsetsKernel<<<1, kBlock, 0, ctx.stream>>>(
+      args.offset, args.num_experts, args.rows, args.fault);
+  return GroupedProduct(product, ctx.stream);
+}
+
+cudaError_t WeightGradRounded(const KernelContext& ctx) {
+  const Operand& dw = ctx.out(0);
+  cudaError_t error = cudaSuccess;
+  GroupedWeightGradArgs grad;
+  grad.rows = ctx.in(0).rows();
+  grad.num_experts = static_cast<int>(dw.dim(0));
+  grad.n = dw.dim(1);
+  grad.k = dw.dim(2);
+  grad.offset = ctx.in(2).as<int32_t>();
+  grad.dw = dw.as<float>();
+  grad.dy = Rounded(ctx, ctx.in(0), error);
+  if (grad.dy == nullptr) return error;
+  grad.x = Rounded(ctx, ctx.in(1), error);
+  if (grad.x == nullptr) return error;
+  CheckOffsetsKernel<<<1, kBlock, 0, ctx.stream>>>(
+      grad.offset, grad.num_experts, grad.rows, ctx.fault);
+  return GroupedWeightGrad(grad, ctx.stream);
+}
+
 cudaError_t RunGroupedMatMul(const KernelContext& ctx) {
   const Operand& x = ctx.in(0);
   const Operand& w = ctx.in(1);
@@ -166,6 +236,11 @@ cudaError_t RunGroupedMatMul(const KernelContext& ctx) {
   if (args.rows.bound == 0 || args.n == 0) return cudaSuccess;
   if (args.num_experts > 2047) {
     return ctx.Refuse("more than 2047 experts");
+  }
+  // Few rows read less of F32 weights than rounding them would.
+  if (args.rows.bound > kMaxDotRows &&
+      UsesTensorCores(ctx, args.n, args.k, args.num_experts)) {
+    return LaunchRounded(ctx, args, transposed);
   }
   return w.element_size == 2
              ? LaunchProduct<__nv_bfloat16>(ctx, args, transposed)
@@ -199,6 +274,7 @@ cudaError_t RunGroupedWeightGrad(const KernelContext& ctx) {
   const Operand& dw = ctx.out(0);
   const int64_t n = dw.dim(1), k = dw.dim(2);
   if (dw.max_elements() == 0) return cudaSuccess;
+  if (UsesTensorCores(ctx, n, k, dw.dim(0))) return WeightGradRounded(ctx);
   const dim3 grid(static_cast<unsigned>(CeilDiv(k, kTile)),
                   static_cast<unsigned>(CeilDiv(n, kTile)),
                   static_cast<unsigned>(dw.dim(0)));

@@ -147,34 +147,68 @@ TEST_P(GroupedMatMulTest, AgreesWithTheCpu) {
       IsOk());
 }
 
+// Where the tensor cores are, sums are in their order over rounded operands:
+// both of each term are rounded, and so is nothing else.
+TEST_P(GroupedMatMulTest, RoundedOperandsStayWithinTheirRounding) {
+  const Grouped& p = GetParam();
+  const auto experts = static_cast<int64_t>(p.rows.size());
+  int64_t rows = 0;
+  for (const int32_t r : p.rows) rows += r;
+  EXPECT_THAT(
+      CompareBackends(
+          [&](GraphBuilder& b) {
+            const Dim r = RaggedRows(b, rows);
+            const ValueId x = FloatInput(b, "x", r, p.k);
+            const ValueId offset =
+                b.Input("offset", DType::kI32, {Static(experts + 1)});
+            const ValueId w16 =
+                b.Input("w16", DType::kBF16,
+                        {Static(experts), Static(p.n), Static(p.k)});
+            b.Output("narrow", GroupedMatMul(b, x, w16, offset));
+            return std::vector<ValueId>{GroupedMatMul(
+                b, x,
+                b.Parameter("w", {Static(experts), Static(p.n), Static(p.k)}),
+                offset)};
+          },
+          {/*roundings=*/4, OffsetsOf(p.rows), /*seed=*/3, Precision::kBf16}),
+      IsOk());
+}
+
 // No rows, few rows (dots), tiles of 64 that are full, short and one beyond; an
-// expert with all rows and more experts than a warp.
+// expert with all rows and more experts than a warp; then the tiles of the
+// tensor cores: 64 and 128 rows, 256 columns, 64 to sum over, odd and even.
 INSTANTIATE_TEST_SUITE_P(
     Shapes, GroupedMatMulTest,
     testing::Values(Grouped{8, 8, {0, 0, 0}}, Grouped{33, 40, {1, 0, 2, 1}},
                     Grouped{64, 64, {64, 0, 65, 63}},
                     Grouped{65, 17, {0, 129, 1}}, Grouped{128, 96, {300}},
                     Grouped{30, 34, std::vector<int32_t>(70, 3)},
-                    Grouped{16, 16, std::vector<int32_t>(33, 1)}),
+                    Grouped{16, 16, std::vector<int32_t>(33, 1)},
+                    Grouped{256, 64, {128, 64, 256}},
+                    Grouped{520, 136, {129, 127, 0, 257}},
+                    Grouped{264, 328, {383, 1, 0, 64, 200}}),
     GroupedName);
 
 TEST(GroupedMatMulErrorTest, OffsetsThatFallAreInvalid) {
   if (!HasDevice()) GTEST_SKIP() << "no GPU";
-  EXPECT_THAT(CompareBackends(
-                  [](GraphBuilder& b) {
-                    b.Output(
-                        "y",
-                        GroupedMatMul(
-                            b, FloatInput(b, "x", Static(9), 8),
-                            b.Parameter("w", {Static(3), Static(8), Static(8)}),
-                            b.Input("offset", DType::kI32, {Static(4)})));
-                    return std::vector<ValueId>{};
-                  },
-                  {/*roundings=*/16,
-                   [](const std::string& name, const TensorView& view) {
-                     return name == "offset" && FillInts(view, {0, 5, 3, 9});
-                   }}),
-              StatusIs(absl::StatusCode::kInvalidArgument, testing::_));
+  for (const Precision precision : {Precision::kF32, Precision::kBf16}) {
+    EXPECT_THAT(
+        CompareBackends(
+            [](GraphBuilder& b) {
+              b.Output("y",
+                       GroupedMatMul(
+                           b, FloatInput(b, "x", Static(90), 8),
+                           b.Parameter("w", {Static(3), Static(8), Static(8)}),
+                           b.Input("offset", DType::kI32, {Static(4)})));
+              return std::vector<ValueId>{};
+            },
+            {/*roundings=*/16,
+             [](const std::string& name, const TensorView& view) {
+               return name == "offset" && FillInts(view, {0, 50, 30, 90});
+             },
+             /*seed=*/1, precision}),
+        StatusIs(absl::StatusCode::kInvalidArgument, testing::_));
+  }
 }
 
 }  // namespace

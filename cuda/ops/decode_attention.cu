@@ -2,7 +2,7 @@
 #include <cmath>
 #include <cstdint>
 
-#include "cuda/kernels/decode_attention.h"
+#include "cuda/ops/decode_attention.h"
 #include "cuda/ops/device.cuh"
 #include "cuda/ops/vector16.cuh"
 #include "cuda/runtime/kernel.h"
@@ -78,28 +78,26 @@ struct Args {
   FaultSink fault;
 };
 
-constexpr int Log2(int n) { return n <= 1 ? 0 : 1 + Log2(n / 2); }
-
 // value[i] summed over groups of kLanes lanes, n of them: lanes exchange
 // halves, so that of the n sums lane l has those from SumIndex(l) on, n /
 // kLanes of them (if there are fewer sums than lanes, one that it shares with
 // its neighbours).
-template <int n, int kLanes>
-__device__ __forceinline__ void SumAcross(float (&value)[n]) {
+template <int n, int kLanes, int kSize>
+__device__ __forceinline__ void SumAcross(float (&value)[kSize]) {
+  constexpr int kHalf = n / 2, kFar = kLanes / 2;
+  if constexpr (kFar > 0 && kHalf > 0) {
+    const bool upper = (Lane() & kFar) != 0;
 #pragma unroll
-  for (int d = kLanes / 2, half = n / 2; d > 0; d /= 2, half /= 2) {
-    if (half > 0) {
-      const bool upper = (Lane() & d) != 0;
-#pragma unroll
-      for (int i = 0; i < half; ++i) {
-        // Copies: a choice between elements would put them into memory.
-        const float a = value[i], b = value[i + half];
-        const float got = __shfl_xor_sync(kWholeWarp, upper ? a : b, d);
-        value[i] = (upper ? b : a) + got;
-      }
-    } else {
-      value[0] += __shfl_xor_sync(kWholeWarp, value[0], d);
+    for (int i = 0; i < kHalf; ++i) {
+      // Copies: a choice between elements would put them into memory.
+      const float a = value[i], b = value[i + kHalf];
+      const float got = __shfl_xor_sync(kWholeWarp, upper ? a : b, kFar);
+      value[i] = (upper ? b : a) + got;
     }
+    SumAcross<kHalf, kFar>(value);
+  } else if constexpr (kFar > 0) {
+    value[0] += __shfl_xor_sync(kWholeWarp, value[0], kFar);
+    SumAcross<1, kFar>(value);
   }
 }
 
@@ -288,32 +286,49 @@ __global__ void __launch_bounds__(kThreads) PieceKernel(const Args args) {
   }
 }
 
-// Joins the pieces of a token's head, a block of one warp each.
+// Joins the pieces of a token's head, a warp each: a lane has the weights of
+// two pieces and four columns of the result.
 __global__ void __launch_bounds__(kBlock)
     JoinKernel(Extent tokens, int num_heads, int splits, int dim,
                const float* partial, const float* max, const float* sum,
                float* o) {
+  static_assert(kMaxSplits <= 2 * kWarp, "two pieces a lane");
   const int64_t n = tokens.Get() * num_heads;
   for (int64_t i = FirstRow(); i < n; i += RowStride()) {
-    float largest = -INFINITY;
-    for (int s = 0; s < splits; ++s) {
-      largest = fmaxf(largest, max[i * splits + s]);
+    float weight[2], total = 0, largest = -INFINITY;
+#pragma unroll
+    for (int j = 0; j < 2; ++j) {
+      const int s = j * kWarp + Lane();
+      weight[j] = s < splits ? max[i * splits + s] : -INFINITY;
+      largest = fmaxf(largest, weight[j]);
     }
-    const auto share = [&](int s) {
-      const float m = max[i * splits + s];
-      return m > -INFINITY ? exp2f(m - largest) : 0.f;
-    };
-    float total = 0;
-    for (int s = 0; s < splits; ++s) {
-      total = fmaf(sum[i * splits + s], share(s), total);
+    largest = WarpMax(largest);
+#pragma unroll
+    for (int j = 0; j < 2; ++j) {
+      const int s = j * kWarp + Lane();
+      weight[j] = weight[j] > -INFINITY ? exp2f(weight[j] - largest) : 0.f;
+      if (s < splits) total = fmaf(sum[i * splits + s], weight[j], total);
     }
+    total = WarpSum(total);
     const float factor = total > 0 ? 1.f / total : 0.f;
-    for (int c = Lane(); c < dim; c += kWarp) {
-      float value = 0;
+    for (int first = 0; first < dim; first += 4 * kWarp) {
+      const int c = first + 4 * Lane();
+      float4 value = {0, 0, 0, 0};
+#pragma unroll 4
       for (int s = 0; s < splits; ++s) {
-        value = fmaf(partial[(i * splits + s) * dim + c], share(s), value);
+        const float w = __shfl_sync(
+            kWholeWarp, s < kWarp ? weight[0] : weight[1], s % kWarp);
+        if (c >= dim) continue;
+        const float4 x = *reinterpret_cast<const float4*>(
+            partial + (i * splits + s) * dim + c);
+        value = {fmaf(w, x.x, value.x), fmaf(w, x.y, value.y),
+                 fmaf(w, x.z, value.z), fmaf(w, x.w, value.w)};
       }
-      o[i * dim + c] = value * factor;
+      if (c < dim) {
+        *reinterpret_cast<float4*>(o + i * dim + c) = {
+            factor * value.x, factor * value.y, factor * value.z,
+            factor * value.w};
+      }
     }
   }
 }

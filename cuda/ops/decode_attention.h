@@ -14,8 +14,8 @@
 // Token i sees keys 0 .. position[i] of its sequence, with a window the last
 // `window` of them. Bound by reading each key and value that is seen once.
 
-#ifndef CUDA_KERNELS_DECODE_ATTENTION_H_
-#define CUDA_KERNELS_DECODE_ATTENTION_H_
+#ifndef CUDA_OPS_DECODE_ATTENTION_H_
+#define CUDA_OPS_DECODE_ATTENTION_H_
 
 #include <cstdint>
 
@@ -66,4 +66,4 @@ cudaError_t DecodeAttention(const DecodeAttentionArgs& args,
 
 }  // namespace strata::gpu
 
-#endif  // CUDA_KERNELS_DECODE_ATTENTION_H_
+#endif  // CUDA_OPS_DECODE_ATTENTION_H_

@@ -1,0 +1,539 @@
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+
+#include "cuda/kernels/causal_attention_grad.h"
+#include "cuda/kernels/head_maps.h"
+#include "cuda/kernels/sequence_tiles.cuh"
+#include "cuda/kernels/sm90.cuh"
+#include "cuda/kernels/sm90_product.cuh"
+#include "cuda/kernels/store_rows.cuh"
+#include "cuda/kernels/tensor_map.h"
+#include "cuda/runtime/kernel.h"
+#include "cuda_bf16.h"
+
+// Two kernels of one shape. A block keeps 128 rows of one kind, 64 to each of
+// two warpgroups, and goes over tiles of the other, which a third loads:
+//
+//   dq       keeps queries and dout, 128 keys and values at a time:
+//            s = q k^T, dp = dout v^T;   dq += ds k
+//   dk, dv   keeps keys and values, 64 queries and dout at a time:
+//            s = k q^T, dp = v dout^T;   dv += p dout, dk += ds q
+//
+// p and ds go from one product's registers into the next one's. The products of
+// a tile run while the exponentials of the next wait for nothing but scores.
+
+namespace strata::gpu {
+namespace {
+
+constexpr int kRows = 128, kHalf = 64;
+constexpr int kThreads = 3 * kWarpgroup;
+constexpr int kKeys = 128;    // Of a tile, for dq,
+constexpr int kQueries = 64;  // and for dk and dv.
+constexpr int kKeyStages = 2, kQueryStages = 3;
+constexpr int kWarps = 8;  // That multiply; each says when it is done.
+constexpr float kLog2E = 1.4426950408889634f;
+
+struct Args {
+  Extent tokens;
+  int num_heads = 1, group = 1;
+  int key_dim = 0, value_dim = 0;
+  float scale = 1;
+  int window = 0;
+  const int32_t* seq_start = nullptr;
+  int num_sequences = 0;
+  const float2* stats = nullptr;  // [heads, pitch]: lse in powers of 2, delta.
+  int64_t pitch = 0;
+  float* dq = nullptr;
+  float* dk = nullptr;
+  float* dv = nullptr;
+};
+
+// Room for a tile that begins at an odd row, and is loaded from one before.
+int64_t StatsPitch(int64_t tokens) { return (tokens + kQueries + 3) / 2 * 2; }
+
+__global__ void __launch_bounds__(256)
+    StatsKernel(Extent tokens, int num_heads, const float* lse,
+                const float* delta, int64_t pitch, float2* stats) {
+  const int64_t n = tokens.Get() * num_heads;
+  for (int64_t i = int64_t{blockIdx.x} * 256 + threadIdx.x; i < n;
+       i += int64_t{gridDim.x} * 256) {
+    stats[i % num_heads * pitch + i / num_heads] = {kLog2E * lse[i], delta[i]};
+  }
+}
+
+// kDim columns of a key, and of a value.
+template <int kDim>
+struct QueryShared {
+  __nv_bfloat16 q[kDim / 64][kRows * 64];
+  __nv_bfloat16 dout[kDim / 64][kRows * 64];
+  __nv_bfloat16 k[kKeyStages][kDim / 64][kKeys * 64];
+  __nv_bfloat16 v[kKeyStages][kDim / 64][kKeys * 64];
+  uint64_t full_rows, full[kKeyStages], empty[kKeyStages];
+};
+template <int kDim>
+struct KeyShared {
+  __nv_bfloat16 k[kDim / 64][kRows * 64];
+  __nv_bfloat16 v[kDim / 64][kRows * 64];
+  __nv_bfloat16 q[kQueryStages][kDim / 64][kQueries * 64];
+  __nv_bfloat16 dout[kQueryStages][kDim / 64][kQueries * 64];
+  float2 stats[kQueryStages][kQueries + 2];
+  uint64_t full_rows, full[kQueryStages], empty[kQueryStages];
+};
+
+#if STRATA_SM90A
+
+template <typename Shared>
+__device__ __forceinline__ Shared& SharedMemory() {
+  extern __shared__ char memory[];
+  return *reinterpret_cast<Shared*>(
+      (reinterpret_cast<uintptr_t>(memory) + kSwizzleBytes - 1) /
+      kSwizzleBytes * kSwizzleBytes);
+}
+
+template <int kStages, typename Shared>
+__device__ __forceinline__ void InitBarriers(Shared& shared) {
+  if (threadIdx.x == 0) {
+    InitBarrier(&shared.full_rows, 1);
+    for (int i = 0; i < kStages; ++i) {
+      InitBarrier(&shared.full[i], 1);
+      InitBarrier(&shared.empty[i], kWarps);
+    }
+    FenceBarrierInit();
+  }
+  __syncthreads();
+}
+
+// `boxes` boxes of 64 columns beside each other, each `elements` on.
+template <int kBoxes, int kElements>
+__device__ __forceinline__ void LoadColumns(const CUtensorMap* map,
+                                            __nv_bfloat16 (*to)[kElements],
+                                            uint64_t* barrier, int row,
+                                            int head) {
+#pragma unroll
+  for (int c = 0; c < kBoxes; ++c) {
+    LoadBox(map, to[c], barrier, c * 64, row, head);
+  }
+}
+
+// d = a b^T over kDim columns; a stands at this warpgroup's rows.
+template <int kDim, int kA, int kB, int kSize>
+__device__ __forceinline__ void MultiplyColumns(float (&d)[kSize],
+                                                const __nv_bfloat16 (*a)[kA],
+                                                int first_row,
+                                                const __nv_bfloat16 (*b)[kB]) {
+#pragma unroll
+  for (int q = 0; q < kDim / 16; ++q) {
+    Multiply<kInner, kInner>(
+        d,
+        Advance(Describe(a[q / 4] + first_row * 64), q % 4 * kStep16<kInner>),
+        Advance(Describe(b[q / 4]), q % 4 * kStep16<kInner>), q > 0);
+  }
+}
+
+// d += p b, over the kSummed rows of b.
+template <int kSummed, int kB, int kSize>
+__device__ __forceinline__ void AddRows(float (&d)[kSize],
+                                        const uint32_t (&p)[kSummed / 16][4],
+                                        const __nv_bfloat16 (*b)[kB],
+                                        bool add) {
+  const uint64_t descriptor = Describe(b[0], kB * 2);
+#pragma unroll
+  for (int q = 0; q < kSummed / 16; ++q) {
+    Multiply<kOuter>(d, p[q], Advance(descriptor, q * kStep16<kOuter>),
+                     add || q > 0);
+  }
+}
+
+template <int kColumns>
+__device__ __forceinline__ void Narrow(const float (&x)[kColumns / 2],
+                                       uint32_t (&p)[kColumns / 16][4]) {
+#pragma unroll
+  for (int q = 0; q < kColumns / 16; ++q) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      p[q][i] = Pair(x[8 * q + 2 * i], x[8 * q + 2 * i + 1]);
+    }
+  }
+}
+
+// --- dq ---
+
+// Tiles of keys, from the queries' own down.
+struct KeyTiles {
+  int first, last;
+  __device__ KeyTiles(const Args& args, const SequenceTile& tile)
+      : first((args.window > 0 ? max(0, tile.first + 1 - args.window) : 0) /
+              kKeys),
+        last(tile.first / kKeys) {}
+  __device__ int count() const { return last - first + 1; }
+  __device__ int key(int i) const { return (last - i) * kKeys; }
+};
+
+template <int kDim>
+__device__ void LoadKeys(const Args& args, const SequenceTile& tile,
+                         QueryShared<kDim>& shared, const CUtensorMap* map_q,
+                         const CUtensorMap* map_dout, const CUtensorMap* map_k,
+                         const CUtensorMap* map_v) {
+  const int head = static_cast<int>(blockIdx.y), kv_head = head / args.group;
+  const KeyTiles tiles(args, tile);
+  const int row = tile.begin + tile.first;
+  ArriveExpecting(&shared.full_rows, sizeof(shared.q) + sizeof(shared.dout));
+  LoadColumns<kDim / 64>(map_q, shared.q, &shared.full_rows, row, head);
+  LoadColumns<kDim / 64>(map_dout, shared.dout, &shared.full_rows, row, head);
+  for (int i = 0; i < tiles.count(); ++i) {
+    const int stage = i % kKeyStages;
+    Wait(&shared.empty[stage], i / kKeyStages % 2 ^ 1);
+    ArriveExpecting(&shared.full[stage],
+                    sizeof(shared.k[0]) + sizeof(shared.v[0]));
+    const int at = tile.begin + tiles.key(i);
+    LoadColumns<kDim / 64>(map_k, shared.k[stage], &shared.full[stage], at,
+                           kv_head);
+    LoadColumns<kDim / 64>(map_v, shared.v[stage], &shared.full[stage], at,
+                           kv_head);
+  }
+}
+
+template <int kDim>
+__device__ void SumQueryGrad(const Args& args, const SequenceTile& tile,
+                             QueryShared<kDim>& shared) {
+  const int group = static_cast<int>(threadIdx.x) / kWarpgroup - 1;
+  const int thread = static_cast<int>(threadIdx.x) % kWarpgroup;
+  const int head = static_cast<int>(blockIdx.y);
+  const int first_row = tile.first + group * kHalf;
+  const int upper = first_row + thread / 32 * 16 + thread % 32 / 4;
+  const int length = tile.end - tile.begin;
+  const float factor = args.scale * kLog2E;
+  const KeyTiles tiles(args, tile);
+  float2 stats[2];
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    const int row = min(upper + 8 * half, length - 1);
+    stats[half] = args.stats[head * args.pitch + tile.begin + row];
+  }
+  float s[kKeys / 2], dp[kKeys / 2], dq[kDim / 2];
+  uint32_t ds[kKeys / 16][4];
+  const auto release = [&](int i) {
+    __syncwarp();  // All have read what is not a product's.
+    if (thread % 32 == 0) Arrive(&shared.empty[i % kKeyStages]);
+  };
+  Wait(&shared.full_rows, 0);
+  for (int i = 0; i < tiles.count(); ++i) {
+    const int stage = i % kKeyStages, key = tiles.key(i);
+    Wait(&shared.full[stage], i / kKeyStages % 2);
+    BeginProducts();
+    MultiplyColumns<kDim>(s, shared.q, group * kHalf, shared.k[stage]);
+    EndProducts();
+    MultiplyColumns<kDim>(dp, shared.dout, group * kHalf, shared.v[stage]);
+    EndProducts();
+    WaitForProducts<1>();
+    const bool masked =
+        key + kKeys > first_row + 1 ||
+        (args.window > 0 && key < first_row + kHalf - args.window);
+#pragma unroll
+    for (int j = 0; j < kKeys / 2; ++j) {
+      s[j] = exp2f(fmaf(factor, s[j], -stats[j / 2 % 2].x));
+    }
+    if (masked) {
+#pragma unroll
+      for (int j = 0; j < kKeys / 2; ++j) {
+        const int column = key + j / 4 * 8 + thread % 4 * 2 + j % 2;
+        const int row = upper + j / 2 % 2 * 8;
+        const bool seen =
+            column <= row && (args.window == 0 || column > row - args.window);
+        s[j] = seen ? s[j] : 0.f;
+      }
+    }
+    WaitForProducts<0>();
+#pragma unroll
+    for (int j = 0; j < kKeys / 2; ++j) {
+      s[j] *= args.scale * (dp[j] - stats[j / 2 % 2].y);
+    }
+    Narrow<kKeys>(s, ds);
+    BeginProducts();
+    AddRows<kKeys>(dq, ds, shared.k[stage], i > 0);
+    EndProducts();
+    // Else ds would need registers of its own beside the next scores.
+    WaitForProducts<0>();
+    release(i);
+  }
+  constexpr float kAsIs[2] = {1.f, 1.f};
+  const int64_t pitch = int64_t{args.num_heads} * args.key_dim;
+  StoreRows<kDim>(
+      dq, kAsIs, length - first_row, args.key_dim,
+      args.dq + (tile.begin + first_row) * pitch + int64_t{head} * args.key_dim,
+      pitch);
+}
+
+#endif  // STRATA_SM90A
+
+// Block (x, y): tile x of queries from the last, of head y.
+template <int kDim>
+__global__ void __launch_bounds__(kThreads, 1)
+    QueryGradKernel(const Args args, const __grid_constant__ CUtensorMap map_q,
+                    const __grid_constant__ CUtensorMap map_dout,
+                    const __grid_constant__ CUtensorMap map_k,
+                    const __grid_constant__ CUtensorMap map_v) {
+#if STRATA_SM90A
+  auto& shared = SharedMemory<QueryShared<kDim>>();
+  SequenceTile tile;
+  if (!FindSequenceTile<kRows>(args.seq_start, args.num_sequences,
+                               static_cast<int>(args.tokens.Get()),
+                               static_cast<int>(gridDim.x - 1 - blockIdx.x),
+                               tile)) {
+    return;
+  }
+  InitBarriers<kKeyStages>(shared);
+  if (threadIdx.x < kWarpgroup) {
+    ShrinkRegisters<24>();
+    if (threadIdx.x == 0) {
+      LoadKeys<kDim>(args, tile, shared, &map_q, &map_dout, &map_k, &map_v);
+    }
+  } else {
+    GrowRegisters<240>();
+    SumQueryGrad<kDim>(args, tile, shared);
+  }
+#endif
+}
+
+// --- dk and dv ---
+
+#if STRATA_SM90A
+
+// Tiles of queries that see some of the keys, head by head of the group.
+struct QueryTiles {
+  int first, of_head;
+  __device__ QueryTiles(const Args& args, const SequenceTile& tile)
+      : first(tile.first) {
+    int end = tile.end - tile.begin;
+    if (args.window > 0) {
+      end = min(end, tile.first + kRows - 1 + args.window);
+    }
+    of_head = (end - tile.first + kQueries - 1) / kQueries;
+  }
+  __device__ int query(int i) const { return first + i % of_head * kQueries; }
+};
+
+template <int kDim>
+__device__ void LoadQueries(const Args& args, const SequenceTile& tile,
+                            KeyShared<kDim>& shared, const CUtensorMap* map_q,
+                            const CUtensorMap* map_dout,
+                            const CUtensorMap* map_k,
+                            const CUtensorMap* map_v) {
+  const int kv_head = static_cast<int>(blockIdx.y);
+  const QueryTiles tiles(args, tile);
+  const int row = tile.begin + tile.first;
+  ArriveExpecting(&shared.full_rows, sizeof(shared.k) + sizeof(shared.v));
+  LoadColumns<kDim / 64>(map_k, shared.k, &shared.full_rows, row, kv_head);
+  LoadColumns<kDim / 64>(map_v, shared.v, &shared.full_rows, row, kv_head);
+  for (int i = 0; i < tiles.of_head * args.group; ++i) {
+    const int stage = i % kQueryStages;
+    const int head = kv_head * args.group + i / tiles.of_head;
+    uint64_t* const full = &shared.full[stage];
+    Wait(&shared.empty[stage], i / kQueryStages % 2 ^ 1);
+    ArriveExpecting(full, sizeof(shared.q[0]) + sizeof(shared.dout[0]) +
+                              sizeof(shared.stats[0]));
+    const int at = tile.begin + tiles.query(i);
+    LoadColumns<kDim / 64>(map_q, shared.q[stage], full, at, head);
+    LoadColumns<kDim / 64>(map_dout, shared.dout[stage], full, at, head);
+    LoadBytes(args.stats + head * args.pitch + at / 2 * 2, shared.stats[stage],
+              sizeof(shared.stats[0]), full);
+  }
+}
+
+template <int kDim>
+__device__ void SumKeyGrads(const Args& args, const SequenceTile& tile,
+                            KeyShared<kDim>& shared) {
+  const int group = static_cast<int>(threadIdx.x) / kWarpgroup - 1;
+  const int thread = static_cast<int>(threadIdx.x) % kWarpgroup;
+  const int first_key = tile.first + group * kHalf;
+  const int upper = first_key + thread / 32 * 16 + thread % 32 / 4;
+  const int length = tile.end - tile.begin;
+  const float factor = args.scale * kLog2E;
+  const QueryTiles tiles(args, tile);
+  const int count = tiles.of_head * args.group;
+  float s[kQueries / 2], dp[kQueries / 2], dk[kDim / 2], dv[kDim / 2];
+  uint32_t p[kQueries / 16][4], ds[kQueries / 16][4];
+  const auto release = [&](int i) {
+    __syncwarp();  // All have read what is not a product's.
+    if (thread % 32 == 0) Arrive(&shared.empty[i % kQueryStages]);
+  };
+  Wait(&shared.full_rows, 0);
+  for (int i = 0; i < count; ++i) {
+    const int stage = i % kQueryStages, query = tiles.query(i);
+    Wait(&shared.full[stage], i / kQueryStages % 2);
+    BeginProducts();
+    MultiplyColumns<kDim>(s, shared.k, group * kHalf, shared.q[stage]);
+    EndProducts();
+    MultiplyColumns<kDim>(dp, shared.v, group * kHalf, shared.dout[stage]);
+    EndProducts();
+    WaitForProducts<1>();
+    // Of the tile's queries; it was loaded from an even row.
+    const float2* const stats =
+        shared.stats[stage] + (tile.begin + query) % 2 + thread % 4 * 2;
+#pragma unroll
+    for (int j = 0; j < kQueries / 2; ++j) {
+      s[j] = exp2f(fmaf(factor, s[j], -stats[j / 4 * 8 + j % 2].x));
+    }
+    const bool masked =
+        query < first_key + kHalf - 1 || query + kQueries > length ||
+        (args.window > 0 && query + kQueries > first_key + args.window);
+    if (masked) {
+#pragma unroll
+      for (int j = 0; j < kQueries / 2; ++j) {
+        const int column = query + j / 4 * 8 + thread % 4 * 2 + j % 2;
+        const int row = upper + j / 2 % 2 * 8;
+        const bool seen = row <= column && column < length &&
+                          (args.window == 0 || column < row + args.window);
+        s[j] = seen ? s[j] : 0.f;
+      }
+    }
+    Narrow<kQueries>(s, p);
+    BeginProducts();
+    AddRows<kQueries>(dv, p, shared.dout[stage], i > 0);
+    EndProducts();
+    WaitForProducts<1>();
+#pragma unroll
+    for (int j = 0; j < kQueries / 2; ++j) {
+      const float d = args.scale * s[j] * (dp[j] - stats[j / 4 * 8 + j % 2].y);
+      // What lies behind the last query need not be a number.
+      s[j] = s[j] > 0 ? d : 0.f;
+    }
+    Narrow<kQueries>(s, ds);
+    BeginProducts();
+    AddRows<kQueries>(dk, ds, shared.q[stage], i > 0);
+    EndProducts();
+    WaitForProducts<0>();
+    release(i);
+  }
+  constexpr float kAsIs[2] = {1.f, 1.f};
+  const int kv_head = static_cast<int>(blockIdx.y);
+  const int64_t kv_heads = args.num_heads / args.group;
+  const int64_t row = tile.begin + first_key;
+  StoreRows<kDim>(dk, kAsIs, length - first_key, args.key_dim,
+                  args.dk + (row * kv_heads + kv_head) * args.key_dim,
+                  kv_heads * args.key_dim);
+  StoreRows<kDim>(dv, kAsIs, length - first_key, args.value_dim,
+                  args.dv + (row * kv_heads + kv_head) * args.value_dim,
+                  kv_heads * args.value_dim);
+}
+
+#endif  // STRATA_SM90A
+
+// Block (x, y): tile x of keys, of KV head y. The first are seen most.
+template <int kDim>
+__global__ void __launch_bounds__(kThreads, 1)
+    KeyGradKernel(const Args args, const __grid_constant__ CUtensorMap map_q,
+                  const __grid_constant__ CUtensorMap map_dout,
+                  const __grid_constant__ CUtensorMap map_k,
+                  const __grid_constant__ CUtensorMap map_v) {
+#if STRATA_SM90A
+  auto& shared = SharedMemory<KeyShared<kDim>>();
+  SequenceTile tile;
+  if (!FindSequenceTile<kRows>(args.seq_start, args.num_sequences,
+                               static_cast<int>(args.tokens.Get()),
+                               static_cast<int>(blockIdx.x), tile)) {
+    return;
+  }
+  InitBarriers<kQueryStages>(shared);
+  if (threadIdx.x < kWarpgroup) {
+    ShrinkRegisters<24>();
+    if (threadIdx.x == 0) {
+      LoadQueries<kDim>(args, tile, shared, &map_q, &map_dout, &map_k, &map_v);
+    }
+  } else {
+    GrowRegisters<240>();
+    SumKeyGrads<kDim>(args, tile, shared);
+  }
+#endif
+}
+
+template <typename Shared, typename Kernel>
+cudaError_t LaunchOne(Kernel* kernel, dim3 grid, const Args& args,
+                      const CUtensorMap (&map)[4], cudaStream_t stream) {
+  constexpr size_t kSharedBytes = sizeof(Shared) + kSwizzleBytes;
+  static const cudaError_t allowed = cudaFuncSetAttribute(
+      reinterpret_cast<const void*>(kernel),
+      cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes);
+  if (allowed != cudaSuccess) return allowed;
+  kernel<<<grid, kThreads, kSharedBytes, stream>>>(args, map[0], map[1], map[2],
+                                                   map[3]);
+  return cudaGetLastError();
+}
+
+template <int kDim>
+cudaError_t Launch(const CausalAttentionGradArgs& args, const Args& kernel_args,
+                   cudaStream_t stream) {
+  const int64_t t = args.tokens.bound;
+  // q, dout, k and v: rows that are kept, and of a tile.
+  const auto map_all = [&](int queries, int keys, CUtensorMap(&map)[4]) {
+    const cudaError_t errors[4] = {
+        MapHeads(args.q, t, args.num_heads, args.key_dim, queries, &map[0]),
+        MapHeads(args.dout, t, args.num_heads, args.value_dim, queries,
+                 &map[1]),
+        MapHeads(args.k, t, args.num_kv_heads, args.key_dim, keys, &map[2]),
+        MapHeads(args.v, t, args.num_kv_heads, args.value_dim, keys, &map[3])};
+    return *std::max_element(errors, errors + 4);
+  };
+  CUtensorMap of_queries[4], of_keys[4];
+  if (const cudaError_t e = map_all(kRows, kKeys, of_queries); e) return e;
+  if (const cudaError_t e = map_all(kQueries, kRows, of_keys); e) return e;
+  // Each sequence may have a tile that is not full.
+  const auto tiles = static_cast<unsigned>(
+      (t + kRows - 1) / kRows + std::min<int64_t>(args.num_sequences, t));
+  const cudaError_t error = LaunchOne<QueryShared<kDim>>(
+      QueryGradKernel<kDim>, dim3(tiles, static_cast<unsigned>(args.num_heads)),
+      kernel_args, of_queries, stream);
+  if (error != cudaSuccess) return error;
+  return LaunchOne<KeyShared<kDim>>(
+      KeyGradKernel<kDim>,
+      dim3(tiles, static_cast<unsigned>(args.num_kv_heads)), kernel_args,
+      of_keys, stream);
+}
+
+}  // namespace
+
+bool HasCausalAttentionGrad(int64_t key_dim, int64_t value_dim) {
+  return key_dim > 0 && value_dim > 0 && key_dim % 8 == 0 &&
+         value_dim % 8 == 0 && key_dim <= 128 && value_dim <= 128;
+}
+
+int64_t AttentionStatsFloats(int64_t tokens, int64_t num_heads) {
+  return 2 * num_heads * StatsPitch(tokens);
+}
+
+cudaError_t CausalAttentionGrad(const CausalAttentionGradArgs& args,
+                                cudaStream_t stream) {
+  if (args.tokens.bound == 0 || args.num_sequences == 0) return cudaSuccess;
+  if (!IsHopper()) return cudaErrorNotSupported;
+  if (!HasCausalAttentionGrad(args.key_dim, args.value_dim) ||
+      args.tokens.bound > INT32_MAX - kRows ||
+      args.num_heads % args.num_kv_heads != 0) {
+    return cudaErrorInvalidValue;
+  }
+  Args kernel_args;
+  kernel_args.tokens = args.tokens;
+  kernel_args.num_heads = args.num_heads;
+  kernel_args.group = args.num_heads / args.num_kv_heads;
+  kernel_args.key_dim = args.key_dim;
+  kernel_args.value_dim = args.value_dim;
+  kernel_args.scale = args.scale;
+  kernel_args.window = args.window;
+  kernel_args.seq_start = args.seq_start;
+  kernel_args.num_sequences = args.num_sequences;
+  kernel_args.stats = reinterpret_cast<const float2*>(args.stats);
+  kernel_args.pitch = StatsPitch(args.tokens.bound);
+  kernel_args.dq = args.dq;
+  kernel_args.dk = args.dk;
+  kernel_args.dv = args.dv;
+  const int64_t blocks = std::clamp<int64_t>(
+      args.tokens.bound * args.num_heads / 256, 1, 132 * 16);
+  StatsKernel<<<static_cast<unsigned>(blocks), 256, 0, stream>>>(
+      args.tokens, args.num_heads, args.lse, args.delta, kernel_args.pitch,
+      reinterpret_cast<float2*>(args.stats));
+  return args.key_dim <= 64 && args.value_dim <= 64
+             ? Launch<64>(args, kernel_args, stream)
+             : Launch<128>(args, kernel_args, stream);
+}
+
+}  // namespace strata::gpu
