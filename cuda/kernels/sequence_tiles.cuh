@@ -13,6 +13,20 @@ struct SequenceTile {
   int first = 0;           // Row of the tile, in the sequence.
 };
 
+// How many tiles of kRows rows there are, by whole warps.
+template <int kRows>
+__device__ __forceinline__ int CountSequenceTiles(const int32_t* seq_start,
+                                                  int num_sequences,
+                                                  int tokens) {
+  int count = 0;
+  for (int s = threadIdx.x % 32; s < num_sequences; s += 32) {
+    const int begin = min(max(seq_start[s], 0), tokens);
+    const int end = min(max(seq_start[s + 1], begin), tokens);
+    count += (end - begin + kRows - 1) / kRows;
+  }
+  return __reduce_add_sync(0xffffffff, count);
+}
+
 // Finds tile `index` of those of kRows rows, counted sequence by sequence;
 // false if there are fewer. Starts are held to [0, tokens]. By whole warps.
 template <int kRows>

@@ -13,11 +13,12 @@
 #include "cuda/runtime/kernel.h"
 #include "cuda_bf16.h"
 
-// A block has 128 queries of a head and goes over their keys, 128 at a time,
-// from the latest:
+// A block a multiprocessor takes tile after tile, 128 queries of a head, and
+// goes over their keys, 128 at a time, from the latest:
 //
 //   warpgroup 0     one thread loads: queries, then keys and values into the
-//                   next of two stages each
+//                   next of two stages each; those of the next tile while this
+//                   one ends
 //   warpgroup 1, 2  64 queries each: scores of the next keys are multiplied
 //                   while the softmax of these runs
 //
@@ -51,14 +52,49 @@ struct Shared {
   __nv_bfloat16 q[kKeyDim / 64][kBoxElements];
   __nv_bfloat16 k[kStages][kKeyDim / 64][kBoxElements];
   __nv_bfloat16 v[kStages][kValueDim / 64][kBoxElements];
-  uint64_t full_q;
+  uint64_t full_q, empty_q;
   uint64_t full_k[kStages], empty_k[kStages];
   uint64_t full_v[kStages], empty_v[kStages];
 };
 
 #if STRATA_SM90A
 
-// Stage and parity of the i-th block of keys.
+struct Item {
+  SequenceTile tile;
+  int head = 0;
+};
+
+// The tiles of a block, by whole warps. Tiles lie head by head, those with many
+// keys first; blocks take them from left to right in one round and from right
+// to left in the next, so that what is long for one is short for the other.
+class Items {
+ public:
+  explicit __device__ Items(const Args& args)
+      : args_(args),
+        tokens_(static_cast<int>(args.tokens.Get())),
+        tiles_(CountSequenceTiles<kRows>(args.seq_start, args.num_sequences,
+                                         tokens_)) {}
+
+  __device__ bool Next(Item& item) {
+    const int blocks = static_cast<int>(gridDim.x);
+    const int block = static_cast<int>(blockIdx.x);
+    const int index =
+        round_ * blocks + (round_ % 2 == 0 ? block : blocks - 1 - block);
+    ++round_;
+    if (index >= tiles_ * args_.num_heads) return false;
+    item.head = index / tiles_;
+    return FindSequenceTile<kRows>(args_.seq_start, args_.num_sequences,
+                                   tokens_, tiles_ - 1 - index % tiles_,
+                                   item.tile);
+  }
+
+ private:
+  const Args& args_;
+  const int tokens_, tiles_;
+  int round_ = 0;
+};
+
+// Stage and parity of the i-th block of keys, counted through all tiles.
 __device__ __forceinline__ int StageOf(int i) { return i % kStages; }
 __device__ __forceinline__ uint32_t ParityOf(int i) {
   return static_cast<uint32_t>(i / kStages % 2);
@@ -76,45 +112,56 @@ __device__ __forceinline__ Blocks BlocksOf(const Args& args,
   return {first_key / kRows, tile.first / kRows};
 }
 
+// By one warp, of which one thread loads.
 template <int kKeyDim, int kValueDim>
-__device__ void Load(const Args& args, const SequenceTile& tile,
-                     Shared<kKeyDim, kValueDim>& shared,
+__device__ void Load(const Args& args, Shared<kKeyDim, kValueDim>& shared,
                      const CUtensorMap* map_q, const CUtensorMap* map_k,
                      const CUtensorMap* map_v) {
-  const int head = static_cast<int>(blockIdx.y), kv_head = head / args.group;
-  const Blocks blocks = BlocksOf(args, tile);
-  ArriveExpecting(&shared.full_q, sizeof(shared.q));
+  Items items(args);
+  int before = 0;  // Blocks of keys of earlier tiles.
+  uint32_t parity = 1;
+  for (Item item; items.Next(item); parity ^= 1) {
+    const SequenceTile& tile = item.tile;
+    const Blocks blocks = BlocksOf(args, tile);
+    const int kv_head = item.head / args.group;
+    const auto load_k = [&](int i) {
+      const int stage = StageOf(before + i);
+      Wait(&shared.empty_k[stage], ParityOf(before + i) ^ 1);
+      ArriveExpecting(&shared.full_k[stage], sizeof(shared.k[0]));
 #pragma unroll
-  for (int c = 0; c < kKeyDim / 64; ++c) {
-    LoadBox(map_q, shared.q[c], &shared.full_q, c * 64, tile.begin + tile.first,
-            head);
-  }
-  const auto load_k = [&](int i) {
-    const int stage = StageOf(i);
-    Wait(&shared.empty_k[stage], ParityOf(i) ^ 1);
-    ArriveExpecting(&shared.full_k[stage], sizeof(shared.k[0]));
+      for (int c = 0; c < kKeyDim / 64; ++c) {
+        LoadBox(map_k, shared.k[stage][c], &shared.full_k[stage], c * 64,
+                tile.begin + (blocks.last - i) * kRows, kv_head);
+      }
+    };
+    const auto load_v = [&](int i) {
+      const int stage = StageOf(before + i);
+      Wait(&shared.empty_v[stage], ParityOf(before + i) ^ 1);
+      ArriveExpecting(&shared.full_v[stage], sizeof(shared.v[0]));
 #pragma unroll
-    for (int c = 0; c < kKeyDim / 64; ++c) {
-      LoadBox(map_k, shared.k[stage][c], &shared.full_k[stage], c * 64,
-              tile.begin + (blocks.last - i) * kRows, kv_head);
+      for (int c = 0; c < kValueDim / 64; ++c) {
+        LoadBox(map_v, shared.v[stage][c], &shared.full_v[stage], c * 64,
+                tile.begin + (blocks.last - i) * kRows, kv_head);
+      }
+    };
+    if (threadIdx.x == 0) {
+      Wait(&shared.empty_q, parity);
+      ArriveExpecting(&shared.full_q, sizeof(shared.q));
+#pragma unroll
+      for (int c = 0; c < kKeyDim / 64; ++c) {
+        LoadBox(map_q, shared.q[c], &shared.full_q, c * 64,
+                tile.begin + tile.first, item.head);
+      }
+      load_k(0);
+      for (int i = 1; i < blocks.count(); ++i) {
+        load_k(i);
+        load_v(i - 1);
+      }
+      load_v(blocks.count() - 1);
     }
-  };
-  const auto load_v = [&](int i) {
-    const int stage = StageOf(i);
-    Wait(&shared.empty_v[stage], ParityOf(i) ^ 1);
-    ArriveExpecting(&shared.full_v[stage], sizeof(shared.v[0]));
-#pragma unroll
-    for (int c = 0; c < kValueDim / 64; ++c) {
-      LoadBox(map_v, shared.v[stage][c], &shared.full_v[stage], c * 64,
-              tile.begin + (blocks.last - i) * kRows, kv_head);
-    }
-  };
-  load_k(0);
-  for (int i = 1; i < blocks.count(); ++i) {
-    load_k(i);
-    load_v(i - 1);
+    __syncwarp();
+    before += blocks.count();
   }
-  load_v(blocks.count() - 1);
 }
 
 // What a thread's two rows have come to: of each, the largest score and this
@@ -189,8 +236,9 @@ __device__ __forceinline__ void Narrow(const float (&score)[64],
 }
 
 template <int kKeyDim, int kValueDim, typename O>
-__device__ void AttendTo(const Args& args, const SequenceTile& tile,
-                         Shared<kKeyDim, kValueDim>& shared) {
+__device__ void AttendTo(const Args& args, const Item& item, int before,
+                         uint32_t parity, Shared<kKeyDim, kValueDim>& shared) {
+  const SequenceTile& tile = item.tile;
   const int group = static_cast<int>(threadIdx.x) / kWarpgroup - 1;
   const int thread = static_cast<int>(threadIdx.x) % kWarpgroup;
   const int upper =
@@ -208,14 +256,14 @@ __device__ void AttendTo(const Args& args, const SequenceTile& tile,
 #pragma unroll
     for (int q = 0; q < kKeyDim / 16; ++q) {
       const uint64_t a = Describe(shared.q[q / 4] + group * kHalf * 64);
-      const uint64_t b = Describe(shared.k[StageOf(i)][q / 4]);
+      const uint64_t b = Describe(shared.k[StageOf(before + i)][q / 4]);
       Multiply<kInner, kInner>(score, Advance(a, q % 4 * kStep16<kInner>),
                                Advance(b, q % 4 * kStep16<kInner>), q > 0);
     }
     EndProducts();
   };
   const auto issue_values = [&](int i) {
-    const uint64_t b = Describe(shared.v[StageOf(i)][0], kBoxBytes);
+    const uint64_t b = Describe(shared.v[StageOf(before + i)][0], kBoxBytes);
     BeginProducts();
 #pragma unroll
     for (int q = 0; q < kRows / 16; ++q) {
@@ -235,41 +283,51 @@ __device__ void AttendTo(const Args& args, const SequenceTile& tile,
       Mask(score, upper, key, args.window);
     }
   };
-  // Barriers 2 and 3: the turn of either warpgroup.
-  if (group == 1) ArriveThreads(2, 2 * kWarpgroup);
+  const auto full_k = [&](int i) {
+    Wait(&shared.full_k[StageOf(before + i)], ParityOf(before + i));
+  };
+  const auto full_v = [&](int i) {
+    Wait(&shared.full_v[StageOf(before + i)], ParityOf(before + i));
+  };
+  // Barriers 2 and 3: the turn of either warpgroup. Each is arrived at as often
+  // as it is waited for.
+  if (group == 1 && count > 1) ArriveThreads(2, 2 * kWarpgroup);
 
-  Wait(&shared.full_q, 0);
-  Wait(&shared.full_k[0], 0);
+  Wait(&shared.full_q, parity);
+  full_k(0);
   issue_scores(0);
   WaitForProducts<0>();
-  release(&shared.empty_k[0]);
+  release(&shared.empty_k[StageOf(before)]);
+  if (count == 1) release(&shared.empty_q);
   mask(0);
   softmax.Step(score, factor, keep);
   Narrow(score, p);
   for (int i = 1; i < count; ++i) {
-    Wait(&shared.full_k[StageOf(i)], ParityOf(i));
+    full_k(i);
     SyncThreads(2 + group, 2 * kWarpgroup);
     issue_scores(i);
-    Wait(&shared.full_v[StageOf(i - 1)], ParityOf(i - 1));
+    full_v(i - 1);
     issue_values(i - 1);
     if (group == 0 || i < count - 1) {
       ArriveThreads(3 - group, 2 * kWarpgroup);
     }
     WaitForProducts<1>();
-    release(&shared.empty_k[StageOf(i)]);
+    release(&shared.empty_k[StageOf(before + i)]);
+    if (i == count - 1) release(&shared.empty_q);
     mask(i);
     softmax.Step(score, factor, keep);
     WaitForProducts<0>();
-    release(&shared.empty_v[StageOf(i - 1)]);
+    release(&shared.empty_v[StageOf(before + i - 1)]);
 #pragma unroll
     for (int j = 0; j < kValueDim / 2; ++j) o[j] *= keep[j / 2 % 2];
     Narrow(score, p);
   }
-  Wait(&shared.full_v[StageOf(count - 1)], ParityOf(count - 1));
+  full_v(count - 1);
   issue_values(count - 1);
   WaitForProducts<0>();
+  release(&shared.empty_v[StageOf(before + count - 1)]);
 
-  const int head = static_cast<int>(blockIdx.y);
+  const int head = item.head;
   const int64_t rows = tile.end - tile.begin;
   const int64_t first_row = tile.begin + tile.first + group * kHalf;
   float share[2];
@@ -293,9 +351,20 @@ __device__ void AttendTo(const Args& args, const SequenceTile& tile,
       pitch);
 }
 
+template <int kKeyDim, int kValueDim, typename O>
+__device__ void AttendToItems(const Args& args,
+                              Shared<kKeyDim, kValueDim>& shared) {
+  Items items(args);
+  int before = 0;
+  uint32_t parity = 0;
+  for (Item item; items.Next(item); parity ^= 1) {
+    AttendTo<kKeyDim, kValueDim, O>(args, item, before, parity, shared);
+    before += BlocksOf(args, item.tile).count();
+  }
+}
+
 #endif  // STRATA_SM90A
 
-// Block (x, y): tile x from the last, of query head y.
 template <int kKeyDim, int kValueDim, typename O>
 __global__ void __launch_bounds__(kThreads, 1)
     AttentionKernel(const Args args, const __grid_constant__ CUtensorMap map_q,
@@ -307,15 +376,9 @@ __global__ void __launch_bounds__(kThreads, 1)
   Memory& shared = *reinterpret_cast<Memory*>(
       (reinterpret_cast<uintptr_t>(memory) + kSwizzleBytes - 1) /
       kSwizzleBytes * kSwizzleBytes);
-  SequenceTile tile;
-  if (!FindSequenceTile<kRows>(args.seq_start, args.num_sequences,
-                               static_cast<int>(args.tokens.Get()),
-                               static_cast<int>(gridDim.x - 1 - blockIdx.x),
-                               tile)) {
-    return;
-  }
   if (threadIdx.x == 0) {
     InitBarrier(&shared.full_q, 1);
+    InitBarrier(&shared.empty_q, 2);
     for (int i = 0; i < kStages; ++i) {
       InitBarrier(&shared.full_k[i], 1);
       InitBarrier(&shared.full_v[i], 1);
@@ -326,13 +389,13 @@ __global__ void __launch_bounds__(kThreads, 1)
   }
   __syncthreads();
   if (threadIdx.x < kWarpgroup) {
-    ShrinkRegisters<24>();
-    if (threadIdx.x == 0) {
-      Load<kKeyDim, kValueDim>(args, tile, shared, &map_q, &map_k, &map_v);
+    ShrinkRegisters<40>();
+    if (threadIdx.x < 32) {
+      Load<kKeyDim, kValueDim>(args, shared, &map_q, &map_k, &map_v);
     }
   } else {
-    GrowRegisters<240>();
-    AttendTo<kKeyDim, kValueDim, O>(args, tile, shared);
+    GrowRegisters<232>();
+    AttendToItems<kKeyDim, kValueDim, O>(args, shared);
   }
 #endif
 }
@@ -377,8 +440,11 @@ cudaError_t Launch(const CausalAttentionArgs& args, cudaStream_t stream) {
   // Each sequence may have a tile that is not full.
   const int64_t tiles = (bound + kRows - 1) / kRows +
                         std::min<int64_t>(args.num_sequences, bound);
-  const dim3 grid(static_cast<unsigned>(tiles),
-                  static_cast<unsigned>(args.num_heads));
+  int device = 0, processors = 0;
+  cudaGetDevice(&device);
+  cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device);
+  const auto grid = static_cast<unsigned>(
+      std::min<int64_t>(processors, tiles * args.num_heads));
   kernel<<<grid, kThreads, kSharedBytes, stream>>>(kernel_args, map_q, map_k,
                                                    map_v);
   return cudaGetLastError();

@@ -20,8 +20,7 @@
 //   dk, dv   keeps keys and values, 64 queries and dout at a time:
 //            s = k q^T, dp = v dout^T;   dv += p dout, dk += ds q
 //
-// p and ds go from one product's registers into the next one's. The products of
-// a tile run while the exponentials of the next wait for nothing but scores.
+// p and ds go from one product's registers into the next one's.
 
 namespace strata::gpu {
 namespace {
@@ -48,6 +47,12 @@ struct Args {
   float* dk = nullptr;
   float* dv = nullptr;
 };
+
+// Whether a tile's last products may run beside the next one's first. For wide
+// heads there are too few registers; there the two warpgroups fill each other's
+// gaps.
+template <int kDim>
+constexpr bool kRunsOn = kDim <= 64;
 
 // Room for a tile that begins at an odd row, and is loaded from one before.
 int64_t StatsPitch(int64_t tokens) { return (tokens + kQueries + 3) / 2 * 2; }
@@ -227,6 +232,7 @@ __device__ void SumQueryGrad(const Args& args, const SequenceTile& tile,
     MultiplyColumns<kDim>(dp, shared.dout, group * kHalf, shared.v[stage]);
     EndProducts();
     WaitForProducts<1>();
+    if (kRunsOn<kDim> && i > 0) release(i - 1);
     const bool masked =
         key + kKeys > first_row + 1 ||
         (args.window > 0 && key < first_row + kHalf - args.window);
@@ -253,10 +259,12 @@ __device__ void SumQueryGrad(const Args& args, const SequenceTile& tile,
     BeginProducts();
     AddRows<kKeys>(dq, ds, shared.k[stage], i > 0);
     EndProducts();
-    // Else ds would need registers of its own beside the next scores.
-    WaitForProducts<0>();
-    release(i);
+    if constexpr (!kRunsOn<kDim>) {
+      WaitForProducts<0>();
+      release(i);
+    }
   }
+  WaitForProducts<0>();
   constexpr float kAsIs[2] = {1.f, 1.f};
   const int64_t pitch = int64_t{args.num_heads} * args.key_dim;
   StoreRows<kDim>(
@@ -368,6 +376,7 @@ __device__ void SumKeyGrads(const Args& args, const SequenceTile& tile,
     MultiplyColumns<kDim>(dp, shared.v, group * kHalf, shared.dout[stage]);
     EndProducts();
     WaitForProducts<1>();
+    if (kRunsOn<kDim> && i > 0) release(i - 1);
     // Of the tile's queries; it was loaded from an even row.
     const float2* const stats =
         shared.stats[stage] + (tile.begin + query) % 2 + thread % 4 * 2;
@@ -403,9 +412,12 @@ __device__ void SumKeyGrads(const Args& args, const SequenceTile& tile,
     BeginProducts();
     AddRows<kQueries>(dk, ds, shared.q[stage], i > 0);
     EndProducts();
-    WaitForProducts<0>();
-    release(i);
+    if constexpr (!kRunsOn<kDim>) {
+      WaitForProducts<0>();
+      release(i);
+    }
   }
+  WaitForProducts<0>();
   constexpr float kAsIs[2] = {1.f, 1.f};
   const int kv_head = static_cast<int>(blockIdx.y);
   const int64_t kv_heads = args.num_heads / args.group;

@@ -56,7 +56,13 @@ absl::Status ComparePacked(const Packed& p, double roundings,
                 [&](const std::string& name, const TensorView& view) {
                   return name == "seq_start" && FillInts(view, start);
                 }),
-       /*seed=*/1, precision});
+       /*seed=*/1, precision,
+       [precision](const std::string& name, const Sources&) {
+         // With one key they are what dot(dout, v) and dot(dout, o), which are
+         // equal, differ by after rounding: sums over a head, by the scale.
+         const bool of_scores = name == "d q" || name == "d k";
+         return precision == Precision::kBf16 && of_scores ? 1. : 0.;
+       }});
 }
 
 TEST_P(PackedTest, AgreesWithTheCpu) {
@@ -93,7 +99,14 @@ INSTANTIATE_TEST_SUITE_P(
                     Packed{"window_of_1", {40}, 2, 1, 16, 16, 1},
                     Packed{"long", {700}, 2, 1, 64, 64, 0},
                     Packed{"rows_of_128", {127, 128, 129}, 2, 1, 128, 128, 0},
-                    Packed{"long_window", {400}, 2, 1, 64, 64, 130}),
+                    Packed{"long_window", {400}, 2, 1, 64, 64, 130},
+                    Packed{"more_tiles_than_processors",
+                           {20, 130, 1, 9, 140},
+                           60,
+                           12,
+                           16,
+                           16,
+                           0}),
     [](const testing::TestParamInfo<Packed>& info) {
       return std::string(info.param.name);
     });

@@ -2,6 +2,7 @@
 
 #include "cuda/ops/blas.h"
 #include "cuda/ops/device.cuh"
+#include "cuda/ops/gemm_tile.cuh"
 #include "cuda/ops/matmul.h"
 #include "cuda/ops/row_dots.cuh"
 #include "cuda/runtime/kernel.h"
@@ -122,6 +123,37 @@ cudaError_t NarrowProduct(const KernelContext& ctx, GemmArgs args) {
   return Gemm(ctx, args);
 }
 
+// Up to so many columns and so much to sum over, a product is one launch of
+// tiles that lie below each other, a block each. A gate has a dozen of them,
+// for which cuBLAS takes two launches where the sum is longer than the result
+// is large.
+constexpr int64_t kMaxNarrowDepth = 128;
+
+template <bool kAInnerTogether, bool kBInnerTogether>
+__global__ void __launch_bounds__(kBlock)
+    NarrowProductKernel(const GemmArgs args) {
+  __shared__ TileBuffers buffers;
+  const int64_t row = int64_t{blockIdx.x} * kTile;
+  GemmTile<kAInnerTogether, kBInnerTogether>(
+      buffers,
+      static_cast<const float*>(args.a) +
+          (kAInnerTogether ? row * args.lda : row),
+      args.lda, static_cast<const float*>(args.b), args.ldb,
+      static_cast<int>(min(int64_t{kTile}, args.m - row)),
+      static_cast<int>(args.n), args.k, args.c + row * args.ldc, args.ldc);
+}
+
+cudaError_t LaunchNarrow(const KernelContext& ctx, const GemmArgs& args) {
+  const auto blocks = static_cast<unsigned>(CeilDiv(args.m, kTile));
+  auto* const kernel =
+      args.transpose_a ? (args.transpose_b ? NarrowProductKernel<false, true>
+                                           : NarrowProductKernel<false, false>)
+                       : (args.transpose_b ? NarrowProductKernel<true, true>
+                                           : NarrowProductKernel<true, false>);
+  kernel<<<blocks, kBlock, 0, ctx.stream>>>(args);
+  return cudaGetLastError();
+}
+
 cudaError_t RunMatMul(const KernelContext& ctx) {
   const Operand& a = ctx.in(0);
   const Operand& b = ctx.in(1);
@@ -152,6 +184,9 @@ cudaError_t RunMatMul(const KernelContext& ctx) {
     if (const cudaError_t error = cudaGetLastError(); error != cudaSuccess) {
       return error;
     }
+  }
+  if (args.n <= kTile && args.k <= kMaxNarrowDepth) {
+    return LaunchNarrow(ctx, args);
   }
   return Gemm(ctx, args);
 }

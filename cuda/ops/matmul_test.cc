@@ -81,13 +81,15 @@ TEST_P(MatMulTest, RoundedOperandsStayWithinTheirRounding) {
 }
 
 // On both sides of few rows (8, and the powers below), of a vector, of cuBLAS'
-// alignments.
+// alignments; of 64 columns and 128 to sum over, which are one launch of tiles.
 INSTANTIATE_TEST_SUITE_P(
     Shapes, MatMulTest,
     testing::Values(Product{1, 1, 1}, Product{1, 33, 64}, Product{2, 64, 36},
                     Product{3, 7, 128}, Product{8, 130, 257},
                     Product{9, 130, 256}, Product{64, 63, 65},
-                    Product{130, 257, 96}, Product{257, 64, 512}),
+                    Product{130, 257, 96}, Product{257, 64, 512},
+                    Product{33, 40, 48}, Product{129, 64, 128},
+                    Product{70, 64, 129}, Product{65, 65, 20}),
     ProductName);
 
 // --- One product an expert ---

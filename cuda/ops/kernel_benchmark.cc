@@ -1,0 +1,340 @@
+// bazel run --config=cuda -c opt //cuda/ops:kernel_benchmark
+//
+// Hopper's kernels by themselves, on BF16 operands in memory: time is the
+// device's, between two events about one call. Operands are random; each case
+// has more of them than L2 holds, decode attention several caches in turn.
+//
+//   of_copy     bytes a second over those of a copy on this GPU, in this run
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <functional>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "benchmark/benchmark.h"
+#include "core/base/check.h"
+#include "core/tensor/bfloat16.h"
+#include "cuda/kernels/causal_attention.h"
+#include "cuda/kernels/causal_attention_grad.h"
+#include "cuda/kernels/grouped_product.h"
+#include "cuda/ops/decode_attention.h"
+#include "cuda_bf16.h"
+#include "cuda_runtime_api.h"
+
+namespace strata::gpu {
+namespace {
+
+// Device memory of one case.
+class Arrays {
+ public:
+  ~Arrays() {
+    for (void* const p : blocks_) cudaFree(p);
+  }
+  template <typename T>
+  T* Make(int64_t n) {
+    void* p = nullptr;
+    CHECK(cudaMalloc(&p, n * sizeof(T)) == cudaSuccess) << n * sizeof(T);
+    blocks_.push_back(p);
+    return static_cast<T*>(p);
+  }
+  template <typename T>
+  T* Copy(const std::vector<T>& host) {
+    T* const p = Make<T>(host.size());
+    cudaMemcpy(p, host.data(), host.size() * sizeof(T), cudaMemcpyHostToDevice);
+    return p;
+  }
+  // Normal numbers, a million and some of them over and over.
+  __nv_bfloat16* Normal(int64_t n) {
+    static const std::vector<BFloat16> numbers = [] {
+      std::mt19937 rng(1);
+      std::normal_distribution<float> normal;
+      std::vector<BFloat16> made((1 << 20) + 7);
+      for (BFloat16& x : made) x = RoundToBFloat16(normal(rng));
+      return made;
+    }();
+    auto* const p = Make<BFloat16>(n);
+    for (int64_t i = 0; i < n; i += numbers.size()) {
+      const int64_t count = std::min<int64_t>(n - i, numbers.size());
+      cudaMemcpy(p + i, numbers.data(), count * sizeof(BFloat16),
+                 cudaMemcpyHostToDevice);
+    }
+    return reinterpret_cast<__nv_bfloat16*>(p);
+  }
+
+ private:
+  std::vector<void*> blocks_;
+};
+
+// What a case does the i-th time.
+using Call = std::function<cudaError_t(int64_t i)>;
+using MakeCall = std::function<Call(Arrays&)>;
+
+double SecondsOf(const Call& call, int64_t i) {
+  cudaEvent_t start, stop;
+  cudaEventCreate(&start);
+  cudaEventCreate(&stop);
+  cudaEventRecord(start);
+  const cudaError_t error = call(i);
+  cudaEventRecord(stop);
+  CHECK(error == cudaSuccess) << cudaGetErrorString(error);
+  CHECK(cudaEventSynchronize(stop) == cudaSuccess);
+  float milliseconds = 0;
+  cudaEventElapsedTime(&milliseconds, start, stop);
+  cudaEventDestroy(start);
+  cudaEventDestroy(stop);
+  return milliseconds * 1e-3;
+}
+
+double Median(std::vector<double> x) {
+  std::sort(x.begin(), x.end());
+  return x[x.size() / 2];
+}
+
+double CopyBandwidth() {
+  static const double measured = [] {
+    constexpr int64_t kBytes = int64_t{1} << 30;
+    Arrays arrays;
+    char* const from = arrays.Make<char>(kBytes);
+    char* const to = arrays.Make<char>(kBytes);
+    std::vector<double> seconds;
+    for (int i = 0; i < 10; ++i) {
+      seconds.push_back(SecondsOf(
+          [&](int64_t) {
+            return cudaMemcpyAsync(to, from, kBytes, cudaMemcpyDeviceToDevice);
+          },
+          i));
+    }
+    return 2.0 * kBytes / Median(seconds);
+  }();
+  return measured;
+}
+
+void Add(const std::string& name, double flops, double bytes,
+         const MakeCall& make) {
+  benchmark::RegisterBenchmark(
+      name.c_str(),
+      [=](benchmark::State& state) {
+        Arrays arrays;
+        const Call call = make(arrays);
+        for (int i = 0; i < 3; ++i) SecondsOf(call, i);
+        std::vector<double> seconds;
+        for (auto _ : state) {
+          seconds.push_back(SecondsOf(call, seconds.size()));
+          state.SetIterationTime(seconds.back());
+        }
+        const double median = Median(seconds);
+        state.counters["median_us"] = 1e6 * median;
+        if (flops > 0) state.counters["TFLOP/s"] = flops / median / 1e12;
+        state.counters["GB/s"] = bytes / median / 1e9;
+        state.counters["of_copy"] = bytes / median / CopyBandwidth();
+      })
+      ->UseManualTime()
+      ->Iterations(30)
+      ->Unit(benchmark::kMicrosecond);
+}
+
+// Loads differ as those of a gate do: shares are exp(normal / 2).
+std::vector<int32_t> Offsets(int64_t experts, int64_t rows) {
+  std::mt19937 rng(7);
+  std::normal_distribution<double> normal;
+  std::vector<double> share(experts);
+  for (double& x : share) x = std::exp(normal(rng) / 2);
+  std::discrete_distribution<int> pick(share.begin(), share.end());
+  std::vector<int32_t> offset(experts + 1);
+  for (int64_t i = 0; i < rows; ++i) ++offset[pick(rng) + 1];
+  for (int64_t e = 0; e < experts; ++e) offset[e + 1] += offset[e];
+  return offset;
+}
+
+void AddGrouped(int64_t experts, int64_t rows, int64_t k, int64_t n) {
+  const double flops = 2.0 * rows * k * n;
+  const double weights = 2.0 * experts * n * k, moved = 2.0 * rows * (n + k);
+  const std::string shape =
+      absl::StrCat("/experts:", experts, "/rows:", rows, "/k:", k, "/n:", n);
+  for (const bool forward : {true, false}) {
+    Add(absl::StrCat(forward ? "BM_GroupedProduct" : "BM_GroupedInputGrad",
+                     shape),
+        flops, weights + moved, [=](Arrays& arrays) -> Call {
+          GroupedProductArgs args;
+          args.rows = {rows, nullptr};
+          args.num_experts = static_cast<int>(experts);
+          args.n = forward ? n : k;
+          args.k = forward ? k : n;
+          args.x = arrays.Normal(rows * args.k);
+          args.w = arrays.Normal(experts * n * k);
+          args.transposed = forward;
+          args.offset = arrays.Copy(Offsets(experts, rows));
+          args.y = arrays.Make<BFloat16>(rows * args.n);
+          args.bf16_y = true;
+          return [=](int64_t) { return GroupedProduct(args, nullptr); };
+        });
+  }
+  // F32 results: 4 bytes a weight.
+  Add(absl::StrCat("BM_GroupedWeightGrad", shape), flops, 2 * weights + moved,
+      [=](Arrays& arrays) -> Call {
+        GroupedWeightGradArgs args;
+        args.rows = {rows, nullptr};
+        args.num_experts = static_cast<int>(experts);
+        args.n = n;
+        args.k = k;
+        args.dy = arrays.Normal(rows * n);
+        args.x = arrays.Normal(rows * k);
+        args.offset = arrays.Copy(Offsets(experts, rows));
+        args.dw = arrays.Make<float>(experts * n * k);
+        return [=](int64_t) { return GroupedWeightGrad(args, nullptr); };
+      });
+}
+
+struct Heads {
+  int64_t batch, tokens, heads, kv_heads, key_dim, value_dim;
+};
+
+CausalAttentionArgs MakeAttention(const Heads& h, Arrays& arrays) {
+  const int64_t t = h.batch * h.tokens;
+  std::vector<int32_t> start;
+  for (int64_t i = 0; i <= h.batch; ++i) {
+    start.push_back(static_cast<int32_t>(i * h.tokens));
+  }
+  CausalAttentionArgs args;
+  args.tokens = {t, nullptr};
+  args.num_heads = static_cast<int>(h.heads);
+  args.num_kv_heads = static_cast<int>(h.kv_heads);
+  args.key_dim = static_cast<int>(h.key_dim);
+  args.value_dim = static_cast<int>(h.value_dim);
+  args.scale = static_cast<float>(1 / std::sqrt(h.key_dim));
+  args.seq_start = arrays.Copy(start);
+  args.num_sequences = static_cast<int>(h.batch);
+  args.q = arrays.Normal(t * h.heads * h.key_dim);
+  args.k = arrays.Normal(t * h.kv_heads * h.key_dim);
+  args.v = arrays.Normal(t * h.kv_heads * h.value_dim);
+  args.o = arrays.Make<BFloat16>(t * h.heads * h.value_dim);
+  args.bf16_o = true;
+  args.lse = arrays.Make<float>(t * h.heads);
+  return args;
+}
+
+// FLOPs are those of the half of all pairs that is seen; what the gradient
+// computes again is not counted, so five products and not seven.
+void AddAttention(const Heads& h) {
+  const double pairs = 1.0 * h.batch * h.heads * h.tokens * h.tokens;
+  const double rows = 2.0 * h.batch * h.tokens * (h.key_dim + h.value_dim);
+  const std::string shape =
+      absl::StrCat("/batch:", h.batch, "/tokens:", h.tokens, "/heads:", h.heads,
+                   "/", h.kv_heads, "/dim:", h.key_dim, "/", h.value_dim);
+  Add(absl::StrCat("BM_CausalAttention", shape),
+      pairs * (h.key_dim + h.value_dim), rows * (h.heads + h.kv_heads),
+      [=](Arrays& arrays) -> Call {
+        const CausalAttentionArgs args = MakeAttention(h, arrays);
+        return [=](int64_t) { return CausalAttention(args, nullptr); };
+      });
+  if (!HasCausalAttentionGrad(h.key_dim, h.value_dim)) return;
+  Add(absl::StrCat("BM_CausalAttentionGrad", shape),
+      pairs * (3 * h.key_dim + 2 * h.value_dim),
+      rows * (3 * h.heads + 3 * h.kv_heads), [=](Arrays& arrays) -> Call {
+        const CausalAttentionArgs forward = MakeAttention(h, arrays);
+        CHECK(CausalAttention(forward, nullptr) == cudaSuccess);
+        const int64_t t = forward.tokens.bound;
+        CausalAttentionGradArgs args;
+        static_cast<CausalAttentionShape&>(args) = forward;
+        args.dout = arrays.Normal(t * h.heads * h.value_dim);
+        args.lse = forward.lse;
+        args.delta = arrays.Copy(std::vector<float>(t * h.heads, 0.25f));
+        args.stats = arrays.Make<float>(AttentionStatsFloats(t, h.heads));
+        args.dq = arrays.Make<float>(t * h.heads * h.key_dim);
+        args.dk = arrays.Make<float>(t * h.kv_heads * h.key_dim);
+        args.dv = arrays.Make<float>(t * h.kv_heads * h.value_dim);
+        return [=](int64_t) { return CausalAttentionGrad(args, nullptr); };
+      });
+}
+
+void AddDecode(int64_t batch, int64_t keys, int64_t heads, int64_t kv_heads,
+               int64_t dim, bool paged) {
+  const int64_t rows = batch * keys, elements = rows * kv_heads * dim;
+  const double bytes = 4.0 * elements;
+  Add(absl::StrCat("BM_DecodeAttention/batch:", batch, "/keys:", keys,
+                   "/heads:", heads, "/", kv_heads, "/dim:", dim,
+                   paged ? "/blocks_of:16" : "/rows"),
+      /*flops=*/0, bytes, [=](Arrays& arrays) -> Call {
+        // Four times what L2 holds, at least.
+        const int64_t caches = 1 + static_cast<int64_t>((200 << 20) / bytes);
+        std::vector<const void*> k, v;
+        for (int64_t i = 0; i < caches; ++i) {
+          k.push_back(arrays.Normal(elements));
+          v.push_back(arrays.Normal(elements));
+        }
+        std::vector<int32_t> first_row, sequence, table(rows / 16);
+        for (int64_t i = 0; i < batch; ++i) {
+          first_row.push_back(static_cast<int32_t>(i * keys));
+          sequence.push_back(static_cast<int32_t>(i));
+        }
+        for (size_t i = 0; i < table.size(); ++i) {
+          table[i] = static_cast<int32_t>(i);
+        }
+        std::shuffle(table.begin(), table.end(), std::mt19937(1));
+        DecodeAttentionArgs args;
+        args.tokens = {batch, nullptr};
+        args.num_heads = static_cast<int>(heads);
+        args.num_kv_heads = static_cast<int>(kv_heads);
+        args.dim = static_cast<int>(dim);
+        args.scale = static_cast<float>(1 / std::sqrt(dim));
+        args.max_keys = keys;
+        args.q = arrays.Copy(std::vector<float>(batch * heads * dim, 0.5f));
+        args.bf16_cache = true;
+        args.places.position = arrays.Copy(
+            std::vector<int32_t>(batch, static_cast<int32_t>(keys - 1)));
+        args.places.slots = rows;
+        if (paged) {
+          args.places.table = arrays.Copy(table);
+          args.places.table_rows = batch;
+          args.places.max_blocks = keys / 16;
+          args.places.block_size = 16;
+          args.places.sequence = arrays.Copy(sequence);
+        } else {
+          args.places.first_row = arrays.Copy(first_row);
+        }
+        const int64_t pieces = DecodePieces(args);
+        args.partial = arrays.Make<float>(pieces * dim);
+        args.max = arrays.Make<float>(pieces);
+        args.sum = arrays.Make<float>(pieces);
+        args.o = arrays.Make<float>(batch * heads * dim);
+        args.fault = {arrays.Copy(std::vector<Fault>(1)), 0};
+        return [=](int64_t i) mutable {
+          args.k = k[i % caches];
+          args.v = v[i % caches];
+          return DecodeAttention(args, nullptr);
+        };
+      });
+}
+
+void AddAll() {
+  for (const int64_t rows : {131072, 32768, 2048, 512}) {
+    AddGrouped(128, rows, 2048, 1536);
+  }
+  AddGrouped(64, 98304, 2048, 2816);
+  AddGrouped(32, 8192, 7168, 4096);
+  AddGrouped(8, 16384, 4096, 14336);
+  AddAttention({1, 4096, 32, 32, 128, 128});
+  AddAttention({1, 8192, 16, 16, 128, 128});
+  AddAttention({8, 2048, 32, 8, 128, 128});
+  AddAttention({8, 2048, 16, 16, 128, 128});
+  AddAttention({1, 4096, 16, 4, 64, 64});
+  AddAttention({1, 4096, 128, 128, 192, 128});
+  for (const bool paged : {false, true}) {
+    AddDecode(64, 4096, 32, 8, 128, paged);
+    AddDecode(16, 8192, 32, 8, 128, paged);
+    AddDecode(1, 16384, 32, 8, 128, paged);
+  }
+}
+
+}  // namespace
+}  // namespace strata::gpu
+
+int main(int argc, char** argv) {
+  benchmark::Initialize(&argc, argv);
+  strata::gpu::AddAll();
+  benchmark::RunSpecifiedBenchmarks();
+}
