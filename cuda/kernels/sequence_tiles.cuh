@@ -13,18 +13,27 @@ struct SequenceTile {
   int first = 0;           // Row of the tile, in the sequence.
 };
 
-// How many tiles of kRows rows there are, by whole warps.
+// How many tiles of kRows rows there are, and whether all sequences have as
+// many of them. By whole warps.
+struct TileCount {
+  int tiles = 0;
+  bool alike = true;
+};
 template <int kRows>
-__device__ __forceinline__ int CountSequenceTiles(const int32_t* seq_start,
-                                                  int num_sequences,
-                                                  int tokens) {
-  int count = 0;
+__device__ __forceinline__ TileCount
+CountSequenceTiles(const int32_t* seq_start, int num_sequences, int tokens) {
+  int sum = 0, least = INT32_MAX, most = 0;
   for (int s = threadIdx.x % 32; s < num_sequences; s += 32) {
     const int begin = min(max(seq_start[s], 0), tokens);
     const int end = min(max(seq_start[s + 1], begin), tokens);
-    count += (end - begin + kRows - 1) / kRows;
+    const int tiles = (end - begin + kRows - 1) / kRows;
+    sum += tiles;
+    least = min(least, tiles);
+    most = max(most, tiles);
   }
-  return __reduce_add_sync(0xffffffff, count);
+  return {__reduce_add_sync(0xffffffff, sum),
+          __reduce_min_sync(0xffffffff, least) ==
+              __reduce_max_sync(0xffffffff, most)};
 }
 
 // Finds tile `index` of those of kRows rows, counted sequence by sequence;

@@ -64,15 +64,18 @@ struct Item {
   int head = 0;
 };
 
-// The tiles of a block, by whole warps. Tiles lie head by head, those with many
-// keys first; blocks take them from left to right in one round and from right
-// to left in the next, so that what is long for one is short for the other.
+// The tiles of a block, by whole warps. Blocks take tiles from left to right in
+// one round of all of them and from right to left in the next, so that what is
+// long for one is short for the other. Sequences alike lie head by head, tiles
+// with many keys first, which repeats often within a round. One sequence, or
+// several that differ, do not: there all heads' tiles of a kind lie together,
+// so that a round's are about as long.
 class Items {
  public:
   explicit __device__ Items(const Args& args)
       : args_(args),
         tokens_(static_cast<int>(args.tokens.Get())),
-        tiles_(CountSequenceTiles<kRows>(args.seq_start, args.num_sequences,
+        count_(CountSequenceTiles<kRows>(args.seq_start, args.num_sequences,
                                          tokens_)) {}
 
   __device__ bool Next(Item& item) {
@@ -81,16 +84,23 @@ class Items {
     const int index =
         round_ * blocks + (round_ % 2 == 0 ? block : blocks - 1 - block);
     ++round_;
-    if (index >= tiles_ * args_.num_heads) return false;
-    item.head = index / tiles_;
+    if (index >= count_.tiles * args_.num_heads) return false;
+    int tile = 0;  // From the last.
+    if (count_.alike && args_.num_sequences > 1) {
+      item.head = index / count_.tiles;
+      tile = index % count_.tiles;
+    } else {
+      item.head = index % args_.num_heads;
+      tile = index / args_.num_heads;
+    }
     return FindSequenceTile<kRows>(args_.seq_start, args_.num_sequences,
-                                   tokens_, tiles_ - 1 - index % tiles_,
-                                   item.tile);
+                                   tokens_, count_.tiles - 1 - tile, item.tile);
   }
 
  private:
   const Args& args_;
-  const int tokens_, tiles_;
+  const int tokens_;
+  const TileCount count_;
   int round_ = 0;
 };
 

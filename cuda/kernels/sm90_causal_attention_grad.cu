@@ -30,7 +30,6 @@ constexpr int kThreads = 3 * kWarpgroup;
 constexpr int kKeys = 128;    // Of a tile, for dq,
 constexpr int kQueries = 64;  // and for dk and dv.
 constexpr int kKeyStages = 2, kQueryStages = 3;
-constexpr int kWarps = 8;  // That multiply; each says when it is done.
 constexpr float kLog2E = 1.4426950408889634f;
 
 struct Args {
@@ -96,13 +95,14 @@ __device__ __forceinline__ Shared& SharedMemory() {
       kSwizzleBytes * kSwizzleBytes);
 }
 
+// `releases`: how many threads say that a stage is free.
 template <int kStages, typename Shared>
-__device__ __forceinline__ void InitBarriers(Shared& shared) {
+__device__ __forceinline__ void InitBarriers(Shared& shared, int releases) {
   if (threadIdx.x == 0) {
     InitBarrier(&shared.full_rows, 1);
     for (int i = 0; i < kStages; ++i) {
       InitBarrier(&shared.full[i], 1);
-      InitBarrier(&shared.empty[i], kWarps);
+      InitBarrier(&shared.empty[i], releases);
     }
     FenceBarrierInit();
   }
@@ -219,8 +219,7 @@ __device__ void SumQueryGrad(const Args& args, const SequenceTile& tile,
   float s[kKeys / 2], dp[kKeys / 2], dq[kDim / 2];
   uint32_t ds[kKeys / 16][4];
   const auto release = [&](int i) {
-    __syncwarp();  // All have read what is not a product's.
-    if (thread % 32 == 0) Arrive(&shared.empty[i % kKeyStages]);
+    if (thread == 0) Arrive(&shared.empty[i % kKeyStages]);
   };
   Wait(&shared.full_rows, 0);
   for (int i = 0; i < tiles.count(); ++i) {
@@ -291,7 +290,7 @@ __global__ void __launch_bounds__(kThreads, 1)
                                tile)) {
     return;
   }
-  InitBarriers<kKeyStages>(shared);
+  InitBarriers<kKeyStages>(shared, /*releases=*/2);
   if (threadIdx.x < kWarpgroup) {
     ShrinkRegisters<24>();
     if (threadIdx.x == 0) {
@@ -362,10 +361,8 @@ __device__ void SumKeyGrads(const Args& args, const SequenceTile& tile,
   const int count = tiles.of_head * args.group;
   float s[kQueries / 2], dp[kQueries / 2], dk[kDim / 2], dv[kDim / 2];
   uint32_t p[kQueries / 16][4], ds[kQueries / 16][4];
-  const auto release = [&](int i) {
-    __syncwarp();  // All have read what is not a product's.
-    if (thread % 32 == 0) Arrive(&shared.empty[i % kQueryStages]);
-  };
+  // By every thread: each has read stats for itself.
+  const auto release = [&](int i) { Arrive(&shared.empty[i % kQueryStages]); };
   Wait(&shared.full_rows, 0);
   for (int i = 0; i < count; ++i) {
     const int stage = i % kQueryStages, query = tiles.query(i);
@@ -447,7 +444,7 @@ __global__ void __launch_bounds__(kThreads, 1)
                                static_cast<int>(blockIdx.x), tile)) {
     return;
   }
-  InitBarriers<kQueryStages>(shared);
+  InitBarriers<kQueryStages>(shared, /*releases=*/2 * kWarpgroup);
   if (threadIdx.x < kWarpgroup) {
     ShrinkRegisters<24>();
     if (threadIdx.x == 0) {
