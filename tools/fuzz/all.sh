@@ -16,5 +16,6 @@ core/checkpoint/safetensors_fuzz
 core/tokenizer/chat_template_fuzz
 core/tokenizer/tokenizer_fuzz
 core/trace/routing_fuzz
+serving/api/api_request_fuzz
 sim/chakra/trace_fuzz
 END
