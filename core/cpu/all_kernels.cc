@@ -7,6 +7,8 @@
 #include "core/cpu/dispatch.h"
 #include "core/cpu/elementwise.h"
 #include "core/cpu/embedding.h"
+#include "core/cpu/fused_attention.h"
+#include "core/cpu/fused_experts.h"
 #include "core/cpu/gate.h"
 #include "core/cpu/gate_loss.h"
 #include "core/cpu/gate_select.h"
@@ -29,6 +31,8 @@ KernelRegistry AllCpuKernels() {
   RegisterDispatchKernels(registry);
   RegisterElementwiseKernels(registry);
   RegisterEmbeddingKernels(registry);
+  RegisterFusedAttentionKernels(registry);
+  RegisterFusedExpertsKernels(registry);
   RegisterGateKernels(registry);
   RegisterGateLossKernels(registry);
   RegisterGateSelectKernels(registry);

@@ -12,6 +12,8 @@
 #include "core/cpu/dispatch.h"
 #include "core/cpu/elementwise.h"
 #include "core/cpu/embedding.h"
+#include "core/cpu/fused_attention.h"
+#include "core/cpu/fused_experts.h"
 #include "core/cpu/gate.h"
 #include "core/cpu/gate_select.h"
 #include "core/cpu/latent_key_value.h"
@@ -236,6 +238,8 @@ KernelRegistry BatchInvariantCpuKernels() {
   RegisterDispatchKernels(registry);
   RegisterElementwiseKernels(registry);
   RegisterEmbeddingKernels(registry);
+  RegisterFusedAttentionKernels(registry);
+  RegisterFusedExpertsKernels(registry);
   RegisterGateKernels(registry);
   RegisterGateSelectKernels(registry);
   RegisterLatentKeyValueKernels(registry);

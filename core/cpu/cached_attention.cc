@@ -109,10 +109,9 @@ constexpr int64_t kMaxSingleRows = 8;
 
 // Tokens i attend from q to rows of k_cache and v_cache, which may be one.
 template <typename T>
-absl::Status AttendToCache(const KernelContext& ctx,
-                           const AttentionSizes& sizes, const T* k_cache,
-                           const T* v_cache, int64_t slots,
-                           const int32_t* first_row, const int32_t* position) {
+absl::Status AttendCache(const KernelContext& ctx, const AttentionSizes& sizes,
+                         const T* k_cache, const T* v_cache, int64_t slots,
+                         const int32_t* first_row, const int32_t* position) {
   const int64_t t = ctx.in(0).dim(0);
   const T* const q = ctx.in(0).as<T>();  // [t, ld_q]
   T* const o = ctx.out(0).as<T>();       // [t, ld_o]
@@ -181,10 +180,9 @@ absl::Status AttendToCache(const KernelContext& ctx,
 
 template <typename T>
 absl::Status RunCachedAttention(const KernelContext& ctx) {
-  return AttendToCache<T>(
-      ctx, AttentionSizes(ctx.attrs(), ctx.in(0), ctx.in(2)), ctx.in(1).as<T>(),
-      ctx.in(2).as<T>(), ctx.in(1).dim(0), ctx.in(3).as<int32_t>(),
-      ctx.in(4).as<int32_t>());
+  return AttendCache<T>(ctx, AttentionSizes(ctx.attrs(), ctx.in(0), ctx.in(2)),
+                        ctx.in(1).as<T>(), ctx.in(2).as<T>(), ctx.in(1).dim(0),
+                        ctx.in(3).as<int32_t>(), ctx.in(4).as<int32_t>());
 }
 
 // The values are the first columns of the keys.
@@ -194,11 +192,21 @@ absl::Status RunCachedLatentAttention(const KernelContext& ctx) {
   sizes.value_dim = ctx.attrs().Int("rank");
   sizes.ld_o = sizes.num_heads * sizes.value_dim;
   const T* const cache = ctx.in(1).as<T>();  // [slots, rank + rope]
-  return AttendToCache<T>(ctx, sizes, cache, cache, ctx.in(1).dim(0),
-                          ctx.in(2).as<int32_t>(), ctx.in(3).as<int32_t>());
+  return AttendCache<T>(ctx, sizes, cache, cache, ctx.in(1).dim(0),
+                        ctx.in(2).as<int32_t>(), ctx.in(3).as<int32_t>());
 }
 
 }  // namespace
+
+absl::Status AttendToCache(const KernelContext& ctx) {
+  return ctx.in(0).dtype == DType::kF64 ? RunCachedAttention<double>(ctx)
+                                        : RunCachedAttention<float>(ctx);
+}
+
+absl::Status AttendToLatentCache(const KernelContext& ctx) {
+  return ctx.in(0).dtype == DType::kF64 ? RunCachedLatentAttention<double>(ctx)
+                                        : RunCachedLatentAttention<float>(ctx);
+}
 
 void RegisterCachedAttentionKernels(KernelRegistry& kernels) {
   kernels.Register(kCacheWrite, DType::kF32, RunCacheWrite<float>);

@@ -6,6 +6,7 @@
 
 #include "absl/status/status.h"
 #include "absl/types/span.h"
+#include "core/cpu/gate_rows.h"
 #include "core/cpu/row_chunks.h"
 #include "core/cpu/vector_math.h"
 #include "core/ops/gate.h"
@@ -88,48 +89,6 @@ absl::Status RunEnergySignatureGrad(const KernelContext& ctx) {
   return absl::OkStatus();
 }
 
-// What SelectedWeight adds to a row's sum before it divides by it.
-constexpr double kSumFloor = 1e-20;
-
-// What a row's chosen p are divided by, and whether it moves with them.
-template <typename T>
-struct Divisor {
-  T value = 1;
-  bool is_sum = false;
-};
-
-// How the attributes say that a row is divided.
-template <typename T>
-class Normalizer {
- public:
-  explicit Normalizer(const Attrs& attrs)
-      : normalize_(attrs.Int("normalize") != 0),
-        floor_(static_cast<T>(attrs.Float("floor"))) {}
-
-  // `scratch` [k]. The p are added up from the largest on, so that the sum, and
-  // with it each weight, depends on who was chosen, not on the order, which a
-  // bias may change. They come nearly in that order: insertion is cheap.
-  Divisor<T> Of(const T* p, const int32_t* expert, int64_t k,
-                T* scratch) const {
-    if (!normalize_) return {};
-    int64_t n = 0;
-    for (int64_t j = 0; j < k; ++j) {
-      if (expert[j] < 0) continue;
-      const T x = p[expert[j]];
-      int64_t at = n++;
-      for (; at > 0 && scratch[at - 1] < x; --at) scratch[at] = scratch[at - 1];
-      scratch[at] = x;
-    }
-    T sum = static_cast<T>(kSumFloor);
-    for (int64_t j = 0; j < n; ++j) sum += scratch[j];
-    return sum >= floor_ ? Divisor<T>{sum, true} : Divisor<T>{floor_, false};
-  }
-
- private:
-  bool normalize_;
-  T floor_;
-};
-
 template <typename T>
 absl::Status RunSelectedWeight(const KernelContext& ctx) {
   const int64_t experts = ctx.in(0).dim(1);
@@ -141,13 +100,8 @@ absl::Status RunSelectedWeight(const KernelContext& ctx) {
   const Normalizer<T> normalizer(ctx.attrs());
   T* const scratch = ctx.scratch.Take<T>(ctx.pool.num_threads() * k);
   ForEachRow(ctx.pool, ctx.in(0).dim(0), k, [&](int64_t i, int worker) {
-    const T* const row = p + i * experts;
-    const int32_t* const chosen = expert + i * k;
-    const T factor =
-        scale / normalizer.Of(row, chosen, k, scratch + worker * k).value;
-    for (int64_t j = 0; j < k; ++j) {
-      out[i * k + j] = chosen[j] >= 0 ? factor * row[chosen[j]] : T{0};
-    }
+    normalizer.Weigh(scale, p + i * experts, expert + i * k, k,
+                     scratch + worker * k, out + i * k);
   });
   return absl::OkStatus();
 }

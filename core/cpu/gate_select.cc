@@ -1,13 +1,12 @@
 #include "core/cpu/gate_select.h"
 
 #include <algorithm>
-#include <cmath>
 #include <cstdint>
-#include <cstring>
 #include <functional>
 #include <limits>
 
 #include "absl/status/status.h"
+#include "core/cpu/gate_rows.h"
 #include "core/cpu/row_chunks.h"
 #include "core/cpu/vector_math.h"
 #include "core/ops/gate_select.h"
@@ -17,69 +16,6 @@
 
 namespace strata {
 namespace {
-
-// --- The order of scores ---
-
-// A score and its index as one integer, so that the better candidate is the
-// larger one: of equal scores that of the lower index. -0 and 0 are equals, NaN
-// is below all else: sorting is defined for whatever a diverged model may
-// produce.
-template <typename T>
-struct Rank;
-
-template <>
-struct Rank<float> {
-  using Bits = int32_t;
-  using Candidate = int64_t;
-};
-template <>
-struct Rank<double> {
-  using Bits = int64_t;
-  using Candidate = __int128;
-};
-template <typename T>
-using Candidate = typename Rank<T>::Candidate;
-
-template <typename T>
-Candidate<T> MakeCandidate(T score, int64_t index) {
-  using Bits = typename Rank<T>::Bits;
-  score += T{0};  // -0 becomes 0.
-  Bits key;
-  std::memcpy(&key, &score, sizeof(key));
-  if (key < 0) key ^= std::numeric_limits<Bits>::max();
-  if (std::isnan(score)) key = std::numeric_limits<Bits>::min();
-  return static_cast<Candidate<T>>(key) * (Candidate<T>{1} << 32) +
-         (std::numeric_limits<int32_t>::max() - index);
-}
-
-template <typename T>
-int32_t IndexOf(T candidate) {
-  return std::numeric_limits<int32_t>::max() -
-         static_cast<int32_t>(static_cast<uint32_t>(candidate));
-}
-
-// The best of a row, best first. `k` is small, so insertion into a sorted list
-// beats sorting the row.
-template <typename T>
-class Best {
- public:
-  Best(Candidate<T>* list, int64_t k) : list_(list), k_(k) {}
-
-  void Offer(T score, int64_t index) { Offer(MakeCandidate(score, index)); }
-  void Offer(Candidate<T> candidate) {
-    if (size_ == k_ && candidate <= list_[k_ - 1]) return;
-    int64_t at = size_ < k_ ? size_++ : k_ - 1;
-    for (; at > 0 && list_[at - 1] < candidate; --at) list_[at] = list_[at - 1];
-    list_[at] = candidate;
-  }
-  int64_t size() const { return size_; }
-  int32_t operator[](int64_t i) const { return IndexOf(list_[i]); }
-
- private:
-  Candidate<T>* list_;
-  int64_t k_;
-  int64_t size_ = 0;
-};
 
 // --- Kernels ---
 
@@ -163,54 +99,13 @@ absl::Status RunAdaptiveSelect(const KernelContext& ctx) {
 template <typename T>
 absl::Status RunTopKSelect(const KernelContext& ctx) {
   const TensorView& score = ctx.in(0);
-  const int64_t experts = score.dim(1);
-  const int64_t k = ctx.attrs().Int("k");
-  const int64_t num_groups = ctx.attrs().Int("num_groups");
-  const int64_t top_groups = ctx.attrs().Int("top_groups");
-  const int64_t width = experts / num_groups;
-  const int64_t counted =
-      std::min<int64_t>(ctx.attrs().Int("group_max") != 0 ? 1 : 2, width);
+  const TopKRow<T> row(ctx.attrs(), score.dim(1));
   const T* const in = score.as<T>();
   const T* const bias = ctx.has(1) ? ctx.in(1).as<T>() : nullptr;
   int32_t* const out = ctx.out(0).as<int32_t>();
-  // Of a worker: the biased row; lists of the experts chosen, of the groups
-  // chosen and of a group's best two; whether each group is looked at.
-  const int num_threads = ctx.pool.num_threads();
-  T* const biased_rows = ctx.scratch.Take<T>(num_threads * experts);
-  const int64_t list_size = k + top_groups + 2;
-  auto* const lists = ctx.scratch.Take<Candidate<T>>(num_threads * list_size);
-  auto* const open_groups = ctx.scratch.Take<uint8_t>(num_threads * num_groups);
-
-  const auto select_row = [&](int64_t i, T* biased, Candidate<T>* list,
-                              uint8_t* open) {
-    for (int64_t e = 0; e < experts; ++e) {
-      biased[e] = in[i * experts + e] + (bias != nullptr ? bias[e] : T{0});
-    }
-    std::fill_n(open, num_groups, uint8_t{top_groups == num_groups});
-    if (top_groups < num_groups) {
-      Best<T> groups(list + k, top_groups);
-      for (int64_t g = 0; g < num_groups; ++g) {
-        const T* const of_group = biased + g * width;
-        Best<T> two(list + k + top_groups, counted);
-        for (int64_t e = 0; e < width; ++e) two.Offer(of_group[e], e);
-        T sum = of_group[two[0]];
-        if (two.size() > 1) sum += of_group[two[1]];
-        groups.Offer(sum, g);
-      }
-      for (int64_t j = 0; j < top_groups; ++j) open[groups[j]] = 1;
-    }
-    Best<T> best(list, k);
-    for (int64_t g = 0; g < num_groups; ++g) {
-      if (open[g] == 0) continue;
-      for (int64_t e = g * width; e < (g + 1) * width; ++e) {
-        best.Offer(biased[e], e);
-      }
-    }
-    for (int64_t j = 0; j < k; ++j) out[i * k + j] = best[j];
-  };
-  ForEachRow(ctx.pool, score.dim(0), experts, [&](int64_t i, int worker) {
-    select_row(i, biased_rows + worker * experts, lists + worker * list_size,
-               open_groups + worker * num_groups);
+  const auto scratch = row.TakeScratch(ctx.pool.num_threads(), ctx.scratch);
+  ForEachRow(ctx.pool, score.dim(0), row.experts, [&](int64_t i, int worker) {
+    row.Select(in + i * row.experts, bias, scratch, worker, out + i * row.k);
   });
   return absl::OkStatus();
 }

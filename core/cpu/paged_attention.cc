@@ -157,10 +157,9 @@ struct PageBlock {
 
 // Tokens attend from q to rows of k_cache and v_cache, which may be one.
 template <typename T>
-absl::Status AttendToPages(const KernelContext& ctx,
-                           const AttentionSizes& sizes, const T* k_cache,
-                           const T* v_cache, int64_t slots,
-                           const PageView& pages) {
+absl::Status AttendPages(const KernelContext& ctx, const AttentionSizes& sizes,
+                         const T* k_cache, const T* v_cache, int64_t slots,
+                         const PageView& pages) {
   const int64_t t = ctx.in(0).dim(0);
   const T* const q = ctx.in(0).as<T>();  // [t, ld_q]
   T* const o = ctx.out(0).as<T>();       // [t, ld_o]
@@ -215,9 +214,9 @@ absl::Status AttendToPages(const KernelContext& ctx,
 
 template <typename T>
 absl::Status RunPagedAttention(const KernelContext& ctx) {
-  return AttendToPages<T>(
-      ctx, AttentionSizes(ctx.attrs(), ctx.in(0), ctx.in(2)), ctx.in(1).as<T>(),
-      ctx.in(2).as<T>(), ctx.in(1).dim(0), PageView(ctx, /*first=*/3));
+  return AttendPages<T>(ctx, AttentionSizes(ctx.attrs(), ctx.in(0), ctx.in(2)),
+                        ctx.in(1).as<T>(), ctx.in(2).as<T>(), ctx.in(1).dim(0),
+                        PageView(ctx, /*first=*/3));
 }
 
 // The values are the first columns of the keys.
@@ -227,11 +226,21 @@ absl::Status RunPagedLatentAttention(const KernelContext& ctx) {
   sizes.value_dim = ctx.attrs().Int("rank");
   sizes.ld_o = sizes.num_heads * sizes.value_dim;
   const T* const cache = ctx.in(1).as<T>();  // [slots, rank + rope]
-  return AttendToPages<T>(ctx, sizes, cache, cache, ctx.in(1).dim(0),
-                          PageView(ctx, /*first=*/2));
+  return AttendPages<T>(ctx, sizes, cache, cache, ctx.in(1).dim(0),
+                        PageView(ctx, /*first=*/2));
 }
 
 }  // namespace
+
+absl::Status AttendToPages(const KernelContext& ctx) {
+  return ctx.in(0).dtype == DType::kF64 ? RunPagedAttention<double>(ctx)
+                                        : RunPagedAttention<float>(ctx);
+}
+
+absl::Status AttendToLatentPages(const KernelContext& ctx) {
+  return ctx.in(0).dtype == DType::kF64 ? RunPagedLatentAttention<double>(ctx)
+                                        : RunPagedLatentAttention<float>(ctx);
+}
 
 void RegisterPagedAttentionKernels(KernelRegistry& kernels) {
   kernels.Register(kPagedAttention, DType::kF32, RunPagedAttention<float>);

@@ -5,9 +5,15 @@
 #ifndef CORE_CPU_PAGED_ATTENTION_H_
 #define CORE_CPU_PAGED_ATTENTION_H_
 
+#include "absl/status/status.h"
+#include "core/runtime/kernel.h"
 #include "core/runtime/kernel_registry.h"
 
 namespace strata {
+
+// The kernels of PagedAttention and PagedLatentAttention, F32 and F64.
+absl::Status AttendToPages(const KernelContext& context);
+absl::Status AttendToLatentPages(const KernelContext& context);
 
 void RegisterPagedAttentionKernels(KernelRegistry& kernels);
 

@@ -129,7 +129,14 @@ HWY_INLINE void DotTile(const RowProductArgs<T, W>& g, int64_t row,
   const W* const b1 = b0 + std::min<int64_t>(1, columns - 1) * g.ldb;
   const W* const b2 = b0 + std::min<int64_t>(2, columns - 1) * g.ldb;
   const W* const b3 = b0 + (columns - 1) * g.ldb;
-  const T* const a = g.a + row * g.lda;
+  const auto row_of_a = [&](int i) HWY_ATTR {
+    const int64_t at = row + std::min(i, kRows - 1);
+    return g.a + (g.a_row != nullptr ? g.a_row[at] : at) * g.lda;
+  };
+  const T* const a0 = row_of_a(0);
+  const T* const a1 = row_of_a(1);
+  const T* const a2 = row_of_a(2);
+  const T* const a3 = row_of_a(3);
   const int64_t ahead = kDotColumns * g.ldb;
   V<T> s00 = hn::Zero(d), s01 = s00, s02 = s00, s03 = s00;
   V<T> s10 = s00, s11 = s00, s12 = s00, s13 = s00;
@@ -137,27 +144,27 @@ HWY_INLINE void DotTile(const RowProductArgs<T, W>& g, int64_t row,
   V<T> s30 = s00, s31 = s00, s32 = s00, s33 = s00;
   const auto step = [&](V<T> y0, V<T> y1, V<T> y2, V<T> y3, auto load)
                         HWY_ATTR {
-                          const V<T> x0 = load(a);
+                          const V<T> x0 = load(a0);
                           s00 = hn::MulAdd(x0, y0, s00);
                           s01 = hn::MulAdd(x0, y1, s01);
                           s02 = hn::MulAdd(x0, y2, s02);
                           s03 = hn::MulAdd(x0, y3, s03);
                           if constexpr (kRows >= 2) {
-                            const V<T> x1 = load(a + g.lda);
+                            const V<T> x1 = load(a1);
                             s10 = hn::MulAdd(x1, y0, s10);
                             s11 = hn::MulAdd(x1, y1, s11);
                             s12 = hn::MulAdd(x1, y2, s12);
                             s13 = hn::MulAdd(x1, y3, s13);
                           }
                           if constexpr (kRows >= 3) {
-                            const V<T> x2 = load(a + 2 * g.lda);
+                            const V<T> x2 = load(a2);
                             s20 = hn::MulAdd(x2, y0, s20);
                             s21 = hn::MulAdd(x2, y1, s21);
                             s22 = hn::MulAdd(x2, y2, s22);
                             s23 = hn::MulAdd(x2, y3, s23);
                           }
                           if constexpr (kRows >= 4) {
-                            const V<T> x3 = load(a + 3 * g.lda);
+                            const V<T> x3 = load(a3);
                             s30 = hn::MulAdd(x3, y0, s30);
                             s31 = hn::MulAdd(x3, y1, s31);
                             s32 = hn::MulAdd(x3, y2, s32);

@@ -31,6 +31,8 @@ struct RowProductArgs {
   int64_t m = 0, n = 0, k = 0;
   const T* a = nullptr;
   int64_t lda = 0;
+  // by_dots: [m], row i of a is the one of this index; null: row i itself.
+  const int32_t* a_row = nullptr;
   const W* b = nullptr;
   int64_t ldb = 0;
   T* c = nullptr;

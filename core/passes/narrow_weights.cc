@@ -19,6 +19,11 @@ bool IsCandidate(const Value& value) {
   return value.role == Role::kParameter && value.type.dtype == DType::kF32;
 }
 
+bool Updates(const Node& node, ValueId id) {
+  return std::any_of(node.mutates.begin(), node.mutates.end(),
+                     [&](int i) { return node.inputs[i] == id; });
+}
+
 // Whether `node` makes of `inputs` what it makes of its own.
 bool InfersTheSame(const Graph& graph, const Node& node,
                    absl::Span<const ValueId> inputs) {
@@ -53,7 +58,7 @@ std::set<std::string> NarrowableWeights(const Graph& graph) {
       auto inputs = node.inputs;
       std::replace(inputs.begin(), inputs.end(), id, twin[id]);
       refused[id] =
-          !node.mutates.empty() || !InfersTheSame(with_twins, node, inputs);
+          Updates(node, id) || !InfersTheSame(with_twins, node, inputs);
     }
   }
   std::set<std::string> names;

@@ -21,7 +21,20 @@ struct Item {
   int64_t offset = -1;
 };
 
-std::vector<Item> Lifetimes(const Graph& graph) {
+int64_t AlignedBytes(const Value& value) {
+  return (value.type.max_bytes() + kAlignment - 1) / kAlignment * kAlignment;
+}
+
+// The input whose place the first output of `node` may take; else kNone.
+ValueId InPlace(const Node& node) {
+  if (!node.attrs.Has("in_place")) return kNone;
+  return node.inputs[node.attrs.Int("in_place")];
+}
+
+// The lives of values; one that takes over another's place has none of its own,
+// and `holder` [values] says whose it prolongs.
+std::vector<Item> Lifetimes(const Graph& graph, bool in_place,
+                            std::vector<ValueId>& holder) {
   const int end = static_cast<int>(graph.nodes().size());
   std::vector<int> last(graph.values().size(), -1);
   for (int n = 0; n < end; ++n) {
@@ -37,14 +50,32 @@ std::vector<Item> Lifetimes(const Graph& graph) {
     }
   }
 
+  holder.resize(graph.values().size());
+  for (size_t id = 0; id < holder.size(); ++id) {
+    holder[id] = static_cast<ValueId>(id);
+  }
+  for (int n = 0; n < end && in_place; ++n) {
+    const Node& node = graph.node(n);
+    const ValueId from = InPlace(node);
+    if (from == kNone || graph.value(from).role != Role::kActivation) continue;
+    const ValueId to = node.outputs[0];
+    const ValueId held = holder[from];
+    // `last` of the holder is that of its latest tenant.
+    if (last[held] != n || graph.value(to).type.max_bytes() !=
+                               graph.value(held).type.max_bytes()) {
+      continue;
+    }
+    holder[to] = held;
+    last[held] = last[to];
+  }
+
   std::vector<Item> items;
   for (size_t id = 0; id < graph.values().size(); ++id) {
     const Value& value = graph.value(id);
     if (value.role != Role::kActivation) continue;
-    const int64_t bytes =
-        (value.type.max_bytes() + kAlignment - 1) / kAlignment * kAlignment;
-    items.push_back(
-        {static_cast<ValueId>(id), bytes, value.producer, last[id]});
+    if (holder[id] != static_cast<ValueId>(id)) continue;
+    items.push_back({static_cast<ValueId>(id), AlignedBytes(value),
+                     value.producer, last[id]});
   }
   return items;
 }
@@ -76,13 +107,22 @@ int64_t FirstFit(const Item& item, const std::vector<Item>& placed) {
 }  // namespace
 
 MemoryPlan PlanMemory(const Graph& graph, bool reuse) {
-  std::vector<Item> items = Lifetimes(graph);
+  std::vector<ValueId> holder;
+  std::vector<Item> items = Lifetimes(graph, reuse, holder);
   MemoryPlan plan;
   plan.offset.assign(graph.values().size(), -1);
   plan.num_values = static_cast<int>(items.size());
+  for (size_t id = 0; id < holder.size(); ++id) {
+    if (holder[id] != static_cast<ValueId>(id)) ++plan.num_in_place;
+  }
+  plan.num_values += plan.num_in_place;
   plan.lower_bound_bytes =
       LowerBound(items, static_cast<int>(graph.nodes().size()));
-  for (const Item& item : items) plan.unshared_bytes += item.bytes;
+  for (const Value& value : graph.values()) {
+    if (value.role == Role::kActivation) {
+      plan.unshared_bytes += AlignedBytes(value);
+    }
+  }
 
   if (!reuse) {
     for (const Item& item : items) {
@@ -106,15 +146,20 @@ MemoryPlan PlanMemory(const Graph& graph, bool reuse) {
                                    }),
                   item);
   }
+  for (size_t id = 0; id < holder.size(); ++id) {
+    plan.offset[id] = plan.offset[holder[id]];
+  }
   return plan;
 }
 
 std::string MemoryPlan::ToString() const {
   const auto mb = [](int64_t bytes) { return bytes / 1e6; };
   return absl::StrFormat(
-      "%d values: %.1f MB without reuse, %.1f MB with (%.3fx), lower bound "
+      "%d values%s: %.1f MB without reuse, %.1f MB with (%.3fx), lower bound "
       "%.1f MB",
-      num_values, mb(unshared_bytes), mb(arena_bytes),
+      num_values,
+      num_in_place == 0 ? "" : absl::StrFormat(" (%d in place)", num_in_place),
+      mb(unshared_bytes), mb(arena_bytes),
       unshared_bytes == 0 ? 1.0
                           : static_cast<double>(arena_bytes) / unshared_bytes,
       mb(lower_bound_bytes));

@@ -1,0 +1,346 @@
+// Holds the fused graph to the one it was made from.
+
+#include "core/passes/fuse/fuse.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "core/cpu/all_kernels.h"
+#include "core/cpu/batch_invariant.h"
+#include "core/graph/builder.h"
+#include "core/graph/graph.h"
+#include "core/graph/op_def.h"
+#include "core/model/config.h"
+#include "core/model/config.pb.h"
+#include "core/ops/activation.h"
+#include "core/ops/dispatch.h"
+#include "core/ops/elementwise.h"
+#include "core/ops/matmul.h"
+#include "core/ops/norm.h"
+#include "core/passes/fuse/fuse_models.h"
+#include "core/passes/narrow_weights.h"
+#include "core/testing/status_matchers.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+
+namespace strata {
+namespace {
+
+using ::testing::Contains;
+using ::testing::ElementsAre;
+using ::testing::Not;
+using ::testing::TestWithParam;
+using ::testing::Values;
+
+constexpr int64_t kBlocks = 130;
+
+std::vector<ModelConfig> AllModels() {
+  return {DenseModel(),   BiasedModel(), FlatModel(),
+          GroupedModel(), LatentModel(), HierarchicalModel()};
+}
+
+std::vector<std::string> OpNames(const Graph& graph,
+                                 const std::string& scope = "") {
+  std::vector<std::string> names;
+  for (const Node& node : graph.nodes()) {
+    if (node.scope.compare(0, scope.size(), scope) == 0) {
+      names.emplace_back(node.op->name);
+    }
+  }
+  return names;
+}
+
+StepOptions Paged() {
+  StepOptions options;
+  options.cache_blocks = kBlocks;
+  return options;
+}
+
+// Where sums are made in another order: a logit is a sum over 24 columns,
+// behind two layers of sums over at most 160 keys and 40 columns, so some
+// hundred roundings, each of half the last place, whose sizes add up.
+constexpr double kRoundings = 400;
+
+double Epsilon(DType dtype) {
+  return std::pow(2.0, dtype == DType::kF64 ? -53 : -24);
+}
+
+// The largest difference, by the largest value.
+double Distance(const std::vector<double>& a, const std::vector<double>& b) {
+  EXPECT_EQ(a.size(), b.size());
+  double most = 0, size = 1e-30;
+  for (size_t i = 0; i < std::min(a.size(), b.size()); ++i) {
+    most = std::max(most, std::abs(a[i] - b[i]));
+    size = std::max(size, std::abs(b[i]));
+  }
+  return most / size;
+}
+
+struct Case {
+  const char* name;
+  ModelConfig (*config)();
+  bool paged;
+};
+
+class FusedStepTest : public TestWithParam<Case> {
+ protected:
+  std::unique_ptr<StepModel> Make(KernelRegistry kernels, StepOptions options) {
+    if (GetParam().paged) options.cache_blocks = kBlocks;
+    auto model =
+        StepModel::Create(GetParam().config(), std::move(kernels), options);
+    EXPECT_THAT(model, IsOk());
+    return model.ok() ? *std::move(model) : nullptr;
+  }
+
+  // That both make the same of every number of tokens, on both sides of what
+  // few tokens are, of a gate's piece and of one and two tiles: bit for bit
+  // where attention goes by pages. Over a cache of rows it takes runs of up to
+  // 32 tokens at a time, which a tile's end cuts, and then rounds otherwise.
+  void ExpectSame(const StepOptions& options) {
+    StepOptions plain = options;
+    plain.fuse = false;
+    const auto want = Make(BatchInvariantCpuKernels(), plain);
+    const auto got = Make(BatchInvariantCpuKernels(), options);
+    ASSERT_NE(want, nullptr);
+    ASSERT_NE(got, nullptr);
+    ASSERT_LT(got->program().graph().nodes().size(),
+              want->program().graph().nodes().size());
+    for (const int64_t tokens : {1, 2, 5, 31, 32, 33, 63, 64, 65, 128, 130}) {
+      ASSERT_THAT(want->Run(tokens), IsOk());
+      ASSERT_THAT(got->Run(tokens), IsOk());
+      const auto expected = want->Results();
+      for (const auto& [name, values] : got->Results()) {
+        if (GetParam().paged) {
+          EXPECT_EQ(values, expected.at(name)) << name << ", " << tokens;
+        } else {
+          EXPECT_LE(Distance(values, expected.at(name)),
+                    kRoundings * Epsilon(options.compute))
+              << name << ", " << tokens;
+        }
+      }
+    }
+  }
+};
+
+TEST_P(FusedStepTest, IsTheSameInF32) { ExpectSame({}); }
+
+TEST_P(FusedStepTest, IsTheSameInF64) {
+  StepOptions options;
+  options.compute = DType::kF64;
+  ExpectSame(options);
+}
+
+TEST_P(FusedStepTest, ReadsWeightsInBf16InPlace) {
+  StepOptions options;
+  options.narrow = true;
+  ExpectSame(options);
+}
+
+TEST_P(FusedStepTest, NumberOfThreadsChangesNothing) {
+  StepOptions options;
+  options.num_threads = 1;
+  const auto one = Make(BatchInvariantCpuKernels(), options);
+  options.num_threads = 3;
+  options.reuse_memory = false;
+  const auto three = Make(BatchInvariantCpuKernels(), options);
+  ASSERT_THAT(one->Run(70), IsOk());
+  ASSERT_THAT(three->Run(70), IsOk());
+  EXPECT_EQ(one->Results(), three->Results());
+}
+
+// The kernels of training round otherwise.
+TEST_P(FusedStepTest, IsCloseToTheKernelsOfTraining) {
+  if (GetParam().paged) GTEST_SKIP() << "they have no paged attention";
+  StepOptions options;
+  options.fuse = false;
+  const auto want = Make(AllCpuKernels(), options);
+  const auto got = Make(AllCpuKernels(), {});
+  for (const int64_t tokens : {1, 64, 130}) {
+    ASSERT_THAT(want->Run(tokens), IsOk());
+    ASSERT_THAT(got->Run(tokens), IsOk());
+    EXPECT_LE(
+        Distance(got->Results().at("logits"), want->Results().at("logits")),
+        kRoundings * Epsilon(DType::kF32))
+        << tokens;
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Models, FusedStepTest,
+                         Values(Case{"Dense", DenseModel, false},
+                                Case{"DensePaged", DenseModel, true},
+                                Case{"Biased", BiasedModel, false},
+                                Case{"BiasedPaged", BiasedModel, true},
+                                Case{"FlatPaged", FlatModel, true},
+                                Case{"Grouped", GroupedModel, false},
+                                Case{"GroupedPaged", GroupedModel, true},
+                                Case{"Latent", LatentModel, false},
+                                Case{"LatentPaged", LatentModel, true},
+                                Case{"HierarchicalPaged", HierarchicalModel,
+                                     true}),
+                         [](const auto& info) { return info.param.name; });
+
+TEST(FuseTest, ABlockIsThreeOperators) {
+  StepOptions options = Paged();
+  options.fuse = false;
+  const auto before = StepGraph(FlatModel(), options);
+  const auto after = StepGraph(FlatModel(), Paged());
+  ASSERT_THAT(before, IsOk());
+  ASSERT_THAT(after, IsOk());
+  EXPECT_EQ(OpNames(*before, "model.layers.1").size(), 23);
+  EXPECT_THAT(OpNames(*after, "model.layers.1"),
+              ElementsAre("NormQkv", "PagedAttendProject", "RoutedExperts"));
+  EXPECT_EQ(OpNames(*before, "model.layers.0").size(), 16);
+  EXPECT_THAT(OpNames(*after, "model.layers.0"),
+              ElementsAre("NormQkv", "PagedAttendProject", "NormMlp"));
+  const auto grouped = StepGraph(GroupedModel(), Paged());
+  ASSERT_THAT(grouped, IsOk());
+  EXPECT_THAT(OpNames(*grouped, "model.layers.1"),
+              ElementsAre("NormQkv", "PagedAttendProject", "RoutedExperts"));
+}
+
+TEST(FuseTest, CostsTheSameFlopsAndFewerBytes) {
+  for (const ModelConfig& config : AllModels()) {
+    StepOptions options = Paged();
+    const auto after = StepGraph(config, options);
+    options.fuse = false;
+    const auto before = StepGraph(config, options);
+    ASSERT_THAT(before, IsOk());
+    ASSERT_THAT(after, IsOk());
+    // At bounds, and at a part of every bound.
+    for (const Binding& binding :
+         {Binding(), Binding([](ValueId, int64_t bound) {
+            return std::ceil(0.5 * static_cast<double>(bound));
+          })}) {
+      const Cost want = CostOf(*before, binding), got = CostOf(*after, binding);
+      EXPECT_DOUBLE_EQ(got.flops, want.flops) << config.name();
+      EXPECT_LT(got.bytes_read, want.bytes_read) << config.name();
+      EXPECT_LT(got.bytes_written, want.bytes_written) << config.name();
+    }
+  }
+}
+
+TEST(FuseTest, TheSameWeightsCanBeNarrow) {
+  for (const ModelConfig& config : AllModels()) {
+    StepOptions options = Paged();
+    const auto after = StepGraph(config, options);
+    options.fuse = false;
+    const auto before = StepGraph(config, options);
+    ASSERT_THAT(before, IsOk());
+    ASSERT_THAT(after, IsOk());
+    EXPECT_EQ(NarrowableWeights(*after), NarrowableWeights(*before))
+        << config.name();
+  }
+}
+
+TEST(FuseTest, UsesOnlyWhatTheBackendHas) {
+  StepOptions options = Paged();
+  options.fuse = false;
+  const auto graph = StepGraph(FlatModel(), options);
+  ASSERT_THAT(graph, IsOk());
+  FuseOptions none;
+  none.has_kernel = [](const OpDef&, DType) { return false; };
+  EXPECT_EQ(ToText(Fuse(*graph, none)), ToText(*graph));
+  FuseOptions mlp;
+  mlp.has_kernel = [](const OpDef& op, DType) { return op.name == "NormMlp"; };
+  EXPECT_EQ(Fuse(*graph, mlp).nodes().size(), graph->nodes().size() - 4);
+}
+
+// --- What must not match ---
+
+// norm, up, SwiGLU, down, add; `touch` may use what lies between.
+Graph Mlp(const std::function<void(GraphBuilder&, ValueId normed,
+                                   ValueId hidden)>& touch) {
+  GraphBuilder b;
+  const ValueId h = b.Input("h", DType::kF32, {Static(3), Static(8)});
+  const ValueId normed = RmsNorm(b, h, b.Parameter("gain", {Static(8)}), 1e-5);
+  const ValueId up =
+      Linear(b, normed, b.Parameter("up", {Static(12), Static(8)}));
+  const ValueId hidden = SwiGlu(b, up);
+  const ValueId down =
+      Linear(b, hidden, b.Parameter("down", {Static(8), Static(6)}));
+  if (touch) touch(b, normed, hidden);
+  b.Output("y", Add(b, h, down));
+  auto graph = b.Finish();
+  EXPECT_THAT(graph, IsOk());
+  return *std::move(graph);
+}
+
+TEST(FuseTest, AMlpIsFused) {
+  const Graph fused = Fuse(Mlp(nullptr));
+  EXPECT_THAT(OpNames(fused), ElementsAre("NormMlp"));
+  EXPECT_EQ(fused.outputs().count("y"), 1);
+}
+
+TEST(FuseTest, AnIntermediateThatIsReadElsewhereStays) {
+  const Graph graph = Mlp([](GraphBuilder& b, ValueId, ValueId hidden) {
+    b.Output("other", Scale(b, hidden, 2));
+  });
+  EXPECT_EQ(ToText(Fuse(graph)), ToText(graph));
+}
+
+TEST(FuseTest, AnIntermediateThatIsAnOutputStays) {
+  const Graph graph = Mlp([](GraphBuilder& b, ValueId normed, ValueId) {
+    b.Output("normed", normed);
+  });
+  EXPECT_EQ(ToText(Fuse(graph)), ToText(graph));
+}
+
+TEST(FuseTest, AResidualFromElsewhereIsNoDenseLayer) {
+  GraphBuilder b;
+  const ValueId h = b.Input("h", DType::kF32, {Static(3), Static(8)});
+  const ValueId other = b.Input("other", DType::kF32, {Static(3), Static(8)});
+  const ValueId normed = RmsNorm(b, h, b.Parameter("gain", {Static(8)}), 1e-5);
+  const ValueId hidden =
+      SwiGlu(b, Linear(b, normed, b.Parameter("up", {Static(12), Static(8)})));
+  b.Output("y",
+           Add(b, other,
+               Linear(b, hidden, b.Parameter("down", {Static(8), Static(6)}))));
+  const auto graph = b.Finish();
+  ASSERT_THAT(graph, IsOk());
+  EXPECT_EQ(ToText(Fuse(*graph)), ToText(*graph));
+}
+
+// A router whose choice somebody wants keeps its gate; its experts are fused.
+TEST(FuseTest, AChoiceThatIsAnOutputKeepsTheGate) {
+  StepOptions options = Paged();
+  options.fuse = false;
+  auto graph = StepGraph(FlatModel(), options);
+  ASSERT_THAT(graph, IsOk());
+  for (const Node& node : graph->nodes()) {
+    if (node.op->name == "TopKSelect") {
+      graph->SetOutput("choice", node.outputs[0]);
+    }
+  }
+  const std::vector<std::string> names =
+      OpNames(Fuse(*graph), "model.layers.1");
+  EXPECT_THAT(names, Contains("TopKSelect"));
+  EXPECT_THAT(names, Contains("ExpertsResidual"));
+  EXPECT_THAT(names, Not(Contains("RoutedExperts")));
+}
+
+TEST(FuseTest, ATrainingGraphStaysAsItIs) {
+  GraphBuilder b;
+  const ValueId h = b.Input("h", DType::kF32, {Static(3), Static(8)});
+  const ValueId normed = RmsNorm(b, h, b.Parameter("gain", {Static(8)}), 1e-5);
+  const ValueId up =
+      Linear(b, normed, b.Parameter("up", {Static(12), Static(8)}));
+  const ValueId y = Add(
+      b, h,
+      Linear(b, SwiGlu(b, up), b.Parameter("down", {Static(8), Static(6)})));
+  b.set_phase(Phase::kInputGrad);
+  b.Output("dh", b.Add1(kSwiGluGrad, {SwiGlu(b, up), up}));
+  b.Output("y", y);
+  const auto graph = b.Finish();
+  ASSERT_THAT(graph, IsOk());
+  EXPECT_EQ(ToText(Fuse(*graph)), ToText(*graph));
+}
+
+}  // namespace
+}  // namespace strata
