@@ -26,6 +26,7 @@
 #include "core/model/decoder.h"
 #include "core/model/rope_scaling.h"
 #include "core/runtime/backend.h"
+#include "core/runtime/fuse_for.h"
 #include "core/runtime/program.h"
 #include "core/runtime/state_store.h"
 #include "core/tensor/tensor.h"
@@ -212,6 +213,7 @@ absl::Status Engine::Compile() {
   const ValueId logits = graph.outputs().at("logits");
   const Node& head = graph.node(graph.value(logits).producer);
   graph.SetOutput("features", head.inputs[0]);
+  if (options_.fuse) graph = FuseFor(graph, backend_);
   ASSIGN_OR_RETURN(program_,
                    Program::Compile(std::move(graph), backend_, state_));
   if (options_.profile) program_->EnableProfile();

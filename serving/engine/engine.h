@@ -52,6 +52,9 @@ struct EngineOptions {
   int64_t max_waiting = 1024;  // Choices that wait for their turn.
   ThreadPool* pool = nullptr;  // For drawing tokens; null: one thread.
   bool profile = false;        // Time operators; see Profile().
+  // A block as a few composite operators, as far as the backend has kernels of
+  // them (docs/fusion.md). Answers are the same, bit for bit.
+  bool fuse = true;
 };
 
 enum class FinishReason {

@@ -14,6 +14,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
 #include "absl/types/span.h"
+#include "core/base/check.h"
 #include "core/base/status_macros.h"
 #include "core/graph/builder.h"
 #include "core/graph/graph.h"
@@ -26,6 +27,7 @@
 #include "core/ops/embedding.h"
 #include "core/ops/grouped_matmul.h"
 #include "core/runtime/backend.h"
+#include "core/runtime/fuse_for.h"
 #include "core/runtime/program.h"
 #include "core/runtime/state_store.h"
 #include "serving/engine/sampler.h"
@@ -62,10 +64,10 @@ double ShareRead(const Graph& graph, const Node& node, ValueId value,
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Generator>> Generator::Create(
-    const ModelConfig& config, Backend& backend, StateStore& state) {
+    const ModelConfig& config, Backend& backend, StateStore& state, bool fuse) {
   RETURN_IF_ERROR(strata::Validate(config));
   auto generator =
-      std::unique_ptr<Generator>(new Generator(config, backend, state));
+      std::unique_ptr<Generator>(new Generator(config, backend, state, fuse));
   constexpr auto kGenerate = DecoderOptions::Mode::kGenerate;
   ASSIGN_OR_RETURN(
       generator->prefill_,
@@ -76,15 +78,22 @@ absl::StatusOr<std::unique_ptr<Generator>> Generator::Create(
   return generator;
 }
 
-absl::StatusOr<std::unique_ptr<Program>> Generator::Compile(
-    DecoderOptions::Mode mode, int64_t max_tokens, int64_t max_logits) const {
+absl::StatusOr<Graph> Generator::BuildGraph(DecoderOptions::Mode mode,
+                                            int64_t max_tokens,
+                                            int64_t max_logits) const {
   GraphBuilder builder;
   DecoderOptions options;
   options.mode = mode;
   options.max_tokens = max_tokens;
   options.max_logits = max_logits;
   BuildDecoder(builder, config_, options);
-  ASSIGN_OR_RETURN(Graph graph, builder.Finish());
+  return builder.Finish();
+}
+
+absl::StatusOr<std::unique_ptr<Program>> Generator::Compile(
+    DecoderOptions::Mode mode, int64_t max_tokens, int64_t max_logits) const {
+  ASSIGN_OR_RETURN(Graph graph, BuildGraph(mode, max_tokens, max_logits));
+  if (fuse_) graph = FuseFor(graph, backend_);
   return Program::Compile(std::move(graph), backend_, state_);
 }
 
@@ -230,7 +239,12 @@ absl::Span<const float> Generator::logits() const {
 }
 
 double Generator::MinBytesPerToken(int64_t context) const {
-  const Graph& graph = decode_->graph();
+  // By basic operators, which say what each reads of a source.
+  const absl::StatusOr<Graph> built =
+      BuildGraph(DecoderOptions::Mode::kGenerate, /*max_tokens=*/1,
+                 /*max_logits=*/1);
+  CHECK(built.ok()) << built.status();
+  const Graph& graph = *built;
   absl::flat_hash_map<ValueId, double> share;  // By source: largest of a node.
   for (const Node& node : graph.nodes()) {
     for (const ValueId input : node.inputs) {
@@ -244,7 +258,9 @@ double Generator::MinBytesPerToken(int64_t context) const {
   }
   double bytes = 0;
   for (const auto& [value, part] : share) {
-    bytes += part * static_cast<double>(graph.value(value).type.max_bytes());
+    // As stored, which may be in BF16.
+    bytes += part * static_cast<double>(
+                        state_.Peek(graph.value(value).name).num_bytes());
   }
   // What the token writes: its rows of the caches.
   for (const Node& node : graph.nodes()) {

@@ -19,6 +19,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
+#include "core/graph/graph.h"
 #include "core/model/config.pb.h"
 #include "core/model/decoder.h"
 #include "core/runtime/backend.h"
@@ -56,10 +57,14 @@ class Generator {
   // A generator over the weights in `state`, which, with `backend`, must
   // outlive it; they may change between calls (as between training steps).
   //
+  // `fuse`: a block is a few composite operators, as far as the backend has
+  // kernels of them (docs/fusion.md).
+  //
   // Returns INVALID_ARGUMENT if the config is wrong or `state` holds tensors of
   // another, and RESOURCE_EXHAUSTED if memory runs out.
   static absl::StatusOr<std::unique_ptr<Generator>> Create(
-      const ModelConfig& config, Backend& backend, StateStore& state);
+      const ModelConfig& config, Backend& backend, StateStore& state,
+      bool fuse = true);
 
   // Continues `prompt` (token ids, at least one). `on_token` sees each new
   // token as it is made and may return false to stop.
@@ -86,8 +91,9 @@ class Generator {
   std::vector<Program::OpTime> Profile() const { return decode_->Profile(); }
 
  private:
-  Generator(const ModelConfig& config, Backend& backend, StateStore& state)
-      : config_(config), backend_(backend), state_(state) {}
+  Generator(const ModelConfig& config, Backend& backend, StateStore& state,
+            bool fuse)
+      : config_(config), backend_(backend), state_(state), fuse_(fuse) {}
 
   absl::Status Check(absl::Span<const int32_t> prompt,
                      const GenerateOptions& options) const;
@@ -103,6 +109,10 @@ class Generator {
   absl::StatusOr<absl::Span<const float>> Draft(absl::Span<const float> hidden,
                                                 absl::Span<const int32_t> ids,
                                                 int64_t position);
+  // Of basic operators.
+  absl::StatusOr<Graph> BuildGraph(DecoderOptions::Mode mode,
+                                   int64_t max_tokens,
+                                   int64_t max_logits) const;
   absl::StatusOr<std::unique_ptr<Program>> Compile(DecoderOptions::Mode mode,
                                                    int64_t max_tokens,
                                                    int64_t max_logits) const;
@@ -119,6 +129,7 @@ class Generator {
   ModelConfig config_;
   Backend& backend_;
   StateStore& state_;
+  const bool fuse_;
   std::unique_ptr<Program> prefill_;
   std::unique_ptr<Program> decode_;
   // Speculation: the model on two tokens, the module on many and on one or two.

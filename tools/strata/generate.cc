@@ -50,6 +50,7 @@ struct GenerateFlags {
   DeviceFlags device;
   WeightStorage weights = WeightStorage::kAsStored;
   bool json = false;
+  bool no_fuse = false;
   Option* prompt_option = nullptr;
   Option* ids_option = nullptr;
 };
@@ -138,7 +139,7 @@ absl::StatusOr<int> RunGenerate(const GenerateFlags& flags) {
       LoadModelWeights(folder, config, state, &unused, flags.weights));
   for (const std::string& line : DescribeUnused(unused)) PrintNote(line);
   ASSIGN_OR_RETURN(const std::unique_ptr<Generator> generator,
-                   Generator::Create(sized, *backend, state));
+                   Generator::Create(sized, *backend, state, !flags.no_fuse));
 
   std::string text;
   const auto emit = [&](const std::string& piece) {
@@ -235,6 +236,8 @@ Command AddGenerate(OptionParser& app) {
   generate->AddFlag("--speculative", flags->options.speculative,
                     "Draft with the model's multi-token prediction module; "
                     "the same text, sooner");
+  generate->AddFlag("--no-fuse", flags->no_fuse,
+                    "Run the basic operators of a block one by one");
   AddWeights(*generate, flags->weights);
   AddThreads(*generate, flags->threads);
   AddDevice(*generate, flags->device);

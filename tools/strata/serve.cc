@@ -53,6 +53,7 @@ struct ServeFlags {
   double grace_seconds = 30;
   int threads = 1;
   bool quiet = false;
+  bool no_fuse = false;
   OptionParser* app = nullptr;
 };
 
@@ -103,6 +104,9 @@ absl::Status ReadConfigFile(ServeFlags& flags) {
   integer("max-context", flags.max_context, 0, kMany);
   number("grace-seconds", flags.grace_seconds);
   integer("threads", flags.threads, 1, 4096);
+  if (!given("no-fuse")) {
+    flags.no_fuse = fields.Bool("no-fuse", flags.no_fuse);
+  }
   const absl::Status status = fields.Finish();
   return status.ok() ? status : with_path(status);
 }
@@ -151,6 +155,7 @@ absl::StatusOr<std::shared_ptr<ServedModel>> LoadVersion(
   EngineOptions options = flags.engine;
   options.cache_bytes = static_cast<int64_t>(flags.cache_gib * kGiB);
   options.pool = &loaded->backend.pool();
+  options.fuse = !flags.no_fuse;
   ASSIGN_OR_RETURN(loaded->engine, Engine::Create(config, loaded->backend,
                                                   loaded->state, options));
   constexpr size_t kShownDigits = 16;
@@ -310,6 +315,8 @@ Command AddServe(OptionParser& app) {
       ->AddOption("--grace-seconds", flags->grace_seconds,
                   "How long answers may go on after SIGTERM")
       ->TypeName("S");
+  serve->AddFlag("--no-fuse", flags->no_fuse,
+                 "Run the basic operators of a block one by one");
   serve->AddFlag("--quiet", flags->quiet, "No line for each request");
   AddThreads(*serve, flags->threads);
   return {serve, [flags] { return RunServe(*flags); }};
