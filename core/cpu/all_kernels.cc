@@ -9,6 +9,8 @@
 #include "core/cpu/embedding.h"
 #include "core/cpu/fused_attention.h"
 #include "core/cpu/fused_experts.h"
+#include "core/cpu/fused_gate.h"
+#include "core/cpu/fused_latent.h"
 #include "core/cpu/gate.h"
 #include "core/cpu/gate_loss.h"
 #include "core/cpu/gate_select.h"
@@ -33,6 +35,8 @@ KernelRegistry AllCpuKernels() {
   RegisterEmbeddingKernels(registry);
   RegisterFusedAttentionKernels(registry);
   RegisterFusedExpertsKernels(registry);
+  RegisterFusedGateKernels(registry);
+  RegisterFusedLatentKernels(registry);
   RegisterGateKernels(registry);
   RegisterGateLossKernels(registry);
   RegisterGateSelectKernels(registry);

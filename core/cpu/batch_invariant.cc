@@ -14,6 +14,8 @@
 #include "core/cpu/embedding.h"
 #include "core/cpu/fused_attention.h"
 #include "core/cpu/fused_experts.h"
+#include "core/cpu/fused_gate.h"
+#include "core/cpu/fused_latent.h"
 #include "core/cpu/gate.h"
 #include "core/cpu/gate_select.h"
 #include "core/cpu/latent_key_value.h"
@@ -240,6 +242,8 @@ KernelRegistry BatchInvariantCpuKernels() {
   RegisterEmbeddingKernels(registry);
   RegisterFusedAttentionKernels(registry);
   RegisterFusedExpertsKernels(registry);
+  RegisterFusedGateKernels(registry);
+  RegisterFusedLatentKernels(registry);
   RegisterGateKernels(registry);
   RegisterGateSelectKernels(registry);
   RegisterLatentKeyValueKernels(registry);

@@ -96,14 +96,15 @@ struct ExpertTiles {
     const int64_t widest = std::max(columns, shared_columns);
     T* const tiles =
         ctx.scratch.Take<T>(ctx.pool.num_threads() * kTileRows * 2 * widest);
-    ctx.pool.ParallelFor(piece, [&](int64_t i, int worker) {
+    const auto up = [&](int64_t i, int worker) {
       const Busy* const after = std::upper_bound(
           busy, busy + num_busy, i,
           [](int64_t at, const Busy& b) { return at < b.first_piece; });
       const Busy& mine = *(after - 1);
       Up(mine.expert, i - mine.first_piece,
          tiles + worker * kTileRows * 2 * widest);
-    });
+    };
+    ForPieces(ctx.pool, piece, 2 * d * NumHidden(), up);
     Down(busy, num_experts);
   }
 
@@ -112,6 +113,11 @@ struct ExpertTiles {
     int32_t expert;
     int32_t first_piece;  // Of all; the next one's is where they end.
   };
+
+  // Elements of all hidden rows.
+  int64_t NumHidden() const {
+    return offset[experts] * routed.width + tokens * shared.width;
+  }
 
   void Up(int64_t e, int64_t piece, T* tile) const {
     const bool is_shared = e == experts;
@@ -152,7 +158,7 @@ struct ExpertTiles {
     const int64_t columns = DownColumns(rows + shared_rows);
     const int64_t size = (rows + shared_rows + 1) * columns;
     T* const tiles = ctx.scratch.Take<T>(ctx.pool.num_threads() * size);
-    ctx.pool.ParallelFor(CeilDiv(d, columns), [&](int64_t piece, int worker) {
+    const auto down = [&](int64_t piece, int worker) {
       const int64_t first = piece * columns;
       const int64_t count = std::min(columns, d - first);
       T* const tile = tiles + worker * size;
@@ -185,7 +191,8 @@ struct ExpertTiles {
         const int64_t at = (index != nullptr ? index[i] : i) * d + first;
         vec.add(h + at, sum, count, y + at);
       }
-    });
+    };
+    ForPieces(ctx.pool, CeilDiv(d, columns), d * NumHidden(), down);
   }
 };
 

@@ -129,15 +129,18 @@ class NormQkvKernel {
     const T eps = static_cast<T>(ctx_.attrs().Float("eps"));
     const int64_t pieces =
         parts_[0].pieces() + parts_[1].pieces() + parts_[2].pieces();
+    const int64_t columns =
+        parts_[0].columns() + parts_[1].columns() + parts_[2].columns();
     for (int64_t first = 0; first < t_; first += kTileRows) {
       const int64_t rows = std::min(kTileRows, t_ - first);
       NormRows(ctx_.pool, x + first * d_, gain, eps, rows, d_, normed);
-      ctx_.pool.ParallelFor(pieces, [&](int64_t piece, int worker) {
+      const auto run = [&](int64_t piece, int worker) {
         const Projection<T>* p = parts_;
         for (; piece >= p->pieces(); ++p) piece -= p->pieces();
         RunPiece(*p, piece * p->heads_of_piece, first, rows, normed,
                  tiles + worker * tile_size);
-      });
+      };
+      ForPieces(ctx_.pool, pieces, rows * d_ * columns, run);
     }
     return absl::OkStatus();
   }

@@ -46,13 +46,13 @@ absl::Status RunNormMlp(const KernelContext& ctx) {
     NormRows(ctx.pool, h + first * d, gain, eps, x.m, d, normed);
     x.a = normed;
     x.k = x.lda = d;
-    ctx.pool.ParallelFor(CeilDiv(w.width, columns),
-                         [&](int64_t piece, int worker) {
-                           const int64_t column = piece * columns;
-                           HiddenTile(x, w, 0, bias(kMlpUpBias), column,
-                                      std::min(columns, w.width - column),
-                                      hidden, tiles + worker * tile_size);
-                         });
+    const auto up = [&](int64_t piece, int worker) {
+      const int64_t column = piece * columns;
+      HiddenTile(x, w, 0, bias(kMlpUpBias), column,
+                 std::min(columns, w.width - column), hidden,
+                 tiles + worker * tile_size);
+    };
+    ForPieces(ctx.pool, CeilDiv(w.width, columns), x.m * 2 * w.width * d, up);
     x.a = hidden;
     x.k = x.lda = w.width;
     AddProduct(ctx.pool, x, w.down, bias(kMlpDownBias), h + first * d,

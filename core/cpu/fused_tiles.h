@@ -26,6 +26,23 @@ inline constexpr int64_t kTileRows = 64;
 
 inline int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
+// Products so small that handing them out costs more than doing them here, in
+// multiplications.
+inline constexpr int64_t kFewProducts = 65536;
+
+// Calls fn(piece, worker) for each of the pieces, which together are `products`
+// multiplications.
+template <typename Fn>
+void ForPieces(ThreadPool& pool, int64_t pieces, int64_t products, Fn fn) {
+  if (products > kFewProducts) {
+    pool.ParallelFor(pieces, fn);
+    return;
+  }
+  pool.ParallelFor(1, [&](int64_t, int worker) {
+    for (int64_t piece = 0; piece < pieces; ++piece) fn(piece, worker);
+  });
+}
+
 // Columns of a piece of a product over k by a weight of `n` rows: 128 KB of
 // floats, so that they stay in a core's second cache while rows pass.
 inline int64_t PieceColumns(int64_t n, int64_t k) {
@@ -99,7 +116,7 @@ void AddProduct(ThreadPool& pool, const TileRowsOf<T>& x, const TensorView& w,
                 const T* bias, const T* h, T* y, T* tiles) {
   const VectorMath<T>& vec = VectorMath<T>::Get();
   const int64_t n = w.dim(0), columns = PieceColumns(n, x.k);
-  pool.ParallelFor(CeilDiv(n, columns), [&](int64_t piece, int worker) {
+  const auto add_piece = [&](int64_t piece, int worker) {
     const int64_t first = piece * columns;
     const int64_t count = std::min(columns, n - first);
     T* const tile = tiles + worker * x.m * columns;
@@ -109,7 +126,8 @@ void AddProduct(ThreadPool& pool, const TileRowsOf<T>& x, const TensorView& w,
       if (bias != nullptr) vec.add(row, bias + first, count, row);
       vec.add(h + i * n + first, row, count, y + i * n + first);
     }
-  });
+  };
+  ForPieces(pool, CeilDiv(n, columns), x.m * n * x.k, add_piece);
 }
 
 }  // namespace strata

@@ -26,25 +26,9 @@ absl::Status RunEnergySignature(const KernelContext& ctx) {
   const int64_t width = columns / groups;
   const T* const in = x.as<T>();
   T* const out = ctx.out(0).as<T>();
-  const T scale = std::sqrt(T{2} * width);
-  const VectorMath<T>& vec = VectorMath<T>::Get();
   ForRowChunks(ctx.pool, x.dim(0), columns, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
-      const T* const row = in + i * columns;
-      T* const s = out + i * groups;
-      if (width == 1) {
-        vec.product(T{1}, row, row, groups, s);
-      } else {
-        for (int64_t g = 0; g < groups; ++g) {
-          s[g] = vec.sum_of_squares(row + g * width, width);
-        }
-      }
-      const T sum = vec.sum(s, groups);
-      if (sum > 0) {
-        vec.root_share(s, sum, scale, groups, s);
-      } else {
-        std::fill_n(s, groups, T{0});
-      }
+      SignatureRow(in + i * columns, groups, width, out + i * groups);
     }
   });
   return absl::OkStatus();

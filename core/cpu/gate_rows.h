@@ -11,6 +11,7 @@
 #include <cstring>
 #include <limits>
 
+#include "core/cpu/vector_math.h"
 #include "core/graph/attrs.h"
 #include "core/runtime/scratch.h"
 
@@ -139,6 +140,76 @@ struct TopKRow {
  private:
   int64_t list_size() const { return k + top_groups + 2; }
 };
+
+// AdaptiveSelect of a row (core/ops/gate_select.h).
+template <typename T>
+struct AdaptiveRow {
+  int64_t experts, k_min, k_max;
+  double tau, exit_threshold;
+
+  AdaptiveRow(const Attrs& attrs, int64_t num_experts, double share)
+      : experts(num_experts),
+        k_min(attrs.Int("k_min")),
+        k_max(attrs.Int("k_max")),
+        tau(share),
+        exit_threshold(attrs.Float("exit_threshold")) {}
+
+  // Of scratch: the survivors, and the best of them.
+  int64_t list_size() const { return experts + k_max; }
+
+  // p [experts], mask, bias [experts] or null -> expert [k_max]; whether the
+  // token stays.
+  bool Select(const T* p, const uint8_t* mask, const T* bias,
+              Candidate<T>* survivor, int32_t* expert) const {
+    // Without a branch, which the processor could not foresee.
+    int64_t num_survivors = 0;
+    for (int64_t e = 0; e < experts; ++e) {
+      survivor[num_survivors] = e;
+      num_survivors += mask == nullptr || mask[e] != 0;
+    }
+    for (int64_t j = 0; j < num_survivors; ++j) {
+      const auto e = static_cast<int64_t>(survivor[j]);
+      survivor[j] = MakeCandidate(p[e] + (bias != nullptr ? bias[e] : T{0}), e);
+    }
+    Best<T> best(survivor + experts, k_max);
+    double sum = 0;
+    double largest = -std::numeric_limits<double>::infinity();
+    for (int64_t j = 0; j < num_survivors; ++j) {
+      const double p_j = p[IndexOf(survivor[j])];
+      sum += p_j;
+      largest = std::max(largest, p_j);
+      best.Offer(survivor[j]);
+    }
+    std::fill_n(expert, k_max, -1);
+    if (best.size() == 0 || largest < exit_threshold) return false;
+    double taken = 0;
+    for (int64_t j = 0; j < best.size(); ++j) {
+      if (j >= k_min && taken >= tau * sum) break;
+      expert[j] = best[j];
+      taken += p[expert[j]];
+    }
+    return true;
+  }
+};
+
+// EnergySignature of a row (core/ops/gate.h): x [groups * width] -> s [groups].
+template <typename T>
+void SignatureRow(const T* x, int64_t groups, int64_t width, T* s) {
+  const VectorMath<T>& vec = VectorMath<T>::Get();
+  if (width == 1) {
+    vec.product(T{1}, x, x, groups, s);
+  } else {
+    for (int64_t g = 0; g < groups; ++g) {
+      s[g] = vec.sum_of_squares(x + g * width, width);
+    }
+  }
+  const T sum = vec.sum(s, groups);
+  if (sum > 0) {
+    vec.root_share(s, sum, std::sqrt(T{2} * width), groups, s);
+  } else {
+    std::fill_n(s, groups, T{0});
+  }
+}
 
 // What SelectedWeight adds to a row's sum before it divides by it.
 inline constexpr double kSumFloor = 1e-20;

@@ -44,54 +44,18 @@ absl::Status RunAdaptiveSelect(const KernelContext& ctx) {
   const int64_t experts = p.dim(1);
   const double tau = ctx.has(3) ? static_cast<double>(*ctx.in(3).as<T>())
                                 : ctx.attrs().Float("tau");
-  const int64_t k_min = ctx.attrs().Int("k_min");
-  const int64_t k_max = ctx.attrs().Int("k_max");
-  const double exit_threshold = ctx.attrs().Float("exit_threshold");
+  const AdaptiveRow<T> row(ctx.attrs(), experts, tau);
   const T* const in = p.as<T>();
   const uint8_t* const mask = ctx.has(1) ? ctx.in(1).as<uint8_t>() : nullptr;
   const T* const bias = ctx.has(2) ? ctx.in(2).as<T>() : nullptr;
   int32_t* const expert = ctx.out(0).as<int32_t>();
   uint8_t* const stay = ctx.out(1).as<uint8_t>();
-  // Of a worker: the survivors, and the best of them.
-  const int64_t list_size = experts + k_max;
   auto* const scratch =
-      ctx.scratch.Take<Candidate<T>>(ctx.pool.num_threads() * list_size);
-
-  const auto select_row = [&](int64_t i, Candidate<T>* survivor) {
-    const T* const row = in + i * experts;
-    // Without a branch, which the processor could not foresee.
-    int64_t num_survivors = 0;
-    for (int64_t e = 0; e < experts; ++e) {
-      survivor[num_survivors] = e;
-      num_survivors += mask == nullptr || mask[i * experts + e] != 0;
-    }
-    for (int64_t j = 0; j < num_survivors; ++j) {
-      const auto e = static_cast<int64_t>(survivor[j]);
-      survivor[j] =
-          MakeCandidate(row[e] + (bias != nullptr ? bias[e] : T{0}), e);
-    }
-    Best<T> best(survivor + experts, k_max);
-    double sum = 0;
-    double largest = -std::numeric_limits<double>::infinity();
-    for (int64_t j = 0; j < num_survivors; ++j) {
-      const double p_j = row[IndexOf(survivor[j])];
-      sum += p_j;
-      largest = std::max(largest, p_j);
-      best.Offer(survivor[j]);
-    }
-    int32_t* const chosen = expert + i * k_max;
-    std::fill_n(chosen, k_max, -1);
-    stay[i] = best.size() > 0 && !(largest < exit_threshold);
-    if (stay[i] == 0) return;
-    double taken = 0;
-    for (int64_t j = 0; j < best.size(); ++j) {
-      if (j >= k_min && taken >= tau * sum) break;
-      chosen[j] = best[j];
-      taken += row[chosen[j]];
-    }
-  };
+      ctx.scratch.Take<Candidate<T>>(ctx.pool.num_threads() * row.list_size());
   ForEachRow(ctx.pool, p.dim(0), experts, [&](int64_t i, int worker) {
-    select_row(i, scratch + worker * list_size);
+    stay[i] = row.Select(
+        in + i * experts, mask != nullptr ? mask + i * experts : nullptr, bias,
+        scratch + worker * row.list_size(), expert + i * row.k_max);
   });
   return absl::OkStatus();
 }

@@ -20,6 +20,7 @@
 #include "absl/strings/str_cat.h"
 #include "core/base/status_macros.h"
 #include "core/cpu/attention_block.h"
+#include "core/cpu/fused_tiles.h"
 #include "core/cpu/row_products.h"
 #include "core/cpu/vector_math.h"
 #include "core/ops/paged_attention.h"
@@ -165,50 +166,52 @@ absl::Status AttendPages(const KernelContext& ctx, const AttentionSizes& sizes,
   T* const o = ctx.out(0).as<T>();       // [t, ld_o]
   Run* const runs = ctx.scratch.Take<Run>(t);
   const int64_t num_runs = FindRuns(pages, t, runs);
-  int64_t longest = 0;
+  int64_t longest = 0, products = 0;
   for (int64_t i = 0; i < num_runs; ++i) {
     RETURN_IF_ERROR(pages.Check(runs[i].token, slots));
     const int64_t last = runs[i].token + runs[i].rows - 1;
     RETURN_IF_ERROR(pages.Check(last, slots));
     longest = std::max<int64_t>(longest, pages.position[last] + 1);
+    products += runs[i].rows * (pages.position[last] + 1) * sizes.num_heads *
+                (sizes.key_dim + sizes.value_dim);
   }
   const int64_t heads = std::min(sizes.group, kPieceHeads);  // Of a piece.
   const int64_t pieces = (sizes.group + heads - 1) / heads;
   const int64_t worker_size =
       std::max(kRunTokens, kPieceHeads) * PaddedKeys(longest);
   T* const scratch = ctx.scratch.Take<T>(ctx.pool.num_threads() * worker_size);
-  ctx.pool.ParallelFor(
-      num_runs * sizes.num_kv_heads * pieces, [&](int64_t index, int worker) {
-        const int64_t first_of_group = index % pieces * heads;
-        const int64_t kv_head = index / pieces % sizes.num_kv_heads;
-        const Run& run = runs[index / pieces / sizes.num_kv_heads];
-        const int64_t group = std::min(heads, sizes.group - first_of_group);
-        const int64_t head = kv_head * sizes.group + first_of_group;
-        PageBlock<T> block = {sizes, pages};
-        block.sequence = pages.sequence[run.token];
-        block.keys = pages.position[run.token] + run.rows;
-        block.q = q + run.token * sizes.ld_q + head * sizes.key_dim;
-        block.k = k_cache + kv_head * sizes.key_dim;
-        block.v = v_cache + kv_head * sizes.value_dim;
-        block.o = o + run.token * sizes.ld_o + head * sizes.value_dim;
-        block.score = scratch + worker * worker_size;
-        if (run.rows == 1) {  // Heads are rows: keys are read once for all.
-          block.rows = group;
-          block.ld_q = sizes.key_dim;
-          block.ld_o = sizes.value_dim;
-          block.Run();
-          return;
-        }
-        block.rows = run.rows;
-        block.step = 1;
-        block.ld_q = sizes.ld_q;
-        block.ld_o = sizes.ld_o;
-        for (int64_t h = 0; h < group; ++h) {
-          block.Run();
-          block.q += sizes.key_dim;
-          block.o += sizes.value_dim;
-        }
-      });
+  const auto attend = [&](int64_t index, int worker) {
+    const int64_t first_of_group = index % pieces * heads;
+    const int64_t kv_head = index / pieces % sizes.num_kv_heads;
+    const Run& run = runs[index / pieces / sizes.num_kv_heads];
+    const int64_t group = std::min(heads, sizes.group - first_of_group);
+    const int64_t head = kv_head * sizes.group + first_of_group;
+    PageBlock<T> block = {sizes, pages};
+    block.sequence = pages.sequence[run.token];
+    block.keys = pages.position[run.token] + run.rows;
+    block.q = q + run.token * sizes.ld_q + head * sizes.key_dim;
+    block.k = k_cache + kv_head * sizes.key_dim;
+    block.v = v_cache + kv_head * sizes.value_dim;
+    block.o = o + run.token * sizes.ld_o + head * sizes.value_dim;
+    block.score = scratch + worker * worker_size;
+    if (run.rows == 1) {  // Heads are rows: keys are read once for all.
+      block.rows = group;
+      block.ld_q = sizes.key_dim;
+      block.ld_o = sizes.value_dim;
+      block.Run();
+      return;
+    }
+    block.rows = run.rows;
+    block.step = 1;
+    block.ld_q = sizes.ld_q;
+    block.ld_o = sizes.ld_o;
+    for (int64_t h = 0; h < group; ++h) {
+      block.Run();
+      block.q += sizes.key_dim;
+      block.o += sizes.value_dim;
+    }
+  };
+  ForPieces(ctx.pool, num_runs * sizes.num_kv_heads * pieces, products, attend);
   return absl::OkStatus();
 }
 

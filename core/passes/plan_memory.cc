@@ -25,7 +25,9 @@ int64_t AlignedBytes(const Value& value) {
   return (value.type.max_bytes() + kAlignment - 1) / kAlignment * kAlignment;
 }
 
-// The input whose place the first output of `node` may take; else kNone.
+// A node with an attribute "in_place" may put its first output where the input
+// of that number lies. It does if that is an activation that nobody reads any
+// more, which is then one life with it. Returns that input; else kNone.
 ValueId InPlace(const Node& node) {
   if (!node.attrs.Has("in_place")) return kNone;
   return node.inputs[node.attrs.Int("in_place")];
@@ -111,17 +113,12 @@ MemoryPlan PlanMemory(const Graph& graph, bool reuse) {
   std::vector<Item> items = Lifetimes(graph, reuse, holder);
   MemoryPlan plan;
   plan.offset.assign(graph.values().size(), -1);
-  plan.num_values = static_cast<int>(items.size());
-  for (size_t id = 0; id < holder.size(); ++id) {
-    if (holder[id] != static_cast<ValueId>(id)) ++plan.num_in_place;
-  }
-  plan.num_values += plan.num_in_place;
   plan.lower_bound_bytes =
       LowerBound(items, static_cast<int>(graph.nodes().size()));
   for (const Value& value : graph.values()) {
-    if (value.role == Role::kActivation) {
-      plan.unshared_bytes += AlignedBytes(value);
-    }
+    if (value.role != Role::kActivation) continue;
+    ++plan.num_values;
+    plan.unshared_bytes += AlignedBytes(value);
   }
 
   if (!reuse) {
@@ -155,11 +152,9 @@ MemoryPlan PlanMemory(const Graph& graph, bool reuse) {
 std::string MemoryPlan::ToString() const {
   const auto mb = [](int64_t bytes) { return bytes / 1e6; };
   return absl::StrFormat(
-      "%d values%s: %.1f MB without reuse, %.1f MB with (%.3fx), lower bound "
+      "%d values: %.1f MB without reuse, %.1f MB with (%.3fx), lower bound "
       "%.1f MB",
-      num_values,
-      num_in_place == 0 ? "" : absl::StrFormat(" (%d in place)", num_in_place),
-      mb(unshared_bytes), mb(arena_bytes),
+      num_values, mb(unshared_bytes), mb(arena_bytes),
       unshared_bytes == 0 ? 1.0
                           : static_cast<double>(arena_bytes) / unshared_bytes,
       mb(lower_bound_bytes));

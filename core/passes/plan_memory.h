@@ -16,7 +16,6 @@ struct MemoryPlan {
   std::vector<int64_t> offset;  // [values], bytes; -1 where not in the arena
   int64_t arena_bytes = 0;
   int num_values = 0;             // That lie in the arena.
-  int num_in_place = 0;           // Of these, that lie where an operand lay.
   int64_t unshared_bytes = 0;     // One buffer a value.
   int64_t lower_bound_bytes = 0;  // The largest sum of live bytes at any node.
 
@@ -28,10 +27,6 @@ struct MemoryPlan {
 // from the node that makes it to the last that reads it; outputs of the graph,
 // and counts (read when shapes are resolved), live to the end. Places the
 // largest first, each at the lowest offset that is free for all its life.
-//
-// The first output of a node with an attribute "in_place" takes over the memory
-// of the input of that number, if that is an activation that nobody reads any
-// more.
 //
 // `reuse` = false gives each value memory of its own: the baseline of C4.
 MemoryPlan PlanMemory(const Graph& graph, bool reuse = true);

@@ -59,6 +59,54 @@ TEST(PlanMemoryTest, OutputsOutliveTheirLastReader) {
   EXPECT_NE(plan.offset[kept], plan.offset[y]);
 }
 
+// The first output of a node may lie where a named input lay.
+ValueId MakeInPlace(GraphBuilder& b, std::vector<ValueId> inputs, int64_t bytes,
+                    int64_t in_place) {
+  return b.Add1(kMake, inputs, {{"bytes", bytes}, {"in_place", in_place}});
+}
+
+TEST(PlanMemoryTest, AResultTakesThePlaceOfWhatNobodyReadsAnyMore) {
+  GraphBuilder b;
+  const ValueId h = Make(b, {}, 640);
+  const ValueId x = Make(b, {h}, 128);
+  const ValueId second = MakeInPlace(b, {x, h}, 640, /*in_place=*/1);
+  const ValueId third = MakeInPlace(b, {second}, 640, /*in_place=*/0);
+  const ValueId other = Make(b, {third}, 640);
+  b.Output("y", Make(b, {third, other}, 64));
+  const auto graph = b.Finish();
+  ASSERT_THAT(graph, IsOk());
+
+  const MemoryPlan plan = PlanMemory(*graph);
+
+  EXPECT_EQ(plan.offset[second], plan.offset[h]);
+  EXPECT_EQ(plan.offset[third], plan.offset[h]);
+  // One life from h to third: what comes beside it lies elsewhere.
+  EXPECT_NE(plan.offset[other], plan.offset[h]);
+  EXPECT_EQ(plan.num_values, 6);
+  EXPECT_EQ(plan.lower_bound_bytes, 640 + 640 + 64);
+  const MemoryPlan apart = PlanMemory(*graph, /*reuse=*/false);
+  EXPECT_NE(apart.offset[second], apart.offset[h]);
+}
+
+TEST(PlanMemoryTest, AResultTakesNoPlaceThatIsStillWanted) {
+  GraphBuilder b;
+  const ValueId read_later = Make(b, {}, 640);
+  const ValueId a = MakeInPlace(b, {read_later}, 640, /*in_place=*/0);
+  const ValueId output = Make(b, {a, read_later}, 640);
+  const ValueId c = MakeInPlace(b, {output}, 640, /*in_place=*/0);
+  const ValueId smaller = MakeInPlace(b, {c}, 320, /*in_place=*/0);
+  b.Output("output", output);
+  b.Output("y", smaller);
+  const auto graph = b.Finish();
+  ASSERT_THAT(graph, IsOk());
+
+  const MemoryPlan plan = PlanMemory(*graph);
+
+  EXPECT_NE(plan.offset[a], plan.offset[read_later]);
+  EXPECT_NE(plan.offset[c], plan.offset[output]);
+  EXPECT_NE(plan.offset[smaller], plan.offset[c]);
+}
+
 // Against the definition, on random graphs: no two values that live at the same
 // time overlap, and the arena is between the lower bound and no reuse.
 TEST(PlanMemoryTest, ValuesThatLiveTogetherNeverOverlap) {

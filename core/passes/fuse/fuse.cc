@@ -13,9 +13,11 @@ Graph Fuse(const Graph& graph, const FuseOptions& options) {
     return !options.has_kernel || options.has_kernel(op, dtype);
   });
   FuseAttentionInputs(rewriter);
+  FuseLatentInputs(rewriter);
   FuseAttentionOutputs(rewriter);
   FuseDenseLayers(rewriter);
   FuseRoutedExperts(rewriter);
+  FuseTierGates(rewriter);
   FuseExperts(rewriter);
   return rewriter.Finish();
 }

@@ -4,6 +4,8 @@
 // kernels that serving uses: the two take turns, and the ratio is the median of
 // the ratios of neighbours, so that what else the machine does cancels.
 
+#include <time.h>
+
 #include <algorithm>
 #include <chrono>
 #include <cstdint>
@@ -85,6 +87,14 @@ double Median(std::vector<double> values) {
   return values[values.size() / 2];
 }
 
+// Of all threads.
+double CpuMicroseconds() {
+  timespec time;
+  clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &time);
+  return 1e6 * static_cast<double>(time.tv_sec) +
+         1e-3 * static_cast<double>(time.tv_nsec);
+}
+
 double Microseconds(StepModel& model, int64_t tokens) {
   const Clock::time_point start = Clock::now();
   CHECK(model.Run(tokens).ok());
@@ -118,10 +128,13 @@ void BM_Step(benchmark::State& state, ModelConfig (*config)(), bool narrow) {
     Microseconds(*model, tokens);
     if (profile) model->program().EnableProfile();
   }
-  std::vector<double> of_plain, of_fused, ratio;
+  std::vector<double> of_plain, of_fused, ratio, cpu_ratio;
   for (auto _ : state) {
+    const double begin = CpuMicroseconds();
     of_plain.push_back(Microseconds(**plain, tokens));
+    const double middle = CpuMicroseconds();
     of_fused.push_back(Microseconds(**fused, tokens));
+    cpu_ratio.push_back((middle - begin) / (CpuMicroseconds() - middle));
     ratio.push_back(of_plain.back() / of_fused.back());
     state.SetIterationTime(1e-6 * of_fused.back());
   }
@@ -133,6 +146,7 @@ void BM_Step(benchmark::State& state, ModelConfig (*config)(), bool narrow) {
   state.counters["unfused_us"] = Median(of_plain);
   state.counters["fused_us"] = Median(of_fused);
   state.counters["times"] = Median(ratio);
+  state.counters["cpu_times"] = Median(cpu_ratio);
   state.counters["unfused_KB"] =
       static_cast<double>((*plain)->program().plan().unshared_bytes) / 1e3;
   state.counters["fused_KB"] =

@@ -102,6 +102,18 @@ ModelConfig LatentModel() {
   return config;
 }
 
+ModelConfig PlainLatentModel() {
+  ModelConfig config = LatentModel();
+  config.set_name("plain latent");
+  AttentionConfig& attention = *config.mutable_attention();
+  attention.set_bias(true);
+  attention.set_window(40);
+  attention.set_rope_interleaved(true);
+  attention.mutable_latent()->clear_q_rank();
+  attention.mutable_latent()->set_norm_eps(1e-4);
+  return config;
+}
+
 ModelConfig HierarchicalModel() {
   ModelConfig config = DenseModel();
   config.set_name("hierarchical");

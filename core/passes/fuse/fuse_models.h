@@ -29,6 +29,7 @@ ModelConfig BiasedModel();        // Biases, norms of heads, a window.
 ModelConfig FlatModel();          // Softmax, two of eight experts.
 ModelConfig GroupedModel();       // Sigmoid, groups, bias, a shared expert.
 ModelConfig LatentModel();        // Latent attention, flat experts.
+ModelConfig PlainLatentModel();   // Without a rank of queries; with biases.
 ModelConfig HierarchicalModel();  // Three tiers that half of the tokens leave.
 
 struct StepOptions {

@@ -24,6 +24,7 @@
 #include "core/ops/elementwise.h"
 #include "core/ops/matmul.h"
 #include "core/ops/norm.h"
+#include "core/passes/fuse/block_summary.h"
 #include "core/passes/fuse/fuse_models.h"
 #include "core/passes/narrow_weights.h"
 #include "core/testing/status_matchers.h"
@@ -42,8 +43,8 @@ using ::testing::Values;
 constexpr int64_t kBlocks = 130;
 
 std::vector<ModelConfig> AllModels() {
-  return {DenseModel(),   BiasedModel(), FlatModel(),
-          GroupedModel(), LatentModel(), HierarchicalModel()};
+  return {DenseModel(),  BiasedModel(),      FlatModel(),        GroupedModel(),
+          LatentModel(), PlainLatentModel(), HierarchicalModel()};
 }
 
 std::vector<std::string> OpNames(const Graph& graph,
@@ -172,19 +173,20 @@ TEST_P(FusedStepTest, IsCloseToTheKernelsOfTraining) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Models, FusedStepTest,
-                         Values(Case{"Dense", DenseModel, false},
-                                Case{"DensePaged", DenseModel, true},
-                                Case{"Biased", BiasedModel, false},
-                                Case{"BiasedPaged", BiasedModel, true},
-                                Case{"FlatPaged", FlatModel, true},
-                                Case{"Grouped", GroupedModel, false},
-                                Case{"GroupedPaged", GroupedModel, true},
-                                Case{"Latent", LatentModel, false},
-                                Case{"LatentPaged", LatentModel, true},
-                                Case{"HierarchicalPaged", HierarchicalModel,
-                                     true}),
-                         [](const auto& info) { return info.param.name; });
+INSTANTIATE_TEST_SUITE_P(
+    Models, FusedStepTest,
+    Values(Case{"Dense", DenseModel, false},
+           Case{"DensePaged", DenseModel, true},
+           Case{"Biased", BiasedModel, false},
+           Case{"BiasedPaged", BiasedModel, true},
+           Case{"FlatPaged", FlatModel, true},
+           Case{"Grouped", GroupedModel, false},
+           Case{"GroupedPaged", GroupedModel, true},
+           Case{"Latent", LatentModel, false},
+           Case{"LatentPaged", LatentModel, true},
+           Case{"PlainLatentPaged", PlainLatentModel, true},
+           Case{"HierarchicalPaged", HierarchicalModel, true}),
+    [](const auto& info) { return info.param.name; });
 
 TEST(FuseTest, ABlockIsThreeOperators) {
   StepOptions options = Paged();
@@ -203,6 +205,47 @@ TEST(FuseTest, ABlockIsThreeOperators) {
   ASSERT_THAT(grouped, IsOk());
   EXPECT_THAT(OpNames(*grouped, "model.layers.1"),
               ElementsAre("NormQkv", "PagedAttendProject", "RoutedExperts"));
+}
+
+TEST(FuseTest, LatentAttentionIsTwoOperators) {
+  for (const ModelConfig& config : {LatentModel(), PlainLatentModel()}) {
+    const auto graph = StepGraph(config, Paged());
+    ASSERT_THAT(graph, IsOk());
+    EXPECT_THAT(
+        OpNames(*graph, "model.layers.1"),
+        ElementsAre("LatentQkv", "PagedLatentAttendProject", "RoutedExperts"));
+  }
+}
+
+// What stays beside the gate and the experts of a tier: the norm of its input,
+// the way of those that stay, the plan.
+TEST(FuseTest, ATierIsAGateAndItsExperts) {
+  StepOptions options = Paged();
+  options.fuse = false;
+  const auto before = StepGraph(HierarchicalModel(), options);
+  const auto after = StepGraph(HierarchicalModel(), Paged());
+  ASSERT_THAT(before, IsOk());
+  ASSERT_THAT(after, IsOk());
+  EXPECT_THAT(OpNames(*after, "model.layers.1.mlp.tier.0"),
+              ElementsAre("RmsNorm", "ExpertContext", "TierGate", "CarryWeight",
+                          "DispatchPlan", "ExpertsResidual", "CompactRows"));
+  EXPECT_GT(OpNames(*before, "model.layers.1.mlp.tier.0").size(), 35);
+}
+
+TEST(BlockSummaryTest, CountsTheTwelveStepsOfABlock) {
+  StepOptions options = Paged();
+  options.fuse = false;
+  const auto before = StepGraph(FlatModel(), options);
+  const auto after = StepGraph(FlatModel(), Paged());
+  ASSERT_THAT(before, IsOk());
+  ASSERT_THAT(after, IsOk());
+  const BlockSummary plain = SummariseBlock(*before, "model.layers.1");
+  const BlockSummary fused = SummariseBlock(*after, "model.layers.1");
+  EXPECT_EQ(plain.nodes.size(), 23);
+  EXPECT_EQ(plain.num_basic, 12);
+  EXPECT_EQ(fused.num_basic, 3);
+  EXPECT_LT(fused.intermediate_bytes, plain.intermediate_bytes / 2);
+  EXPECT_EQ(SummariseBlock(*before, "model.layers.10").nodes.size(), 0);
 }
 
 TEST(FuseTest, CostsTheSameFlopsAndFewerBytes) {

@@ -9,9 +9,11 @@
 namespace strata {
 
 void FuseAttentionInputs(Rewriter& rewriter);
+void FuseLatentInputs(Rewriter& rewriter);
 void FuseAttentionOutputs(Rewriter& rewriter);
 void FuseDenseLayers(Rewriter& rewriter);
 void FuseRoutedExperts(Rewriter& rewriter);
+void FuseTierGates(Rewriter& rewriter);
 void FuseExperts(Rewriter& rewriter);  // What the one before has left.
 
 // What patterns share: x W^T by a matrix, and what may stand behind it.
