@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -24,8 +25,11 @@
 #include "core/model/config.h"
 #include "core/model/count.h"
 #include "core/model/decoder.h"
+#include "core/passes/fuse/block_summary.h"
+#include "core/passes/fuse/fuse.h"
 #include "core/passes/plan_memory.h"
 #include "nlohmann/json.hpp"
+#include "tools/scorecard/serving_step.h"
 #include "tools/strata/command.h"
 #include "tools/strata/config_flags.h"
 #include "tools/strata/option_parser.h"
@@ -46,6 +50,7 @@ struct InfoFlags {
   bool graph = false;
   bool backward = false;
   bool memory = false;
+  bool passes = false;
   bool json = false;
 };
 
@@ -160,6 +165,86 @@ std::string LargestTable(const Graph& graph, const MemoryPlan& plan) {
   return FormatTable(rows);
 }
 
+// A block of the serving engine's step of `tokens` tokens, before fusion and
+// after, and what the whole step needs.
+struct Passes {
+  int64_t tokens = 0;
+  std::string block;
+  BlockSummary before, after;
+  MemoryPlan plan_before, plan_after;
+};
+
+absl::StatusOr<Passes> RunPasses(const ModelConfig& config, int64_t tokens) {
+  ASSIGN_OR_RETURN(const Graph before, ServingStep(config, tokens));
+  const Graph after = Fuse(before);
+  Passes passes;
+  passes.tokens = tokens;
+  passes.block = absl::StrCat("model.layers.", config.num_layers() - 1);
+  passes.before = SummariseBlock(before, passes.block);
+  passes.after = SummariseBlock(after, passes.block);
+  passes.plan_before = PlanMemory(before);
+  passes.plan_after = PlanMemory(after);
+  return passes;
+}
+
+// "RmsNorm, MatMul x 3, Rope x 2": operators in order, neighbours counted.
+std::string OperatorLine(const std::vector<std::string>& nodes) {
+  std::string line;
+  for (size_t i = 0; i < nodes.size();) {
+    size_t end = i;
+    while (end < nodes.size() && nodes[end] == nodes[i]) ++end;
+    absl::StrAppend(&line, i > 0 ? ", " : "", nodes[i]);
+    if (end - i > 1) absl::StrAppend(&line, " x ", end - i);
+    i = end;
+  }
+  return line;
+}
+
+std::string PassesText(const Passes& passes) {
+  const auto megabytes = [](double bytes) {
+    return absl::StrFormat("%.2f", bytes / 1e6);
+  };
+  const auto row = [&](const std::string& what, double before, double after) {
+    return std::vector<std::string>{what,
+                                    FormatInteger(static_cast<int64_t>(before)),
+                                    FormatInteger(static_cast<int64_t>(after))};
+  };
+  const BlockSummary& before = passes.before;
+  const BlockSummary& after = passes.after;
+  std::vector<std::vector<std::string>> rows = {
+      {passes.block, "before", "after"},
+      row("launches (nodes)", before.nodes.size(), after.nodes.size()),
+      row("basic operators", before.num_basic, after.num_basic),
+      {"MB between operators", megabytes(before.intermediate_bytes),
+       megabytes(after.intermediate_bytes)},
+      {"MB moved, at most",
+       megabytes(before.cost.bytes_read + before.cost.bytes_written),
+       megabytes(after.cost.bytes_read + after.cost.bytes_written)},
+      {"FLOPs", FormatCount(before.cost.flops), FormatCount(after.cost.flops)},
+      {"the whole step:", "", ""},
+      {"MB, one buffer a value", megabytes(passes.plan_before.unshared_bytes),
+       megabytes(passes.plan_after.unshared_bytes)},
+      {"MB of the arena", megabytes(passes.plan_before.arena_bytes),
+       megabytes(passes.plan_after.arena_bytes)}};
+  return absl::StrCat("A step of the serving engine, ", passes.tokens,
+                      " tokens\n", FormatTable(rows), "\nbefore  ",
+                      OperatorLine(before.nodes), "\nafter   ",
+                      OperatorLine(after.nodes), "\n");
+}
+
+nlohmann::ordered_json ToJson(const BlockSummary& block,
+                              const MemoryPlan& plan) {
+  return {{"operators", block.nodes},
+          {"launches", block.nodes.size()},
+          {"basic_operators", block.num_basic},
+          {"intermediate_bytes", block.intermediate_bytes},
+          {"flops", block.cost.flops},
+          {"bytes_read", block.cost.bytes_read},
+          {"bytes_written", block.cost.bytes_written},
+          {"step_bytes_without_reuse", plan.unshared_bytes},
+          {"step_bytes", plan.arena_bytes}};
+}
+
 nlohmann::ordered_json InfoJson(const InfoFlags& flags,
                                 const ModelConfig& config, const Graph& graph,
                                 const MemoryPlan& plan) {
@@ -196,8 +281,22 @@ absl::StatusOr<int> RunInfo(const InfoFlags& flags) {
   ASSIGN_OR_RETURN(const Graph graph,
                    BuildGraph(config, flags.tokens, flags.backward));
   const MemoryPlan plan = PlanMemory(graph);
+  std::optional<Passes> passes;
+  if (flags.passes) {
+    // As many as the engine computes in one step.
+    constexpr int64_t kStepTokens = 256;
+    ASSIGN_OR_RETURN(passes,
+                     RunPasses(config, std::min(flags.tokens, kStepTokens)));
+  }
   if (flags.json) {
-    PrintJson(InfoJson(flags, config, graph, plan));
+    nlohmann::ordered_json json = InfoJson(flags, config, graph, plan);
+    if (passes) {
+      json["passes"] = {{"tokens", passes->tokens},
+                        {"block", passes->block},
+                        {"before", ToJson(passes->before, passes->plan_before)},
+                        {"after", ToJson(passes->after, passes->plan_after)}};
+    }
+    PrintJson(json);
     return 0;
   }
 
@@ -207,6 +306,7 @@ absl::StatusOr<int> RunInfo(const InfoFlags& flags) {
       flags.tokens, " tokens.\n\n", "graph   ", graph.nodes().size(),
       " nodes, ", flags.backward ? "forward and backward" : "forward", "\n",
       "memory  ", plan.ToString(), "\n");
+  if (passes) absl::StrAppend(&text, "\n", PassesText(*passes));
   if (flags.memory) absl::StrAppend(&text, "\n", LargestTable(graph, plan));
   if (flags.graph) absl::StrAppend(&text, "\n", ToText(graph));
   Print(text);
@@ -237,6 +337,8 @@ Command AddInfo(OptionParser& app) {
   info->AddFlag("--memory", flags->memory,
                 absl::StrCat("Print the ", kLargestValues,
                              " largest values of the memory plan"));
+  info->AddFlag("--passes", flags->passes,
+                "A block of the serving engine's step before and after fusion");
   AddJson(*info, flags->json);
   return {info, [flags] { return RunInfo(*flags); }};
 }

@@ -10,6 +10,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "core/base/files.h"
 #include "core/base/manifest.h"
 #include "core/base/progress.h"
@@ -18,6 +19,8 @@
 #include "nlohmann/json.hpp"
 #include "sim/workload/sweep.h"
 #include "tools/scorecard/c1.h"
+#include "tools/scorecard/c3_c4.h"
+#include "tools/scorecard/c5_latency.h"
 #include "tools/scorecard/claim.h"
 #include "tools/scorecard/html.h"
 #include "tools/scorecard/routing_time.h"
@@ -52,16 +55,27 @@ constexpr Claim kClaims[] = {{"A1", HierarchicalExperts},
                              {"A3", SparseActivation}};
 constexpr char kC1[] = "C1";
 
+// Claims that want no training.
+absl::StatusOr<ClaimResult> MeasureLatency() { return TradingLatency({}); }
+struct PlainClaim {
+  const char* id;
+  absl::StatusOr<ClaimResult> (*measure)();
+};
+constexpr PlainClaim kPlainClaims[] = {
+    {"C3", FusedOperators}, {"C4", MemoryReuse}, {"C5", MeasureLatency}};
+
 absl::StatusOr<std::set<std::string>> ChooseClaims(
     const std::vector<std::string>& ids) {
   std::set<std::string> all;
   for (const Claim& claim : kClaims) all.insert(claim.id);
   all.insert(kC1);
+  for (const PlainClaim& claim : kPlainClaims) all.insert(claim.id);
   if (ids.empty()) return all;
   for (const std::string& id : ids) {
     if (all.count(id) == 0) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          "no claim is called ", id, "; want some of A1, A2, A3, C1"));
+      return absl::InvalidArgumentError(absl::StrCat("no claim is called ", id,
+                                                     "; want some of ",
+                                                     absl::StrJoin(all, ", ")));
     }
   }
   return std::set<std::string>(ids.begin(), ids.end());
@@ -174,6 +188,10 @@ absl::StatusOr<int> RunScorecard(const ScorecardFlags& flags) {
         "--routing is for C1, which is not asked for");
   }
   const bool has_c1 = ids.erase(kC1) > 0;
+  std::set<std::string> plain;
+  for (const PlainClaim& claim : kPlainClaims) {
+    if (ids.erase(claim.id) > 0) plain.insert(claim.id);
+  }
   nlohmann::json json;
   std::vector<ScoredRun> runs;
   std::vector<ClaimResult> results;
@@ -182,10 +200,16 @@ absl::StatusOr<int> RunScorecard(const ScorecardFlags& flags) {
   if (status.ok() && has_c1) status = ScoreC1(flags, json, results);
   if (absl::IsCancelled(status)) return kInterruptedExitCode;
   RETURN_IF_ERROR(status);
+  for (const PlainClaim& claim : kPlainClaims) {
+    if (plain.count(claim.id) == 0) continue;
+    ASSIGN_OR_RETURN(results.emplace_back(), claim.measure());
+  }
+  if (!json.contains("manifest")) json["manifest"] = ToJson(NewManifest());
   for (const ClaimResult& result : results) {
     json["claims"].push_back(ToJson(result));
   }
 
+  RETURN_IF_ERROR(MakeFolders(flags.study.out));
   const std::string base = flags.study.out + "/scorecard";
   RETURN_IF_ERROR(WriteFileAtomically(base + ".json", json.dump(1) + "\n"));
   RETURN_IF_ERROR(WriteFileAtomically(
@@ -208,7 +232,8 @@ Command AddScorecard(OptionParser& app) {
       "alike, over several seeds");
   auto flags = std::make_shared<ScorecardFlags>();
   scorecard
-      ->AddOption("ids", flags->ids, "Claims: A1, A2, A3, C1 (default: all)")
+      ->AddOption("ids", flags->ids,
+                  "Claims: A1, A2, A3, C1, C3, C4, C5 (default: all)")
       ->TypeName("ID ...");
   AddStudyFlags(*scorecard, "scorecard.json, scorecard.html", flags->study);
   scorecard
