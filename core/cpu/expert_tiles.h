@@ -52,9 +52,11 @@ void HiddenTile(const TileRowsOf<T>& x, const SwiGluWeights<T>& w,
   }
 }
 
-// Columns of a piece of HiddenTile.
-inline int64_t HiddenColumns(int64_t width, int64_t d) {
-  return PieceColumns(width, 2 * d);
+// Columns of a piece of HiddenTile: a few pieces to an expert. Weights pass by
+// once for all rows of a tile, so they need not fit into a cache, and each
+// piece begins with some that memory does not have ready.
+inline int64_t HiddenColumns(int64_t width) {
+  return std::clamp<int64_t>(width / 4 / 16 * 16, 16, 64);
 }
 
 template <typename T>
@@ -79,7 +81,7 @@ struct ExpertTiles {
     int64_t num_busy = 0;
     auto* const busy = ctx.scratch.Take<Busy>(experts + 2);
     int32_t piece = 0;
-    const int64_t columns = HiddenColumns(routed.width, d);
+    const int64_t columns = HiddenColumns(routed.width);
     for (int64_t e = 0; e < experts; ++e) {
       const int64_t m = offset[e + 1] - offset[e];
       if (m == 0) continue;
@@ -87,7 +89,7 @@ struct ExpertTiles {
       piece += CeilDiv(m, kTileRows) * CeilDiv(routed.width, columns);
     }
     const int64_t num_experts = num_busy;
-    const int64_t shared_columns = HiddenColumns(shared.width, d);
+    const int64_t shared_columns = HiddenColumns(shared.width);
     if (shared.width > 0) {
       busy[num_busy++] = {static_cast<int32_t>(experts), piece};
       piece +=
@@ -127,7 +129,7 @@ struct ExpertTiles {
     // Neighbours share their part of the weights.
     const int64_t row_pieces = CeilDiv(m, kTileRows);
     const int64_t row = piece % row_pieces * kTileRows;
-    const int64_t columns = HiddenColumns(w.width, d);
+    const int64_t columns = HiddenColumns(w.width);
     const int64_t first = piece / row_pieces * columns;
     TileRowsOf<T> rows;
     rows.m = std::min(kTileRows, m - row);

@@ -36,7 +36,7 @@ absl::Status RunNormMlp(const KernelContext& ctx) {
   T* const normed = ctx.out(1).as<T>();  // [64, d]
   T* const hidden = ctx.out(2).as<T>();  // [64, width]
   const T eps = static_cast<T>(ctx.attrs().Float("eps"));
-  const int64_t columns = HiddenColumns(w.width, d);
+  const int64_t columns = HiddenColumns(w.width);
   const int64_t tile_size =
       std::min(t, kTileRows) * std::max(2 * columns, PieceColumns(d, w.width));
   T* const tiles = ctx.scratch.Take<T>(ctx.pool.num_threads() * tile_size);

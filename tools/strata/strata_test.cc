@@ -201,6 +201,16 @@ TEST_F(StrataTest, ShowsWhatAModelIsMadeOf) {
   ASSERT_EQ(deepseek.exit_code, 0) << deepseek.err;
   EXPECT_EQ(Json::parse(deepseek.out)["parameters"]["total"], 671026404352);
 
+  const Result fused =
+      Strata({"info", "--preset", "deepseek-v3", "--passes", "--json"});
+  ASSERT_EQ(fused.exit_code, 0) << fused.err;
+  const Json passes = Json::parse(fused.out)["passes"];
+  EXPECT_EQ(passes["after"]["operators"],
+            Json({"LatentQkv", "PagedLatentAttendProject", "RoutedExperts"}));
+  EXPECT_GT(passes["before"]["launches"], 30);
+  EXPECT_EQ(passes["before"]["flops"], passes["after"]["flops"]);
+  EXPECT_LT(passes["after"]["step_bytes"], passes["before"]["step_bytes"]);
+
   const Result own = Strata(
       {"info", "--model", *run_, "--backward", "--json", "--tokens", "64"});
   ASSERT_EQ(own.exit_code, 0) << own.err;

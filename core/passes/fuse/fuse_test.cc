@@ -8,6 +8,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <random>
 #include <string>
 #include <tuple>
 #include <vector>
@@ -187,6 +188,102 @@ INSTANTIATE_TEST_SUITE_P(
            Case{"PlainLatentPaged", PlainLatentModel, true},
            Case{"HierarchicalPaged", HierarchicalModel, true}),
     [](const auto& info) { return info.param.name; });
+
+// --- Shapes ---
+
+// A model of one of the kinds, of random widths on both sides of vectors and
+// pieces.
+ModelConfig RandomModel(int seed) {
+  std::mt19937 rng(seed);
+  const auto between = [&](int64_t low, int64_t high) {
+    return std::uniform_int_distribution<int64_t>(low, high)(rng);
+  };
+  const std::vector<ModelConfig> models = AllModels();
+  ModelConfig config = models[seed % models.size()];
+  config.set_d_model(between(9, 150));
+  config.set_num_layers(1);
+  config.set_num_dense_layers(config.has_moe() ? 0 : 1);
+  AttentionConfig& attention = *config.mutable_attention();
+  const int64_t kv_heads = between(1, 3);
+  attention.set_num_heads(kv_heads * between(1, 3));
+  if (attention.has_latent()) {
+    LatentAttentionConfig& latent = *attention.mutable_latent();
+    if (latent.q_rank() > 0) latent.set_q_rank(between(3, 40));
+    latent.set_kv_rank(between(3, 40));
+    latent.set_nope_dim(between(1, 20));
+    latent.set_rope_dim(2 * between(1, 10));
+    latent.set_value_dim(between(1, 20));
+  } else {
+    attention.set_num_kv_heads(kv_heads);
+    attention.set_head_dim(2 * between(1, 20));
+  }
+  if (!config.has_moe()) {
+    config.set_dense_width(between(3, 200));
+    return config;
+  }
+  MoeConfig& moe = *config.mutable_moe();
+  moe.set_expert_width(between(3, 90));
+  if (moe.shared_width() > 0) moe.set_shared_width(between(3, 90));
+  if (moe.has_flat() && moe.flat().num_groups() == 0) {
+    moe.mutable_flat()->set_num_experts(between(3, 40));
+    moe.mutable_flat()->set_k(between(1, 3));
+  }
+  if (moe.has_hierarchical()) {
+    moe.mutable_hierarchical()->set_fine_width(between(3, 40));
+    moe.mutable_hierarchical()->set_energy_groups(between(2, 20));
+  }
+  return config;
+}
+
+TEST(FuseTest, RandomShapesAreBitEqual) {
+  for (int seed = 0; seed < 28; ++seed) {
+    const ModelConfig config = RandomModel(seed);
+    StepOptions options = Paged();
+    options.narrow = seed % 2 == 1;
+    auto fused = StepModel::Create(config, BatchInvariantCpuKernels(), options);
+    options.fuse = false;
+    auto plain = StepModel::Create(config, BatchInvariantCpuKernels(), options);
+    ASSERT_THAT(fused, IsOk());
+    ASSERT_THAT(plain, IsOk());
+    for (const int64_t tokens : {1 + seed, 64 + seed}) {
+      ASSERT_THAT((*plain)->Run(tokens), IsOk());
+      ASSERT_THAT((*fused)->Run(tokens), IsOk());
+      EXPECT_EQ((*fused)->Results(), (*plain)->Results())
+          << config.name() << ", seed " << seed << ", " << tokens;
+    }
+  }
+}
+
+// Every preset's block, with its own widths; the smallest is run too.
+TEST(FuseTest, PresetsAreFused) {
+  for (const char* name : {"demo", "small", "strata-1b", "deepseek-v3"}) {
+    const auto config = ModelPreset(name);
+    ASSERT_THAT(config, IsOk());
+    StepOptions options = Paged();
+    const auto after = StepGraph(*config, options);
+    options.fuse = false;
+    const auto before = StepGraph(*config, options);
+    ASSERT_THAT(before, IsOk());
+    ASSERT_THAT(after, IsOk());
+    EXPECT_LT(3 * after->nodes().size(), before->nodes().size()) << name;
+    EXPECT_DOUBLE_EQ(CostOf(*after, Binding()).flops,
+                     CostOf(*before, Binding()).flops)
+        << name;
+    EXPECT_EQ(NarrowableWeights(*after), NarrowableWeights(*before)) << name;
+  }
+  const auto demo = ModelPreset("demo");
+  StepOptions options = Paged();
+  auto fused = StepModel::Create(*demo, BatchInvariantCpuKernels(), options);
+  options.fuse = false;
+  auto plain = StepModel::Create(*demo, BatchInvariantCpuKernels(), options);
+  ASSERT_THAT(fused, IsOk());
+  ASSERT_THAT(plain, IsOk());
+  for (const int64_t tokens : {1, 33, 130}) {
+    ASSERT_THAT((*plain)->Run(tokens), IsOk());
+    ASSERT_THAT((*fused)->Run(tokens), IsOk());
+    EXPECT_EQ((*fused)->Results(), (*plain)->Results()) << tokens;
+  }
+}
 
 TEST(FuseTest, ABlockIsThreeOperators) {
   StepOptions options = Paged();
