@@ -76,6 +76,8 @@ struct ExpertTiles {
   const int32_t* index = nullptr;  // [tokens], rows of h; null: as tokens
   T* y = nullptr;                  // [t, d]
 
+  explicit ExpertTiles(const KernelContext& context) : ctx(context) {}
+
   // With an index, rows that it does not name must be in y.
   void Run() const {
     int64_t num_busy = 0;

@@ -53,12 +53,20 @@ absl::Status RunRopeTable(const KernelContext& ctx) {
     }
     max_position = std::max(max_position, position[i]);
   }
-  double* const frequency = ctx.scratch.Take<double>(half);
-  RopeFrequencies(options, int64_t{max_position} + 1, frequency);
+  // Of each token's own length, where frequencies depend on it.
+  const bool by_length = ctx.has(1) && options.stretch == RopeStretch::kDynamic;
+  double* const frequencies =
+      ctx.scratch.Take<double>((by_length ? t : 1) * half);
+  for (int64_t i = 0; i < (by_length ? t : 1); ++i) {
+    const int64_t length =
+        by_length ? ctx.in(1).as<int32_t>()[i] : int64_t{max_position} + 1;
+    RopeFrequencies(options, length, frequencies + i * half);
+  }
   const double size = options.magnitude;
   // A sine costs about 32 times as much as what an element usually does.
   ForRowChunks(ctx.pool, t, 32 * half, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
+      const double* const frequency = frequencies + (by_length ? i * half : 0);
       for (int64_t j = 0; j < half; ++j) {
         const double angle = position[i] * frequency[j];
         cos[i * half + j] = static_cast<T>(size * std::cos(angle));

@@ -178,7 +178,7 @@ absl::Status RunRouted(const KernelContext& ctx) {
            row_token);
   *ctx.out(kRoutedRows).as<int32_t>() = static_cast<int32_t>(slots);
 
-  ExpertTiles<T> tiles = {ctx};
+  ExpertTiles<T> tiles(ctx);
   tiles.d = gate.d;
   tiles.tokens = gate.t;
   tiles.k = gate.k;
@@ -206,7 +206,7 @@ absl::Status RunRouted(const KernelContext& ctx) {
 
 template <typename T>
 absl::Status RunExperts(const KernelContext& ctx) {
-  ExpertTiles<T> tiles = {ctx};
+  ExpertTiles<T> tiles(ctx);
   tiles.tokens = ctx.in(kExpertsX).dim(0);
   tiles.d = ctx.in(kExpertsX).dim(1);
   tiles.k = ctx.in(kExpertsSlotRow).dim(1);

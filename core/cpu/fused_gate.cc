@@ -92,9 +92,10 @@ class TierGateKernel {
         d_(ctx.in(kTierX).dim(1)),
         experts_(ctx.in(kTierKey).dim(0)),
         groups_(ctx.in(kTierKey).dim(1)),
-        r_(ctx.in(kTierQuery).dim(0)),
-        has_energy_(ctx.has(kTierEnergy)),
-        energies_(has_energy_ ? ctx.in(kTierEnergy).dim(0) : d_),
+        r_(ctx.in(kTierExperts).dim(1)),
+        projected_(ctx.in(kTierToken).dim(0)),
+        has_energy_(projected_ > r_),
+        energies_(has_energy_ ? projected_ - r_ : d_),
         x_(ctx.in(kTierX).template as<T>()),
         bias_(ctx.has(kTierBias) ? ctx.in(kTierBias).template as<T>()
                                  : nullptr),
@@ -103,8 +104,7 @@ class TierGateKernel {
 
   void Run() {
     const int workers = ctx_.pool.num_threads();
-    query_ = ctx_.scratch.template Take<T>(t_ * r_);
-    energy_ = ctx_.scratch.template Take<T>(has_energy_ ? t_ * energies_ : 0);
+    token_ = ctx_.scratch.template Take<T>(t_ * projected_);
     no_bias_ = ctx_.scratch.template Take<T>(experts_);
     std::fill_n(no_bias_, experts_, T{0});
     // Of a worker: signatures, coarse scores, attention, affinities, refined
@@ -119,17 +119,10 @@ class TierGateKernel {
     const int64_t pieces = CeilDiv(t_, kGateRows);
     if (t_ < kFewTokens) {
       // Threads share the columns rather than the tokens.
-      const int64_t columns = PieceColumns(r_ + energies_, d_);
-      const int64_t of_query = CeilDiv(r_, columns);
-      const int64_t of_energy = has_energy_ ? CeilDiv(energies_, columns) : 0;
-      ForPieces(ctx_.pool, of_query + of_energy,
-                t_ * d_ * (r_ + (has_energy_ ? energies_ : 0)),
+      const int64_t columns = PieceColumns(projected_, d_);
+      ForPieces(ctx_.pool, CeilDiv(projected_, columns), t_ * d_ * projected_,
                 [&](int64_t piece, int) {
-                  if (piece < of_query) {
-                    Query(0, t_, piece * columns, columns);
-                  } else {
-                    Energy(0, t_, (piece - of_query) * columns, columns);
-                  }
+                  Project(0, t_, piece * columns, columns);
                 });
       for (int64_t piece = 0; piece < pieces; ++piece) Choose(piece, 0);
       return;
@@ -137,25 +130,20 @@ class TierGateKernel {
     ctx_.pool.ParallelFor(pieces, [&](int64_t piece, int worker) {
       const int64_t begin = piece * kGateRows;
       const int64_t end = std::min(t_, begin + kGateRows);
-      Query(begin, end, 0, r_);
-      if (has_energy_) Energy(begin, end, 0, energies_);
+      Project(begin, end, 0, projected_);
       Choose(piece, worker);
     });
   }
 
  private:
-  void Query(int64_t begin, int64_t end, int64_t first, int64_t count) const {
+  // Columns of the energies and queries of tokens [begin, end).
+  void Project(int64_t begin, int64_t end, int64_t first, int64_t count) const {
     Dense<T>(x_ + begin * d_, end - begin, d_)
-        .Times(ctx_.in(kTierQuery), first, std::min(count, r_ - first),
-               query_ + begin * r_ + first, r_);
-  }
-  void Energy(int64_t begin, int64_t end, int64_t first, int64_t count) const {
-    Dense<T>(x_ + begin * d_, end - begin, d_)
-        .Times(ctx_.in(kTierEnergy), first, std::min(count, energies_ - first),
-               energy_ + begin * energies_ + first, energies_);
+        .Times(ctx_.in(kTierToken), first, std::min(count, projected_ - first),
+               token_ + begin * projected_ + first, projected_);
   }
 
-  // All that comes after the two products by weights.
+  // All that comes after the product by a weight.
   void Choose(int64_t piece, int worker) const {
     const VectorMath<T>& vec = VectorMath<T>::Get();
     const int64_t begin = piece * kGateRows;
@@ -168,16 +156,16 @@ class TierGateKernel {
     T* const row_scratch = refined + kGateRows * r_;
     T* const sorted = row_scratch + 2 * experts_;
     uint8_t* const masks = masks_ + worker * kGateRows * experts_;
-    const T* const energy = has_energy_ ? energy_ : x_;
-    const T* const query = query_ + begin * r_;
+    const T* const token = token_ + begin * projected_;
     for (int64_t i = 0; i < rows; ++i) {
-      SignatureRow(energy + (begin + i) * energies_, groups_,
-                   energies_ / groups_, signature + i * groups_);
+      SignatureRow(has_energy_ ? token + i * projected_ : x_ + (begin + i) * d_,
+                   groups_, energies_ / groups_, signature + i * groups_);
     }
     Dense<T>(signature, rows, groups_)
         .Times(ctx_.in(kTierKey), 0, experts_, coarse, experts_);
-    Dense<T>(query, rows, r_)
-        .Times(ctx_.in(kTierExpertKey), 0, experts_, attention, experts_);
+    TileRowsOf<T> query = Dense<T>(token + projected_ - r_, rows, r_);
+    query.lda = projected_;
+    query.Times(ctx_.in(kTierExpertKey), 0, experts_, attention, experts_);
     const auto attention_scale =
         static_cast<T>(ctx_.attrs().Float("attention_scale"));
     for (int64_t i = 0; i < rows; ++i) {
@@ -191,7 +179,9 @@ class TierGateKernel {
     }
     SumOfRows(attention, rows, experts_,
               ctx_.in(kTierExpertValue).template as<T>(), r_, refined);
-    vec.add(query, refined, rows * r_, refined);
+    for (int64_t i = 0; i < rows; ++i) {
+      vec.add(query.a + i * projected_, refined + i * r_, r_, refined + i * r_);
+    }
     Dense<T>(refined, rows, r_)
         .Times(ctx_.in(kTierExperts), 0, experts_, affinity, experts_);
     vec.scale(static_cast<T>(ctx_.attrs().Float("affinity_scale")), affinity,
@@ -225,7 +215,7 @@ class TierGateKernel {
   }
 
   const KernelContext& ctx_;
-  const int64_t t_, d_, experts_, groups_, r_;
+  const int64_t t_, d_, experts_, groups_, r_, projected_;
   const bool has_energy_;
   const int64_t energies_;
   const T* const x_;
@@ -233,8 +223,7 @@ class TierGateKernel {
   const AdaptiveRow<T> choice_;
   const Normalizer<T> normalizer_;
   int64_t floats_ = 0;
-  T* query_ = nullptr;   // [t, r]
-  T* energy_ = nullptr;  // [t, energies]
+  T* token_ = nullptr;  // [t, energies + r], or the queries alone
   T* no_bias_ = nullptr;
   T* of_workers_ = nullptr;
   uint8_t* masks_ = nullptr;

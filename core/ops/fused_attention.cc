@@ -32,6 +32,7 @@ double Tokens(const OpView& op, int input, const Binding& binding) {
 
 Types InferRopeTable(const OpView& op) {
   RETURN_IF_ERROR(WantRank(op, 0, "position", DType::kI32, 1));
+  if (op.has(1)) RETURN_IF_ERROR(WantType(op, 1, "seq_len", op.type(0)));
   const int64_t rotary_dim = op.attrs.Int("rotary_dim");
   RETURN_IF_ERROR(WantInRange("rotary_dim", rotary_dim, 2, 1 << 20));
   const ValueType table = {op.attrs.Int("f64") != 0 ? DType::kF64 : DType::kF32,

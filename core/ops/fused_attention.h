@@ -27,7 +27,7 @@ inline constexpr int64_t kFusedTileRows = 64;
 
 // How each token's columns turn: cos, sin [t, rotary_dim / 2], with the
 // magnitude in them.
-//   position [t] I32
+//   position [t] I32, seq_len [t] I32 or absent: as Rope's
 extern const OpDef kRopeTable;
 Attrs RopeTableAttrs(const RopeOptions& options, DType compute);
 

@@ -52,11 +52,12 @@ Types InferTierGate(const OpView& op) {
   const int64_t groups = op.attrs.Int("groups");
   RETURN_IF_ERROR(WantWeight(op, kTierKey, "key", x.dtype, Static(groups)));
   const Dim experts = op.type(kTierKey).dims[0];
-  int64_t energies = d.bound;
-  if (op.has(kTierEnergy)) {
-    RETURN_IF_ERROR(WantWeight(op, kTierEnergy, "energy", x.dtype, d));
-    energies = op.type(kTierEnergy).dims[0].bound;
-  }
+  RETURN_IF_ERROR(WantFloat(op, kTierExperts, "experts", 2));
+  const Dim r = op.type(kTierExperts).dims[1];
+  RETURN_IF_ERROR(WantWeight(op, kTierToken, "token", x.dtype, d));
+  const int64_t projected = op.type(kTierToken).dims[0].bound;
+  RETURN_IF_ERROR(WantInRange("the query's columns", r.bound, 1, projected));
+  const int64_t energies = projected > r.bound ? projected - r.bound : d.bound;
   if (groups < 1 || energies % groups != 0) {
     return absl::InvalidArgumentError(
         absl::StrCat("groups is ", groups, "; want a divisor of ", energies));
@@ -65,8 +66,6 @@ Types InferTierGate(const OpView& op) {
   if (op.has(kTierBias)) {
     RETURN_IF_ERROR(WantType(op, kTierBias, "bias", {x.dtype, {experts}}));
   }
-  RETURN_IF_ERROR(WantWeight(op, kTierQuery, "query", x.dtype, d));
-  const Dim r = op.type(kTierQuery).dims[0];
   for (const int e : {kTierExperts, kTierExpertKey, kTierExpertValue}) {
     RETURN_IF_ERROR(WantType(op, e, "experts", {x.dtype, {experts, r}}));
   }
@@ -82,17 +81,14 @@ double TierGateFlops(const OpView& op, const Binding& binding) {
   const ValueType& x = op.type(kTierX);
   const auto d = static_cast<double>(x.dims[1].bound);
   const auto experts = static_cast<double>(op.type(kTierKey).dims[0].bound);
-  const auto r = static_cast<double>(op.type(kTierQuery).dims[0].bound);
+  const auto r = static_cast<double>(op.type(kTierExperts).dims[1].bound);
+  const auto projected = static_cast<double>(op.type(kTierToken).dims[0].bound);
   const auto groups = static_cast<double>(op.attrs.Int("groups"));
-  const double energies =
-      op.has(kTierEnergy)
-          ? static_cast<double>(op.type(kTierEnergy).dims[0].bound)
-          : d;
-  const double coarse = (op.has(kTierEnergy) ? 2 * d * energies : 0) +
-                        2 * energies + 2 * groups +
+  const double energies = projected > r ? projected - r : d;
+  const double coarse = 2 * d * projected + 2 * energies + 2 * groups +
                         experts * (2 * groups + kSigmoid + kCoarseFilter);
   const double fine =
-      2 * d * r + 3 * 2 * r * experts + r +
+      3 * 2 * r * experts + r +
       experts * (kSoftmax + 1 + (op.attrs.Int("add_coarse") != 0 ? 1 : 0) +
                  kSigmoid + kAdaptiveSelect);
   const double weights = static_cast<double>(op.attrs.Int("k_max")) *

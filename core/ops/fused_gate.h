@@ -36,11 +36,11 @@ enum ExpertContextInput {
 // expert I32 [t, k_max], stay U8 [t], weight [t, k_max].
 extern const OpDef kTierGate;
 enum TierGateInput {
-  kTierX,        // [t, d]
-  kTierEnergy,   // [groups * width, d], or absent: x is its own energy
-  kTierKey,      // [E, groups]
-  kTierBias,     // [E] or absent: added where experts are left and chosen
-  kTierQuery,    // [r, d]
+  kTierX,      // [t, d]
+  kTierToken,  // [energies + r, d]: of the energies, groups * width of them or
+               // 0, where x is its own; then of the query
+  kTierKey,    // [E, groups]
+  kTierBias,   // [E] or absent: added where experts are left and chosen
   kTierExperts,  // [E, r], and the next two: of ExpertContext
   kTierExpertKey,
   kTierExpertValue,

@@ -44,18 +44,6 @@ struct Branch {
   }
 };
 
-bool TurnAlike(const Node& q, const Node& k) {
-  RopeOptions options = RopeOptionsOf(q.attrs);
-  options.num_heads = 1;
-  RopeOptions other = RopeOptionsOf(k.attrs);
-  other.num_heads = 1;
-  return q.inputs[1] == k.inputs[1] && q.attrs.Int("inverse") == 0 &&
-         k.attrs.Int("inverse") == 0 &&
-         options.interleaved == other.interleaved &&
-         RopeTableAttrs(options, DType::kF32).ToString() ==
-             RopeTableAttrs(other, DType::kF32).ToString();
-}
-
 // The gain of the norm of heads, if it has one a head.
 bool IsHeadNorm(const Rewriter& r, const Branch& branch) {
   const int64_t columns =
@@ -98,13 +86,8 @@ void Match(Rewriter& r, const Node& norm) {
        q->head_norm->attrs.Float("eps") != k->head_norm->attrs.Float("eps"))) {
     return;
   }
-  const ValueId position = q->rope->inputs[1];
-  if (r.graph().value(position).producer != kNone) return;
   const RopeOptions rope = RopeOptionsOf(q->rope->attrs);
-  const std::vector<ValueId> table =
-      r.Shared(kRopeTable,
-               RopeTableAttrs(rope, r.graph().value(norm.inputs[0]).type.dtype),
-               position);
+  const std::vector<ValueId> table = SharedTable(r, *q->rope);
   if (table.empty()) return;
 
   NormQkvOptions options;

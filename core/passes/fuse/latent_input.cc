@@ -121,28 +121,19 @@ void Match(Rewriter& r, const Node& query) {
     }
   }
   if (!key.complete() || key.source != kv.result() ||
-      key.rope->inputs[1] != rope->inputs[1]) {
+      !TurnAlike(*rope, *key.rope)) {
     return;
   }
-  RopeOptions turn = RopeOptionsOf(rope->attrs);
-  const int64_t num_heads = turn.num_heads;
-  turn.num_heads = 1;
-  const RopeOptions other = RopeOptionsOf(key.rope->attrs);
-  const DType dtype = r.graph().value(norm->inputs[0]).type.dtype;
-  if (other.num_heads != 1 || turn.interleaved != other.interleaved ||
-      rope->attrs.Int("inverse") != 0 || key.rope->attrs.Int("inverse") != 0 ||
-      turn.rotary_dim != query.attrs.Int("rope") ||
-      RopeTableAttrs(turn, dtype).ToString() !=
-          RopeTableAttrs(other, dtype).ToString() ||
-      r.graph().value(rope->inputs[1]).producer != kNone) {
+  const RopeOptions turn = RopeOptionsOf(rope->attrs);
+  if (key.rope->attrs.Int("num_heads") != 1 ||
+      turn.rotary_dim != query.attrs.Int("rope")) {
     return;
   }
-  const std::vector<ValueId> table =
-      r.Shared(kRopeTable, RopeTableAttrs(turn, dtype), rope->inputs[1]);
+  const std::vector<ValueId> table = SharedTable(r, *rope);
   if (table.empty()) return;
 
   LatentQkvOptions options;
-  options.num_heads = num_heads;
+  options.num_heads = turn.num_heads;
   options.nope = query.attrs.Int("nope");
   options.rope = query.attrs.Int("rope");
   options.value = query.attrs.Int("value");

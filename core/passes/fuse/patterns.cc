@@ -1,8 +1,12 @@
 #include "core/passes/fuse/patterns.h"
 
+#include <vector>
+
 #include "core/graph/graph.h"
 #include "core/ops/elementwise.h"
+#include "core/ops/fused_attention.h"
 #include "core/ops/matmul.h"
+#include "core/ops/rope.h"
 #include "core/passes/fuse/rewriter.h"
 
 namespace strata {
@@ -15,6 +19,27 @@ bool IsLinear(const Node& node) {
 
 LinearMatch MatchLinear(const Rewriter& rewriter, const Node& product) {
   return {&product, rewriter.OnlyReader(product.outputs[0], kAddBias)};
+}
+
+bool TurnAlike(const Node& a, const Node& b) {
+  const RopeOptions of_a = RopeOptionsOf(a.attrs);
+  const RopeOptions of_b = RopeOptionsOf(b.attrs);
+  return a.inputs[1] == b.inputs[1] && Optional(a, 2) == Optional(b, 2) &&
+         a.attrs.Int("inverse") == 0 && b.attrs.Int("inverse") == 0 &&
+         of_a.interleaved == of_b.interleaved &&
+         RopeTableAttrs(of_a, DType::kF32).ToString() ==
+             RopeTableAttrs(of_b, DType::kF32).ToString();
+}
+
+std::vector<ValueId> SharedTable(Rewriter& rewriter, const Node& rope) {
+  const DType dtype = rewriter.graph().value(rope.inputs[0]).type.dtype;
+  return rewriter.Shared(kRopeTable,
+                         RopeTableAttrs(RopeOptionsOf(rope.attrs), dtype),
+                         {rope.inputs[1], Optional(rope, 2)});
+}
+
+ValueId Optional(const Node& node, size_t input) {
+  return node.inputs.size() > input ? node.inputs[input] : kNone;
 }
 
 ValueId OtherOperand(const Node& add, ValueId value) {

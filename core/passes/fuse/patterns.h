@@ -4,6 +4,9 @@
 #ifndef CORE_PASSES_FUSE_PATTERNS_H_
 #define CORE_PASSES_FUSE_PATTERNS_H_
 
+#include <vector>
+
+#include "core/graph/graph.h"
 #include "core/passes/fuse/rewriter.h"
 
 namespace strata {
@@ -33,6 +36,15 @@ struct LinearMatch {
 };
 // `product`, which must be linear, and the bias behind it, if its only reader.
 LinearMatch MatchLinear(const Rewriter& rewriter, const Node& product);
+
+// What a Rope node turns by: cos and sin of its positions, which all nodes with
+// the same share; none if it cannot be looked up.
+std::vector<ValueId> SharedTable(Rewriter& rewriter, const Node& rope);
+// Whether two Rope nodes turn heads alike, however many.
+bool TurnAlike(const Node& a, const Node& b);
+
+// The input of that number; kNone if it is absent.
+ValueId Optional(const Node& node, size_t input);
 
 // The operand of `add`, an Add, that is not `value`.
 ValueId OtherOperand(const Node& add, ValueId value);

@@ -8,6 +8,7 @@
 
 #include "absl/algorithm/container.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "absl/types/span.h"
 #include "core/base/check.h"
 #include "core/graph/graph.h"
@@ -179,15 +180,18 @@ bool Rewriter::Replace(const Fusion& fusion) {
 }
 
 std::vector<ValueId> Rewriter::Shared(const OpDef& op, const Attrs& attrs,
-                                      ValueId input) {
-  const std::string key =
-      absl::StrCat(op.name, " ", input, " ", attrs.ToString());
+                                      std::vector<ValueId> inputs) {
+  for (const ValueId input : inputs) {
+    if (input != kNone && graph_.value(input).producer != kNone) return {};
+  }
+  const std::string key = absl::StrCat(op.name, " ", absl::StrJoin(inputs, " "),
+                                       " ", attrs.ToString());
   SharedNode& shared = shared_[key];
   Node& node = shared.node;
   if (node.op == nullptr) {
     node.op = &op;
     node.attrs = attrs;
-    node.inputs.push_back(input);
+    node.inputs.assign(inputs.begin(), inputs.end());
     const auto types = op.infer({work_, node.inputs, {}, attrs});
     if (!types.ok() ||
         !has_kernel_(op, SelectingDType(work_, node.inputs, *types))) {

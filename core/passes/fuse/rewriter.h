@@ -69,10 +69,10 @@ class Rewriter {
   bool Replace(const Fusion& fusion);
 
   // The outputs of a node that is put before the first one replaced, the same
-  // for the same operator, attributes and input; for what many fused nodes
-  // read. `input` is a source of the graph.
+  // for the same operator, attributes and inputs; for what many fused nodes
+  // read. None if nothing runs it, or if an input is no source of the graph.
   std::vector<ValueId> Shared(const OpDef& op, const Attrs& attrs,
-                              ValueId input);
+                              std::vector<ValueId> inputs);
 
   // The graph with all replacements made, and values that nobody makes any more
   // left out.

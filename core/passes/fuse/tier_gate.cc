@@ -4,8 +4,9 @@
 //
 // and what each token goes through:
 //
-//   x (-> energy) -> signature -> coarse scores -> sigmoid -> filter
-//   x -> query -> attention to what is left -> affinity (+ coarse) -> sigmoid
+//   x -> energies | query
+//   energies (or x) -> signature -> coarse scores -> sigmoid -> filter
+//   query -> attention to what is left -> affinity (+ coarse) -> sigmoid
 //     -> choice -> weights
 #include <cstdint>
 #include <utility>
@@ -34,10 +35,6 @@ bool IsPlainProduct(const Node& node) {
 const Node* LinearMaker(const Rewriter& r, ValueId value) {
   const Node* const node = r.Maker(value, kMatMul);
   return node != nullptr && IsLinear(*node) ? node : nullptr;
-}
-
-ValueId Optional(const Node& node, size_t input) {
-  return node.inputs.size() > input ? node.inputs[input] : kNone;
 }
 
 void MatchContext(Rewriter& r, const Node& add) {
@@ -100,9 +97,9 @@ struct FineMatch {
   const Node* mixed = nullptr;
   const Node* softmax = nullptr;
   const Node* scores = nullptr;
-  const Node* query = nullptr;
+  ValueId query = kNone;
 
-  bool complete() const { return query != nullptr; }
+  bool complete() const { return query != kNone; }
 };
 
 FineMatch MatchFine(const Rewriter& r, ValueId value) {
@@ -121,7 +118,40 @@ FineMatch MatchFine(const Rewriter& r, ValueId value) {
   if (m.scores == nullptr || m.scores->inputs[0] != m.refined->inputs[0]) {
     return {};
   }
-  m.query = LinearMaker(r, m.scores->inputs[0]);
+  m.query = m.scores->inputs[0];
+  return m;
+}
+
+// The one product that a token's energies and query are columns of; of queries
+// alone, where x is its own energies.
+struct TokenMatch {
+  const Node* product = nullptr;
+  const Node* energies = nullptr;
+  const Node* query = nullptr;
+};
+
+TokenMatch MatchToken(const Rewriter& r, ValueId energies, ValueId query) {
+  TokenMatch m;
+  m.query = r.Maker(query, kSliceColumns);
+  if (m.query == nullptr) {
+    const Node* const product = LinearMaker(r, query);
+    if (product == nullptr || product->inputs[0] != energies) return {};
+    m.product = product;
+    return m;
+  }
+  m.energies = r.Maker(energies, kSliceColumns);
+  if (m.energies == nullptr || m.energies->inputs[0] != m.query->inputs[0]) {
+    return {};
+  }
+  const auto columns = [&](ValueId value) {
+    return r.graph().value(value).type.dims[1].bound;
+  };
+  if (m.energies->attrs.Int("begin") != 0 ||
+      m.query->attrs.Int("begin") != columns(energies) ||
+      columns(energies) + columns(query) != columns(m.query->inputs[0])) {
+    return {};
+  }
+  m.product = LinearMaker(r, m.query->inputs[0]);
   return m;
 }
 
@@ -154,12 +184,8 @@ void MatchGate(Rewriter& r, const Node& weight) {
   if (!fine.complete() || Optional(*fine.softmax, 1) != filter->outputs[0]) {
     return;
   }
-  const ValueId x = fine.query->inputs[0];
-  const Node* energy = nullptr;
-  if (signature->inputs[0] != x) {
-    energy = LinearMaker(r, signature->inputs[0]);
-    if (energy == nullptr || energy->inputs[0] != x) return;
-  }
+  const TokenMatch token = MatchToken(r, signature->inputs[0], fine.query);
+  if (token.product == nullptr) return;
 
   TierGateOptions options;
   options.groups = signature->attrs.Int("groups");
@@ -177,20 +203,16 @@ void MatchGate(Rewriter& r, const Node& weight) {
   Rewriter::Fusion fusion;
   fusion.op = &kTierGate;
   fusion.attrs = TierGateAttrs(options);
-  fusion.nodes = {signature,    coarse,        score,        filter,
-                  fine.query,   fine.scores,   fine.softmax, fine.mixed,
-                  fine.refined, fine.affinity, fine.scale,   p,
-                  select,       &weight};
-  for (const Node* node : {add, energy}) {
+  fusion.nodes = {signature,     coarse,        score,        filter,
+                  token.product, fine.scores,   fine.softmax, fine.mixed,
+                  fine.refined,  fine.affinity, fine.scale,   p,
+                  select,        &weight};
+  for (const Node* node : {add, token.energies, token.query}) {
     if (node != nullptr) fusion.nodes.push_back(node);
   }
-  fusion.inputs = {x,
-                   energy == nullptr ? kNone : energy->inputs[1],
-                   coarse->inputs[1],
-                   Optional(*filter, 1),
-                   fine.query->inputs[1],
-                   fine.affinity->inputs[1],
-                   fine.scores->inputs[1],
+  fusion.inputs = {token.product->inputs[0], token.product->inputs[1],
+                   coarse->inputs[1],        Optional(*filter, 1),
+                   fine.affinity->inputs[1], fine.scores->inputs[1],
                    fine.mixed->inputs[1]};
   fusion.outputs = {select->outputs[0], select->outputs[1], weight.outputs[0]};
   r.Replace(fusion);
