@@ -21,6 +21,7 @@
 #include "core/model/config.h"
 #include "core/model/config.pb.h"
 #include "core/ops/activation.h"
+#include "core/ops/attention.h"
 #include "core/ops/dispatch.h"
 #include "core/ops/elementwise.h"
 #include "core/ops/matmul.h"
@@ -445,6 +446,42 @@ TEST(FuseTest, AResidualFromElsewhereIsNoDenseLayer) {
   const auto graph = b.Finish();
   ASSERT_THAT(graph, IsOk());
   EXPECT_EQ(ToText(Fuse(*graph)), ToText(*graph));
+}
+
+// Attention over a cache, its projection, the sum; `between` may do something
+// before the sum.
+Graph Attention(
+    const std::function<void(GraphBuilder&, ValueId cache)>& between) {
+  GraphBuilder b;
+  const auto floats = [&](const char* name, Dims dims) {
+    return b.Input(name, DType::kF32, dims);
+  };
+  const auto ints = [&](const char* name) {
+    return b.Input(name, DType::kI32, {Static(3)});
+  };
+  const ValueId h = floats("h", {Static(3), Static(8)});
+  const ValueId k = b.State("k", DType::kF32, {Static(20), Static(4)});
+  const ValueId v = b.State("v", DType::kF32, {Static(20), Static(4)});
+  const ValueId o =
+      CachedAttention(b, floats("q", {Static(3), Static(12)}), k, v,
+                      ints("first_row"), ints("position"), {3, 1, 0.5, 0});
+  const ValueId projected =
+      Linear(b, o, b.Parameter("o", {Static(8), Static(12)}));
+  between(b, v);
+  b.Output("y", Add(b, h, projected));
+  auto graph = b.Finish();
+  EXPECT_THAT(graph, IsOk());
+  return *std::move(graph);
+}
+
+TEST(FuseTest, StateThatIsUpdatedInBetweenKeepsItsReaders) {
+  EXPECT_THAT(OpNames(Fuse(Attention([](GraphBuilder&, ValueId) {}))),
+              ElementsAre("CachedAttendProject"));
+  const Graph graph = Attention([](GraphBuilder& b, ValueId cache) {
+    CacheWrite(b, cache, b.Input("rows", DType::kF32, {Static(3), Static(4)}),
+               b.Input("row", DType::kI32, {Static(3)}));
+  });
+  EXPECT_EQ(ToText(Fuse(graph)), ToText(graph));
 }
 
 // A router whose choice somebody wants keeps its gate; its experts are fused.

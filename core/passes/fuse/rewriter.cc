@@ -111,6 +111,15 @@ bool Rewriter::Allowed(const Fusion& fusion, NodeId place) const {
         if (nodes.count(maker) == 0 || stays(sized)) return false;
       }
     }
+    for (NodeId other = first + 1; other < place; ++other) {
+      if (nodes.count(other) > 0) continue;
+      for (const int i : graph_.node(other).mutates) {
+        if (absl::c_linear_search(graph_.node(id).inputs,
+                                  graph_.node(other).inputs[i])) {
+          return false;
+        }
+      }
+    }
     for (const int i : graph_.node(id).mutates) {
       for (const NodeId reader : readers_[graph_.node(id).inputs[i]]) {
         if (nodes.count(reader) == 0 && reader > first && reader < place) {

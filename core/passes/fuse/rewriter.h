@@ -62,8 +62,8 @@ class Rewriter {
   //   a value that only `nodes` make, and that is none of `outputs`, is read by
   //     another node, is an output of the graph, or sizes a value that stays;
   //   an output of the new node is read before its place;
-  //   an input is made after the first of the nodes;
-  //   state that it updates is touched by another node between them;
+  //   state that they update is touched, or state that they read updated, by
+  //   another node between them;
   //   the operator's inference does not give the outputs' types;
   //   nothing runs it.
   bool Replace(const Fusion& fusion);

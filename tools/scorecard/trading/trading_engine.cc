@@ -27,12 +27,13 @@ double MicrosecondsSince(Clock::time_point start) {
       .count();
 }
 
-// Waits without sleeping, which would take longer than what is measured; lets
-// others run.
+// Waits awake at first, as sleeping takes longer than what is measured; then
+// lets others run, who would else take the time from what comes next.
 template <typename Ready>
 void WaitFor(Ready ready) {
   for (int spins = 0; !ready(); ++spins) {
-    if (spins % 64 == 63) std::this_thread::yield();
+    if (spins < 2000) continue;
+    std::this_thread::sleep_for(std::chrono::microseconds(10));
   }
 }
 
@@ -45,7 +46,13 @@ class Schedule {
   // Waits until burst `i` is here; returns when it came, in us.
   double Await(size_t i) const {
     if (arrival_us_.empty()) return now();
-    WaitFor([&] { return now() >= arrival_us_[i]; });
+    const double early = arrival_us_[i] - now() - 100;
+    if (early > 0) {
+      std::this_thread::sleep_for(
+          std::chrono::microseconds(static_cast<int64_t>(early)));
+    }
+    while (now() < arrival_us_[i]) {
+    }
     return arrival_us_[i];
   }
   double now() const { return MicrosecondsSince(start_); }
