@@ -27,15 +27,18 @@ double MicrosecondsSince(Clock::time_point start) {
       .count();
 }
 
-// Waits awake at first, as sleeping takes longer than what is measured; then
-// lets others run, who would else take the time from what comes next.
+// Waits without sleeping, which would take longer than what is measured; lets
+// others run.
 template <typename Ready>
 void WaitFor(Ready ready) {
   for (int spins = 0; !ready(); ++spins) {
-    if (spins < 2000) continue;
-    std::this_thread::sleep_for(std::chrono::microseconds(10));
+    if (spins % 64 == 63) std::this_thread::yield();
   }
 }
+
+// Ticks that are decoded before the model is given them: enough for a batch,
+// few enough that it need not wait for a whole burst.
+constexpr size_t kDecodedTicks = 16;
 
 // When bursts come.
 class Schedule {
@@ -99,16 +102,18 @@ class TickQueue {
     double arrival_us = 0;
   };
 
-  // Waits while the queue is full; false if the reader has gone.
-  bool Put(const Entry& entry) {
+  // Waits while there is no room for all of them; false if the reader has gone.
+  bool Put(const std::vector<Entry>& entries) {
     const uint64_t at = put_.load(std::memory_order_relaxed);
+    const uint64_t end = at + entries.size();
     WaitFor([&] {
-      return at - taken_.load(std::memory_order_acquire) < kRoom ||
-             closed_.load(std::memory_order_relaxed);
+      return end - taken_.load(std::memory_order_acquire) <= kRoom || closed();
     });
-    if (closed_.load(std::memory_order_relaxed)) return false;
-    entries_[at % kRoom] = entry;
-    put_.store(at + 1, std::memory_order_release);
+    if (closed()) return false;
+    for (size_t i = 0; i < entries.size(); ++i) {
+      entries_[(at + i) % kRoom] = entries[i];
+    }
+    put_.store(end, std::memory_order_release);
     return true;
   }
 
@@ -153,11 +158,20 @@ absl::Status RunPipelined(TradingModel& model, FeatureDecoder& decoder,
         WaitFor(
             [&] { return queue->num_taken() == num_put || queue->closed(); });
       const double arrival = schedule.Await(i);
-      for (const std::string& line : bursts[i]) {
-        const absl::StatusOr<TickRow> row = decoder.Decode(line);
-        if (!row.ok()) decoded = row.status();
-        if (!row.ok() || !queue->Put({*row, arrival})) return queue->Close();
-        ++num_put;
+      std::vector<TickQueue::Entry> entries;
+      for (size_t j = 0; j < bursts[i].size(); ++j) {
+        const absl::StatusOr<TickRow> row = decoder.Decode(bursts[i][j]);
+        if (!row.ok()) {
+          decoded = row.status();
+          return queue->Close();
+        }
+        entries.push_back({*row, arrival});
+        if (entries.size() < kDecodedTicks && j + 1 < bursts[i].size()) {
+          continue;
+        }
+        if (!queue->Put(entries)) return queue->Close();
+        num_put += entries.size();
+        entries.clear();
       }
     }
     queue->Close();
