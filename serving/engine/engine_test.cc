@@ -214,17 +214,30 @@ TEST(EngineTest, ChoicesAreRequestsWithTheNextSeeds) {
   EXPECT_NE(choices[0].tokens, choices[1].tokens);
 }
 
+// The counts once `n` answers have ended, which they say a little after the
+// last event does.
+EngineStats StatsAfter(Server& server, int64_t n) {
+  while (true) {
+    const EngineStats stats = server->stats();
+    int64_t ended = 0;
+    for (const int64_t count : stats.num_finished) ended += count;
+    if (ended == n) return stats;
+    absl::SleepFor(absl::Milliseconds(1));
+  }
+}
+
 TEST(EngineTest, ALaterRequestFindsTheBeginningOfAnEarlierOne) {
   Server server(Dense());
   Read(**server->Submit(Request(40, 1, 8)));
-  const int64_t before = server->stats().computed_tokens;
+  const EngineStats before = StatsAfter(server, 1);
   EngineRequest again = Request(40, 1, 8);
 
   Read(**server->Submit(again));
 
   // Nine blocks of four; the rest of the prompt and seven of eight new tokens.
-  EXPECT_EQ(server->stats().computed_tokens - before, 4 + 7);
-  EXPECT_EQ(server->stats().prefix_found_tokens, 36);
+  const EngineStats after = StatsAfter(server, 2);
+  EXPECT_EQ(after.computed_tokens - before.computed_tokens, 4 + 7);
+  EXPECT_EQ(after.prefix_found_tokens, 36);
 }
 
 // Keys of a prompt beyond the original length are of its length alone.
