@@ -11,6 +11,7 @@
 
 #include "core/quant/format.h"
 #include "core/quant/packed_rows.h"
+#include "core/tensor/bfloat16.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "core/cpu/quant_product.cc"
@@ -56,62 +57,25 @@ using VF = hn::Vec<F32>;
 
 // --- Sums of products ---
 
-// The codes of one block of w, each in a byte: registers, as the type that the
-// sums take them in.
-struct Codes {
 #if HWY_TARGET == HWY_AVX3_DL
-  __m256i bytes;
-#else
-  const uint8_t* bytes;
-#endif
-};
 
-// The two blocks of 64 columns.
-template <int kBits>
-HWY_INLINE void LoadCodes(const uint8_t* w, uint8_t* memory, Codes& first,
-                          Codes& second) {
-#if HWY_TARGET == HWY_AVX3_DL
-  const __m256i a = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(w));
-  if constexpr (kBits == 4) {
-    const __m256i low = _mm256_set1_epi8(15);
-    first.bytes = _mm256_and_si256(a, low);
-    second.bytes = _mm256_and_si256(_mm256_srli_epi16(a, 4), low);
-  } else {
-    first.bytes = a;
-    second.bytes =
-        _mm256_loadu_si256(reinterpret_cast<const __m256i*>(w + kBlock));
-  }
-#else
-  if constexpr (kBits == 4) {
-    for (int64_t i = 0; i < kBlock; ++i) {
-      memory[i] = w[i] & 15;
-      memory[kBlock + i] = w[i] >> 4;
-    }
-    first.bytes = memory;
-    second.bytes = memory + kBlock;
-  } else {
-    first.bytes = w;
-    second.bytes = w + kBlock;
-  }
-#endif
+// Sums of four codes of a block of x, a lane each.
+HWY_INLINE VI SumsOfFour(const int8_t* x) {
+  const __m256i codes = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(x));
+  return VI{_mm256_madd_epi16(_mm256_maddubs_epi16(_mm256_set1_epi8(1), codes),
+                              _mm256_set1_epi16(1))};
 }
 
-// start + sums of products of 32 codes of w and of x, in eight lanes or, where
-// vectors are shorter, fewer.
-#if HWY_TARGET == HWY_AVX3_DL
-HWY_INLINE VI AddProducts(VI start, const Codes& w, const int8_t* x) {
-  return VI{_mm256_dpbusd_epi32(
-      start.raw, w.bytes,
-      _mm256_loadu_si256(reinterpret_cast<const __m256i*>(x)))};
-}
-#elif HWY_TARGET == HWY_SCALAR
-HWY_INLINE VI AddProducts(VI start, const Codes& w, const int8_t* x) {
+#else
+
+// start + sums of products of 32 codes of w, each in a byte, and of x; in eight
+// lanes or, where vectors are shorter, fewer.
+HWY_INLINE VI AddProducts(VI start, const uint8_t* w, const int8_t* x) {
+#if HWY_TARGET == HWY_SCALAR
   int32_t sum = hn::GetLane(start);
-  for (int64_t i = 0; i < kBlock; ++i) sum += w.bytes[i] * x[i];
+  for (int64_t i = 0; i < kBlock; ++i) sum += w[i] * x[i];
   return hn::Set(I32(), sum);
-}
 #else
-HWY_INLINE VI AddProducts(VI start, const Codes& w, const int8_t* x) {
   const I32 i32;
   const hn::Repartition<int16_t, I32> i16;
   const hn::Rebind<uint8_t, decltype(i16)> u8;
@@ -120,24 +84,21 @@ HWY_INLINE VI AddProducts(VI start, const Codes& w, const int8_t* x) {
   VI sum = start, more = hn::Zero(i32);
   for (int64_t i = 0; i < kBlock; i += lanes) {
     sum = hn::ReorderWidenMulAccumulate(
-        i32, hn::PromoteTo(i16, hn::LoadU(u8, w.bytes + i)),
+        i32, hn::PromoteTo(i16, hn::LoadU(u8, w + i)),
         hn::PromoteTo(i16, hn::LoadU(i8, x + i)), sum, more);
   }
   return hn::Add(sum, more);
-}
 #endif
+}
 
-// A block of ones.
-HWY_INLINE Codes OnesOf() {
-#if HWY_TARGET == HWY_AVX3_DL
-  return {_mm256_set1_epi8(1)};
-#else
+HWY_INLINE VI SumsOfFour(const int8_t* x) {
   static constexpr uint8_t kOnes[kBlock] = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1,
                                             1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1,
                                             1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
-  return {kOnes};
-#endif
+  return AddProducts(hn::Zero(I32()), kOnes, x);
 }
+
+#endif
 
 // --- Activations ---
 
@@ -171,10 +132,9 @@ HWY_INLINE void QuantizeBlock(const float* x, float to_code, int32_t multiple,
       hn::StoreU(hn::DemoteTo(i8, code), i8, high + i);
     }
   }
-  const Codes ones = OnesOf();
-  VI sums = AddProducts(hn::Zero(i32), ones, high);
+  VI sums = SumsOfFour(high);
   if constexpr (kWide) {
-    sums = AddProducts(hn::ShiftLeft<8>(sums), ones, low);
+    sums = hn::Add(hn::ShiftLeft<8>(sums), SumsOfFour(low));
   }
   hn::StoreU(hn::Mul(sums, hn::Set(i32, -multiple)), i32, correction);
   for (int64_t i = lanes; i < kSums; ++i) correction[i] = 0;
@@ -232,38 +192,54 @@ void Quantize(const float* x, int64_t k, const QuantFormat& format,
 
 // --- Products of rows ---
 
-// The eight corrections, in as many lanes as there are.
-HWY_INLINE VI LoadCorrection(const int32_t* p) {
-  const I32 i32;
-  const auto lanes = static_cast<int64_t>(hn::Lanes(i32));
-  VI sum = hn::LoadU(i32, p);
-  for (int64_t i = lanes; i < kSums; i += lanes) {
-    sum = hn::Add(sum, hn::LoadU(i32, p + i));
+// Blocks rounded up to what vectors of floats take at a time.
+constexpr int64_t RoundUp(int64_t n) { return (n + 15) & ~int64_t{15}; }
+
+#if HWY_TARGET == HWY_AVX3_DL
+// The same as below of a symmetric format, sixteen blocks at a time: rows of
+// experts are so short that a loop over them would take as long as the sums.
+HWY_INLINE void SymmetricScales(const uint8_t* scales, int64_t group, int64_t k,
+                                int64_t first, int64_t n, float* scale) {
+  // Blocks of a group: 1, 2, 4, or (a scale a row) all.
+  const int shift = group == 64 ? 1 : group == 128 ? 2 : 0;
+  const __m512i group_of =
+      group == 0 ? _mm512_setzero_si512()
+                 : _mm512_srl_epi32(_mm512_set_epi32(15, 14, 13, 12, 11, 10, 9,
+                                                     8, 7, 6, 5, 4, 3, 2, 1, 0),
+                                    _mm_cvtsi32_si128(shift));
+  const int64_t all = (k + kBlock - 1) / kBlock - first;
+  for (int64_t b = 0; b < n; b += 16) {
+    const int64_t blocks = std::clamp<int64_t>(all - b, 0, 16);
+    const int64_t groups =
+        group == 0 ? 1 : (blocks + (1 << shift) - 1) >> shift;
+    const uint8_t* const from =
+        group == 0 ? scales : scales + 2 * ((first + b) >> shift);
+    const __m256i bits = _mm256_maskz_loadu_epi16(
+        static_cast<__mmask16>((1u << groups) - 1), from);
+    const __m512i wide = _mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16);
+    _mm512_storeu_si512(
+        scale + b,
+        _mm512_maskz_permutexvar_epi32(
+            static_cast<__mmask16>((1u << blocks) - 1), group_of, wide));
   }
-  return sum;
 }
+#endif
 
 // Scales, and zeros of asymmetric formats, of blocks [first, first + n) of a
-// row of w; 0 behind its columns.
+// row of w; 0 behind its columns, up to RoundUp(n).
 HWY_INLINE void BlockScales(const uint8_t* w, const QuantFormat& format,
                             const PackedRow& layout, int64_t k, int64_t first,
                             int64_t n, float* scale, int32_t* zero) {
-  const int64_t group = GroupColumns(format, k);
   const uint8_t* const scales = w + layout.code_bytes;
-  const uint8_t* const zeros = scales + 2 * layout.num_groups;
-  if (format.group == 32 && format.symmetric) {
-    // The common one, without a division.
-    const int64_t real = std::min(n, layout.num_groups - first);
-    for (int64_t b = 0; b < real; ++b) {
-      uint16_t bits;
-      std::memcpy(&bits, scales + 2 * (first + b), sizeof(bits));
-      const uint32_t wide = uint32_t{bits} << 16;
-      std::memcpy(scale + b, &wide, sizeof(wide));
-    }
-    for (int64_t b = std::max<int64_t>(0, real); b < n; ++b) scale[b] = 0;
+#if HWY_TARGET == HWY_AVX3_DL
+  if (format.symmetric) {
+    SymmetricScales(scales, format.group, k, first, n, scale);
     return;
   }
-  for (int64_t b = 0; b < n; ++b) {
+#endif
+  const int64_t group = GroupColumns(format, k);
+  const uint8_t* const zeros = scales + 2 * layout.num_groups;
+  for (int64_t b = 0; b < RoundUp(n); ++b) {
     const int64_t column = (first + b) * kBlock;
     if (column >= k) {
       scale[b] = 0;
@@ -273,66 +249,189 @@ HWY_INLINE void BlockScales(const uint8_t* w, const QuantFormat& format,
     const int64_t g = column / group;
     uint16_t bits;
     std::memcpy(&bits, scales + 2 * g, sizeof(bits));
-    const uint32_t wide = uint32_t{bits} << 16;
-    std::memcpy(scale + b, &wide, sizeof(wide));
+    scale[b] = Widen(BFloat16{bits});
     zero[b] = format.symmetric ? 0 : zeros[g];
   }
 }
+
+// z = x * y, for RoundUp(n) numbers.
+HWY_INLINE void Multiply(const float* x, const float* y, int64_t n, float* z) {
+  const F32 f32;
+  const auto lanes = static_cast<int64_t>(hn::Lanes(f32));
+  for (int64_t i = 0; i < RoundUp(n); i += lanes) {
+    hn::StoreU(hn::Mul(hn::LoadU(f32, x + i), hn::LoadU(f32, y + i)), f32,
+               z + i);
+  }
+}
+
+// What a row of x is to a product, from block `first` on.
+struct RowOfX {
+  const int8_t* high;
+  const int8_t* low;
+  const int32_t* correction;
+};
+
+HWY_INLINE RowOfX RowOf(const QuantizedRows& x, int64_t row, int64_t first) {
+  const int64_t at = row * x.padded + first * kBlock;
+  return {x.high + at, x.low + at, x.correction + at / kBlock * kSums};
+}
+
+#if HWY_TARGET == HWY_AVX3_DL
+
+// Sums over the blocks that a pass has scales of, two blocks at a time: the
+// first in the lower eight lanes, the second in the upper.
+template <int kBits, int kRows, bool kWide, bool kSymmetric>
+struct Sums {
+  __m512 sum[kRows][2];
+
+  HWY_INLINE Sums() {
+    for (int i = 0; i < kRows; ++i) {
+      sum[i][0] = sum[i][1] = _mm512_setzero_ps();
+    }
+  }
+
+  // The two numbers at p, eight lanes each.
+  static HWY_INLINE __m512i Spread(const void* p) {
+    const __m512i kLane =
+        _mm512_set_epi32(1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0);
+    int64_t both;
+    std::memcpy(&both, p, sizeof(both));
+    return _mm512_permutexvar_epi32(kLane, _mm512_set1_epi64(both));
+  }
+
+  static HWY_INLINE __m512i Codes(const uint8_t* w) {
+    if constexpr (kBits == 8) return _mm512_loadu_si512(w);
+    const __m512i kShift = _mm512_set_epi64(4, 4, 4, 4, 0, 0, 0, 0);
+    const __m512i both = _mm512_broadcast_i64x4(
+        _mm256_loadu_si256(reinterpret_cast<const __m256i*>(w)));
+    return _mm512_and_si512(_mm512_srlv_epi64(both, kShift),
+                            _mm512_set1_epi8(15));
+  }
+
+  HWY_INLINE void Add(const uint8_t* w, const RowOfX* x, int64_t blocks,
+                      const float (*scale)[kChunk], const int32_t* zero) {
+    const auto step = [&](int64_t b, int which) HWY_ATTR {
+      const __m512i codes = Codes(w + b * kBlock * kBits / 8);
+#pragma GCC unroll 4
+      for (int i = 0; i < kRows; ++i) {
+        __m512i start = _mm512_loadu_si512(x[i].correction + b * kSums);
+        if constexpr (!kSymmetric) {
+          start = _mm512_mullo_epi32(start, Spread(zero + b));
+        }
+        const __m512i high = _mm512_loadu_si512(x[i].high + b * kBlock);
+        __m512i products;
+        if constexpr (kWide) {
+          const __m512i low = _mm512_loadu_si512(x[i].low + b * kBlock);
+          products = _mm512_add_epi32(
+              _mm512_slli_epi32(
+                  _mm512_dpbusd_epi32(_mm512_setzero_si512(), codes, high), 8),
+              _mm512_dpbusd_epi32(start, codes, low));
+        } else {
+          products = _mm512_dpbusd_epi32(start, codes, high);
+        }
+        sum[i][which] = _mm512_fmadd_ps(
+            _mm512_cvtepi32_ps(products),
+            _mm512_castsi512_ps(Spread(scale[i] + b)), sum[i][which]);
+      }
+    };
+    int64_t b = 0;
+    for (; b + 4 <= blocks; b += 4) {
+      step(b, 0);
+      step(b + 2, 1);
+    }
+    if (b < blocks) step(b, 0);
+  }
+
+  HWY_INLINE float Total(int i) const {
+    return _mm512_reduce_add_ps(_mm512_add_ps(sum[i][0], sum[i][1]));
+  }
+};
+
+#else
+
+// Sums over the blocks that a pass has scales of.
+template <int kBits, int kRows, bool kWide, bool kSymmetric>
+struct Sums {
+  VF sum[kRows][2];
+
+  HWY_INLINE Sums() {
+    for (int i = 0; i < kRows; ++i) sum[i][0] = sum[i][1] = hn::Zero(F32());
+  }
+
+  // The eight corrections, in as many lanes as there are.
+  static HWY_INLINE VI Start(const int32_t* p) {
+    const I32 i32;
+    const auto lanes = static_cast<int64_t>(hn::Lanes(i32));
+    VI start = hn::LoadU(i32, p);
+    for (int64_t i = lanes; i < kSums; i += lanes) {
+      start = hn::Add(start, hn::LoadU(i32, p + i));
+    }
+    return start;
+  }
+
+  HWY_INLINE void Add(const uint8_t* w, const RowOfX* x, int64_t blocks,
+                      const float (*scale)[kChunk], const int32_t* zero) {
+    const I32 i32;
+    const F32 f32;
+    HWY_ALIGN uint8_t codes[2 * kBlock];
+    for (int64_t b = 0; b < blocks; b += 2) {
+      const uint8_t* const from = w + b * kBlock * kBits / 8;
+      for (int64_t i = 0; i < kBlock; ++i) {
+        codes[i] = kBits == 4 ? from[i] & 15 : from[i];
+        codes[kBlock + i] = kBits == 4 ? from[i] >> 4 : from[kBlock + i];
+      }
+      for (int i = 0; i < kRows; ++i) {
+        for (int half = 0; half < 2; ++half) {
+          const int64_t at = b + half;
+          VI start = Start(x[i].correction + at * kSums);
+          if constexpr (!kSymmetric) {
+            start = hn::Mul(start, hn::Set(i32, zero[at]));
+          }
+          const uint8_t* const c = codes + half * kBlock;
+          VI products = start;
+          if constexpr (kWide) {
+            const VI high =
+                AddProducts(hn::Zero(i32), c, x[i].high + at * kBlock);
+            products = hn::Add(hn::ShiftLeft<8>(high),
+                               AddProducts(start, c, x[i].low + at * kBlock));
+          } else {
+            products = AddProducts(start, c, x[i].high + at * kBlock);
+          }
+          sum[i][half] = hn::MulAdd(hn::ConvertTo(f32, products),
+                                    hn::Set(f32, scale[i][at]), sum[i][half]);
+        }
+      }
+    }
+  }
+
+  HWY_INLINE float Total(int i) const {
+    return hn::GetLane(hn::SumOfLanes(F32(), hn::Add(sum[i][0], sum[i][1])));
+  }
+};
+
+#endif
 
 // One row of w by kRows of x, all of 8 bits or (kWide) of 16.
 template <int kBits, int kRows, bool kWide, bool kSymmetric>
 HWY_INLINE void Row(const QuantizedRows& x, int64_t row, const uint8_t* w,
                     const QuantFormat& format, const PackedRow& layout,
                     int64_t k, float* y, int64_t ldy) {
-  const I32 i32;
-  const F32 f32;
   const int64_t blocks = x.padded / kBlock;
-  VF sum[kRows][2];
-  for (int i = 0; i < kRows; ++i) sum[i][0] = sum[i][1] = hn::Zero(f32);
+  Sums<kBits, kRows, kWide, kSymmetric> sums;
   HWY_ALIGN float of_w[kChunk];
   HWY_ALIGN int32_t zero[kChunk];
-  HWY_ALIGN float both[kRows][kChunk];
-  HWY_ALIGN uint8_t memory[2 * kBlock];
+  HWY_ALIGN float scale[kRows][kChunk];
   for (int64_t first = 0; first < blocks; first += kChunk) {
     const int64_t n = std::min(kChunk, blocks - first);
     BlockScales(w, format, layout, k, first, n, of_w, zero);
+    RowOfX rows[kRows];
     for (int i = 0; i < kRows; ++i) {
-      const float* const of_x = x.scale + (row + i) * blocks + first;
-      for (int64_t b = 0; b < n; ++b) both[i][b] = of_w[b] * of_x[b];
+      rows[i] = RowOf(x, row + i, first);
+      Multiply(of_w, x.scale + (row + i) * blocks + first, n, scale[i]);
     }
-    const uint8_t* code = w + first * kBlock * kBits / 8;
-    for (int64_t b = 0; b < n; b += 2, code += 2 * kBlock * kBits / 8) {
-      Codes codes[2];
-      LoadCodes<kBits>(code, memory, codes[0], codes[1]);
-#pragma GCC unroll 4
-      for (int i = 0; i < kRows; ++i) {
-#pragma GCC unroll 2
-        for (int half = 0; half < 2; ++half) {
-          const int64_t at = (row + i) * x.padded + (first + b + half) * kBlock;
-          VI start = LoadCorrection(x.correction + at / kBlock * kSums);
-          if constexpr (!kSymmetric) {
-            start = hn::Mul(start, hn::Set(i32, zero[b + half]));
-          }
-          VI products;
-          if constexpr (kWide) {
-            const VI high =
-                AddProducts(hn::Zero(i32), codes[half], x.high + at);
-            products = hn::Add(hn::ShiftLeft<8>(high),
-                               AddProducts(start, codes[half], x.low + at));
-          } else {
-            products = AddProducts(start, codes[half], x.high + at);
-          }
-          sum[i][half] =
-              hn::MulAdd(hn::ConvertTo(f32, products),
-                         hn::Set(f32, both[i][b + half]), sum[i][half]);
-        }
-      }
-    }
+    sums.Add(w + first * kBlock * kBits / 8, rows, n, scale, zero);
   }
-  for (int i = 0; i < kRows; ++i) {
-    y[i * ldy] =
-        hn::GetLane(hn::SumOfLanes(f32, hn::Add(sum[i][0], sum[i][1])));
-  }
+  for (int i = 0; i < kRows; ++i) y[i * ldy] = sums.Total(i);
 }
 
 template <int kBits, bool kSymmetric>
