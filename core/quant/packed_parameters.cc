@@ -9,6 +9,8 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/str_split.h"
+#include "absl/strings/string_view.h"
 #include "core/base/status_macros.h"
 #include "core/checkpoint/stored_tensor.h"
 #include "core/checkpoint/weight_map.h"
@@ -36,6 +38,11 @@ const StoredTensor* FindPacked(const StoredTensors& tensors,
 }
 
 }  // namespace
+
+bool IsOfGate(const std::string& name) {
+  const std::vector<absl::string_view> words = absl::StrSplit(name, '.');
+  return std::find(words.begin(), words.end(), "gate") != words.end();
+}
 
 absl::StatusOr<std::set<std::string>> QuantizableParameters(
     const ModelConfig& config) {

@@ -18,6 +18,10 @@
 
 namespace strata {
 
+// Whether the parameter belongs to a gate, as "...mlp.gate.query.weight" does;
+// those are never quantised.
+bool IsOfGate(const std::string& name);
+
 // The parameters that every program of generation and evaluation takes packed
 // (core/passes/quantize_weights.h).
 absl::StatusOr<std::set<std::string>> QuantizableParameters(

@@ -14,7 +14,6 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_split.h"
 #include "absl/strings/string_view.h"
 #include "core/base/files.h"
 #include "core/base/sha256.h"
@@ -52,17 +51,27 @@ constexpr const char* kCompanions[] = {
     "merges.txt",         "generation_config.json",
     "chat_template.jinja"};
 
-// Whether the parameter belongs to a gate: "...mlp.gate.query.weight".
-bool IsOfGate(const std::string& name) {
-  const std::vector<absl::string_view> words = absl::StrSplit(name, '.');
-  return std::find(words.begin(), words.end(), "gate") != words.end();
-}
-
 // "model.layers.3." of a name in a layer, else "".
 std::string LayerOf(const std::string& name) {
   constexpr absl::string_view kLayers = "model.layers.";
   if (!absl::StartsWith(name, kLayers)) return "";
   return name.substr(0, name.find('.', kLayers.size()) + 1);
+}
+
+// "lm_head" of "lm_head.weight".
+std::string ModuleOf(const std::string& tensor) {
+  return tensor.substr(0, tensor.rfind('.'));
+}
+
+void AddTarget(const QuantFormat& format, const std::string& module,
+               QuantSchemes& schemes) {
+  for (auto& [of, targets] : schemes) {
+    if (of == format) {
+      targets.push_back(module);
+      return;
+    }
+  }
+  schemes.push_back({format, {module}});
 }
 
 nlohmann::json ToJson(const QuantizedWeight& w) {
@@ -154,7 +163,7 @@ class ModelQuantizer {
     for (const WeightParts& entry : source_.layout.map) {
       if (quantised_.count(entry.name) == 0) continue;
       RETURN_IF_ERROR(
-          CheckFormat(entry.name, FormatOf(entry.name), entry.shape.back()));
+          CheckFormat(entry.name, FormatOf(entry), entry.shape.back()));
       const std::string layer = LayerOf(entry.name);
       if (layers_.empty() || layers_.back().prefix != layer) {
         layers_.push_back({layer, {}});
@@ -164,6 +173,7 @@ class ModelQuantizer {
     ASSIGN_OR_RETURN(const std::string hash, HashWeights(folder_));
     Sha256 key;
     key.Update(absl::StrCat(hash, ToText(options_.format), options_.head_bits,
+                            options_.rows_where_indivisible,
                             Name(options_.method)));
     for (const TokenBatch& batch : batches_) {
       key.Update(
@@ -174,9 +184,13 @@ class ModelQuantizer {
     return absl::OkStatus();
   }
 
-  QuantFormat FormatOf(const std::string& name) const {
+  QuantFormat FormatOf(const WeightParts& entry) const {
     QuantFormat format = options_.format;
-    if (name == kHead) format.bits = options_.head_bits;
+    if (entry.name == kHead) format.bits = options_.head_bits;
+    if (options_.rows_where_indivisible && format.group > 0 &&
+        entry.shape.back() % format.group != 0) {
+      format.group = 0;
+    }
     return format;
   }
 
@@ -265,7 +279,7 @@ class ModelQuantizer {
     const int64_t slices = std::max<int64_t>(1, num_parts / experts);
     QuantizedWeight weight;
     weight.name = entry.name;
-    weight.format = FormatOf(entry.name);
+    weight.format = FormatOf(entry);
     weight.num_weights = NumElements(entry.shape);
     weight.bits_per_weight = BitsPerWeight(weight.format, k);
     if (experts > num_parts && !RowsFillWords(weight.format, rows)) {
@@ -336,20 +350,22 @@ class ModelQuantizer {
   absl::Status Write() {
     std::vector<TensorToWrite> tensors;
     std::vector<std::string> ignored;
-    bool has_head = false;
+    QuantSchemes schemes = {{options_.format, {"Linear"}}};
     for (const WeightParts& entry : source_.layout.map) {
       for (const std::string& part : entry.parts) {
         result_.num_source_bytes += source_.tensors.at(part).view.num_bytes();
         const auto it = packed_.find(part);
         if (it == packed_.end()) {
           tensors.push_back(Plain(entry, part));
-          if (tensors.back().shape.size() >= 2 &&
-              absl::EndsWith(part, ".weight")) {
-            ignored.push_back(part.substr(0, part.size() - 7));
+          if (tensors.back().shape.size() >= 2) {
+            ignored.push_back(ModuleOf(part));
           }
           continue;
         }
-        has_head |= entry.name == kHead;
+        const QuantFormat& format = it->second.groups.format;
+        if (format != options_.format) {
+          AddTarget(format, ModuleOf(part), schemes);
+        }
         for (TensorToWrite& tensor : GroupTensors(part, it->second)) {
           tensors.push_back(std::move(tensor));
         }
@@ -358,13 +374,11 @@ class ModelQuantizer {
     for (const TensorToWrite& tensor : tensors) {
       result_.num_bytes += NumElements(tensor.shape) * SizeOf(tensor.dtype);
     }
-    QuantFormat head = FormatOf(kHead);
-    if (!has_head) head.bits = 0;
+
     ASSIGN_OR_RETURN(const std::string config,
                      ReadFile(absl::StrCat(folder_, "/", kConfigFile)));
-    ASSIGN_OR_RETURN(
-        const std::string quantised,
-        WithQuantizationConfig(config, options_.format, head, ignored));
+    ASSIGN_OR_RETURN(const std::string quantised,
+                     WithQuantizationConfig(config, schemes, ignored));
     ASSIGN_OR_RETURN(StagedDirectory staged, StagedDirectory::Create(out_));
     RETURN_IF_ERROR(staged.WriteFile(kConfigFile, quantised));
     for (const char* const name : kCompanions) {

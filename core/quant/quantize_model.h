@@ -36,6 +36,9 @@ struct QuantizeOptions {
   // Of the output projection, where it is no embedding table: 4, 8, or 0 to
   // leave it.
   int head_bits = 8;
+  // Matrices whose columns the groups do not divide get a scale a row; else
+  // they are an error.
+  bool rows_where_indivisible = false;
   CalibrationMethod method = CalibrationMethod::kLearned;
   int num_threads = 1;
   bool replace = false;  // A folder that is there already.

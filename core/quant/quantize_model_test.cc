@@ -252,7 +252,10 @@ TEST(QuantizeModelTest, SaysInTheConfigWhatItDid) {
   const auto weights = json["config_groups"]["group_0"]["weights"];
   EXPECT_EQ(weights["num_bits"], 4);
   EXPECT_EQ(weights["group_size"], 32);
-  EXPECT_EQ(json["config_groups"]["group_1"]["weights"]["num_bits"], 8);
+  EXPECT_EQ(json["config_groups"]["group_0"]["targets"][0], "Linear");
+  const auto head = json["config_groups"]["group_1"];
+  EXPECT_EQ(head["weights"]["num_bits"], 8);
+  EXPECT_EQ(head["targets"][0], "lm_head");
   EXPECT_THAT(json["ignore"].dump(), HasSubstr("model.layers.0.mlp.gate"));
 }
 
@@ -307,9 +310,13 @@ TEST(QuantizeModelTest, RefusesWhatItCannotDo) {
   EXPECT_THAT(
       QuantizeModel(folder, out, Batches(1), options),
       StatusIs(kInvalid, AllOf(HasSubstr("down_proj"), HasSubstr("64"))));
-  options.format.group = 32;
-  EXPECT_THAT(QuantizeModel(folder, out, {}, options),
-              IsOk());  // Without data, all columns are alike.
+  options.rows_where_indivisible = true;
+  // Without data, all columns are alike.
+  const auto rows = QuantizeModel(folder, out, {}, options);
+  ASSERT_THAT(rows, IsOk());
+  for (const QuantizedWeight& w : rows->weights) {
+    EXPECT_EQ(w.format.group, absl::StrContains(w.name, "down_proj") ? 0 : 64);
+  }
   EXPECT_THAT(QuantizeModel(folder, out, Batches(1), options),
               StatusIs(absl::StatusCode::kAlreadyExists, HasSubstr(out)));
   EXPECT_THAT(QuantizeModel(out, Folder("again"), Batches(1), options),

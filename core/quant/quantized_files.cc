@@ -34,7 +34,7 @@ TensorToWrite Bytes(std::string name, DType dtype, Shape shape,
 }
 
 nlohmann::ordered_json Scheme(const QuantFormat& format,
-                              const std::string& target) {
+                              const std::vector<std::string>& targets) {
   nlohmann::ordered_json weights = {
       {"num_bits", format.bits},
       {"type", "int"},
@@ -43,7 +43,7 @@ nlohmann::ordered_json Scheme(const QuantFormat& format,
       {"dynamic", false}};
   weights["group_size"] = nullptr;
   if (format.group > 0) weights["group_size"] = format.group;
-  return {{"targets", {target}},
+  return {{"targets", targets},
           {"weights", weights},
           {"input_activations", nullptr},
           {"output_activations", nullptr}};
@@ -108,16 +108,18 @@ std::vector<TensorToWrite> GroupTensors(const std::string& name,
 }
 
 absl::StatusOr<std::string> WithQuantizationConfig(
-    const std::string& config, const QuantFormat& format,
-    const QuantFormat& head, const std::vector<std::string>& ignored) {
+    const std::string& config, const QuantSchemes& schemes,
+    const std::vector<std::string>& ignored) {
   RETURN_IF_ERROR(ParseJson(config).status());
   nlohmann::ordered_json json = nlohmann::ordered_json::parse(
       config, /*cb=*/nullptr, /*allow_exceptions=*/false);
   if (!json.is_object()) {
     return absl::InvalidArgumentError("config.json is no JSON object");
   }
-  nlohmann::ordered_json groups = {{"group_0", Scheme(format, "Linear")}};
-  if (head.bits > 0) groups["group_1"] = Scheme(head, "re:.*lm_head");
+  nlohmann::ordered_json groups;
+  for (const auto& [format, targets] : schemes) {
+    groups[absl::StrCat("group_", groups.size())] = Scheme(format, targets);
+  }
   json["quantization_config"] = {{"quant_method", "compressed-tensors"},
                                  {"format", "pack-quantized"},
                                  {"quantization_status", "compressed"},

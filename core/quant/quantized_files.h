@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -36,14 +37,17 @@ struct GroupArrays {
 std::vector<TensorToWrite> GroupTensors(const std::string& name,
                                         const StoredTensor& tensor);
 
-// config.json's text with a quantization_config as compressed-tensors has it:
-// layers in `format`, the output projection in `head` (bits 0: not quantised),
-// and modules that stay as they are.
+// Formats, and the modules or kinds of module ("Linear") that have them.
+using QuantSchemes =
+    std::vector<std::pair<QuantFormat, std::vector<std::string>>>;
+
+// config.json's text with a quantization_config as compressed-tensors has it,
+// `ignored` being the modules that stay as they are.
 //
 // Returns INVALID_ARGUMENT if `config` is no JSON object.
 absl::StatusOr<std::string> WithQuantizationConfig(
-    const std::string& config, const QuantFormat& format,
-    const QuantFormat& head, const std::vector<std::string>& ignored);
+    const std::string& config, const QuantSchemes& schemes,
+    const std::vector<std::string>& ignored);
 
 }  // namespace strata
 

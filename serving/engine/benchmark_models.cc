@@ -10,7 +10,6 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "absl/strings/match.h"
 #include "core/base/check.h"
 #include "core/base/status_macros.h"
 #include "core/checkpoint/weight_storage.h"
@@ -135,7 +134,7 @@ absl::Status FillQuantised(const ModelConfig& config, const QuantFormat& format,
                    QuantizableParameters(config));
   std::map<std::string, QuantFormat> formats;
   for (const std::string& name : names) {
-    if (absl::StrContains(name, ".gate.")) continue;
+    if (IsOfGate(name)) continue;
     formats[name] = format;
     if (name == "lm_head.weight") formats[name].bits = 8;
   }

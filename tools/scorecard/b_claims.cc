@@ -10,14 +10,19 @@
 #include <utility>
 #include <vector>
 
+#include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "core/model/config.h"
 #include "tools/scorecard/claim.h"
 #include "tools/scorecard/quantisation.h"
 #include "training/demo/report.h"
 
 namespace strata {
 namespace {
+
+constexpr char kLargePreset[] = "strata-1b";
+constexpr int64_t kLargeContext = 2048;
 
 using Value = std::function<double(const QuantRun&)>;
 
@@ -114,6 +119,20 @@ ClaimResult QuantisedWeights(const std::vector<QuantRun>& runs) {
   result.measures.push_back(MeasureOf(
       runs, "next-token accuracy, beside", "F32", before, "nearest-row",
       [](const QuantRun& r) { return OutcomeOf(r, "nearest-row").accuracy; }));
+  // A model of the size that memory matters for, from its graphs.
+  const absl::StatusOr<ModelConfig> large = ModelPreset(kLargePreset);
+  ServedMemory bf16;
+  const absl::StatusOr<ServedMemory> planned =
+      large.ok() ? PlanServedMemory(*large, {4, 32, true}, kLargeContext, bf16)
+                 : large.status();
+  if (planned.ok()) {
+    result.notes.push_back(absl::StrFormat(
+        "planned, not run: preset %s, one sequence of %d tokens: BF16 %s; ours "
+        "%s; ratio %.3f",
+        kLargePreset, kLargeContext, Megabytes(bf16), Megabytes(*planned),
+        static_cast<double>(bf16.total()) /
+            static_cast<double>(planned->total())));
+  }
   for (const QuantRun& run : runs) {
     result.notes.push_back(absl::StrCat("seed ", run.seed, ": BF16 ",
                                         Megabytes(run.baseline), "; ours ",

@@ -2,11 +2,10 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <filesystem>
+#include <map>
 #include <memory>
 #include <set>
 #include <string>
-#include <system_error>
 #include <utility>
 #include <vector>
 
@@ -23,7 +22,10 @@
 #include "core/graph/graph.h"
 #include "core/model/config.pb.h"
 #include "core/model/decoder.h"
+#include "core/passes/plan_memory.h"
+#include "core/passes/quantize_weights.h"
 #include "core/quant/input_moments.h"
+#include "core/quant/packed_parameters.h"
 #include "core/quant/quantize_model.h"
 #include "core/runtime/program.h"
 #include "core/runtime/state_store.h"
@@ -103,6 +105,40 @@ absl::StatusOr<ServedMemory> MeasureMemory(const std::string& folder,
 
 }  // namespace
 
+absl::StatusOr<ServedMemory> PlanServedMemory(ModelConfig config,
+                                              const QuantFormat& format,
+                                              int64_t context,
+                                              ServedMemory& baseline) {
+  config.set_max_seq_len(context);
+  ASSIGN_OR_RETURN(const std::set<std::string> names,
+                   QuantizableParameters(config));
+  std::map<std::string, QuantFormat> formats;
+  for (const std::string& name : names) {
+    if (IsOfGate(name)) continue;
+    formats[name] = format;
+    if (name == "lm_head.weight") formats[name].bits = 8;
+  }
+  GraphBuilder builder;
+  DecoderOptions options;
+  options.mode = DecoderOptions::Mode::kGenerate;
+  options.max_tokens = std::min(context, kPrefillTokens);
+  BuildDecoder(builder, config, options);
+  ASSIGN_OR_RETURN(const Graph graph, builder.Finish());
+  ASSIGN_OR_RETURN(const Graph packed, QuantizeWeights(graph, formats));
+  ServedMemory memory;
+  for (const Value& value : packed.values()) {
+    const int64_t bytes = value.type.max_bytes();
+    const bool narrow = value.name == "model.embed_tokens.weight";
+    if (value.role == Role::kParameter) memory.weights += bytes / (1 + narrow);
+    if (value.role == Role::kState) memory.caches += bytes;
+  }
+  memory.arena = PlanMemory(packed).arena_bytes;
+  baseline.weights = 2 * CountElements(graph, Role::kParameter);
+  baseline.caches = memory.caches / 2;
+  baseline.arena = memory.arena;
+  return memory;
+}
+
 std::vector<QuantVariant> QuantVariants() {
   using Method = CalibrationMethod;
   const QuantFormat row = {4, 0, true}, group = {4, 32, true};
@@ -150,6 +186,7 @@ absl::StatusOr<QuantRun> RunQuantStudy(const Corpus& corpus,
     const std::string path = absl::StrCat(options.folder, "/", variant.name);
     QuantizeOptions quantize;
     quantize.format = variant.format;
+    quantize.rows_where_indivisible = true;
     quantize.method = variant.method;
     quantize.num_threads = options.num_threads;
     quantize.replace = true;

@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "core/model/config.pb.h"
 #include "core/quant/calibrate.h"
 #include "core/quant/format.h"
 #include "nlohmann/json.hpp"
@@ -75,6 +76,14 @@ struct QuantStudyOptions {
 struct QuantObserver {
   std::function<void(int64_t done, int64_t all)> on_variant;
 };
+
+// The same of a model that nobody has trained, from its graphs alone: layers in
+// `format`, the output projection in INT8, the embedding in BF16. `baseline`
+// gets weights and caches in BF16.
+absl::StatusOr<ServedMemory> PlanServedMemory(ModelConfig config,
+                                              const QuantFormat& format,
+                                              int64_t context,
+                                              ServedMemory& baseline);
 
 // `corpus` in the model's tokens. Asks `stop` between layers.
 absl::StatusOr<QuantRun> RunQuantStudy(const Corpus& corpus,
