@@ -39,6 +39,7 @@ struct QuantizeFlags {
   std::string method = "learned";
   QuantFormat format;
   bool asymmetric = false;
+  bool rows = false;
   int head_bits = 8;
   int64_t tokens = 65536;
   uint64_t seed = 1;
@@ -98,6 +99,7 @@ absl::StatusOr<int> RunQuantize(const QuantizeFlags& flags) {
   options.format = flags.format;
   options.format.symmetric = !flags.asymmetric;
   options.head_bits = flags.head_bits;
+  options.rows_where_indivisible = flags.rows;
   ASSIGN_OR_RETURN(options.method, CalibrationMethodOf(flags.method));
   options.num_threads = flags.threads;
   options.replace = flags.overwrite;
@@ -175,6 +177,9 @@ Command AddQuantize(OptionParser& app) {
       ->Check(OneOf({"0", "32", "64", "128"}));
   quantize->AddFlag("--asymmetric", flags->asymmetric,
                     "Give each group a zero of its own");
+  quantize->AddFlag("--rows-where-indivisible", flags->rows,
+                    "Give matrices whose columns --group does not divide a "
+                    "scale a row, in place of an error");
   quantize
       ->AddOption("--head-bits", flags->head_bits,
                   "Bits of the output projection, where it is not the "
