@@ -7,6 +7,7 @@
 #include <set>
 #include <string>
 #include <system_error>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
@@ -31,6 +32,34 @@ absl::StatusOr<WeightFiles> OpenAny(const std::string& path) {
 
 std::string TypeOf(const TensorView& view) {
   return absl::StrCat(Name(view.dtype), ToString(view.shape));
+}
+
+// The same of tensors that are packed, one of them or both: by their numbers.
+absl::StatusOr<std::string> DifferenceOfNumbers(const std::string& name,
+                                                const StoredTensor& a,
+                                                const StoredTensor& b) {
+  if (a.view.shape != b.view.shape) {
+    return absl::StrCat("is ", TypeOf(a.view), " in the first, ",
+                        TypeOf(b.view), " in the second");
+  }
+  const int64_t n = a.view.num_elements();
+  std::vector<float> x(n), y(n);
+  RETURN_IF_ERROR(ReadNumbers<float>(name, a, /*scale=*/nullptr, x.data()));
+  RETURN_IF_ERROR(ReadNumbers<float>(name, b, /*scale=*/nullptr, y.data()));
+  int64_t first = -1, count = 0;
+  double energy = 0, error = 0;
+  for (int64_t i = 0; i < n; ++i) {
+    energy += double{x[i]} * x[i];
+    error += (double{x[i]} - y[i]) * (double{x[i]} - y[i]);
+    if (x[i] == y[i]) continue;
+    if (first < 0) first = i;
+    ++count;
+  }
+  if (count == 0) return "";
+  return absl::StrCat("is quantised and differs in ", count, " of ", n,
+                      " numbers, first in ", first, ", by ",
+                      energy > 0 ? 100 * error / energy : 100,
+                      " % of their energy");
 }
 
 // How two tensors differ; "" if they do not.
@@ -74,6 +103,10 @@ absl::StatusOr<WeightComparison> CompareWeights(
       difference = "is only in the second";
     } else if (in_second == second.tensors().end()) {
       difference = "is only in the first";
+    } else if (in_first->second.packing != StoredTensor::Packing::kNone ||
+               in_second->second.packing != StoredTensor::Packing::kNone) {
+      ASSIGN_OR_RETURN(difference, DifferenceOfNumbers(name, in_first->second,
+                                                       in_second->second));
     } else {
       difference = Difference(in_first->second.view, in_second->second.view);
     }

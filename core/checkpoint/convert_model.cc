@@ -85,16 +85,6 @@ absl::Status AppendBytes(const std::string& name, const StoredTensor& tensor,
   return absl::OkStatus();
 }
 
-// Part `i` of `parts` equal ones of a tensor that is ours.
-StoredTensor Slice(const StoredTensor& tensor, int64_t i, int64_t parts,
-                   const Shape& part_shape) {
-  StoredTensor part = tensor;
-  part.view.shape = part_shape;
-  part.view.data = static_cast<char*>(tensor.view.data) +
-                   tensor.view.num_bytes() / parts * i;
-  return part;
-}
-
 class Planner {
  public:
   explicit Planner(const ModelSource& source) : source_(source) {}
@@ -239,7 +229,7 @@ class Planner {
            int64_t num_parts, const Shape& shape,
            std::vector<TensorToWrite>& tensors) const {
     const StoredTensor part =
-        source_.layout.own ? Slice(At(from), i, num_parts, shape) : At(from);
+        source_.layout.own ? PartOf(At(from), i, num_parts, shape) : At(from);
     const bool raw = IsRaw(part);
     tensors.push_back({name, raw ? part.view.dtype : DType::kF32, shape,
                        [name, part, raw](TensorToWrite::Append append) {

@@ -143,11 +143,21 @@ absl::Status ReadQuantization(HfFields& fields, ModelConfig& config) {
   HfFields quantization = fields.Object("quantization_config");
   if (quantization.empty()) return fields.status();
   const std::string method = quantization.String("quant_method", "");
+  // What its tensors hold, they say themselves (core/quant/packed_tensors.h).
+  if (method == "compressed-tensors") {
+    const std::string layout = quantization.String("format", "");
+    return layout == "pack-quantized"
+               ? quantization.status()
+               : Unsupported(absl::StrCat("the layout ", Shown(layout),
+                                          " of compressed-tensors"),
+                             "pack-quantized");
+  }
   const std::string format = quantization.String("fmt", "e4m3");
   if (method != "fp8" || format != "e4m3") {
     return Unsupported(
         absl::StrCat("the quantisation ", Shown(method), " ", Shown(format)),
-        "quant_method fp8, fmt e4m3");
+        "quant_method fp8 with fmt e4m3, or compressed-tensors "
+        "with format pack-quantized");
   }
   ASSIGN_OR_RETURN(const std::vector<int64_t> block,
                    quantization.Ints("weight_block_size"));

@@ -31,6 +31,8 @@
 #include "core/model/config.pb.h"
 #include "core/model/decoder.h"
 #include "core/passes/narrow_weights.h"
+#include "core/passes/quantize_weights.h"
+#include "core/quant/packed_parameters.h"
 #include "core/runtime/state_store.h"
 #include "core/tensor/bfloat16.h"
 #include "core/tensor/dtype.h"
@@ -205,6 +207,12 @@ absl::Status FillState(absl::string_view where, const ModelConfig& config,
   }
   for (const WeightParts& entry : layout.map) {
     const TensorView& to = state.Get(entry.name);
+    if (to.dtype == DType::kU8) {
+      const absl::Status packed = PackParts(entry, tensors, to.as<uint8_t>());
+      if (packed.ok()) continue;
+      return absl::Status(packed.code(),
+                          absl::StrCat(where, ": ", packed.message()));
+    }
     CHECK(to.shape == entry.shape) << entry.name;
     const int64_t size = NumElements(entry.part_shape);
     const int64_t parts = layout.own ? NumParts(entry.name, entry.shape) : 1;
@@ -292,7 +300,8 @@ absl::Status LoadModelWeights(const std::string& dir, const ModelConfig& config,
     bool as_it_is = file.ok() || !absl::IsNotFound(file.status());
     if (file.ok()) {
       for (const auto& [name, tensor] : file->tensors()) {
-        as_it_is &= tensor.view.dtype == DType::kF32;
+        as_it_is &= tensor.view.dtype == DType::kF32 &&
+                    tensor.packing == StoredTensor::Packing::kNone;
       }
     }
     if (as_it_is) {
@@ -316,6 +325,14 @@ absl::Status LoadModelWeights(const std::string& dir, const ModelConfig& config,
     }
     AdoptInPlace(layout.map, narrow, files, state);
     graph = NarrowWeights(graph, narrow);
+  }
+  if (storage == WeightStorage::kAsStored) {
+    ASSIGN_OR_RETURN(auto packed,
+                     PackedParameters(config, layout.map, tensors));
+    for (const std::string& name : state.names()) {
+      if (state.Get(name).dtype != DType::kU8) packed.erase(name);
+    }
+    ASSIGN_OR_RETURN(graph, QuantizeWeights(graph, packed));
   }
   RETURN_IF_ERROR(state.Declare(graph));
   RETURN_IF_ERROR(FillState(dir, config, layout, tensors, state));

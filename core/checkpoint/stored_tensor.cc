@@ -1,17 +1,21 @@
 #include "core/checkpoint/stored_tensor.h"
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <limits>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 #include "core/base/check.h"
 #include "core/base/status_macros.h"
+#include "core/quant/stored_groups.h"
 #include "core/tensor/dtype.h"
+#include "core/tensor/shape.h"
 #include "core/tensor/tensor.h"
 
 namespace strata {
@@ -130,6 +134,17 @@ void ReadQ8(const char* data, int64_t begin, int64_t n, T* out) {
 }
 
 template <typename T>
+void ReadGroups(const StoredGroups& groups, int64_t row, T* out) {
+  if constexpr (sizeof(T) == sizeof(float)) {
+    ReadRow(groups, row, out);
+  } else {
+    std::vector<float> numbers(groups.columns);
+    ReadRow(groups, row, numbers.data());
+    std::copy(numbers.begin(), numbers.end(), out);
+  }
+}
+
+template <typename T>
 void ReadQ4(const char* data, int64_t begin, int64_t n, T* out) {
   constexpr int64_t kBytes = 2 + kBlock / 2;
   for (int64_t i = 0; i < n; ++i) {
@@ -146,9 +161,33 @@ void ReadQ4(const char* data, int64_t begin, int64_t n, T* out) {
 
 int64_t PackedBytes(StoredTensor::Packing packing, int64_t num_elements) {
   CHECK(num_elements % kBlock == 0) << num_elements;
+  CHECK(packing != StoredTensor::Packing::kGroups) << "is not GGUF's";
   return num_elements / kBlock *
          (packing == StoredTensor::Packing::kQ8_0 ? 2 + kBlock
                                                   : 2 + kBlock / 2);
+}
+
+StoredTensor PartOf(const StoredTensor& tensor, int64_t i, int64_t parts,
+                    const Shape& part_shape) {
+  StoredTensor part = tensor;
+  part.view.shape = part_shape;
+  const int64_t elements = tensor.view.num_elements() / parts;
+  if (tensor.packing != StoredTensor::Packing::kGroups) {
+    part.view.data = static_cast<char*>(tensor.view.data) +
+                     elements * SizeOf(tensor.view.dtype) * i;
+    return part;
+  }
+  StoredGroups& groups = part.groups;
+  const QuantFormat& format = groups.format;
+  const int64_t row = elements / groups.columns * i;
+  const int64_t num_groups = NumGroups(format, groups.columns);
+  groups.code += row * NumWords(groups.columns, format.bits);
+  groups.scale += row * num_groups;
+  if (groups.zero != nullptr) {
+    groups.zero += row * format.bits / 32 * num_groups;
+  }
+  part.view.data = const_cast<uint32_t*>(groups.code);
+  return part;
 }
 
 bool IsReadable(DType dtype) { return IsFloat(dtype); }
@@ -184,6 +223,9 @@ absl::Status ReadNumbers(absl::string_view name, const StoredTensor& tensor,
         break;
       case StoredTensor::Packing::kQ4_0:
         ReadQ4(data, from * columns, n, to);
+        break;
+      case StoredTensor::Packing::kGroups:
+        ReadGroups(tensor.groups, from, to);
         break;
     }
     if (scale != nullptr) {

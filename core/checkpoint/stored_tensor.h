@@ -9,6 +9,8 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
+#include "core/quant/stored_groups.h"
+#include "core/tensor/shape.h"
 #include "core/tensor/tensor.h"
 
 namespace strata {
@@ -19,10 +21,13 @@ struct StoredTensor {
   //   Q8_0  F16 scale, 32 I8                      x = scale * q
   //   Q4_0  F16 scale, 16 bytes of two 4-bit      x = scale * (q - 8); byte j
   //         has element j in its low half, j + 16 in its high
-  enum class Packing { kNone, kQ8_0, kQ4_0 };
+  // or in integers as `groups` says (core/quant/packed_tensors.h), view.data
+  // being their codes.
+  enum class Packing { kNone, kQ8_0, kQ4_0, kGroups };
 
   TensorView view;
   Packing packing = Packing::kNone;
+  StoredGroups groups;
   // 0, or: the rows are so many heads, and within each lie as rotary pairs
   // (2j, 2j + 1) what we want as halves (j, j + rows/2).
   int64_t paired_heads = 0;
@@ -31,9 +36,14 @@ struct StoredTensor {
 // By name; the memory belongs to whoever made it.
 using StoredTensors = std::map<std::string, StoredTensor>;
 
-// Bytes of `num_elements` of that packing, which must be a whole number of
+// Bytes of `num_elements` in GGUF's packing, which must be a whole number of
 // blocks.
 int64_t PackedBytes(StoredTensor::Packing packing, int64_t num_elements);
+
+// Part `i` of `parts` of equal size, one behind another, each of `part_shape`:
+// whole rows of it.
+StoredTensor PartOf(const StoredTensor& tensor, int64_t i, int64_t parts,
+                    const Shape& part_shape);
 
 // What fp8 weights are multiplied by, a block of them each.
 //   weight[r, c] = stored[r, c] * scale[r / rows, c / columns]

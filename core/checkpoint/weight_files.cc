@@ -24,6 +24,7 @@
 #include "core/checkpoint/safetensors_header.h"
 #include "core/checkpoint/stored_tensor.h"
 #include "core/model/proto_json.h"
+#include "core/quant/packed_tensors.h"
 #include "core/tensor/dtype.h"
 #include "core/tensor/shape.h"
 #include "nlohmann/json.hpp"
@@ -134,6 +135,7 @@ absl::StatusOr<WeightFiles> WeightFiles::OpenFile(const std::string& path) {
     weights.tensors_[name].view = view;
   }
   weights.files_.push_back(std::move(file));
+  RETURN_IF_ERROR(MergePackedTensors(path, weights.tensors_));
   return weights;
 }
 
@@ -183,6 +185,7 @@ absl::StatusOr<WeightFiles> WeightFiles::Open(const std::string& folder) {
         absl::StrCat(folder, "/", file, ": tensor ", Shown(tensor),
                      " is missing; ", kWeightsIndexFile, " has it there"));
   }
+  RETURN_IF_ERROR(MergePackedTensors(folder, weights.tensors_));
   return weights;
 }
 

@@ -23,7 +23,8 @@ namespace strata {
 enum class WeightStorage {
   kF32,
   // Matrices that lie on disk in BF16 stay so, read in place where they can be;
-  // the numbers are the same as in F32, and half the bytes.
+  // the numbers are the same as in F32, and half the bytes. Quantised ones are
+  // packed for kernels (core/quant/packed_rows.h).
   kAsStored,
   kBF16,  // All matrices that can be, rounded where they are wider on disk.
 };

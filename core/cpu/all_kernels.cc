@@ -19,6 +19,7 @@
 #include "core/cpu/matmul.h"
 #include "core/cpu/norm.h"
 #include "core/cpu/optimizer.h"
+#include "core/cpu/quant_matmul.h"
 #include "core/cpu/rope.h"
 #include "core/runtime/kernel_registry.h"
 
@@ -45,6 +46,7 @@ KernelRegistry AllCpuKernels() {
   RegisterMatMulKernels(registry);
   RegisterNormKernels(registry);
   RegisterOptimizerKernels(registry);
+  RegisterQuantMatMulKernels(registry);
   RegisterRopeKernels(registry);
   return registry;
 }

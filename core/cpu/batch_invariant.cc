@@ -21,6 +21,7 @@
 #include "core/cpu/latent_key_value.h"
 #include "core/cpu/norm.h"
 #include "core/cpu/paged_attention.h"
+#include "core/cpu/quant_matmul.h"
 #include "core/cpu/rope.h"
 #include "core/cpu/row_products.h"
 #include "core/ops/absorbed_attention.h"
@@ -235,6 +236,7 @@ KernelRegistry BatchInvariantCpuKernels() {
   KernelRegistry registry;
   RegisterActivationKernels(registry);
   RegisterBatchInvariantProducts(registry);
+  RegisterBatchInvariantQuantKernels(registry);
   RegisterBiasedScoreKernels(registry);
   RegisterCachedAttentionKernels(registry);
   RegisterDispatchKernels(registry);

@@ -269,6 +269,8 @@ absl::Status TakeArchitecture(nlohmann::json& json) {
   }
   json.erase("architectures");
   json.erase("model_type");
+  // For other readers: the tensors say themselves how they are quantised.
+  json.erase("quantization_config");
   return absl::OkStatus();
 }
 

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <optional>
 #include <set>
 #include <string>
 #include <utility>
@@ -20,6 +21,9 @@
 #include "core/graph/op_def.h"
 #include "core/passes/narrow_weights.h"
 #include "core/passes/plan_memory.h"
+#include "core/passes/quantize_weights.h"
+#include "core/quant/format.h"
+#include "core/quant/packed_rows.h"
 #include "core/runtime/backend.h"
 #include "core/runtime/kernel_registry.h"
 #include "core/runtime/state_store.h"
@@ -46,6 +50,30 @@ std::set<std::string> StoredNarrow(const Graph& graph,
   return names;
 }
 
+// Those that `state` holds in integers, with their formats.
+absl::StatusOr<std::map<std::string, QuantFormat>> StoredPacked(
+    const Graph& graph, const StateStore& state) {
+  std::map<std::string, QuantFormat> formats;
+  for (const Value& value : graph.values()) {
+    if (value.role != Role::kParameter || value.type.dtype != DType::kF32 ||
+        value.type.rank() < 2 || !state.Has(value.name)) {
+      continue;
+    }
+    const TensorView& here = state.Peek(value.name);
+    if (here.dtype != DType::kU8 || here.rank() != value.type.rank()) continue;
+    const int64_t columns = value.type.dims.back().bound;
+    const std::optional<QuantFormat> format =
+        FormatOfRow(here.shape.back(), columns);
+    if (!format.has_value()) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(value.name, " has packed rows of ", here.shape.back(),
+                       " bytes, which are ", columns, " columns of no format"));
+    }
+    formats[value.name] = *format;
+  }
+  return formats;
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Program>> Program::Compile(Graph graph,
@@ -68,6 +96,10 @@ absl::StatusOr<std::unique_ptr<Program>> Program::Compile(Graph graph,
           name, " is BF16; the graph has an operator that wants it in F32"));
     }
     graph = NarrowWeights(graph, names);
+  }
+  ASSIGN_OR_RETURN(const auto packed, StoredPacked(graph, state));
+  if (!packed.empty()) {
+    ASSIGN_OR_RETURN(graph, QuantizeWeights(graph, packed));
   }
   RETURN_IF_ERROR(state.Declare(graph));
   auto program =

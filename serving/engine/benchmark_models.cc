@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <cstring>
+#include <map>
 #include <set>
 #include <string>
 
@@ -17,8 +19,13 @@
 #include "core/model/config.pb.h"
 #include "core/model/decoder.h"
 #include "core/passes/narrow_weights.h"
+#include "core/passes/quantize_weights.h"
+#include "core/quant/format.h"
+#include "core/quant/packed_parameters.h"
+#include "core/quant/packed_rows.h"
 #include "core/runtime/state_store.h"
 #include "core/tensor/bfloat16.h"
+#include "core/tensor/dtype.h"
 #include "core/tensor/tensor.h"
 
 namespace strata {
@@ -46,6 +53,50 @@ ModelConfig Moe1b() {
   return config;
 }
 
+// Random bits: a xorshift generator.
+class Bits {
+ public:
+  uint64_t Next() {
+    bits_ ^= bits_ << 13;
+    bits_ ^= bits_ >> 7;
+    bits_ ^= bits_ << 17;
+    return bits_;
+  }
+
+ private:
+  uint64_t bits_ = 1;
+};
+
+absl::StatusOr<Graph> LogitsGraph(const ModelConfig& config) {
+  GraphBuilder builder;
+  DecoderOptions options;
+  options.mode = DecoderOptions::Mode::kLogits;  // Without a cache.
+  options.max_tokens = 1;
+  BuildDecoder(builder, config, options);
+  return builder.Finish();
+}
+
+// Random codes, and scales that give them a variance of 1 / columns.
+void FillPacked(const QuantFormat& format, int64_t columns, Bits& bits,
+                const TensorView& view) {
+  const PackedRow row(format, columns);
+  // A code is uniform over 2^bits steps.
+  const double steps = format.max_code() + 1;
+  const BFloat16 scale = RoundToBFloat16(static_cast<float>(
+      std::sqrt(12.0 / static_cast<double>(columns)) / steps));
+  auto* out = view.as<uint8_t>();
+  for (int64_t i = 0; i < view.num_elements(); i += row.bytes) {
+    int64_t b = 0;
+    for (; b + 8 <= row.code_bytes; b += 8) {
+      const uint64_t word = bits.Next();
+      std::memcpy(out + i + b, &word, sizeof(word));
+    }
+    for (int64_t g = 0; g < row.num_groups; ++g) {
+      std::memcpy(out + i + row.code_bytes + 2 * g, &scale, sizeof(scale));
+    }
+  }
+}
+
 }  // namespace
 
 absl::StatusOr<ModelConfig> BenchmarkModel(const std::string& name) {
@@ -56,14 +107,9 @@ absl::StatusOr<ModelConfig> BenchmarkModel(const std::string& name) {
 absl::Status FillNarrow(const ModelConfig& config, StateStore& store) {
   ASSIGN_OR_RETURN(const std::set<std::string> names,
                    NarrowParameters(config, {}, {}, WeightStorage::kBF16));
-  GraphBuilder builder;
-  DecoderOptions options;
-  options.mode = DecoderOptions::Mode::kLogits;  // Without a cache.
-  options.max_tokens = 1;
-  BuildDecoder(builder, config, options);
-  ASSIGN_OR_RETURN(const Graph graph, builder.Finish());
+  ASSIGN_OR_RETURN(const Graph graph, LogitsGraph(config));
   RETURN_IF_ERROR(store.Declare(NarrowWeights(graph, names)));
-  uint64_t bits = 1;
+  Bits bits;
   for (const std::string& name : store.names()) {
     if (store.role(name) != Role::kParameter) continue;
     const TensorView& view = store.Get(name);
@@ -75,11 +121,54 @@ absl::Status FillNarrow(const ModelConfig& config, StateStore& store) {
     const double limit = std::sqrt(3.0 / view.shape.back());
     const auto scale = static_cast<float>(std::ldexp(limit, -31));
     for (BFloat16& x : view.span<BFloat16>()) {
-      bits ^= bits << 13;
-      bits ^= bits >> 7;
-      bits ^= bits << 17;
-      x = RoundToBFloat16(static_cast<float>(static_cast<int32_t>(bits)) *
-                          scale);
+      x = RoundToBFloat16(
+          static_cast<float>(static_cast<int32_t>(bits.Next())) * scale);
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status FillQuantised(const ModelConfig& config, const QuantFormat& format,
+                           StateStore& store) {
+  ASSIGN_OR_RETURN(const std::set<std::string> names,
+                   QuantizableParameters(config));
+  std::map<std::string, QuantFormat> formats;
+  for (const std::string& name : names) {
+    if (IsOfGate(name)) continue;
+    formats[name] = format;
+    if (name == "lm_head.weight") formats[name].bits = 8;
+  }
+  ASSIGN_OR_RETURN(Graph graph, LogitsGraph(config));
+  // The columns, which packed rows no longer show.
+  std::map<std::string, int64_t> columns;
+  for (const Value& value : graph.values()) {
+    if (value.role == Role::kParameter && value.type.rank() > 1) {
+      columns[value.name] = value.type.dims.back().bound;
+    }
+  }
+  ASSIGN_OR_RETURN(graph, QuantizeWeights(graph, formats));
+  RETURN_IF_ERROR(
+      store.Declare(NarrowWeights(graph, {"model.embed_tokens.weight"})));
+  Bits bits;
+  for (const std::string& name : store.names()) {
+    if (store.role(name) != Role::kParameter) continue;
+    const TensorView& view = store.Get(name);
+    if (view.dtype == DType::kU8) {
+      FillPacked(formats.at(name), columns.at(name), bits, view);
+    } else if (view.rank() == 1) {
+      std::fill_n(view.as<float>(), view.num_elements(), 1.0f);
+    } else {
+      const double limit = std::sqrt(3.0 / view.shape.back());
+      const auto scale = static_cast<float>(std::ldexp(limit, -31));
+      for (int64_t i = 0; i < view.num_elements(); ++i) {
+        const float x =
+            static_cast<float>(static_cast<int32_t>(bits.Next())) * scale;
+        if (view.dtype == DType::kBF16) {
+          view.as<BFloat16>()[i] = RoundToBFloat16(x);
+        } else {
+          view.as<float>()[i] = x;
+        }
+      }
     }
   }
   return absl::OkStatus();

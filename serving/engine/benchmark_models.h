@@ -8,6 +8,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "core/model/config.pb.h"
+#include "core/quant/format.h"
 #include "core/runtime/state_store.h"
 
 namespace strata {
@@ -19,6 +20,11 @@ absl::StatusOr<ModelConfig> BenchmarkModel(const std::string& name);
 // Declares the model's parameters in BF16 where they can be, with random
 // numbers of variance 1 / fan-in; gains are 1.
 absl::Status FillNarrow(const ModelConfig& config, StateStore& store);
+
+// Declares the model's layers in `format`, the output projection in INT8 with
+// the same groups and the embedding in BF16, all random likewise.
+absl::Status FillQuantised(const ModelConfig& config, const QuantFormat& format,
+                           StateStore& store);
 
 }  // namespace strata
 

@@ -10,7 +10,9 @@
 // the caches (`model_MB`) can exceed the limit; one that does not cannot.
 //
 // `moe_1b` has a billion parameters, of which a token uses 150 million. With
-// STRATA_PROFILE=1 in the environment, its time by operator goes to stderr.
+// STRATA_PROFILE=1 in the environment, its time by operator goes to stderr. Its
+// weights are F32, BF16, INT8 or INT4; embedding and output projection of the
+// last two are BF16 and INT8.
 
 #include <algorithm>
 #include <cstdint>
@@ -29,6 +31,7 @@
 #include "core/model/config.h"
 #include "core/model/config.pb.h"
 #include "core/model/init.h"
+#include "core/quant/format.h"
 #include "core/runtime/program.h"
 #include "core/runtime/state_store.h"
 #include "core/tensor/tensor.h"
@@ -56,12 +59,19 @@ void PrintProfile(const std::vector<Program::OpTime>& profile, double tokens) {
   }
 }
 
-void Run(benchmark::State& state, const ModelConfig& config, bool narrow,
+// How weights lie in memory; INT4 and INT8 in groups of 32.
+enum class Weights { kF32, kBF16, kInt8, kInt4 };
+
+void Run(benchmark::State& state, const ModelConfig& config, Weights weights,
          int num_threads) {
   CpuBackend backend(num_threads, AllCpuKernels());
   StateStore store(backend);
-  if (narrow) {
-    const absl::Status filled = FillNarrow(config, store);
+  if (weights != Weights::kF32) {
+    const absl::Status filled =
+        weights == Weights::kBF16
+            ? FillNarrow(config, store)
+            : FillQuantised(
+                  config, {weights == Weights::kInt8 ? 8 : 4, 32, true}, store);
     CHECK(filled.ok()) << filled;
   }
   const auto generator = Generator::Create(config, backend, store);
@@ -69,7 +79,9 @@ void Run(benchmark::State& state, const ModelConfig& config, bool narrow,
     state.SkipWithError(generator.status().ToString().c_str());
     return;
   }
-  if (!narrow) InitializeParameters(config, /*seed=*/0, store);
+  if (weights == Weights::kF32) {
+    InitializeParameters(config, /*seed=*/0, store);
+  }
   const char* const profile = std::getenv("STRATA_PROFILE");
   if (profile != nullptr) (*generator)->EnableProfile();
   const ReadBandwidth read(backend.pool());
@@ -122,7 +134,7 @@ void Run(benchmark::State& state, const ModelConfig& config, bool narrow,
 void BM_Preset(benchmark::State& state, const std::string& preset) {
   const absl::StatusOr<ModelConfig> config = ModelPreset(preset);
   CHECK(config.ok()) << config.status();
-  Run(state, *config, /*narrow=*/false, NumUsableCores());
+  Run(state, *config, Weights::kF32, NumUsableCores());
 }
 BENCHMARK_CAPTURE(BM_Preset, demo, "demo")
     ->UseManualTime()
@@ -131,18 +143,20 @@ BENCHMARK_CAPTURE(BM_Preset, small, "small")
     ->UseManualTime()
     ->Unit(benchmark::kMillisecond);
 
-void BM_Moe1bBf16(benchmark::State& state) {
+void BM_Moe1b(benchmark::State& state, Weights weights) {
   const absl::StatusOr<ModelConfig> config = BenchmarkModel("moe_1b");
   CHECK(config.ok()) << config.status();
-  Run(state, *config, /*narrow=*/true, static_cast<int>(state.range(0)));
+  Run(state, *config, weights, static_cast<int>(state.range(0)));
 }
-BENCHMARK(BM_Moe1bBf16)
-    ->ArgName("threads")
-    ->Arg(1)
-    ->Arg(2)
-    ->Iterations(9)
-    ->UseManualTime()
-    ->Unit(benchmark::kMillisecond);
+
+void AtOneAndTwoThreads(benchmark::internal::Benchmark* b) {
+  b->ArgName("threads")->Arg(1)->Arg(2)->Iterations(5)->UseManualTime()->Unit(
+      benchmark::kMillisecond);
+}
+BENCHMARK_CAPTURE(BM_Moe1b, f32, Weights::kF32)->Apply(AtOneAndTwoThreads);
+BENCHMARK_CAPTURE(BM_Moe1b, bf16, Weights::kBF16)->Apply(AtOneAndTwoThreads);
+BENCHMARK_CAPTURE(BM_Moe1b, int8, Weights::kInt8)->Apply(AtOneAndTwoThreads);
+BENCHMARK_CAPTURE(BM_Moe1b, int4, Weights::kInt4)->Apply(AtOneAndTwoThreads);
 
 }  // namespace
 }  // namespace strata

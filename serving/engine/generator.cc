@@ -26,6 +26,7 @@
 #include "core/ops/attention.h"
 #include "core/ops/embedding.h"
 #include "core/ops/grouped_matmul.h"
+#include "core/ops/quant_matmul.h"
 #include "core/runtime/backend.h"
 #include "core/runtime/fuse_for.h"
 #include "core/runtime/program.h"
@@ -52,7 +53,8 @@ double ShareRead(const Graph& graph, const Node& node, ValueId value,
       node.op->name == kCachedLatentAttention.name) {
     return static_cast<double>(context) / all;
   }
-  if (node.op->name == kGroupedMatMul.name) {
+  if (node.op->name == kGroupedMatMul.name ||
+      node.op->name == kQuantGroupedMatMul.name) {
     // Each of the rows, of which there are as many as experts a token may have,
     // goes to an expert of its own.
     const Dims& rows = graph.value(node.inputs[0]).type.dims;

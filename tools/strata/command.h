@@ -36,6 +36,7 @@ Command AddTrace(OptionParser& app);
 Command AddConvert(OptionParser& app);
 Command AddVerify(OptionParser& app);
 Command AddCalibrate(OptionParser& app);
+Command AddQuantize(OptionParser& app);
 Command AddTokenize(OptionParser& app);
 Command AddTrainTokenizer(OptionParser& app);
 

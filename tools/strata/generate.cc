@@ -21,6 +21,7 @@
 #include "core/checkpoint/load_model.h"
 #include "core/checkpoint/model_files.h"
 #include "core/checkpoint/weight_storage.h"
+#include "core/cpu/quant_product.h"
 #include "core/model/config.h"
 #include "core/runtime/backend.h"
 #include "core/runtime/state_store.h"
@@ -59,6 +60,16 @@ absl::StatusOr<std::string> ReadPrompt(const GenerateFlags& flags) {
   if (flags.prompt_option->is_given()) return flags.prompt;
   if (flags.prompt_file != "-") return ReadFile(flags.prompt_file);
   return std::string(std::istreambuf_iterator<char>(std::cin), {});
+}
+
+// How often products with quantised weights rounded a row to 8 bits, and how
+// often to 16.
+void NoteActivations() {
+  const ActivationWidths widths = CountActivationWidths();
+  if (widths.rows_of_8_bits + widths.rows_of_16_bits == 0) return;
+  PrintNote(absl::StrCat("activations: ", FormatInteger(widths.rows_of_8_bits),
+                         " rows in 8 bits, ",
+                         FormatInteger(widths.rows_of_16_bits), " in 16"));
 }
 
 double Rate(int64_t tokens, double seconds) {
@@ -171,6 +182,7 @@ absl::StatusOr<int> RunGenerate(const GenerateFlags& flags) {
   if (text.empty() || text.back() != '\n') Print("\n");
   FlushOutput();
   PrintNote(Describe(generator->stats()));
+  NoteActivations();
   return 0;
 }
 

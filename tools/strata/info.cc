@@ -19,6 +19,8 @@
 #include "core/base/sha256.h"
 #include "core/base/status_macros.h"
 #include "core/checkpoint/model_files.h"
+#include "core/checkpoint/stored_tensor.h"
+#include "core/checkpoint/weight_files.h"
 #include "core/graph/builder.h"
 #include "core/graph/graph.h"
 #include "core/graph/op_def.h"
@@ -28,6 +30,9 @@
 #include "core/passes/fuse/block_summary.h"
 #include "core/passes/fuse/fuse.h"
 #include "core/passes/plan_memory.h"
+#include "core/quant/format.h"
+#include "core/quant/packed_tensors.h"
+#include "core/tensor/dtype.h"
 #include "nlohmann/json.hpp"
 #include "tools/scorecard/serving_step.h"
 #include "tools/strata/command.h"
@@ -245,6 +250,38 @@ nlohmann::ordered_json ToJson(const BlockSummary& block,
           {"step_bytes", plan.arena_bytes}};
 }
 
+// What the folder's tensors are stored as.
+struct StoredAs {
+  int64_t tensors = 0;
+  int64_t numbers = 0;
+  int64_t bytes = 0;
+};
+
+absl::StatusOr<std::map<std::string, StoredAs>> WeightsOf(
+    const std::string& folder) {
+  std::map<std::string, StoredAs> weights;
+  ASSIGN_OR_RETURN(const WeightFiles files, WeightFiles::Open(folder));
+  for (const auto& [name, tensor] : files.tensors()) {
+    const bool packed = tensor.packing == StoredTensor::Packing::kGroups;
+    StoredAs& as = weights[packed ? ToText(tensor.groups.format)
+                                  : std::string(Name(tensor.view.dtype))];
+    ++as.tensors;
+    as.numbers += tensor.view.num_elements();
+    as.bytes += packed ? StoredBytes(tensor) : tensor.view.num_bytes();
+  }
+  return weights;
+}
+
+std::string StoredTable(const std::map<std::string, StoredAs>& weights) {
+  std::vector<std::vector<std::string>> rows = {
+      {"stored as", "tensors", "numbers", "bytes"}};
+  for (const auto& [kind, as] : weights) {
+    rows.push_back({kind, FormatInteger(as.tensors), FormatInteger(as.numbers),
+                    FormatInteger(as.bytes)});
+  }
+  return FormatTable(rows);
+}
+
 nlohmann::ordered_json InfoJson(const InfoFlags& flags,
                                 const ModelConfig& config, const Graph& graph,
                                 const MemoryPlan& plan) {
@@ -288,8 +325,18 @@ absl::StatusOr<int> RunInfo(const InfoFlags& flags) {
     ASSIGN_OR_RETURN(passes,
                      RunPasses(config, std::min(flags.tokens, kStepTokens)));
   }
+  std::map<std::string, StoredAs> weights;
+  if (!flags.model.empty()) {
+    ASSIGN_OR_RETURN(const std::string folder, FindModel(flags.model));
+    ASSIGN_OR_RETURN(weights, WeightsOf(folder));
+  }
   if (flags.json) {
     nlohmann::ordered_json json = InfoJson(flags, config, graph, plan);
+    for (const auto& [kind, as] : weights) {
+      json["weights"][kind] = {{"tensors", as.tensors},
+                               {"numbers", as.numbers},
+                               {"bytes", as.bytes}};
+    }
     if (passes) {
       json["passes"] = {{"tokens", passes->tokens},
                         {"block", passes->block},
@@ -302,6 +349,7 @@ absl::StatusOr<int> RunInfo(const InfoFlags& flags) {
 
   std::string text = absl::StrCat(
       ToJson(config), "\n", ParameterTable(config), "\n",
+      weights.empty() ? "" : StoredTable(weights) + "\n",
       FlopsTable(graph, flags.tokens), "At most, in a sequence of ",
       flags.tokens, " tokens.\n\n", "graph   ", graph.nodes().size(),
       " nodes, ", flags.backward ? "forward and backward" : "forward", "\n",

@@ -10,6 +10,6 @@ int main(int argc, char** argv) {
        strata::AddTrain, strata::AddGenerate, strata::AddEvaluate,
        strata::AddInfo, strata::AddInspect, strata::AddSimulate,
        strata::AddCalibrate, strata::AddTrace, strata::AddConvert,
-       strata::AddVerify, strata::AddTokenize, strata::AddTrainTokenizer,
-       strata::AddServe});
+       strata::AddQuantize, strata::AddVerify, strata::AddTokenize,
+       strata::AddTrainTokenizer, strata::AddServe});
 }

@@ -5,6 +5,7 @@
 #include <memory>
 #include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -23,6 +24,7 @@
 #include "tools/scorecard/c5_latency.h"
 #include "tools/scorecard/claim.h"
 #include "tools/scorecard/html.h"
+#include "tools/scorecard/quantisation.h"
 #include "tools/scorecard/routing_time.h"
 #include "tools/scorecard/runs.h"
 #include "tools/scorecard/variants.h"
@@ -32,6 +34,10 @@
 #include "tools/strata/output.h"
 #include "tools/strata/study.h"
 #include "training/data/corpus.h"
+#include "training/metrics.h"
+#include "training/run/model_folder.h"
+#include "training/run/training_run.h"
+#include "training/trainer.h"
 
 namespace strata {
 namespace {
@@ -43,6 +49,9 @@ struct ScorecardFlags {
   StudyFlags study;
   std::string routing;  // C1's.
   int64_t routing_steps = 160;
+  std::string model;  // B1's and B4's.
+  int64_t context = 256;
+  int threads = 1;
 };
 
 using Measurer = ClaimResult (*)(const std::vector<ScoredRun>&);
@@ -54,6 +63,8 @@ constexpr Claim kClaims[] = {{"A1", HierarchicalExperts},
                              {"A2", AdaptiveGate},
                              {"A3", SparseActivation}};
 constexpr char kC1[] = "C1";
+constexpr char kB1[] = "B1";
+constexpr char kB4[] = "B4";
 
 // Claims that want no training.
 absl::StatusOr<ClaimResult> MeasureLatency() { return TradingLatency({}); }
@@ -68,7 +79,7 @@ absl::StatusOr<std::set<std::string>> ChooseClaims(
     const std::vector<std::string>& ids) {
   std::set<std::string> all;
   for (const Claim& claim : kClaims) all.insert(claim.id);
-  all.insert(kC1);
+  all.insert({kB1, kB4, kC1});
   for (const PlainClaim& claim : kPlainClaims) all.insert(claim.id);
   if (ids.empty()) return all;
   for (const std::string& id : ids) {
@@ -181,6 +192,82 @@ absl::Status ScoreC1(const ScorecardFlags& flags, nlohmann::json& json,
   return absl::OkStatus();
 }
 
+// A model of the study's preset, trained with `seed` into --out; one that is
+// there already is taken.
+absl::StatusOr<std::string> TrainedModel(const ScorecardFlags& flags,
+                                         const Corpus& corpus, uint64_t seed) {
+  ASSIGN_OR_RETURN(Configs configs, PresetConfigs(flags.study.preset));
+  RETURN_IF_ERROR(SetFields(flags.study.set, configs));
+  RunOptions options;
+  options.model = configs.model;
+  options.train = configs.train;
+  options.train.set_steps(flags.study.steps);
+  options.train.set_seed(seed);
+  options.out = absl::StrCat(flags.study.out, "/quantise-seed-", seed);
+  options.num_threads = flags.threads;
+  const absl::StatusOr<std::string> newest = FindCheckpoint(options.out);
+  if (newest.ok()) options.resume_from = *newest;
+  ASSIGN_OR_RETURN(const std::unique_ptr<TrainingRun> run,
+                   TrainingRun::Start(options, &corpus));
+  Progress progress(absl::StrCat("train, seed ", seed), run->trainer().step(),
+                    flags.study.steps);
+  RunObserver observer;
+  observer.on_step = [&](const StepMetrics& metrics) {
+    progress.Update(metrics.step, {});
+  };
+  ASSIGN_OR_RETURN(const RunSummary summary,
+                   run->Finish(observer, InterruptRequested));
+  if (summary.stopped) return absl::CancelledError("stopped");
+  return summary.checkpoint;
+}
+
+absl::Status ScoreQuantisation(const ScorecardFlags& flags,
+                               const std::set<std::string>& ids,
+                               nlohmann::json& json,
+                               std::vector<ClaimResult>& results) {
+  std::signal(SIGPIPE, SIG_IGN);
+  InstallInterruptHandler();
+  Corpus corpus;
+  if (flags.model.empty()) {
+    ASSIGN_OR_RETURN(corpus, LoadCorpus(flags.study.data));
+  } else {
+    ASSIGN_OR_RETURN(const std::string folder, FindModel(flags.model));
+    ASSIGN_OR_RETURN(corpus, LoadCorpusFor(folder, flags.study.data));
+  }
+  PrintNotes(corpus);
+  Manifest manifest = NewManifest();
+  manifest.data_hash = corpus.sha256;
+  std::vector<QuantRun> runs;
+  for (int i = 0; i < (flags.model.empty() ? flags.study.seeds : 1); ++i) {
+    QuantStudyOptions options;
+    options.seed = flags.study.first_seed + i;
+    options.model = flags.model;
+    if (flags.model.empty()) {
+      ASSIGN_OR_RETURN(options.model,
+                       TrainedModel(flags, corpus, options.seed));
+    }
+    options.folder =
+        absl::StrCat(flags.study.out, "/quantised-seed-", options.seed);
+    options.context = flags.context;
+    options.num_threads = flags.threads;
+    manifest.seeds[absl::StrCat("run ", options.seed)] = options.seed;
+    std::unique_ptr<Progress> progress;
+    QuantObserver observer;
+    observer.on_variant = [&](int64_t done, int64_t all) {
+      if (!progress) progress = std::make_unique<Progress>("quantise", 0, all);
+      progress->Update(done, {});
+    };
+    ASSIGN_OR_RETURN(QuantRun run, RunQuantStudy(corpus, options, observer,
+                                                 InterruptRequested));
+    json["quantisation"].push_back(ToJson(run));
+    runs.push_back(std::move(run));
+  }
+  if (!json.contains("manifest")) json["manifest"] = ToJson(manifest);
+  if (ids.count(kB1) > 0) results.push_back(QuantisedWeights(runs));
+  if (ids.count(kB4) > 0) results.push_back(LearnedCompensation(runs));
+  return absl::OkStatus();
+}
+
 absl::StatusOr<int> RunScorecard(const ScorecardFlags& flags) {
   ASSIGN_OR_RETURN(std::set<std::string> ids, ChooseClaims(flags.ids));
   if (!flags.routing.empty() && ids.count(kC1) == 0) {
@@ -192,11 +279,22 @@ absl::StatusOr<int> RunScorecard(const ScorecardFlags& flags) {
   for (const PlainClaim& claim : kPlainClaims) {
     if (ids.erase(claim.id) > 0) plain.insert(claim.id);
   }
+  std::set<std::string> of_weights;
+  for (const char* const id : {kB1, kB4}) {
+    if (ids.erase(id) > 0) of_weights.insert(id);
+  }
+  if (!flags.model.empty() && of_weights.empty()) {
+    return absl::InvalidArgumentError(
+        "--model is for B1 and B4, neither of which is asked for");
+  }
   nlohmann::json json;
   std::vector<ScoredRun> runs;
   std::vector<ClaimResult> results;
   absl::Status status;
   if (!ids.empty()) status = ScoreRuns(flags, ids, json, runs, results);
+  if (status.ok() && !of_weights.empty()) {
+    status = ScoreQuantisation(flags, of_weights, json, results);
+  }
   if (status.ok() && has_c1) status = ScoreC1(flags, json, results);
   if (absl::IsCancelled(status)) return kInterruptedExitCode;
   RETURN_IF_ERROR(status);
@@ -233,7 +331,7 @@ Command AddScorecard(OptionParser& app) {
   auto flags = std::make_shared<ScorecardFlags>();
   scorecard
       ->AddOption("ids", flags->ids,
-                  "Claims: A1, A2, A3, C1, C3, C4, C5 (default: all)")
+                  "Claims: A1, A2, A3, B1, B4, C1, C3, C4, C5 (default: all)")
       ->TypeName("ID ...");
   AddStudyFlags(*scorecard, "scorecard.json, scorecard.html", flags->study);
   scorecard
@@ -245,6 +343,16 @@ Command AddScorecard(OptionParser& app) {
                   "Steps of training whose routing C1 records")
       ->TypeName("N")
       ->Check(Between(8, 100000));
+  scorecard
+      ->AddOption("--model", flags->model,
+                  "B1 and B4 on this model, not on ones that it trains")
+      ->TypeName("DIR");
+  scorecard
+      ->AddOption("--context", flags->context,
+                  "Tokens of the sequence that B1 counts memory for")
+      ->TypeName("N")
+      ->Check(AtLeast(1));
+  AddThreads(*scorecard, flags->threads);
   return {scorecard, [flags] { return RunScorecard(*flags); }};
 }
 

@@ -1,0 +1,206 @@
+#include "core/cpu/quant_matmul.h"
+
+#include <algorithm>
+#include <cstdint>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "core/cpu/gemm.h"
+#include "core/cpu/quant_product.h"
+#include "core/ops/quant_matmul.h"
+#include "core/quant/format.h"
+#include "core/quant/packed_rows.h"
+#include "core/runtime/kernel.h"
+#include "core/runtime/kernel_registry.h"
+#include "core/tensor/tensor.h"
+
+namespace strata {
+namespace {
+
+// Beyond so many rows of one matrix, widening it for Gemm pays.
+constexpr int64_t kMaxDotRows = 16;
+// Bytes of weights that one piece of work reads: they stay in a core's second
+// cache while rows of x pass.
+constexpr int64_t kPieceBytes = 65536;
+// Rows of x in a piece.
+constexpr int64_t kPieceRows = 64;
+// Rows of x that are rounded in one piece of work.
+constexpr int64_t kQuantizeRows = 4;
+// Columns of a tile that is widened.
+constexpr int64_t kTileRows = 256;
+constexpr int64_t kTileColumns = 128;
+
+int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// y [m, n] of the rows from `first` on by one matrix of w.
+struct Product {
+  int64_t first = 0;
+  int64_t m = 0;
+  const uint8_t* w = nullptr;
+  float* y = nullptr;
+};
+
+// A product in pieces, by dots or (`widens`) by Gemm.
+struct Plan {
+  QuantFormat format;
+  int64_t k = 0, n = 0;
+  bool widens = false;
+  int64_t columns = 0;  // Of a piece.
+  int64_t rows = 0;
+
+  Plan(const QuantFormat& format, int64_t k, int64_t n, bool widens)
+      : format(format),
+        k(k),
+        n(n),
+        widens(widens),
+        columns(widens ? std::min(n, kTileColumns)
+                       : std::max<int64_t>(
+                             1, kPieceBytes / PackedRow(format, k).bytes)),
+        rows(widens ? kTileRows : kPieceRows) {}
+
+  int64_t NumPieces(int64_t m) const {
+    return CeilDiv(n, columns) * CeilDiv(m, rows);
+  }
+
+  // `wide` is room for a tile of weights a worker, [workers, columns, k].
+  void Run(const Product& p, int64_t piece, const float* x,
+           const QuantizedRows& quantized, float* wide, int worker) const {
+    const int64_t row_pieces = CeilDiv(p.m, rows);
+    const int64_t row = piece % row_pieces * rows;
+    const int64_t column = piece / row_pieces * columns;
+    const int64_t m = std::min(rows, p.m - row);
+    const int64_t width = std::min(columns, n - column);
+    const uint8_t* const w = p.w + column * PackedRow(format, k).bytes;
+    float* const y = p.y + row * n + column;
+    const QuantProduct& product = QuantProduct::Get();
+    if (!widens) {
+      product.dots(quantized, p.first + row, m, w, format, k, width, y, n);
+      return;
+    }
+    wide += worker * columns * k;
+    product.widen(w, format, k, width, wide);
+    GemmArgs<float> g;
+    g.transpose_b = true;
+    g.m = m;
+    g.n = width;
+    g.k = g.lda = g.ldb = k;
+    g.a = x + (p.first + row) * k;
+    g.b = wide;
+    g.c = y;
+    g.ldc = n;
+    Gemm(g);
+  }
+};
+
+// x in integers, for products by dots.
+QuantizedRows QuantizeAll(const KernelContext& ctx, const QuantFormat& format) {
+  const int64_t rows = ctx.in(0).dim(0), k = ctx.in(0).dim(1);
+  const QuantizedRows quantized = QuantizedRows::At(
+      ctx.scratch.Take<char>(QuantizedRows::NumBytes(rows, k)), rows, k);
+  const float* const x = ctx.in(0).as<float>();
+  if (rows == 1) {
+    QuantProduct::Get().quantize(x, k, format, 0, 1, quantized);
+    return quantized;
+  }
+  ctx.pool.ParallelFor(CeilDiv(rows, kQuantizeRows), [&](int64_t i) {
+    const int64_t begin = i * kQuantizeRows;
+    QuantProduct::Get().quantize(
+        x, k, format, begin, std::min(rows, begin + kQuantizeRows), quantized);
+  });
+  return quantized;
+}
+
+template <bool kInvariant>
+absl::Status RunDense(const KernelContext& ctx) {
+  const QuantFormat format = FormatOf(ctx.attrs());
+  const int64_t m = ctx.in(0).dim(0), k = ctx.in(0).dim(1);
+  const int64_t n = ctx.in(1).dim(0);
+  if (m == 0 || n == 0) return absl::OkStatus();
+  const Plan plan(format, k, n, !kInvariant && m > kMaxDotRows);
+  QuantizedRows quantized;
+  float* wide = nullptr;
+  if (plan.widens) {
+    wide = ctx.scratch.Take<float>(ctx.pool.num_threads() * plan.columns * k);
+  } else {
+    quantized = QuantizeAll(ctx, format);
+  }
+  const Product product = {0, m, ctx.in(1).as<uint8_t>(),
+                           ctx.out(0).as<float>()};
+  const float* const x = ctx.in(0).as<float>();
+  ctx.pool.ParallelFor(plan.NumPieces(m), [&](int64_t piece, int worker) {
+    plan.Run(product, piece, x, quantized, wide, worker);
+  });
+  return absl::OkStatus();
+}
+
+// An expert that has rows, and the first of its pieces among all.
+struct BusyExpert {
+  int32_t expert;
+  int32_t first_piece;
+};
+
+template <bool kInvariant>
+absl::Status RunGrouped(const KernelContext& ctx) {
+  const QuantFormat format = FormatOf(ctx.attrs());
+  const int64_t rows = ctx.in(0).dim(0), k = ctx.in(0).dim(1);
+  const int64_t experts = ctx.in(1).dim(0), n = ctx.in(1).dim(1);
+  const int64_t expert_bytes = n * ctx.in(1).dim(2);
+  const int32_t* const offset = ctx.in(2).as<int32_t>();  // [experts + 1]
+  const Plan dots(format, k, n, /*widens=*/false);
+  const Plan gemm(format, k, n, /*widens=*/true);
+  const auto plan_of = [&](int64_t m) -> const Plan& {
+    return kInvariant || m <= kMaxDotRows ? dots : gemm;
+  };
+  auto* const busy = ctx.scratch.Take<BusyExpert>(experts);
+  int64_t num_busy = 0;
+  int32_t num_pieces = 0;
+  bool any_dots = false, any_gemm = false;
+  for (int64_t e = 0; e < experts; ++e) {
+    const int64_t m = offset[e + 1] - offset[e];
+    if (m < 0 || offset[e] < 0 || offset[e + 1] > rows) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("expert ", e, " owns rows from ", offset[e], " to ",
+                       offset[e + 1], " of ", rows));
+    }
+    if (m == 0) continue;
+    busy[num_busy++] = {static_cast<int32_t>(e), num_pieces};
+    const Plan& plan = plan_of(m);
+    (plan.widens ? any_gemm : any_dots) = true;
+    num_pieces += static_cast<int32_t>(plan.NumPieces(m));
+  }
+  QuantizedRows quantized;
+  if (any_dots) quantized = QuantizeAll(ctx, format);
+  float* const wide =
+      any_gemm
+          ? ctx.scratch.Take<float>(ctx.pool.num_threads() * gemm.columns * k)
+          : nullptr;
+  const float* const x = ctx.in(0).as<float>();
+  const uint8_t* const w = ctx.in(1).as<uint8_t>();
+  float* const y = ctx.out(0).as<float>();
+  ctx.pool.ParallelFor(num_pieces, [&](int64_t index, int worker) {
+    const BusyExpert* const after = std::upper_bound(
+        busy, busy + num_busy, index,
+        [](int64_t i, const BusyExpert& e) { return i < e.first_piece; });
+    const BusyExpert& mine = *(after - 1);
+    const int64_t first = offset[mine.expert];
+    const Product product = {first, offset[mine.expert + 1] - first,
+                             w + mine.expert * expert_bytes, y + first * n};
+    plan_of(product.m).Run(product, index - mine.first_piece, x, quantized,
+                           wide, worker);
+  });
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+void RegisterQuantMatMulKernels(KernelRegistry& kernels) {
+  kernels.Register(kQuantMatMul, DType::kF32, RunDense<false>);
+  kernels.Register(kQuantGroupedMatMul, DType::kF32, RunGrouped<false>);
+}
+
+void RegisterBatchInvariantQuantKernels(KernelRegistry& kernels) {
+  kernels.Register(kQuantMatMul, DType::kF32, RunDense<true>);
+  kernels.Register(kQuantGroupedMatMul, DType::kF32, RunGrouped<true>);
+}
+
+}  // namespace strata

@@ -1,0 +1,581 @@
+// Compiled once for each vector width, as vector_math.cc is.
+
+#include "core/cpu/quant_product.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+
+#include "core/quant/format.h"
+#include "core/quant/packed_rows.h"
+#include "core/tensor/bfloat16.h"
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "core/cpu/quant_product.cc"
+#include "hwy/foreach_target.h"
+// Highway asks for this order.
+#include "hwy/highway.h"
+
+#ifndef CORE_CPU_QUANT_PRODUCT_COUNTS_
+#define CORE_CPU_QUANT_PRODUCT_COUNTS_
+namespace strata {
+inline std::atomic<int64_t> rows_of_8_bits{0};
+inline std::atomic<int64_t> rows_of_16_bits{0};
+}  // namespace strata
+#endif
+
+HWY_BEFORE_NAMESPACE();
+#if HWY_TARGET == HWY_AVX3_DL
+// Highway's list of this target's features lacks it, its test has it.
+#pragma GCC target("avx512vnni")
+#endif
+namespace strata {
+namespace HWY_NAMESPACE {
+
+namespace hn = hwy::HWY_NAMESPACE;
+
+namespace {
+
+constexpr int64_t kBlock = kActivationBlock;
+// Rows of x that share a pass over a row of w.
+constexpr int kMaxRows = 4;
+// Blocks whose scales are made at a time: 4096 columns.
+constexpr int64_t kChunk = 128;
+// The largest error of 8 bits, as a share of a row's energy: 1 % of its root
+// mean square. Normal numbers have 2e-5.
+constexpr double kMaxError = 1e-4;
+
+// Eight sums, or two or four of them where vectors are shorter.
+using I32 = hn::CappedTag<int32_t, 8>;
+using F32 = hn::CappedTag<float, 8>;
+constexpr int64_t kSums = 8;
+using VI = hn::Vec<I32>;
+using VF = hn::Vec<F32>;
+
+// --- Sums of products ---
+
+#if HWY_TARGET == HWY_AVX3_DL
+
+// Sums of four codes of a block of x, a lane each.
+HWY_INLINE VI SumsOfFour(const int8_t* x) {
+  const __m256i codes = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(x));
+  return VI{_mm256_madd_epi16(_mm256_maddubs_epi16(_mm256_set1_epi8(1), codes),
+                              _mm256_set1_epi16(1))};
+}
+
+#else
+
+// start + sums of products of 32 codes of w, each in a byte, and of x; in eight
+// lanes or, where vectors are shorter, fewer.
+HWY_INLINE VI AddProducts(VI start, const uint8_t* w, const int8_t* x) {
+#if HWY_TARGET == HWY_SCALAR
+  int32_t sum = hn::GetLane(start);
+  for (int64_t i = 0; i < kBlock; ++i) sum += w[i] * x[i];
+  return hn::Set(I32(), sum);
+#else
+  const I32 i32;
+  const hn::Repartition<int16_t, I32> i16;
+  const hn::Rebind<uint8_t, decltype(i16)> u8;
+  const hn::Rebind<int8_t, decltype(i16)> i8;
+  const auto lanes = static_cast<int64_t>(hn::Lanes(i16));
+  VI sum = start, more = hn::Zero(i32);
+  for (int64_t i = 0; i < kBlock; i += lanes) {
+    sum = hn::ReorderWidenMulAccumulate(
+        i32, hn::PromoteTo(i16, hn::LoadU(u8, w + i)),
+        hn::PromoteTo(i16, hn::LoadU(i8, x + i)), sum, more);
+  }
+  return hn::Add(sum, more);
+#endif
+}
+
+HWY_INLINE VI SumsOfFour(const int8_t* x) {
+  static constexpr uint8_t kOnes[kBlock] = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1,
+                                            1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1,
+                                            1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
+  return AddProducts(hn::Zero(I32()), kOnes, x);
+}
+
+#endif
+
+// --- Activations ---
+
+// Block `b` of a row of k columns, filled up by zeros in `memory` if need be.
+HWY_INLINE const float* BlockOf(const float* x, int64_t k, int64_t b,
+                                float* memory) {
+  const int64_t n = k - b * kBlock;
+  if (n >= kBlock) return x + b * kBlock;
+  std::fill_n(memory, kBlock, 0.0f);
+  if (n > 0) std::copy_n(x + b * kBlock, n, memory);
+  return memory;
+}
+
+// Codes of a block of x that is multiplied by `to_code`, and its corrections.
+template <bool kWide>
+HWY_INLINE void QuantizeBlock(const float* x, float to_code, int32_t multiple,
+                              int8_t* high, int8_t* low, int32_t* correction) {
+  const I32 i32;
+  const F32 f32;
+  const hn::Rebind<int8_t, I32> i8;
+  const auto lanes = static_cast<int64_t>(hn::Lanes(i32));
+  const VF factor = hn::Set(f32, to_code);
+  for (int64_t i = 0; i < kBlock; i += lanes) {
+    const VI code = hn::NearestInt(hn::Mul(hn::LoadU(f32, x + i), factor));
+    if constexpr (kWide) {
+      const VI upper = hn::ShiftRight<8>(hn::Add(code, hn::Set(i32, 128)));
+      hn::StoreU(hn::DemoteTo(i8, upper), i8, high + i);
+      hn::StoreU(hn::DemoteTo(i8, hn::Sub(code, hn::ShiftLeft<8>(upper))), i8,
+                 low + i);
+    } else {
+      hn::StoreU(hn::DemoteTo(i8, code), i8, high + i);
+    }
+  }
+  VI sums = SumsOfFour(high);
+  if constexpr (kWide) {
+    sums = hn::Add(hn::ShiftLeft<8>(sums), SumsOfFour(low));
+  }
+  hn::StoreU(hn::Mul(sums, hn::Set(i32, -multiple)), i32, correction);
+  for (int64_t i = lanes; i < kSums; ++i) correction[i] = 0;
+}
+
+void QuantizeRow(const float* x, int64_t k, int multiple, int64_t row,
+                 const QuantizedRows& out) {
+  const F32 f32;
+  const auto lanes = static_cast<int64_t>(hn::Lanes(f32));
+  const int64_t blocks = out.padded / kBlock;
+  float* const scale = out.scale + row * blocks;
+  HWY_ALIGN float memory[kBlock];
+  // What rounding a block loses is uniform within a step of largest / 127.
+  float energy = 0, error = 0;
+  for (int64_t b = 0; b < blocks; ++b) {
+    const float* const from = BlockOf(x, k, b, memory);
+    VF squares = hn::Zero(f32), largest = squares;
+    for (int64_t i = 0; i < kBlock; i += lanes) {
+      const VF v = hn::LoadU(f32, from + i);
+      squares = hn::MulAdd(v, v, squares);
+      largest = hn::Max(largest, hn::Abs(v));
+    }
+    energy += hn::GetLane(hn::SumOfLanes(f32, squares));
+    scale[b] = hn::GetLane(hn::MaxOfLanes(f32, largest));
+    error += scale[b] * scale[b];
+  }
+  error *= kBlock / (127.0f * 127 * 12);
+  const bool wide = error > kMaxError * energy;
+  // A NaN must not become a number, nor an infinity.
+  const bool finite = std::isfinite(energy);
+  out.wide[row] = wide;
+  const float max_code = wide ? 127 * 256 : 127;
+  for (int64_t b = 0; b < blocks; ++b) {
+    const float* const from = BlockOf(x, finite ? k : 0, b, memory);
+    const bool some = finite && scale[b] > 0;
+    const float to_code = some ? max_code / scale[b] : 0;
+    scale[b] = some ? scale[b] / max_code : 0;
+    const int64_t at = row * out.padded + b * kBlock;
+    int32_t* const correction = out.correction + at / kBlock * kSums;
+    const auto quantize = wide ? QuantizeBlock<true> : QuantizeBlock<false>;
+    quantize(from, to_code, multiple, out.high + at, out.low + at, correction);
+  }
+  if (!finite) scale[0] = std::numeric_limits<float>::quiet_NaN();
+  (wide ? rows_of_16_bits : rows_of_8_bits)
+      .fetch_add(1, std::memory_order_relaxed);
+}
+
+void Quantize(const float* x, int64_t k, const QuantFormat& format,
+              int64_t begin, int64_t end, const QuantizedRows& out) {
+  const int multiple = format.symmetric ? format.middle() : 1;
+  for (int64_t row = begin; row < end; ++row) {
+    QuantizeRow(x + row * k, k, multiple, row, out);
+  }
+}
+
+// --- Products of rows ---
+
+// Blocks rounded up to what vectors of floats take at a time.
+constexpr int64_t RoundUp(int64_t n) { return (n + 15) & ~int64_t{15}; }
+
+#if HWY_TARGET == HWY_AVX3_DL
+// The same as below of a symmetric format, sixteen blocks at a time: rows of
+// experts are so short that a loop over them would take as long as the sums.
+HWY_INLINE void SymmetricScales(const uint8_t* scales, int64_t group, int64_t k,
+                                int64_t first, int64_t n, float* scale) {
+  // Blocks of a group: 1, 2, 4, or (a scale a row) all.
+  const int shift = group == 64 ? 1 : group == 128 ? 2 : 0;
+  const __m512i group_of =
+      group == 0 ? _mm512_setzero_si512()
+                 : _mm512_srl_epi32(_mm512_set_epi32(15, 14, 13, 12, 11, 10, 9,
+                                                     8, 7, 6, 5, 4, 3, 2, 1, 0),
+                                    _mm_cvtsi32_si128(shift));
+  const int64_t all = (k + kBlock - 1) / kBlock - first;
+  for (int64_t b = 0; b < n; b += 16) {
+    const int64_t blocks = std::clamp<int64_t>(all - b, 0, 16);
+    const int64_t groups =
+        group == 0 ? 1 : (blocks + (1 << shift) - 1) >> shift;
+    const uint8_t* const from =
+        group == 0 ? scales : scales + 2 * ((first + b) >> shift);
+    const __m256i bits = _mm256_maskz_loadu_epi16(
+        static_cast<__mmask16>((1u << groups) - 1), from);
+    const __m512i wide = _mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16);
+    _mm512_storeu_si512(
+        scale + b,
+        _mm512_maskz_permutexvar_epi32(
+            static_cast<__mmask16>((1u << blocks) - 1), group_of, wide));
+  }
+}
+#endif
+
+// Scales, and zeros of asymmetric formats, of blocks [first, first + n) of a
+// row of w; 0 behind its columns, up to RoundUp(n).
+HWY_INLINE void BlockScales(const uint8_t* w, const QuantFormat& format,
+                            const PackedRow& layout, int64_t k, int64_t first,
+                            int64_t n, float* scale, int32_t* zero) {
+  const uint8_t* const scales = w + layout.code_bytes;
+#if HWY_TARGET == HWY_AVX3_DL
+  if (format.symmetric) {
+    SymmetricScales(scales, format.group, k, first, n, scale);
+    return;
+  }
+#endif
+  const int64_t group = GroupColumns(format, k);
+  const uint8_t* const zeros = scales + 2 * layout.num_groups;
+  for (int64_t b = 0; b < RoundUp(n); ++b) {
+    const int64_t column = (first + b) * kBlock;
+    if (column >= k) {
+      scale[b] = 0;
+      zero[b] = 0;
+      continue;
+    }
+    const int64_t g = column / group;
+    uint16_t bits;
+    std::memcpy(&bits, scales + 2 * g, sizeof(bits));
+    scale[b] = Widen(BFloat16{bits});
+    zero[b] = format.symmetric ? 0 : zeros[g];
+  }
+}
+
+// z = x * y, for RoundUp(n) numbers.
+HWY_INLINE void Multiply(const float* x, const float* y, int64_t n, float* z) {
+  const F32 f32;
+  const auto lanes = static_cast<int64_t>(hn::Lanes(f32));
+  for (int64_t i = 0; i < RoundUp(n); i += lanes) {
+    hn::StoreU(hn::Mul(hn::LoadU(f32, x + i), hn::LoadU(f32, y + i)), f32,
+               z + i);
+  }
+}
+
+// What a row of x is to a product, from block `first` on.
+struct RowOfX {
+  const int8_t* high;
+  const int8_t* low;
+  const int32_t* correction;
+};
+
+HWY_INLINE RowOfX RowOf(const QuantizedRows& x, int64_t row, int64_t first) {
+  const int64_t at = row * x.padded + first * kBlock;
+  return {x.high + at, x.low + at, x.correction + at / kBlock * kSums};
+}
+
+#if HWY_TARGET == HWY_AVX3_DL
+
+// Sums over the blocks that a pass has scales of, two blocks at a time: the
+// first in the lower eight lanes, the second in the upper.
+template <int kBits, int kRows, bool kWide, bool kSymmetric>
+struct Sums {
+  __m512 sum[kRows][2];
+
+  HWY_INLINE Sums() {
+    for (int i = 0; i < kRows; ++i) {
+      sum[i][0] = sum[i][1] = _mm512_setzero_ps();
+    }
+  }
+
+  // The two numbers at p, eight lanes each.
+  static HWY_INLINE __m512i Spread(const void* p) {
+    const __m512i kLane =
+        _mm512_set_epi32(1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0);
+    int64_t both;
+    std::memcpy(&both, p, sizeof(both));
+    return _mm512_permutexvar_epi32(kLane, _mm512_set1_epi64(both));
+  }
+
+  static HWY_INLINE __m512i Codes(const uint8_t* w) {
+    if constexpr (kBits == 8) return _mm512_loadu_si512(w);
+    const __m512i kShift = _mm512_set_epi64(4, 4, 4, 4, 0, 0, 0, 0);
+    const __m512i both = _mm512_broadcast_i64x4(
+        _mm256_loadu_si256(reinterpret_cast<const __m256i*>(w)));
+    return _mm512_and_si512(_mm512_srlv_epi64(both, kShift),
+                            _mm512_set1_epi8(15));
+  }
+
+  HWY_INLINE void Add(const uint8_t* w, const RowOfX* x, int64_t blocks,
+                      const float (*scale)[kChunk], const int32_t* zero) {
+    const auto step = [&](int64_t b, int which) HWY_ATTR {
+      const __m512i codes = Codes(w + b * kBlock * kBits / 8);
+#pragma GCC unroll 4
+      for (int i = 0; i < kRows; ++i) {
+        __m512i start = _mm512_loadu_si512(x[i].correction + b * kSums);
+        if constexpr (!kSymmetric) {
+          start = _mm512_mullo_epi32(start, Spread(zero + b));
+        }
+        const __m512i high = _mm512_loadu_si512(x[i].high + b * kBlock);
+        __m512i products;
+        if constexpr (kWide) {
+          const __m512i low = _mm512_loadu_si512(x[i].low + b * kBlock);
+          products = _mm512_add_epi32(
+              _mm512_slli_epi32(
+                  _mm512_dpbusd_epi32(_mm512_setzero_si512(), codes, high), 8),
+              _mm512_dpbusd_epi32(start, codes, low));
+        } else {
+          products = _mm512_dpbusd_epi32(start, codes, high);
+        }
+        sum[i][which] = _mm512_fmadd_ps(
+            _mm512_cvtepi32_ps(products),
+            _mm512_castsi512_ps(Spread(scale[i] + b)), sum[i][which]);
+      }
+    };
+    int64_t b = 0;
+    for (; b + 4 <= blocks; b += 4) {
+      step(b, 0);
+      step(b + 2, 1);
+    }
+    if (b < blocks) step(b, 0);
+  }
+
+  HWY_INLINE float Total(int i) const {
+    return _mm512_reduce_add_ps(_mm512_add_ps(sum[i][0], sum[i][1]));
+  }
+};
+
+#else
+
+// Sums over the blocks that a pass has scales of.
+template <int kBits, int kRows, bool kWide, bool kSymmetric>
+struct Sums {
+  VF sum[kRows][2];
+
+  HWY_INLINE Sums() {
+    for (int i = 0; i < kRows; ++i) sum[i][0] = sum[i][1] = hn::Zero(F32());
+  }
+
+  // The eight corrections, in as many lanes as there are.
+  static HWY_INLINE VI Start(const int32_t* p) {
+    const I32 i32;
+    const auto lanes = static_cast<int64_t>(hn::Lanes(i32));
+    VI start = hn::LoadU(i32, p);
+    for (int64_t i = lanes; i < kSums; i += lanes) {
+      start = hn::Add(start, hn::LoadU(i32, p + i));
+    }
+    return start;
+  }
+
+  HWY_INLINE void Add(const uint8_t* w, const RowOfX* x, int64_t blocks,
+                      const float (*scale)[kChunk], const int32_t* zero) {
+    const I32 i32;
+    const F32 f32;
+    HWY_ALIGN uint8_t codes[2 * kBlock];
+    for (int64_t b = 0; b < blocks; b += 2) {
+      const uint8_t* const from = w + b * kBlock * kBits / 8;
+      for (int64_t i = 0; i < kBlock; ++i) {
+        codes[i] = kBits == 4 ? from[i] & 15 : from[i];
+        codes[kBlock + i] = kBits == 4 ? from[i] >> 4 : from[kBlock + i];
+      }
+      for (int i = 0; i < kRows; ++i) {
+        for (int half = 0; half < 2; ++half) {
+          const int64_t at = b + half;
+          VI start = Start(x[i].correction + at * kSums);
+          if constexpr (!kSymmetric) {
+            start = hn::Mul(start, hn::Set(i32, zero[at]));
+          }
+          const uint8_t* const c = codes + half * kBlock;
+          VI products = start;
+          if constexpr (kWide) {
+            const VI high =
+                AddProducts(hn::Zero(i32), c, x[i].high + at * kBlock);
+            products = hn::Add(hn::ShiftLeft<8>(high),
+                               AddProducts(start, c, x[i].low + at * kBlock));
+          } else {
+            products = AddProducts(start, c, x[i].high + at * kBlock);
+          }
+          sum[i][half] = hn::MulAdd(hn::ConvertTo(f32, products),
+                                    hn::Set(f32, scale[i][at]), sum[i][half]);
+        }
+      }
+    }
+  }
+
+  HWY_INLINE float Total(int i) const {
+    return hn::GetLane(hn::SumOfLanes(F32(), hn::Add(sum[i][0], sum[i][1])));
+  }
+};
+
+#endif
+
+// One row of w by kRows of x, all of 8 bits or (kWide) of 16.
+template <int kBits, int kRows, bool kWide, bool kSymmetric>
+HWY_INLINE void Row(const QuantizedRows& x, int64_t row, const uint8_t* w,
+                    const QuantFormat& format, const PackedRow& layout,
+                    int64_t k, float* y, int64_t ldy) {
+  const int64_t blocks = x.padded / kBlock;
+  Sums<kBits, kRows, kWide, kSymmetric> sums;
+  HWY_ALIGN float of_w[kChunk];
+  HWY_ALIGN int32_t zero[kChunk];
+  HWY_ALIGN float scale[kRows][kChunk];
+  for (int64_t first = 0; first < blocks; first += kChunk) {
+    const int64_t n = std::min(kChunk, blocks - first);
+    BlockScales(w, format, layout, k, first, n, of_w, zero);
+    RowOfX rows[kRows];
+    for (int i = 0; i < kRows; ++i) {
+      rows[i] = RowOf(x, row + i, first);
+      Multiply(of_w, x.scale + (row + i) * blocks + first, n, scale[i]);
+    }
+    sums.Add(w + first * kBlock * kBits / 8, rows, n, scale, zero);
+  }
+  for (int i = 0; i < kRows; ++i) y[i * ldy] = sums.Total(i);
+}
+
+template <int kBits, bool kSymmetric>
+void DotsOf(const QuantizedRows& x, int64_t first, int64_t m, const uint8_t* w,
+            const QuantFormat& format, int64_t k, int64_t n, float* y,
+            int64_t ldy) {
+  const PackedRow layout(format, k);
+  for (int64_t j = 0; j < n; ++j, w += layout.bytes) {
+    int64_t i = 0;
+    while (i < m) {
+      const int64_t row = first + i;
+      float* const out = y + i * ldy + j;
+      if (x.wide[row]) {
+        Row<kBits, 1, true, kSymmetric>(x, row, w, format, layout, k, out, ldy);
+        ++i;
+        continue;
+      }
+      int64_t narrow = 1;
+      while (narrow < kMaxRows && i + narrow < m && !x.wide[row + narrow]) {
+        ++narrow;
+      }
+      if (narrow == kMaxRows) {
+        Row<kBits, kMaxRows, false, kSymmetric>(x, row, w, format, layout, k,
+                                                out, ldy);
+        i += kMaxRows;
+      } else {
+        Row<kBits, 1, false, kSymmetric>(x, row, w, format, layout, k, out,
+                                         ldy);
+        ++i;
+      }
+    }
+  }
+}
+
+void Dots(const QuantizedRows& x, int64_t first, int64_t m, const uint8_t* w,
+          const QuantFormat& format, int64_t k, int64_t n, float* y,
+          int64_t ldy) {
+  const auto run =
+      format.bits == 4
+          ? (format.symmetric ? DotsOf<4, true> : DotsOf<4, false>)
+          : (format.symmetric ? DotsOf<8, true> : DotsOf<8, false>);
+  run(x, first, m, w, format, k, n, y, ldy);
+}
+
+// Codes of 32 columns, less their zero, times their scale.
+HWY_INLINE void WidenBlock(const uint8_t* code, int32_t zero, float scale,
+                           float* out) {
+  const I32 i32;
+  const F32 f32;
+  const hn::Rebind<uint8_t, I32> u8;
+  const auto lanes = static_cast<int64_t>(hn::Lanes(i32));
+  const VF s = hn::Set(f32, scale);
+  const VI z = hn::Set(i32, zero);
+  for (int64_t i = 0; i < kBlock; i += lanes) {
+    const VI q = hn::Sub(hn::PromoteTo(i32, hn::LoadU(u8, code + i)), z);
+    hn::StoreU(hn::Mul(hn::ConvertTo(f32, q), s), f32, out + i);
+  }
+}
+
+void WidenRows(const uint8_t* w, const QuantFormat& format, int64_t k,
+               int64_t n, float* out) {
+  if (k % kBlock != 0) {
+    for (int64_t j = 0; j < n; ++j) {
+      UnpackRow(format, k, w + j * PackedRow(format, k).bytes, out + j * k);
+    }
+    return;
+  }
+  const PackedRow layout(format, k);
+  HWY_ALIGN float scale[kChunk];
+  HWY_ALIGN int32_t zero[kChunk];
+  HWY_ALIGN uint8_t code[2 * kBlock];
+  for (int64_t j = 0; j < n; ++j, w += layout.bytes, out += k) {
+    for (int64_t first = 0; first < k / kBlock; first += kChunk) {
+      const int64_t blocks = std::min(kChunk, k / kBlock - first);
+      BlockScales(w, format, layout, k, first, blocks, scale, zero);
+      for (int64_t b = 0; b < blocks; ++b) {
+        const int64_t column = (first + b) * kBlock;
+        const int32_t z = format.symmetric ? format.middle() : zero[b];
+        const uint8_t* from = w + column;
+        if (format.bits == 4) {
+          const uint8_t* const packed = w + column / 64 * 32;
+          const int shift = column % 64 == 0 ? 0 : 4;
+          for (int64_t i = 0; i < kBlock; ++i) {
+            code[i] = packed[i] >> shift & 15;
+          }
+          from = code;
+        }
+        WidenBlock(from, z, scale[b], out + column);
+      }
+    }
+  }
+}
+
+}  // namespace
+
+const QuantProduct& QuantProductTable() {
+  static constexpr QuantProduct table = {&Quantize, &Dots, &WidenRows};
+  return table;
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace strata
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace strata {
+
+HWY_EXPORT(QuantProductTable);
+
+const QuantProduct& QuantProduct::Get() {
+  return HWY_DYNAMIC_DISPATCH(QuantProductTable)();
+}
+
+namespace {
+
+int64_t Aligned(int64_t bytes) { return (bytes + 63) & ~int64_t{63}; }
+
+}  // namespace
+
+int64_t QuantizedRows::NumBytes(int64_t m, int64_t columns) {
+  const int64_t padded = PaddedColumns(columns);
+  const int64_t blocks = padded / kActivationBlock;
+  return 2 * Aligned(m * padded) + Aligned(m * blocks * 4) +
+         Aligned(m * blocks * 32) + Aligned(m);
+}
+
+QuantizedRows QuantizedRows::At(char* memory, int64_t m, int64_t columns) {
+  QuantizedRows rows;
+  rows.padded = PaddedColumns(columns);
+  const int64_t blocks = rows.padded / kActivationBlock;
+  rows.high = reinterpret_cast<int8_t*>(memory);
+  rows.low = rows.high + Aligned(m * rows.padded);
+  memory += 2 * Aligned(m * rows.padded);
+  rows.scale = reinterpret_cast<float*>(memory);
+  memory += Aligned(m * blocks * 4);
+  rows.correction = reinterpret_cast<int32_t*>(memory);
+  memory += Aligned(m * blocks * 32);
+  rows.wide = reinterpret_cast<uint8_t*>(memory);
+  return rows;
+}
+
+ActivationWidths CountActivationWidths() {
+  return {rows_of_8_bits.load(), rows_of_16_bits.load()};
+}
+
+}  // namespace strata
+#endif  // HWY_ONCE

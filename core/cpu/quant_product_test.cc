@@ -1,0 +1,218 @@
+#include "core/cpu/quant_product.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <functional>
+#include <limits>
+#include <vector>
+
+#include "core/base/random.h"
+#include "core/quant/format.h"
+#include "core/quant/packed_rows.h"
+#include "core/quant/quantized_matrix.h"
+#include "core/tensor/bfloat16.h"
+#include "gtest/gtest.h"
+#include "hwy/highway.h"
+
+namespace strata {
+namespace {
+
+// Calls `body` with every instruction set that this processor has.
+void ForEachTarget(const std::function<void()>& body) {
+  for (const int64_t target : {HWY_AVX3_DL, HWY_AVX3, HWY_AVX2, HWY_SSE4}) {
+    hwy::SetSupportedTargetsForTest(0);
+    if ((hwy::SupportedTargets() & target) == 0) continue;
+    SCOPED_TRACE(hwy::TargetName(target));
+    hwy::SetSupportedTargetsForTest(target);
+    hwy::GetChosenTarget().Update(hwy::SupportedTargets());
+    body();
+  }
+  hwy::SetSupportedTargetsForTest(0);
+  hwy::GetChosenTarget().Update(hwy::SupportedTargets());
+}
+
+struct Weights {
+  QuantFormat format;
+  int64_t n = 0, k = 0;
+  std::vector<uint8_t> packed;  // In a block of exactly its size.
+  std::vector<float> numbers;   // [n, k]
+
+  Weights(const QuantFormat& format, int64_t n, int64_t k)
+      : format(format), n(n), k(k) {
+    Random random(/*seed=*/n, /*stream=*/k);
+    std::vector<float> w(n * k);
+    for (float& x : w) x = static_cast<float>(random.Normal());
+    const QuantizedMatrix m = RoundToNearest(w.data(), n, k, format);
+    const int64_t bytes = PackedRow(format, k).bytes, groups = m.num_groups();
+    packed.resize(n * bytes);
+    for (int64_t j = 0; j < n; ++j) {
+      PackRow(format, k, &m.code[j * k], &m.scale[j * groups],
+              &m.zero[j * groups], &packed[j * bytes]);
+    }
+    numbers = m.Dequantize();
+  }
+};
+
+std::vector<float> Rows(int64_t m, int64_t k, bool outliers) {
+  Random random(/*seed=*/m, /*stream=*/k);
+  std::vector<float> x(m * k);
+  for (int64_t i = 0; i < m * k; ++i) {
+    x[i] = static_cast<float>(random.Normal());
+    if (outliers && i % k % 32 == 5) x[i] = 1000;
+  }
+  return x;
+}
+
+// y [m, n], of x rounded and then multiplied in one call.
+std::vector<float> Multiply(const std::vector<float>& x, int64_t m,
+                            const Weights& w, std::vector<uint8_t>* wide) {
+  const QuantProduct& product = QuantProduct::Get();
+  std::vector<char> memory(QuantizedRows::NumBytes(m, w.k) + 64);
+  char* const aligned =
+      memory.data() + 64 - reinterpret_cast<uintptr_t>(memory.data()) % 64;
+  const QuantizedRows rows = QuantizedRows::At(aligned, m, w.k);
+  product.quantize(x.data(), w.k, w.format, 0, m, rows);
+  if (wide != nullptr) wide->assign(rows.wide, rows.wide + m);
+  std::vector<float> y(m * w.n);
+  product.dots(rows, 0, m, w.packed.data(), w.format, w.k, w.n, y.data(), w.n);
+  return y;
+}
+
+// Holds y to the product of the same weights in double.
+//
+// x is at most half a step away from what it is rounded to, a step being the
+// block's largest over 127 or 127 * 256. The rest is rounding in float: of each
+// block's sum (of the wide, beyond 24 bits), its scale and its addition, over
+// products that are at most 2 * 255 steps of w and x; in eight lanes.
+void ExpectClose(const std::vector<float>& y, const std::vector<float>& x,
+                 int64_t m, const Weights& w, bool wide) {
+  const double steps = wide ? 127 * 256 : 127;
+  for (int64_t i = 0; i < m; ++i) {
+    for (int64_t j = 0; j < w.n; ++j) {
+      double want = 0, bound = 0, magnitude = 0;
+      for (int64_t b = 0; b * 32 < w.k; ++b) {
+        const int64_t end = std::min(w.k, (b + 1) * 32);
+        double largest = 0, weights = 0;
+        for (int64_t c = b * 32; c < end; ++c) {
+          want += double{x[i * w.k + c]} * w.numbers[j * w.k + c];
+          largest = std::max<double>(largest, std::abs(x[i * w.k + c]));
+          weights += std::abs(w.numbers[j * w.k + c]);
+        }
+        bound += weights * largest / steps / 2;
+        uint16_t bits;
+        const int64_t group = b * 32 / GroupColumns(w.format, w.k);
+        const PackedRow layout(w.format, w.k);
+        std::memcpy(&bits,
+                    &w.packed[j * layout.bytes + layout.code_bytes + 2 * group],
+                    2);
+        const double scale = Widen(BFloat16{bits});
+        magnitude += 32 * largest * scale * 2 * w.format.max_code();
+      }
+      const double roundings = static_cast<double>(w.k) / 32 / 8 + 12;
+      bound = 1.001 * bound + roundings * std::ldexp(magnitude, -24);
+      ASSERT_NEAR(y[i * w.n + j], want, bound) << i << " " << j;
+    }
+  }
+}
+
+// Both sides of: a block, what INT4 packs together, the scales of a pass; and
+// rows that are no multiple of a block, which only a scale a row allows.
+constexpr int64_t kColumns[] = {1,  31,  32,  33,  63,   64,  65,
+                                96, 128, 160, 384, 4096, 4160};
+
+TEST(QuantProductTest, MultipliesLikeTheWeightsInFloat) {
+  ForEachTarget([] {
+    for (const int bits : {4, 8}) {
+      for (const int64_t group : {0, 32, 64, 128}) {
+        for (const bool symmetric : {true, false}) {
+          const QuantFormat format = {bits, group, symmetric};
+          for (const int64_t k : kColumns) {
+            if (group > 0 && k % group != 0) continue;
+            SCOPED_TRACE(testing::Message() << ToText(format) << " " << k);
+            const Weights w(format, 3, k);
+            const std::vector<float> x = Rows(2, k, false);
+            ExpectClose(Multiply(x, 2, w, nullptr), x, 2, w, false);
+          }
+        }
+      }
+    }
+  });
+}
+
+TEST(QuantProductTest, GivesRowsOfOutliersSixteenBits) {
+  ForEachTarget([] {
+    for (const QuantFormat format :
+         {QuantFormat{4, 32, true}, QuantFormat{8, 64, false}}) {
+      const Weights w(format, 5, 192);
+      std::vector<uint8_t> wide;
+      const std::vector<float> x = Rows(3, 192, true);
+      const std::vector<float> y = Multiply(x, 3, w, &wide);
+      EXPECT_EQ(wide, std::vector<uint8_t>(3, 1));
+      ExpectClose(y, x, 3, w, true);
+
+      const std::vector<float> even = Rows(3, 192, false);
+      Multiply(even, 3, w, &wide);
+      EXPECT_EQ(wide, std::vector<uint8_t>(3, 0));
+    }
+  });
+}
+
+TEST(QuantProductTest, GivesARowTheSameBitsInAnyCompany) {
+  ForEachTarget([] {
+    const int64_t k = 160;
+    const Weights w({4, 32, true}, 7, k);
+    // Both sides of the rows that share a pass; one of them wide.
+    std::vector<float> x = Rows(11, k, false);
+    for (int64_t c = 0; c < k; c += 32) x[6 * k + c] = 1000;
+    const std::vector<float> together = Multiply(x, 11, w, nullptr);
+    for (int64_t i = 0; i < 11; ++i) {
+      const std::vector<float> one(x.begin() + i * k, x.begin() + (i + 1) * k);
+      EXPECT_EQ(Multiply(one, 1, w, nullptr),
+                std::vector<float>(together.begin() + i * w.n,
+                                   together.begin() + (i + 1) * w.n));
+    }
+  });
+}
+
+TEST(QuantProductTest, WidensExactly) {
+  ForEachTarget([] {
+    for (const int bits : {4, 8}) {
+      for (const bool symmetric : {true, false}) {
+        for (const int64_t k : {1, 31, 32, 65, 96, 128, 4096, 4160}) {
+          const Weights w({bits, k % 32 == 0 ? 32 : 0, symmetric}, 3, k);
+          std::vector<float> out(3 * k);
+          QuantProduct::Get().widen(w.packed.data(), w.format, k, 3,
+                                    out.data());
+          EXPECT_EQ(out, w.numbers) << ToText(w.format) << " " << k;
+        }
+      }
+    }
+  });
+}
+
+TEST(QuantProductTest, MakesNoNumberOfANaN) {
+  const Weights w({4, 32, true}, 2, 64);
+  for (const float bad : {std::numeric_limits<float>::quiet_NaN(),
+                          std::numeric_limits<float>::infinity()}) {
+    std::vector<float> x = Rows(1, 64, false);
+    x[40] = bad;
+    for (const float y : Multiply(x, 1, w, nullptr)) {
+      EXPECT_FALSE(std::isfinite(y));
+    }
+  }
+}
+
+TEST(QuantProductTest, CountsTheWidthsThatItChose) {
+  const ActivationWidths before = CountActivationWidths();
+  const Weights w({4, 32, true}, 2, 64);
+  Multiply(Rows(3, 64, false), 3, w, nullptr);
+  Multiply(Rows(2, 64, true), 2, w, nullptr);
+  const ActivationWidths after = CountActivationWidths();
+  EXPECT_EQ(after.rows_of_8_bits - before.rows_of_8_bits, 3);
+  EXPECT_EQ(after.rows_of_16_bits - before.rows_of_16_bits, 2);
+}
+
+}  // namespace
+}  // namespace strata

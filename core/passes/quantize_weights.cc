@@ -1,0 +1,100 @@
+#include "core/passes/quantize_weights.h"
+
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <set>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/str_cat.h"
+#include "core/base/status_macros.h"
+#include "core/graph/graph.h"
+#include "core/graph/op_def.h"
+#include "core/ops/grouped_matmul.h"
+#include "core/ops/matmul.h"
+#include "core/ops/quant_matmul.h"
+#include "core/quant/format.h"
+#include "core/quant/packed_rows.h"
+#include "core/tensor/dtype.h"
+
+namespace strata {
+namespace {
+
+constexpr int kWeight = 1;  // Which input it is, of all these operators.
+
+bool IsCandidate(const Value& value) {
+  return value.role == Role::kParameter && value.type.dtype == DType::kF32;
+}
+
+// Whether `node` multiplies rows by the transpose of its input kWeight.
+bool IsLayer(const Node& node) {
+  if (node.op->name == kMatMul.name) {
+    return node.attrs.Int("transpose_lhs") == 0 &&
+           node.attrs.Int("transpose_rhs") != 0;
+  }
+  return node.op->name == kGroupedMatMul.name &&
+         node.attrs.Int("transpose_w") != 0;
+}
+
+}  // namespace
+
+std::set<std::string> QuantizableWeights(const Graph& graph) {
+  std::vector<bool> read(graph.values().size()), refused(read.size());
+  for (const Node& node : graph.nodes()) {
+    for (size_t i = 0; i < node.inputs.size(); ++i) {
+      const ValueId id = node.inputs[i];
+      if (id == kNone || !IsCandidate(graph.value(id))) continue;
+      read[id] = true;
+      if (i != kWeight || !IsLayer(node)) refused[id] = true;
+    }
+  }
+  std::set<std::string> names;
+  for (size_t id = 0; id < read.size(); ++id) {
+    if (read[id] && !refused[id]) names.insert(graph.value(id).name);
+  }
+  return names;
+}
+
+absl::StatusOr<Graph> QuantizeWeights(
+    const Graph& graph, const std::map<std::string, QuantFormat>& formats) {
+  const std::set<std::string> quantizable = QuantizableWeights(graph);
+  Graph packed;
+  for (Value value : graph.values()) {
+    const auto it = formats.find(value.name);
+    if (it != formats.end() && IsCandidate(value)) {
+      if (quantizable.count(value.name) == 0) {
+        return absl::InvalidArgumentError(
+            absl::StrCat(value.name,
+                         " is packed in integers; the graph has an operator "
+                         "that wants it in F32"));
+      }
+      const int64_t columns = value.type.dims.back().bound;
+      RETURN_IF_ERROR(CheckFormat(value.name, it->second, columns));
+      value.type.dtype = DType::kU8;
+      value.type.dims.back() = Static(PackedRow(it->second, columns).bytes);
+    }
+    packed.AddValue(std::move(value));
+  }
+  for (Node node : graph.nodes()) {
+    if (IsLayer(node)) {
+      const Value& weight = graph.value(node.inputs[kWeight]);
+      const auto it = formats.find(weight.name);
+      if (it != formats.end() && IsCandidate(weight)) {
+        node.op = node.op->name == kMatMul.name ? &kQuantMatMul
+                                                : &kQuantGroupedMatMul;
+        node.attrs = QuantAttrs(it->second);
+      }
+    }
+    packed.AddNode(std::move(node));
+  }
+  for (const auto& [name, value] : graph.outputs()) {
+    packed.SetOutput(name, value);
+  }
+  return packed;
+}
+
+}  // namespace strata

@@ -1,0 +1,104 @@
+#include "core/passes/quantize_weights.h"
+
+#include <string>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "core/graph/builder.h"
+#include "core/graph/graph.h"
+#include "core/ops/embedding.h"
+#include "core/ops/grouped_matmul.h"
+#include "core/ops/matmul.h"
+#include "core/quant/format.h"
+#include "core/tensor/dtype.h"
+#include "core/testing/status_matchers.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+
+namespace strata {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+
+constexpr int64_t kTokens = 3, kWidth = 64, kExperts = 2;
+
+ValueId Rows(GraphBuilder& b) {
+  return b.Input("x", DType::kF32, {Static(kTokens), Static(kWidth)});
+}
+ValueId Matrix(GraphBuilder& b, const std::string& name) {
+  return b.Parameter(name, {Static(kWidth), Static(kWidth)});
+}
+Graph Finish(GraphBuilder& b) {
+  auto graph = b.Finish();
+  EXPECT_THAT(graph, IsOk());
+  return *std::move(graph);
+}
+
+TEST(QuantizeWeightsTest, ReplacesProductsByLayersAndExperts) {
+  GraphBuilder b;
+  const ValueId table = Matrix(b, "table");
+  const ValueId ids = b.Input("ids", DType::kI32, {Static(kTokens)});
+  const ValueId h = Embedding(b, table, ids);
+  const ValueId experts = b.Parameter(
+      "experts", {Static(kExperts), Static(kWidth), Static(kWidth)});
+  const ValueId offset = b.Input("offset", DType::kI32, {Static(kExperts + 1)});
+  const ValueId y = GroupedMatMul(b, h, experts, offset);
+  b.Output("y", Linear(b, Linear(b, y, Matrix(b, "layer")), table));
+  Matrix(b, "nobody");
+  const Graph graph = Finish(b);
+  // The table is looked up in, too.
+  EXPECT_THAT(QuantizableWeights(graph), ElementsAre("experts", "layer"));
+
+  const auto packed = QuantizeWeights(
+      graph, {{"experts", {4, 32, true}}, {"layer", {8, 0, false}}});
+  ASSERT_THAT(packed, IsOk());
+  EXPECT_THAT(Verify(*packed), IsOk());
+  const auto text = [&](const std::string& name) {
+    return ToText(*packed, packed->value(packed->FindSource(name)).type);
+  };
+  EXPECT_EQ(text("experts"), "U8[2, 64, 36]");  // 64 / 2 + 2 groups * 2
+  EXPECT_EQ(text("layer"), "U8[64, 67]");       // 64 + 2 + 1
+  EXPECT_EQ(text("table"), "F32[64, 64]");
+  std::string operators;
+  for (const Node& node : packed->nodes()) {
+    operators += std::string(node.op->name) + " ";
+    EXPECT_EQ(packed->value(node.outputs[0]).type.dtype, DType::kF32);
+  }
+  EXPECT_EQ(operators, "Embedding QuantGroupedMatMul QuantMatMul MatMul ");
+  // Its own inference agrees.
+  for (const Node& node : packed->nodes()) {
+    EXPECT_THAT(node.op->infer({*packed, node.inputs, {}, node.attrs}), IsOk());
+  }
+}
+
+TEST(QuantizeWeightsTest, LeavesAMatrixThatSomeReaderWantsInFloat) {
+  GraphBuilder b;
+  const ValueId w = Matrix(b, "w");
+  const ValueId y = Linear(b, Rows(b), w);
+  b.Output("y", MatMul(b, y, w));               // Not transposed.
+  b.Output("z", Linear(b, w, Matrix(b, "v")));  // As rows.
+  const Graph graph = Finish(b);
+  EXPECT_THAT(QuantizableWeights(graph), ElementsAre("v"));
+  EXPECT_THAT(QuantizeWeights(graph, {{"w", QuantFormat()}}),
+              StatusIs(absl::StatusCode::kInvalidArgument,
+                       HasSubstr("w is packed in integers")));
+}
+
+TEST(QuantizeWeightsTest, RefusesGroupsThatDoNotDivide) {
+  GraphBuilder b;
+  b.Output("y", Linear(b, Rows(b), Matrix(b, "w")));
+  EXPECT_THAT(
+      QuantizeWeights(Finish(b), {{"w", {4, 128, true}}}),
+      StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("do not divide")));
+}
+
+TEST(QuantizeWeightsTest, HasNothingToDoWithoutMatrices) {
+  GraphBuilder b;
+  b.Output("x", Rows(b));
+  EXPECT_THAT(QuantizableWeights(Finish(b)), IsEmpty());
+}
+
+}  // namespace
+}  // namespace strata

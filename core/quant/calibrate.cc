@@ -1,0 +1,152 @@
+#include "core/quant/calibrate.h"
+
+#include <cmath>
+#include <cstdint>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
+#include "core/base/status_macros.h"
+#include "core/base/thread_pool.h"
+#include "core/cpu/vector_math.h"
+#include "core/quant/format.h"
+#include "core/quant/quantized_matrix.h"
+#include "core/quant/row_calibration.h"
+
+namespace strata {
+namespace {
+
+constexpr CalibrationMethod kMethods[] = {
+    CalibrationMethod::kNearest, CalibrationMethod::kClip,
+    CalibrationMethod::kFeedback, CalibrationMethod::kLearned};
+
+absl::Status CheckMoments(absl::string_view name,
+                          const std::vector<float>& moments) {
+  for (const float x : moments) {
+    if (std::isfinite(x)) continue;
+    return absl::InvalidArgumentError(
+        absl::StrCat("the inputs of tensor \"", name,
+                     "\" in the calibration data hold a NaN or an infinity"));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::string_view Name(CalibrationMethod method) {
+  switch (method) {
+    case CalibrationMethod::kNearest:
+      return "nearest";
+    case CalibrationMethod::kClip:
+      return "clip";
+    case CalibrationMethod::kFeedback:
+      return "feedback";
+    case CalibrationMethod::kLearned:
+      return "learned";
+  }
+  return "unknown";
+}
+
+absl::StatusOr<CalibrationMethod> CalibrationMethodOf(absl::string_view name) {
+  for (const CalibrationMethod method : kMethods) {
+    if (Name(method) == name) return method;
+  }
+  return absl::InvalidArgumentError(
+      absl::StrCat("no calibration method is called \"", name,
+                   "\"; want nearest, clip, feedback or learned"));
+}
+
+absl::StatusOr<std::vector<float>> BlendMoments(absl::string_view name,
+                                                const InputMoments& own,
+                                                const InputMoments& all) {
+  if (all.count == 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("tensor \"", name,
+                     "\" saw 0 inputs in the calibration data, nor did "
+                     "any other expert of its layer; want more data"));
+  }
+  const auto pseudo = static_cast<double>(own.columns);
+  const auto count = static_cast<double>(own.count);
+  const double of_all = pseudo / static_cast<double>(all.count);
+  std::vector<float> blend(own.sum.size());
+  for (size_t i = 0; i < blend.size(); ++i) {
+    blend[i] = static_cast<float>((own.sum[i] + of_all * all.sum[i]) /
+                                  (count + pseudo));
+  }
+  return blend;
+}
+
+absl::StatusOr<QuantizedMatrix> Calibrate(
+    absl::string_view name, const float* w, int64_t rows, int64_t columns,
+    const QuantFormat& format, CalibrationMethod method,
+    const std::vector<float>& moments, ThreadPool& pool) {
+  RETURN_IF_ERROR(CheckWeights(name, w, rows, columns, format));
+  if (method == CalibrationMethod::kNearest) {
+    return RoundToNearest(w, rows, columns, format);
+  }
+  RETURN_IF_ERROR(CheckMoments(name, moments));
+  std::vector<float> alike;
+  if (moments.empty()) {
+    alike.resize(columns * columns);
+    for (int64_t c = 0; c < columns; ++c) alike[c * (columns + 1)] = 1;
+  }
+  const bool clips = method == CalibrationMethod::kClip;
+  const Curvature curvature =
+      CurvatureOf(moments.empty() ? alike : moments, columns, !clips);
+  QuantizedMatrix m(format, rows, columns);
+  pool.ParallelFor(rows, [&](int64_t row) {
+    const float* const from = w + row * columns;
+    if (clips) {
+      ClipRow(from, curvature, row, m);
+      return;
+    }
+    FeedbackRow(from, curvature, row, m);
+    if (method == CalibrationMethod::kLearned) {
+      LearnRow(from, curvature, row, m);
+    }
+  });
+  return m;
+}
+
+QuantError& QuantError::operator+=(const QuantError& other) {
+  weight += other.weight;
+  weight_error += other.weight_error;
+  output += other.output;
+  output_error += other.output_error;
+  return *this;
+}
+
+QuantError ErrorBetween(const float* w, const float* other, int64_t rows,
+                        int64_t columns, const std::vector<float>& moments,
+                        ThreadPool& pool) {
+  const VectorMath<float>& vec = VectorMath<float>::Get();
+  const int64_t k = columns;
+  std::vector<QuantError> of_row(rows);
+  pool.ParallelFor(rows, [&](int64_t row) {
+    QuantError& e = of_row[row];
+    const float* const from = w + row * k;
+    std::vector<float> error(from, from + k);
+    for (int64_t c = 0; c < k; ++c) error[c] -= other[row * k + c];
+    e.weight = vec.dot(from, from, k);
+    e.weight_error = vec.dot(error.data(), error.data(), k);
+    if (moments.empty()) return;
+    for (int64_t c = 0; c < k; ++c) {
+      const float* const h = moments.data() + c * k;
+      e.output += double{vec.dot(h, from, k)} * from[c];
+      e.output_error += double{vec.dot(h, error.data(), k)} * error[c];
+    }
+  });
+  QuantError sum;
+  for (const QuantError& e : of_row) sum += e;
+  return sum;
+}
+
+QuantError ErrorOf(const float* w, const QuantizedMatrix& quantized,
+                   const std::vector<float>& moments, ThreadPool& pool) {
+  return ErrorBetween(w, quantized.Dequantize().data(), quantized.rows,
+                      quantized.columns, moments, pool);
+}
+
+}  // namespace strata

@@ -1,0 +1,54 @@
+#include "core/quant/format.h"
+
+#include <cstdint>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
+
+namespace strata {
+
+std::string ToText(const QuantFormat& format) {
+  return absl::StrCat("INT", format.bits, ", ",
+                      format.group == 0
+                          ? "a scale a row"
+                          : absl::StrCat("groups of ", format.group),
+                      format.symmetric ? ", symmetric" : ", asymmetric");
+}
+
+absl::Status CheckFormat(absl::string_view name, const QuantFormat& format,
+                         int64_t columns) {
+  if (format.bits != 4 && format.bits != 8) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "tensor \"", name, "\": ", format.bits, " bits; want 4 or 8"));
+  }
+  if (format.group != 0 && format.group != 32 && format.group != 64 &&
+      format.group != 128) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("tensor \"", name, "\": groups of ", format.group,
+                     "; want 32, 64 or 128, or 0 for a scale a row"));
+  }
+  if (columns < 1 || (format.group != 0 && columns % format.group != 0)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("tensor \"", name, "\": groups of ", format.group,
+                     " do not divide its rows of ", columns, " columns"));
+  }
+  return absl::OkStatus();
+}
+
+int64_t GroupColumns(const QuantFormat& format, int64_t columns) {
+  return format.group == 0 ? columns : format.group;
+}
+
+int64_t NumGroups(const QuantFormat& format, int64_t columns) {
+  return columns / GroupColumns(format, columns);
+}
+
+double BitsPerWeight(const QuantFormat& format, int64_t columns) {
+  const double group_bits = 16 + (format.symmetric ? 0 : format.bits);
+  return format.bits +
+         group_bits / static_cast<double>(GroupColumns(format, columns));
+}
+
+}  // namespace strata

@@ -1,0 +1,66 @@
+// What a model's matrices are multiplied by: sums over calibration data, run
+// through the model's own graph.
+//
+//   tokens --graph of evaluation--> ... x --MatMul(x, w^T)--> ...
+//                                       |
+//                                       +--> sum of x x^T, for each w; for
+//                                            experts' matrices, each expert's
+
+#ifndef CORE_QUANT_INPUT_MOMENTS_H_
+#define CORE_QUANT_INPUT_MOMENTS_H_
+
+#include <cstdint>
+#include <map>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "absl/functional/function_ref.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+#include "core/model/config.pb.h"
+#include "core/quant/calibrate.h"
+#include "core/runtime/backend.h"
+#include "core/runtime/state_store.h"
+
+namespace strata {
+
+// Sequences of `seq_len` tokens, one behind another, and the token behind each.
+struct TokenBatch {
+  int64_t seq_len = 0;
+  std::vector<int32_t> ids;      // [sequences, seq_len]
+  std::vector<int32_t> targets;  // [sequences, seq_len]
+};
+
+// Of a dense matrix one; of experts' as many as there are.
+using MomentsByName = std::map<std::string, std::vector<InputMoments>>;
+
+// Rows of x and, of experts' matrices, where each one's begin; of one product
+// of one batch.
+using SeeInputs = absl::FunctionRef<absl::Status(
+    const std::string& weight, int64_t columns, absl::Span<const float> x,
+    absl::Span<const int32_t> offset)>;
+
+// Runs the model that `state` holds over `batches` and shows `see` the inputs
+// of the matrices `names`, each a product by a layer's weight in the graph of
+// evaluation.
+//
+// Returns INVALID_ARGUMENT if there is no batch, and the errors of running.
+absl::Status ForInputs(const ModelConfig& config,
+                       const std::set<std::string>& names,
+                       const std::vector<TokenBatch>& batches, Backend& backend,
+                       StateStore& state, SeeInputs see);
+
+// Their moments.
+absl::StatusOr<MomentsByName> CollectMoments(
+    const ModelConfig& config, const std::set<std::string>& names,
+    const std::vector<TokenBatch>& batches, Backend& backend,
+    StateStore& state);
+
+// All experts' of a matrix as one.
+InputMoments SumOf(const std::vector<InputMoments>& moments);
+
+}  // namespace strata
+
+#endif  // CORE_QUANT_INPUT_MOMENTS_H_

@@ -1,0 +1,114 @@
+#include "core/quant/packed_parameters.h"
+
+#include <algorithm>
+#include <cstdint>
+#include <map>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/str_split.h"
+#include "absl/strings/string_view.h"
+#include "core/base/status_macros.h"
+#include "core/checkpoint/stored_tensor.h"
+#include "core/checkpoint/weight_map.h"
+#include "core/graph/builder.h"
+#include "core/graph/graph.h"
+#include "core/model/config.pb.h"
+#include "core/model/decoder.h"
+#include "core/passes/quantize_weights.h"
+#include "core/quant/format.h"
+#include "core/quant/packed_rows.h"
+#include "core/quant/packed_tensors.h"
+#include "core/tensor/shape.h"
+
+namespace strata {
+namespace {
+
+// The tensor, if it is quantised and of that shape; else null.
+const StoredTensor* FindPacked(const StoredTensors& tensors,
+                               const std::string& name, const Shape& shape) {
+  const auto it = tensors.find(name);
+  return it != tensors.end() && it->second.view.shape == shape &&
+                 it->second.packing == StoredTensor::Packing::kGroups
+             ? &it->second
+             : nullptr;
+}
+
+}  // namespace
+
+bool IsOfGate(const std::string& name) {
+  const std::vector<absl::string_view> words = absl::StrSplit(name, '.');
+  return std::find(words.begin(), words.end(), "gate") != words.end();
+}
+
+absl::StatusOr<std::set<std::string>> QuantizableParameters(
+    const ModelConfig& config) {
+  using Mode = DecoderOptions::Mode;
+  std::vector<Mode> modes = {Mode::kEvaluate, Mode::kLogits, Mode::kGenerate};
+  if (config.mtp().num_layers() > 0) modes.push_back(Mode::kDraft);
+  std::set<std::string> names, refused;
+  for (const Mode mode : modes) {
+    GraphBuilder builder;
+    DecoderOptions options;
+    options.mode = mode;
+    options.max_tokens = 1;
+    BuildDecoder(builder, config, options);
+    ASSIGN_OR_RETURN(const Graph graph, builder.Finish());
+    const std::set<std::string> of_mode = QuantizableWeights(graph);
+    names.insert(of_mode.begin(), of_mode.end());
+    for (const Value& value : graph.values()) {
+      if (value.role == Role::kParameter && of_mode.count(value.name) == 0) {
+        refused.insert(value.name);
+      }
+    }
+  }
+  for (const std::string& name : refused) names.erase(name);
+  return names;
+}
+
+absl::StatusOr<std::map<std::string, QuantFormat>> PackedParameters(
+    const ModelConfig& config, const std::vector<WeightParts>& map,
+    const StoredTensors& tensors) {
+  std::map<std::string, QuantFormat> formats;
+  const bool some =
+      std::any_of(tensors.begin(), tensors.end(), [](const auto& entry) {
+        return entry.second.packing == StoredTensor::Packing::kGroups;
+      });
+  if (!some) return formats;
+  ASSIGN_OR_RETURN(const std::set<std::string> names,
+                   QuantizableParameters(config));
+  for (const WeightParts& entry : map) {
+    if (names.count(entry.name) == 0) continue;
+    const StoredTensor* const first =
+        FindPacked(tensors, entry.parts[0], entry.part_shape);
+    if (first == nullptr) continue;
+    const bool alike = std::all_of(
+        entry.parts.begin(), entry.parts.end(), [&](const std::string& part) {
+          const StoredTensor* const tensor =
+              FindPacked(tensors, part, entry.part_shape);
+          return tensor != nullptr &&
+                 tensor->groups.format == first->groups.format;
+        });
+    if (alike) formats[entry.name] = first->groups.format;
+  }
+  return formats;
+}
+
+absl::Status PackParts(const WeightParts& entry, const StoredTensors& tensors,
+                       uint8_t* out) {
+  for (const std::string& part : entry.parts) {
+    const StoredTensor& tensor = tensors.at(part);
+    const int64_t columns = tensor.groups.columns;
+    const int64_t bytes = PackedRow(tensor.groups.format, columns).bytes;
+    const int64_t rows = tensor.view.num_elements() / columns;
+    for (int64_t row = 0; row < rows; ++row, out += bytes) {
+      RETURN_IF_ERROR(PackTensorRow(part, tensor, row, out));
+    }
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace strata

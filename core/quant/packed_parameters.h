@@ -1,0 +1,44 @@
+// Which parameters of a model stay packed in memory, as a checkpoint has them.
+
+#ifndef CORE_QUANT_PACKED_PARAMETERS_H_
+#define CORE_QUANT_PACKED_PARAMETERS_H_
+
+#include <cstdint>
+#include <map>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "core/checkpoint/stored_tensor.h"
+#include "core/checkpoint/weight_map.h"
+#include "core/model/config.pb.h"
+#include "core/quant/format.h"
+
+namespace strata {
+
+// Whether the parameter belongs to a gate, as "...mlp.gate.query.weight" does;
+// those are never quantised.
+bool IsOfGate(const std::string& name);
+
+// The parameters that every program of generation and evaluation takes packed
+// (core/passes/quantize_weights.h).
+absl::StatusOr<std::set<std::string>> QuantizableParameters(
+    const ModelConfig& config);
+
+// Those of them whose parts in `tensors` all are quantised alike, with how.
+absl::StatusOr<std::map<std::string, QuantFormat>> PackedParameters(
+    const ModelConfig& config, const std::vector<WeightParts>& map,
+    const StoredTensors& tensors);
+
+// Packs the parts of `entry` for kernels, to `out`: all rows, one after
+// another.
+//
+// Returns the errors of PackTensorRow.
+absl::Status PackParts(const WeightParts& entry, const StoredTensors& tensors,
+                       uint8_t* out);
+
+}  // namespace strata
+
+#endif  // CORE_QUANT_PACKED_PARAMETERS_H_

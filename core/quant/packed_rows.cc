@@ -1,0 +1,83 @@
+#include "core/quant/packed_rows.h"
+
+#include <cstdint>
+#include <cstring>
+#include <optional>
+#include <vector>
+
+#include "core/quant/format.h"
+#include "core/quant/stored_groups.h"
+#include "core/tensor/bfloat16.h"
+
+namespace strata {
+namespace {
+
+constexpr int64_t kBlock = 64;  // Columns whose codes of 4 bits lie together.
+
+int CodeAt(const QuantFormat& format, const uint8_t* row, int64_t c) {
+  if (format.bits == 8) return row[c];
+  const int64_t in_block = c % kBlock;
+  const uint8_t byte = row[c / kBlock * (kBlock / 2) + in_block % (kBlock / 2)];
+  return in_block < kBlock / 2 ? byte & 15 : byte >> 4;
+}
+
+}  // namespace
+
+std::optional<QuantFormat> FormatOfRow(int64_t bytes, int64_t columns) {
+  for (const int bits : {4, 8}) {
+    for (const int64_t group : {32, 64, 128, 0}) {
+      if (group > 0 && columns % group != 0) continue;
+      for (const bool symmetric : {true, false}) {
+        const QuantFormat format = {bits, group, symmetric};
+        if (PackedRow(format, columns).bytes == bytes) return format;
+      }
+    }
+  }
+  return std::nullopt;
+}
+
+void PackRow(const QuantFormat& format, int64_t columns, const uint8_t* code,
+             const BFloat16* scale, const uint8_t* zero, uint8_t* out) {
+  const PackedRow layout(format, columns);
+  std::memset(out, 0, layout.code_bytes);
+  if (format.bits == 8) {
+    std::memcpy(out, code, columns);
+  } else {
+    for (int64_t c = 0; c < columns; ++c) {
+      const int64_t in_block = c % kBlock;
+      uint8_t& byte = out[c / kBlock * (kBlock / 2) + in_block % (kBlock / 2)];
+      byte |= in_block < kBlock / 2 ? code[c] : code[c] << 4;
+    }
+  }
+  std::memcpy(out + layout.code_bytes, scale,
+              layout.num_groups * sizeof(BFloat16));
+  if (format.symmetric) return;
+  std::memcpy(out + layout.code_bytes + 2 * layout.num_groups, zero,
+              layout.num_groups);
+}
+
+void PackStoredRow(const StoredGroups& groups, int64_t row, uint8_t* out) {
+  const int64_t num_groups = NumGroups(groups.format, groups.columns);
+  std::vector<uint8_t> code(groups.columns), zero(num_groups);
+  ReadCodes(groups, row, code.data(), zero.data());
+  PackRow(groups.format, groups.columns, code.data(),
+          groups.scale + row * num_groups, zero.data(), out);
+}
+
+void UnpackRow(const QuantFormat& format, int64_t columns, const uint8_t* row,
+               float* out) {
+  const PackedRow layout(format, columns);
+  const int64_t group = GroupColumns(format, columns);
+  const uint8_t* const scales = row + layout.code_bytes;
+  const uint8_t* const zeros = scales + 2 * layout.num_groups;
+  for (int64_t g = 0; g < layout.num_groups; ++g) {
+    BFloat16 scale;
+    std::memcpy(&scale, scales + 2 * g, sizeof(scale));
+    const int zero = format.symmetric ? format.middle() : zeros[g];
+    for (int64_t c = g * group; c < (g + 1) * group; ++c) {
+      out[c] = static_cast<float>(CodeAt(format, row, c) - zero) * Widen(scale);
+    }
+  }
+}
+
+}  // namespace strata

@@ -1,0 +1,417 @@
+#include "core/quant/quantize_model.h"
+
+#include <algorithm>
+#include <cstdint>
+#include <filesystem>
+#include <map>
+#include <set>
+#include <string>
+#include <system_error>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
+#include "core/base/files.h"
+#include "core/base/sha256.h"
+#include "core/base/staged_directory.h"
+#include "core/base/status_macros.h"
+#include "core/checkpoint/load_model.h"
+#include "core/checkpoint/model_files.h"
+#include "core/checkpoint/model_source.h"
+#include "core/checkpoint/stored_tensor.h"
+#include "core/checkpoint/weight_files.h"
+#include "core/checkpoint/weight_map.h"
+#include "core/cpu/all_kernels.h"
+#include "core/cpu/cpu_backend.h"
+#include "core/quant/packed_parameters.h"
+#include "core/quant/quantized_files.h"
+#include "core/quant/stored_groups.h"
+#include "core/runtime/state_store.h"
+#include "core/tensor/bfloat16.h"
+#include "core/tensor/dtype.h"
+#include "core/tensor/shape.h"
+#include "core/tensor/tensor.h"
+#include "nlohmann/json.hpp"
+
+namespace strata {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr char kHead[] = "lm_head.weight";
+// What belongs to a model and is copied as it is.
+constexpr const char* kCompanions[] = {
+    "tokenizer.json",     "tokenizer_config.json",
+    "tokenizer.model",    "special_tokens_map.json",
+    "added_tokens.json",  "vocab.json",
+    "merges.txt",         "generation_config.json",
+    "chat_template.jinja"};
+
+// "model.layers.3." of a name in a layer, else "".
+std::string LayerOf(const std::string& name) {
+  constexpr absl::string_view kLayers = "model.layers.";
+  if (!absl::StartsWith(name, kLayers)) return "";
+  return name.substr(0, name.find('.', kLayers.size()) + 1);
+}
+
+// "lm_head" of "lm_head.weight".
+std::string ModuleOf(const std::string& tensor) {
+  return tensor.substr(0, tensor.rfind('.'));
+}
+
+void AddTarget(const QuantFormat& format, const std::string& module,
+               QuantSchemes& schemes) {
+  for (auto& [of, targets] : schemes) {
+    if (of == format) {
+      targets.push_back(module);
+      return;
+    }
+  }
+  schemes.push_back({format, {module}});
+}
+
+nlohmann::json ToJson(const QuantizedWeight& w) {
+  return {{"name", w.name},
+          {"bits", w.format.bits},
+          {"group", w.format.group},
+          {"symmetric", w.format.symmetric},
+          {"num_weights", w.num_weights},
+          {"bits_per_weight", w.bits_per_weight},
+          {"error",
+           {w.error.weight, w.error.weight_error, w.error.output,
+            w.error.output_error}},
+          {"experts", {w.num_experts, w.fewest_inputs, w.num_blended}}};
+}
+
+QuantizedWeight FromJson(const nlohmann::json& json) {
+  QuantizedWeight w;
+  w.name = json.at("name").get<std::string>();
+  w.format = {json.at("bits").get<int>(), json.at("group").get<int64_t>(),
+              json.at("symmetric").get<bool>()};
+  w.num_weights = json.at("num_weights").get<int64_t>();
+  w.bits_per_weight = json.at("bits_per_weight").get<double>();
+  const auto e = json.at("error").get<std::vector<double>>();
+  w.error = {e.at(0), e.at(1), e.at(2), e.at(3)};
+  const auto n = json.at("experts").get<std::vector<int64_t>>();
+  w.num_experts = n.at(0);
+  w.fewest_inputs = n.at(1);
+  w.num_blended = n.at(2);
+  return w;
+}
+
+class ModelQuantizer {
+ public:
+  ModelQuantizer(const std::string& folder, const std::string& out,
+                 const std::vector<TokenBatch>& batches,
+                 const QuantizeOptions& options)
+      : folder_(folder),
+        out_(out),
+        work_(absl::StrCat(out, ".partial")),
+        batches_(batches),
+        options_(options),
+        backend_(options.num_threads, AllCpuKernels()),
+        state_(backend_) {}
+
+  absl::StatusOr<QuantizeResult> Run() {
+    std::error_code ignored;
+    if (!options_.replace && fs::exists(out_, ignored)) {
+      return absl::AlreadyExistsError(
+          absl::StrCat(out_, " is there already; want a new folder"));
+    }
+    RETURN_IF_ERROR(Open());
+    RETURN_IF_ERROR(MakeFolders(work_));
+    const auto steps = static_cast<int64_t>(layers_.size());
+    for (int64_t i = 0; i < steps; ++i) {
+      if (options_.stop && options_.stop()) {
+        return absl::CancelledError(absl::StrCat("stopped after ", i, " of ",
+                                                 steps, " layers; ", work_,
+                                                 " keeps them"));
+      }
+      RETURN_IF_ERROR(Layer(i));
+      if (options_.progress) options_.progress(i + 1, steps);
+    }
+    RETURN_IF_ERROR(Write());
+    fs::remove_all(work_, ignored);
+    return std::move(result_);
+  }
+
+ private:
+  absl::Status Open() {
+    ASSIGN_OR_RETURN(source_, OpenModelSource(folder_));
+    for (const auto& [name, tensor] : source_.tensors) {
+      if (tensor.packing == StoredTensor::Packing::kNone &&
+          tensor.view.dtype != DType::kF8E4M3 &&
+          tensor.view.dtype != DType::kF8E5M2) {
+        continue;
+      }
+      return absl::InvalidArgumentError(
+          absl::StrCat(folder_, ": tensor \"", name,
+                       "\" is quantised already; want a model "
+                       "of floating-point weights"));
+    }
+    RETURN_IF_ERROR(LoadModelWeights(folder_, source_.config, state_));
+    ASSIGN_OR_RETURN(quantised_, QuantizableParameters(source_.config));
+    for (auto it = quantised_.begin(); it != quantised_.end();) {
+      const bool stays =
+          IsOfGate(*it) || (*it == kHead && options_.head_bits == 0);
+      it = stays ? quantised_.erase(it) : std::next(it);
+    }
+    for (const WeightParts& entry : source_.layout.map) {
+      if (quantised_.count(entry.name) == 0) continue;
+      RETURN_IF_ERROR(
+          CheckFormat(entry.name, FormatOf(entry), entry.shape.back()));
+      const std::string layer = LayerOf(entry.name);
+      if (layers_.empty() || layers_.back().prefix != layer) {
+        layers_.push_back({layer, {}});
+      }
+      layers_.back().entries.push_back(&entry);
+    }
+    ASSIGN_OR_RETURN(const std::string hash, HashWeights(folder_));
+    Sha256 key;
+    key.Update(absl::StrCat(hash, ToText(options_.format), options_.head_bits,
+                            options_.rows_where_indivisible,
+                            Name(options_.method)));
+    for (const TokenBatch& batch : batches_) {
+      key.Update(
+          absl::string_view(reinterpret_cast<const char*>(batch.ids.data()),
+                            batch.ids.size() * sizeof(int32_t)));
+    }
+    key_ = key.HexDigest();
+    return absl::OkStatus();
+  }
+
+  QuantFormat FormatOf(const WeightParts& entry) const {
+    QuantFormat format = options_.format;
+    if (entry.name == kHead) format.bits = options_.head_bits;
+    if (options_.rows_where_indivisible && format.group > 0 &&
+        entry.shape.back() % format.group != 0) {
+      format.group = 0;
+    }
+    return format;
+  }
+
+  struct LayerEntries {
+    std::string prefix;
+    std::vector<const WeightParts*> entries;
+  };
+
+  // Quantises layer `i`, or takes what an earlier run made of it, and puts its
+  // numbers in place of the weights'.
+  absl::Status Layer(int64_t i) {
+    const std::string base = absl::StrCat(work_, "/layer-", i);
+    std::vector<QuantizedWeight> report;
+    if (!Resume(base, report)) {
+      RETURN_IF_ERROR(Calibrated(layers_[i], base, report));
+    } else {
+      ++result_.layers_resumed;
+    }
+    result_.weights.insert(result_.weights.end(), report.begin(), report.end());
+    ASSIGN_OR_RETURN(WeightFiles file,
+                     WeightFiles::OpenFile(base + ".safetensors"));
+    for (const WeightParts* const entry : layers_[i].entries) {
+      float* out = state_.Get(entry->name).as<float>();
+      for (const std::string& part : entry->parts) {
+        const StoredTensor& tensor = file.tensors().at(part);
+        RETURN_IF_ERROR(
+            ReadNumbers<float>(part, tensor, /*scale=*/nullptr, out));
+        out += tensor.view.num_elements();
+        packed_[part] = tensor;
+      }
+    }
+    files_.push_back(std::move(file));
+    return absl::OkStatus();
+  }
+
+  bool Resume(const std::string& base, std::vector<QuantizedWeight>& report) {
+    const absl::StatusOr<std::string> text = ReadFile(base + ".json");
+    if (!text.ok()) return false;
+    const nlohmann::json json = nlohmann::json::parse(
+        *text, /*cb=*/nullptr, /*allow_exceptions=*/false);
+    if (!json.is_object() || json.value("key", "") != key_) return false;
+    for (const nlohmann::json& weight : json.at("weights")) {
+      report.push_back(FromJson(weight));
+    }
+    return true;
+  }
+
+  absl::Status Calibrated(const LayerEntries& layer, const std::string& base,
+                          std::vector<QuantizedWeight>& report) {
+    std::set<std::string> names;
+    for (const WeightParts* const entry : layer.entries) {
+      names.insert(entry->name);
+    }
+    MomentsByName moments;
+    if (!batches_.empty()) {
+      ASSIGN_OR_RETURN(moments, CollectMoments(source_.config, names, batches_,
+                                               backend_, state_));
+    }
+    std::map<std::string, GroupArrays> arrays;
+    nlohmann::json json = {{"key", key_}, {"weights", nlohmann::json::array()}};
+    for (const WeightParts* const entry : layer.entries) {
+      ASSIGN_OR_RETURN(QuantizedWeight weight,
+                       Matrix(*entry, moments[entry->name], arrays));
+      json["weights"].push_back(ToJson(weight));
+      report.push_back(std::move(weight));
+    }
+    std::vector<TensorToWrite> tensors;
+    for (const auto& [part, array] : arrays) {
+      for (TensorToWrite& tensor : GroupTensors(part, array.View())) {
+        tensors.push_back(std::move(tensor));
+      }
+    }
+    RETURN_IF_ERROR(WriteWeightsFile(base + ".safetensors", tensors, {}));
+    return WriteFileAtomically(base + ".json", json.dump());
+  }
+
+  // All matrices of an entry, into the arrays of its parts.
+  absl::StatusOr<QuantizedWeight> Matrix(
+      const WeightParts& entry, const std::vector<InputMoments>& moments,
+      std::map<std::string, GroupArrays>& arrays) {
+    const bool grouped = entry.shape.size() == 3;
+    const int64_t experts = grouped ? entry.shape[0] : 1;
+    const int64_t k = entry.shape.back();
+    const int64_t rows = NumElements(entry.shape) / experts / k;
+    const auto num_parts = static_cast<int64_t>(entry.parts.size());
+    const int64_t slices = std::max<int64_t>(1, num_parts / experts);
+    QuantizedWeight weight;
+    weight.name = entry.name;
+    weight.format = FormatOf(entry);
+    weight.num_weights = NumElements(entry.shape);
+    weight.bits_per_weight = BitsPerWeight(weight.format, k);
+    if (experts > num_parts && !RowsFillWords(weight.format, rows)) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("tensor \"", entry.name, "\" has ", rows,
+                       " rows an expert; "
+                       "asymmetric codes of ",
+                       weight.format.bits, " bits want a multiple of ",
+                       32 / weight.format.bits));
+    }
+    InputMoments all;
+    if (grouped && !moments.empty()) {
+      all = SumOf(moments);
+      weight.num_experts = experts;
+      weight.fewest_inputs = moments[0].count;
+    }
+    const float* const w = state_.Get(entry.name).as<float>();
+    for (int64_t e = 0; e < experts; ++e) {
+      std::vector<float> h;
+      if (grouped && !moments.empty()) {
+        ASSIGN_OR_RETURN(h, BlendMoments(entry.name, moments[e], all));
+        weight.fewest_inputs = std::min(weight.fewest_inputs, moments[e].count);
+        weight.num_blended += moments[e].count < k;
+      } else if (!moments.empty()) {
+        h = moments[0].sum;
+      }
+      const float* const from = w + e * rows * k;
+      ASSIGN_OR_RETURN(const QuantizedMatrix matrix,
+                       Calibrate(entry.name, from, rows, k, weight.format,
+                                 options_.method, h, backend_.pool()));
+      // An expert's outputs count by how many there are.
+      const QuantError error = ErrorOf(
+          from, matrix, moments.empty() ? h : moments[e].sum, backend_.pool());
+      weight.error += error;
+      for (int64_t s = 0; s < slices; ++s) {
+        const int64_t part = num_parts == 1 ? 0 : e * slices + s;
+        GroupArrays& array = arrays[entry.parts[part]];
+        array.format = weight.format;
+        array.shape = entry.part_shape;
+        array.Append(matrix, s * rows / slices, rows / slices);
+      }
+    }
+    return weight;
+  }
+
+  // A tensor that is not quantised: as it is, but matrices of F32 that are no
+  // gate's become BF16.
+  TensorToWrite Plain(const WeightParts& entry, const std::string& part) const {
+    const TensorView& view = source_.tensors.at(part).view;
+    if (view.dtype != DType::kF32 || view.rank() < 2 || IsOfGate(entry.name)) {
+      return {part, view.dtype, view.shape,
+              [view](TensorToWrite::Append append) {
+                return append(absl::string_view(
+                    static_cast<const char*>(view.data), view.num_bytes()));
+              }};
+    }
+    return {
+        part, DType::kBF16, view.shape, [view](TensorToWrite::Append append) {
+          std::vector<BFloat16> narrow(view.num_elements());
+          std::transform(view.as<float>(), view.as<float>() + narrow.size(),
+                         narrow.begin(), RoundToBFloat16);
+          return append(
+              absl::string_view(reinterpret_cast<const char*>(narrow.data()),
+                                narrow.size() * sizeof(BFloat16)));
+        }};
+  }
+
+  absl::Status Write() {
+    std::vector<TensorToWrite> tensors;
+    std::vector<std::string> ignored;
+    QuantSchemes schemes = {{options_.format, {"Linear"}}};
+    for (const WeightParts& entry : source_.layout.map) {
+      for (const std::string& part : entry.parts) {
+        result_.num_source_bytes += source_.tensors.at(part).view.num_bytes();
+        const auto it = packed_.find(part);
+        if (it == packed_.end()) {
+          tensors.push_back(Plain(entry, part));
+          if (tensors.back().shape.size() >= 2) {
+            ignored.push_back(ModuleOf(part));
+          }
+          continue;
+        }
+        const QuantFormat& format = it->second.groups.format;
+        if (format != options_.format) {
+          AddTarget(format, ModuleOf(part), schemes);
+        }
+        for (TensorToWrite& tensor : GroupTensors(part, it->second)) {
+          tensors.push_back(std::move(tensor));
+        }
+      }
+    }
+    for (const TensorToWrite& tensor : tensors) {
+      result_.num_bytes += NumElements(tensor.shape) * SizeOf(tensor.dtype);
+    }
+
+    ASSIGN_OR_RETURN(const std::string config,
+                     ReadFile(absl::StrCat(folder_, "/", kConfigFile)));
+    ASSIGN_OR_RETURN(const std::string quantised,
+                     WithQuantizationConfig(config, schemes, ignored));
+    ASSIGN_OR_RETURN(StagedDirectory staged, StagedDirectory::Create(out_));
+    RETURN_IF_ERROR(staged.WriteFile(kConfigFile, quantised));
+    for (const char* const name : kCompanions) {
+      const absl::StatusOr<std::string> text =
+          ReadFile(absl::StrCat(folder_, "/", name));
+      if (absl::IsNotFound(text.status())) continue;
+      RETURN_IF_ERROR(text.status());
+      RETURN_IF_ERROR(staged.WriteFile(name, *text));
+    }
+    RETURN_IF_ERROR(WriteWeights(staged.path(), tensors, {}));
+    return staged.Commit();
+  }
+
+  const std::string folder_, out_, work_;
+  const std::vector<TokenBatch>& batches_;
+  const QuantizeOptions& options_;
+  CpuBackend backend_;
+  StateStore state_;
+  ModelSource source_;
+  std::set<std::string> quantised_;
+  std::vector<LayerEntries> layers_;
+  std::string key_;  // What the layers of a run depend on.
+  std::vector<WeightFiles> files_;
+  StoredTensors packed_;  // By part; their memory is of files_.
+  QuantizeResult result_;
+};
+
+}  // namespace
+
+absl::StatusOr<QuantizeResult> QuantizeModel(
+    const std::string& folder, const std::string& out,
+    const std::vector<TokenBatch>& batches, const QuantizeOptions& options) {
+  return ModelQuantizer(folder, out, batches, options).Run();
+}
+
+}  // namespace strata

@@ -1,0 +1,82 @@
+// A model folder from one with weights in floating point to one with quantised
+// weights, layer by layer.
+//
+//   folder, tokens   --layer 0--> <out>.partial/layer-0.safetensors
+//                    --layer 1--> <out>.partial/layer-1.safetensors ...
+//                    --rest----->  (the output projection)
+//                    --all------> <out>: config.json with quantization_config,
+//                                 weights, tokenizer; appears whole or not at
+//                                 all
+//
+// A layer is calibrated on what reaches it through the layers that are
+// quantised already. A run that was stopped goes on behind the last layer that
+// it finished, if model, tokens and options are the same; else it begins anew.
+//
+// Quantised are the matrices that programs can take packed
+// (core/quant/packed_parameters.h) but for those of gates; norms and gates keep
+// what they have, embeddings become BF16.
+
+#ifndef CORE_QUANT_QUANTIZE_MODEL_H_
+#define CORE_QUANT_QUANTIZE_MODEL_H_
+
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "core/quant/calibrate.h"
+#include "core/quant/format.h"
+#include "core/quant/input_moments.h"
+
+namespace strata {
+
+struct QuantizeOptions {
+  QuantFormat format;
+  // Of the output projection, where it is no embedding table: 4, 8, or 0 to
+  // leave it.
+  int head_bits = 8;
+  // Matrices whose columns the groups do not divide get a scale a row; else
+  // they are an error.
+  bool rows_where_indivisible = false;
+  CalibrationMethod method = CalibrationMethod::kLearned;
+  int num_threads = 1;
+  bool replace = false;  // A folder that is there already.
+  // Sees the steps that are done of all: layers and the rest.
+  std::function<void(int64_t done, int64_t all)> progress;
+  std::function<bool()> stop;  // Asked between layers; may be null.
+};
+
+// One matrix, or all experts' in one tensor; errors on the calibration data.
+struct QuantizedWeight {
+  std::string name;
+  QuantFormat format;
+  int64_t num_weights = 0;
+  double bits_per_weight = 0;
+  QuantError error;
+  // Of experts' matrices: how many, and what they were calibrated on.
+  int64_t num_experts = 0;
+  int64_t fewest_inputs = 0;
+  int64_t num_blended = 0;  // Experts with fewer inputs than columns.
+};
+
+struct QuantizeResult {
+  std::vector<QuantizedWeight> weights;
+  int64_t num_bytes = 0;  // Of all tensors that were written.
+  int64_t num_source_bytes = 0;
+  int64_t layers_resumed = 0;  // That an earlier run had done.
+};
+
+// Quantises the model in `folder`, ours or a public checkpoint, to `out`.
+//
+// Returns ALREADY_EXISTS if there is something at `out`; CANCELLED if stopped;
+// INVALID_ARGUMENT, naming the tensor, for weights or inputs that are not
+// finite, groups that do not divide, a model that is quantised already, or
+// experts of a layer that saw no token at all.
+absl::StatusOr<QuantizeResult> QuantizeModel(
+    const std::string& folder, const std::string& out,
+    const std::vector<TokenBatch>& batches, const QuantizeOptions& options);
+
+}  // namespace strata
+
+#endif  // CORE_QUANT_QUANTIZE_MODEL_H_

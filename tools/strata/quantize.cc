@@ -1,0 +1,210 @@
+// strata quantize
+
+#include <csignal>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "core/base/manifest.h"
+#include "core/base/progress.h"
+#include "core/base/sha256.h"
+#include "core/base/signals.h"
+#include "core/base/status_macros.h"
+#include "core/checkpoint/model_files.h"
+#include "core/model/config.h"
+#include "core/quant/calibrate.h"
+#include "core/quant/format.h"
+#include "core/quant/quantize_model.h"
+#include "nlohmann/json.hpp"
+#include "tools/strata/command.h"
+#include "tools/strata/config_flags.h"
+#include "tools/strata/option_parser.h"
+#include "tools/strata/output.h"
+#include "training/data/calibration_batches.h"
+#include "training/data/corpus.h"
+#include "training/run/model_folder.h"
+
+namespace strata {
+namespace {
+
+struct QuantizeFlags {
+  std::string model;
+  std::string out;
+  std::string data;
+  std::string method = "learned";
+  QuantFormat format;
+  bool asymmetric = false;
+  bool rows = false;
+  int head_bits = 8;
+  int64_t tokens = 65536;
+  uint64_t seed = 1;
+  bool overwrite = false;
+  int threads = 1;
+  bool json = false;
+};
+
+double Share(double part, double all) { return all > 0 ? part / all : 0; }
+
+std::string Percent(double share) {
+  return absl::StrFormat("%.3f %%", 100 * share);
+}
+
+std::string WeightTable(const QuantizeResult& result) {
+  std::vector<std::vector<std::string>> rows = {
+      {"tensor", "bits a weight", "error of w", "of x w", "experts",
+       "fewest tokens", "blended"}};
+  for (const QuantizedWeight& w : result.weights) {
+    const bool experts = w.num_experts > 0;
+    rows.push_back({w.name, absl::StrFormat("%.3f", w.bits_per_weight),
+                    Percent(Share(w.error.weight_error, w.error.weight)),
+                    Percent(Share(w.error.output_error, w.error.output)),
+                    experts ? FormatInteger(w.num_experts) : "",
+                    experts ? FormatInteger(w.fewest_inputs) : "",
+                    experts ? FormatInteger(w.num_blended) : ""});
+  }
+  return FormatTable(rows);
+}
+
+nlohmann::json ResultJson(const QuantizeResult& result) {
+  nlohmann::json weights = nlohmann::json::array();
+  for (const QuantizedWeight& w : result.weights) {
+    weights.push_back(
+        {{"name", w.name},
+         {"format", ToText(w.format)},
+         {"weights", w.num_weights},
+         {"bits_per_weight", w.bits_per_weight},
+         {"weight_error", Share(w.error.weight_error, w.error.weight)},
+         {"output_error", Share(w.error.output_error, w.error.output)},
+         {"experts", w.num_experts},
+         {"fewest_tokens_of_an_expert", w.fewest_inputs},
+         {"experts_blended", w.num_blended}});
+  }
+  return {{"weights", weights},
+          {"bytes", result.num_bytes},
+          {"source_bytes", result.num_source_bytes},
+          {"layers_resumed", result.layers_resumed}};
+}
+
+absl::StatusOr<int> RunQuantize(const QuantizeFlags& flags) {
+  std::signal(SIGPIPE, SIG_IGN);
+  InstallInterruptHandler();
+  ASSIGN_OR_RETURN(const std::string folder, FindModel(flags.model));
+  ASSIGN_OR_RETURN(const ModelConfig config, LoadModelConfig(folder));
+  QuantizeOptions options;
+  options.format = flags.format;
+  options.format.symmetric = !flags.asymmetric;
+  options.head_bits = flags.head_bits;
+  options.rows_where_indivisible = flags.rows;
+  ASSIGN_OR_RETURN(options.method, CalibrationMethodOf(flags.method));
+  options.num_threads = flags.threads;
+  options.replace = flags.overwrite;
+  options.stop = InterruptRequested;
+  Manifest manifest = NewManifest();
+  manifest.config_hash = Sha256Hex(ToJson(config));
+  ASSIGN_OR_RETURN(manifest.weights_hash, HashWeights(folder));
+  manifest.seeds["calibration"] = flags.seed;
+  std::vector<TokenBatch> batches;
+  if (options.method != CalibrationMethod::kNearest) {
+    ASSIGN_OR_RETURN(const Corpus corpus, LoadCorpusFor(folder, flags.data));
+    PrintNotes(corpus);
+    manifest.data_hash = corpus.sha256;
+    ASSIGN_OR_RETURN(
+        batches, CalibrationBatches(corpus, config, flags.tokens, flags.seed));
+  }
+  std::unique_ptr<Progress> progress;
+  options.progress = [&](int64_t done, int64_t all) {
+    if (!progress) progress = std::make_unique<Progress>("quantize", 0, all);
+    progress->Update(done, {"layers"});
+  };
+  const absl::StatusOr<QuantizeResult> result =
+      QuantizeModel(folder, flags.out, batches, options);
+  if (progress) progress->Finish();
+  if (absl::IsCancelled(result.status())) {
+    PrintNote(absl::StrCat(result.status().message(),
+                           "; the same command goes on from there"));
+    return kInterruptedExitCode;
+  }
+  RETURN_IF_ERROR(result.status());
+  if (flags.json) {
+    nlohmann::json json = ResultJson(*result);
+    json["model"] = folder;
+    json["out"] = flags.out;
+    json["manifest"] = ToJson(manifest);
+    PrintJson(json);
+    return 0;
+  }
+  if (result->layers_resumed > 0) {
+    PrintNote(
+        absl::StrCat("layers of an earlier run: ", result->layers_resumed));
+  }
+  Print(absl::StrCat(
+      WeightTable(*result),
+      "\nErrors are energies over those of what they "
+      "are errors of, on the calibration data.\nBlended: experts with fewer "
+      "tokens than columns, judged by the layer's tokens as well.\n",
+      flags.out, ": ", FormatInteger(result->num_bytes), " bytes, of ",
+      FormatInteger(result->num_source_bytes), "\n"));
+  return 0;
+}
+
+}  // namespace
+
+Command AddQuantize(OptionParser& app) {
+  OptionParser* quantize = app.AddSubcommand(
+      "quantize",
+      "Store a model's weights in integers of 4 or 8 bits, calibrated on text");
+  auto flags = std::make_shared<QuantizeFlags>();
+  quantize
+      ->AddOption("--model", flags->model,
+                  "Checkpoint, or run of which the newest is taken")
+      ->TypeName("DIR")
+      ->Required();
+  quantize->AddOption("--out", flags->out, "Folder to be made")
+      ->TypeName("DIR")
+      ->Required();
+  quantize->AddOption("--bits", flags->format.bits, "Bits of a weight")
+      ->TypeName("4|8")
+      ->Check(OneOf({"4", "8"}));
+  quantize
+      ->AddOption("--group", flags->format.group,
+                  "Columns that share a scale; 0: a scale a row")
+      ->TypeName("N")
+      ->Check(OneOf({"0", "32", "64", "128"}));
+  quantize->AddFlag("--asymmetric", flags->asymmetric,
+                    "Give each group a zero of its own");
+  quantize->AddFlag("--rows-where-indivisible", flags->rows,
+                    "Give matrices whose columns --group does not divide a "
+                    "scale a row, in place of an error");
+  quantize
+      ->AddOption("--head-bits", flags->head_bits,
+                  "Bits of the output projection, where it is not the "
+                  "embedding table; 0: BF16")
+      ->TypeName("0|4|8")
+      ->Check(OneOf({"0", "4", "8"}));
+  quantize
+      ->AddOption("--method", flags->method,
+                  "How codes are chosen: to the nearest; with clipping "
+                  "searched; with error feedback between columns; from there, "
+                  "with scales and codes learned")
+      ->TypeName("NAME")
+      ->Check(OneOf({"nearest", "clip", "feedback", "learned"}));
+  AddData(*quantize, flags->data);
+  quantize
+      ->AddOption("--tokens", flags->tokens,
+                  "Tokens of the corpus's training part to calibrate on")
+      ->TypeName("N")
+      ->Check(AtLeast(1));
+  quantize->AddOption("--seed", flags->seed, "Which tokens")->TypeName("N");
+  quantize->AddFlag("--overwrite", flags->overwrite,
+                    "Replace a folder that is there");
+  AddThreads(*quantize, flags->threads);
+  AddJson(*quantize, flags->json);
+  return {quantize, [flags] { return RunQuantize(*flags); }};
+}
+
+}  // namespace strata
