@@ -9,9 +9,12 @@
 namespace strata {
 
 Graph Fuse(const Graph& graph, const FuseOptions& options) {
-  Rewriter rewriter(graph, [&](const OpDef& op, DType dtype) {
-    return !options.has_kernel || options.has_kernel(op, dtype);
-  });
+  Rewriter rewriter(
+      graph,
+      [&](const OpDef& op, DType dtype) {
+        return !options.has_kernel || options.has_kernel(op, dtype);
+      },
+      options.stays);
   FuseAttentionInputs(rewriter);
   FuseLatentInputs(rewriter);
   FuseAttentionOutputs(rewriter);

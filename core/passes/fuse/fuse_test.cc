@@ -419,6 +419,15 @@ TEST(FuseTest, AMlpIsFused) {
   EXPECT_EQ(fused.outputs().count("y"), 1);
 }
 
+TEST(FuseTest, WhatReadsAParameterThatStaysIsNotFused) {
+  const Graph graph = Mlp(nullptr);
+  FuseOptions options;
+  options.stays = [](const std::string& name) { return name == "down"; };
+  EXPECT_EQ(ToText(Fuse(graph, options)), ToText(graph));
+  options.stays = [](const std::string& name) { return name == "other"; };
+  EXPECT_EQ(Fuse(graph, options).nodes().size(), 1);
+}
+
 TEST(FuseTest, AnIntermediateThatIsReadElsewhereStays) {
   const Graph graph = Mlp([](GraphBuilder& b, ValueId, ValueId hidden) {
     b.Output("other", Scale(b, hidden, 2));

@@ -38,9 +38,10 @@ bool SameType(const ValueType& a, const ValueType& b) {
 
 }  // namespace
 
-Rewriter::Rewriter(const Graph& graph, HasKernel has_kernel)
+Rewriter::Rewriter(const Graph& graph, HasKernel has_kernel, Stays stays)
     : graph_(graph),
       has_kernel_(std::move(has_kernel)),
+      stays_(std::move(stays)),
       readers_(graph.values().size()),
       sized_(graph.values().size()),
       is_output_(graph.values().size()),
@@ -149,6 +150,13 @@ bool Rewriter::Replace(const Fusion& fusion) {
   for (const Node* node : fusion.nodes) {
     place = std::max(place, IdOf(*node));
     first = std::min(first, IdOf(*node));
+  }
+  for (const ValueId input : fusion.inputs) {
+    if (stays_ && input != kNone &&
+        work_.value(input).role == Role::kParameter &&
+        stays_(work_.value(input).name)) {
+      return false;
+    }
   }
   std::vector<ValueType> types;
   if (!Allowed(fusion, place) || !Fits(fusion, types)) return false;

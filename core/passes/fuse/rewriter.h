@@ -25,8 +25,10 @@ class Rewriter {
  public:
   // Whether something runs the operator on the dtype that selects its kernel.
   using HasKernel = std::function<bool(const OpDef& op, DType dtype)>;
+  // Whether what reads the parameter is to stay; may be null.
+  using Stays = std::function<bool(const std::string& parameter)>;
 
-  Rewriter(const Graph& graph, HasKernel has_kernel);
+  Rewriter(const Graph& graph, HasKernel has_kernel, Stays stays);
 
   const Graph& graph() const { return graph_; }
 
@@ -65,7 +67,8 @@ class Rewriter {
   //   state that they update is touched, or state that they read updated, by
   //   another node between them;
   //   the operator's inference does not give the outputs' types;
-  //   nothing runs it.
+  //   nothing runs it;
+  //   it reads a parameter whose readers stay.
   bool Replace(const Fusion& fusion);
 
   // The outputs of a node that is put before the first one replaced, the same
@@ -84,6 +87,7 @@ class Rewriter {
 
   const Graph& graph_;
   const HasKernel has_kernel_;
+  const Stays stays_;
   Graph work_;  // The same values and, behind them, new ones; no nodes.
   std::vector<std::vector<NodeId>> readers_;  // [values]
   std::vector<std::vector<ValueId>> sized_;   // [values], which it counts
