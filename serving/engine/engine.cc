@@ -213,7 +213,7 @@ absl::Status Engine::Compile() {
   const ValueId logits = graph.outputs().at("logits");
   const Node& head = graph.node(graph.value(logits).producer);
   graph.SetOutput("features", head.inputs[0]);
-  if (options_.fuse) graph = FuseFor(graph, backend_);
+  if (options_.fuse) graph = FuseFor(graph, backend_, state_);
   ASSIGN_OR_RETURN(program_,
                    Program::Compile(std::move(graph), backend_, state_));
   if (options_.profile) program_->EnableProfile();

@@ -95,7 +95,7 @@ absl::StatusOr<Graph> Generator::BuildGraph(DecoderOptions::Mode mode,
 absl::StatusOr<std::unique_ptr<Program>> Generator::Compile(
     DecoderOptions::Mode mode, int64_t max_tokens, int64_t max_logits) const {
   ASSIGN_OR_RETURN(Graph graph, BuildGraph(mode, max_tokens, max_logits));
-  if (fuse_) graph = FuseFor(graph, backend_);
+  if (fuse_) graph = FuseFor(graph, backend_, state_);
   return Program::Compile(std::move(graph), backend_, state_);
 }
 

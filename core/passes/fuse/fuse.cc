@@ -12,6 +12,7 @@ Graph Fuse(const Graph& graph, const FuseOptions& options) {
   Rewriter rewriter(graph, [&](const OpDef& op, DType dtype) {
     return !options.has_kernel || options.has_kernel(op, dtype);
   });
+  if (options.stays) rewriter.KeepReadersOf(options.stays);
   FuseAttentionInputs(rewriter);
   FuseLatentInputs(rewriter);
   FuseAttentionOutputs(rewriter);

@@ -18,6 +18,7 @@
 #define CORE_PASSES_FUSE_FUSE_H_
 
 #include <functional>
+#include <string>
 
 #include "core/graph/graph.h"
 #include "core/graph/op_def.h"
@@ -29,6 +30,9 @@ struct FuseOptions {
   // Whether the backend has a kernel; operators that have none are not used.
   // Null: it has all.
   std::function<bool(const OpDef& op, DType dtype)> has_kernel;
+  // Whether a parameter must stay with the operator that reads it: one that is
+  // stored in a form which composite operators cannot read. Null: none.
+  std::function<bool(const std::string& parameter)> stays;
 };
 
 // `graph` fused as far as the patterns and the options allow. Names of inputs,

@@ -393,6 +393,26 @@ TEST(FuseTest, UsesOnlyWhatTheBackendHas) {
   EXPECT_EQ(Fuse(*graph, mlp).nodes().size(), graph->nodes().size() - 4);
 }
 
+// Packed weights stay where something reads them in that form.
+TEST(FuseTest, ReadersOfAParameterThatStaysAreKept) {
+  StepOptions options = Paged();
+  options.fuse = false;
+  const auto graph = StepGraph(FlatModel(), options);
+  ASSERT_THAT(graph, IsOk());
+  FuseOptions fuse;
+  fuse.stays = [](const std::string& name) {
+    return name == "model.layers.0.mlp.down_proj.weight" ||
+           name == "model.layers.1.mlp.experts.down_proj.weight";
+  };
+  const Graph fused = Fuse(*graph, fuse);
+  EXPECT_THAT(OpNames(fused, "model.layers.0"),
+              ElementsAre("NormQkv", "PagedAttendProject", "RmsNorm", "MatMul",
+                          "SwiGlu", "MatMul", "Add"));
+  EXPECT_THAT(OpNames(fused, "model.layers.1"), Contains("GroupedMatMul"));
+  EXPECT_THAT(OpNames(fused, "model.layers.1"),
+              Not(Contains("ExpertsResidual")));
+}
+
 // --- What must not match ---
 
 // norm, up, SwiGLU, down, add; `touch` may use what lies between.

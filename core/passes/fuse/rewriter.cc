@@ -44,6 +44,7 @@ Rewriter::Rewriter(const Graph& graph, HasKernel has_kernel)
       readers_(graph.values().size()),
       sized_(graph.values().size()),
       is_output_(graph.values().size()),
+      keeps_readers_(graph.values().size()),
       gone_(graph.nodes().size()) {
   for (size_t id = 0; id < graph.values().size(); ++id) {
     const Value& value = graph.value(id);
@@ -69,6 +70,14 @@ const Node* Rewriter::Maker(ValueId value, const OpDef& op) const {
   return &graph_.node(id);
 }
 
+void Rewriter::KeepReadersOf(
+    const std::function<bool(const std::string&)>& stays) {
+  for (size_t id = 0; id < graph_.values().size(); ++id) {
+    const Value& value = graph_.value(id);
+    keeps_readers_[id] = value.role == Role::kParameter && stays(value.name);
+  }
+}
+
 absl::Span<const NodeId> Rewriter::Readers(ValueId value) const {
   return readers_[value];
 }
@@ -88,6 +97,9 @@ bool Rewriter::Allowed(const Fusion& fusion, NodeId place) const {
   std::set<NodeId> nodes;
   for (const Node* node : fusion.nodes) {
     if (!IsThere(*node) || node->phase != Phase::kForward) return false;
+    for (const ValueId input : node->inputs) {
+      if (input != kNone && keeps_readers_[input]) return false;
+    }
     nodes.insert(IdOf(*node));
   }
   const NodeId first = *nodes.begin();

@@ -30,6 +30,9 @@ class Rewriter {
 
   const Graph& graph() const { return graph_; }
 
+  // Makes Replace refuse nodes that read a parameter of which `stays` is true.
+  void KeepReadersOf(const std::function<bool(const std::string&)>& stays);
+
   // --- Looking ---
 
   // The node that makes `value`, if it is of that operator and still there.
@@ -88,6 +91,7 @@ class Rewriter {
   std::vector<std::vector<NodeId>> readers_;  // [values]
   std::vector<std::vector<ValueId>> sized_;   // [values], which it counts
   std::vector<bool> is_output_;               // [values]
+  std::vector<bool> keeps_readers_;           // [values]
   std::vector<bool> gone_;                    // [nodes]
   std::map<NodeId, Node> at_;                 // What stands in a node's place.
   std::map<ValueId, ValueType> new_types_;    // Of values behind the graph's.

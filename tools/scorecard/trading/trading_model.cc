@@ -99,7 +99,7 @@ absl::StatusOr<std::unique_ptr<TradingModel>> TradingModel::Create(
     const TradingModelOptions& options) {
   auto model = std::unique_ptr<TradingModel>(new TradingModel(options));
   ASSIGN_OR_RETURN(Graph graph, BuildGraph(options));
-  if (options.fuse) graph = FuseFor(graph, model->backend_);
+  if (options.fuse) graph = FuseFor(graph, model->backend_, model->state_);
   Program::Options compile;
   compile.reuse_memory = options.plan;
   ASSIGN_OR_RETURN(model->program_,
