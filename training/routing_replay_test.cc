@@ -14,6 +14,8 @@
 #include "absl/strings/str_cat.h"
 #include "core/base/files.h"
 #include "core/model/gate.h"
+#include "core/tensor/dtype.h"
+#include "core/tensor/tensor.h"
 #include "core/testing/status_matchers.h"
 #include "core/trace/routing_record.h"
 #include "core/trace/routing_trace.pb.h"
@@ -62,7 +64,9 @@ std::vector<ModelConfig> AllGates() {
 std::vector<float> Parameters(const Trainer& trainer) {
   std::vector<float> all;
   for (const std::string& name : trainer.state().names()) {
-    const auto values = trainer.state().Get(name).span<float>();
+    const TensorView& state = trainer.state().Get(name);
+    if (state.dtype != DType::kF32) continue;  // Counts of the latest step.
+    const auto values = state.span<float>();
     all.insert(all.end(), values.begin(), values.end());
   }
   return all;

@@ -85,7 +85,7 @@ struct DecoderOptions {
 struct Decoder {
   ValueId loss = kNone;
   ValueId total_loss = kNone;
-  std::vector<RouterValues> routers;  // By layer, then tier.
+  std::vector<RouterValues> routers;         // By layer, then tier.
   std::vector<RouterValues> module_routers;  // Of multi-token prediction.
 };
 
