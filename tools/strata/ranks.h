@@ -25,8 +25,8 @@ class Ranks {
   // Joins the other processes; null where there is one rank, started without
   // mpirun.
   //
-  // Returns INVALID_ARGUMENT if mpirun started another number than the mesh
-  // has.
+  // Returns INVALID_ARGUMENT if the mesh has several ranks and mpirun started
+  // none. If it started another number, all end as by Fail.
   static absl::StatusOr<std::unique_ptr<Ranks>> Join(const MeshFlags& flags);
 
   const Mesh& mesh() const { return *mesh_; }
