@@ -1,5 +1,8 @@
 #include "core/ops/matmul.h"
 
+#include <algorithm>
+#include <cstdint>
+#include <numeric>
 #include <string>
 #include <vector>
 
@@ -121,59 +124,37 @@ FillFn OffsetsOf(const std::vector<int32_t>& rows) {
                   });
 }
 
+int64_t NumRows(const Grouped& p) {
+  return std::accumulate(p.rows.begin(), p.rows.end(), int64_t{0});
+}
+
+// By weights in F32, and by others in BF16.
+std::vector<ValueId> Products(GraphBuilder& b, const Grouped& p) {
+  const auto experts = static_cast<int64_t>(p.rows.size());
+  const Dims w = {Static(experts), Static(p.n), Static(p.k)};
+  const ValueId x = FloatInput(b, "x", RaggedRows(b, NumRows(p)), p.k);
+  const ValueId offset = b.Input("offset", DType::kI32, {Static(experts + 1)});
+  b.Output("narrow",
+           GroupedMatMul(b, x, b.Input("w16", DType::kBF16, w), offset));
+  return {GroupedMatMul(b, x, b.Parameter("w", w), offset)};
+}
+
 TEST_P(GroupedMatMulTest, AgreesWithTheCpu) {
   const Grouped& p = GetParam();
-  const auto experts = static_cast<int64_t>(p.rows.size());
-  int64_t rows = 0, most = 0;
-  for (const int32_t r : p.rows) {
-    rows += r;
-    most = std::max<int64_t>(most, r);
-  }
-  EXPECT_THAT(
-      CompareBackends(
-          [&](GraphBuilder& b) {
-            const Dim r = RaggedRows(b, rows);
-            const ValueId x = FloatInput(b, "x", r, p.k);
-            const ValueId offset =
-                b.Input("offset", DType::kI32, {Static(experts + 1)});
-            const ValueId w16 =
-                b.Input("w16", DType::kBF16,
-                        {Static(experts), Static(p.n), Static(p.k)});
-            b.Output("narrow", GroupedMatMul(b, x, w16, offset));
-            return std::vector<ValueId>{GroupedMatMul(
-                b, x,
-                b.Parameter("w", {Static(experts), Static(p.n), Static(p.k)}),
-                offset)};
-          },
-          {8. + p.k + p.n + most, OffsetsOf(p.rows)}),
-      IsOk());
+  const int32_t most = *std::max_element(p.rows.begin(), p.rows.end());
+  EXPECT_THAT(CompareBackends([&](GraphBuilder& b) { return Products(b, p); },
+                              {8. + p.k + p.n + most, OffsetsOf(p.rows)}),
+              IsOk());
 }
 
 // Where the tensor cores are, sums are in their order over rounded operands:
 // both of each term are rounded, and so is nothing else.
 TEST_P(GroupedMatMulTest, RoundedOperandsStayWithinTheirRounding) {
   const Grouped& p = GetParam();
-  const auto experts = static_cast<int64_t>(p.rows.size());
-  int64_t rows = 0;
-  for (const int32_t r : p.rows) rows += r;
-  EXPECT_THAT(
-      CompareBackends(
-          [&](GraphBuilder& b) {
-            const Dim r = RaggedRows(b, rows);
-            const ValueId x = FloatInput(b, "x", r, p.k);
-            const ValueId offset =
-                b.Input("offset", DType::kI32, {Static(experts + 1)});
-            const ValueId w16 =
-                b.Input("w16", DType::kBF16,
-                        {Static(experts), Static(p.n), Static(p.k)});
-            b.Output("narrow", GroupedMatMul(b, x, w16, offset));
-            return std::vector<ValueId>{GroupedMatMul(
-                b, x,
-                b.Parameter("w", {Static(experts), Static(p.n), Static(p.k)}),
-                offset)};
-          },
-          {/*roundings=*/4, OffsetsOf(p.rows), /*seed=*/3, Precision::kBf16}),
-      IsOk());
+  EXPECT_THAT(CompareBackends([&](GraphBuilder& b) { return Products(b, p); },
+                              {/*roundings=*/4, OffsetsOf(p.rows), /*seed=*/3,
+                               Precision::kBf16}),
+              IsOk());
 }
 
 // No rows, few rows (dots), tiles of 64 that are full, short and one beyond; an
