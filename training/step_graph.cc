@@ -129,17 +129,14 @@ absl::StatusOr<Graph> BuildUpdateGraph(const Graph& source,
                        dims});
     grads.push_back(trained.back().grad);
   }
-  std::vector<const Value*> loads;  // Of the gates.
+  std::vector<ValueId> loads;  // Of the gates.
   for (const Value& value : source.values()) {
-    if (!GateOfLoad(value.name).empty()) loads.push_back(&value);
+    if (GateOfLoad(value.name).empty()) continue;
+    loads.push_back(b.State(value.name, DType::kI32, value.type.dims));
   }
   if (sum_over_ranks) {
     SumInBuckets(b, grads);
-    std::vector<ValueId> offsets;
-    for (const Value* const load : loads) {
-      offsets.push_back(b.State(load->name, DType::kI32, load->type.dims));
-    }
-    SumInBuckets(b, offsets);
+    SumInBuckets(b, loads);
   }
   const ValueId norm = GlobalNorm(b, grads, divisor);
   b.Output("grad_norm", norm);
@@ -158,10 +155,11 @@ absl::StatusOr<Graph> BuildUpdateGraph(const Graph& source,
     AdamW(b, t.parameter, m, v, t.grad, norm, divisor, learning_rate, step,
           options);
   }
-  for (const Value* const load : loads) {
-    const absl::string_view gate = GateOfLoad(load->name);
+  for (const ValueId load : loads) {
+    // Copied: adding a state moves the graph's values.
+    const std::string gate(GateOfLoad(b.graph().value(load).name));
     GraphBuilder::Scope scope(b, gate);
-    ControlLoad(b, model, gate, load->type.dims[0].bound - 1);
+    ControlLoad(b, model, gate, load);
   }
   return b.Finish();
 }

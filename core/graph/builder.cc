@@ -71,7 +71,6 @@ std::vector<ValueId> GraphBuilder::Add(const OpDef& op,
   node.op = &op;
   node.attrs = std::move(attrs);
   node.inputs.assign(inputs.begin(), inputs.end());
-  // An operator of any number of inputs lists as many as it may have.
   for (const int input : op.mutates) {
     if (input < static_cast<int>(inputs.size())) node.mutates.push_back(input);
   }

@@ -74,7 +74,8 @@ struct OpDef {
   // and each result written once, unless the operator says otherwise.
   double (*flops)(const OpView& op, const Binding& binding);
 
-  // Inputs that are updated in place, as indexes.
+  // Inputs that are updated in place, as indexes; of an operator of any number
+  // of inputs as many as it may have.
   std::vector<int> mutates = {};
 
   // Bytes, where "each operand once" is wrong (a gather reads only some rows);

@@ -254,25 +254,21 @@ absl::string_view GateOfLoad(absl::string_view state) {
 }
 
 void ControlLoad(GraphBuilder& b, const ModelConfig& config,
-                 absl::string_view gate, int64_t num_experts) {
+                 absl::string_view gate, ValueId load) {
+  const int64_t num_experts = b.graph().value(load).type.dims[0].bound - 1;
   const auto state = [&](absl::string_view name) {
     return b.State(absl::StrCat(gate, name), b.compute(),
                    {Static(num_experts)});
   };
-  // The graph may have it already, to sum it over ranks.
-  ValueId offset = b.graph().FindSource(LoadName(gate));
-  if (offset == kNone) {
-    offset = b.State(LoadName(gate), DType::kI32, {Static(num_experts + 1)});
-  }
   if (config.moe().has_flat()) {
     const FlatRouterConfig& flat = config.moe().flat();
     if (flat.bias_update_rate() > 0) {
-      SignBias(b, offset, state(kFlatBiasSuffix), flat.bias_update_rate());
+      SignBias(b, load, state(kFlatBiasSuffix), flat.bias_update_rate());
     }
     return;
   }
   const LoadControl& control = config.moe().hierarchical().load();
-  LoadBias(b, offset, state(".load_ema"), state(".load_integral"),
+  LoadBias(b, load, state(".load_ema"), state(".load_integral"),
            state(kBiasSuffix),
            {control.ema_decay(), control.gain_p(), control.gain_i(),
             control.max_bias()});

@@ -71,10 +71,10 @@ std::string LoadName(absl::string_view gate);
 // That prefix if `state` is such a name, else empty.
 absl::string_view GateOfLoad(absl::string_view state);
 
-// The update of a gate's load bias from the rows that its experts got in a step
-// (LoadName), if the model has one.
+// The update of a gate's load bias, if the model has one, from the rows that
+// its experts got in a step: `load`, the state LoadName(gate).
 void ControlLoad(GraphBuilder& builder, const ModelConfig& config,
-                 absl::string_view gate, int64_t num_experts);
+                 absl::string_view gate, ValueId load);
 
 }  // namespace strata
 

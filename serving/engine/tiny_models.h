@@ -1,6 +1,4 @@
-// Models small enough to generate within a test, one of each kind that the
-// engine serves: dense, flat, grouped by sigmoid, hierarchical, latent; and
-// with the variations of public checkpoints.
+// Models small enough to generate within a test, of core/model/tiny_configs.h.
 
 #ifndef SERVING_ENGINE_TINY_MODELS_H_
 #define SERVING_ENGINE_TINY_MODELS_H_
@@ -15,35 +13,12 @@
 #include "core/cpu/cpu_backend.h"
 #include "core/model/config.pb.h"
 #include "core/model/init.h"
+#include "core/model/tiny_configs.h"
 #include "core/runtime/state_store.h"
 #include "core/tensor/tensor.h"
 #include "serving/engine/generator.h"
 
 namespace strata {
-
-constexpr int64_t kVocab = 50;
-constexpr int64_t kMaxSeqLen = 96;
-
-// What all the models share is Dense(); its widths are no multiples of a
-// vector's.
-ModelConfig Dense();
-ModelConfig Flat();
-ModelConfig SigmoidGroups();
-// About half of the tokens leave after each tier.
-ModelConfig Hierarchical();
-ModelConfig Latent();
-// What public checkpoints have beyond: biases, a window, normalised queries and
-// keys, a dense layer after a sparse one, Llama 3's rotary scaling.
-ModelConfig Windowed();
-// Dense() with dynamic rotary scaling: prompts of more than 32 tokens turn by
-// another theta, one for each length.
-ModelConfig Dynamic();
-// Latent() as in DeepSeek-V2: no rank of queries, pairs that turn,
-// YaRN with a temperature, groups by their best.
-ModelConfig LatentYarn();
-// SigmoidGroups with latent attention and a module for multi-token prediction,
-// as DeepSeek-V3.
-ModelConfig Predicting();
 
 std::vector<int32_t> RandomIds(int64_t n, int seed);
 

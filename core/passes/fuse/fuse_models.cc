@@ -16,6 +16,7 @@
 #include "core/graph/graph.h"
 #include "core/model/config.pb.h"
 #include "core/model/decoder.h"
+#include "core/model/tiny_configs.h"
 #include "core/passes/fuse/fuse.h"
 #include "core/passes/narrow_weights.h"
 #include "core/runtime/kernel_registry.h"
@@ -27,24 +28,17 @@
 
 namespace strata {
 
-ModelConfig DenseModel() {
-  ModelConfig config;
-  config.set_name("dense");
-  config.set_vocab_size(50);
-  config.set_d_model(24);
-  config.set_num_layers(2);
+namespace {
+
+// With room for the positions of a step's tokens.
+ModelConfig Long(ModelConfig config) {
   config.set_max_seq_len(160);
-  config.set_norm_eps(1e-5);
-  config.set_tie_embeddings(true);
-  AttentionConfig& attention = *config.mutable_attention();
-  attention.set_num_heads(4);
-  attention.set_num_kv_heads(2);
-  attention.set_head_dim(6);
-  attention.set_rope_theta(10000);
-  config.set_num_dense_layers(2);
-  config.set_dense_width(40);
   return config;
 }
+
+}  // namespace
+
+ModelConfig DenseModel() { return Long(Dense()); }
 
 ModelConfig BiasedModel() {
   ModelConfig config = DenseModel();
@@ -60,81 +54,29 @@ ModelConfig BiasedModel() {
 }
 
 ModelConfig FlatModel() {
-  ModelConfig config = DenseModel();
-  config.set_name("flat");
-  config.set_num_dense_layers(1);
-  config.mutable_moe()->set_expert_width(18);
-  FlatRouterConfig& flat = *config.mutable_moe()->mutable_flat();
-  flat.set_num_experts(8);
-  flat.set_k(2);
-  flat.set_normalize(true);
+  ModelConfig config = Long(Flat());
+  config.mutable_moe()->set_expert_width(18);  // No multiple of a vector's.
   return config;
 }
 
 ModelConfig GroupedModel() {
-  ModelConfig config = FlatModel();
+  ModelConfig config = Long(SigmoidGroups());
   config.set_name("grouped");
   config.set_num_dense_layers(0);
   config.clear_dense_width();
-  config.mutable_moe()->set_shared_width(12);
-  FlatRouterConfig& flat = *config.mutable_moe()->mutable_flat();
-  flat.set_score(FlatRouterConfig::SIGMOID);
-  flat.set_correction_bias(true);
-  flat.set_scale(2.5);
-  flat.set_k(3);
-  flat.set_num_groups(4);
-  flat.set_top_groups(2);
   return config;
 }
 
-ModelConfig LatentModel() {
-  ModelConfig config = FlatModel();
-  config.set_name("latent");
-  AttentionConfig& attention = *config.mutable_attention();
-  attention.clear_num_kv_heads();
-  attention.clear_head_dim();
-  LatentAttentionConfig& latent = *attention.mutable_latent();
-  latent.set_q_rank(12);
-  latent.set_kv_rank(10);
-  latent.set_nope_dim(6);
-  latent.set_rope_dim(4);
-  latent.set_value_dim(5);
-  return config;
-}
+ModelConfig LatentModel() { return Long(Latent()); }
 
 ModelConfig PlainLatentModel() {
-  ModelConfig config = LatentModel();
+  ModelConfig config = Long(LatentYarn());
   config.set_name("plain latent");
-  AttentionConfig& attention = *config.mutable_attention();
-  attention.set_bias(true);
-  attention.set_window(40);
-  attention.set_rope_interleaved(true);
-  attention.mutable_latent()->clear_q_rank();
-  attention.mutable_latent()->set_norm_eps(1e-4);
+  config.mutable_attention()->clear_rope_scaling();
   return config;
 }
 
-ModelConfig HierarchicalModel() {
-  ModelConfig config = DenseModel();
-  config.set_name("hierarchical");
-  config.set_num_dense_layers(0);
-  config.clear_dense_width();
-  config.mutable_moe()->set_expert_width(16);
-  config.mutable_moe()->set_shared_width(12);
-  HierarchicalRouterConfig& gate =
-      *config.mutable_moe()->mutable_hierarchical();
-  for (const int64_t experts : {6, 8, 5}) gate.add_tier_experts(experts);
-  gate.set_k_min(1);
-  gate.set_k_max(3);
-  gate.set_tau(0.6);
-  gate.set_exit_threshold(0.65);
-  gate.set_energy_groups(4);
-  gate.set_energy_dim(2);
-  gate.set_add_coarse(true);
-  gate.set_coarse_keep(0.5);
-  gate.set_fine_width(8);
-  return config;
-}
+ModelConfig HierarchicalModel() { return Long(Hierarchical()); }
 
 absl::StatusOr<Graph> StepGraph(const ModelConfig& config,
                                 const StepOptions& options) {
