@@ -17,7 +17,7 @@
 #include "absl/strings/string_view.h"
 #include "core/base/mapped_file.h"
 #include "core/base/status_macros.h"
-#include "core/checkpoint/gguf.h"
+#include "core/checkpoint/gguf/gguf.h"
 #include "core/checkpoint/hf_fields.h"
 #include "core/checkpoint/model_source.h"
 #include "core/checkpoint/stored_tensor.h"

@@ -17,7 +17,7 @@
 #include "core/base/files.h"
 #include "core/base/mapped_file.h"
 #include "core/base/status_macros.h"
-#include "core/checkpoint/gguf.h"
+#include "core/checkpoint/gguf/gguf.h"
 #include "core/checkpoint/hf_fields.h"
 #include "core/tokenizer/vocabulary_files.h"
 

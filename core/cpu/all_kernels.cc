@@ -7,10 +7,7 @@
 #include "core/cpu/dispatch.h"
 #include "core/cpu/elementwise.h"
 #include "core/cpu/embedding.h"
-#include "core/cpu/fused_attention.h"
-#include "core/cpu/fused_experts.h"
-#include "core/cpu/fused_gate.h"
-#include "core/cpu/fused_latent.h"
+#include "core/cpu/fused/fused.h"
 #include "core/cpu/gate.h"
 #include "core/cpu/gate_loss.h"
 #include "core/cpu/gate_select.h"
@@ -34,10 +31,7 @@ KernelRegistry AllCpuKernels() {
   RegisterDispatchKernels(registry);
   RegisterElementwiseKernels(registry);
   RegisterEmbeddingKernels(registry);
-  RegisterFusedAttentionKernels(registry);
-  RegisterFusedExpertsKernels(registry);
-  RegisterFusedGateKernels(registry);
-  RegisterFusedLatentKernels(registry);
+  RegisterFusedKernels(registry);
   RegisterGateKernels(registry);
   RegisterGateLossKernels(registry);
   RegisterGateSelectKernels(registry);

@@ -12,10 +12,7 @@
 #include "core/cpu/dispatch.h"
 #include "core/cpu/elementwise.h"
 #include "core/cpu/embedding.h"
-#include "core/cpu/fused_attention.h"
-#include "core/cpu/fused_experts.h"
-#include "core/cpu/fused_gate.h"
-#include "core/cpu/fused_latent.h"
+#include "core/cpu/fused/fused.h"
 #include "core/cpu/gate.h"
 #include "core/cpu/gate_select.h"
 #include "core/cpu/latent_key_value.h"
@@ -242,10 +239,7 @@ KernelRegistry BatchInvariantCpuKernels() {
   RegisterDispatchKernels(registry);
   RegisterElementwiseKernels(registry);
   RegisterEmbeddingKernels(registry);
-  RegisterFusedAttentionKernels(registry);
-  RegisterFusedExpertsKernels(registry);
-  RegisterFusedGateKernels(registry);
-  RegisterFusedLatentKernels(registry);
+  RegisterFusedKernels(registry);
   RegisterGateKernels(registry);
   RegisterGateSelectKernels(registry);
   RegisterLatentKeyValueKernels(registry);

@@ -20,7 +20,7 @@
 #include "absl/strings/str_cat.h"
 #include "core/base/status_macros.h"
 #include "core/cpu/attention_block.h"
-#include "core/cpu/fused_tiles.h"
+#include "core/cpu/fused/fused_tiles.h"
 #include "core/cpu/row_products.h"
 #include "core/cpu/vector_math.h"
 #include "core/ops/paged_attention.h"

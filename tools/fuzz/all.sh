@@ -10,7 +10,7 @@ while read -r name; do
   printf 'fuzz: %s\n' "$name" >&2
   ASAN_OPTIONS=detect_leaks=1 "$fuzzers/$name" -artifact_prefix="${name##*/}." "$@"
 done <<'END'
-core/checkpoint/gguf_fuzz
+core/checkpoint/gguf/gguf_fuzz
 core/checkpoint/hf_config_fuzz
 core/checkpoint/safetensors_fuzz
 core/tokenizer/chat_template_fuzz

@@ -1,11 +1,11 @@
-#include "core/cpu/fused_gate.h"
+#include "core/cpu/fused/fused_gate.h"
 
 #include <algorithm>
 #include <cstdint>
 #include <limits>
 
 #include "absl/status/status.h"
-#include "core/cpu/fused_tiles.h"
+#include "core/cpu/fused/fused_tiles.h"
 #include "core/cpu/gate_rows.h"
 #include "core/cpu/row_products.h"
 #include "core/cpu/vector_math.h"

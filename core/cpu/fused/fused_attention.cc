@@ -8,7 +8,7 @@
 // so what lies between is a tile, and the last steps are done on what the
 // processor has just made.
 
-#include "core/cpu/fused_attention.h"
+#include "core/cpu/fused/fused_attention.h"
 
 #include <algorithm>
 #include <array>
@@ -20,7 +20,7 @@
 #include "absl/types/span.h"
 #include "core/base/status_macros.h"
 #include "core/cpu/cached_attention.h"
-#include "core/cpu/fused_tiles.h"
+#include "core/cpu/fused/fused_tiles.h"
 #include "core/cpu/paged_attention.h"
 #include "core/cpu/row_chunks.h"
 #include "core/cpu/vector_math.h"

@@ -1,14 +1,14 @@
 // A tile of 64 tokens at a time: norm, down to the latents of queries and keys;
 // then a head at a time, from the latent to the query that meets the cache.
 
-#include "core/cpu/fused_latent.h"
+#include "core/cpu/fused/fused_latent.h"
 
 #include <algorithm>
 #include <cstdint>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
-#include "core/cpu/fused_tiles.h"
+#include "core/cpu/fused/fused_tiles.h"
 #include "core/cpu/row_products.h"
 #include "core/cpu/vector_math.h"
 #include "core/ops/fused_latent.h"

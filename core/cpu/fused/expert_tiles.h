@@ -10,13 +10,13 @@
 // has, and what a token gets is added in the order of its slots, as CombineRows
 // does.
 
-#ifndef CORE_CPU_EXPERT_TILES_H_
-#define CORE_CPU_EXPERT_TILES_H_
+#ifndef CORE_CPU_FUSED_EXPERT_TILES_H_
+#define CORE_CPU_FUSED_EXPERT_TILES_H_
 
 #include <algorithm>
 #include <cstdint>
 
-#include "core/cpu/fused_tiles.h"
+#include "core/cpu/fused/fused_tiles.h"
 #include "core/cpu/vector_math.h"
 #include "core/runtime/kernel.h"
 #include "core/tensor/tensor.h"
@@ -202,4 +202,4 @@ struct ExpertTiles {
 
 }  // namespace strata
 
-#endif  // CORE_CPU_EXPERT_TILES_H_
+#endif  // CORE_CPU_FUSED_EXPERT_TILES_H_

@@ -1,7 +1,7 @@
 // CPU kernels of the fused gate of a tier.
 
-#ifndef CORE_CPU_FUSED_GATE_H_
-#define CORE_CPU_FUSED_GATE_H_
+#ifndef CORE_CPU_FUSED_FUSED_GATE_H_
+#define CORE_CPU_FUSED_FUSED_GATE_H_
 
 #include "core/runtime/kernel_registry.h"
 
@@ -12,4 +12,4 @@ void RegisterFusedGateKernels(KernelRegistry& kernels);
 
 }  // namespace strata
 
-#endif  // CORE_CPU_FUSED_GATE_H_
+#endif  // CORE_CPU_FUSED_FUSED_GATE_H_

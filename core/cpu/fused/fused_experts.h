@@ -1,7 +1,7 @@
 // CPU kernels of the fused operators of the feed-forward part.
 
-#ifndef CORE_CPU_FUSED_EXPERTS_H_
-#define CORE_CPU_FUSED_EXPERTS_H_
+#ifndef CORE_CPU_FUSED_FUSED_EXPERTS_H_
+#define CORE_CPU_FUSED_FUSED_EXPERTS_H_
 
 #include "core/runtime/kernel_registry.h"
 
@@ -12,4 +12,4 @@ void RegisterFusedExpertsKernels(KernelRegistry& kernels);
 
 }  // namespace strata
 
-#endif  // CORE_CPU_FUSED_EXPERTS_H_
+#endif  // CORE_CPU_FUSED_FUSED_EXPERTS_H_

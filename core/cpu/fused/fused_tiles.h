@@ -3,8 +3,8 @@
 // a token's values do not depend on the tile it comes in, and are bit for bit
 // those of the kernels of batch_invariant.h.
 
-#ifndef CORE_CPU_FUSED_TILES_H_
-#define CORE_CPU_FUSED_TILES_H_
+#ifndef CORE_CPU_FUSED_FUSED_TILES_H_
+#define CORE_CPU_FUSED_FUSED_TILES_H_
 
 #include <algorithm>
 #include <cmath>
@@ -132,4 +132,4 @@ void AddProduct(ThreadPool& pool, const TileRowsOf<T>& x, const TensorView& w,
 
 }  // namespace strata
 
-#endif  // CORE_CPU_FUSED_TILES_H_
+#endif  // CORE_CPU_FUSED_FUSED_TILES_H_

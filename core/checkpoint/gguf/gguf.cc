@@ -1,4 +1,4 @@
-#include "core/checkpoint/gguf.h"
+#include "core/checkpoint/gguf/gguf.h"
 
 #include <cstdint>
 #include <cstring>

@@ -1,7 +1,7 @@
 // CPU kernels of the fused operators of attention.
 
-#ifndef CORE_CPU_FUSED_ATTENTION_H_
-#define CORE_CPU_FUSED_ATTENTION_H_
+#ifndef CORE_CPU_FUSED_FUSED_ATTENTION_H_
+#define CORE_CPU_FUSED_FUSED_ATTENTION_H_
 
 #include "core/runtime/kernel_registry.h"
 
@@ -12,4 +12,4 @@ void RegisterFusedAttentionKernels(KernelRegistry& kernels);
 
 }  // namespace strata
 
-#endif  // CORE_CPU_FUSED_ATTENTION_H_
+#endif  // CORE_CPU_FUSED_FUSED_ATTENTION_H_

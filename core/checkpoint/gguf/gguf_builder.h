@@ -1,7 +1,7 @@
 // GGUF files for tests, in memory.
 
-#ifndef CORE_CHECKPOINT_GGUF_BUILDER_H_
-#define CORE_CHECKPOINT_GGUF_BUILDER_H_
+#ifndef CORE_CHECKPOINT_GGUF_GGUF_BUILDER_H_
+#define CORE_CHECKPOINT_GGUF_GGUF_BUILDER_H_
 
 #include <cstddef>
 #include <cstdint>
@@ -18,7 +18,7 @@ std::string Raw(T value) {
   return std::string(reinterpret_cast<const char*>(&value), sizeof(value));
 }
 
-// Types are GGUF's numbers; see core/checkpoint/gguf.h for the layout.
+// Types are GGUF's numbers; see core/checkpoint/gguf/gguf.h for the layout.
 class GgufBuilder {
  public:
   void Text(const std::string& key, const std::string& value) {
@@ -69,4 +69,4 @@ class GgufBuilder {
 
 }  // namespace strata
 
-#endif  // CORE_CHECKPOINT_GGUF_BUILDER_H_
+#endif  // CORE_CHECKPOINT_GGUF_GGUF_BUILDER_H_

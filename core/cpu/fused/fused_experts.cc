@@ -1,12 +1,12 @@
-#include "core/cpu/fused_experts.h"
+#include "core/cpu/fused/fused_experts.h"
 
 #include <algorithm>
 #include <cstdint>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
-#include "core/cpu/expert_tiles.h"
-#include "core/cpu/fused_tiles.h"
+#include "core/cpu/fused/expert_tiles.h"
+#include "core/cpu/fused/fused_tiles.h"
 #include "core/cpu/gate_rows.h"
 #include "core/cpu/row_chunks.h"
 #include "core/cpu/vector_math.h"

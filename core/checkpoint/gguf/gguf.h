@@ -8,8 +8,8 @@
 //
 // Files come from anywhere, so everything is checked before it is used.
 
-#ifndef CORE_CHECKPOINT_GGUF_H_
-#define CORE_CHECKPOINT_GGUF_H_
+#ifndef CORE_CHECKPOINT_GGUF_GGUF_H_
+#define CORE_CHECKPOINT_GGUF_GGUF_H_
 
 #include <cstdint>
 #include <map>
@@ -50,4 +50,4 @@ absl::StatusOr<GgufFile> ParseGguf(absl::string_view path,
 
 }  // namespace strata
 
-#endif  // CORE_CHECKPOINT_GGUF_H_
+#endif  // CORE_CHECKPOINT_GGUF_GGUF_H_

@@ -1,7 +1,7 @@
 // CPU kernel of the fused input of latent attention.
 
-#ifndef CORE_CPU_FUSED_LATENT_H_
-#define CORE_CPU_FUSED_LATENT_H_
+#ifndef CORE_CPU_FUSED_FUSED_LATENT_H_
+#define CORE_CPU_FUSED_FUSED_LATENT_H_
 
 #include "core/runtime/kernel_registry.h"
 
@@ -12,4 +12,4 @@ void RegisterFusedLatentKernels(KernelRegistry& kernels);
 
 }  // namespace strata
 
-#endif  // CORE_CPU_FUSED_LATENT_H_
+#endif  // CORE_CPU_FUSED_FUSED_LATENT_H_

@@ -1,0 +1,18 @@
+#include "core/cpu/fused/fused.h"
+
+#include "core/cpu/fused/fused_attention.h"
+#include "core/cpu/fused/fused_experts.h"
+#include "core/cpu/fused/fused_gate.h"
+#include "core/cpu/fused/fused_latent.h"
+#include "core/runtime/kernel_registry.h"
+
+namespace strata {
+
+void RegisterFusedKernels(KernelRegistry& kernels) {
+  RegisterFusedAttentionKernels(kernels);
+  RegisterFusedExpertsKernels(kernels);
+  RegisterFusedGateKernels(kernels);
+  RegisterFusedLatentKernels(kernels);
+}
+
+}  // namespace strata
