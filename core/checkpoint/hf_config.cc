@@ -72,7 +72,6 @@ absl::Status ReadRope(HfFields& fields, double default_theta,
   RopeScaling& scaling = *attention.mutable_rope_scaling();
   const int64_t max_len = fields.Int("max_position_embeddings", 0);
   scaling.set_factor(rope.Number("factor", 0));
-  scaling.set_mscale(rope.Number("mscale", 0));
   scaling.set_mscale_all_dim(rope.Number("mscale_all_dim", 0));
   const int64_t original =
       rope.Int("original_max_position_embeddings", max_len);
@@ -91,6 +90,7 @@ absl::Status ReadRope(HfFields& fields, double default_theta,
     scaling.set_beta_slow(rope.Number("beta_slow", 1));
     scaling.set_exact_ramp(!rope.Bool("truncate", true));
     scaling.set_attention_factor(rope.Number("attention_factor", 0));
+    scaling.set_mscale(rope.Number("mscale", 0));
   } else if (type == "llama3") {
     scaling.set_type(RopeScaling::LLAMA3);
     scaling.set_original_max_seq_len(original);

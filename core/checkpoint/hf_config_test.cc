@@ -138,6 +138,15 @@ TEST(ModelConfigFromHfTest, GivesYarnItsFactorAndDefaults) {
   EXPECT_EQ(config.attention().rope_scaling().beta_fast(), 32);
 }
 
+// Else it would be lost in writing, which gives it to yarn alone.
+TEST(ModelConfigFromHfTest, LeavesYarnsMscaleToYarn) {
+  const std::string text = TinyConfigText("llama");
+  const ModelConfig config = Parsed(absl::StrReplaceAll(
+      text,
+      {{"\"low_freq_factor\"", "\"mscale\": 0.707, \"low_freq_factor\""}}));
+  EXPECT_EQ(ToJson(config), ToJson(Parsed(text)));
+}
+
 class EveryTinyConfig : public TestWithParam<TinyConfig> {};
 
 TEST_P(EveryTinyConfig, IsTheSameAfterWritingAndReading) {
