@@ -5,8 +5,12 @@
 #include <string>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
+#include "absl/types/span.h"
+#include "core/base/status_macros.h"
 #include "core/ops/collective.h"
+#include "core/ops/collective_rows.h"
 #include "core/parallel/communicator.h"
 #include "core/parallel/mesh.h"
 #include "core/runtime/kernel.h"
@@ -17,7 +21,8 @@
 namespace strata {
 namespace {
 
-absl::Status RunAllReduce(const KernelContext& ctx) {
+// The node's group, of as many ranks as it was made for if it says so.
+absl::StatusOr<Communicator*> GroupOf(const KernelContext& ctx) {
   const std::string& name = ctx.attrs().String("group");
   Communicator* const group =
       ctx.mesh == nullptr ? nullptr : ctx.mesh->Find(name);
@@ -25,6 +30,16 @@ absl::Status RunAllReduce(const KernelContext& ctx) {
     return absl::FailedPreconditionError(
         absl::StrCat("the backend has no group ", name, " of ranks"));
   }
+  if (ctx.attrs().Has("ranks") && ctx.attrs().Int("ranks") != group->size()) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("the group ", name, " has ", group->size(),
+                     " ranks; the graph is for ", ctx.attrs().Int("ranks")));
+  }
+  return group;
+}
+
+absl::Status RunAllReduce(const KernelContext& ctx) {
+  ASSIGN_OR_RETURN(Communicator* const group, GroupOf(ctx));
   Payload bucket;
   bucket.dtype = ctx.in(0).dtype;
   int64_t num_bytes = 0;
@@ -37,8 +52,7 @@ absl::Status RunAllReduce(const KernelContext& ctx) {
     at = std::copy_n(static_cast<const char*>(state.data), state.num_bytes(),
                      at);
   }
-  absl::Status status = group->AllReduce(bucket, ReduceOp::kSum);
-  if (!status.ok()) return status;
+  RETURN_IF_ERROR(group->AllReduce(bucket, ReduceOp::kSum));
   at = data;
   for (const TensorView& state : ctx.inputs) {
     std::copy_n(at, state.num_bytes(), static_cast<char*>(state.data));
@@ -47,12 +61,142 @@ absl::Status RunAllReduce(const KernelContext& ctx) {
   return absl::OkStatus();
 }
 
+Payload PayloadOfTensor(const TensorView& tensor) {
+  return {tensor.data, tensor.num_elements(), tensor.dtype};
+}
+
+absl::Status RunAllGather(const KernelContext& ctx) {
+  ASSIGN_OR_RETURN(Communicator* const group, GroupOf(ctx));
+  const int ranks = group->size();
+  auto* const counts = ctx.scratch.Take<int64_t>(ranks);
+  std::fill_n(counts, ranks, ctx.in(0).num_elements());
+  return group->AllGather(PayloadOfTensor(ctx.in(0)), {counts, size_t(ranks)},
+                          PayloadOfTensor(ctx.out(0)));
+}
+
+// How many rows of each expert this rank has for its owner, to all owners; what
+// comes is how many each rank has for this one's.
+absl::Status RunExchangePlan(const KernelContext& ctx) {
+  ASSIGN_OR_RETURN(Communicator* const group, GroupOf(ctx));
+  const int64_t ranks = group->size();
+  const int64_t experts = ctx.out(0).dim(1);  // Of this rank.
+  const int32_t* const home = ctx.in(0).as<int32_t>();
+  auto* const mine = ctx.scratch.Take<int32_t>(ranks * experts);
+  for (int64_t e = 0; e < ranks * experts; ++e) mine[e] = home[e + 1] - home[e];
+  auto* const each = ctx.scratch.Take<int64_t>(ranks);
+  std::fill_n(each, ranks, experts);
+  const absl::Span<const int64_t> pieces(each, ranks);
+  RETURN_IF_ERROR(group->AllToAll({mine, ranks * experts, DType::kI32}, pieces,
+                                  pieces, PayloadOfTensor(ctx.out(0))));
+  const int32_t* const count = ctx.out(0).as<int32_t>();
+  int32_t* const offset = ctx.out(1).as<int32_t>();
+  offset[0] = 0;
+  for (int64_t e = 0; e < experts; ++e) {
+    offset[e + 1] = offset[e];
+    for (int64_t r = 0; r < ranks; ++r) offset[e + 1] += count[r * experts + e];
+  }
+  *ctx.out(2).as<int32_t>() = offset[experts];
+  return absl::OkStatus();
+}
+
+// What SendRows and ReturnRows know of an exchange of rows of `columns`.
+struct Exchange {
+  int64_t ranks = 0;
+  int64_t experts = 0;              // Of a rank.
+  int64_t rows = 0;                 // That are here to be processed.
+  absl::Span<const int64_t> home;   // [ranks] elements for each owner,
+  absl::Span<const int64_t> owner;  // [ranks] and from each sender.
+  const int32_t* count = nullptr;   // [ranks, experts]
+  // [ranks, experts], where a sender's rows of an expert begin: in the order
+  // of arrival, and by expert.
+  const int64_t* arrived = nullptr;
+  const int64_t* grouped = nullptr;
+};
+
+Exchange ExchangeOf(const KernelContext& ctx, int64_t columns) {
+  Exchange x;
+  x.ranks = ctx.in(2).dim(0);
+  x.experts = ctx.in(2).dim(1);
+  x.count = ctx.in(2).as<int32_t>();
+  const int32_t* const offset = ctx.in(1).as<int32_t>();
+  auto* const home = ctx.scratch.Take<int64_t>(x.ranks);
+  auto* const owner = ctx.scratch.Take<int64_t>(x.ranks);
+  auto* const arrived = ctx.scratch.Take<int64_t>(x.ranks * x.experts);
+  auto* const grouped = ctx.scratch.Take<int64_t>(x.ranks * x.experts);
+  for (int64_t r = 0; r < x.ranks; ++r) {
+    home[r] = (offset[(r + 1) * x.experts] - offset[r * x.experts]) * columns;
+    const int64_t before = x.rows;
+    for (int64_t e = 0; e < x.experts; ++e) {
+      arrived[r * x.experts + e] = x.rows;
+      x.rows += x.count[r * x.experts + e];
+    }
+    owner[r] = (x.rows - before) * columns;
+  }
+  int64_t row = 0;
+  for (int64_t e = 0; e < x.experts; ++e) {
+    for (int64_t r = 0; r < x.ranks; ++r) {
+      grouped[r * x.experts + e] = row;
+      row += x.count[r * x.experts + e];
+    }
+  }
+  x.home = {home, size_t(x.ranks)};
+  x.owner = {owner, size_t(x.ranks)};
+  x.arrived = arrived;
+  x.grouped = grouped;
+  return x;
+}
+
+// Copies each sender's rows of each expert from where `from_row` says in `from`
+// to where `to_row` says in `to`.
+template <typename T>
+void Regroup(const KernelContext& ctx, const Exchange& x, int64_t columns,
+             const T* from, const int64_t* from_row, T* to,
+             const int64_t* to_row) {
+  ctx.pool.ParallelFor(x.ranks * x.experts, [&](int64_t i) {
+    std::copy_n(from + from_row[i] * columns, x.count[i] * columns,
+                to + to_row[i] * columns);
+  });
+}
+
+template <typename T>
+absl::Status RunSendRows(const KernelContext& ctx) {
+  ASSIGN_OR_RETURN(Communicator* const group, GroupOf(ctx));
+  const int64_t columns = ctx.in(0).dim(1);
+  const Exchange x = ExchangeOf(ctx, columns);
+  auto* const buffer = ctx.scratch.Take<T>(x.rows * columns);
+  RETURN_IF_ERROR(group->AllToAll(PayloadOfTensor(ctx.in(0)), x.home, x.owner,
+                                  {buffer, x.rows * columns, DTypeOf<T>()}));
+  Regroup(ctx, x, columns, buffer, x.arrived, ctx.out(0).as<T>(), x.grouped);
+  return absl::OkStatus();
+}
+
+template <typename T>
+absl::Status RunReturnRows(const KernelContext& ctx) {
+  ASSIGN_OR_RETURN(Communicator* const group, GroupOf(ctx));
+  const int64_t columns = ctx.in(0).dim(1);
+  const Exchange x = ExchangeOf(ctx, columns);
+  auto* const buffer = ctx.scratch.Take<T>(x.rows * columns);
+  Regroup(ctx, x, columns, ctx.in(0).as<T>(), x.grouped, buffer, x.arrived);
+  return group->AllToAll({buffer, x.rows * columns, DTypeOf<T>()}, x.owner,
+                         x.home, PayloadOfTensor(ctx.out(0)));
+}
+
+template <typename T>
+void RegisterFor(KernelRegistry& kernels) {
+  kernels.Register(kAllGather, DTypeOf<T>(), RunAllGather);
+  kernels.Register(kSendRows, DTypeOf<T>(), RunSendRows<T>);
+  kernels.Register(kReturnRows, DTypeOf<T>(), RunReturnRows<T>);
+}
+
 }  // namespace
 
 void RegisterCollectiveKernels(KernelRegistry& kernels) {
   for (const DType dtype : {DType::kF32, DType::kF64, DType::kI32}) {
     kernels.Register(kAllReduce, dtype, RunAllReduce);
   }
+  kernels.Register(kExchangePlan, DType::kI32, RunExchangePlan);
+  RegisterFor<float>(kernels);
+  RegisterFor<double>(kernels);
 }
 
 }  // namespace strata

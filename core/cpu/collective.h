@@ -1,4 +1,4 @@
-// CPU kernels of core/ops/collective.h.
+// CPU kernels of core/ops/collective.h and core/ops/collective_rows.h.
 
 #ifndef CORE_CPU_COLLECTIVE_H_
 #define CORE_CPU_COLLECTIVE_H_

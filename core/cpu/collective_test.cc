@@ -1,19 +1,24 @@
 #include "core/cpu/collective.h"
 
+#include <algorithm>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <thread>
 #include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
 #include "core/cpu/cpu_backend.h"
 #include "core/graph/builder.h"
 #include "core/ops/collective.h"
+#include "core/ops/collective_rows.h"
 #include "core/parallel/communicator.h"
 #include "core/parallel/mesh.h"
 #include "core/parallel/thread_communicator.h"
+#include "core/passes/autodiff.h"
 #include "core/runtime/program.h"
 #include "core/runtime/state_store.h"
 #include "core/tensor/dtype.h"
@@ -25,6 +30,8 @@ namespace strata {
 namespace {
 
 using ::testing::Each;
+using ::testing::ElementsAre;
+using ::testing::ElementsAreArray;
 using ::testing::HasSubstr;
 
 Graph TwoStates(DType dtype, absl::string_view group) {
@@ -72,6 +79,189 @@ TEST(AllReduceTest, SumsStatesOverTheRanksOfAGroup) {
   ExpectSums<float>();
   ExpectSums<double>();
   ExpectSums<int32_t>();
+}
+
+// Runs `body` on each rank of a mesh of `ep` ranks.
+void OnRanks(
+    int ep,
+    const std::function<void(CpuBackend& backend, Communicator& ranks)>& body) {
+  const auto world = ThreadCommunicators(ep, absl::Seconds(60));
+  std::vector<std::thread> threads;
+  for (const auto& rank : world) {
+    threads.emplace_back([&body, ep, rank = rank.get()] {
+      const auto mesh = Mesh::Create(*rank, {/*dp=*/1, ep, 1});
+      ASSERT_THAT(mesh, IsOk());
+      KernelRegistry kernels;
+      RegisterCollectiveKernels(kernels);
+      CpuBackend backend(1, std::move(kernels));
+      backend.set_mesh(mesh->get());
+      body(backend, *rank);
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+}
+
+TEST(AllGatherTest, StacksWhatTheRanksHave) {
+  OnRanks(3, [](CpuBackend& backend, Communicator& ranks) {
+    GraphBuilder b(DType::kF64);
+    const ValueId x = b.Input("x", DType::kF64, {Static(2)});
+    b.Output("all", AllGather(b, x, 3, "ep"));
+    auto graph = b.Finish();
+    ASSERT_THAT(graph, IsOk());
+    StateStore state(backend);
+    auto program = Program::Compile(*std::move(graph), backend, state);
+    ASSERT_THAT(program, IsOk());
+    const auto in = (*program)->Input("x").span<double>();
+    in[0] = ranks.rank();
+    in[1] = 10 * ranks.rank();
+
+    ASSERT_THAT((*program)->Run(), IsOk());
+
+    EXPECT_THAT((*program)->Output("all").span<double>(),
+                ElementsAre(0, 0, 1, 10, 2, 20));
+  });
+}
+
+constexpr int64_t kMaxRows = 40;
+constexpr int64_t kColumns = 3;
+
+// Rows to the owners of their experts and back. Inputs: "offset" [experts + 1],
+// "rows" [], "x" [rows, columns]. Outputs: "owner_offset", "sent", "returned".
+Graph ThereAndBack(int64_t experts, int ranks) {
+  GraphBuilder b(DType::kF64);
+  const ValueId rows = b.Input("rows", DType::kI32, {});
+  const ValueId offset = b.Input("offset", DType::kI32, {Static(experts + 1)});
+  const RowExchange exchange = ExchangePlan(b, offset, rows, ranks, "ep");
+  const ValueId x =
+      b.Input("x", DType::kF64, {Ragged(kMaxRows, rows), Static(kColumns)});
+  const ValueId sent = SendRows(b, x, exchange, "ep");
+  b.Output("owner_offset", exchange.offset);
+  b.Output("sent", sent);
+  b.Output("returned", ReturnRows(b, sent, exchange, kMaxRows, "ep"));
+  auto graph = b.Finish();
+  EXPECT_THAT(graph, IsOk());
+  return *std::move(graph);
+}
+
+// How many rows rank r has for expert e: uneven, with empty messages; a rank
+// and an expert without any.
+int32_t RowsOf(int64_t experts, int r, int64_t e) {
+  if (r == 1 || e == experts - 1) return 0;
+  return static_cast<int32_t>((7 * r + 3 * e) % 5);
+}
+
+// The element of a row that says whose it is.
+double Mark(int r, int64_t e, int32_t i, int64_t column) {
+  return static_cast<double>(((r * 100 + e) * 100 + i) * 10 + column);
+}
+
+void ExpectRowsArrive(int64_t experts, int n) {
+  SCOPED_TRACE(absl::StrCat(experts, " experts, ", n, " ranks"));
+  OnRanks(n, [experts, n](CpuBackend& backend, Communicator& ranks) {
+    StateStore state(backend);
+    auto program = Program::Compile(ThereAndBack(experts, n), backend, state);
+    ASSERT_THAT(program, IsOk());
+    const int rank = ranks.rank();
+    const auto offset = (*program)->Input("offset").span<int32_t>();
+    const auto x = (*program)->Input("x").span<double>();
+    std::vector<double> given;
+    offset[0] = 0;
+    for (int64_t e = 0; e < experts; ++e) {
+      const int32_t rows = RowsOf(experts, rank, e);
+      offset[e + 1] = offset[e] + rows;
+      for (int32_t i = 0; i < rows; ++i) {
+        for (int64_t c = 0; c < kColumns; ++c) {
+          given.push_back(Mark(rank, e, i, c));
+        }
+      }
+    }
+    *(*program)->Input("rows").as<int32_t>() = offset[experts];
+    ASSERT_LE(offset[experts], kMaxRows);
+    std::copy(given.begin(), given.end(), x.begin());
+
+    ASSERT_THAT((*program)->Run(), IsOk());
+
+    // By expert, then sender, then as at home.
+    const int64_t own = experts / n;
+    std::vector<double> want;
+    std::vector<int32_t> want_offset = {0};
+    for (int64_t e = rank * own; e < (rank + 1) * own; ++e) {
+      want_offset.push_back(want_offset.back());
+      for (int r = 0; r < n; ++r) {
+        for (int32_t i = 0; i < RowsOf(experts, r, e); ++i) {
+          ++want_offset.back();
+          for (int64_t c = 0; c < kColumns; ++c) {
+            want.push_back(Mark(r, e, i, c));
+          }
+        }
+      }
+    }
+    EXPECT_THAT((*program)->Output("owner_offset").span<int32_t>(),
+                ElementsAreArray(want_offset));
+    EXPECT_THAT((*program)->Output("sent").span<double>(),
+                ElementsAreArray(want));
+    EXPECT_THAT((*program)->Output("returned").span<double>(),
+                ElementsAreArray(given));
+  });
+}
+
+TEST(ExchangeTest, RowsGoToTheOwnersOfTheirExpertsAndBack) {
+  ExpectRowsArrive(/*experts=*/4, /*n=*/1);
+  ExpectRowsArrive(/*experts=*/4, /*n=*/2);
+  ExpectRowsArrive(/*experts=*/6, /*n=*/3);
+  ExpectRowsArrive(/*experts=*/4, /*n=*/4);
+}
+
+TEST(ExchangeTest, EachWayIsTheGradientOfTheOther) {
+  GraphBuilder b(DType::kF64);
+  const ValueId rows = b.Input("rows", DType::kI32, {});
+  const ValueId offset = b.Input("offset", DType::kI32, {Static(5)});
+  const RowExchange exchange = ExchangePlan(b, offset, rows, 2, "ep");
+  const Dims dims = {Ragged(kMaxRows, rows), Static(kColumns)};
+  const ValueId x = b.Input("x", DType::kF64, dims);
+  const ValueId sent = SendRows(b, x, exchange, "ep");
+  const ValueId back = ReturnRows(b, sent, exchange, kMaxRows, "ep");
+  const ValueId dback = b.Input("dback", DType::kF64, dims);
+
+  const auto gradients = Differentiate(b, {{back, dback}}, {x});
+
+  ASSERT_THAT(gradients, IsOk());
+  const Graph& graph = b.graph();
+  const Node& dx = graph.node(graph.value(gradients->at(x)).producer);
+  EXPECT_EQ(dx.op, &kReturnRows);
+  EXPECT_EQ(graph.value(dx.outputs[0]).type.dims, graph.value(x).type.dims);
+  const Node& dsent = graph.node(graph.value(dx.inputs[0]).producer);
+  EXPECT_EQ(dsent.op, &kSendRows);
+  EXPECT_EQ(dsent.inputs[0], dback);
+  EXPECT_EQ(graph.value(dsent.outputs[0]).type.dims,
+            graph.value(sent).type.dims);
+}
+
+TEST(ExchangeTest, WantsExpertsThatTheRanksCanShare) {
+  GraphBuilder b(DType::kF32);
+  ExchangePlan(b, b.Input("offset", DType::kI32, {Static(7)}),
+               b.Input("rows", DType::kI32, {}), /*ranks=*/4, "ep");
+  EXPECT_THAT(b.status(),
+              StatusIs(absl::StatusCode::kInvalidArgument,
+                       HasSubstr("6 experts; want a multiple of ranks = 4")));
+}
+
+TEST(ExchangeTest, WantsAGroupOfItsSize) {
+  OnRanks(2, [](CpuBackend& backend, Communicator& ranks) {
+    StateStore state(backend);
+    auto program = Program::Compile(ThereAndBack(4, 4), backend, state);
+    ASSERT_THAT(program, IsOk());
+    EXPECT_THAT((*program)->Run(),
+                StatusIs(absl::StatusCode::kFailedPrecondition,
+                         HasSubstr("ep has 2 ranks; the graph is for 4")));
+  });
+}
+
+TEST(ExchangeTest, CountsTheRowsThatLeaveTheRank) {
+  const Graph graph = ThereAndBack(/*experts=*/4, /*ranks=*/4);
+  // Counts of 4 experts, then 3/4 of the rows there and back.
+  EXPECT_EQ(CostOf(graph, Binding()).bytes_on_wire,
+            4 * 4 + 2 * kMaxRows * kColumns * 8 * 3 / 4);
 }
 
 TEST(AllReduceTest, WantsAGroupThatIsThere) {

@@ -56,6 +56,25 @@ void Bytes(const OpView& op, const Binding& binding, Cost& cost) {
   cost.bytes_read = cost.bytes_written = cost.bytes_on_wire = bytes;
 }
 
+absl::StatusOr<std::vector<ValueType>> InferAllGather(const OpView& op) {
+  if (!op.has(0)) return absl::InvalidArgumentError("there is no x");
+  const ValueType& x = op.type(0);
+  const int64_t ranks = op.attrs.Int("ranks");
+  if (ranks < 1 || (x.rank() > 0 && x.dims[0].ragged())) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("x is ", ToText(op.graph, x), " of ", ranks,
+                     " ranks; want static extents and 1 rank or more"));
+  }
+  Dims dims = {Static(ranks)};
+  dims.insert(dims.end(), x.dims.begin(), x.dims.end());
+  return std::vector<ValueType>{{x.dtype, dims}};
+}
+
+void GatherBytes(const OpView& op, const Binding& binding, Cost& cost) {
+  cost.bytes_on_wire = strata::Bytes(op.output_type(0), binding) -
+                       strata::Bytes(op.type(0), binding);
+}
+
 }  // namespace
 
 const OpDef kAllReduce = {"AllReduce",
@@ -64,6 +83,8 @@ const OpDef kAllReduce = {"AllReduce",
                           Flops,
                           /*mutates=*/EveryInput(),
                           Bytes};
+const OpDef kAllGather = {"AllGather", InferAllGather, nullptr,
+                          Flops,       /*mutates=*/{}, GatherBytes};
 
 void AllReduce(GraphBuilder& b, absl::Span<const ValueId> states,
                absl::string_view group) {
@@ -72,6 +93,12 @@ void AllReduce(GraphBuilder& b, absl::Span<const ValueId> states,
   b.Add(kAllReduce, std::vector<ValueId>(states.begin(), states.end()),
         {{"group", std::string(group)}});
   b.set_phase(phase);
+}
+
+ValueId AllGather(GraphBuilder& b, ValueId x, int64_t ranks,
+                  absl::string_view group) {
+  return b.Add1(kAllGather, {x},
+                {{"ranks", ranks}, {"group", std::string(group)}});
 }
 
 }  // namespace strata

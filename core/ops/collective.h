@@ -5,6 +5,8 @@
 #ifndef CORE_OPS_COLLECTIVE_H_
 #define CORE_OPS_COLLECTIVE_H_
 
+#include <cstdint>
+
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
 #include "core/graph/builder.h"
@@ -13,6 +15,7 @@
 namespace strata {
 
 extern const OpDef kAllReduce;
+extern const OpDef kAllGather;  // x -> [ranks, x]
 
 constexpr int kMaxBucketStates = 256;
 
@@ -22,6 +25,12 @@ constexpr int kMaxBucketStates = 256;
 // ring of n ranks each sends and receives 2 (n - 1) / n times as much.
 void AllReduce(GraphBuilder& b, absl::Span<const ValueId> states,
                absl::string_view group);
+
+// The `x` of all `ranks` ranks of `group`, in their order: x [...], of static
+// extents -> [ranks, ...]. Running it returns FAILED_PRECONDITION if the group
+// is of another size.
+ValueId AllGather(GraphBuilder& b, ValueId x, int64_t ranks,
+                  absl::string_view group);
 
 }  // namespace strata
 

@@ -38,13 +38,18 @@ absl::StatusOr<std::unique_ptr<Mesh>> Mesh::Create(Communicator& world,
   ASSIGN_OR_RETURN(mesh->ep_, world.Split(rank / shape.ep, rank, "ep"));
   ASSIGN_OR_RETURN(mesh->pp_,
                    world.Split(dp_rank * shape.ep + ep_rank, rank, "pp"));
+  const bool is_end = pp_rank == 0 || pp_rank == shape.pp - 1;
+  ASSIGN_OR_RETURN(mesh->ends_,
+                   world.Split(is_end ? dp_rank * shape.ep + ep_rank
+                                      : Communicator::kNoColor,
+                               rank, "ends"));
   return mesh;
 }
 
 Communicator* Mesh::Find(absl::string_view group) const {
   for (Communicator* const one :
-       {&world_, batch_.get(), dp_.get(), ep_.get(), pp_.get()}) {
-    if (one->name() == group) return one;
+       {&world_, batch_.get(), dp_.get(), ep_.get(), pp_.get(), ends_.get()}) {
+    if (one != nullptr && one->name() == group) return one;
   }
   return nullptr;
 }

@@ -8,6 +8,8 @@
 //   batch   dp x ep: all ranks of a stage, each with sequences of its own. They
 //           hold the same attention, norms and gates.
 //
+//   ends  the first and the last stage of a pipeline: they may share parameters
+//
 // Ranks of one ep group are neighbours: dispatch and combine move the most.
 
 #ifndef CORE_PARALLEL_MESH_H_
@@ -43,8 +45,8 @@ class Mesh {
 
   const MeshShape& shape() const { return shape_; }
   // Calls change the communicator, not the mesh.
-  // By name, as an operator has it: "world", "batch", "dp", "ep", "pp". Null if
-  // there is no such group.
+  // By name, as an operator has it: "world", "batch", "dp", "ep", "pp", "ends".
+  // Null if there is no such group, or if this rank is in none.
   Communicator* Find(absl::string_view group) const;
   Communicator& world() const { return world_; }
   Communicator& batch() const { return *batch_; }
@@ -58,7 +60,7 @@ class Mesh {
 
   Communicator& world_;
   const MeshShape shape_;
-  std::unique_ptr<Communicator> batch_, dp_, ep_, pp_;
+  std::unique_ptr<Communicator> batch_, dp_, ep_, pp_, ends_;
 };
 
 }  // namespace strata

@@ -57,6 +57,25 @@ TEST(MeshTest, GroupsRanksWithExpertsInnermost) {
   EXPECT_THAT(Members(shape, "world")[3], ElementsAre(0, 1, 2, 3, 4, 5, 6, 7));
 }
 
+TEST(MeshTest, TheEndsOfAPipelineAreAGroup) {
+  const MeshShape shape = {/*dp=*/1, /*ep=*/2, /*pp=*/3};
+  const auto world = ThreadCommunicators(shape.size(), absl::Seconds(60));
+  std::vector<std::thread> threads;
+  for (const auto& rank : world) {
+    threads.emplace_back([&, rank = rank.get()] {
+      const auto mesh = Mesh::Create(*rank, shape);
+      ASSERT_THAT(mesh, IsOk());
+      Communicator* const ends = (*mesh)->Find("ends");
+      const bool is_end = rank->rank() < 2 || rank->rank() >= 4;
+      ASSERT_EQ(ends != nullptr, is_end);
+      if (!is_end) return;
+      EXPECT_EQ(ends->size(), 2);
+      EXPECT_EQ(ends->rank(), rank->rank() / 4);
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+}
+
 TEST(MeshTest, WantsAsManyRanksAsItHas) {
   const auto world = ThreadCommunicators(1, absl::Seconds(60));
   EXPECT_THAT(Mesh::Create(*world[0], {2, 3, 1}),
