@@ -9,8 +9,10 @@
 #include <algorithm>
 #include <cstdint>
 #include <filesystem>
+#include <memory>
 #include <string>
 #include <system_error>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -23,13 +25,17 @@
 #include "core/base/staged_directory.h"
 #include "core/base/status_macros.h"
 #include "core/checkpoint/model_files.h"
+#include "core/graph/graph.h"
 #include "core/model/config.h"
 #include "core/model/gate.h"
 #include "core/parallel/communicator.h"
 #include "core/parallel/mesh.h"
+#include "core/runtime/state_store.h"
 #include "core/tokenizer/model_tokenizer.h"
 #include "nlohmann/json.hpp"
 #include "training/config.h"
+#include "training/rank_state.h"
+#include "training/step_graph.h"
 #include "training/trainer.h"
 
 namespace strata {
@@ -89,32 +95,78 @@ absl::Status CheckTokenizer(const std::string& checkpoint,
                    "checkpoint's)"));
 }
 
-}  // namespace
-
 // What a resumed run needs beyond the model: everything that an update touches
-// and that is no gradient (those begin anew with each step).
-std::vector<std::string> Trainer::OptimizerTensorNames() const {
-  const std::vector<std::string> model = ModelTensorNames(evaluation_->graph());
-  std::vector<std::string> names;
-  for (const std::string& name : state_->names()) {
+// and that is no gradient (those begin anew with each step). `names`: all
+// states.
+std::vector<std::string> OptimizerTensorNames(
+    const std::vector<std::string>& names,
+    const std::vector<std::string>& model) {
+  std::vector<std::string> optimizer;
+  for (const std::string& name : names) {
     if (absl::StartsWith(name, "grad.") || absl::StartsWith(name, "cache.") ||
         !GateOfLoad(name).empty()) {
       continue;  // Of a step, or of generation.
     }
     if (std::find(model.begin(), model.end(), name) == model.end()) {
-      names.push_back(name);
+      optimizer.push_back(name);
     }
   }
-  return names;
+  return optimizer;
+}
+
+}  // namespace
+
+bool Trainer::is_partitioned() const {
+  return !shards_.empty() || pipeline_ != nullptr;
+}
+
+absl::StatusOr<Trainer::WholeState> Trainer::DescribeWhole() const {
+  WholeState whole;
+  std::vector<std::string> names;
+  const auto add = [&](const Graph& graph) {
+    for (const Value& value : graph.values()) {
+      if ((value.role != Role::kParameter && value.role != Role::kState) ||
+          whole.states.FindSource(value.name) != kNone) {
+        continue;
+      }
+      names.push_back(value.name);
+      whole.states.AddValue(value);
+    }
+  };
+  if (!is_partitioned()) {
+    whole.model = ModelTensorNames(evaluation_->graph());
+    whole.optimizer = OptimizerTensorNames(state_->names(), whole.model);
+    return whole;
+  }
+  const int64_t n = train_.batch_size(), seq_len = train_.seq_len();
+  ASSIGN_OR_RETURN(const StepGraph step,
+                   BuildGradientGraph(model_, n, seq_len, options_.dtype));
+  ASSIGN_OR_RETURN(
+      const Graph update,
+      BuildUpdateGraph(step.graph, model_, train_, RankSums(), options_.dtype));
+  ASSIGN_OR_RETURN(const StepGraph evaluation,
+                   BuildEvaluationGraph(model_, n, seq_len, options_.dtype,
+                                        RouteSource::kGate, MeshPlace()));
+  add(step.graph);
+  add(update);
+  add(evaluation.graph);
+  whole.model = ModelTensorNames(evaluation.graph);
+  whole.optimizer = OptimizerTensorNames(names, whole.model);
+  return whole;
 }
 
 absl::StatusOr<std::string> Trainer::SaveCheckpoint(
     const std::string& runs, const nlohmann::json& manifest) {
-  if (options_.mesh == nullptr) return WriteCheckpoint(runs, manifest);
-  // All ranks hold the same, so one writes; the others wait, lest they go on
-  // from what may not be there.
+  if (options_.mesh == nullptr) {
+    return WriteCheckpoint(*state_, runs, manifest);
+  }
+  ASSIGN_OR_RETURN(const std::unique_ptr<StateStore> whole, GatherRanks());
+  // All ranks know the same then, so one writes; the others wait, lest they go
+  // on from what may not be there.
   absl::StatusOr<std::string> path = CheckpointPath(runs);
-  if (is_first_rank()) path = WriteCheckpoint(runs, manifest);
+  if (is_first_rank()) {
+    path = WriteCheckpoint(whole != nullptr ? *whole : *state_, runs, manifest);
+  }
   int32_t failed = path.ok() ? 0 : 1;
   RETURN_IF_ERROR(options_.mesh->world().Broadcast(
       PayloadOf(absl::MakeSpan(&failed, 1)), /*root=*/0));
@@ -124,19 +176,55 @@ absl::StatusOr<std::string> Trainer::SaveCheckpoint(
   return path;
 }
 
+// All of the model and its optimizer, on the first rank; null where that has it
+// anyway, and on the others.
+absl::StatusOr<std::unique_ptr<StateStore>> Trainer::GatherRanks() {
+  // Of the ranks that hold the same, the first send it.
+  if (!is_partitioned() || options_.mesh->dp().rank() != 0) return nullptr;
+  ASSIGN_OR_RETURN(const WholeState whole, DescribeWhole());
+  std::vector<std::string> names = whole.model;
+  names.insert(names.end(), whole.optimizer.begin(), whole.optimizer.end());
+  std::unique_ptr<StateStore> store;
+  if (is_first_rank()) {
+    ASSIGN_OR_RETURN(store, DeclareStates(whole.states, names, *backend_));
+  }
+  RETURN_IF_ERROR(GatherWhole(*state_, names, shards_, options_.mesh->ep(),
+                              options_.mesh->pp(), store.get()));
+  return store;
+}
+
+// Loads the checkpoint's tensors, of which the rank keeps its part.
+absl::Status Trainer::LoadRankTensors(const std::string& checkpoint) {
+  ASSIGN_OR_RETURN(const WholeState whole, DescribeWhole());
+  for (const auto& [file, names] :
+       {std::pair(kWeightsFile, whole.model),
+        std::pair(kOptimizerFile, whole.optimizer)}) {
+    const std::string path = absl::StrCat(checkpoint, "/", file);
+    if (!is_partitioned()) {
+      RETURN_IF_ERROR(LoadTensors(path, names, *state_));
+      continue;
+    }
+    ASSIGN_OR_RETURN(const std::unique_ptr<StateStore> store,
+                     DeclareStates(whole.states, names, *backend_));
+    RETURN_IF_ERROR(LoadTensors(path, names, *store));
+    TakeShards(*store, names, shards_, *state_);
+  }
+  return absl::OkStatus();
+}
+
 std::string Trainer::CheckpointPath(const std::string& runs) const {
   return absl::StrFormat("%s/%s%06d", runs, kStepPrefix, step_);
 }
 
 absl::StatusOr<std::string> Trainer::WriteCheckpoint(
-    const std::string& runs, const nlohmann::json& manifest) {
+    const StateStore& state, const std::string& runs,
+    const nlohmann::json& manifest) {
   const std::string path = CheckpointPath(runs);
   ASSIGN_OR_RETURN(StagedDirectory staged, StagedDirectory::Create(path));
   RETURN_IF_ERROR(staged.WriteFile(kConfigFile, ToJson(model_)));
-  RETURN_IF_ERROR(SaveTensors(*state_, ModelTensorNames(evaluation_->graph()),
-                              kWeightsFile, staged));
-  RETURN_IF_ERROR(
-      SaveTensors(*state_, OptimizerTensorNames(), kOptimizerFile, staged));
+  ASSIGN_OR_RETURN(const WholeState whole, DescribeWhole());
+  RETURN_IF_ERROR(SaveTensors(state, whole.model, kWeightsFile, staged));
+  RETURN_IF_ERROR(SaveTensors(state, whole.optimizer, kOptimizerFile, staged));
   nlohmann::json trainer = {{"step", step_},
                             {"data_sha256", corpus_->sha256},
                             {"train", nlohmann::json::parse(ToJson(train_))}};
@@ -190,10 +278,7 @@ absl::Status Trainer::Resume(const std::string& checkpoint) {
                      trainer["data_sha256"].get<std::string>(), "; this is ",
                      corpus_->sha256, ")"));
   }
-  RETURN_IF_ERROR(LoadTensors(absl::StrCat(checkpoint, "/", kWeightsFile),
-                              ModelTensorNames(evaluation_->graph()), *state_));
-  RETURN_IF_ERROR(LoadTensors(absl::StrCat(checkpoint, "/", kOptimizerFile),
-                              OptimizerTensorNames(), *state_));
+  RETURN_IF_ERROR(LoadRankTensors(checkpoint));
   step_ = trainer["step"].get<int64_t>();
   return absl::OkStatus();
 }

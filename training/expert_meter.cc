@@ -40,6 +40,8 @@ void ExpertMeter::Reset() {
 void ExpertMeter::Add(const Program& program, int64_t num_tokens) {
   num_tokens_ += num_tokens;
   for (size_t i = 0; i < routers_.size(); ++i) {
+    // A stage of a pipeline has the gates of its layers.
+    if (!program.graph().outputs().contains(offset_name_[i])) continue;
     const auto offset = program.Output(offset_name_[i]).span<int32_t>();
     for (int64_t e = 0; e < routers_[i].num_experts; ++e) {
       load_[i][e] += offset[e + 1] - offset[e];

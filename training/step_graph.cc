@@ -1,26 +1,40 @@
 #include "training/step_graph.h"
 
+#include <algorithm>
 #include <cstdint>
+#include <map>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
+#include "absl/types/span.h"
 #include "core/base/status_macros.h"
 #include "core/graph/builder.h"
 #include "core/graph/graph.h"
 #include "core/model/config.pb.h"
 #include "core/model/decoder.h"
 #include "core/model/gate.h"
+#include "core/model/moe.h"
 #include "core/ops/collective.h"
 #include "core/ops/elementwise.h"
 #include "core/ops/optimizer.h"
+#include "core/parallel/mesh.h"
 #include "core/passes/autodiff.h"
+#include "core/passes/partition/cut_graph.h"
+#include "core/passes/partition/partition_experts.h"
+#include "core/tensor/dtype.h"
 #include "training/config.pb.h"
 
 namespace strata {
 namespace {
+
+// The prefix of values that stages send each other.
+constexpr absl::string_view kStage = "stage";
 
 std::vector<ValueId> Parameters(const Graph& graph) {
   std::vector<ValueId> parameters;
@@ -34,14 +48,15 @@ std::string GradName(absl::string_view parameter) {
   return absl::StrCat("grad.", parameter);
 }
 
-// Makes each state its sum over the ranks of a batch. Buckets, as a message has
+// Makes each state its sum over the ranks of `group`. Buckets, as a message has
 // a cost of its own; not too large, as each is copied.
-void SumInBuckets(GraphBuilder& b, absl::Span<const ValueId> states) {
+void SumInBuckets(GraphBuilder& b, absl::Span<const ValueId> states,
+                  absl::string_view group) {
   constexpr int64_t kBucketElements = int64_t{4} << 20;
   std::vector<ValueId> bucket;
   int64_t elements = 0;
   const auto flush = [&] {
-    if (!bucket.empty()) AllReduce(b, bucket, "batch");
+    if (!bucket.empty()) AllReduce(b, bucket, group);
     bucket.clear();
     elements = 0;
   };
@@ -56,27 +71,193 @@ void SumInBuckets(GraphBuilder& b, absl::Span<const ValueId> states) {
   flush();
 }
 
+// The values that `routers` name, in the partitioned graph.
+void MapRouters(const std::vector<ValueId>& value,
+                std::vector<RouterValues>& routers) {
+  const auto map = [&](ValueId& id) {
+    if (id != kNone) id = value[id];
+  };
+  for (RouterValues& router : routers) {
+    for (ValueId* const id : {&router.tokens, &router.expert, &router.offset,
+                              &router.slot_row, &router.output}) {
+      map(*id);
+    }
+    for (GateLoss& term : router.losses) map(term.loss);
+  }
+}
+
+// A rank's part of the decoder's graph; `step` without gradients.
+struct Forward {
+  StepGraph step;
+  Decoder decoder;
+};
+
+void MapDecoder(const std::vector<ValueId>& value, Decoder& decoder) {
+  if (decoder.loss != kNone) decoder.loss = value[decoder.loss];
+  if (decoder.total_loss != kNone) {
+    decoder.total_loss = value[decoder.total_loss];
+  }
+  MapRouters(value, decoder.routers);
+  MapRouters(value, decoder.module_routers);
+}
+
+// The names of the parameters that the first stage and the last both hold.
+absl::StatusOr<std::vector<std::string>> TiedParameters(
+    const std::vector<GraphPiece>& stages) {
+  std::map<std::string, std::vector<size_t>> holders;
+  for (size_t stage = 0; stage < stages.size(); ++stage) {
+    for (const Value& value : stages[stage].graph.values()) {
+      if (value.role == Role::kParameter) holders[value.name].push_back(stage);
+    }
+  }
+  std::vector<std::string> tied;
+  for (const auto& [name, of] : holders) {
+    if (of.size() == 1) continue;
+    if (of != std::vector<size_t>{0, stages.size() - 1}) {
+      return absl::UnimplementedError(
+          absl::StrCat(name, " is read by ", of.size(),
+                       " stages of the pipeline; only the "
+                       "first and the last can share one"));
+    }
+    tied.push_back(name);
+  }
+  return tied;
+}
+
+// Cuts the stage of `place` out of the whole.
+absl::Status TakeStage(const MeshPlace& place, int num_layers,
+                       Forward& forward) {
+  const Graph whole = std::move(forward.step.graph);
+  ASSIGN_OR_RETURN(const std::vector<int> stage_of,
+                   BalancedStages(whole, num_layers, place.shape.pp));
+  ASSIGN_OR_RETURN(std::vector<GraphPiece> stages,
+                   CutGraph(whole, stage_of, place.shape.pp, kStage));
+  ASSIGN_OR_RETURN(forward.step.tied, TiedParameters(stages));
+  const auto message = [&](ValueId id, int stage) {
+    StageMessage m = {stage, PieceValueName(kStage, id), ""};
+    if (IsFloat(whole.value(id).type.dtype)) {
+      // One for each reader of a value that several read.
+      m.grad = absl::StrCat(m.value, ".grad.", std::max(stage, place.pp_rank));
+    }
+    return m;
+  };
+  const auto maker = [&](ValueId id) {
+    return stage_of[whole.value(id).producer];
+  };
+  for (int stage = 0; stage < place.shape.pp; ++stage) {
+    for (const ValueId id : stages[stage].imports) {
+      if (stage == place.pp_rank) {
+        forward.step.received.push_back(message(id, maker(id)));
+      } else if (maker(id) == place.pp_rank) {
+        forward.step.sent.push_back(message(id, stage));
+      }
+    }
+  }
+  GraphPiece& mine = stages[place.pp_rank];
+  MapDecoder(mine.value, forward.decoder);
+  forward.step.graph = std::move(mine.graph);
+  std::vector<Shard> shards;  // Of other stages' parameters no longer.
+  for (Shard& shard : forward.step.shards) {
+    if (forward.step.graph.FindSource(shard.parameter) == kNone) continue;
+    shards.push_back(std::move(shard));
+  }
+  forward.step.shards = std::move(shards);
+  return absl::OkStatus();
+}
+
+absl::StatusOr<Forward> BuildForward(const ModelConfig& model,
+                                     const DecoderOptions& options, DType dtype,
+                                     const MeshPlace& place) {
+  GraphBuilder b(dtype);
+  Forward forward;
+  forward.decoder = BuildDecoder(b, model, options);
+  ASSIGN_OR_RETURN(forward.step.graph, b.Finish());
+  if (place.shape.ep > 1) {
+    ASSIGN_OR_RETURN(
+        PartitionedGraph part,
+        PartitionExperts(forward.step.graph, place.shape.ep, place.ep_rank));
+    forward.step.graph = std::move(part.graph);
+    forward.step.shards = std::move(part.shards);
+    MapDecoder(part.value, forward.decoder);
+  }
+  if (place.shape.pp > 1) {
+    RETURN_IF_ERROR(
+        TakeStage(place, static_cast<int>(model.num_layers()), forward));
+  }
+  forward.step.routers = forward.decoder.routers;
+  return forward;
+}
+
+// Where differentiation of a stage begins: its loss, and what other stages
+// found for the values that it sent.
+std::vector<Seed> StageSeeds(GraphBuilder& b, const Forward& forward,
+                             DType dtype) {
+  std::vector<Seed> seeds;
+  if (forward.decoder.total_loss != kNone) {
+    seeds.push_back({forward.decoder.total_loss, Fill(b, 1.0)});
+  }
+  for (const StageMessage& m : forward.step.sent) {
+    if (m.grad.empty()) continue;
+    const ValueId value = b.graph().outputs().at(m.value);
+    // Copied: adding an input moves the graph's values.
+    const Dims dims = b.type(value).dims;
+    seeds.push_back({value, b.Input(m.grad, dtype, dims)});
+  }
+  return seeds;
+}
+
+// The norm of all ranks' gradients: of `common`, which the ranks of a stage
+// hold alike, of the shards of each rank of ep, and of all stages. A norm of
+// norms, as each is the root of a sum of squares.
+ValueId NormOverRanks(GraphBuilder& b, absl::Span<const ValueId> common,
+                      absl::Span<const ValueId> sharded, const MeshShape& shape,
+                      ValueId divisor) {
+  ValueId norm = GlobalNorm(b, common, divisor);
+  if (!sharded.empty()) {
+    const ValueId shards = GlobalNorm(b, sharded, divisor);
+    norm = GlobalNorm(b, {norm, AllGather(b, shards, shape.ep, "ep")},
+                      /*divisor=*/Fill(b, 1.0));
+  }
+  if (shape.pp > 1) {
+    norm = GlobalNorm(b, {AllGather(b, norm, shape.pp, "pp")},
+                      /*divisor=*/Fill(b, 1.0));
+  }
+  return norm;
+}
+
 }  // namespace
 
 absl::StatusOr<StepGraph> BuildGradientGraph(const ModelConfig& model,
                                              int64_t num_sequences,
                                              int64_t seq_len, DType dtype,
-                                             RouteSource route) {
-  GraphBuilder b(dtype);
+                                             RouteSource route,
+                                             const MeshPlace& place) {
   DecoderOptions options;
   options.mode = DecoderOptions::Mode::kTrain;
   options.route = route;
   options.max_tokens = num_sequences * seq_len;
   options.max_sequences = num_sequences;
-  Decoder decoder = BuildDecoder(b, model, options);
-  RETURN_IF_ERROR(b.status());
+  ASSIGN_OR_RETURN(Forward forward, BuildForward(model, options, dtype, place));
+  GraphBuilder b(std::move(forward.step.graph), dtype);
+  const Decoder& decoder = forward.decoder;
 
-  const std::vector<ValueId> parameters = Parameters(b.graph());
+  std::vector<ValueId> wanted = Parameters(b.graph());
+  std::map<ValueId, std::string> received;  // Values and what to call theirs.
+  for (const StageMessage& m : forward.step.received) {
+    if (m.grad.empty()) continue;
+    wanted.push_back(b.graph().FindSource(m.value));
+    received[wanted.back()] = m.grad;
+  }
   b.set_phase(Phase::kInputGrad);
-  const Seed seed = {decoder.total_loss, Fill(b, 1.0)};
+  const std::vector<Seed> seeds = StageSeeds(b, forward, dtype);
   const ValueId keep = b.Input("keep", dtype, {});
   // Each as soon as it is whole, so that not all gradients live to the end.
   const auto accumulate = [&](ValueId parameter, ValueId grad) {
+    if (const auto it = received.find(parameter); it != received.end()) {
+      b.Output(it->second, grad);
+      received.erase(it);
+      return;
+    }
     b.set_phase(Phase::kUpdate);
     b.set_scope("accumulate");
     // Copied: adding a state moves the graph's values.
@@ -84,28 +265,46 @@ absl::StatusOr<StepGraph> BuildGradientGraph(const ModelConfig& model,
     Accumulate(b, b.State(GradName(value.name), dtype, value.type.dims), grad,
                keep);
   };
-  RETURN_IF_ERROR(Differentiate(b, {seed}, parameters, accumulate).status());
+  RETURN_IF_ERROR(Differentiate(b, seeds, wanted, accumulate).status());
+  if (!received.empty()) {
+    return absl::InternalError(absl::StrCat("the loss does not depend on ",
+                                            received.begin()->second,
+                                            ", which another stage waits for"));
+  }
   b.set_phase(Phase::kUpdate);
   b.set_scope("accumulate");
   for (const auto* const routers :
        {&decoder.routers, &decoder.module_routers}) {
     for (const RouterValues& router : *routers) {
+      if (router.offset == kNone) continue;  // Of another stage.
       AccumulateCounts(b,
                        b.State(LoadName(router.gate), DType::kI32,
                                {Static(router.num_experts + 1)}),
                        router.offset, keep);
     }
   }
-  StepGraph step;
-  step.routers = std::move(decoder.routers);
-  ASSIGN_OR_RETURN(step.graph, b.Finish());
-  return step;
+  ASSIGN_OR_RETURN(forward.step.graph, b.Finish());
+  return std::move(forward.step);
+}
+
+absl::StatusOr<StepGraph> BuildEvaluationGraph(const ModelConfig& model,
+                                               int64_t num_sequences,
+                                               int64_t seq_len, DType dtype,
+                                               RouteSource route,
+                                               const MeshPlace& place) {
+  DecoderOptions options;
+  options.mode = DecoderOptions::Mode::kEvaluate;
+  options.route = route;
+  options.max_tokens = num_sequences * seq_len;
+  options.max_sequences = num_sequences;
+  ASSIGN_OR_RETURN(Forward forward, BuildForward(model, options, dtype, place));
+  return std::move(forward.step);
 }
 
 absl::StatusOr<Graph> BuildUpdateGraph(const Graph& source,
                                        const ModelConfig& model,
                                        const TrainConfig& train,
-                                       bool sum_over_ranks, DType dtype) {
+                                       const RankSums& sums, DType dtype) {
   GraphBuilder b(dtype);
   b.set_phase(Phase::kUpdate);
   const ValueId divisor = b.Input("divisor", dtype, {});
@@ -119,7 +318,13 @@ absl::StatusOr<Graph> BuildUpdateGraph(const Graph& source,
     Dims dims;
   };
   std::vector<Trained> trained;
-  std::vector<ValueId> grads;
+  std::set<std::string> shards;
+  for (const Shard& shard : sums.shards) shards.insert(shard.parameter);
+  const std::set<std::string> tied(sums.tied.begin(), sums.tied.end());
+  std::vector<ValueId> grads;    // That all ranks of the stage hold,
+  std::vector<ValueId> sharded;  // of this rank's shards,
+  std::vector<ValueId> at_ends;  // and of the first and the last stage.
+  std::vector<ValueId> counted;  // In this stage's norm.
   for (const ValueId id : Parameters(source)) {
     const Value& value = source.value(id);
     if (source.FindSource(GradName(value.name)) == kNone) continue;
@@ -127,18 +332,30 @@ absl::StatusOr<Graph> BuildUpdateGraph(const Graph& source,
     trained.push_back({b.Parameter(value.name, dims),
                        b.State(GradName(value.name), dtype, dims), value.name,
                        dims});
-    grads.push_back(trained.back().grad);
+    const ValueId grad = trained.back().grad;
+    if (shards.count(value.name) > 0) {
+      sharded.push_back(grad);
+      continue;
+    }
+    grads.push_back(grad);
+    if (tied.count(value.name) > 0) at_ends.push_back(grad);
+    if (tied.count(value.name) == 0 || sums.place.pp_rank == 0) {
+      counted.push_back(grad);
+    }
   }
   std::vector<ValueId> loads;  // Of the gates.
   for (const Value& value : source.values()) {
     if (GateOfLoad(value.name).empty()) continue;
     loads.push_back(b.State(value.name, DType::kI32, value.type.dims));
   }
-  if (sum_over_ranks) {
-    SumInBuckets(b, grads);
-    SumInBuckets(b, loads);
+  if (sums.over_ranks) {
+    SumInBuckets(b, grads, "batch");
+    SumInBuckets(b, at_ends, "ends");
+    if (sums.place.shape.dp > 1) SumInBuckets(b, sharded, "dp");
+    SumInBuckets(b, loads, "batch");
   }
-  const ValueId norm = GlobalNorm(b, grads, divisor);
+  const ValueId norm =
+      NormOverRanks(b, counted, sharded, sums.place.shape, divisor);
   b.Output("grad_norm", norm);
 
   AdamWOptions options;
@@ -162,6 +379,16 @@ absl::StatusOr<Graph> BuildUpdateGraph(const Graph& source,
     ControlLoad(b, model, gate, load);
   }
   return b.Finish();
+}
+
+absl::StatusOr<std::vector<GraphPiece>> SplitPhases(const Graph& gradients) {
+  std::vector<int> piece_of;
+  for (const Node& node : gradients.nodes()) {
+    piece_of.push_back(node.phase == Phase::kForward     ? 0
+                       : node.phase == Phase::kInputGrad ? 1
+                                                         : 2);
+  }
+  return CutGraph(gradients, piece_of, /*num_pieces=*/3, "phase");
 }
 
 }  // namespace strata

@@ -5,11 +5,14 @@
 //              once a micro-batch
 //   update     with several ranks, the sums over them; norm of the gradients,
 //              AdamW on every parameter; the gates' load bias; once a step
+//
+// With several ranks they are those of one rank (docs/distributed.md).
 
 #ifndef TRAINING_STEP_GRAPH_H_
 #define TRAINING_STEP_GRAPH_H_
 
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -17,31 +20,84 @@
 #include "core/model/config.pb.h"
 #include "core/model/gate.h"
 #include "core/model/moe.h"
+#include "core/parallel/mesh.h"
+#include "core/passes/partition/cut_graph.h"
+#include "core/passes/partition/partition_experts.h"
 #include "core/tensor/dtype.h"
 #include "training/config.pb.h"
 
 namespace strata {
 
+// Where in the mesh a rank stands, of a run of several.
+struct MeshPlace {
+  MeshShape shape;
+  int ep_rank = 0;
+  int pp_rank = 0;
+
+  bool is_last_stage() const { return pp_rank == shape.pp - 1; }
+};
+
+// A value that one stage of a pipeline makes and a later one reads, by the
+// names that it and its gradient have in this stage's graph.
+struct StageMessage {
+  int stage = 0;      // The other one.
+  std::string value;  // An output where it is sent, an input where received;
+  std::string grad;   // the other way about. Empty: integers have none.
+};
+
 struct StepGraph {
   Graph graph;
-  std::vector<RouterValues> routers;
+  std::vector<RouterValues> routers;  // Of all stages; values of this one.
+  std::vector<Shard> shards;  // Of parameters that the rank has a part of.
+  // Of a stage, from and to each other one in the order in which that sends and
+  // receives.
+  std::vector<StageMessage> received;
+  std::vector<StageMessage> sent;
+  // Parameters that the first and the last stage both hold.
+  std::vector<std::string> tied;
 };
 
 // Inputs: the decoder's (core/model/decoder.h), and "keep" []: 0 to begin a new
-// sum of gradients, 1 to add to it. Outputs: the decoder's.
+// sum of gradients, 1 to add to it. Outputs: the decoder's. A stage of a
+// pipeline has those of its layers, and its messages.
+//
+// Returns the errors of PartitionExperts() and BalancedStages()
+// (core/passes/partition).
 absl::StatusOr<StepGraph> BuildGradientGraph(
     const ModelConfig& model, int64_t num_sequences, int64_t seq_len,
-    DType dtype = DType::kF32, RouteSource route = RouteSource::kGate);
+    DType dtype = DType::kF32, RouteSource route = RouteSource::kGate,
+    const MeshPlace& place = {});
+
+// The decoder's own graph for validation, likewise.
+absl::StatusOr<StepGraph> BuildEvaluationGraph(const ModelConfig& model,
+                                               int64_t num_sequences,
+                                               int64_t seq_len, DType dtype,
+                                               RouteSource route,
+                                               const MeshPlace& place);
+
+// How a step's sums are over ranks.
+struct RankSums {
+  bool over_ranks = false;  // If not, this rank is alone.
+  MeshPlace place;
+  std::vector<Shard> shards;      // Of the gradient graph.
+  std::vector<std::string> tied;  // Likewise.
+};
 
 // Inputs: "divisor" [] (micro-batches summed), "learning_rate" [], "step" [].
 // States: "adam.m.<parameter>" and "adam.v.<parameter>". Output: "grad_norm".
-// `gradients` is the gradient graph. If `sum_over_ranks`, gradients and loads
-// are those of all ranks with sequences of their own (core/ops/collective.h).
+// `gradients` is the gradient graph. Gradients and loads are summed over all
+// ranks with sequences of their own, those of shards over the ranks that hold
+// the same (core/ops/collective.h); the norm is that of all ranks' gradients.
 absl::StatusOr<Graph> BuildUpdateGraph(const Graph& gradients,
                                        const ModelConfig& model,
                                        const TrainConfig& train,
-                                       bool sum_over_ranks = false,
+                                       const RankSums& sums = {},
                                        DType dtype = DType::kF32);
+
+// A gradient graph in pieces that a pipeline's schedule runs apart: forward,
+// input gradients, and weight gradients with their sums. What one makes and a
+// later one reads is called PieceValueName("phase", ...) in both.
+absl::StatusOr<std::vector<GraphPiece>> SplitPhases(const Graph& gradients);
 
 }  // namespace strata
 

@@ -14,6 +14,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
 #include "absl/types/span.h"
 #include "core/base/check.h"
 #include "core/base/manifest.h"
@@ -22,13 +23,12 @@
 #include "core/checkpoint/model_files.h"
 #include "core/cpu/all_kernels.h"
 #include "core/cpu/cpu_backend.h"
-#include "core/graph/builder.h"
 #include "core/model/config.h"
-#include "core/model/decoder.h"
 #include "core/model/gate.h"
 #include "core/model/init.h"
 #include "core/parallel/communicator.h"
 #include "core/parallel/mesh.h"
+#include "core/parallel/pipeline_schedule.h"
 #include "core/runtime/program.h"
 #include "core/tensor/dtype.h"
 #include "core/tensor/tensor.h"
@@ -36,6 +36,8 @@
 #include "core/trace/routing_replay.h"
 #include "core/trace/routing_trace.pb.h"
 #include "training/config.h"
+#include "training/pipeline/stage_runner.h"
+#include "training/rank_state.h"
 #include "training/routing_recording.h"
 #include "training/schedule.h"
 #include "training/step_graph.h"
@@ -75,13 +77,19 @@ double SumOf(const TensorView& values) {
 }
 
 // Positions and sequence starts of `n` sequences of `seq_len` tokens.
+// A part of a graph may have none of them.
 void FillLayout(Program& program, int64_t n, int64_t seq_len) {
-  *program.Input("num_tokens").as<int32_t>() =
-      static_cast<int32_t>(n * seq_len);
-  int32_t* position = program.Input("position").as<int32_t>();
-  for (int64_t i = 0; i < n * seq_len; ++i) {
-    position[i] = static_cast<int32_t>(i % seq_len);
+  if (program.HasInput("num_tokens")) {
+    *program.Input("num_tokens").as<int32_t>() =
+        static_cast<int32_t>(n * seq_len);
   }
+  if (program.HasInput("position")) {
+    int32_t* position = program.Input("position").as<int32_t>();
+    for (int64_t i = 0; i < n * seq_len; ++i) {
+      position[i] = static_cast<int32_t>(i % seq_len);
+    }
+  }
+  if (!program.HasInput("seq_start")) return;
   const auto seq_start = program.Input("seq_start").span<int32_t>();
   for (size_t s = 0; s < seq_start.size(); ++s) {
     seq_start[s] = static_cast<int32_t>(std::min<int64_t>(s, n) * seq_len);
@@ -90,15 +98,10 @@ void FillLayout(Program& program, int64_t n, int64_t seq_len) {
 
 // That the ranks of the mesh can share a step out.
 absl::Status CheckMesh(const MeshShape& shape, const TrainConfig& train) {
-  if (shape.ep > 1 || shape.pp > 1) {
-    return absl::UnimplementedError(
-        absl::StrCat("the mesh is ", ToText(shape),
-                     "; training is over dp alone so far, ep and pp are 1"));
-  }
-  if (train.accumulation() % shape.dp != 0) {
+  if (train.accumulation() % (shape.dp * shape.ep) != 0) {
     return absl::InvalidArgumentError(
         absl::StrCat("train.accumulation is ", train.accumulation(),
-                     "; want a multiple of dp = ", shape.dp,
+                     "; want a multiple of dp x ep = ", shape.dp * shape.ep,
                      ", as ranks share out the micro-batches of a step"));
   }
   return absl::OkStatus();
@@ -164,6 +167,8 @@ absl::Status Trainer::Build(int num_threads) {
   RETURN_IF_ERROR(BuildEvaluation());
   RETURN_IF_ERROR(OpenReplay());
   InitializeParameters(model_, train_.seed(), *state_);
+  RETURN_IF_ERROR(
+      InitializeShards(model_, train_.seed(), shards_, *backend_, *state_));
 
   SamplerConfig sampler;
   sampler.seed = train_.seed();
@@ -179,8 +184,12 @@ absl::Status Trainer::BuildGradients() {
   ASSIGN_OR_RETURN(
       StepGraph step,
       BuildGradientGraph(model_, train_.batch_size(), train_.seq_len(),
-                         options_.dtype, RouteOf(RoutingTraceHeader::TRAIN)));
+                         options_.dtype, RouteOf(RoutingTraceHeader::TRAIN),
+                         Place()));
   routers_ = std::move(step.routers);
+  shards_ = std::move(step.shards);
+  tied_ = std::move(step.tied);
+  if (Place().shape.pp > 1) return BuildPipeline(std::move(step));
   if (options_.expose_tokens) ExposeTokens(step.graph, routers_);
   ASSIGN_OR_RETURN(gradients_,
                    Program::Compile(std::move(step.graph), *backend_, *state_));
@@ -188,11 +197,30 @@ absl::Status Trainer::BuildGradients() {
   return absl::OkStatus();
 }
 
+absl::Status Trainer::BuildPipeline(StepGraph step) {
+  PipelineShape shape;
+  shape.kind = options_.schedule;
+  shape.num_devices = Place().shape.pp;
+  shape.num_micro_batches =
+      static_cast<int>(EndMicroBatch() - FirstMicroBatch());
+  RETURN_IF_ERROR(CheckRunnable(shape));
+  ASSIGN_OR_RETURN(PipelineSchedule schedule, MakePipelineSchedule(shape));
+  ASSIGN_OR_RETURN(pipeline_,
+                   StageRunner::Create(step, std::move(schedule), *backend_,
+                                       *state_, options_.mesh->pp()));
+  gradient_graph_ = std::move(step.graph);
+  for (Program* const program : pipeline_->programs()) {
+    FillLayout(*program, train_.batch_size(), train_.seq_len());
+  }
+  return absl::OkStatus();
+}
+
 absl::Status Trainer::BuildUpdate() {
-  ASSIGN_OR_RETURN(Graph graph,
-                   BuildUpdateGraph(gradients_->graph(), model_, train_,
-                                    /*sum_over_ranks=*/options_.mesh != nullptr,
-                                    options_.dtype));
+  const RankSums sums = {options_.mesh != nullptr, Place(), shards_, tied_};
+  const Graph& gradients =
+      pipeline_ != nullptr ? gradient_graph_ : gradients_->graph();
+  ASSIGN_OR_RETURN(Graph graph, BuildUpdateGraph(gradients, model_, train_,
+                                                 sums, options_.dtype));
   ASSIGN_OR_RETURN(update_,
                    Program::Compile(std::move(graph), *backend_, *state_));
   SetScalar(*update_, "divisor", static_cast<double>(train_.accumulation()));
@@ -200,17 +228,19 @@ absl::Status Trainer::BuildUpdate() {
 }
 
 absl::Status Trainer::BuildEvaluation() {
-  GraphBuilder b(options_.dtype);
-  DecoderOptions options;
-  options.mode = DecoderOptions::Mode::kEvaluate;
-  options.route = RouteOf(RoutingTraceHeader::EVALUATE);
-  options.max_tokens = train_.batch_size() * train_.seq_len();
-  options.max_sequences = train_.batch_size();
-  evaluation_routers_ = BuildDecoder(b, model_, options).routers;
-  ASSIGN_OR_RETURN(Graph graph, b.Finish());
-  if (options_.expose_tokens) ExposeTokens(graph, evaluation_routers_);
-  ASSIGN_OR_RETURN(evaluation_,
-                   Program::Compile(std::move(graph), *backend_, *state_));
+  ASSIGN_OR_RETURN(
+      StepGraph evaluation,
+      BuildEvaluationGraph(model_, train_.batch_size(), train_.seq_len(),
+                           options_.dtype,
+                           RouteOf(RoutingTraceHeader::EVALUATE), Place()));
+  evaluation_routers_ = std::move(evaluation.routers);
+  evaluation_received_ = std::move(evaluation.received);
+  evaluation_sent_ = std::move(evaluation.sent);
+  if (options_.expose_tokens) {
+    ExposeTokens(evaluation.graph, evaluation_routers_);
+  }
+  ASSIGN_OR_RETURN(evaluation_, Program::Compile(std::move(evaluation.graph),
+                                                 *backend_, *state_));
   FillLayout(*evaluation_, train_.batch_size(), train_.seq_len());
   return absl::OkStatus();
 }
@@ -226,18 +256,61 @@ void Trainer::DescribeMicroBatch(int64_t micro_batch, Trace& trace) const {
   }
 }
 
-absl::Status Trainer::FillBatch(int64_t micro_batch) {
-  sampler_->Fill(step_, micro_batch * train_.batch_size(),
-                 gradients_->Input("ids").span<int32_t>(),
-                 gradients_->Input("target").span<int32_t>());
-  SetScalar(*gradients_, "keep", micro_batch == FirstMicroBatch() ? 0 : 1);
-  if (gradients_->HasInput("tau")) {
-    SetScalar(*gradients_, "tau",
+absl::Status Trainer::FillBatch(int64_t micro_batch, Program& program) {
+  // A part of a graph may have none of what is filled.
+  const auto span = [&](absl::string_view name) {
+    return program.HasInput(name) ? program.Input(name).span<int32_t>()
+                                  : absl::MakeSpan(ignored_ids_);
+  };
+  if (program.HasInput("ids") || program.HasInput("target")) {
+    ignored_ids_.resize(train_.batch_size() * train_.seq_len());
+    sampler_->Fill(step_, micro_batch * train_.batch_size(), span("ids"),
+                   span("target"));
+  }
+  if (program.HasInput("keep")) {
+    SetScalar(program, "keep", micro_batch == FirstMicroBatch() ? 0 : 1);
+  }
+  if (program.HasInput("tau")) {
+    SetScalar(program, "tau",
               AnnealedTau(model_.moe().hierarchical(), train_, step_ + 1));
   }
   if (!Replays(RoutingTraceHeader::TRAIN)) return absl::OkStatus();
   DescribeMicroBatch(micro_batch, *replay_);
-  return replay_->Feed(*gradients_);
+  return replay_->Feed(program);
+}
+
+void Trainer::AddMetrics(const Program& program, StepMetrics& metrics) {
+  if (Place().is_last_stage()) {
+    metrics.loss +=
+        Scalar(program, "loss") / static_cast<double>(train_.accumulation());
+    metrics.total_loss += Scalar(program, "total_loss") /
+                          static_cast<double>(train_.accumulation());
+  }
+  // Tokens count once, at the last stage.
+  meter_->Add(program, Place().is_last_stage()
+                           ? train_.batch_size() * train_.seq_len()
+                           : 0);
+}
+
+absl::Status Trainer::RunMicroBatches(RoutingRecording* recording,
+                                      StepMetrics& metrics) {
+  if (pipeline_ != nullptr) {
+    return pipeline_->Run(
+        [&](int m, Program& program) {
+          return FillBatch(FirstMicroBatch() + m, program);
+        },
+        [&](int m, const Program& forward) { AddMetrics(forward, metrics); });
+  }
+  for (int64_t m = FirstMicroBatch(); m < EndMicroBatch(); ++m) {
+    RETURN_IF_ERROR(FillBatch(m, *gradients_));
+    RETURN_IF_ERROR(gradients_->Run());
+    AddMetrics(*gradients_, metrics);
+    if (recording != nullptr) {
+      DescribeMicroBatch(m, *recording);
+      RETURN_IF_ERROR(recording->Finish(*gradients_));
+    }
+  }
+  return absl::OkStatus();
 }
 
 absl::StatusOr<StepMetrics> Trainer::Step(RoutingRecording* recording) {
@@ -247,19 +320,7 @@ absl::StatusOr<StepMetrics> Trainer::Step(RoutingRecording* recording) {
   metrics.tokens =
       train_.batch_size() * train_.accumulation() * train_.seq_len();
   meter_->Reset();
-  for (int64_t m = FirstMicroBatch(); m < EndMicroBatch(); ++m) {
-    RETURN_IF_ERROR(FillBatch(m));
-    RETURN_IF_ERROR(AtThisStep(gradients_->Run()));
-    metrics.loss += Scalar(*gradients_, "loss") /
-                    static_cast<double>(train_.accumulation());
-    metrics.total_loss += Scalar(*gradients_, "total_loss") /
-                          static_cast<double>(train_.accumulation());
-    meter_->Add(*gradients_, train_.batch_size() * train_.seq_len());
-    if (recording != nullptr) {
-      DescribeMicroBatch(m, *recording);
-      RETURN_IF_ERROR(recording->Finish(*gradients_));
-    }
-  }
+  RETURN_IF_ERROR(AtThisStep(RunMicroBatches(recording, metrics)));
   RETURN_IF_ERROR(AtThisStep(SumOverRanks(metrics)));
   if (!std::isfinite(metrics.total_loss)) {
     return Diagnose(absl::StrCat("loss is ", metrics.total_loss));
@@ -285,10 +346,15 @@ absl::Status Trainer::AtThisStep(const absl::Status& status) const {
 }
 
 absl::Status Trainer::Diagnose(const std::string& what) {
+  if (pipeline_ != nullptr) {
+    return absl::OutOfRangeError(
+        absl::StrCat("step ", step_ + 1, ": ", what,
+                     "; train without --pp to learn which operator made it"));
+  }
   // The same micro-batches again, looking at every value.
   if (Replays(RoutingTraceHeader::TRAIN)) RETURN_IF_ERROR(replay_->Rewind());
   for (int64_t m = FirstMicroBatch(); m < EndMicroBatch(); ++m) {
-    RETURN_IF_ERROR(FillBatch(m));
+    RETURN_IF_ERROR(FillBatch(m, *gradients_));
     const absl::Status status = gradients_->RunChecked();
     if (status.ok()) continue;
     return absl::OutOfRangeError(absl::StrCat("step ", step_ + 1, ": ", what,
@@ -302,6 +368,12 @@ absl::Status Trainer::Diagnose(const std::string& what) {
 
 bool Trainer::is_first_rank() const {
   return options_.mesh == nullptr || options_.mesh->world().rank() == 0;
+}
+
+MeshPlace Trainer::Place() const {
+  if (options_.mesh == nullptr) return {};
+  return {options_.mesh->shape(), options_.mesh->ep().rank(),
+          options_.mesh->pp().rank()};
 }
 
 int64_t Trainer::FirstMicroBatch() const {
@@ -318,13 +390,24 @@ int64_t Trainer::EndMicroBatch() const {
 
 absl::Status Trainer::SumOverRanks(StepMetrics& metrics) {
   if (options_.mesh == nullptr) return absl::OkStatus();
-  Communicator& ranks = options_.mesh->batch();
+  // Of stages, the last has the loss, and each the loads of its gates.
+  Communicator& ranks = options_.mesh->world();
   double sums[] = {metrics.loss, metrics.total_loss};
   RETURN_IF_ERROR(
       ranks.AllReduce(PayloadOf(absl::MakeSpan(sums)), ReduceOp::kSum));
   metrics.loss = sums[0];
   metrics.total_loss = sums[1];
   return meter_->SumOverRanks(ranks);
+}
+
+// Every rank of a stage validates all there is, so that rows find their experts
+// and values their stages.
+absl::Status Trainer::RunEvaluation() {
+  if (Place().shape.pp == 1) return evaluation_->Run();
+  Communicator& pp = options_.mesh->pp();
+  RETURN_IF_ERROR(ReceiveValues(evaluation_received_, pp, *evaluation_));
+  RETURN_IF_ERROR(evaluation_->Run());
+  return SendValues(evaluation_sent_, *evaluation_, pp);
 }
 
 absl::StatusOr<ValidationMetrics> Trainer::Validate(
@@ -341,13 +424,17 @@ absl::StatusOr<ValidationMetrics> Trainer::Validate(
   ExpertMeter meter(model_, routers_);
   int64_t num_batches = 0;
   double nats_per_byte = 0;  // Mean over domains.
-  const auto ids = evaluation_->Input("ids").span<int32_t>();
-  const auto target = evaluation_->Input("target").span<int32_t>();
+  ignored_ids_.resize(train_.batch_size() * train_.seq_len());
+  const auto input = [&](absl::string_view name) {
+    return evaluation_->HasInput(name)
+               ? evaluation_->Input(name).span<int32_t>()
+               : absl::MakeSpan(ignored_ids_);
+  };
   for (int d = 0; d < windows.num_domains(); ++d) {
     DomainMetrics domain;
     domain.name = corpus_->domains[d].name;
     for (int64_t w = 0; w < windows.num_windows(d);) {
-      const int64_t filled = windows.Fill(d, w, ids, target);
+      const int64_t filled = windows.Fill(d, w, input("ids"), input("target"));
       ++num_batches;
       const auto describe = [&](auto& trace) {
         trace.Begin(num_batches, /*micro_batch=*/0);
@@ -361,19 +448,29 @@ absl::StatusOr<ValidationMetrics> Trainer::Validate(
         describe(*replay);
         RETURN_IF_ERROR(replay->Feed(*evaluation_));
       }
-      RETURN_IF_ERROR(evaluation_->Run());
-      domain.nll += SumOf(evaluation_->Output("nll"));
-      for (const uint8_t hit : evaluation_->Output("hit").span<uint8_t>()) {
-        domain.accuracy += hit;
+      RETURN_IF_ERROR(RunEvaluation());
+      if (Place().is_last_stage()) {
+        domain.nll += SumOf(evaluation_->Output("nll"));
+        for (const uint8_t hit : evaluation_->Output("hit").span<uint8_t>()) {
+          domain.accuracy += hit;
+        }
       }
       domain.tokens += filled * train_.seq_len();
       domain.bytes += windows.NumTextBytes(d, w, filled);
-      meter.Add(*evaluation_, filled * train_.seq_len());
+      meter.Add(*evaluation_,
+                Place().is_last_stage() ? filled * train_.seq_len() : 0);
       if (recording != nullptr) {
         describe(*recording);
         RETURN_IF_ERROR(recording->Finish(*evaluation_));
       }
       w += filled;
+    }
+    if (Place().shape.pp > 1) {  // What the last stage found.
+      double sums[] = {domain.nll, domain.accuracy};
+      RETURN_IF_ERROR(options_.mesh->pp().AllReduce(
+          PayloadOf(absl::MakeSpan(sums)), ReduceOp::kSum));
+      domain.nll = sums[0];
+      domain.accuracy = sums[1];
     }
     domain.accuracy /= static_cast<double>(domain.tokens);
     domain.nll /= static_cast<double>(domain.tokens);
@@ -388,6 +485,9 @@ absl::StatusOr<ValidationMetrics> Trainer::Validate(
     metrics.domains.push_back(std::move(domain));
   }
   metrics.bits_per_byte = nats_per_byte / std::log(2.0);
+  if (Place().shape.pp > 1) {
+    RETURN_IF_ERROR(meter.SumOverRanks(options_.mesh->pp()));
+  }
   metrics.experts = meter.Use();
   for (size_t i = 0; i < meter.routers().size(); ++i) {
     const RouterValues& router = meter.routers()[i];
@@ -457,6 +557,10 @@ RoutingTraceHeader Trainer::TraceHeader(
 }
 
 double Trainer::StepFlops() const {
+  if (pipeline_ != nullptr) {
+    return pipeline_->StepFlops() +
+           CostOf(update_->graph(), update_->LiveBinding()).flops;
+  }
   return static_cast<double>(train_.accumulation()) *
              CostOf(gradients_->graph(), gradients_->LiveBinding()).flops +
          CostOf(update_->graph(), update_->LiveBinding()).flops;

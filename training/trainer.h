@@ -22,10 +22,13 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "core/graph/graph.h"
 #include "core/model/config.pb.h"
 #include "core/model/gate.h"
 #include "core/model/moe.h"
 #include "core/parallel/mesh.h"
+#include "core/parallel/pipeline_schedule.h"
+#include "core/passes/partition/partition_experts.h"
 #include "core/runtime/backend.h"
 #include "core/runtime/program.h"
 #include "core/runtime/state_store.h"
@@ -38,7 +41,9 @@
 #include "training/data/sampler.h"
 #include "training/expert_meter.h"
 #include "training/metrics.h"
+#include "training/pipeline/stage_runner.h"
 #include "training/routing_recording.h"
+#include "training/step_graph.h"
 
 namespace strata {
 
@@ -63,9 +68,12 @@ struct TrainerOptions {
   RouteOptions route;
   RoutingTraceHeader::Source replayed = RoutingTraceHeader::TRAIN;
   BackendFactory backend = nullptr;  // Null: the CPU, with Create's threads.
-  // The ranks that train together, each with its share of a step's
-  // micro-batches: dp only. Every rank makes the same calls. Null: one rank.
+  // The ranks that train together, each stage of pp with part of the layers,
+  // each rank of a stage with its share of a step's micro-batches, those of an
+  // ep group each with a share of the experts. Every rank makes the same calls.
+  // Null: one rank.
   const Mesh* mesh = nullptr;
+  PipelineKind schedule = PipelineKind::k1F1B;  // Where pp is not 1.
   DType dtype = DType::kF32;  // kF64: the reference, of no checkpoints.
 };
 
@@ -110,7 +118,8 @@ class Trainer {
   // Writes <runs>/step-NNNNNN and returns that path. `manifest` goes into the
   // folder as manifest.json, with the hash of the weights. Removes the oldest
   // checkpoints beyond train.checkpoints_to_keep, after the new one is safe.
-  // With a mesh its first rank writes, and all wait for it.
+  // With a mesh its first rank writes, the experts of the others too, which it
+  // holds the while; and all wait for it.
   absl::StatusOr<std::string> SaveCheckpoint(const std::string& runs,
                                              const nlohmann::json& manifest);
 
@@ -129,7 +138,7 @@ class Trainer {
   const StateStore& state() const { return *state_; }
   StateStore& state() { return *state_; }
   Backend& backend() { return *backend_; }
-  Program& gradient_program() { return *gradients_; }
+  Program& gradient_program() { return *gradients_; }  // Not of a pipeline.
   Program& update_program() { return *update_; }
   // FLOPs of the latest step by the graph's own cost, at its live counts.
   double StepFlops() const;
@@ -141,26 +150,45 @@ class Trainer {
 
   absl::Status Build(int num_threads);
   absl::Status BuildGradients();
+  absl::Status BuildPipeline(StepGraph step);
   absl::Status BuildUpdate();
   absl::Status BuildEvaluation();
   absl::Status OpenReplay();
   bool Replays(RoutingTraceHeader::Source source) const;
   RouteSource RouteOf(RoutingTraceHeader::Source source) const;
   RoutingTraceHeader TraceHeader(RoutingTraceHeader::Source source) const;
+  MeshPlace Place() const;
   // The micro-batches of a step that are this rank's: [first, end).
   int64_t FirstMicroBatch() const;
   int64_t EndMicroBatch() const;
   // Sums over the ranks what they measured in a step.
   absl::Status SumOverRanks(StepMetrics& metrics);
-  absl::Status FillBatch(int64_t micro_batch);
+  absl::Status FillBatch(int64_t micro_batch, Program& program);
+  absl::Status RunMicroBatches(RoutingRecording* recording,
+                               StepMetrics& metrics);
+  // Adds what a program says of a micro-batch that it ran.
+  void AddMetrics(const Program& program, StepMetrics& metrics);
+  absl::Status RunEvaluation();
   absl::Status AtThisStep(const absl::Status& status) const;
   template <typename Trace>
   void DescribeMicroBatch(int64_t micro_batch, Trace& trace) const;
   absl::Status Diagnose(const std::string& what);
-  std::vector<std::string> OptimizerTensorNames() const;
   std::string CheckpointPath(const std::string& runs) const;
-  absl::StatusOr<std::string> WriteCheckpoint(const std::string& runs,
+  // Writes what `state` holds, which is whole.
+  absl::StatusOr<std::string> WriteCheckpoint(const StateStore& state,
+                                              const std::string& runs,
                                               const nlohmann::json& manifest);
+  // Whether this rank holds a part of the model only.
+  bool is_partitioned() const;
+  // What one rank alone would hold: a checkpoint does not depend on the mesh.
+  struct WholeState {
+    Graph states;
+    std::vector<std::string> model;      // Tensors of the weights' file,
+    std::vector<std::string> optimizer;  // and of the optimizer's.
+  };
+  absl::StatusOr<WholeState> DescribeWhole() const;
+  absl::StatusOr<std::unique_ptr<StateStore>> GatherRanks();
+  absl::Status LoadRankTensors(const std::string& checkpoint);
 
   ModelConfig model_;
   TrainConfig train_;
@@ -168,12 +196,18 @@ class Trainer {
   TrainerOptions options_;
   std::unique_ptr<Backend> backend_;
   std::unique_ptr<StateStore> state_;
-  std::unique_ptr<Program> gradients_;
+  std::unique_ptr<Program> gradients_;     // Null where there is a pipeline,
+  std::unique_ptr<StageRunner> pipeline_;  // and the other way about.
   std::unique_ptr<Program> update_;
   std::unique_ptr<Program> evaluation_;
   std::unique_ptr<Sampler> sampler_;
   std::vector<RouterValues> routers_;
   std::vector<RouterValues> evaluation_routers_;
+  Graph gradient_graph_;       // Of a pipeline's stage, whole.
+  std::vector<Shard> shards_;  // None where this rank holds all experts.
+  std::vector<std::string> tied_;
+  std::vector<int32_t> ignored_ids_;  // That a stage's graph does not read.
+  std::vector<StageMessage> evaluation_received_, evaluation_sent_;
   std::unique_ptr<ExpertMeter> meter_;
   std::unique_ptr<RoutingReplay> replay_;  // Null if there is none.
   int64_t step_ = 0;
