@@ -117,7 +117,8 @@ std::vector<std::string> OptimizerTensorNames(
 }  // namespace
 
 bool Trainer::is_partitioned() const {
-  return !shards_.empty() || pipeline_ != nullptr;
+  return !shards_.empty() || pipeline_ != nullptr ||
+         (options_.mesh != nullptr && options_.shard_optimizer);
 }
 
 absl::StatusOr<Trainer::WholeState> Trainer::DescribeWhole() const {
@@ -179,8 +180,7 @@ absl::StatusOr<std::string> Trainer::SaveCheckpoint(
 // All of the model and its optimizer, on the first rank; null where that has it
 // anyway, and on the others.
 absl::StatusOr<std::unique_ptr<StateStore>> Trainer::GatherRanks() {
-  // Of the ranks that hold the same, the first send it.
-  if (!is_partitioned() || options_.mesh->dp().rank() != 0) return nullptr;
+  if (!is_partitioned()) return nullptr;
   ASSIGN_OR_RETURN(const WholeState whole, DescribeWhole());
   std::vector<std::string> names = whole.model;
   names.insert(names.end(), whole.optimizer.begin(), whole.optimizer.end());
@@ -188,8 +188,8 @@ absl::StatusOr<std::unique_ptr<StateStore>> Trainer::GatherRanks() {
   if (is_first_rank()) {
     ASSIGN_OR_RETURN(store, DeclareStates(whole.states, names, *backend_));
   }
-  RETURN_IF_ERROR(GatherWhole(*state_, names, shards_, options_.mesh->ep(),
-                              options_.mesh->pp(), store.get()));
+  RETURN_IF_ERROR(
+      GatherWhole(*state_, names, shards_, *options_.mesh, store.get()));
   return store;
 }
 

@@ -8,6 +8,7 @@
 #include <memory>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -64,15 +65,23 @@ std::vector<double> ToDoubles(const TensorView& view) {
   return {};
 }
 
+// How a run is made, beyond its mesh.
+struct Way {
+  TrainConfig train = FourMicroBatches();
+  PipelineKind schedule = PipelineKind::k1F1B;
+  bool shard_optimizer = false;
+};
+
 // The run as rank `mesh` sees it; alone if null.
 RankRun Train(const ModelConfig& model, DType dtype, const Mesh* mesh,
-              int steps, PipelineKind schedule = PipelineKind::k1F1B) {
+              int steps, const Way& way = {}) {
   const Corpus corpus = TinyCorpus();
   TrainerOptions options;
   options.dtype = dtype;
   options.mesh = mesh;
-  options.schedule = schedule;
-  auto trainer = Trainer::Create(model, FourMicroBatches(), &corpus,
+  options.schedule = way.schedule;
+  options.shard_optimizer = way.shard_optimizer;
+  auto trainer = Trainer::Create(model, way.train, &corpus,
                                  /*num_threads=*/1, options);
   EXPECT_THAT(trainer, IsOk());
   if (!trainer.ok()) return {};
@@ -108,51 +117,33 @@ void OnMesh(const MeshShape& shape,
 // The run of each rank.
 std::vector<RankRun> TrainOnMesh(const ModelConfig& model, DType dtype,
                                  const MeshShape& shape, int steps = kSteps,
-                                 PipelineKind schedule = PipelineKind::k1F1B) {
+                                 const Way& way = {}) {
   std::vector<RankRun> runs(shape.size());
   OnMesh(shape, [&](const Mesh& mesh) {
-    runs[mesh.world().rank()] = Train(model, dtype, &mesh, steps, schedule);
+    runs[mesh.world().rank()] = Train(model, dtype, &mesh, steps, way);
   });
   return runs;
-}
-
-// A rank's index as the mesh lays them out.
-int RankOf(const MeshShape& shape, int pp_rank, int dp_rank, int ep_rank) {
-  return (pp_rank * shape.dp + dp_rank) * shape.ep + ep_rank;
-}
-
-// Whether the ranks of ep share that tensor out.
-bool IsShared(const MeshShape& shape, const std::string& name) {
-  return shape.ep > 1 && name.find(".experts.") != std::string::npos;
 }
 
 // What all ranks hold together; expects that ranks which hold the same hold the
 // same bits.
 std::map<std::string, std::vector<double>> WholeState(
     const MeshShape& shape, const std::vector<RankRun>& runs) {
-  std::map<std::string, std::vector<double>> whole;
-  for (int pp = 0; pp < shape.pp; ++pp) {
-    std::map<std::string, std::vector<double>> stage;
-    for (const auto& [name, first] : runs[RankOf(shape, pp, 0, 0)].state) {
-      for (int ep = 0; ep < shape.ep; ++ep) {
-        const std::vector<double>& one =
-            runs[RankOf(shape, pp, /*dp_rank=*/0, ep)].state.at(name);
-        for (int dp = 1; dp < shape.dp; ++dp) {
-          EXPECT_EQ(runs[RankOf(shape, pp, dp, ep)].state.at(name), one)
-              << name;
-        }
-        if (ep == 0 || IsShared(shape, name)) {
-          stage[name].insert(stage[name].end(), one.begin(), one.end());
-        } else {
-          EXPECT_EQ(one, first) << name;
-        }
-      }
-    }
-    for (const auto& [name, values] : stage) {
-      const auto [it, is_new] = whole.try_emplace(name, values);
+  // By name and, of what the ranks of ep share out, by their number.
+  std::map<std::pair<std::string, int>, std::vector<double>> parts;
+  for (size_t rank = 0; rank < runs.size(); ++rank) {
+    for (const auto& [name, values] : runs[rank].state) {
+      const bool shared = name.find(".experts.") != std::string::npos;
+      const int ep = shared ? static_cast<int>(rank) % shape.ep : 0;
+      const auto [it, is_new] = parts.try_emplace({name, ep}, values);
       if (is_new) continue;
-      EXPECT_EQ(it->second, values) << name;  // Of both ends.
+      EXPECT_EQ(it->second, values) << name << ", rank " << rank;
     }
+  }
+  std::map<std::string, std::vector<double>> whole;
+  for (const auto& [key, values] : parts) {
+    std::vector<double>& all = whole[key.first];
+    all.insert(all.end(), values.begin(), values.end());
   }
   return whole;
 }
@@ -242,6 +233,32 @@ INSTANTIATE_TEST_SUITE_P(Models, MeshTrainingTest,
                          ::testing::ValuesIn(Models()),
                          [](const auto& info) { return info.param.name(); });
 
+// All ways to lay 8 ranks out. Small, as each is run in turn: 8 layers of 8
+// experts, 8 micro-batches of 32 tokens.
+TEST_P(MeshTrainingTest, EightRanksTrainAsOneDoes) {
+  ModelConfig model = GetParam();
+  model.set_num_layers(8);
+  if (model.moe().has_hierarchical()) {
+    HierarchicalRouterConfig& tiers =
+        *model.mutable_moe()->mutable_hierarchical();
+    for (int i = 0; i < 2; ++i) tiers.set_tier_experts(i, 8);
+  }
+  Way way;
+  way.train.set_accumulation(8);
+  way.train.set_batch_size(2);
+  way.train.set_seq_len(16);
+  const RankRun one = Train(model, DType::kF64, /*mesh=*/nullptr, kSteps, way);
+  for (const int dp : {1, 2, 4, 8}) {
+    for (const int ep : {1, 2, 4, 8}) {
+      if (8 % (dp * ep) != 0) continue;
+      const MeshShape shape = {dp, ep, 8 / (dp * ep)};
+      SCOPED_TRACE(ToText(shape));
+      ExpectSameRun(shape, one,
+                    TrainOnMesh(model, DType::kF64, shape, kSteps, way));
+    }
+  }
+}
+
 // Every way in which a block combines its experts, for a few steps.
 TEST(SharedOutTest, AllKindsOfBlocksCanBeSharedOut) {
   std::vector<ModelConfig> models;
@@ -286,9 +303,45 @@ TEST(SharedOutTest, AllSchedulesGiveTheSameSteps) {
        {PipelineKind::kGPipe, PipelineKind::k1F1B, PipelineKind::kZbH1,
         PipelineKind::kZb1p}) {
     SCOPED_TRACE(Name(schedule));
+    Way way;
+    way.schedule = schedule;
     const MeshShape shape = {1, 1, 3};
     ExpectSameRun(shape, one,
-                  TrainOnMesh(model, DType::kF64, shape, kFew, schedule));
+                  TrainOnMesh(model, DType::kF64, shape, kFew, way));
+  }
+}
+
+// The moments of each parameter are on one of the ranks that hold it.
+TEST(SharedOutTest, RanksShareTheOptimizerOut) {
+  const auto num_moments = [](const RankRun& run) {
+    size_t sum = 0;
+    for (const auto& [name, values] : run.state) {
+      if (name.rfind("adam.m.", 0) == 0) sum += values.size();
+    }
+    return sum;
+  };
+  Way way;
+  way.shard_optimizer = true;
+  constexpr int kFew = 8;
+  const ModelConfig model = Models()[0];
+  const RankRun one = Train(model, DType::kF64, /*mesh=*/nullptr, kFew);
+  for (const MeshShape& shape :
+       {MeshShape{4, 1, 1}, MeshShape{1, 4, 1}, MeshShape{2, 2, 2}}) {
+    SCOPED_TRACE(ToText(shape));
+    const auto runs = TrainOnMesh(model, DType::kF64, shape, kFew, way);
+    ExpectSameRun(shape, one, runs);
+    size_t sum = 0;
+    size_t most = 0;
+    for (const RankRun& run : runs) {
+      sum += num_moments(run);
+      most = std::max(most, num_moments(run));
+    }
+    // Of a pipeline, both ends have those of the tied embedding.
+    const size_t tied =
+        shape.pp == 1 ? 0 : one.state.at("model.embed_tokens.weight").size();
+    EXPECT_EQ(sum, num_moments(one) + tied);
+    // Whole parameters, so not quite even; stages are not even anyway.
+    if (shape.pp == 1) EXPECT_LE(most * runs.size(), sum * 3 / 2);
   }
 }
 
@@ -335,9 +388,10 @@ std::string FilesOf(const std::string& checkpoint) {
 TEST(SharedOutTest, ACheckpointGoesFromMeshToMesh) {
   const Corpus corpus = TinyCorpus();
   const std::string runs = absl::StrCat(::testing::TempDir(), "/mesh_runs");
-  const auto make = [&](const Mesh* mesh) {
+  const auto make = [&](const Mesh* mesh, bool shard_optimizer = false) {
     TrainerOptions options;
     options.mesh = mesh;
+    options.shard_optimizer = shard_optimizer;
     auto trainer =
         Trainer::Create(Models()[0], FourMicroBatches(), &corpus, 1, options);
     EXPECT_THAT(trainer, IsOk());
@@ -361,8 +415,8 @@ TEST(SharedOutTest, ACheckpointGoesFromMeshToMesh) {
   const auto next = alone->Step();
   ASSERT_THAT(next, IsOk());
 
-  OnMesh({1, 4, 1}, [&](const Mesh& mesh) {
-    const auto trainer = make(&mesh);
+  OnMesh({2, 2, 1}, [&](const Mesh& mesh) {
+    const auto trainer = make(&mesh, /*shard_optimizer=*/true);
     ASSERT_THAT(trainer->Resume(saved), IsOk());
     ASSERT_THAT(
         trainer->SaveCheckpoint(runs + "_four", nlohmann::json::object()),

@@ -18,10 +18,10 @@
 #include "core/model/config.pb.h"
 #include "core/model/init.h"
 #include "core/parallel/communicator.h"
+#include "core/parallel/mesh.h"
 #include "core/passes/partition/partition_experts.h"
 #include "core/runtime/backend.h"
 #include "core/runtime/state_store.h"
-#include "core/tensor/dtype.h"
 #include "core/tensor/tensor.h"
 
 namespace strata {
@@ -33,45 +33,24 @@ char* At(const TensorView& whole, int64_t begin) {
          whole.num_bytes() / whole.dim(0) * begin;
 }
 
-// The first stage that has each of `names`; [names].
-absl::StatusOr<std::vector<int>> FirstHolders(
-    const StateStore& local, const std::vector<std::string>& names,
-    Communicator& pp) {
-  std::vector<int32_t> from_end;
-  for (const std::string& name : names) {
-    from_end.push_back(local.Has(name) ? pp.size() - pp.rank() : 0);
-  }
-  RETURN_IF_ERROR(
-      pp.AllReduce(PayloadOf(absl::MakeSpan(from_end)), ReduceOp::kMax));
-  std::vector<int> holder;
-  for (size_t i = 0; i < names.size(); ++i) {
-    if (from_end[i] == 0) {
-      return absl::InternalError(
-          absl::StrCat("no stage of the pipeline has ", names[i]));
-    }
-    holder.push_back(pp.size() - from_end[i]);
-  }
-  return holder;
-}
+// What a rank holds of a tensor.
+enum Part : int32_t { kNothing, kWhole, kShare };
 
-// The whole of `mine` at `to`, on the first rank of ep, from all of them; `to`
-// is null on the others.
-absl::Status GatherTensor(const TensorView& mine, const Shard* shard,
-                          Communicator& ep, char* to) {
-  const Payload payload = {mine.data, mine.num_elements(), mine.dtype};
-  if (ep.rank() == 0 && payload.count > 0) {
-    std::memcpy(to, mine.data, mine.num_bytes());
+// Of every rank and name, [ranks, names].
+absl::StatusOr<std::vector<int32_t>> PartsOfRanks(
+    const StateStore& local, const std::vector<std::string>& names,
+    absl::Span<const Shard> shards, Communicator& world) {
+  std::vector<int32_t> mine;
+  for (const std::string& name : names) {
+    mine.push_back(!local.Has(name)                     ? kNothing
+                   : FindShard(shards, name) == nullptr ? kWhole
+                                                        : kShare);
   }
-  if (shard == nullptr) return absl::OkStatus();
-  if (ep.rank() > 0) {
-    RETURN_IF_ERROR(ep.Send(payload, /*to=*/0));
-  } else {
-    for (int r = 1; r < ep.size(); ++r) {
-      RETURN_IF_ERROR(ep.Receive(
-          {to + r * mine.num_bytes(), payload.count, payload.dtype}, r));
-    }
-  }
-  return ep.Barrier();  // A message that nobody waits for is a copy.
+  std::vector<int32_t> all(world.size() * names.size());
+  const std::vector<int64_t> counts(world.size(), names.size());
+  RETURN_IF_ERROR(world.AllGather(PayloadOf(absl::MakeSpan(mine)), counts,
+                                  PayloadOf(absl::MakeSpan(all))));
+  return all;
 }
 
 }  // namespace
@@ -141,37 +120,49 @@ absl::Status InitializeShards(const ModelConfig& config, uint64_t seed,
 
 absl::Status GatherWhole(const StateStore& local,
                          const std::vector<std::string>& names,
-                         absl::Span<const Shard> shards, Communicator& ep,
-                         Communicator& pp, StateStore* whole) {
-  ASSIGN_OR_RETURN(const std::vector<int> holder,
-                   FirstHolders(local, names, pp));
-  std::vector<char> buffer;  // Of a tensor on its way to the first stage.
+                         absl::Span<const Shard> shards, const Mesh& mesh,
+                         StateStore* whole) {
+  Communicator& world = mesh.world();
+  ASSIGN_OR_RETURN(const std::vector<int32_t> parts,
+                   PartsOfRanks(local, names, shards, world));
   for (size_t i = 0; i < names.size(); ++i) {
-    const bool is_first = ep.rank() == 0;
-    if (pp.rank() == holder[i]) {
-      const TensorView& mine = local.Get(names[i]);
-      const Shard* const shard = FindShard(shards, names[i]);
-      char* to = nullptr;
-      if (whole != nullptr) {
-        to = static_cast<char*>(whole->Get(names[i]).data);
-      } else if (is_first) {
-        buffer.resize(mine.num_bytes() * (shard == nullptr ? 1 : ep.size()));
-        to = buffer.data();
+    // The first rank that has the tensor, or of each part of it, in order.
+    std::vector<int> senders;
+    for (int ep = 0; ep < mesh.shape().ep; ++ep) {
+      for (int r = 0; r < world.size(); ++r) {
+        const int32_t part = parts[r * names.size() + i];
+        // Ranks of ep are innermost (core/parallel/mesh.h).
+        if (part == kNothing || (part == kShare && r % mesh.shape().ep != ep)) {
+          continue;
+        }
+        if (ep == 0 || part == kShare) senders.push_back(r);
+        break;
       }
-      RETURN_IF_ERROR(GatherTensor(mine, shard, ep, to));
-      if (is_first && holder[i] > 0) {
-        const auto bytes = static_cast<int64_t>(buffer.size());
+    }
+    if (senders.empty()) {
+      return absl::InternalError(absl::StrCat("no rank has ", names[i]));
+    }
+    for (size_t piece = 0; piece < senders.size(); ++piece) {
+      const int sender = senders[piece];
+      if (world.rank() == sender && sender > 0) {
+        const TensorView& view = local.Get(names[i]);
         RETURN_IF_ERROR(
-            pp.Send({to, bytes / SizeOf(mine.dtype), mine.dtype}, /*to=*/0));
+            world.Send({view.data, view.num_elements(), view.dtype}, 0));
+      }
+      if (world.rank() > 0) continue;
+      const TensorView& all = whole->Get(names[i]);
+      const auto num_pieces = static_cast<int64_t>(senders.size());
+      char* const to =
+          static_cast<char*>(all.data) + all.num_bytes() / num_pieces * piece;
+      if (sender > 0) {
+        RETURN_IF_ERROR(world.Receive(
+            {to, all.num_elements() / num_pieces, all.dtype}, sender));
+      } else if (all.num_bytes() > 0) {
+        std::memcpy(to, local.Get(names[i]).data, all.num_bytes() / num_pieces);
       }
     }
-    if (!is_first || holder[i] == 0) continue;
-    if (whole != nullptr) {
-      const TensorView& to = whole->Get(names[i]);
-      RETURN_IF_ERROR(
-          pp.Receive({to.data, to.num_elements(), to.dtype}, holder[i]));
-    }
-    RETURN_IF_ERROR(pp.Barrier());
+    // A message that nobody waits for is a copy.
+    if (senders.size() > 1 || senders[0] > 0) RETURN_IF_ERROR(world.Barrier());
   }
   return absl::OkStatus();
 }

@@ -19,7 +19,7 @@
 #include "absl/types/span.h"
 #include "core/graph/graph.h"
 #include "core/model/config.pb.h"
-#include "core/parallel/communicator.h"
+#include "core/parallel/mesh.h"
 #include "core/passes/partition/partition_experts.h"
 #include "core/runtime/backend.h"
 #include "core/runtime/state_store.h"
@@ -48,15 +48,16 @@ absl::Status InitializeShards(const ModelConfig& config, uint64_t seed,
                               absl::Span<const Shard> shards, Backend& backend,
                               StateStore& local);
 
-// Fills `names` of `whole`, which the first rank of both groups has and the
-// others do not (null), from what the ranks of `ep`, of all stages `pp`, hold.
-// To be called by all of them, with the same names. Of a state that several
-// stages hold, the first one's counts. No rank holds more than one tensor
-// beside its own.
+// Fills `names` of `whole`, which the first rank has and the others do not
+// (null), from what the ranks of the mesh hold. To be called by all of them,
+// with the same names. Of ranks that hold the same, the first one's counts. One
+// tensor at a time is on its way.
+//
+// Returns INTERNAL if no rank has one of `names`.
 absl::Status GatherWhole(const StateStore& local,
                          const std::vector<std::string>& names,
-                         absl::Span<const Shard> shards, Communicator& ep,
-                         Communicator& pp, StateStore* whole);
+                         absl::Span<const Shard> shards, const Mesh& mesh,
+                         StateStore* whole);
 
 }  // namespace strata
 

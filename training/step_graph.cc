@@ -20,7 +20,6 @@
 #include "core/model/decoder.h"
 #include "core/model/gate.h"
 #include "core/model/moe.h"
-#include "core/ops/collective.h"
 #include "core/ops/elementwise.h"
 #include "core/ops/optimizer.h"
 #include "core/parallel/mesh.h"
@@ -35,41 +34,6 @@ namespace {
 
 // The prefix of values that stages send each other.
 constexpr absl::string_view kStage = "stage";
-
-std::vector<ValueId> Parameters(const Graph& graph) {
-  std::vector<ValueId> parameters;
-  for (size_t id = 0; id < graph.values().size(); ++id) {
-    if (graph.value(id).role == Role::kParameter) parameters.push_back(id);
-  }
-  return parameters;
-}
-
-std::string GradName(absl::string_view parameter) {
-  return absl::StrCat("grad.", parameter);
-}
-
-// Makes each state its sum over the ranks of `group`. Buckets, as a message has
-// a cost of its own; not too large, as each is copied.
-void SumInBuckets(GraphBuilder& b, absl::Span<const ValueId> states,
-                  absl::string_view group) {
-  constexpr int64_t kBucketElements = int64_t{4} << 20;
-  std::vector<ValueId> bucket;
-  int64_t elements = 0;
-  const auto flush = [&] {
-    if (!bucket.empty()) AllReduce(b, bucket, group);
-    bucket.clear();
-    elements = 0;
-  };
-  for (const ValueId state : states) {
-    bucket.push_back(state);
-    elements += static_cast<int64_t>(
-        Elements(b.graph().value(state).type, /*binding=*/nullptr));
-    if (elements >= kBucketElements || bucket.size() == kMaxBucketStates) {
-      flush();
-    }
-  }
-  flush();
-}
 
 // The values that `routers` name, in the partitioned graph.
 void MapRouters(const std::vector<ValueId>& value,
@@ -206,26 +170,19 @@ std::vector<Seed> StageSeeds(GraphBuilder& b, const Forward& forward,
   return seeds;
 }
 
-// The norm of all ranks' gradients: of `common`, which the ranks of a stage
-// hold alike, of the shards of each rank of ep, and of all stages. A norm of
-// norms, as each is the root of a sum of squares.
-ValueId NormOverRanks(GraphBuilder& b, absl::Span<const ValueId> common,
-                      absl::Span<const ValueId> sharded, const MeshShape& shape,
-                      ValueId divisor) {
-  ValueId norm = GlobalNorm(b, common, divisor);
-  if (!sharded.empty()) {
-    const ValueId shards = GlobalNorm(b, sharded, divisor);
-    norm = GlobalNorm(b, {norm, AllGather(b, shards, shape.ep, "ep")},
-                      /*divisor=*/Fill(b, 1.0));
+}  // namespace
+
+std::vector<ValueId> Parameters(const Graph& graph) {
+  std::vector<ValueId> parameters;
+  for (size_t id = 0; id < graph.values().size(); ++id) {
+    if (graph.value(id).role == Role::kParameter) parameters.push_back(id);
   }
-  if (shape.pp > 1) {
-    norm = GlobalNorm(b, {AllGather(b, norm, shape.pp, "pp")},
-                      /*divisor=*/Fill(b, 1.0));
-  }
-  return norm;
+  return parameters;
 }
 
-}  // namespace
+std::string GradName(absl::string_view parameter) {
+  return absl::StrCat("grad.", parameter);
+}
 
 absl::StatusOr<StepGraph> BuildGradientGraph(const ModelConfig& model,
                                              int64_t num_sequences,
@@ -299,86 +256,6 @@ absl::StatusOr<StepGraph> BuildEvaluationGraph(const ModelConfig& model,
   options.max_sequences = num_sequences;
   ASSIGN_OR_RETURN(Forward forward, BuildForward(model, options, dtype, place));
   return std::move(forward.step);
-}
-
-absl::StatusOr<Graph> BuildUpdateGraph(const Graph& source,
-                                       const ModelConfig& model,
-                                       const TrainConfig& train,
-                                       const RankSums& sums, DType dtype) {
-  GraphBuilder b(dtype);
-  b.set_phase(Phase::kUpdate);
-  const ValueId divisor = b.Input("divisor", dtype, {});
-  const ValueId learning_rate = b.Input("learning_rate", dtype, {});
-  const ValueId step = b.Input("step", DType::kI32, {});
-
-  struct Trained {
-    ValueId parameter;
-    ValueId grad;
-    std::string name;
-    Dims dims;
-  };
-  std::vector<Trained> trained;
-  std::set<std::string> shards;
-  for (const Shard& shard : sums.shards) shards.insert(shard.parameter);
-  const std::set<std::string> tied(sums.tied.begin(), sums.tied.end());
-  std::vector<ValueId> grads;    // That all ranks of the stage hold,
-  std::vector<ValueId> sharded;  // of this rank's shards,
-  std::vector<ValueId> at_ends;  // and of the first and the last stage.
-  std::vector<ValueId> counted;  // In this stage's norm.
-  for (const ValueId id : Parameters(source)) {
-    const Value& value = source.value(id);
-    if (source.FindSource(GradName(value.name)) == kNone) continue;
-    const Dims& dims = value.type.dims;
-    trained.push_back({b.Parameter(value.name, dims),
-                       b.State(GradName(value.name), dtype, dims), value.name,
-                       dims});
-    const ValueId grad = trained.back().grad;
-    if (shards.count(value.name) > 0) {
-      sharded.push_back(grad);
-      continue;
-    }
-    grads.push_back(grad);
-    if (tied.count(value.name) > 0) at_ends.push_back(grad);
-    if (tied.count(value.name) == 0 || sums.place.pp_rank == 0) {
-      counted.push_back(grad);
-    }
-  }
-  std::vector<ValueId> loads;  // Of the gates.
-  for (const Value& value : source.values()) {
-    if (GateOfLoad(value.name).empty()) continue;
-    loads.push_back(b.State(value.name, DType::kI32, value.type.dims));
-  }
-  if (sums.over_ranks) {
-    SumInBuckets(b, grads, "batch");
-    SumInBuckets(b, at_ends, "ends");
-    if (sums.place.shape.dp > 1) SumInBuckets(b, sharded, "dp");
-    SumInBuckets(b, loads, "batch");
-  }
-  const ValueId norm =
-      NormOverRanks(b, counted, sharded, sums.place.shape, divisor);
-  b.Output("grad_norm", norm);
-
-  AdamWOptions options;
-  options.beta1 = train.beta1();
-  options.beta2 = train.beta2();
-  options.eps = train.adam_eps();
-  options.max_norm = train.max_grad_norm();
-  for (const Trained& t : trained) {
-    GraphBuilder::Scope scope(b, t.name);
-    // Vectors are gains of norms: decay would pull them from 1.
-    options.weight_decay = t.dims.size() < 2 ? 0 : train.weight_decay();
-    const ValueId m = b.State(absl::StrCat("adam.m.", t.name), dtype, t.dims);
-    const ValueId v = b.State(absl::StrCat("adam.v.", t.name), dtype, t.dims);
-    AdamW(b, t.parameter, m, v, t.grad, norm, divisor, learning_rate, step,
-          options);
-  }
-  for (const ValueId load : loads) {
-    // Copied: adding a state moves the graph's values.
-    const std::string gate(GateOfLoad(b.graph().value(load).name));
-    GraphBuilder::Scope scope(b, gate);
-    ControlLoad(b, model, gate, load);
-  }
-  return b.Finish();
 }
 
 absl::StatusOr<std::vector<GraphPiece>> SplitPhases(const Graph& gradients) {

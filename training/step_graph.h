@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "core/graph/graph.h"
 #include "core/model/config.pb.h"
 #include "core/model/gate.h"
@@ -31,6 +32,7 @@ namespace strata {
 // Where in the mesh a rank stands, of a run of several.
 struct MeshPlace {
   MeshShape shape;
+  int dp_rank = 0;
   int ep_rank = 0;
   int pp_rank = 0;
 
@@ -77,17 +79,27 @@ absl::StatusOr<StepGraph> BuildEvaluationGraph(const ModelConfig& model,
 
 // How a step's sums are over ranks.
 struct RankSums {
-  bool over_ranks = false;  // If not, this rank is alone.
+  bool over_ranks = false;       // If not, this rank is alone.
+  bool shard_optimizer = false;  // Each has the moments of some parameters.
   MeshPlace place;
   std::vector<Shard> shards;      // Of the gradient graph.
   std::vector<std::string> tied;  // Likewise.
 };
+
+// The parameters of a graph, in order of their ids.
+std::vector<ValueId> Parameters(const Graph& graph);
+
+// The state that a parameter's gradients are summed in.
+std::string GradName(absl::string_view parameter);
 
 // Inputs: "divisor" [] (micro-batches summed), "learning_rate" [], "step" [].
 // States: "adam.m.<parameter>" and "adam.v.<parameter>". Output: "grad_norm".
 // `gradients` is the gradient graph. Gradients and loads are summed over all
 // ranks with sequences of their own, those of shards over the ranks that hold
 // the same (core/ops/collective.h); the norm is that of all ranks' gradients.
+// With shard_optimizer a rank has the moments of, and updates, those parameters
+// that are its own, and is sent the others by their owners: whole parameters,
+// the largest first to the rank that has the fewest elements.
 absl::StatusOr<Graph> BuildUpdateGraph(const Graph& gradients,
                                        const ModelConfig& model,
                                        const TrainConfig& train,

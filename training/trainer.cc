@@ -216,7 +216,8 @@ absl::Status Trainer::BuildPipeline(StepGraph step) {
 }
 
 absl::Status Trainer::BuildUpdate() {
-  const RankSums sums = {options_.mesh != nullptr, Place(), shards_, tied_};
+  const RankSums sums = {options_.mesh != nullptr, options_.shard_optimizer,
+                         Place(), shards_, tied_};
   const Graph& gradients =
       pipeline_ != nullptr ? gradient_graph_ : gradients_->graph();
   ASSIGN_OR_RETURN(Graph graph, BuildUpdateGraph(gradients, model_, train_,
@@ -372,8 +373,8 @@ bool Trainer::is_first_rank() const {
 
 MeshPlace Trainer::Place() const {
   if (options_.mesh == nullptr) return {};
-  return {options_.mesh->shape(), options_.mesh->ep().rank(),
-          options_.mesh->pp().rank()};
+  return {options_.mesh->shape(), options_.mesh->dp().rank(),
+          options_.mesh->ep().rank(), options_.mesh->pp().rank()};
 }
 
 int64_t Trainer::FirstMicroBatch() const {

@@ -74,6 +74,9 @@ struct TrainerOptions {
   // Null: one rank.
   const Mesh* mesh = nullptr;
   PipelineKind schedule = PipelineKind::k1F1B;  // Where pp is not 1.
+  // Of ranks that hold the same parameters, each has the moments of some of
+  // them and updates those (ZeRO-1).
+  bool shard_optimizer = false;
   DType dtype = DType::kF32;  // kF64: the reference, of no checkpoints.
 };
 

@@ -38,8 +38,9 @@ absl::StatusOr<Communicator*> GroupOf(const KernelContext& ctx) {
   return group;
 }
 
-absl::Status RunAllReduce(const KernelContext& ctx) {
-  ASSIGN_OR_RETURN(Communicator* const group, GroupOf(ctx));
+// Copies the states into one message, exchanges it, and copies it back.
+template <typename Exchange>
+absl::Status RunBucket(const KernelContext& ctx, const Exchange& exchange) {
   Payload bucket;
   bucket.dtype = ctx.in(0).dtype;
   int64_t num_bytes = 0;
@@ -52,13 +53,27 @@ absl::Status RunAllReduce(const KernelContext& ctx) {
     at = std::copy_n(static_cast<const char*>(state.data), state.num_bytes(),
                      at);
   }
-  RETURN_IF_ERROR(group->AllReduce(bucket, ReduceOp::kSum));
+  RETURN_IF_ERROR(exchange(bucket));
   at = data;
   for (const TensorView& state : ctx.inputs) {
     std::copy_n(at, state.num_bytes(), static_cast<char*>(state.data));
     at += state.num_bytes();
   }
   return absl::OkStatus();
+}
+
+absl::Status RunAllReduce(const KernelContext& ctx) {
+  ASSIGN_OR_RETURN(Communicator* const group, GroupOf(ctx));
+  return RunBucket(ctx, [&](const Payload& bucket) {
+    return group->AllReduce(bucket, ReduceOp::kSum);
+  });
+}
+
+absl::Status RunBroadcast(const KernelContext& ctx) {
+  ASSIGN_OR_RETURN(Communicator* const group, GroupOf(ctx));
+  return RunBucket(ctx, [&](const Payload& bucket) {
+    return group->Broadcast(bucket, static_cast<int>(ctx.attrs().Int("root")));
+  });
 }
 
 Payload PayloadOfTensor(const TensorView& tensor) {
@@ -193,6 +208,7 @@ void RegisterFor(KernelRegistry& kernels) {
 void RegisterCollectiveKernels(KernelRegistry& kernels) {
   for (const DType dtype : {DType::kF32, DType::kF64, DType::kI32}) {
     kernels.Register(kAllReduce, dtype, RunAllReduce);
+    kernels.Register(kBroadcast, dtype, RunBroadcast);
   }
   kernels.Register(kExchangePlan, DType::kI32, RunExchangePlan);
   RegisterFor<float>(kernels);

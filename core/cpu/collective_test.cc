@@ -122,6 +122,29 @@ TEST(AllGatherTest, StacksWhatTheRanksHave) {
   });
 }
 
+TEST(BroadcastTest, StatesBecomeThoseOfTheRoot) {
+  OnRanks(3, [](CpuBackend& backend, Communicator& ranks) {
+    GraphBuilder b(DType::kF32);
+    const ValueId x = b.State("x", DType::kF32, {Static(2)});
+    const ValueId y = b.State("y", DType::kF32, {Static(1)});
+    Broadcast(b, {x, y}, /*root=*/1, "ep");
+    auto graph = b.Finish();
+    ASSERT_THAT(graph, IsOk());
+    StateStore state(backend);
+    auto program = Program::Compile(*std::move(graph), backend, state);
+    ASSERT_THAT(program, IsOk());
+    const auto in = state.Get("x").span<float>();
+    in[0] = static_cast<float>(ranks.rank());
+    in[1] = static_cast<float>(10 * ranks.rank());
+    *state.Get("y").as<float>() = static_cast<float>(100 + ranks.rank());
+
+    ASSERT_THAT((*program)->Run(), IsOk());
+
+    EXPECT_THAT(state.Get("x").span<float>(), ElementsAre(1, 10));
+    EXPECT_THAT(state.Get("y").span<float>(), ElementsAre(101));
+  });
+}
+
 constexpr int64_t kMaxRows = 40;
 constexpr int64_t kColumns = 3;
 

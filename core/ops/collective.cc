@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <numeric>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -10,6 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
+#include "core/graph/attrs.h"
 #include "core/graph/builder.h"
 #include "core/graph/graph.h"
 #include "core/graph/op_def.h"
@@ -18,7 +20,7 @@
 namespace strata {
 namespace {
 
-absl::StatusOr<std::vector<ValueType>> InferAllReduce(const OpView& op) {
+absl::StatusOr<std::vector<ValueType>> InferBucket(const OpView& op) {
   const size_t count = op.inputs.size();
   if (count < 1 || count > kMaxBucketStates) {
     return absl::InvalidArgumentError(absl::StrCat(
@@ -75,10 +77,24 @@ void GatherBytes(const OpView& op, const Binding& binding, Cost& cost) {
                        strata::Bytes(op.type(0), binding);
 }
 
+void AddBucket(GraphBuilder& b, const OpDef& op,
+               absl::Span<const ValueId> states, Attrs attrs) {
+  const Phase phase = b.phase();
+  b.set_phase(Phase::kUpdate);
+  b.Add(op, states, std::move(attrs));
+  b.set_phase(phase);
+}
+
 }  // namespace
 
 const OpDef kAllReduce = {"AllReduce",
-                          InferAllReduce,
+                          InferBucket,
+                          nullptr,
+                          Flops,
+                          /*mutates=*/EveryInput(),
+                          Bytes};
+const OpDef kBroadcast = {"Broadcast",
+                          InferBucket,
                           nullptr,
                           Flops,
                           /*mutates=*/EveryInput(),
@@ -88,11 +104,13 @@ const OpDef kAllGather = {"AllGather", InferAllGather, nullptr,
 
 void AllReduce(GraphBuilder& b, absl::Span<const ValueId> states,
                absl::string_view group) {
-  const Phase phase = b.phase();
-  b.set_phase(Phase::kUpdate);
-  b.Add(kAllReduce, std::vector<ValueId>(states.begin(), states.end()),
-        {{"group", std::string(group)}});
-  b.set_phase(phase);
+  AddBucket(b, kAllReduce, states, {{"group", std::string(group)}});
+}
+
+void Broadcast(GraphBuilder& b, absl::Span<const ValueId> states, int root,
+               absl::string_view group) {
+  AddBucket(b, kBroadcast, states,
+            {{"group", std::string(group)}, {"root", int64_t{root}}});
 }
 
 ValueId AllGather(GraphBuilder& b, ValueId x, int64_t ranks,

@@ -15,6 +15,7 @@
 namespace strata {
 
 extern const OpDef kAllReduce;
+extern const OpDef kBroadcast;
 extern const OpDef kAllGather;  // x -> [ranks, x]
 
 constexpr int kMaxBucketStates = 256;
@@ -24,6 +25,11 @@ constexpr int kMaxBucketStates = 256;
 // by one message: a bucket. Its cost has the bucket's bytes on the wire; of a
 // ring of n ranks each sends and receives 2 (n - 1) / n times as much.
 void AllReduce(GraphBuilder& b, absl::Span<const ValueId> states,
+               absl::string_view group);
+
+// Each of up to kMaxBucketStates `states`, as in AllReduce, becomes that of
+// rank `root` of `group`, all by one message.
+void Broadcast(GraphBuilder& b, absl::Span<const ValueId> states, int root,
                absl::string_view group);
 
 // The `x` of all `ranks` ranks of `group`, in their order: x [...], of static

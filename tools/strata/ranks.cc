@@ -29,13 +29,23 @@ void AddMesh(OptionParser& app, MeshFlags& flags) {
                 "that mpirun started: mpirun -np 4 strata train --dp 4")
       ->TypeName("N")
       ->Check(AtLeast(1));
-  app.AddOption("--ep", flags.shape.ep,
-                "Ranks that share out the experts of a layer (1 so far)")
+  app.AddOption(
+         "--ep", flags.shape.ep,
+         "Ranks that share out the experts of each gate, and micro-batches "
+         "too: mpirun -np 8 strata train --dp 2 --ep 4")
       ->TypeName("N")
       ->Check(AtLeast(1));
-  app.AddOption("--pp", flags.shape.pp, "Stages of the pipeline (1 so far)")
+  app.AddOption("--pp", flags.shape.pp,
+                "Stages of the pipeline, each of which has part of the layers; "
+                "of the ranks, dp x ep x pp, a stage has dp x ep")
       ->TypeName("N")
       ->Check(AtLeast(1));
+  app.AddOption("--schedule", flags.schedule,
+                "The order in which a stage runs micro-batches")
+      ->Check(OneOf({"gpipe", "1f1b", "zb-h1", "zb1p"}));
+  app.AddFlag("--shard-optimizer", flags.shard_optimizer,
+              "Each rank holds the optimizer's moments of some parameters and "
+              "updates those (ZeRO-1)");
   app.AddOption("--timeout", flags.timeout,
                 "How long a rank waits for the others before it gives up; a "
                 "validation and a checkpoint must fit into it")

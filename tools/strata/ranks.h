@@ -4,6 +4,7 @@
 #define TOOLS_STRATA_RANKS_H_
 
 #include <memory>
+#include <string>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -15,6 +16,8 @@ namespace strata {
 
 struct MeshFlags {
   MeshShape shape;
+  std::string schedule = "1f1b";  // Of pp stages.
+  bool shard_optimizer = false;
   double timeout = 120;  // Seconds.
 };
 

@@ -26,16 +26,40 @@ for line in open(sys.argv[1] + "/metrics.jsonl"):
     step = json.loads(line)
     if "grad_norm" in step: print(step["step"], step["loss"])' "$1"; }
 
+# That the runs have the same losses. Sums are rounded otherwise; a loss is about
+# 5, of 7 digits.
+same() {
+  [[ $(losses "$1" | wc -l) == "$(losses "$2" | wc -l)" ]] || fail "$1 and $2 differ in steps"
+  paste <(losses "$1") <(losses "$2") |
+    awk '{ d = $2 - $4; if ($1 != $3 || d > 1e-4 || d < -1e-4) { print "differs: " $0; bad = 1 } } END { exit bad }' >&2
+}
+
 "$strata" "${train[@]}" --steps=6 --out=one >/dev/null 2>&1
 ranks 2 "${train[@]}" --steps=6 --dp=2 --out=two >two.out 2>two.err || fail "$(cat two.err)"
 [[ $(losses one | wc -l) == 6 ]] || fail "one rank has not 6 losses"
-# Sums are rounded otherwise; a loss is about 5, of 7 digits.
-paste <(losses one) <(losses two) |
-  awk '{ d = $2 - $4; if ($1 != $3 || d > 1e-4 || d < -1e-4) { print "differs: " $0; bad = 1 } } END { exit bad }' >&2
+same one two
 [[ $(grep -c '6 of 6 steps are done' two.out) == 1 ]] || fail "$(cat two.out)"
 
 "$strata" "${train[@]}" --steps=8 --resume=two/step-000006 --out=three >three.out 2>&1 || fail "$(cat three.out)"
 grep -q '8 of 8 steps are done' three.out || fail "$(cat three.out)"
+
+# Experts shared out: the same losses, and checkpoints that any mesh goes on from.
+ranks 2 "${train[@]}" --steps=6 --ep=2 --out=experts >experts.out 2>experts.err || fail "$(cat experts.err)"
+same one experts
+"$strata" "${train[@]}" --steps=8 --resume=experts/step-000006 --out=alone >alone.out 2>&1 || fail "$(cat alone.out)"
+grep -q '8 of 8 steps are done' alone.out || fail "$(cat alone.out)"
+ranks 2 "${train[@]}" --steps=8 --resume=one/step-000006 --ep=2 --out=again >again.out 2>&1 || fail "$(cat again.out)"
+ranks 2 "${train[@]}" --steps=8 --resume=experts/step-000006 --dp=2 --shard-optimizer --out=other >other.out 2>&1 || fail "$(cat other.out)"
+grep -q '8 of 8 steps are done' again.out other.out || fail "$(cat again.out other.out)"
+
+# Stages: two layers, the losses of one rank, a checkpoint that one goes on from.
+deep=("${train[@]}" --set model.num_layers=2)
+"$strata" "${deep[@]}" --steps=4 --out=deep >/dev/null 2>&1
+ranks 4 "${deep[@]}" --steps=4 --ep=2 --pp=2 --schedule=zb-h1 --out=stages >stages.out 2>stages.err || fail "$(cat stages.err)"
+same deep stages
+"$strata" "${deep[@]}" --steps=5 --resume=stages/step-000004 --out=whole >whole.out 2>&1 || fail "$(cat whole.out)"
+ranks 2 "${deep[@]}" --steps=5 --resume=deep/step-000004 --pp=2 --shard-optimizer --out=cut >cut.out 2>&1 || fail "$(cat cut.out)"
+grep -q '5 of 5 steps are done' cut.out || fail "$(cat cut.out)"
 
 # $1: what is expected on stderr; the rest: a command that fails.
 refuses() {
@@ -48,7 +72,8 @@ refuses() {
 }
 refuses 'start it by mpirun -np 2' "$strata" "${train[@]}" --dp=2 --out=no
 refuses 'has 3 ranks; 2 were started' ranks 2 "${train[@]}" --dp=3 --out=no
-refuses 'training is over dp alone so far' ranks 2 "${train[@]}" --ep=2 --out=no
-refuses 'want a multiple of dp = 2' ranks 2 "${train[@]}" --set train.accumulation=3 --dp=2 --out=no
+refuses 'there are 1 layers; want at least pp = 2' ranks 2 "${train[@]}" --pp=2 --out=no
+refuses 'experts; want a multiple of ep = 3' ranks 3 "${train[@]}" --set train.accumulation=3 --ep=3 --out=no
+refuses 'want a multiple of dp x ep = 2' ranks 2 "${train[@]}" --set train.accumulation=3 --dp=2 --out=no
 refuses 'holds a run already' ranks 2 "${train[@]}" --dp=2 --out=two
 [[ ! -e no ]] || fail "a refused run left a folder"

@@ -20,6 +20,7 @@
 #include "core/base/status_macros.h"
 #include "core/checkpoint/model_files.h"
 #include "core/parallel/mesh.h"
+#include "core/parallel/pipeline_schedule.h"
 #include "core/tokenizer/model_tokenizer.h"
 #include "nlohmann/json.hpp"
 #include "tools/strata/command.h"
@@ -166,6 +167,8 @@ absl::StatusOr<int> TrainOn(const Mesh* mesh, const TrainFlags& flags) {
   const bool tells = mesh == nullptr || mesh->world().rank() == 0;
   RunOptions options;
   options.mesh = mesh;
+  ASSIGN_OR_RETURN(options.schedule, ParsePipelineKind(flags.mesh.schedule));
+  options.shard_optimizer = flags.mesh.shard_optimizer;
   options.overwrite = flags.overwrite;
   options.num_threads = flags.threads;
   if (mesh == nullptr) {

@@ -23,6 +23,7 @@
 #include "core/base/folder_lock.h"
 #include "core/model/config.pb.h"
 #include "core/parallel/mesh.h"
+#include "core/parallel/pipeline_schedule.h"
 #include "nlohmann/json.hpp"
 #include "training/config.pb.h"
 #include "training/data/corpus.h"
@@ -47,6 +48,8 @@ struct RunOptions {
   // folder, and decides when to validate, save and stop. No trace is recorded
   // or replayed.
   const Mesh* mesh = nullptr;
+  PipelineKind schedule = PipelineKind::k1F1B;
+  bool shard_optimizer = false;
 };
 
 // What a caller may want to see as it happens; any may be null.

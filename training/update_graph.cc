@@ -1,0 +1,230 @@
+// The update of a training step: the second graph of step_graph.h.
+
+#include <algorithm>
+#include <cstdint>
+#include <map>
+#include <set>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/functional/function_ref.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
+#include "absl/types/span.h"
+#include "core/graph/builder.h"
+#include "core/graph/graph.h"
+#include "core/model/config.pb.h"
+#include "core/model/gate.h"
+#include "core/ops/collective.h"
+#include "core/ops/elementwise.h"
+#include "core/ops/optimizer.h"
+#include "core/parallel/mesh.h"
+#include "core/passes/partition/partition_experts.h"
+#include "core/tensor/dtype.h"
+#include "training/config.pb.h"
+#include "training/step_graph.h"
+
+namespace strata {
+namespace {
+
+// Calls `add` for one bucket of `states` after the other. Buckets, as a message
+// has a cost of its own; not too large, as each is copied.
+void ForBuckets(const GraphBuilder& b, absl::Span<const ValueId> states,
+                absl::FunctionRef<void(absl::Span<const ValueId> bucket)> add) {
+  constexpr int64_t kBucketElements = int64_t{4} << 20;
+  std::vector<ValueId> bucket;
+  int64_t elements = 0;
+  const auto flush = [&] {
+    if (!bucket.empty()) add(bucket);
+    bucket.clear();
+    elements = 0;
+  };
+  for (const ValueId state : states) {
+    bucket.push_back(state);
+    elements += static_cast<int64_t>(
+        Elements(b.graph().value(state).type, /*binding=*/nullptr));
+    if (elements >= kBucketElements || bucket.size() == kMaxBucketStates) {
+      flush();
+    }
+  }
+  flush();
+}
+
+// Makes each state its sum over the ranks of `group`.
+void SumInBuckets(GraphBuilder& b, absl::Span<const ValueId> states,
+                  absl::string_view group) {
+  ForBuckets(b, states, [&](absl::Span<const ValueId> bucket) {
+    AllReduce(b, bucket, group);
+  });
+}
+
+// Which rank of a group updates each of some parameters.
+class Owners {
+ public:
+  // The largest go first, each to the rank that has the fewest elements so far.
+  Owners(const GraphBuilder& b, std::vector<ValueId> parameters,
+         absl::string_view group, int num_ranks, int rank)
+      : parameters_(std::move(parameters)),
+        group_(group),
+        num_ranks_(num_ranks),
+        rank_(num_ranks > 1 ? rank : 0) {
+    const auto elements = [&](ValueId id) { return b.type(id).max_elements(); };
+    std::vector<ValueId> order = parameters_;
+    std::stable_sort(order.begin(), order.end(), [&](ValueId i, ValueId j) {
+      return elements(i) > elements(j);
+    });
+    std::vector<int64_t> held(num_ranks, 0);
+    for (const ValueId id : order) {
+      const auto least = std::min_element(held.begin(), held.end());
+      *least += elements(id);
+      owner_[id] = static_cast<int>(least - held.begin());
+    }
+  }
+
+  // Whether it is one of them, and this rank's.
+  bool updates(ValueId parameter) const {
+    const auto it = owner_.find(parameter);
+    return it != owner_.end() && it->second == rank_;
+  }
+
+  // Each parameter from its owner to all of the group.
+  void SendParameters(GraphBuilder& b) const {
+    for (int owner = 0; owner < num_ranks_ && num_ranks_ > 1; ++owner) {
+      std::vector<ValueId> owned;
+      for (const ValueId id : parameters_) {
+        if (owner_.at(id) == owner) owned.push_back(id);
+      }
+      ForBuckets(b, owned, [&](absl::Span<const ValueId> bucket) {
+        Broadcast(b, bucket, owner, group_);
+      });
+    }
+  }
+
+ private:
+  const std::vector<ValueId> parameters_;
+  const std::string group_;
+  const int num_ranks_;
+  const int rank_;
+  std::map<ValueId, int> owner_;
+};
+
+// The norm of all ranks' gradients: of `common`, which the ranks of a stage
+// hold alike, of the shards of each rank of ep, and of all stages. A norm of
+// norms, as each is the root of a sum of squares.
+ValueId NormOverRanks(GraphBuilder& b, absl::Span<const ValueId> common,
+                      absl::Span<const ValueId> sharded, const MeshShape& shape,
+                      ValueId divisor) {
+  ValueId norm = GlobalNorm(b, common, divisor);
+  if (!sharded.empty()) {
+    const ValueId shards = GlobalNorm(b, sharded, divisor);
+    norm = GlobalNorm(b, {norm, AllGather(b, shards, shape.ep, "ep")},
+                      /*divisor=*/Fill(b, 1.0));
+  }
+  if (shape.pp > 1) {
+    norm = GlobalNorm(b, {AllGather(b, norm, shape.pp, "pp")},
+                      /*divisor=*/Fill(b, 1.0));
+  }
+  return norm;
+}
+
+}  // namespace
+
+absl::StatusOr<Graph> BuildUpdateGraph(const Graph& source,
+                                       const ModelConfig& model,
+                                       const TrainConfig& train,
+                                       const RankSums& sums, DType dtype) {
+  GraphBuilder b(dtype);
+  b.set_phase(Phase::kUpdate);
+  const ValueId divisor = b.Input("divisor", dtype, {});
+  const ValueId learning_rate = b.Input("learning_rate", dtype, {});
+  const ValueId step = b.Input("step", DType::kI32, {});
+
+  struct Trained {
+    ValueId parameter;
+    ValueId grad;
+    std::string name;
+    Dims dims;
+  };
+  std::vector<Trained> trained;
+  std::set<std::string> shards;
+  for (const Shard& shard : sums.shards) shards.insert(shard.parameter);
+  const std::set<std::string> tied(sums.tied.begin(), sums.tied.end());
+  std::vector<ValueId> grads;    // That all ranks of the stage hold,
+  std::vector<ValueId> sharded;  // of this rank's shards,
+  std::vector<ValueId> at_ends;  // and of the first and the last stage.
+  std::vector<ValueId> counted;  // In this stage's norm.
+  std::vector<ValueId> common_parameters, sharded_parameters;
+  for (const ValueId id : Parameters(source)) {
+    const Value& value = source.value(id);
+    if (source.FindSource(GradName(value.name)) == kNone) continue;
+    const Dims& dims = value.type.dims;
+    trained.push_back({b.Parameter(value.name, dims),
+                       b.State(GradName(value.name), dtype, dims), value.name,
+                       dims});
+    const ValueId grad = trained.back().grad;
+    if (shards.count(value.name) > 0) {
+      sharded.push_back(grad);
+      sharded_parameters.push_back(trained.back().parameter);
+      continue;
+    }
+    grads.push_back(grad);
+    common_parameters.push_back(trained.back().parameter);
+    if (tied.count(value.name) > 0) at_ends.push_back(grad);
+    if (tied.count(value.name) == 0 || sums.place.pp_rank == 0) {
+      counted.push_back(grad);
+    }
+  }
+  std::vector<ValueId> loads;  // Of the gates.
+  for (const Value& value : source.values()) {
+    if (GateOfLoad(value.name).empty()) continue;
+    loads.push_back(b.State(value.name, DType::kI32, value.type.dims));
+  }
+  if (sums.over_ranks) {
+    SumInBuckets(b, grads, "batch");
+    SumInBuckets(b, at_ends, "ends");
+    if (sums.place.shape.dp > 1) SumInBuckets(b, sharded, "dp");
+    SumInBuckets(b, loads, "batch");
+  }
+  const ValueId norm =
+      NormOverRanks(b, counted, sharded, sums.place.shape, divisor);
+  b.Output("grad_norm", norm);
+
+  AdamWOptions options;
+  options.beta1 = train.beta1();
+  options.beta2 = train.beta2();
+  options.eps = train.adam_eps();
+  options.max_norm = train.max_grad_norm();
+  const MeshPlace& place = sums.place;
+  const Owners common(
+      b, common_parameters, "batch",
+      sums.shard_optimizer ? place.shape.dp * place.shape.ep : 1,
+      place.dp_rank * place.shape.ep + place.ep_rank);
+  const Owners of_shards(b, sharded_parameters, "dp",
+                         sums.shard_optimizer ? place.shape.dp : 1,
+                         place.dp_rank);
+  for (const Trained& t : trained) {
+    if (!common.updates(t.parameter) && !of_shards.updates(t.parameter)) {
+      continue;
+    }
+    GraphBuilder::Scope scope(b, t.name);
+    // Vectors are gains of norms: decay would pull them from 1.
+    options.weight_decay = t.dims.size() < 2 ? 0 : train.weight_decay();
+    const ValueId m = b.State(absl::StrCat("adam.m.", t.name), dtype, t.dims);
+    const ValueId v = b.State(absl::StrCat("adam.v.", t.name), dtype, t.dims);
+    AdamW(b, t.parameter, m, v, t.grad, norm, divisor, learning_rate, step,
+          options);
+  }
+  common.SendParameters(b);
+  of_shards.SendParameters(b);
+  for (const ValueId load : loads) {
+    // Copied: adding a state moves the graph's values.
+    const std::string gate(GateOfLoad(b.graph().value(load).name));
+    GraphBuilder::Scope scope(b, gate);
+    ControlLoad(b, model, gate, load);
+  }
+  return b.Finish();
+}
+
+}  // namespace strata
