@@ -341,7 +341,8 @@ TEST(SharedOutTest, RanksShareTheOptimizerOut) {
         shape.pp == 1 ? 0 : one.state.at("model.embed_tokens.weight").size();
     EXPECT_EQ(sum, num_moments(one) + tied);
     // Whole parameters, so not quite even; stages are not even anyway.
-    if (shape.pp == 1) EXPECT_LE(most * runs.size(), sum * 3 / 2);
+    if (shape.pp > 1) continue;
+    EXPECT_LE(most * runs.size(), sum * 3 / 2);
   }
 }
 
