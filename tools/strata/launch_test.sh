@@ -24,7 +24,7 @@ losses() { grep '"kind":"step"' "$1/metrics.jsonl" | grep -oE '"(step|loss)":[^,
 process_of() {
   local folder
   for folder in /proc/[0-9]*; do
-    tr '\0' ' ' <"$folder/cmdline" 2>/dev/null | grep -qE "^$1" && echo "${folder#/proc/}"
+    { tr '\0' ' ' <"$folder/cmdline"; } 2>/dev/null | grep -qE "^$1" && echo "${folder#/proc/}"
   done | sort -n | tail -n 1
 }
 # The process of a rank of the run that writes to $1, once it has made a step
