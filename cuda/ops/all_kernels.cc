@@ -1,5 +1,6 @@
 #include "cuda/ops/all_kernels.h"
 
+#include "cuda/nccl/collective.h"
 #include "cuda/ops/activation.h"
 #include "cuda/ops/attention.h"
 #include "cuda/ops/cached_attention.h"
@@ -25,6 +26,7 @@ KernelTable AllCudaKernels() {
   RegisterActivationKernels(table);
   RegisterAttentionKernels(table);
   RegisterCachedAttentionKernels(table);
+  RegisterCollectiveKernels(table);
   RegisterDispatchKernels(table);
   RegisterElementwiseKernels(table);
   RegisterEmbeddingKernels(table);

@@ -30,7 +30,7 @@ std::string Version(int version) {
   return absl::StrCat(version / 1000, ".", version % 1000 / 10);
 }
 
-absl::Status CheckDriver() {
+absl::Status CheckDevice(int device) {
   int driver = 0, runtime = 0;
   cudaDriverGetVersion(&driver);
   cudaRuntimeGetVersion(&runtime);
@@ -47,6 +47,10 @@ absl::Status CheckDriver() {
   if (error == cudaErrorNoDevice || (error == cudaSuccess && count == 0)) {
     return absl::UnavailableError("no GPU here");
   }
+  if (error == cudaSuccess && device >= count) {
+    return absl::UnavailableError(
+        absl::StrCat("there is no GPU ", device, "; this machine has ", count));
+  }
   return ToStatus(error);
 }
 
@@ -61,10 +65,11 @@ absl::StatusOr<std::unique_ptr<CudaBackend>> CudaBackend::Create(
 }
 
 absl::Status CudaBackend::Open() {
-  RETURN_IF_ERROR(CheckDriver());
-  RETURN_IF_ERROR(ToStatus(cudaSetDevice(0)));
+  RETURN_IF_ERROR(CheckDevice(options_.device));
+  RETURN_IF_ERROR(ToStatus(cudaSetDevice(options_.device)));
   cudaDeviceProp properties;
-  RETURN_IF_ERROR(ToStatus(cudaGetDeviceProperties(&properties, 0)));
+  RETURN_IF_ERROR(
+      ToStatus(cudaGetDeviceProperties(&properties, options_.device)));
   device_name_ = properties.name;
   const int architecture = properties.major * 10 + properties.minor;
   if (architecture < kOldestArchitecture) {

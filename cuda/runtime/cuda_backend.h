@@ -40,14 +40,18 @@ struct CudaOptions {
   // that a result which is not written, or a row beyond the count which is
   // read, shows: for tests.
   bool poison = false;
+  // The GPU, counted from 0.
+  int device = 0;
+  // Where several ranks run a program together: their groups over NCCL
+  // (cuda/nccl). Must outlive the backend.
+  const Mesh* mesh = nullptr;
 };
 
-// Runs one program at a time. Programs and memory must not outlive it.
+// Runs one program at a time, on the thread that made it. Programs and memory
+// must not outlive it.
 class CudaBackend : public Backend {
  public:
-  // On device 0.
-  //
-  // Returns UNAVAILABLE if there is no GPU, the driver is too old, or this
+  // Returns UNAVAILABLE if there is no such GPU, the driver is too old, or this
   // build holds no code for the GPU's architecture.
   static absl::StatusOr<std::unique_ptr<CudaBackend>> Create(
       const CudaOptions& options, KernelTable kernels);

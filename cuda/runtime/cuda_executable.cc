@@ -44,6 +44,9 @@ class NodeAttributes : public AttributeReader {
   explicit NodeAttributes(const Attrs& attrs) : attrs_(attrs) {}
   int64_t Int(const char* name) const override { return attrs_.Int(name); }
   double Float(const char* name) const override { return attrs_.Float(name); }
+  const char* Text(const char* name) const override {
+    return attrs_.String(name).c_str();
+  }
 
  private:
   const Attrs& attrs_;
@@ -147,6 +150,7 @@ Operand CudaExecutable::OperandOf(ValueId value, NodeId user) const {
   const ValueType& type = graph_.value(value).type;
   operand.data = device_[value];
   operand.element_size = SizeOf(type.dtype);
+  operand.is_integer = type.dtype == DType::kI32 || type.dtype == DType::kU8;
   operand.rank = type.rank();
   for (int i = 0; i < type.rank(); ++i) operand.dims[i] = type.dims[i].bound;
   // A count that the node makes itself is not known before it runs.
@@ -197,11 +201,14 @@ absl::Status CudaExecutable::EnqueueStep(NodeId id) {
   ctx.blas = backend_.blas();
   ctx.precision = backend_.options().precision;
   ctx.fault = {fault_->data(), id};
+  ctx.mesh = backend_.options().mesh;
   scratch_.Reset();
   const cudaError_t error = step.kernel(ctx);
   if (error == cudaSuccess) return absl::OkStatus();
   if (ctx.complaint != nullptr) {
-    return At(node, absl::UnimplementedError(ctx.complaint));
+    return At(node, error == cudaErrorNotSupported
+                        ? absl::UnimplementedError(ctx.complaint)
+                        : absl::InternalError(ctx.complaint));
   }
   return At(node, ToStatus(error));
 }

@@ -18,6 +18,10 @@
 #include "cuda/runtime/fault.h"
 #include "cuda_runtime_api.h"
 
+namespace strata {
+class Mesh;  // core/parallel/mesh.h
+}  // namespace strata
+
 namespace strata::gpu {
 
 // How matrix products treat their F32 operands; sums are F32 always.
@@ -45,6 +49,7 @@ struct Extent {
 struct Operand {
   void* data = nullptr;  // Null: an optional input that is absent.
   int element_size = 4;  // Bytes.
+  bool is_integer = false;
   int rank = 0;
   int64_t dims[4] = {1, 1, 1, 1};  // At their bounds.
   const int32_t* count = nullptr;  // Of dims[0]; null where it is static.
@@ -74,6 +79,7 @@ class AttributeReader {
   virtual ~AttributeReader() = default;
   virtual int64_t Int(const char* name) const = 0;
   virtual double Float(const char* name) const = 0;
+  virtual const char* Text(const char* name) const = 0;
 };
 
 // Everything a kernel may touch. It enqueues on stream() and never waits.
@@ -87,8 +93,10 @@ struct KernelContext {
   cudaStream_t stream = nullptr;
   cublasHandle_t blas = nullptr;  // Enqueues on `stream`.
   Precision precision = Precision::kF32;
-  FaultSink fault;  // Where to say that data is bad.
-  // What went wrong where cudaError_t cannot say; a literal.
+  FaultSink fault;             // Where to say that data is bad.
+  const Mesh* mesh = nullptr;  // The ranks that run this program, if several.
+  // What went wrong where cudaError_t cannot say; lives at least until the next
+  // kernel is called.
   mutable const char* complaint = nullptr;
 
   const Operand& in(int i) const { return inputs[i]; }

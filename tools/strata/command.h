@@ -32,6 +32,7 @@ Command AddInspect(OptionParser& app);
 Command AddDemo(OptionParser& app);
 Command AddScorecard(OptionParser& app);
 Command AddAblate(OptionParser& app);
+Command AddLaunch(OptionParser& app);
 Command AddTrace(OptionParser& app);
 Command AddConvert(OptionParser& app);
 Command AddVerify(OptionParser& app);

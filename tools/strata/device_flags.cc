@@ -27,13 +27,19 @@ void AddDevice(OptionParser& app, DeviceFlags& flags) {
 }
 
 absl::StatusOr<std::unique_ptr<Backend>> MakeBackend(const DeviceFlags& flags,
-                                                     int num_threads) {
-  if (flags.device == "cuda") return MakeCudaBackend(flags.precision);
+                                                     int num_threads,
+                                                     const Mesh* mesh,
+                                                     int gpu) {
+  if (flags.device == "cuda") {
+    return MakeCudaBackend({flags.precision, gpu, mesh});
+  }
   if (flags.precision != "fp32") {
     return absl::InvalidArgumentError(absl::StrCat(
         "--precision=", flags.precision, " is of the GPU; want --device=cuda"));
   }
-  return std::make_unique<CpuBackend>(num_threads, AllCpuKernels());
+  auto cpu = std::make_unique<CpuBackend>(num_threads, AllCpuKernels());
+  cpu->set_mesh(mesh);
+  return cpu;
 }
 
 }  // namespace strata

@@ -7,6 +7,7 @@
 #include <string>
 
 #include "absl/status/statusor.h"
+#include "core/parallel/mesh.h"
 #include "core/runtime/backend.h"
 #include "tools/strata/option_parser.h"
 
@@ -19,10 +20,15 @@ struct DeviceFlags {
 
 void AddDevice(OptionParser& app, DeviceFlags& flags);
 
+// Of several ranks, `mesh` is theirs and `gpu` this rank's. The mesh must
+// outlive the backend.
+//
 // Returns UNIMPLEMENTED for cuda in a build without it, UNAVAILABLE where there
 // is no usable GPU, and INVALID_ARGUMENT for a precision that the CPU lacks.
 absl::StatusOr<std::unique_ptr<Backend>> MakeBackend(const DeviceFlags& flags,
-                                                     int num_threads);
+                                                     int num_threads,
+                                                     const Mesh* mesh = nullptr,
+                                                     int gpu = 0);
 
 }  // namespace strata
 

@@ -9,7 +9,9 @@
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "core/base/status_macros.h"
+#include "core/parallel/communicator.h"
 #include "core/parallel/mesh.h"
+#include "tools/strata/cuda_device.h"
 #include "tools/strata/option_parser.h"
 #include "tools/strata/output.h"
 #include "training/distributed/mpi_communicator.h"
@@ -53,7 +55,8 @@ void AddMesh(OptionParser& app, MeshFlags& flags) {
       ->Check(BetweenNumbers(0.001, 86400));
 }
 
-absl::StatusOr<std::unique_ptr<Ranks>> Ranks::Join(const MeshFlags& flags) {
+absl::StatusOr<std::unique_ptr<Ranks>> Ranks::Join(const MeshFlags& flags,
+                                                   bool on_gpus) {
   const int launched = NumLaunchedRanks();
   const int wanted = flags.shape.size();
   if (launched == 1 && wanted == 1) return nullptr;
@@ -64,13 +67,24 @@ absl::StatusOr<std::unique_ptr<Ranks>> Ranks::Join(const MeshFlags& flags) {
   }
   auto ranks = std::make_unique<Ranks>();
   ASSIGN_OR_RETURN(ranks->mpi_, MpiWorld::Start(absl::Seconds(flags.timeout)));
-  auto mesh = Mesh::Create(ranks->mpi_->world(), flags.shape);
-  if (!mesh.ok()) {
-    ranks->Fail(mesh.status());
-    return mesh.status();
+  const absl::Status opened = ranks->Open(flags, on_gpus);
+  if (!opened.ok()) {
+    ranks->Fail(opened);
+    return opened;
   }
-  ranks->mesh_ = *std::move(mesh);
   return ranks;
+}
+
+absl::Status Ranks::Open(const MeshFlags& flags, bool on_gpus) {
+  Communicator* world = &mpi_->world();
+  if (on_gpus) {
+    gpu_ = LaunchedRankOfMachine();
+    ASSIGN_OR_RETURN(
+        gpus_, JoinGpus(mpi_->world(), gpu_, absl::Seconds(flags.timeout)));
+    world = gpus_.get();
+  }
+  ASSIGN_OR_RETURN(mesh_, Mesh::Create(*world, flags.shape));
+  return absl::OkStatus();
 }
 
 void Ranks::Fail(const absl::Status& status) {

@@ -8,6 +8,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "core/parallel/communicator.h"
 #include "core/parallel/mesh.h"
 #include "tools/strata/option_parser.h"
 #include "training/distributed/mpi_communicator.h"
@@ -30,16 +31,24 @@ class Ranks {
   //
   // Returns INVALID_ARGUMENT if the mesh has several ranks and mpirun started
   // none. If it started another number, all end as by Fail.
-  static absl::StatusOr<std::unique_ptr<Ranks>> Join(const MeshFlags& flags);
+  // `on_gpus`: each takes the GPU of its number among the ranks of its machine,
+  // and they exchange data over NCCL.
+  static absl::StatusOr<std::unique_ptr<Ranks>> Join(const MeshFlags& flags,
+                                                     bool on_gpus);
 
   const Mesh& mesh() const { return *mesh_; }
+  int gpu() const { return gpu_; }
 
   // Says what went wrong and ends all ranks, with status 1. Where all ranks
   // fail alike, only the first is heard.
   void Fail(const absl::Status& status);
 
  private:
+  absl::Status Open(const MeshFlags& flags, bool on_gpus);
+
   std::unique_ptr<MpiWorld> mpi_;
+  int gpu_ = 0;
+  std::unique_ptr<Communicator> gpus_;  // Null: MPI's is the mesh's world.
   std::unique_ptr<Mesh> mesh_;
 };
 

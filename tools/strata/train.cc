@@ -162,8 +162,9 @@ void PrintResult(const TrainFlags& flags, const RunOptions& options,
   Print(text);
 }
 
-// `mesh`: null for one rank. Only the first rank tells.
-absl::StatusOr<int> TrainOn(const Mesh* mesh, const TrainFlags& flags) {
+// `ranks`: null for one. Only the first rank tells.
+absl::StatusOr<int> TrainOn(const Ranks* ranks, const TrainFlags& flags) {
+  const Mesh* const mesh = ranks != nullptr ? &ranks->mesh() : nullptr;
   const bool tells = mesh == nullptr || mesh->world().rank() == 0;
   RunOptions options;
   options.mesh = mesh;
@@ -171,15 +172,10 @@ absl::StatusOr<int> TrainOn(const Mesh* mesh, const TrainFlags& flags) {
   options.shard_optimizer = flags.mesh.shard_optimizer;
   options.overwrite = flags.overwrite;
   options.num_threads = flags.threads;
-  if (mesh == nullptr) {
-    options.backend = [&flags] {
-      return MakeBackend(flags.device, flags.threads);
-    };
-  } else if (flags.device.device != "cpu") {
-    return absl::UnimplementedError(
-        absl::StrCat("--device is ", flags.device.device,
-                     "; several ranks train on the CPU so far"));
-  }
+  options.backend = [&flags, mesh, ranks] {
+    return MakeBackend(flags.device, flags.threads, mesh,
+                       ranks != nullptr ? ranks->gpu() : 0);
+  };
   options.record = flags.record;
   options.route = flags.route;
   RETURN_IF_ERROR(ChooseFolders(flags, options));
@@ -237,9 +233,11 @@ absl::StatusOr<int> TrainOn(const Mesh* mesh, const TrainFlags& flags) {
 }
 
 absl::StatusOr<int> RunTrain(const TrainFlags& flags) {
-  ASSIGN_OR_RETURN(const std::unique_ptr<Ranks> ranks, Ranks::Join(flags.mesh));
-  if (ranks == nullptr) return TrainOn(/*mesh=*/nullptr, flags);
-  absl::StatusOr<int> exit_code = TrainOn(&ranks->mesh(), flags);
+  ASSIGN_OR_RETURN(
+      const std::unique_ptr<Ranks> ranks,
+      Ranks::Join(flags.mesh, /*on_gpus=*/flags.device.device == "cuda"));
+  absl::StatusOr<int> exit_code = TrainOn(ranks.get(), flags);
+  if (ranks == nullptr) return exit_code;
   if (!exit_code.ok()) ranks->Fail(exit_code.status());
   return exit_code;
 }

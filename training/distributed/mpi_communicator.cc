@@ -283,6 +283,14 @@ class World : public MpiWorld {
   std::unique_ptr<MpiCommunicator> world_;
 };
 
+// What mpirun says in the environment.
+int Launched(const char* variable, int otherwise) {
+  int number = 0;
+  const char* const value = std::getenv(variable);
+  return value != nullptr && absl::SimpleAtoi(value, &number) ? number
+                                                              : otherwise;
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<MpiWorld>> MpiWorld::Start(
@@ -300,10 +308,10 @@ absl::StatusOr<std::unique_ptr<MpiWorld>> MpiWorld::Start(
   return std::make_unique<World>(*mpi, timeout);
 }
 
-int NumLaunchedRanks() {
-  int size = 0;
-  const char* const value = std::getenv("OMPI_COMM_WORLD_SIZE");
-  return value != nullptr && absl::SimpleAtoi(value, &size) ? size : 1;
+int NumLaunchedRanks() { return Launched("OMPI_COMM_WORLD_SIZE", 1); }
+
+int LaunchedRankOfMachine() {
+  return Launched("OMPI_COMM_WORLD_LOCAL_RANK", 0);
 }
 
 }  // namespace strata

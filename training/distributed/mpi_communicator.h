@@ -40,6 +40,8 @@ class MpiWorld {
 
 // How many processes mpirun says that it started; 1 without it.
 int NumLaunchedRanks();
+// Which of those on this machine this one is, by mpirun; 0 without it.
+int LaunchedRankOfMachine();
 
 }  // namespace strata
 

@@ -1,0 +1,340 @@
+#include "cuda/nccl/nccl_communicator.h"
+
+#include <algorithm>
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
+#include "absl/time/time.h"
+#include "absl/types/span.h"
+#include "core/base/status_macros.h"
+#include "core/parallel/collective_checks.h"
+#include "core/parallel/communicator.h"
+#include "core/tensor/dtype.h"
+#include "cuda/nccl/nccl_group.h"
+#include "cuda/nccl/nccl_library.h"
+#include "cuda/nccl/nccl_sender.h"
+#include "cuda/nccl/staging.h"
+#include "cuda/runtime/status.h"
+#include "cuda_runtime_api.h"
+#include "nccl.h"
+
+namespace strata::gpu {
+namespace {
+
+// A message's copy needs few of the GPU's blocks: others run beside it.
+constexpr int kMessageBlocks = 8;
+
+ncclDataType_t TypeOf(DType dtype) {
+  return dtype == DType::kF32   ? ncclFloat32
+         : dtype == DType::kF64 ? ncclFloat64
+                                : ncclInt32;
+}
+
+bool AreEqual(absl::Span<const int64_t> counts) {
+  return std::all_of(counts.begin(), counts.end(),
+                     [&](int64_t count) { return count == counts[0]; });
+}
+
+class NcclRanks : public NcclCommunicator {
+ public:
+  NcclRanks(const NcclLibrary& nccl, Communicator& host,
+            std::unique_ptr<Communicator> owned, int device,
+            absl::Duration timeout)
+      : nccl_(nccl),
+        owned_(std::move(owned)),
+        host_(host),
+        device_(device),
+        timeout_(timeout) {}
+
+  absl::Status Open() {
+    RETURN_IF_ERROR(ToStatus(cudaSetDevice(device_)));
+    ncclUniqueId id = {};
+    if (rank() == 0) RETURN_IF_ERROR(MakeId(id));
+    RETURN_IF_ERROR(host_.Broadcast(PayloadOf(Bytes(id)), 0));
+    ASSIGN_OR_RETURN(group_,
+                     NcclGroup::Join(nccl_, id, OptionsOf(size(), rank())));
+    return absl::OkStatus();
+  }
+
+  int rank() const override { return host_.rank(); }
+  int size() const override { return host_.size(); }
+  absl::string_view name() const override { return host_.name(); }
+
+  absl::Status AllReduce(const Payload& data, ReduceOp op) override {
+    RETURN_IF_ERROR(CheckReducible(*this, "all_reduce", data));
+    if (data.count == 0) return absl::OkStatus();
+    ASSIGN_OR_RETURN(char* const at, in_.Fill(data, group_->stream()));
+    RETURN_IF_ERROR(Enqueue("all_reduce", [&](ncclComm_t comm) {
+      return nccl_.all_reduce(at, at, data.count, TypeOf(data.dtype),
+                              op == ReduceOp::kSum ? ncclSum : ncclMax, comm,
+                              group_->stream());
+    }));
+    RETURN_IF_ERROR(in_.Empty(data, group_->stream()));
+    return group_->Wait("all_reduce");
+  }
+
+  absl::Status EnqueueAllReduce(absl::Span<const Payload> states,
+                                cudaStream_t stream) override {
+    return Enqueue("all_reduce", [&](ncclComm_t comm) {
+      ncclResult_t result = ncclSuccess;
+      for (const Payload& state : states) {
+        result = First(result, nccl_.all_reduce(
+                                   state.data, state.data, state.count,
+                                   TypeOf(state.dtype), ncclSum, comm, stream));
+      }
+      return result;
+    });
+  }
+
+  absl::Status AllGather(const Payload& in, absl::Span<const int64_t> counts,
+                         const Payload& out) override {
+    RETURN_IF_ERROR(CheckAllGather(*this, in, counts, out));
+    if (out.count == 0) return absl::OkStatus();
+    const int64_t width = SizeOf(in.dtype);
+    ASSIGN_OR_RETURN(const char* const from, in_.Fill(in, group_->stream()));
+    ASSIGN_OR_RETURN(char* const to, out_.Room(out));
+    RETURN_IF_ERROR(Enqueue("all_gather", [&](ncclComm_t comm) {
+      if (AreEqual(counts)) {
+        return nccl_.all_gather(from, to, in.num_bytes(), ncclInt8, comm,
+                                group_->stream());
+      }
+      ncclResult_t result = ncclSuccess;
+      int64_t offset = 0;
+      for (int r = 0; r < size(); ++r) {
+        if (counts[r] > 0) {
+          result = First(result,
+                         nccl_.broadcast(from, to + offset, counts[r] * width,
+                                         ncclInt8, r, comm, group_->stream()));
+        }
+        offset += counts[r] * width;
+      }
+      return result;
+    }));
+    RETURN_IF_ERROR(out_.Empty(out, group_->stream()));
+    return group_->Wait("all_gather");
+  }
+
+  absl::Status ReduceScatter(const Payload& in,
+                             absl::Span<const int64_t> counts,
+                             const Payload& out) override {
+    RETURN_IF_ERROR(CheckReduceScatter(*this, in, counts, out));
+    if (in.count == 0) return absl::OkStatus();
+    const int64_t width = SizeOf(in.dtype);
+    ASSIGN_OR_RETURN(const char* const from, in_.Fill(in, group_->stream()));
+    ASSIGN_OR_RETURN(char* const to, out_.Room(out));
+    RETURN_IF_ERROR(Enqueue("reduce_scatter", [&](ncclComm_t comm) {
+      if (AreEqual(counts)) {
+        return nccl_.reduce_scatter(from, to, counts[0], TypeOf(in.dtype),
+                                    ncclSum, comm, group_->stream());
+      }
+      ncclResult_t result = ncclSuccess;
+      int64_t offset = 0;
+      for (int r = 0; r < size(); ++r) {
+        if (counts[r] > 0) {
+          result = First(result, nccl_.reduce(from + offset, to, counts[r],
+                                              TypeOf(in.dtype), ncclSum, r,
+                                              comm, group_->stream()));
+        }
+        offset += counts[r] * width;
+      }
+      return result;
+    }));
+    RETURN_IF_ERROR(out_.Empty(out, group_->stream()));
+    return group_->Wait("reduce_scatter");
+  }
+
+  absl::Status AllToAll(const Payload& in, absl::Span<const int64_t> send,
+                        absl::Span<const int64_t> receive,
+                        const Payload& out) override {
+    RETURN_IF_ERROR(CheckAllToAll(*this, in, send, receive, out));
+    const int64_t width = SizeOf(in.dtype);
+    ASSIGN_OR_RETURN(const char* from, in_.Fill(in, group_->stream()));
+    ASSIGN_OR_RETURN(char* to, out_.Room(out));
+    RETURN_IF_ERROR(Enqueue("all_to_all", [&](ncclComm_t comm) {
+      ncclResult_t result = ncclSuccess;
+      for (int r = 0; r < size(); ++r) {
+        if (send[r] > 0) {
+          result = First(result, nccl_.send(from, send[r] * width, ncclInt8, r,
+                                            comm, group_->stream()));
+        }
+        if (receive[r] > 0) {
+          result = First(result, nccl_.recv(to, receive[r] * width, ncclInt8, r,
+                                            comm, group_->stream()));
+        }
+        from += send[r] * width;
+        to += receive[r] * width;
+      }
+      return result;
+    }));
+    RETURN_IF_ERROR(out_.Empty(out, group_->stream()));
+    return group_->Wait("all_to_all");
+  }
+
+  absl::Status Broadcast(const Payload& data, int root) override {
+    RETURN_IF_ERROR(CheckRank(*this, "broadcast", root));
+    if (data.count == 0) return absl::OkStatus();
+    ASSIGN_OR_RETURN(char* const at, in_.Fill(data, group_->stream()));
+    RETURN_IF_ERROR(Enqueue("broadcast", [&](ncclComm_t comm) {
+      return nccl_.broadcast(at, at, data.num_bytes(), ncclInt8, root, comm,
+                             group_->stream());
+    }));
+    RETURN_IF_ERROR(in_.Empty(data, group_->stream()));
+    return group_->Wait("broadcast");
+  }
+
+  // The size goes by the host: a rank that does not come, or sends another
+  // size, is found out before the GPU waits.
+  absl::Status Send(const Payload& data, int to) override {
+    RETURN_IF_ERROR(broken_);
+    RETURN_IF_ERROR(CheckRank(*this, "send", to));
+    int64_t num_bytes = data.num_bytes();
+    if (to == rank()) {
+      std::vector<char> copy(num_bytes);
+      RETURN_IF_ERROR(ToStatus(
+          cudaMemcpy(copy.data(), data.data, num_bytes, cudaMemcpyDefault)));
+      to_self_.push_back(std::move(copy));
+      return absl::OkStatus();
+    }
+    std::unique_ptr<NcclSender>& sender = senders_[to];
+    if (sender == nullptr) {
+      ncclUniqueId id;
+      RETURN_IF_ERROR(MakeId(id));
+      RETURN_IF_ERROR(host_.Send(PayloadOf(Bytes(id)), to));
+      sender = std::make_unique<NcclSender>(
+          device_,
+          [this, id, options = PairOptions(0)] {
+            return NcclGroup::Join(nccl_, id, options);
+          },
+          nccl_);
+    }
+    RETURN_IF_ERROR(host_.Send(PayloadOf(absl::MakeSpan(&num_bytes, 1)), to));
+    if (num_bytes == 0) return absl::OkStatus();
+    return sender->Send(data.data, num_bytes);
+  }
+
+  absl::Status Receive(const Payload& data, int from) override {
+    RETURN_IF_ERROR(broken_);
+    RETURN_IF_ERROR(CheckRank(*this, "receive", from));
+    if (from == rank()) return ReceiveFromSelf(data);
+    std::unique_ptr<NcclGroup>& receiver = receivers_[from];
+    if (receiver == nullptr) {
+      ncclUniqueId id;
+      RETURN_IF_ERROR(host_.Receive(PayloadOf(Bytes(id)), from));
+      ASSIGN_OR_RETURN(receiver, NcclGroup::Join(nccl_, id, PairOptions(1)));
+    }
+    int64_t num_bytes = 0;
+    RETURN_IF_ERROR(
+        host_.Receive(PayloadOf(absl::MakeSpan(&num_bytes, 1)), from));
+    if (num_bytes != data.num_bytes()) {
+      return broken_ = SizeError(*this, from, num_bytes, data);
+    }
+    if (num_bytes == 0) return absl::OkStatus();
+    ASSIGN_OR_RETURN(char* const to, out_.Room(data));
+    RETURN_IF_ERROR(receiver->Enqueue("receive", [&](ncclComm_t comm) {
+      return nccl_.recv(to, num_bytes, ncclInt8, /*peer=*/0, comm,
+                        receiver->stream());
+    }));
+    RETURN_IF_ERROR(out_.Empty(data, receiver->stream()));
+    return receiver->Wait("receive");
+  }
+
+  absl::Status Barrier() override { return host_.Barrier(); }
+
+  absl::StatusOr<std::unique_ptr<Communicator>> Split(
+      int color, int key, absl::string_view name) override {
+    ASSIGN_OR_RETURN(std::unique_ptr<Communicator> part,
+                     host_.Split(color, key, name));
+    if (part == nullptr) return nullptr;
+    Communicator& host = *part;
+    auto split = std::make_unique<NcclRanks>(nccl_, host, std::move(part),
+                                             device_, timeout_);
+    RETURN_IF_ERROR(split->Open());
+    return split;
+  }
+
+ private:
+  static absl::Span<uint8_t> Bytes(ncclUniqueId& id) {
+    return absl::MakeSpan(reinterpret_cast<uint8_t*>(&id), sizeof(id));
+  }
+  // The first that is no success.
+  static ncclResult_t First(ncclResult_t a, ncclResult_t b) {
+    return a != ncclSuccess ? a : b;
+  }
+
+  NcclGroup::Options OptionsOf(int size, int rank) const {
+    NcclGroup::Options options;
+    options.size = size;
+    options.rank = rank;
+    options.name = std::string(name());
+    options.timeout = timeout_;
+    return options;
+  }
+  // Of the two that a message goes between.
+  NcclGroup::Options PairOptions(int rank) const {
+    NcclGroup::Options options = OptionsOf(2, rank);
+    options.max_blocks = kMessageBlocks;
+    return options;
+  }
+
+  absl::Status MakeId(ncclUniqueId& id) {
+    const ncclResult_t result = nccl_.get_unique_id(&id);
+    if (result == ncclSuccess) return absl::OkStatus();
+    return absl::UnavailableError(absl::StrCat(
+        name(), ": NCCL does not start: ", nccl_.get_error_string(result)));
+  }
+
+  absl::Status Enqueue(absl::string_view what,
+                       const std::function<ncclResult_t(ncclComm_t)>& calls) {
+    RETURN_IF_ERROR(broken_);
+    return group_->Enqueue(what, calls);
+  }
+
+  absl::Status ReceiveFromSelf(const Payload& data) {
+    if (to_self_.empty()) {
+      return broken_ = LateError(*this, "receive", {rank()}, timeout_);
+    }
+    const std::vector<char> copy = std::move(to_self_.front());
+    to_self_.pop_front();
+    const int64_t num_bytes = copy.size();
+    if (num_bytes != data.num_bytes()) {
+      return broken_ = SizeError(*this, rank(), num_bytes, data);
+    }
+    return ToStatus(
+        cudaMemcpy(data.data, copy.data(), num_bytes, cudaMemcpyDefault));
+  }
+
+  const NcclLibrary& nccl_;
+  const std::unique_ptr<Communicator> owned_;
+  Communicator& host_;
+  const int device_;
+  const absl::Duration timeout_;
+  Staging in_, out_;
+  std::unique_ptr<NcclGroup> group_;
+  std::map<int, std::unique_ptr<NcclSender>> senders_;
+  std::map<int, std::unique_ptr<NcclGroup>> receivers_;
+  std::deque<std::vector<char>> to_self_;
+  absl::Status broken_;
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<NcclCommunicator>> NcclCommunicator::Join(
+    Communicator& host, int device, absl::Duration timeout) {
+  ASSIGN_OR_RETURN(const NcclLibrary* const nccl, NcclLibrary::Load());
+  auto world = std::make_unique<NcclRanks>(*nccl, host, /*owned=*/nullptr,
+                                           device, timeout);
+  RETURN_IF_ERROR(world->Open());
+  return world;
+}
+
+}  // namespace strata::gpu

@@ -1,0 +1,68 @@
+#!/bin/bash
+# strata launch: a rank that is killed, and one that hangs, cost the work since
+# the last checkpoint and no bit of the result; what cannot work is one line.
+set -euo pipefail
+
+strata=$PWD/$1
+export HOME=${HOME:-$TEST_TMPDIR} TMPDIR=/tmp  # Sockets want a short path.
+cd "$TEST_TMPDIR"
+mkdir -p data/a data/b
+for i in {1..400}; do echo "for (int i = 0; i < $i; ++i) sum += x[i];"; done >data/a/code.txt
+for i in {1..400}; do echo "one two three four $i five six seven."; done >data/b/prose.txt
+
+train=(train --preset=demo --data=data --threads=1 --set model.d_model=32 --set model.num_layers=1
+  --set model.attention.num_heads=2 --set model.attention.num_kv_heads=1 --set model.attention.head_dim=16
+  --set train.seq_len=32 --set train.batch_size=2 --set train.accumulation=2
+  --set train.validation_tokens=128 --set train.checkpoint_interval=20 --steps=400 --dp=2 --timeout=4)
+fail() {
+  echo "$*" >&2
+  exit 1
+}
+launch() { "$strata" launch --ranks=2 --mpirun=--oversubscribe --mpirun=-q "$@"; }
+losses() { grep '"kind":"step"' "$1/metrics.jsonl" | grep -oE '"(step|loss)":[^,}]*'; }
+# The last process whose command line begins so.
+process_of() {
+  local folder
+  for folder in /proc/[0-9]*; do
+    { tr '\0' ' ' <"$folder/cmdline"; } 2>/dev/null | grep -qE "^$1" && echo "${folder#/proc/}"
+  done | sort -n | tail -n 1
+}
+# The process of a rank of the run that writes to $1, once it has made a step
+# after the checkpoint of step $2.
+rank_past() {
+  local path
+  printf -v path '%s/step-%06d' "$1" "$2"
+  for _ in {1..600}; do
+    if [[ -e $path ]]; then
+      process_of "[^ ]*/strata train .*--out=$1"
+      return
+    fi
+    sleep 0.05
+  done
+  fail "no $path"
+}
+
+launch -- "${train[@]}" --out=whole >whole.out 2>&1 || fail "$(cat whole.out)"
+[[ $(losses whole | wc -l) == 800 ]] || fail "$(tail -n 3 whole.out)"
+
+launch -- "${train[@]}" --out=hurt >hurt.out 2>hurt.err &
+run=$!
+kill -KILL "$(rank_past hurt 40)"
+kill -STOP "$(rank_past hurt 200)"
+wait "$run" || fail "$(cat hurt.err)"
+grep -q '400 of 400 steps are done' hurt.out || fail "$(cat hurt.out)"
+(($(grep -c '^note: the ranks ended with status .*; start .* from hurt/step-' hurt.err) == 2)) || fail "$(cat hurt.err)"
+cmp <(losses whole) <(losses hurt) || fail "other losses"
+cmp whole/step-000400/model.safetensors hurt/step-000400/model.safetensors || fail "other weights"
+
+# $1: what is expected on stderr; the rest: a command that fails.
+refuses() {
+  local want=$1 status=0
+  shift
+  "$@" >/dev/null 2>refused || status=$?
+  ((status != 0)) || fail "no error: $*"
+  grep -qF "$want" refused || fail "$(cat refused)"
+}
+refuses 'has no --out' launch -- train --dp=2
+refuses 'want train' launch -- demo
+refuses 'twice before their first step' launch -- "${train[@]}" --out=no --set train.accumulation=3
