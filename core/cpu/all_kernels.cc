@@ -16,6 +16,7 @@
 #include "core/cpu/matmul.h"
 #include "core/cpu/norm.h"
 #include "core/cpu/optimizer.h"
+#include "core/cpu/packed_attention.h"
 #include "core/cpu/quant_matmul.h"
 #include "core/cpu/rope.h"
 #include "core/runtime/kernel_registry.h"
@@ -40,6 +41,7 @@ KernelRegistry AllCpuKernels() {
   RegisterMatMulKernels(registry);
   RegisterNormKernels(registry);
   RegisterOptimizerKernels(registry);
+  RegisterPackedAttentionKernels(registry);
   RegisterQuantMatMulKernels(registry);
   RegisterRopeKernels(registry);
   return registry;

@@ -17,6 +17,7 @@
 #include "core/cpu/gate_select.h"
 #include "core/cpu/latent_key_value.h"
 #include "core/cpu/norm.h"
+#include "core/cpu/packed_attention.h"
 #include "core/cpu/paged_attention.h"
 #include "core/cpu/quant_matmul.h"
 #include "core/cpu/rope.h"
@@ -244,6 +245,7 @@ KernelRegistry BatchInvariantCpuKernels() {
   RegisterGateSelectKernels(registry);
   RegisterLatentKeyValueKernels(registry);
   RegisterNormKernels(registry);
+  RegisterPackedAttentionKernels(registry);
   RegisterPagedAttentionKernels(registry);
   RegisterRopeKernels(registry);
   return registry;

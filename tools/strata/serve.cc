@@ -21,6 +21,7 @@
 #include "core/checkpoint/model_files.h"
 #include "core/cpu/batch_invariant.h"
 #include "core/cpu/cpu_backend.h"
+#include "core/quant/cache_format.h"
 #include "core/runtime/state_store.h"
 #include "serving/api/api_keys.h"
 #include "serving/api/fields.h"
@@ -28,6 +29,7 @@
 #include "serving/api/server.h"
 #include "serving/api/text_codec.h"
 #include "serving/engine/engine.h"
+#include "tools/strata/cache_flags.h"
 #include "tools/strata/command.h"
 #include "tools/strata/config_flags.h"
 #include "tools/strata/option_parser.h"
@@ -101,6 +103,13 @@ absl::Status ReadConfigFile(ServeFlags& flags) {
   integer("max-waiting", flags.engine.max_waiting, 1, kMany);
   integer("block-size", flags.engine.block_size, 1, kMany);
   number("cache-gib", flags.cache_gib);
+  if (!given("cache")) {
+    const auto format = CacheFormatOf(
+        fields.String("cache", ToText(flags.engine.cache.format)));
+    if (!format.ok()) return with_path(format.status());
+    flags.engine.cache.format = *format;
+  }
+  integer("attention-bits", flags.engine.cache.attention_bits, 0, 6);
   integer("max-context", flags.max_context, 0, kMany);
   number("grace-seconds", flags.grace_seconds);
   integer("threads", flags.threads, 1, 4096);
@@ -305,6 +314,7 @@ Command AddServe(OptionParser& app) {
                   "Memory for keys and values, at most")
       ->TypeName("GIB")
       ->Check(MoreThanZero());
+  AddCache(*serve, flags->engine.cache);
   serve
       ->AddOption("--max-context", flags->max_context,
                   "Tokens of prompt and answer together; 0: what the model "
