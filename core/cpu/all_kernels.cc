@@ -1,6 +1,8 @@
 #include "core/cpu/all_kernels.h"
 
 #include "core/cpu/activation.h"
+#include "core/cpu/attend/full_attention.h"
+#include "core/cpu/attend/packed_attention.h"
 #include "core/cpu/attention.h"
 #include "core/cpu/biased_score.h"
 #include "core/cpu/collective.h"
@@ -16,7 +18,6 @@
 #include "core/cpu/matmul.h"
 #include "core/cpu/norm.h"
 #include "core/cpu/optimizer.h"
-#include "core/cpu/packed_attention.h"
 #include "core/cpu/quant_matmul.h"
 #include "core/cpu/rope.h"
 #include "core/runtime/kernel_registry.h"
@@ -32,6 +33,7 @@ KernelRegistry AllCpuKernels() {
   RegisterDispatchKernels(registry);
   RegisterElementwiseKernels(registry);
   RegisterEmbeddingKernels(registry);
+  RegisterFullAttentionKernels(registry);
   RegisterFusedKernels(registry);
   RegisterGateKernels(registry);
   RegisterGateLossKernels(registry);

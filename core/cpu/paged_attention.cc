@@ -18,8 +18,8 @@
 
 #include "absl/status/status.h"
 #include "core/base/status_macros.h"
+#include "core/cpu/attend/cache_view.h"
 #include "core/cpu/attention_block.h"
-#include "core/cpu/cache_view.h"
 #include "core/cpu/fused/fused_tiles.h"
 #include "core/cpu/row_products.h"
 #include "core/cpu/vector_math.h"

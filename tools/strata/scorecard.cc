@@ -17,11 +17,13 @@
 #include "core/base/progress.h"
 #include "core/base/signals.h"
 #include "core/base/status_macros.h"
+#include "core/model/vision/vision_encoder.h"
 #include "nlohmann/json.hpp"
 #include "sim/workload/sweep.h"
 #include "tools/scorecard/c1.h"
 #include "tools/scorecard/c3_c4.h"
 #include "tools/scorecard/c5_latency.h"
+#include "tools/scorecard/c7_edge.h"
 #include "tools/scorecard/cache_study.h"
 #include "tools/scorecard/claim.h"
 #include "tools/scorecard/html.h"
@@ -70,12 +72,17 @@ constexpr char kB4[] = "B4";
 
 // Claims that want no training.
 absl::StatusOr<ClaimResult> MeasureLatency() { return TradingLatency({}); }
+absl::StatusOr<ClaimResult> MeasureEdge() {
+  return EdgeVision(EdgeVisionConfig(), {});
+}
 struct PlainClaim {
   const char* id;
   absl::StatusOr<ClaimResult> (*measure)();
 };
-constexpr PlainClaim kPlainClaims[] = {
-    {"C3", FusedOperators}, {"C4", MemoryReuse}, {"C5", MeasureLatency}};
+constexpr PlainClaim kPlainClaims[] = {{"C3", FusedOperators},
+                                       {"C4", MemoryReuse},
+                                       {"C5", MeasureLatency},
+                                       {"C7", MeasureEdge}};
 
 absl::StatusOr<std::set<std::string>> ChooseClaims(
     const std::vector<std::string>& ids) {
@@ -349,9 +356,9 @@ Command AddScorecard(OptionParser& app) {
       "alike, over several seeds");
   auto flags = std::make_shared<ScorecardFlags>();
   scorecard
-      ->AddOption(
-          "ids", flags->ids,
-          "Claims: A1, A2, A3, B1, B3, B4, C1, C3, C4, C5 (default: all)")
+      ->AddOption("ids", flags->ids,
+                  "Claims: A1, A2, A3, B1, B3, B4, C1, C3, C4, C5, C7 "
+                  "(default: all)")
       ->TypeName("ID ...");
   AddStudyFlags(*scorecard, "scorecard.json, scorecard.html", flags->study);
   scorecard

@@ -2,8 +2,8 @@
 // token's result is the same bit for bit whichever tokens come with it, and
 // wherever its keys lie.
 
-#ifndef CORE_CPU_PACKED_ATTENTION_H_
-#define CORE_CPU_PACKED_ATTENTION_H_
+#ifndef CORE_CPU_ATTEND_PACKED_ATTENTION_H_
+#define CORE_CPU_ATTEND_PACKED_ATTENTION_H_
 
 #include "core/runtime/kernel_registry.h"
 
@@ -13,4 +13,4 @@ void RegisterPackedAttentionKernels(KernelRegistry& kernels);
 
 }  // namespace strata
 
-#endif  // CORE_CPU_PACKED_ATTENTION_H_
+#endif  // CORE_CPU_ATTEND_PACKED_ATTENTION_H_

@@ -1,4 +1,4 @@
-#include "core/cpu/packed_attention.h"
+#include "core/cpu/attend/packed_attention.h"
 
 #include <algorithm>
 #include <cmath>

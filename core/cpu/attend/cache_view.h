@@ -5,8 +5,8 @@
 //                    i % size
 //   in one piece     key i of a token is row  first_row + i
 
-#ifndef CORE_CPU_CACHE_VIEW_H_
-#define CORE_CPU_CACHE_VIEW_H_
+#ifndef CORE_CPU_ATTEND_CACHE_VIEW_H_
+#define CORE_CPU_ATTEND_CACHE_VIEW_H_
 
 #include <cstdint>
 
@@ -94,4 +94,4 @@ struct CacheView {
 
 }  // namespace strata
 
-#endif  // CORE_CPU_CACHE_VIEW_H_
+#endif  // CORE_CPU_ATTEND_CACHE_VIEW_H_

@@ -8,7 +8,7 @@
 //
 // so each byte of the cache is read once for all rows of the piece.
 
-#include "core/cpu/packed_attention.h"
+#include "core/cpu/attend/packed_attention.h"
 
 #include <algorithm>
 #include <cmath>
@@ -20,9 +20,9 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "core/base/status_macros.h"
+#include "core/cpu/attend/cache_rows.h"
+#include "core/cpu/attend/cache_view.h"
 #include "core/cpu/attention_block.h"
-#include "core/cpu/cache_rows.h"
-#include "core/cpu/cache_view.h"
 #include "core/cpu/fused/fused_tiles.h"
 #include "core/cpu/row_chunks.h"
 #include "core/cpu/row_products.h"
@@ -38,7 +38,7 @@
 namespace strata {
 namespace {
 
-// Query heads of a piece, as in paged_attention.cc.
+// Query heads of a piece, as in core/cpu/paged_attention.cc.
 constexpr int64_t kPieceHeads = 8;
 // Keys that are widened at a time: 32 heads of 128 floats are 16 KB.
 constexpr int64_t kChunkKeys = 32;

@@ -1,4 +1,4 @@
-#include "core/cpu/cache_rows.h"
+#include "core/cpu/attend/cache_rows.h"
 
 #include <cstdint>
 #include <cstring>

@@ -4,8 +4,8 @@
 //
 // Both are exact, so results are the same on every machine.
 
-#ifndef CORE_CPU_CACHE_ROWS_H_
-#define CORE_CPU_CACHE_ROWS_H_
+#ifndef CORE_CPU_ATTEND_CACHE_ROWS_H_
+#define CORE_CPU_ATTEND_CACHE_ROWS_H_
 
 #include <cstdint>
 
@@ -37,4 +37,4 @@ struct CacheRows {
 
 }  // namespace strata
 
-#endif  // CORE_CPU_CACHE_ROWS_H_
+#endif  // CORE_CPU_ATTEND_CACHE_ROWS_H_

@@ -1,6 +1,6 @@
 // Compiled once for each vector width, as vector_math.cc is.
 
-#include "core/cpu/cache_rows.h"
+#include "core/cpu/attend/cache_rows.h"
 
 #include <cstdint>
 #include <cstring>
@@ -10,7 +10,7 @@
 #include "core/tensor/bfloat16.h"
 
 #undef HWY_TARGET_INCLUDE
-#define HWY_TARGET_INCLUDE "core/cpu/cache_rows.cc"
+#define HWY_TARGET_INCLUDE "core/cpu/attend/cache_rows.cc"
 #include "hwy/foreach_target.h"
 // Highway asks for this order.
 #include "hwy/highway.h"
@@ -71,8 +71,8 @@ HWY_INLINE void WidenInt4(const uint8_t* group, float* out) {
   }
 }
 
-void WidenRows(CacheFormat format, const uint8_t* row, int64_t stride,
-               int64_t rows, int64_t groups, float* out) {
+void WidenCacheRows(CacheFormat format, const uint8_t* row, int64_t stride,
+                    int64_t rows, int64_t groups, float* out) {
   const int64_t bytes = CacheGroupBytes(format);
   for (int64_t i = 0; i < rows; ++i, row += stride) {
     const uint8_t* group = row;
@@ -114,8 +114,8 @@ HWY_INLINE void AddInt4(const uint8_t* group, int16_t* sum) {
   }
 }
 
-void AddCodes(CacheFormat format, const uint8_t* group, int64_t stride,
-              int64_t rows, const uint8_t* level, int16_t* sum) {
+void AddCacheCodes(CacheFormat format, const uint8_t* group, int64_t stride,
+                   int64_t rows, const uint8_t* level, int16_t* sum) {
   for (int64_t i = 0; i < rows; ++i, group += stride) {
     if (level[i] == LogLevels::kDropped) continue;
     int16_t* const of_level = sum + level[i] * kCacheGroup;
@@ -127,7 +127,7 @@ void AddCodes(CacheFormat format, const uint8_t* group, int64_t stride,
   }
 }
 
-void Flush(int64_t n, int16_t* sum, int32_t* total) {
+void FlushCacheSums(int64_t n, int16_t* sum, int32_t* total) {
   const hn::CappedTag<int32_t, 16> i32;
   const hn::Rebind<int16_t, decltype(i32)> i16;
   for (int64_t i = 0; i < n; i += hn::Lanes(i32)) {
@@ -137,8 +137,9 @@ void Flush(int64_t n, int16_t* sum, int32_t* total) {
   }
 }
 
-const CacheRows& Table() {
-  static constexpr CacheRows table = {&WidenRows, &AddCodes, &Flush};
+const CacheRows& CacheRowsTable() {
+  static constexpr CacheRows table = {&WidenCacheRows, &AddCacheCodes,
+                                      &FlushCacheSums};
   return table;
 }
 
@@ -149,9 +150,11 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace strata {
 
-HWY_EXPORT(Table);
+HWY_EXPORT(CacheRowsTable);
 
-const CacheRows& CacheRows::Get() { return HWY_DYNAMIC_DISPATCH(Table)(); }
+const CacheRows& CacheRows::Get() {
+  return HWY_DYNAMIC_DISPATCH(CacheRowsTable)();
+}
 
 }  // namespace strata
 #endif  // HWY_ONCE
