@@ -55,19 +55,20 @@ struct Encoder {
   std::unique_ptr<ImageEncoder> encoder;
 
   // `bits` 0: weights in F32.
-  Encoder(int threads, bool fuse, int bits = 0)
+  Encoder(int threads, bool fuse, int bits = 0,
+          const VisionConfig& config = Tiny())
       : backend(threads, AllCpuKernels()), wide(backend), state(backend) {
-    const auto graph = ImageEncoder::BuildGraph(Tiny(), 3);
+    const auto graph = ImageEncoder::BuildGraph(config, 3);
     EXPECT_THAT(graph, IsOk());
     StateStore& first = bits > 0 ? wide : state;
     EXPECT_THAT(first.Declare(*graph), IsOk());
-    InitializeParameters(Tiny().blocks, /*seed=*/3, first);
+    InitializeParameters(config.blocks, /*seed=*/3, first);
     if (bits > 0) {
       EXPECT_THAT(RoundParameters(*graph, RoundableWeights(*graph),
                                   {bits, 32, true}, wide, state),
                   IsOk());
     }
-    auto created = ImageEncoder::Create(Tiny(), backend, state, {3, fuse});
+    auto created = ImageEncoder::Create(config, backend, state, {3, fuse});
     EXPECT_THAT(created, IsOk());
     encoder = *std::move(created);
   }
@@ -137,7 +138,16 @@ TEST(ImageEncoderTest, SeesWhereAPatchIs) {
 }
 
 TEST(ImageEncoderTest, EightBitsAreNearAndFourAreFurther) {
-  Encoder f32(2, true), int8(2, true, 8), int4(2, true, 4);
+  // Every token takes all experts: a choice that flips is no rounding.
+  VisionConfig config = Tiny();
+  auto& router = *config.blocks.mutable_moe()->mutable_hierarchical();
+  router.clear_tier_experts();
+  router.add_tier_experts(2);
+  router.add_tier_experts(2);
+  router.set_k_min(2);
+  router.set_coarse_keep(1);
+  Encoder f32(2, true, 0, config), int8(2, true, 8, config),
+      int4(2, true, 4, config);
   const std::vector<float> exact = f32(Image(1));
   const double eight = Distance(exact, int8(Image(1)));
   const double four = Distance(exact, int4(Image(1)));

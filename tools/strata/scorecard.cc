@@ -24,10 +24,11 @@
 #include "tools/scorecard/c3_c4.h"
 #include "tools/scorecard/c5_latency.h"
 #include "tools/scorecard/c7_edge.h"
-#include "tools/scorecard/cache_study.h"
 #include "tools/scorecard/claim.h"
 #include "tools/scorecard/html.h"
-#include "tools/scorecard/quantisation.h"
+#include "tools/scorecard/quant/cache_study.h"
+#include "tools/scorecard/quant/joint_study.h"
+#include "tools/scorecard/quant/quantisation.h"
 #include "tools/scorecard/routing_time.h"
 #include "tools/scorecard/runs.h"
 #include "tools/scorecard/variants.h"
@@ -52,7 +53,7 @@ struct ScorecardFlags {
   StudyFlags study;
   std::string routing;  // C1's.
   int64_t routing_steps = 160;
-  std::string model;  // B1's, B3's and B4's.
+  std::string model;  // Of B1, B3, B4 and B5.
   int64_t context = 256;
   int threads = 1;
 };
@@ -69,6 +70,7 @@ constexpr char kC1[] = "C1";
 constexpr char kB1[] = "B1";
 constexpr char kB3[] = "B3";
 constexpr char kB4[] = "B4";
+constexpr char kB5[] = "B5";
 
 // Claims that want no training.
 absl::StatusOr<ClaimResult> MeasureLatency() { return TradingLatency({}); }
@@ -88,7 +90,7 @@ absl::StatusOr<std::set<std::string>> ChooseClaims(
     const std::vector<std::string>& ids) {
   std::set<std::string> all;
   for (const Claim& claim : kClaims) all.insert(claim.id);
-  all.insert({kB1, kB3, kB4, kC1});
+  all.insert({kB1, kB3, kB4, kB5, kC1});
   for (const PlainClaim& claim : kPlainClaims) all.insert(claim.id);
   if (ids.empty()) return all;
   for (const std::string& id : ids) {
@@ -248,6 +250,7 @@ absl::Status ScoreQuantisation(const ScorecardFlags& flags,
   manifest.data_hash = corpus.sha256;
   std::vector<QuantRun> runs;
   std::vector<CacheRun> of_caches;
+  std::vector<JointRun> joint;
   const bool quantises = ids.count(kB1) + ids.count(kB4) > 0;
   for (int i = 0; i < (flags.model.empty() ? flags.study.seeds : 1); ++i) {
     QuantStudyOptions options;
@@ -270,6 +273,16 @@ absl::Status ScoreQuantisation(const ScorecardFlags& flags,
       json["caches"].push_back(ToJson(run));
       of_caches.push_back(std::move(run));
     }
+    if (ids.count(kB5) > 0) {
+      JointStudyOptions of_joint;
+      of_joint.model = options.model;
+      of_joint.seed = options.seed;
+      of_joint.num_threads = flags.threads;
+      ASSIGN_OR_RETURN(JointRun run,
+                       RunJointStudy(corpus, of_joint, InterruptRequested));
+      json["joint"].push_back(ToJson(run));
+      joint.push_back(std::move(run));
+    }
     if (!quantises) continue;
     std::unique_ptr<Progress> progress;
     QuantObserver observer;
@@ -291,6 +304,7 @@ absl::Status ScoreQuantisation(const ScorecardFlags& flags,
     results.push_back(LogDomainAttention(of_caches, shape, attention));
   }
   if (ids.count(kB4) > 0) results.push_back(LearnedCompensation(runs));
+  if (ids.count(kB5) > 0) results.push_back(JointPrecision(joint));
   return absl::OkStatus();
 }
 
@@ -306,12 +320,12 @@ absl::StatusOr<int> RunScorecard(const ScorecardFlags& flags) {
     if (ids.erase(claim.id) > 0) plain.insert(claim.id);
   }
   std::set<std::string> of_weights;
-  for (const char* const id : {kB1, kB3, kB4}) {
+  for (const char* const id : {kB1, kB3, kB4, kB5}) {
     if (ids.erase(id) > 0) of_weights.insert(id);
   }
   if (!flags.model.empty() && of_weights.empty()) {
     return absl::InvalidArgumentError(
-        "--model is for B1, B3 and B4, none of which is asked for");
+        "--model is for B1, B3, B4 and B5, none of which is asked for");
   }
   nlohmann::json json;
   std::vector<ScoredRun> runs;
@@ -357,7 +371,7 @@ Command AddScorecard(OptionParser& app) {
   auto flags = std::make_shared<ScorecardFlags>();
   scorecard
       ->AddOption("ids", flags->ids,
-                  "Claims: A1, A2, A3, B1, B3, B4, C1, C3, C4, C5, C7 "
+                  "Claims: A1, A2, A3, B1, B3, B4, B5, C1, C3, C4, C5, C7 "
                   "(default: all)")
       ->TypeName("ID ...");
   AddStudyFlags(*scorecard, "scorecard.json, scorecard.html", flags->study);
@@ -372,7 +386,7 @@ Command AddScorecard(OptionParser& app) {
       ->Check(Between(8, 100000));
   scorecard
       ->AddOption("--model", flags->model,
-                  "B1, B3 and B4 on this model, not on ones that it trains")
+                  "B1, B3, B4 and B5 on this model, not on ones that it trains")
       ->TypeName("DIR");
   scorecard
       ->AddOption("--context", flags->context,

@@ -16,7 +16,7 @@
 #include "core/model/config.h"
 #include "core/quant/cache_format.h"
 #include "tools/scorecard/claim.h"
-#include "tools/scorecard/quantisation.h"
+#include "tools/scorecard/quant/quantisation.h"
 #include "training/demo/report.h"
 
 namespace strata {

@@ -11,8 +11,8 @@
 //                                           v
 //   error of its result against the exact one, time, bytes of the cache
 
-#ifndef TOOLS_SCORECARD_CACHE_STUDY_H_
-#define TOOLS_SCORECARD_CACHE_STUDY_H_
+#ifndef TOOLS_SCORECARD_QUANT_CACHE_STUDY_H_
+#define TOOLS_SCORECARD_QUANT_CACHE_STUDY_H_
 
 #include <cstdint>
 #include <string>
@@ -81,4 +81,4 @@ nlohmann::json ToJson(const CacheRun& run);
 
 }  // namespace strata
 
-#endif  // TOOLS_SCORECARD_CACHE_STUDY_H_
+#endif  // TOOLS_SCORECARD_QUANT_CACHE_STUDY_H_

@@ -22,7 +22,7 @@
 #include "core/runtime/state_store.h"
 #include "core/tensor/dtype.h"
 #include "core/tensor/tensor.h"
-#include "tools/scorecard/cache_study.h"
+#include "tools/scorecard/quant/cache_study.h"
 
 namespace strata {
 namespace {

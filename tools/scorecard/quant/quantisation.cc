@@ -1,4 +1,4 @@
-#include "tools/scorecard/quantisation.h"
+#include "tools/scorecard/quant/quantisation.h"
 
 #include <algorithm>
 #include <cstdint>

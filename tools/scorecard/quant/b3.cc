@@ -9,8 +9,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "tools/scorecard/cache_study.h"
 #include "tools/scorecard/claim.h"
+#include "tools/scorecard/quant/cache_study.h"
 #include "training/demo/report.h"
 
 namespace strata {

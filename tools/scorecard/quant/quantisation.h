@@ -8,8 +8,8 @@
 //
 // A variant that is done is a folder, and is not done again.
 
-#ifndef TOOLS_SCORECARD_QUANTISATION_H_
-#define TOOLS_SCORECARD_QUANTISATION_H_
+#ifndef TOOLS_SCORECARD_QUANT_QUANTISATION_H_
+#define TOOLS_SCORECARD_QUANT_QUANTISATION_H_
 
 #include <cstdint>
 #include <functional>
@@ -101,4 +101,4 @@ nlohmann::json ToJson(const QuantRun& run);
 
 }  // namespace strata
 
-#endif  // TOOLS_SCORECARD_QUANTISATION_H_
+#endif  // TOOLS_SCORECARD_QUANT_QUANTISATION_H_

@@ -1,4 +1,4 @@
-#include "tools/scorecard/cache_study.h"
+#include "tools/scorecard/quant/cache_study.h"
 
 #include <filesystem>
 #include <string>
