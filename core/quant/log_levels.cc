@@ -15,7 +15,7 @@ LogLevels::LogLevels(int bits) : steps_(1 << (bits - 4)) {
     fraction_[k] =
         static_cast<float>(std::exp2(static_cast<double>(k) / steps_));
   }
-  for (int code = 0; code < kMaxLevels; ++code) {
+  for (int code = 0; code < num_levels(); ++code) {
     value_[code] =
         static_cast<float>(std::exp2(-static_cast<double>(code) / steps_));
   }

@@ -43,11 +43,17 @@ class LogLevels {
 
   int steps_per_octave() const { return steps_; }
   int num_levels() const { return steps_ * kOctaves; }
-  // 2^(-code / m).
-  float value(int code) const { return value_[code]; }
+  // 2^(-code / m); 0 of what is dropped.
+  float value(uint8_t code) const { return value_[code]; }
 
-  // The code of p / largest, which is in [0, 1].
+  // The code of p / largest, which is in [0, 1]. What kernels are held to; they
+  // do the same with half_step() and fraction().
   uint8_t CodeOf(float ratio) const;
+
+  // 2^(1 / 2m), by which x is multiplied so that down is to nearest.
+  float half_step() const { return half_step_; }
+  // 2^(k / m), where step k of an octave begins, k < m.
+  float fraction(int k) const { return fraction_[k]; }
 
   // The largest error of a mean of values, in shares of their range.
   double MaxMeanError() const;
@@ -56,7 +62,7 @@ class LogLevels {
   int steps_;
   float half_step_;    // 2^(1 / 2m): rounds to nearest in logarithms.
   float fraction_[4];  // 2^(k / m), the bounds of steps in an octave.
-  float value_[kMaxLevels];
+  float value_[kDropped + 1] = {};
 };
 
 }  // namespace strata

@@ -2,6 +2,7 @@
 
 #include "core/cpu/attend/cache_rows.h"
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 
@@ -114,16 +115,58 @@ HWY_INLINE void AddInt4(const uint8_t* group, int16_t* sum) {
   }
 }
 
-void AddCacheCodes(CacheFormat format, const uint8_t* group, int64_t stride,
-                   int64_t rows, const uint8_t* level, int16_t* sum) {
-  for (int64_t i = 0; i < rows; ++i, group += stride) {
-    if (level[i] == LogLevels::kDropped) continue;
-    int16_t* const of_level = sum + level[i] * kCacheGroup;
-    if (format == CacheFormat::kInt8) {
-      AddInt8(group, of_level);
+template <bool kFour>
+HWY_INLINE void AddRows(const LevelSums& args) {
+  const uint8_t* group = args.group;
+  for (int64_t i = 0; i < args.rows; ++i, group += args.stride) {
+    const int level =
+        args.level[i] + args.steps * (args.top - args.exponent[i]);
+    int16_t* const sum =
+        args.sum + std::min(level, args.num_levels) * kCacheGroup;
+    if (kFour) {
+      AddInt4(group, sum);
     } else {
-      AddInt4(group, of_level);
+      AddInt8(group, sum);
     }
+  }
+}
+
+void AddCacheCodes(const LevelSums& args) {
+  if (args.format == CacheFormat::kInt4) {
+    AddRows<true>(args);
+  } else {
+    AddRows<false>(args);
+  }
+}
+
+void FindCacheLevels(const LogLevels& levels, const float* p, float largest,
+                     int64_t n, uint8_t* level) {
+  const F32 f32;
+  const I32 i32;
+  const hn::Rebind<uint8_t, F32> u8;
+  const auto divisor = hn::Set(f32, largest);
+  const auto half_step = hn::Set(f32, levels.half_step());
+  const int m = levels.steps_per_octave();
+  const auto steps = hn::Set(i32, m), end = hn::Set(i32, levels.num_levels());
+  const auto dropped = hn::Set(i32, LogLevels::kDropped);
+  for (int64_t i = 0; i < n; i += hn::Lanes(f32)) {
+    const auto x = hn::Mul(hn::Div(hn::LoadU(f32, p + i), divisor), half_step);
+    const auto bits = hn::BitCast(i32, x);
+    const auto exponent = hn::Sub(hn::ShiftRight<23>(bits), hn::Set(i32, 127));
+    auto floor = hn::Mul(exponent, steps);
+    if (m > 1) {
+      const auto mantissa =
+          hn::BitCast(f32, hn::Or(hn::And(bits, hn::Set(i32, 0x7FFFFF)),
+                                  hn::Set(i32, 0x3F800000)));
+      for (int k = 1; k < m; ++k) {
+        const auto passes = hn::Ge(mantissa, hn::Set(f32, levels.fraction(k)));
+        floor = hn::Sub(floor, hn::BitCast(i32, hn::VecFromMask(f32, passes)));
+      }
+    }
+    const auto code = hn::Max(hn::Neg(floor), hn::Zero(i32));
+    hn::StoreU(
+        hn::DemoteTo(u8, hn::IfThenElse(hn::Lt(code, end), code, dropped)), u8,
+        level + i);
   }
 }
 
@@ -138,8 +181,8 @@ void FlushCacheSums(int64_t n, int16_t* sum, int32_t* total) {
 }
 
 const CacheRows& CacheRowsTable() {
-  static constexpr CacheRows table = {&WidenCacheRows, &AddCacheCodes,
-                                      &FlushCacheSums};
+  static constexpr CacheRows table = {&WidenCacheRows, &FindCacheLevels,
+                                      &AddCacheCodes, &FlushCacheSums};
   return table;
 }
 

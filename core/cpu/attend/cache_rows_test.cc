@@ -1,5 +1,7 @@
 #include "core/cpu/attend/cache_rows.h"
 
+#include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <functional>
@@ -81,31 +83,71 @@ int CodeAt(CacheFormat format, const uint8_t* head, int64_t c) {
   return (c < 16 ? head[c] & 15 : head[c - 16] >> 4) - 8;
 }
 
+TEST(CacheRowsTest, FindsTheLevelsOfTheDefinition) {
+  ForEachTarget([] {
+    for (const int bits : {4, 5, 6}) {
+      const LogLevels levels(bits);
+      Random random(/*seed=*/bits, /*stream=*/0);
+      constexpr float kLargest = 0.37f;
+      for (const int64_t n : {1, 15, 16, 17, 1000}) {
+        std::vector<float> p((n + 15) / 16 * 16);
+        std::vector<uint8_t> level(p.size());
+        for (float& x : p) {
+          x = kLargest * static_cast<float>(std::exp2(-20 * random.Uniform()));
+        }
+        p[0] = kLargest;
+        if (n > 2) p[1] = 0;
+        CacheRows::Get().find_levels(levels, p.data(), kLargest, n,
+                                     level.data());
+        for (int64_t i = 0; i < n; ++i) {
+          EXPECT_EQ(level[i], levels.CodeOf(p[i] / kLargest)) << p[i];
+        }
+      }
+    }
+  });
+}
+
 TEST(CacheRowsTest, AddsUpIntegersByLevel) {
   ForEachTarget([] {
     for (const CacheFormat format : {CacheFormat::kInt8, CacheFormat::kInt4}) {
-      const int64_t rows = 70;
-      const Heads heads(format, rows, 32, /*gap=*/5);
-      std::vector<uint8_t> level(rows);
-      for (int64_t i = 0; i < rows; ++i) {
-        level[i] = i % 7 == 3 ? LogLevels::kDropped : i * i % 16;
-      }
-      std::vector<int16_t> sum(16 * 32);
-      std::vector<int32_t> total(16 * 32), want(16 * 32);
-
-      CacheRows::Get().add_codes(format, heads.packed.data(), heads.stride,
-                                 rows, level.data(), sum.data());
-      CacheRows::Get().flush(16 * 32, sum.data(), total.data());
-
-      for (int64_t i = 0; i < rows; ++i) {
-        if (level[i] == LogLevels::kDropped) continue;
-        for (int64_t c = 0; c < 32; ++c) {
-          want[level[i] * 32 + c] +=
-              CodeAt(format, &heads.packed[i * heads.stride], c);
+      for (const int steps : {1, 4}) {
+        const int64_t rows = 70;
+        const int num_levels = 16 * steps;
+        const Heads heads(format, rows, 32, /*gap=*/5);
+        std::vector<uint8_t> level(rows), exponent(rows);
+        for (int64_t i = 0; i < rows; ++i) {
+          level[i] = i % 7 == 3 ? LogLevels::kDropped : i * i % num_levels;
+          exponent[i] = static_cast<uint8_t>(120 - i % 5);
         }
+        const int64_t n = (num_levels + 1) * 32;
+        std::vector<int16_t> sum(n);
+        std::vector<int32_t> total(n), want(n);
+        LevelSums args;
+        args.format = format;
+        args.group = heads.packed.data();
+        args.stride = heads.stride;
+        args.rows = rows;
+        args.level = level.data();
+        args.exponent = exponent.data();
+        args.top = 120;
+        args.steps = steps;
+        args.num_levels = num_levels;
+        args.sum = sum.data();
+
+        CacheRows::Get().add_codes(args);
+        CacheRows::Get().flush(n, sum.data(), total.data());
+
+        for (int64_t i = 0; i < rows; ++i) {
+          const int64_t at = std::min<int64_t>(
+              num_levels, level[i] + steps * (120 - exponent[i]));
+          for (int64_t c = 0; c < 32; ++c) {
+            want[at * 32 + c] +=
+                CodeAt(format, &heads.packed[i * heads.stride], c);
+          }
+        }
+        EXPECT_EQ(total, want);
+        EXPECT_EQ(sum, std::vector<int16_t>(n));
       }
-      EXPECT_EQ(total, want);
-      EXPECT_EQ(sum, std::vector<int16_t>(16 * 32));
     }
   });
 }
@@ -116,14 +158,21 @@ TEST(CacheRowsTest, HoldsAsManyOfTheLargestIntegersAsItSays) {
       std::vector<uint8_t> group(34);
       std::memset(group.data(), value, 32);
       const std::vector<uint8_t> level(kMaxShortSums, 2);
-      std::vector<int16_t> sum(4 * 32);
-      std::vector<int32_t> total(4 * 32);
+      const std::vector<uint8_t> exponent(kMaxShortSums, 100);
+      std::vector<int16_t> sum(17 * 32);
+      std::vector<int32_t> total(17 * 32);
+      LevelSums args;
+      args.group = group.data();
+      args.rows = kMaxShortSums;
+      args.level = level.data();
+      args.exponent = exponent.data();
+      args.top = 100;
+      args.sum = sum.data();
       for (int i = 0; i < 3; ++i) {
-        CacheRows::Get().add_codes(CacheFormat::kInt8, group.data(), 0,
-                                   kMaxShortSums, level.data(), sum.data());
-        CacheRows::Get().flush(4 * 32, sum.data(), total.data());
+        CacheRows::Get().add_codes(args);
+        CacheRows::Get().flush(17 * 32, sum.data(), total.data());
       }
-      for (int64_t i = 0; i < 4 * 32; ++i) {
+      for (int64_t i = 0; i < 17 * 32; ++i) {
         EXPECT_EQ(total[i], i / 32 == 2 ? 3 * kMaxShortSums * value : 0);
       }
     }

@@ -42,6 +42,8 @@ namespace {
 constexpr int64_t kPieceHeads = 8;
 // Keys that are widened at a time: 32 heads of 128 floats are 16 KB.
 constexpr int64_t kChunkKeys = 32;
+// Sums by level, and one for what is dropped.
+constexpr int64_t kSums = (LogLevels::kMaxLevels + 1) * kCacheGroup;
 static_assert(kMaxShortSums % kChunkKeys == 0, "chunks fill up short sums");
 
 absl::Status RunPackedCacheWrite(const KernelContext& ctx) {
@@ -128,11 +130,12 @@ class PackedAttentionKernel {
  private:
   // What a thread works with.
   struct Worker {
-    float* score;    // [rows or heads, PaddedKeys(longest)]
-    float* wide;     // [kChunkKeys, columns of a head]
-    uint8_t* level;  // [longest], of one row
-    int16_t* sum;    // [levels, 32]
-    int32_t* total;  // [levels, 32]
+    float* score;       // [rows or heads, PaddedKeys(longest)]
+    float* wide;        // [kChunkKeys, columns of a head]
+    uint8_t* level;     // [longest], of one row
+    uint8_t* exponent;  // [groups, longest], of scales of values
+    int16_t* sum;       // [levels + 1, 32]
+    int32_t* total;     // [levels + 1, 32]
   };
 
   // `rows` rows of queries that see the first keys - rows + 1 to `keys` keys
@@ -165,18 +168,24 @@ class PackedAttentionKernel {
     score_ = ctx_.scratch.Take<float>(workers * score_size_);
     wide_ = ctx_.scratch.Take<float>(workers * wide_size_);
     if (!levels_) return;
-    const int64_t sums = LogLevels::kMaxLevels * kCacheGroup;
+    const int64_t sums = kSums;
     level_ = ctx_.scratch.Take<uint8_t>(workers * ld_score_);
+    exponent_ = ctx_.scratch.Take<uint8_t>(workers * v_.groups * ld_score_);
     sum_ = ctx_.scratch.Take<int16_t>(workers * sums);
     total_ = ctx_.scratch.Take<int32_t>(workers * sums);
   }
 
   Worker WorkerAt(int index) const {
-    const int64_t sums = LogLevels::kMaxLevels * kCacheGroup;
-    Worker w = {score_ + index * score_size_, wide_ + index * wide_size_,
-                nullptr, nullptr, nullptr};
+    const int64_t sums = kSums;
+    Worker w = {score_ + index * score_size_,
+                wide_ + index * wide_size_,
+                nullptr,
+                nullptr,
+                nullptr,
+                nullptr};
     if (levels_) {
       w.level = level_ + index * ld_score_;
+      w.exponent = exponent_ + index * v_.groups * ld_score_;
       w.sum = sum_ + index * sums;
       w.total = total_ + index * sums;
     }
@@ -231,6 +240,7 @@ class PackedAttentionKernel {
       g.c = w.score + first;
       RowProducts<float>::Get().by_dots(g);
     });
+    if (levels_) ReadExponents(r, w, begin);
     for (int64_t i = 0; i < r.rows; ++i) {
       float* const row = w.score + i * ld_score_;
       const int64_t seen = r.seen(i), first = FirstSeen(seen);
@@ -289,12 +299,10 @@ class PackedAttentionKernel {
       std::fill_n(o, value_dim_, 0.0f);
       return;
     }
+    CacheRows::Get().find_levels(*levels_, p + first, largest, seen - first,
+                                 w.level + first);
     double weight = 0;
-    for (int64_t j = first; j < seen; ++j) {
-      w.level[j] = levels_->CodeOf(p[j] / largest);
-      if (w.level[j] == LogLevels::kDropped) continue;
-      weight += levels_->value(w.level[j]);
-    }
+    for (int64_t j = first; j < seen; ++j) weight += levels_->value(w.level[j]);
     Rows of_row = r;
     of_row.keys = seen;
     for (int64_t g = 0; g < v_.groups; ++g) {
@@ -304,60 +312,67 @@ class PackedAttentionKernel {
     }
   }
 
-  // BF16's exponent of the scale of group `g`; 0: it is none, 255: NaN.
-  int ExponentOf(const uint8_t* head, int64_t g) const {
-    BFloat16 scale;
-    std::memcpy(&scale,
-                head + g * CacheGroupBytes(options_.format) +
-                    CacheCodeBytes(options_.format),
-                sizeof(scale));
-    return scale.bits >> 7 & 255;
+  // BF16's exponents of the scales of all values' groups from key `begin` on;
+  // 0: the scale is none, 255: NaN.
+  void ReadExponents(const Rows& r, const Worker& w, int64_t begin) const {
+    const int64_t group_bytes = CacheGroupBytes(options_.format);
+    const int64_t code_bytes = CacheCodeBytes(options_.format);
+    ForChunks(r, v_, begin, [&](int64_t key, int64_t n, const uint8_t* row) {
+      for (int64_t i = 0; i < n; ++i, row += v_.row_bytes) {
+        for (int64_t g = 0; g < v_.groups; ++g) {
+          BFloat16 scale;
+          std::memcpy(&scale, row + g * group_bytes + code_bytes,
+                      sizeof(scale));
+          w.exponent[g * ld_score_ + key + i] = scale.bits >> 7 & 255;
+        }
+      }
+    });
   }
 
   void AddGroup(const Rows& r, const Worker& w, int64_t first, int64_t g,
                 double weight, int64_t columns, float* o) const {
+    const uint8_t* const exponent = w.exponent + g * ld_score_;
     int top = 0;  // The largest exponent of those that count.
-    ForChunks(r, v_, first, [&](int64_t key, int64_t n, const uint8_t* row) {
-      for (int64_t i = 0; i < n; ++i, row += v_.row_bytes) {
-        if (w.level[key + i] == LogLevels::kDropped) continue;
-        top = std::max(top, ExponentOf(row, g));
-      }
-    });
+    for (int64_t j = first; j < r.keys; ++j) {
+      const bool counts = w.level[j] != LogLevels::kDropped;
+      top = std::max<int>(top, counts ? exponent[j] : 0);
+    }
     if (top == 255 || top == 0) {
       std::fill_n(o, columns,
                   top == 0 ? 0 : std::numeric_limits<float>::quiet_NaN());
       return;
     }
-    const int64_t num_sums = levels_->num_levels() * kCacheGroup;
+    LevelSums sums;
+    sums.format = options_.format;
+    sums.stride = v_.row_bytes;
+    sums.top = top;
+    sums.steps = levels_->steps_per_octave();
+    sums.num_levels = levels_->num_levels();
+    sums.sum = w.sum;
+    const int64_t num_sums = (sums.num_levels + 1) * kCacheGroup;
+    const int64_t offset = g * CacheGroupBytes(options_.format);
     std::fill_n(w.sum, num_sums, 0);
     std::fill_n(w.total, num_sums, 0);
     int64_t added = 0;
     ForChunks(r, v_, first, [&](int64_t key, int64_t n, const uint8_t* row) {
-      uint8_t level[kChunkKeys];
-      for (int64_t i = 0; i < n; ++i) {
-        level[i] = w.level[key + i];
-        if (level[i] == LogLevels::kDropped) continue;
-        // A scale of half the size is an octave down.
-        const int down =
-            level[i] + levels_->steps_per_octave() *
-                           (top - ExponentOf(row + i * v_.row_bytes, g));
-        level[i] = down < levels_->num_levels() ? static_cast<uint8_t>(down)
-                                                : LogLevels::kDropped;
-      }
+      const uint8_t* const level = w.level + key;
+      if (*std::min_element(level, level + n) == LogLevels::kDropped) return;
       if (added + n > kMaxShortSums) {
         CacheRows::Get().flush(num_sums, w.sum, w.total);
         added = 0;
       }
       added += n;
-      CacheRows::Get().add_codes(options_.format,
-                                 row + g * CacheGroupBytes(options_.format),
-                                 v_.row_bytes, n, level, w.sum);
+      sums.group = row + offset;
+      sums.rows = n;
+      sums.level = level;
+      sums.exponent = exponent + key;
+      CacheRows::Get().add_codes(sums);
     });
     CacheRows::Get().flush(num_sums, w.sum, w.total);
     // Sums of up to 2^24 are floats exactly; so are the products by powers.
     float mean[kCacheGroup] = {};
-    for (int i = 0; i < levels_->num_levels(); ++i) {
-      const float value = levels_->value(i);
+    for (int i = 0; i < sums.num_levels; ++i) {
+      const float value = levels_->value(static_cast<uint8_t>(i));
       const int32_t* const of_level = w.total + i * kCacheGroup;
       for (int64_t c = 0; c < kCacheGroup; ++c) {
         mean[c] += value * static_cast<float>(of_level[c]);
@@ -381,6 +396,7 @@ class PackedAttentionKernel {
   float* score_ = nullptr;
   float* wide_ = nullptr;
   uint8_t* level_ = nullptr;
+  uint8_t* exponent_ = nullptr;
   int16_t* sum_ = nullptr;
   int32_t* total_ = nullptr;
 };

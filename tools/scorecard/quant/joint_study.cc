@@ -13,6 +13,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "core/base/status_macros.h"
 #include "core/base/thread_pool.h"
@@ -46,6 +47,11 @@ std::string TierOf(const std::string& name) {
   return at == std::string::npos ? "" : name.substr(0, at);
 }
 
+// Whether a matrix of experts writes to the residual stream.
+bool IsLast(const std::string& name) {
+  return absl::EndsWith(name, ".down_proj.weight");
+}
+
 QuantFormat FormatFor(const QuantFormat& wanted, int64_t columns) {
   QuantFormat format = wanted;
   if (columns % format.group != 0) format.group = 0;
@@ -58,8 +64,14 @@ using Numbers = std::map<std::string, std::vector<float>>;
 // What 8 bits in place of 4 would spare of an expert's error.
 struct Gain {
   Expert expert;
-  double of_weights = 0;  // Shares of the tier's energies, summed over its
-  double of_outputs = 0;  // matrices.
+  double of_weights = 0;  // Shares of the energies of the tier's matrices.
+  // Energy of what the expert adds to the residual stream, over the tokens
+  // routed to it.
+  double of_outputs = 0;
+
+  double first = 0;   // Of its first matrix's outputs, the share spared ...
+  double second = 0;  // ... of its second's, the energy spared,
+  double energy = 0;  // and all of it.
 };
 
 // One model that is tuned, quantised and measured.
@@ -133,9 +145,18 @@ class Subject {
         gain.expert = {tier, e};
         gain.of_weights +=
             (four[e].weight_error - eight[e].weight_error) / all.weight;
-        gain.of_outputs +=
-            (four[e].output_error - eight[e].output_error) / all.output;
+        const double spared = four[e].output_error - eight[e].output_error;
+        if (IsLast(name)) {
+          gain.second = spared;
+          gain.energy = four[e].output;
+        } else if (four[e].output > 0) {
+          gain.first = spared / four[e].output;
+        }
       }
+    }
+    // A share of the hidden values is that share of what they become.
+    for (auto& [expert, gain] : gains) {
+      gain.of_outputs = gain.first * gain.energy + gain.second;
     }
     if (gains.empty()) {
       return absl::InvalidArgumentError(absl::StrCat(
