@@ -13,7 +13,6 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "core/base/status_macros.h"
 #include "core/base/thread_pool.h"
@@ -39,17 +38,14 @@ namespace strata {
 namespace {
 
 constexpr char kExperts[] = ".experts.";
+// Steps of training whose gradients say how much a weight matters.
+constexpr int64_t kGradientSteps = 24;
 constexpr QuantFormat kFour = {4, 32, true}, kEight = {8, 32, true};
 
 // The tier (or block) that a matrix of experts belongs to; empty: to none.
 std::string TierOf(const std::string& name) {
   const size_t at = name.find(kExperts);
   return at == std::string::npos ? "" : name.substr(0, at);
-}
-
-// Whether a matrix of experts writes to the residual stream.
-bool IsLast(const std::string& name) {
-  return absl::EndsWith(name, ".down_proj.weight");
 }
 
 QuantFormat FormatFor(const QuantFormat& wanted, int64_t columns) {
@@ -65,13 +61,11 @@ using Numbers = std::map<std::string, std::vector<float>>;
 struct Gain {
   Expert expert;
   double of_weights = 0;  // Shares of the energies of the tier's matrices.
-  // Energy of what the expert adds to the residual stream, over the tokens
-  // routed to it.
-  double of_outputs = 0;
-
-  double first = 0;   // Of its first matrix's outputs, the share spared ...
-  double second = 0;  // ... of its second's, the energy spared,
-  double energy = 0;  // and all of it.
+  // Energy of the error, each weight's by the mean square of its gradient: what
+  // the loss would change by (the diagonal of the empirical Fisher matrix). Of
+  // an expert that few tokens are routed to, or with little weight, gradients
+  // are small.
+  double of_loss = 0;
 };
 
 // One model that is tuned, quantised and measured.
@@ -122,45 +116,35 @@ class Subject {
     return absl::OkStatus();
   }
 
-  // What each expert has to gain, as the model routes now.
+  // What each expert has to gain, as the model routes now. Takes the trainer's
+  // steps; the weights stay.
   absl::StatusOr<std::vector<Gain>> Gains() {
     RETURN_IF_ERROR(Collect());
+    ASSIGN_OR_RETURN(const Numbers fisher, SquaredGradients());
     std::map<Expert, Gain> gains;
-    for (const std::string& name : names_) {
-      const std::string tier = TierOf(name);
-      if (tier.empty()) continue;
-      std::vector<QuantError> four, eight;
-      QuantError all;
-      for (int64_t e = 0; e < NumExperts(name); ++e) {
-        ASSIGN_OR_RETURN(const QuantizedMatrix in_four,
-                         Rounded(name, e, kFour));
-        ASSIGN_OR_RETURN(const QuantizedMatrix in_eight,
-                         Rounded(name, e, kEight));
-        four.push_back(Error(name, e, in_four));
-        eight.push_back(Error(name, e, in_eight));
-        all += four.back();
+    for (const auto& [name, squares] : fisher) {
+      double energy = 0;
+      for (const float w : trainer_->state().Get(name).span<float>()) {
+        energy += double{w} * w;
       }
       for (int64_t e = 0; e < NumExperts(name); ++e) {
-        Gain& gain = gains[{tier, e}];
-        gain.expert = {tier, e};
-        gain.of_weights +=
-            (four[e].weight_error - eight[e].weight_error) / all.weight;
-        const double spared = four[e].output_error - eight[e].output_error;
-        if (IsLast(name)) {
-          gain.second = spared;
-          gain.energy = four[e].output;
-        } else if (four[e].output > 0) {
-          gain.first = spared / four[e].output;
+        Gain& gain = gains[{TierOf(name), e}];
+        gain.expert = {TierOf(name), e};
+        for (const auto& [format, sign] :
+             {std::make_pair(kFour, 1), std::make_pair(kEight, -1)}) {
+          ASSIGN_OR_RETURN(const QuantizedMatrix matrix,
+                           Rounded(name, e, format));
+          int64_t rows, columns;
+          const float* const w = Weights(name, e, rows, columns);
+          const std::vector<float> rounded = matrix.Dequantize();
+          const float* const square = &squares[e * rows * columns];
+          for (int64_t i = 0; i < rows * columns; ++i) {
+            const double error = std::pow(double{w[i]} - rounded[i], 2);
+            gain.of_weights += sign * error / energy;
+            gain.of_loss += sign * error * square[i];
+          }
         }
       }
-    }
-    // A share of the hidden values is that share of what they become.
-    for (auto& [expert, gain] : gains) {
-      gain.of_outputs = gain.first * gain.energy + gain.second;
-    }
-    if (gains.empty()) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          options_.model, " has no experts; want a mixture of them"));
     }
     std::vector<Gain> list;
     for (const auto& [expert, gain] : gains) list.push_back(gain);
@@ -199,6 +183,39 @@ class Subject {
  private:
   Subject(const JointStudyOptions& options, const std::function<bool()>& stop)
       : options_(options), stop_(stop) {}
+
+  // Of the experts' weights, summed over steps of training, each of which is
+  // undone.
+  absl::StatusOr<Numbers> SquaredGradients() {
+    StateStore& state = trainer_->state();
+    Numbers squares, kept;
+    for (const std::string& name : state.names()) {
+      if (state.role(name) != Role::kParameter) continue;
+      const auto numbers = state.Get(name).span<float>();
+      kept[name].assign(numbers.begin(), numbers.end());
+      if (names_.count(name) > 0 && !TierOf(name).empty()) {
+        squares[name].resize(numbers.size());
+      }
+    }
+    if (squares.empty()) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          options_.model, " has no experts; want a mixture of them"));
+    }
+    for (int64_t i = 0; i < std::min(kGradientSteps, options_.tuning_steps);
+         ++i) {
+      if (stop_ && stop_()) return absl::CancelledError("stopped");
+      RETURN_IF_ERROR(trainer_->Step().status());
+      for (auto& [name, sum] : squares) {
+        const auto gradient =
+            state.Get(absl::StrCat("grad.", name)).span<float>();
+        for (size_t j = 0; j < sum.size(); ++j) {
+          sum[j] += gradient[j] * gradient[j];
+        }
+      }
+      Put(kept);
+    }
+    return squares;
+  }
 
   void Put(const Numbers& numbers) {
     for (const auto& [name, values] : numbers) {
@@ -241,13 +258,6 @@ class Subject {
                      CalibrationMethod::kLearned, h, pool_);
   }
 
-  QuantError Error(const std::string& name, int64_t e,
-                   const QuantizedMatrix& matrix) {
-    int64_t rows, columns;
-    const float* const w = Weights(name, e, rows, columns);
-    return ErrorOf(w, matrix, moments_.at(name)[e].sum, pool_);
-  }
-
   const JointStudyOptions& options_;
   const std::function<bool()>& stop_;
   ThreadPool pool_{options_.num_threads};
@@ -287,14 +297,15 @@ absl::StatusOr<JointRun> RunJointStudy(const Corpus& corpus,
   // Router first, then bits.
   ASSIGN_OR_RETURN(const auto first, create());
   RETURN_IF_ERROR(measure(*first, kUntouched));
-  ASSIGN_OR_RETURN(const std::vector<Gain> gains, first->Gains());
+  ASSIGN_OR_RETURN(const auto probe, create());
+  ASSIGN_OR_RETURN(const std::vector<Gain> gains, probe->Gains());
   run.num_experts = static_cast<int64_t>(gains.size());
   run.num_eight = std::lround(options.share_of_eight *
                               static_cast<double>(run.num_experts));
   const std::set<Expert> by_weights =
       Best(gains, run.num_eight, &Gain::of_weights);
   const std::set<Expert> by_routing =
-      Best(gains, run.num_eight, &Gain::of_outputs);
+      Best(gains, run.num_eight, &Gain::of_loss);
   for (const Expert& expert : by_routing) {
     run.num_shared += static_cast<int64_t>(by_weights.count(expert));
   }

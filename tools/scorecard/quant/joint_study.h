@@ -4,9 +4,10 @@
 //   one after the other   router tuned on the model in F32;
 //                         then 8 bits for the experts whose weights 4 bits
 //                         change most, whoever uses them
-//   jointly               8 bits for the experts whose outputs 4 bits change
-//                         most, over the tokens that are routed to them;
-//                         then the router tuned on the quantised model
+//   jointly               8 bits for the experts whose error at 4 bits the
+//                         loss feels most, as tokens are routed: each weight's
+//                         by the mean square of its gradient; then the router
+//                         tuned on the quantised model
 //
 // Both tune for as many steps on the same text, quantise by the same
 // calibration and have the same bytes. Experts alone differ; the other matrices
