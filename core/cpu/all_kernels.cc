@@ -1,6 +1,8 @@
 #include "core/cpu/all_kernels.h"
 
 #include "core/cpu/activation.h"
+#include "core/cpu/attend/full_attention.h"
+#include "core/cpu/attend/packed_attention.h"
 #include "core/cpu/attention.h"
 #include "core/cpu/biased_score.h"
 #include "core/cpu/collective.h"
@@ -31,6 +33,7 @@ KernelRegistry AllCpuKernels() {
   RegisterDispatchKernels(registry);
   RegisterElementwiseKernels(registry);
   RegisterEmbeddingKernels(registry);
+  RegisterFullAttentionKernels(registry);
   RegisterFusedKernels(registry);
   RegisterGateKernels(registry);
   RegisterGateLossKernels(registry);
@@ -40,6 +43,7 @@ KernelRegistry AllCpuKernels() {
   RegisterMatMulKernels(registry);
   RegisterNormKernels(registry);
   RegisterOptimizerKernels(registry);
+  RegisterPackedAttentionKernels(registry);
   RegisterQuantMatMulKernels(registry);
   RegisterRopeKernels(registry);
   return registry;

@@ -7,6 +7,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "core/cpu/activation.h"
+#include "core/cpu/attend/packed_attention.h"
 #include "core/cpu/biased_score.h"
 #include "core/cpu/cached_attention.h"
 #include "core/cpu/dispatch.h"
@@ -244,6 +245,7 @@ KernelRegistry BatchInvariantCpuKernels() {
   RegisterGateSelectKernels(registry);
   RegisterLatentKeyValueKernels(registry);
   RegisterNormKernels(registry);
+  RegisterPackedAttentionKernels(registry);
   RegisterPagedAttentionKernels(registry);
   RegisterRopeKernels(registry);
   return registry;

@@ -17,8 +17,8 @@
 #include <cstdint>
 
 #include "absl/status/status.h"
-#include "absl/strings/str_cat.h"
 #include "core/base/status_macros.h"
+#include "core/cpu/attend/cache_view.h"
 #include "core/cpu/attention_block.h"
 #include "core/cpu/fused/fused_tiles.h"
 #include "core/cpu/row_products.h"
@@ -31,77 +31,16 @@
 namespace strata {
 namespace {
 
-// Tokens of a run: their rows share the loads of keys and values.
-constexpr int64_t kRunTokens = 16;
 // Query heads of a piece. Where all share one KV head, as over latents, there
 // would else be one piece to a run.
 constexpr int64_t kPieceHeads = 8;
-
-struct Run {
-  int64_t token;
-  int64_t rows;
-};
-
-struct PageView {
-  const int32_t* table;  // [rows, max_blocks]
-  int64_t rows, max_blocks, block_size;
-  const int32_t* sequence;  // [t]
-  const int32_t* position;  // [t]
-
-  PageView(const KernelContext& ctx, int first)
-      : table(ctx.in(first).as<int32_t>()),
-        rows(ctx.in(first).dim(0)),
-        max_blocks(ctx.in(first).dim(1)),
-        block_size(ctx.attrs().Int("block_size")),
-        sequence(ctx.in(first + 1).as<int32_t>()),
-        position(ctx.in(first + 2).as<int32_t>()) {}
-
-  // That every token's blocks are in the cache. Blocks of a run are checked
-  // once, for its last token.
-  absl::Status Check(int64_t token, int64_t slots) const {
-    const int64_t s = sequence[token], last = position[token];
-    if (s < 0 || s >= rows || last < 0 || last >= max_blocks * block_size) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          "token ", token, " is at position ", last, " of sequence ", s,
-          "; want 0 to ", max_blocks * block_size - 1, " of 0 to ", rows - 1));
-    }
-    for (int64_t i = 0; i <= last / block_size; ++i) {
-      const int32_t block = table[s * max_blocks + i];
-      if (block >= 0 && (block + 1) * block_size <= slots) continue;
-      return absl::InvalidArgumentError(
-          absl::StrCat("block ", i, " of sequence ", s, " is ", block,
-                       "; want 0 to ", slots / block_size - 1));
-    }
-    return absl::OkStatus();
-  }
-
-  // The first row of the cache of the sequence's i-th block.
-  int64_t FirstSlot(int64_t s, int64_t i) const {
-    return table[s * max_blocks + i] * block_size;
-  }
-};
-
-int64_t FindRuns(const PageView& pages, int64_t t, Run* runs) {
-  int64_t count = 0;
-  for (int64_t i = 0; i < t; ++i) {
-    const bool goes_on = count > 0 && runs[count - 1].rows < kRunTokens &&
-                         pages.sequence[i] == pages.sequence[i - 1] &&
-                         pages.position[i] == pages.position[i - 1] + 1;
-    if (goes_on) {
-      ++runs[count - 1].rows;
-    } else {
-      runs[count++] = {i, 1};
-    }
-  }
-  return count;
-}
 
 // Rows of queries that see the first `keys - rows + 1` to `keys` keys of a
 // sequence (`step` 1), or all `keys` of them (`step` 0: heads of one token).
 template <typename T>
 struct PageBlock {
   const AttentionSizes& sizes;
-  const PageView& pages;
+  const CacheView& pages;
   int64_t sequence = 0;
   int64_t rows = 0, keys = 0, step = 0;
   const T* q = nullptr;
@@ -126,7 +65,7 @@ struct PageBlock {
       g.k = sizes.key_dim;
       g.a = q;
       g.lda = ld_q;
-      g.b = k + pages.FirstSlot(sequence, first / size) * sizes.ld_k;
+      g.b = k + pages.Slot(sequence, first) * sizes.ld_k;
       g.ldb = sizes.ld_k;
       g.c = score + first;
       g.ldc = ld_score;
@@ -146,7 +85,7 @@ struct PageBlock {
       g.k = std::min(size, keys - first);
       g.a = score + first;
       g.lda = ld_score;
-      g.b = v + pages.FirstSlot(sequence, first / size) * sizes.ld_v;
+      g.b = v + pages.Slot(sequence, first) * sizes.ld_v;
       g.ldb = sizes.ld_v;
       g.c = o;
       g.ldc = ld_o;
@@ -156,16 +95,22 @@ struct PageBlock {
   }
 };
 
+// From input `first` on.
+CacheView ViewOfPages(const KernelContext& ctx, int first) {
+  return {ctx.in(first), ctx.in(first + 1), ctx.in(first + 2),
+          ctx.attrs().Int("block_size")};
+}
+
 // Tokens attend from q to rows of k_cache and v_cache, which may be one.
 template <typename T>
 absl::Status AttendPages(const KernelContext& ctx, const AttentionSizes& sizes,
                          const T* k_cache, const T* v_cache, int64_t slots,
-                         const PageView& pages) {
+                         const CacheView& pages) {
   const int64_t t = ctx.in(0).dim(0);
   const T* const q = ctx.in(0).as<T>();  // [t, ld_q]
   T* const o = ctx.out(0).as<T>();       // [t, ld_o]
-  Run* const runs = ctx.scratch.Take<Run>(t);
-  const int64_t num_runs = FindRuns(pages, t, runs);
+  TokenRun* const runs = ctx.scratch.Take<TokenRun>(t);
+  const int64_t num_runs = pages.FindRuns(t, runs);
   int64_t longest = 0, products = 0;
   for (int64_t i = 0; i < num_runs; ++i) {
     RETURN_IF_ERROR(pages.Check(runs[i].token, slots));
@@ -183,11 +128,11 @@ absl::Status AttendPages(const KernelContext& ctx, const AttentionSizes& sizes,
   const auto attend = [&](int64_t index, int worker) {
     const int64_t first_of_group = index % pieces * heads;
     const int64_t kv_head = index / pieces % sizes.num_kv_heads;
-    const Run& run = runs[index / pieces / sizes.num_kv_heads];
+    const TokenRun& run = runs[index / pieces / sizes.num_kv_heads];
     const int64_t group = std::min(heads, sizes.group - first_of_group);
     const int64_t head = kv_head * sizes.group + first_of_group;
     PageBlock<T> block = {sizes, pages};
-    block.sequence = pages.sequence[run.token];
+    block.sequence = pages.where[run.token];
     block.keys = pages.position[run.token] + run.rows;
     block.q = q + run.token * sizes.ld_q + head * sizes.key_dim;
     block.k = k_cache + kv_head * sizes.key_dim;
@@ -219,7 +164,7 @@ template <typename T>
 absl::Status RunPagedAttention(const KernelContext& ctx) {
   return AttendPages<T>(ctx, AttentionSizes(ctx.attrs(), ctx.in(0), ctx.in(2)),
                         ctx.in(1).as<T>(), ctx.in(2).as<T>(), ctx.in(1).dim(0),
-                        PageView(ctx, /*first=*/3));
+                        ViewOfPages(ctx, /*first=*/3));
 }
 
 // The values are the first columns of the keys.
@@ -230,7 +175,7 @@ absl::Status RunPagedLatentAttention(const KernelContext& ctx) {
   sizes.ld_o = sizes.num_heads * sizes.value_dim;
   const T* const cache = ctx.in(1).as<T>();  // [slots, rank + rope]
   return AttendPages<T>(ctx, sizes, cache, cache, ctx.in(1).dim(0),
-                        PageView(ctx, /*first=*/2));
+                        ViewOfPages(ctx, /*first=*/2));
 }
 
 }  // namespace

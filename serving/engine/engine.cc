@@ -25,6 +25,8 @@
 #include "core/model/config.pb.h"
 #include "core/model/decoder.h"
 #include "core/model/rope_scaling.h"
+#include "core/passes/pack_caches.h"
+#include "core/quant/cache_format.h"
 #include "core/runtime/backend.h"
 #include "core/runtime/fuse_for.h"
 #include "core/runtime/program.h"
@@ -37,12 +39,13 @@ namespace strata {
 namespace {
 
 // Bytes of the caches of all layers for one token.
-int64_t CacheBytesPerToken(const ModelConfig& config) {
+int64_t CacheBytesPerToken(const ModelConfig& config, CacheFormat format) {
   const AttentionConfig& a = config.attention();
-  const int64_t width = a.has_latent()
-                            ? a.latent().kv_rank() + a.latent().rope_dim()
-                            : 2 * a.num_kv_heads() * a.head_dim();
-  return config.num_layers() * width * static_cast<int64_t>(sizeof(float));
+  const int64_t heads = a.has_latent() ? 1 : 2 * a.num_kv_heads();
+  const int64_t columns = a.has_latent()
+                              ? a.latent().kv_rank() + a.latent().rope_dim()
+                              : a.head_dim();
+  return config.num_layers() * heads * CacheHeadBytes(format, columns);
 }
 
 absl::Status WantAtLeast(absl::string_view name, int64_t value, int64_t min) {
@@ -93,6 +96,7 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(
   RETURN_IF_ERROR(WantAtLeast("max_step_tokens", options.max_step_tokens,
                               options.max_sequences));
   RETURN_IF_ERROR(WantAtLeast("block_size", options.block_size, 1));
+  RETURN_IF_ERROR(CheckCacheOptions(options.cache));
   SchedulerOptions scheduling;
   scheduling.max_sequences = options.max_sequences;
   scheduling.max_step_tokens = options.max_step_tokens;
@@ -104,7 +108,8 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(
     scheduling.num_blocks =
         std::min(options.max_sequences * of_sequence,
                  options.cache_bytes /
-                     (CacheBytesPerToken(config) * options.block_size));
+                     (CacheBytesPerToken(config, options.cache.format) *
+                      options.block_size));
   }
   RETURN_IF_ERROR(
       WantAtLeast("the number of cache blocks", scheduling.num_blocks, 1));
@@ -149,6 +154,7 @@ absl::Status Engine::Compile() {
   const ValueId logits = graph.outputs().at("logits");
   const Node& head = graph.node(graph.value(logits).producer);
   graph.SetOutput("features", head.inputs[0]);
+  ASSIGN_OR_RETURN(graph, PackCaches(graph, options_.cache));
   if (options_.fuse) graph = FuseFor(graph, backend_, state_);
   ASSIGN_OR_RETURN(program_,
                    Program::Compile(std::move(graph), backend_, state_));
@@ -353,7 +359,7 @@ void Engine::CopyBlocks(absl::Span<const BlockCopy> copies) {
   for (const std::string& name : caches_) {
     const TensorView& cache = state_.Get(name);
     const int64_t bytes = cache.num_bytes() / scheduler_.cache().num_blocks();
-    char* const data = reinterpret_cast<char*>(cache.as<float>());
+    char* const data = static_cast<char*>(cache.data);
     for (const BlockCopy& copy : copies) {
       std::memcpy(data + copy.to * bytes, data + copy.from * bytes, bytes);
     }

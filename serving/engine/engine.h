@@ -34,6 +34,7 @@
 #include "absl/types/span.h"
 #include "core/base/thread_pool.h"
 #include "core/model/config.pb.h"
+#include "core/quant/cache_format.h"
 #include "core/runtime/backend.h"
 #include "core/runtime/program.h"
 #include "core/runtime/state_store.h"
@@ -49,6 +50,9 @@ struct EngineOptions {
   int64_t num_blocks = 0;         // 0: as cache_bytes allow.
   // At most what max_sequences of max_seq_len need.
   int64_t cache_bytes = int64_t{1} << 30;
+  // Keys and values in fewer bits, and attention's probabilities in powers of
+  // two (docs/quantisation.md). Then attention is not fused.
+  CacheOptions cache;
   int64_t max_waiting = 1024;  // Choices that wait for their turn.
   ThreadPool* pool = nullptr;  // For drawing tokens; null: one thread.
   bool profile = false;        // Time operators; see Profile().

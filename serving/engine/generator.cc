@@ -27,10 +27,13 @@
 #include "core/ops/embedding.h"
 #include "core/ops/grouped_matmul.h"
 #include "core/ops/quant_matmul.h"
+#include "core/passes/pack_caches.h"
+#include "core/quant/cache_format.h"
 #include "core/runtime/backend.h"
 #include "core/runtime/fuse_for.h"
 #include "core/runtime/program.h"
 #include "core/runtime/state_store.h"
+#include "core/tensor/tensor.h"
 #include "serving/engine/sampler.h"
 
 namespace strata {
@@ -66,10 +69,11 @@ double ShareRead(const Graph& graph, const Node& node, ValueId value,
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Generator>> Generator::Create(
-    const ModelConfig& config, Backend& backend, StateStore& state, bool fuse) {
+    const ModelConfig& config, Backend& backend, StateStore& state, bool fuse,
+    const CacheOptions& cache) {
   RETURN_IF_ERROR(strata::Validate(config));
-  auto generator =
-      std::unique_ptr<Generator>(new Generator(config, backend, state, fuse));
+  auto generator = std::unique_ptr<Generator>(
+      new Generator(config, backend, state, fuse, cache));
   constexpr auto kGenerate = DecoderOptions::Mode::kGenerate;
   ASSIGN_OR_RETURN(
       generator->prefill_,
@@ -95,6 +99,7 @@ absl::StatusOr<Graph> Generator::BuildGraph(DecoderOptions::Mode mode,
 absl::StatusOr<std::unique_ptr<Program>> Generator::Compile(
     DecoderOptions::Mode mode, int64_t max_tokens, int64_t max_logits) const {
   ASSIGN_OR_RETURN(Graph graph, BuildGraph(mode, max_tokens, max_logits));
+  ASSIGN_OR_RETURN(graph, PackCaches(graph, cache_));
   if (fuse_) graph = FuseFor(graph, backend_, state_);
   return Program::Compile(std::move(graph), backend_, state_);
 }
@@ -267,7 +272,9 @@ double Generator::MinBytesPerToken(int64_t context) const {
   // What the token writes: its rows of the caches.
   for (const Node& node : graph.nodes()) {
     if (node.op->name != kCacheWrite.name) continue;
-    bytes += static_cast<double>(graph.value(node.inputs[1]).type.max_bytes());
+    const TensorView& cache = state_.Peek(graph.value(node.inputs[0]).name);
+    bytes += static_cast<double>(cache.num_bytes()) /
+             static_cast<double>(cache.dim(0));
   }
   return bytes;
 }

@@ -22,6 +22,7 @@
 #include "core/graph/graph.h"
 #include "core/model/config.pb.h"
 #include "core/model/decoder.h"
+#include "core/quant/cache_format.h"
 #include "core/runtime/backend.h"
 #include "core/runtime/program.h"
 #include "core/runtime/state_store.h"
@@ -58,13 +59,14 @@ class Generator {
   // outlive it; they may change between calls (as between training steps).
   //
   // `fuse`: a block is a few composite operators, as far as the backend has
-  // kernels of them (docs/fusion.md).
+  // kernels of them (docs/fusion.md). `cache`: keys and values in fewer bits,
+  // then attention is not fused.
   //
   // Returns INVALID_ARGUMENT if the config is wrong or `state` holds tensors of
   // another, and RESOURCE_EXHAUSTED if memory runs out.
   static absl::StatusOr<std::unique_ptr<Generator>> Create(
       const ModelConfig& config, Backend& backend, StateStore& state,
-      bool fuse = true);
+      bool fuse = true, const CacheOptions& cache = {});
 
   // Continues `prompt` (token ids, at least one). `on_token` sees each new
   // token as it is made and may return false to stop.
@@ -92,8 +94,12 @@ class Generator {
 
  private:
   Generator(const ModelConfig& config, Backend& backend, StateStore& state,
-            bool fuse)
-      : config_(config), backend_(backend), state_(state), fuse_(fuse) {}
+            bool fuse, const CacheOptions& cache)
+      : config_(config),
+        backend_(backend),
+        state_(state),
+        fuse_(fuse),
+        cache_(cache) {}
 
   absl::Status Check(absl::Span<const int32_t> prompt,
                      const GenerateOptions& options) const;
@@ -130,6 +136,7 @@ class Generator {
   Backend& backend_;
   StateStore& state_;
   const bool fuse_;
+  const CacheOptions cache_;
   std::unique_ptr<Program> prefill_;
   std::unique_ptr<Program> decode_;
   // Speculation: the model on two tokens, the module on many and on one or two.

@@ -15,6 +15,7 @@
 #include "core/model/init.h"
 #include "core/model/tiny_configs.h"
 #include "core/runtime/state_store.h"
+#include "core/tensor/dtype.h"
 #include "core/tensor/tensor.h"
 #include "serving/engine/generator.h"
 
@@ -32,6 +33,12 @@ void FillState(const ModelConfig& config, StateStore& state) {
     const bool is_bias = name.find("bias") != std::string::npos;
     // A stream for each, so that biases are the same for caches of any size.
     Random random(/*seed=*/8, HashName(name));
+    if (state.Get(name).dtype == DType::kU8) {  // A cache in fewer bits.
+      for (uint8_t& x : state.Get(name).template span<uint8_t>()) {
+        x = static_cast<uint8_t>(256 * random.Uniform());
+      }
+      continue;
+    }
     for (T& x : state.Get(name).span<T>()) {
       // Caches are full of what another text left.
       x = static_cast<T>((is_bias ? 0.1 : 1.0) * random.Normal());

@@ -23,11 +23,13 @@
 #include "core/checkpoint/weight_storage.h"
 #include "core/cpu/quant_product.h"
 #include "core/model/config.h"
+#include "core/quant/cache_format.h"
 #include "core/runtime/backend.h"
 #include "core/runtime/state_store.h"
 #include "core/tokenizer/utf8_stream.h"
 #include "nlohmann/json.hpp"
 #include "serving/engine/generator.h"
+#include "tools/strata/cache_flags.h"
 #include "tools/strata/command.h"
 #include "tools/strata/config_flags.h"
 #include "tools/strata/device_flags.h"
@@ -50,6 +52,7 @@ struct GenerateFlags {
   int threads = 1;
   DeviceFlags device;
   WeightStorage weights = WeightStorage::kAsStored;
+  CacheOptions cache;
   bool json = false;
   bool no_fuse = false;
   Option* prompt_option = nullptr;
@@ -149,8 +152,9 @@ absl::StatusOr<int> RunGenerate(const GenerateFlags& flags) {
   RETURN_IF_ERROR(
       LoadModelWeights(folder, config, state, &unused, flags.weights));
   for (const std::string& line : DescribeUnused(unused)) PrintNote(line);
-  ASSIGN_OR_RETURN(const std::unique_ptr<Generator> generator,
-                   Generator::Create(sized, *backend, state, !flags.no_fuse));
+  ASSIGN_OR_RETURN(
+      const std::unique_ptr<Generator> generator,
+      Generator::Create(sized, *backend, state, !flags.no_fuse, flags.cache));
 
   std::string text;
   const auto emit = [&](const std::string& piece) {
@@ -251,6 +255,7 @@ Command AddGenerate(OptionParser& app) {
   generate->AddFlag("--no-fuse", flags->no_fuse,
                     "Run the basic operators of a block one by one");
   AddWeights(*generate, flags->weights);
+  AddCache(*generate, flags->cache);
   AddThreads(*generate, flags->threads);
   AddDevice(*generate, flags->device);
   AddJson(*generate, flags->json);

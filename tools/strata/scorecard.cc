@@ -17,14 +17,18 @@
 #include "core/base/progress.h"
 #include "core/base/signals.h"
 #include "core/base/status_macros.h"
+#include "core/model/vision/vision_encoder.h"
 #include "nlohmann/json.hpp"
 #include "sim/workload/sweep.h"
 #include "tools/scorecard/c1.h"
 #include "tools/scorecard/c3_c4.h"
 #include "tools/scorecard/c5_latency.h"
+#include "tools/scorecard/c7_edge.h"
 #include "tools/scorecard/claim.h"
 #include "tools/scorecard/html.h"
-#include "tools/scorecard/quantisation.h"
+#include "tools/scorecard/quant/cache_study.h"
+#include "tools/scorecard/quant/joint_study.h"
+#include "tools/scorecard/quant/quantisation.h"
 #include "tools/scorecard/routing_time.h"
 #include "tools/scorecard/runs.h"
 #include "tools/scorecard/variants.h"
@@ -49,7 +53,7 @@ struct ScorecardFlags {
   StudyFlags study;
   std::string routing;  // C1's.
   int64_t routing_steps = 160;
-  std::string model;  // B1's and B4's.
+  std::string model;  // Of B1, B3, B4 and B5.
   int64_t context = 256;
   int threads = 1;
 };
@@ -64,22 +68,29 @@ constexpr Claim kClaims[] = {{"A1", HierarchicalExperts},
                              {"A3", SparseActivation}};
 constexpr char kC1[] = "C1";
 constexpr char kB1[] = "B1";
+constexpr char kB3[] = "B3";
 constexpr char kB4[] = "B4";
+constexpr char kB5[] = "B5";
 
 // Claims that want no training.
 absl::StatusOr<ClaimResult> MeasureLatency() { return TradingLatency({}); }
+absl::StatusOr<ClaimResult> MeasureEdge() {
+  return EdgeVision(EdgeVisionConfig(), {});
+}
 struct PlainClaim {
   const char* id;
   absl::StatusOr<ClaimResult> (*measure)();
 };
-constexpr PlainClaim kPlainClaims[] = {
-    {"C3", FusedOperators}, {"C4", MemoryReuse}, {"C5", MeasureLatency}};
+constexpr PlainClaim kPlainClaims[] = {{"C3", FusedOperators},
+                                       {"C4", MemoryReuse},
+                                       {"C5", MeasureLatency},
+                                       {"C7", MeasureEdge}};
 
 absl::StatusOr<std::set<std::string>> ChooseClaims(
     const std::vector<std::string>& ids) {
   std::set<std::string> all;
   for (const Claim& claim : kClaims) all.insert(claim.id);
-  all.insert({kB1, kB4, kC1});
+  all.insert({kB1, kB3, kB4, kB5, kC1});
   for (const PlainClaim& claim : kPlainClaims) all.insert(claim.id);
   if (ids.empty()) return all;
   for (const std::string& id : ids) {
@@ -238,6 +249,9 @@ absl::Status ScoreQuantisation(const ScorecardFlags& flags,
   Manifest manifest = NewManifest();
   manifest.data_hash = corpus.sha256;
   std::vector<QuantRun> runs;
+  std::vector<CacheRun> of_caches;
+  std::vector<JointRun> joint;
+  const bool quantises = ids.count(kB1) + ids.count(kB4) > 0;
   for (int i = 0; i < (flags.model.empty() ? flags.study.seeds : 1); ++i) {
     QuantStudyOptions options;
     options.seed = flags.study.first_seed + i;
@@ -251,6 +265,25 @@ absl::Status ScoreQuantisation(const ScorecardFlags& flags,
     options.context = flags.context;
     options.num_threads = flags.threads;
     manifest.seeds[absl::StrCat("run ", options.seed)] = options.seed;
+    if (ids.count(kB3) > 0) {
+      CacheRun run = {options.seed, options.model, {}};
+      ASSIGN_OR_RETURN(run.outcomes,
+                       RunCacheStudy(corpus, options.model,
+                                     options.held_out_tokens, flags.threads));
+      json["caches"].push_back(ToJson(run));
+      of_caches.push_back(std::move(run));
+    }
+    if (ids.count(kB5) > 0) {
+      JointStudyOptions of_joint;
+      of_joint.model = options.model;
+      of_joint.seed = options.seed;
+      of_joint.num_threads = flags.threads;
+      ASSIGN_OR_RETURN(JointRun run,
+                       RunJointStudy(corpus, of_joint, InterruptRequested));
+      json["joint"].push_back(ToJson(run));
+      joint.push_back(std::move(run));
+    }
+    if (!quantises) continue;
     std::unique_ptr<Progress> progress;
     QuantObserver observer;
     observer.on_variant = [&](int64_t done, int64_t all) {
@@ -264,7 +297,14 @@ absl::Status ScoreQuantisation(const ScorecardFlags& flags,
   }
   if (!json.contains("manifest")) json["manifest"] = ToJson(manifest);
   if (ids.count(kB1) > 0) results.push_back(QuantisedWeights(runs));
+  if (ids.count(kB3) > 0) {
+    const AttentionShape shape;
+    ASSIGN_OR_RETURN(const std::vector<AttentionOutcome> attention,
+                     MeasureAttention(shape, /*rounds=*/50));
+    results.push_back(LogDomainAttention(of_caches, shape, attention));
+  }
   if (ids.count(kB4) > 0) results.push_back(LearnedCompensation(runs));
+  if (ids.count(kB5) > 0) results.push_back(JointPrecision(joint));
   return absl::OkStatus();
 }
 
@@ -280,12 +320,12 @@ absl::StatusOr<int> RunScorecard(const ScorecardFlags& flags) {
     if (ids.erase(claim.id) > 0) plain.insert(claim.id);
   }
   std::set<std::string> of_weights;
-  for (const char* const id : {kB1, kB4}) {
+  for (const char* const id : {kB1, kB3, kB4, kB5}) {
     if (ids.erase(id) > 0) of_weights.insert(id);
   }
   if (!flags.model.empty() && of_weights.empty()) {
     return absl::InvalidArgumentError(
-        "--model is for B1 and B4, neither of which is asked for");
+        "--model is for B1, B3, B4 and B5, none of which is asked for");
   }
   nlohmann::json json;
   std::vector<ScoredRun> runs;
@@ -331,7 +371,8 @@ Command AddScorecard(OptionParser& app) {
   auto flags = std::make_shared<ScorecardFlags>();
   scorecard
       ->AddOption("ids", flags->ids,
-                  "Claims: A1, A2, A3, B1, B4, C1, C3, C4, C5 (default: all)")
+                  "Claims: A1, A2, A3, B1, B3, B4, B5, C1, C3, C4, C5, C7 "
+                  "(default: all)")
       ->TypeName("ID ...");
   AddStudyFlags(*scorecard, "scorecard.json, scorecard.html", flags->study);
   scorecard
@@ -345,7 +386,7 @@ Command AddScorecard(OptionParser& app) {
       ->Check(Between(8, 100000));
   scorecard
       ->AddOption("--model", flags->model,
-                  "B1 and B4 on this model, not on ones that it trains")
+                  "B1, B3, B4 and B5 on this model, not on ones that it trains")
       ->TypeName("DIR");
   scorecard
       ->AddOption("--context", flags->context,

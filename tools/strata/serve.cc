@@ -4,7 +4,9 @@
 #include <atomic>
 #include <cstdint>
 #include <filesystem>
+#include <iterator>
 #include <memory>
+#include <set>
 #include <string>
 #include <thread>
 #include <vector>
@@ -18,16 +20,29 @@
 #include "core/base/files.h"
 #include "core/base/signals.h"
 #include "core/base/status_macros.h"
+#include "core/base/thread_pool.h"
+#include "core/checkpoint/load_model.h"
 #include "core/checkpoint/model_files.h"
 #include "core/cpu/batch_invariant.h"
 #include "core/cpu/cpu_backend.h"
+#include "core/graph/builder.h"
+#include "core/graph/graph.h"
+#include "core/model/config.pb.h"
+#include "core/model/decoder.h"
+#include "core/quant/cache_format.h"
+#include "core/quant/format.h"
+#include "core/quant/packed_parameters.h"
+#include "core/quant/round_parameters.h"
+#include "core/runtime/backend.h"
 #include "core/runtime/state_store.h"
+#include "core/tensor/dtype.h"
 #include "serving/api/api_keys.h"
 #include "serving/api/fields.h"
 #include "serving/api/served_model.h"
 #include "serving/api/server.h"
 #include "serving/api/text_codec.h"
 #include "serving/engine/engine.h"
+#include "tools/strata/cache_flags.h"
 #include "tools/strata/command.h"
 #include "tools/strata/config_flags.h"
 #include "tools/strata/option_parser.h"
@@ -54,8 +69,27 @@ struct ServeFlags {
   int threads = 1;
   bool quiet = false;
   bool no_fuse = false;
+  std::string profile;
   OptionParser* app = nullptr;
 };
+
+constexpr char kEdge[] = "edge";
+constexpr QuantFormat kEdgeWeights = {8, 32, true};
+
+// Values of the profile, which file and command line override: few cores and
+// little memory.
+void ApplyProfile(ServeFlags& flags) {
+  if (flags.profile != kEdge) return;
+  const auto set = [&](const std::string& name, auto& value, auto to) {
+    if (!flags.app->FindOption("--" + name)->is_given()) value = to;
+  };
+  set("cache", flags.engine.cache.format, CacheFormat::kInt8);
+  set("threads", flags.threads, std::min(2, NumUsableCores()));
+  set("max-sequences", flags.engine.max_sequences, int64_t{4});
+  set("max-step-tokens", flags.engine.max_step_tokens, int64_t{64});
+  set("max-waiting", flags.engine.max_waiting, int64_t{16});
+  set("cache-gib", flags.cache_gib, 0.125);
+}
 
 // Values of the file for what the command line does not say.
 absl::Status ReadConfigFile(ServeFlags& flags) {
@@ -101,6 +135,13 @@ absl::Status ReadConfigFile(ServeFlags& flags) {
   integer("max-waiting", flags.engine.max_waiting, 1, kMany);
   integer("block-size", flags.engine.block_size, 1, kMany);
   number("cache-gib", flags.cache_gib);
+  if (!given("cache")) {
+    const auto format = CacheFormatOf(
+        fields.String("cache", ToText(flags.engine.cache.format)));
+    if (!format.ok()) return with_path(format.status());
+    flags.engine.cache.format = *format;
+  }
+  integer("attention-bits", flags.engine.cache.attention_bits, 0, 6);
   integer("max-context", flags.max_context, 0, kMany);
   number("grace-seconds", flags.grace_seconds);
   integer("threads", flags.threads, 1, 4096);
@@ -131,13 +172,40 @@ absl::StatusOr<ApiKeys> ReadKeys(const std::string& path) {
 // are made.
 struct LoadedModel {
   explicit LoadedModel(int threads)
-      : backend(threads, BatchInvariantCpuKernels()), state(backend) {}
+      : backend(threads, BatchInvariantCpuKernels()),
+        state(std::make_unique<StateStore>(backend)) {}
 
   std::unique_ptr<TextCodec> codec;
   CpuBackend backend;
-  StateStore state;
+  std::unique_ptr<StateStore> state;
   std::unique_ptr<Engine> engine;
 };
+
+bool IsQuantised(const StateStore& state) {
+  const std::vector<std::string>& names = state.names();
+  return std::any_of(names.begin(), names.end(), [&](const std::string& name) {
+    return state.Peek(name).dtype == DType::kU8;
+  });
+}
+
+// The weights of `folder` in 8 bits, each to its nearest.
+absl::Status RoundWeights(const std::string& folder, const ModelConfig& config,
+                          Backend& backend, StateStore& rounded) {
+  StateStore wide(backend);
+  RETURN_IF_ERROR(LoadModelWeights(folder, config, wide));
+  GraphBuilder builder;
+  DecoderOptions options;
+  options.mode = DecoderOptions::Mode::kLogits;  // Without a cache.
+  options.max_tokens = 1;
+  BuildDecoder(builder, config, options);
+  ASSIGN_OR_RETURN(const Graph graph, builder.Finish());
+  ASSIGN_OR_RETURN(std::set<std::string> names, QuantizableParameters(config));
+  const std::set<std::string> roundable = RoundableWeights(graph);
+  for (auto it = names.begin(); it != names.end();) {
+    it = roundable.count(*it) > 0 ? std::next(it) : names.erase(it);
+  }
+  return RoundParameters(graph, names, kEdgeWeights, wide, rounded);
+}
 
 absl::StatusOr<std::shared_ptr<ServedModel>> LoadVersion(
     const ServeFlags& flags, const std::string& path) {
@@ -147,8 +215,17 @@ absl::StatusOr<std::shared_ptr<ServedModel>> LoadVersion(
   auto loaded = std::make_shared<LoadedModel>(flags.threads);
   ASSIGN_OR_RETURN(loaded->codec, LoadTextCodec(folder, config.vocab_size()));
   std::vector<UnusedTensor> unused;
-  RETURN_IF_ERROR(LoadWeights(folder, config, loaded->state, &unused));
+  RETURN_IF_ERROR(LoadWeights(folder, config, *loaded->state, &unused));
   for (const std::string& line : DescribeUnused(unused)) PrintNote(line);
+  if (flags.profile == kEdge && !IsQuantised(*loaded->state)) {
+    loaded->state = std::make_unique<StateStore>(loaded->backend);
+    RETURN_IF_ERROR(
+        RoundWeights(folder, config, loaded->backend, *loaded->state));
+    PrintNote(absl::StrFormat(
+        "weights rounded to 8 bits, %.1f MB; strata quantize stores them so, "
+        "calibrated",
+        1e-6 * static_cast<double>(loaded->state->num_bytes())));
+  }
   if (flags.max_context > 0) {
     config.set_max_seq_len(std::min(flags.max_context, config.max_seq_len()));
   }
@@ -157,7 +234,7 @@ absl::StatusOr<std::shared_ptr<ServedModel>> LoadVersion(
   options.pool = &loaded->backend.pool();
   options.fuse = !flags.no_fuse;
   ASSIGN_OR_RETURN(loaded->engine, Engine::Create(config, loaded->backend,
-                                                  loaded->state, options));
+                                                  *loaded->state, options));
   constexpr size_t kShownDigits = 16;
   return std::make_shared<ServedModel>(*loaded->codec, *loaded->engine,
                                        hash.substr(0, kShownDigits), loaded);
@@ -166,6 +243,7 @@ absl::StatusOr<std::shared_ptr<ServedModel>> LoadVersion(
 absl::StatusOr<int> RunServe(ServeFlags flags) {
   const absl::Time start = absl::Now();
   InstallInterruptHandler();
+  ApplyProfile(flags);
   RETURN_IF_ERROR(ReadConfigFile(flags));
   if (!flags.keys_file.empty()) {
     ASSIGN_OR_RETURN(flags.server.keys, ReadKeys(flags.keys_file));
@@ -224,6 +302,12 @@ Command AddServe(OptionParser& app) {
                   "JSON object of these options, which the command line "
                   "overrides")
       ->TypeName("FILE");
+  serve
+      ->AddOption("--profile", flags->profile,
+                  "edge: two threads, weights in 8 bits, an INT8 cache, few "
+                  "sequences; other options override")
+      ->TypeName("edge")
+      ->Check(OneOf({kEdge}));
   serve->AddOption("--host", flags->server.host, "Address to listen on")
       ->TypeName("HOST");
   serve->AddOption("--port", flags->server.port, "0: any that is free")
@@ -305,6 +389,7 @@ Command AddServe(OptionParser& app) {
                   "Memory for keys and values, at most")
       ->TypeName("GIB")
       ->Check(MoreThanZero());
+  AddCache(*serve, flags->engine.cache);
   serve
       ->AddOption("--max-context", flags->max_context,
                   "Tokens of prompt and answer together; 0: what the model "

@@ -103,6 +103,20 @@ TEST_F(ServeTest, TakesOptionsFromAFileThatTheCommandLineOverrides) {
   EXPECT_EQ(serving.End(), 0);
 }
 
+TEST_F(ServeTest, ServesInEightBitsAtTheEdge) {
+  Serving serving({"--model", *run_, "--profile", "edge", "--attention-bits",
+                   "5", "--max-sequences", "2"});
+  ASSERT_GT(serving.port(), 0);
+  EXPECT_THAT(serving.err(), HasSubstr("weights rounded to 8 bits"));
+  httplib::Client client("127.0.0.1", serving.port());
+  const auto answer = client.Post(
+      "/v1/completions", json{{"prompt", "the cat"}, {"max_tokens", 8}}.dump(),
+      "application/json");
+  ASSERT_TRUE(answer);
+  EXPECT_EQ(answer->status, 200) << answer->body;
+  EXPECT_EQ(serving.End(), 0);
+}
+
 TEST_F(ServeTest, SaysInOneLineWhatIsWrong) {
   const auto serve = [&](const std::vector<std::string>& args) {
     return Strata(std::vector<std::string>{"serve"} + args);
@@ -115,7 +129,13 @@ TEST_F(ServeTest, SaysInOneLineWhatIsWrong) {
   ExpectFailure(serve({"--model", *run_, "--host", "300.1.2.3"}), 1,
                 {"cannot listen on 300.1.2.3"});
 
+  ExpectFailure(serve({"--model", *run_, "--cache", "int3"}), 2, {"--cache"});
+  ExpectFailure(serve({"--model", *run_, "--attention-bits", "4"}), 1,
+                {"the cache is f32; want int8 or int4"});
   const std::string config = Folder("bad.json");
+  WriteAll(config, R"({"cache": "int3"})");
+  ExpectFailure(serve({"--model", *run_, "--config", config}), 1,
+                {config, "no cache is called int3"});
   WriteAll(config, R"({"prot": 1})");
   ExpectFailure(serve({"--model", *run_, "--config", config}), 1,
                 {config, "prot"});

@@ -1,4 +1,4 @@
-#include "tools/scorecard/quantisation.h"
+#include "tools/scorecard/quant/quantisation.h"
 
 #include <algorithm>
 #include <cstdint>
@@ -22,8 +22,10 @@
 #include "core/graph/graph.h"
 #include "core/model/config.pb.h"
 #include "core/model/decoder.h"
+#include "core/passes/pack_caches.h"
 #include "core/passes/plan_memory.h"
 #include "core/passes/quantize_weights.h"
+#include "core/quant/cache_format.h"
 #include "core/quant/input_moments.h"
 #include "core/quant/packed_parameters.h"
 #include "core/quant/quantize_model.h"
@@ -77,10 +79,10 @@ QuantError SumErrors(const WideModel& model, const WideModel& other,
   return sum;
 }
 
-// Of a model that is loaded as it is stored; caches as they are (F32).
+// Of a model that is loaded as it is stored.
 absl::StatusOr<ServedMemory> MeasureMemory(const std::string& folder,
                                            ModelConfig config, int64_t context,
-                                           int num_threads) {
+                                           CacheFormat cache, int num_threads) {
   CpuBackend backend(num_threads, AllCpuKernels());
   StateStore state(backend);
   RETURN_IF_ERROR(LoadModelWeights(folder, config, state, /*unused=*/nullptr,
@@ -95,6 +97,7 @@ absl::StatusOr<ServedMemory> MeasureMemory(const std::string& folder,
     options.max_tokens = tokens;
     BuildDecoder(builder, config, options);
     ASSIGN_OR_RETURN(Graph graph, builder.Finish());
+    ASSIGN_OR_RETURN(graph, PackCaches(graph, {cache, 0}));
     ASSIGN_OR_RETURN(const std::unique_ptr<Program> program,
                      Program::Compile(std::move(graph), backend, state));
     memory.arena = std::max(memory.arena, program->num_bytes());
@@ -107,6 +110,7 @@ absl::StatusOr<ServedMemory> MeasureMemory(const std::string& folder,
 
 absl::StatusOr<ServedMemory> PlanServedMemory(ModelConfig config,
                                               const QuantFormat& format,
+                                              CacheFormat cache,
                                               int64_t context,
                                               ServedMemory& baseline) {
   config.set_max_seq_len(context);
@@ -124,7 +128,8 @@ absl::StatusOr<ServedMemory> PlanServedMemory(ModelConfig config,
   options.max_tokens = std::min(context, kPrefillTokens);
   BuildDecoder(builder, config, options);
   ASSIGN_OR_RETURN(const Graph graph, builder.Finish());
-  ASSIGN_OR_RETURN(const Graph packed, QuantizeWeights(graph, formats));
+  ASSIGN_OR_RETURN(Graph packed, QuantizeWeights(graph, formats));
+  ASSIGN_OR_RETURN(packed, PackCaches(packed, {cache, 0}));
   ServedMemory memory;
   for (const Value& value : packed.values()) {
     const int64_t bytes = value.type.max_bytes();
@@ -134,7 +139,7 @@ absl::StatusOr<ServedMemory> PlanServedMemory(ModelConfig config,
   }
   memory.arena = PlanMemory(packed).arena_bytes;
   baseline.weights = 2 * CountElements(graph, Role::kParameter);
-  baseline.caches = memory.caches / 2;
+  baseline.caches = 2 * CountElements(graph, Role::kState);
   baseline.arena = memory.arena;
   return memory;
 }
@@ -213,8 +218,9 @@ absl::StatusOr<QuantRun> RunQuantStudy(const Corpus& corpus,
     RETURN_IF_ERROR(evaluate(path, outcome.bits_per_byte, outcome.accuracy));
     run.outcomes.push_back(outcome);
     if (i + 1 == variants.size()) {
-      ASSIGN_OR_RETURN(run.ours, MeasureMemory(path, config, run.context,
-                                               options.num_threads));
+      ASSIGN_OR_RETURN(
+          run.ours, MeasureMemory(path, config, run.context, CacheFormat::kInt8,
+                                  options.num_threads));
     }
     if (observer.on_variant) {
       observer.on_variant(static_cast<int64_t>(i + 1),
@@ -222,8 +228,11 @@ absl::StatusOr<QuantRun> RunQuantStudy(const Corpus& corpus,
     }
   }
   // The same parameters, caches and activations, the first two in BF16.
+  ASSIGN_OR_RETURN(const ServedMemory wide,
+                   MeasureMemory(folder, config, run.context, CacheFormat::kF32,
+                                 options.num_threads));
   run.baseline.weights = model->state.num_bytes() / 2;
-  run.baseline.caches = run.ours.caches / 2;
+  run.baseline.caches = wide.caches / 2;
   run.baseline.arena = run.ours.arena;
   return run;
 }

@@ -8,8 +8,8 @@
 //
 // A variant that is done is a folder, and is not done again.
 
-#ifndef TOOLS_SCORECARD_QUANTISATION_H_
-#define TOOLS_SCORECARD_QUANTISATION_H_
+#ifndef TOOLS_SCORECARD_QUANT_QUANTISATION_H_
+#define TOOLS_SCORECARD_QUANT_QUANTISATION_H_
 
 #include <cstdint>
 #include <functional>
@@ -18,6 +18,7 @@
 
 #include "absl/status/statusor.h"
 #include "core/model/config.pb.h"
+#include "core/quant/cache_format.h"
 #include "core/quant/calibrate.h"
 #include "core/quant/format.h"
 #include "nlohmann/json.hpp"
@@ -60,7 +61,7 @@ struct QuantRun {
   std::vector<QuantOutcome> outcomes;  // [variants]
   int64_t context = 0;
   ServedMemory baseline;  // Weights and caches in BF16.
-  ServedMemory ours;      // Of the last variant.
+  ServedMemory ours;      // Of the last variant, caches in INT8.
 };
 
 struct QuantStudyOptions {
@@ -78,10 +79,11 @@ struct QuantObserver {
 };
 
 // The same of a model that nobody has trained, from its graphs alone: layers in
-// `format`, the output projection in INT8, the embedding in BF16. `baseline`
-// gets weights and caches in BF16.
+// `format`, the output projection in INT8, the embedding in BF16, caches in
+// `cache`. `baseline` gets weights and caches in BF16.
 absl::StatusOr<ServedMemory> PlanServedMemory(ModelConfig config,
                                               const QuantFormat& format,
+                                              CacheFormat cache,
                                               int64_t context,
                                               ServedMemory& baseline);
 
@@ -99,4 +101,4 @@ nlohmann::json ToJson(const QuantRun& run);
 
 }  // namespace strata
 
-#endif  // TOOLS_SCORECARD_QUANTISATION_H_
+#endif  // TOOLS_SCORECARD_QUANT_QUANTISATION_H_
