@@ -285,8 +285,7 @@ __device__ void MultiplyTiles(const Args& args, Shared& shared, int rank) {
   Schedule<kProduct> schedule(args, shared.first_job);
   constexpr bool kRowsSummed = kProduct == Product::kOfRows;
   constexpr OperandOrder kOrderA = kRowsSummed ? kOuter : kInner;
-  constexpr OperandOrder kOrderB =
-      ByRowsOfWeights(kProduct) ? kInner : kOuter;
+  constexpr OperandOrder kOrderB = ByRowsOfWeights(kProduct) ? kInner : kOuter;
   const int group = Uniform(static_cast<int>(threadIdx.x) / kWarpgroup) - 1;
   // One thread says for its warpgroup that a stage is free, to all blocks that
   // write into it.
@@ -356,10 +355,9 @@ __device__ void MultiplyTiles(const Args& args, Shared& shared, int rank) {
         gated[i] = __fdividef(sum[i], 1.f + __expf(-sum[i])) * sum[i + 64];
       }
       const int width = args.columns / 2, column = job.column / 2;
-      StoreRows<kTileColumns / 2>(gated, kAsIs, height - row, width - column,
-                                  static_cast<Y*>(args.result) +
-                                      (first + row) * width + column,
-                                  width);
+      StoreRows<kTileColumns / 2>(
+          gated, kAsIs, height - row, width - column,
+          static_cast<Y*>(args.result) + (first + row) * width + column, width);
     } else {
       StoreRows<kTileColumns>(sum, kAsIs, height - row,
                               args.columns - job.column,

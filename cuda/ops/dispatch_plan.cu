@@ -46,8 +46,8 @@ __global__ void __launch_bounds__(kBlock)
   __shared__ uint16_t of_warp[kWarpsPerBlock][kMaxPlannedExperts];
   const int64_t slots = a.tokens.Get() * a.k;
   const int experts = a.num_experts, warp = threadIdx.x / kWarp;
-  const auto tiles = static_cast<int>((slots + counts.tile_slots - 1) /
-                                      counts.tile_slots);
+  const auto tiles =
+      static_cast<int>((slots + counts.tile_slots - 1) / counts.tile_slots);
   const auto tile = static_cast<int>(blockIdx.x);
   if (tile >= tiles && tile > 0) return;
   for (int e = threadIdx.x; e < experts; e += kBlock) total[e] = start[e] = 0;
@@ -232,9 +232,8 @@ int64_t Chunks(const DispatchPlanArgs& args) {
 
 int64_t DispatchPlanScratch(const DispatchPlanArgs& args) {
   const SlotCounts counts = OwnCounts(args);
-  return HasPlanFromCounts(counts)
-             ? CeilDiv(counts.tiles * args.num_experts, 2)
-             : Chunks(args) * args.num_experts;
+  return HasPlanFromCounts(counts) ? CeilDiv(counts.tiles * args.num_experts, 2)
+                                   : Chunks(args) * args.num_experts;
 }
 
 cudaError_t PlanDispatchFrom(const SlotCounts& counts,

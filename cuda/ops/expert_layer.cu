@@ -130,8 +130,8 @@ __global__ void __launch_bounds__(kBlock)
     FewHiddenKernel(const ExpertLayerArgs a) {
   const int64_t slots = a.tokens.Get() * a.k;
   const int64_t slot = blockIdx.y;
-  const int64_t column = int64_t{blockIdx.x} * kWarpsPerBlock +
-                         threadIdx.x / kWarp;
+  const int64_t column =
+      int64_t{blockIdx.x} * kWarpsPerBlock + threadIdx.x / kWarp;
   if (slot >= slots || column >= a.width) return;
   const int expert = ExpertOf(a, slot);
   if (expert < 0) return;
@@ -162,8 +162,8 @@ template <typename Y>
 __global__ void __launch_bounds__(kBlock)
     FewOutputKernel(const ExpertLayerArgs a) {
   const int64_t token = blockIdx.y;
-  const int64_t column = int64_t{blockIdx.x} * kWarpsPerBlock +
-                         threadIdx.x / kWarp;
+  const int64_t column =
+      int64_t{blockIdx.x} * kWarpsPerBlock + threadIdx.x / kWarp;
   if (token >= a.tokens.Get() || column >= a.d) return;
   float sum = 0;
 #pragma unroll 8
@@ -171,8 +171,7 @@ __global__ void __launch_bounds__(kBlock)
     const int64_t slot = token * a.k + j;
     const int expert = ExpertOf(a, slot);
     if (expert < 0) continue;
-    const BFloat* const w =
-        a.down + (int64_t{expert} * a.d + column) * a.width;
+    const BFloat* const w = a.down + (int64_t{expert} * a.d + column) * a.width;
     const BFloat* const x = a.hidden + slot * a.width;
     float dot = 0;
 #pragma unroll 4

@@ -57,7 +57,7 @@ struct ExpertLayerArgs {
   int64_t max_slots() const { return tokens.bound * k; }
 };
 
-constexpr int64_t kMaxFewSlots = 32;
+constexpr int64_t kMaxFewSlots = 64;
 
 // Whether this GPU and these extents have it: Hopper, tiles of the products.
 bool HasExpertLayer(const ExpertLayerArgs& args);

@@ -101,8 +101,8 @@ cudaError_t RunByParts(const KernelContext& ctx) {
 
 cudaError_t RunExpertsResidual(const KernelContext& ctx) {
   ExpertLayerArgs a = ReadArgs(ctx);
-  const bool narrow = ctx.in(kGateUp).element_size == 2 &&
-                      ctx.in(kDown).element_size == 2;
+  const bool narrow =
+      ctx.in(kGateUp).element_size == 2 && ctx.in(kDown).element_size == 2;
   // Few slots read less of F32 weights than rounding them would.
   if (ctx.precision != Precision::kBf16 || !HasExpertLayer(a) ||
       (!narrow && a.max_slots() <= kMaxFewSlots)) {

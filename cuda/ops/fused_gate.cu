@@ -36,7 +36,7 @@ struct ContextArgs {
   const float* embedding = nullptr;
   Weight q, k, v, o, cross_k, cross_v, cross_o;
   float *context = nullptr, *key = nullptr, *value = nullptr;  // [E, r]
-  float *mixed = nullptr, *score = nullptr;  // [E, r], [E, E]
+  float *mixed = nullptr, *score = nullptr;                    // [E, r], [E, E]
 };
 
 // y [n, m] = x [n, k] w [m, k]^T, plus `to_add`. Ends with a barrier.
@@ -218,8 +218,8 @@ cudaError_t RunTierGate(const KernelContext& ctx) {
   if (a.experts > kMaxGateExperts) return ctx.Refuse("more than 512 experts");
   if (a.k_max > kMaxGateChosen) return ctx.Refuse("k_max of more than 64");
   a.key = WideOf(ctx, kKey, kWideKey);
-  a.count = ctx.Keep<uint16_t>(
-      kSlotCounts, GateTiles(a.tokens.bound) * a.experts);
+  a.count =
+      ctx.Keep<uint16_t>(kSlotCounts, GateTiles(a.tokens.bound) * a.experts);
   if (a.key == nullptr || a.count == nullptr) return cudaErrorMemoryAllocation;
   const int64_t pieces = ProjectionPieceElements(a, PiecesOf(ctx));
   if (pieces > 0) {

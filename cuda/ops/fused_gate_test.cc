@@ -96,8 +96,8 @@ Inputs MakeInputs(const Gate& g) {
   const double by_r = 1 / std::sqrt(static_cast<double>(g.r));
   Inputs in;
   in.x = fill(g.tokens, g.d, 1, false);
-  in.token = fill(projected, g.d, 1 / std::sqrt(static_cast<double>(g.d)),
-                  g.narrow);
+  in.token =
+      fill(projected, g.d, 1 / std::sqrt(static_cast<double>(g.d)), g.narrow);
   in.key = fill(g.experts, g.groups,
                 1 / std::sqrt(static_cast<double>(g.groups)), g.narrow);
   in.bias = fill(g.experts, 1, 0.1, false);
@@ -130,8 +130,7 @@ absl::StatusOr<Graph> BuildGate(const Gate& g) {
   const std::vector<ValueId> context =
       b.Add(kExpertContext, context_inputs,
             {{"scale", 1 / std::sqrt(static_cast<double>(g.r))}});
-  const ValueId bias =
-      b.State("bias", DType::kF32, {Static(g.experts)});
+  const ValueId bias = b.State("bias", DType::kF32, {Static(g.experts)});
   RETURN_IF_ERROR(b.status());
   const std::vector<ValueId> routing =
       b.Add(kTierGate,
@@ -423,23 +422,23 @@ Gate With(Gate g, void (*change)(Gate&)) {
 // without work, and shapes that have no tensor cores.
 INSTANTIATE_TEST_SUITE_P(
     Gates, TierGateTest,
-    testing::Values(
-        Gate{"OneToken", 1, 16, 128, 64, 1, 64},
-        Gate{"Small", 65, 8, 384, 64, 1, 32, 4},
-        Gate{"Leaves", 300, 48, 1024, 64, 1, 32, 8, /*exit_threshold=*/0.8},
-        Gate{"FourBlocks", 1100, 33, 512, 32, 2, 32},
-        Gate{"TwoBlocks", 2100, 65, 256, 64, 1, 16, 6},
-        With({"Narrow", 200, 32, 1024, 64, 1, 32},
-             [](Gate& g) { g.narrow = true; }),
-        With({"Rounded", 500, 32, 1024, 64, 1, 32},
-             [](Gate& g) { g.precision = Precision::kBf16; }),
-        With({"Unbiased", 129, 128, 320, 16, 4, 28, 16},
-             [](Gate& g) { g.bias = g.add_coarse = false; }),
-        Gate{"OddWidths", 70, 31, 100, 6, 5, 10, 5},
-        With({"OddWidthsNarrow", 70, 31, 100, 6, 5, 10, 5},
-             [](Gate& g) { g.narrow = true; }),
-        Gate{"OwnEnergies", 90, 20, 96, 6, 0, 5, 4},
-        Gate{"ManyExperts", 40, 300, 256, 128, 1, 24, 40}),
+    testing::Values(Gate{"OneToken", 1, 16, 128, 64, 1, 64},
+                    Gate{"Small", 65, 8, 384, 64, 1, 32, 4},
+                    Gate{"Leaves", 300, 48, 1024, 64, 1, 32, 8,
+                         /*exit_threshold=*/0.8},
+                    Gate{"FourBlocks", 1100, 33, 512, 32, 2, 32},
+                    Gate{"TwoBlocks", 2100, 65, 256, 64, 1, 16, 6},
+                    With({"Narrow", 200, 32, 1024, 64, 1, 32},
+                         [](Gate& g) { g.narrow = true; }),
+                    With({"Rounded", 500, 32, 1024, 64, 1, 32},
+                         [](Gate& g) { g.precision = Precision::kBf16; }),
+                    With({"Unbiased", 129, 128, 320, 16, 4, 28, 16},
+                         [](Gate& g) { g.bias = g.add_coarse = false; }),
+                    Gate{"OddWidths", 70, 31, 100, 6, 5, 10, 5},
+                    With({"OddWidthsNarrow", 70, 31, 100, 6, 5, 10, 5},
+                         [](Gate& g) { g.narrow = true; }),
+                    Gate{"OwnEnergies", 90, 20, 96, 6, 0, 5, 4},
+                    Gate{"ManyExperts", 40, 300, 256, 128, 1, 24, 40}),
     GateName);
 
 }  // namespace

@@ -219,8 +219,8 @@ void AddRouting(int64_t tokens, Precision precision, bool fuse) {
                    precision == Precision::kBf16 ? "/bf16" : "/fp32",
                    fuse ? "/fused" : ""),
       [=](GraphBuilder& b) {
-        const ValueId x = b.State(
-            "x", DType::kF32, {Static(tokens), Static(config.d_model())});
+        const ValueId x = b.State("x", DType::kF32,
+                                  {Static(tokens), Static(config.d_model())});
         for (int tier = 0; tier < moe.tier_experts_size(); ++tier) {
           GraphBuilder::Scope scope(b, absl::StrCat("tier.", tier));
           const int64_t experts = moe.tier_experts(tier);

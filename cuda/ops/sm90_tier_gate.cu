@@ -1,7 +1,8 @@
 // A tier's gate with its projection, in one launch.
 //
 //   cluster of C blocks        64 tokens
-//     block q                  x [64, columns q, q + C, ... of 64] by the weight
+//     block q                  x [64, columns q, q + C, ... of 64] by the
+//     weight
 //       warpgroup w            16 of each 64 columns, in the tensor cores
 //     sums of four warpgroups, then over the cluster: 64 / C tokens a block
 //     tier_gate.cuh            all that follows, for these tokens
@@ -48,25 +49,25 @@ struct ProjectionLayout {
 template <int kColumns>
 constexpr int kSumPitch = kColumns + 4;
 template <int kColumns>
-constexpr int kSumFloats = kProjectedTokens * kSumPitch<kColumns>;
+constexpr int kSumFloats = kProjectedTokens* kSumPitch<kColumns>;
 
 template <int kColumns>
 ProjectionLayout LayoutOf(const TierGateArgs& a, const GateLayout& l,
                           int pieces) {
   ProjectionLayout p;
   const int stage_bytes = pieces * kColumns * kChunk * 2;
-  const int around =
-      static_cast<int>(sizeof(float)) * l.expert_floats +
-      2 * kMaxStages * static_cast<int>(sizeof(uint64_t)) + kSwizzleBytes;
-  const int sum_bytes = static_cast<int>(sizeof(float)) *
-                        kSumFloats<kColumns> * (1 + kGroups);
-  const int row_bytes = static_cast<int>(sizeof(float)) *
-                        (kSumFloats<kColumns> + l.row_floats);
+  const int around = static_cast<int>(sizeof(float)) * l.expert_floats +
+                     2 * kMaxStages * static_cast<int>(sizeof(uint64_t)) +
+                     kSwizzleBytes;
+  const int sum_bytes =
+      static_cast<int>(sizeof(float)) * kSumFloats<kColumns> * (1 + kGroups);
+  const int row_bytes =
+      static_cast<int>(sizeof(float)) * (kSumFloats<kColumns> + l.row_floats);
   p.chunks = static_cast<int>(a.d / kChunk);
   p.clusters = kProjectedTokens / a.tile_tokens;
-  p.stages = std::clamp((kMaxSharedBytes - around) / stage_bytes, 0,
-                        std::min(kMaxStages,
-                                 std::max(kMinStages, p.chunks / p.clusters)));
+  p.stages = std::clamp(
+      (kMaxSharedBytes - around) / stage_bytes, 0,
+      std::min(kMaxStages, std::max(kMinStages, p.chunks / p.clusters)));
   p.region_bytes = std::max({p.stages * stage_bytes, sum_bytes, row_bytes});
   p.region_bytes = (p.region_bytes + 15) / 16 * 16;
   p.shared_bytes = p.region_bytes + around;
@@ -153,7 +154,6 @@ __global__ void __launch_bounds__(kGateThreads, 1)
     }
     FenceBarrierInit();
   }
-  const GateExperts experts = LoadExperts(a, l, expert_memory);
   __syncthreads();
 
   const auto load = [&](int chunk, int stage) {
@@ -166,6 +166,7 @@ __global__ void __launch_bounds__(kGateThreads, 1)
               piece * kColumns, 0);
     }
   };
+  GateExperts experts;
   int stage = 0;
   uint32_t parity = 0;
   for (int64_t tile = cluster; tile * kProjectedTokens < t;
@@ -176,14 +177,15 @@ __global__ void __launch_bounds__(kGateThreads, 1)
         load(i, (stage + i) % p.stages);
       }
     }
+    if (tile == cluster) experts = LoadExperts(a, l, expert_memory);
     const int64_t token = tile * kProjectedTokens + row;
     const bool has_upper = token < t, has_lower = token + 8 < t;
     const float* const from =
         a.x + token * a.d + rank * kChunk + group * 16 + lane % 4 * 4;
     const auto fetch = [&](int chunk) {
       const float4 none = {0, 0, 0, 0};
-      const float* const at = from + static_cast<int64_t>(chunk) * p.clusters *
-                                         kChunk;
+      const float* const at =
+          from + static_cast<int64_t>(chunk) * p.clusters * kChunk;
       return TokenColumns{
           has_upper ? __ldg(reinterpret_cast<const float4*>(at)) : none,
           has_lower ? __ldg(reinterpret_cast<const float4*>(at + 8 * a.d))
@@ -282,8 +284,7 @@ __global__ void __launch_bounds__(kBlock)
                 __nv_bfloat16* split) {
   for (int64_t i = FirstElement(); i < padded_rows * d; i += ElementStride()) {
     const int place = static_cast<int>(i % 16), half = place / 8;
-    const int64_t from =
-        i - place + place % 8 / 2 * 4 + half * 2 + place % 2;
+    const int64_t from = i - place + place % 8 / 2 * 4 + half * 2 + place % 2;
     float left = 0;
     if (i < rows * d) {
       left = wide != nullptr ? wide[from] : __bfloat162float(narrow[from]);
@@ -328,8 +329,8 @@ int64_t ProjectionPieceElements(const TierGateArgs& args, GatePieces pieces) {
 }
 
 cudaError_t SplitProjection(const TierGateArgs& args, GatePieces pieces,
-                            const void* weight, bool bf16,
-                            __nv_bfloat16* split, cudaStream_t stream) {
+                            const void* weight, bool bf16, __nv_bfloat16* split,
+                            cudaStream_t stream) {
   return WithProjection(args, pieces, [&](auto columns, auto count) {
     constexpr int kColumns = decltype(columns)::value;
     SplitKernel<<<BlocksFor(kColumns * args.d), kBlock, 0, stream>>>(
@@ -340,8 +341,7 @@ cudaError_t SplitProjection(const TierGateArgs& args, GatePieces pieces,
   });
 }
 
-cudaError_t ProjectAndChooseExperts(const TierGateArgs& args,
-                                    GatePieces pieces,
+cudaError_t ProjectAndChooseExperts(const TierGateArgs& args, GatePieces pieces,
                                     const __nv_bfloat16* split,
                                     cudaStream_t stream) {
   if (args.tokens.bound == 0) return cudaSuccess;
@@ -367,9 +367,9 @@ cudaError_t ProjectAndChooseExperts(const TierGateArgs& args,
     int device = 0, processors = 0;
     cudaGetDevice(&device);
     cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device);
-    const int64_t clusters = std::clamp<int64_t>(
-        CeilDiv(args.tokens.bound, kProjectedTokens), 1,
-        processors / p.clusters);
+    const int64_t clusters =
+        std::clamp<int64_t>(CeilDiv(args.tokens.bound, kProjectedTokens), 1,
+                            processors / p.clusters);
     cudaLaunchAttribute attribute;
     attribute.id = cudaLaunchAttributeClusterDimension;
     attribute.val.clusterDim = {static_cast<unsigned>(p.clusters), 1, 1};

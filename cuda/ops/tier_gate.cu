@@ -21,8 +21,7 @@ __global__ void __launch_bounds__(kGateThreads, 1)
   const int first_query = a.projected - a.r;
   const int energy_pitch = GatePitch(a.energies), query_pitch = GatePitch(a.r);
   const int query_columns = (a.r + 3) / 4 * 4;
-  for (int64_t tile = blockIdx.x; tile * a.tile_tokens < t;
-       tile += gridDim.x) {
+  for (int64_t tile = blockIdx.x; tile * a.tile_tokens < t; tile += gridDim.x) {
     const int64_t end = min(t, (tile + 1) * a.tile_tokens);
     ClearCounts(a, l, memory);
     for (int64_t first = tile * a.tile_tokens; first < end; first += l.rows) {
@@ -65,8 +64,8 @@ cudaError_t ChooseExperts(const TierGateArgs& args, cudaStream_t stream) {
     layout.experts_shared = shared;
   }
   if (bytes() > kMaxSharedBytes) return cudaErrorInvalidValue;
-  const auto blocks = static_cast<unsigned>(
-      std::min(kMaxBlocks, GateTiles(args.tokens.bound)));
+  const auto blocks =
+      static_cast<unsigned>(std::min(kMaxBlocks, GateTiles(args.tokens.bound)));
   return WithExpertsPerLane(args.experts, [&](auto per_lane) {
     auto* const kernel = ChooseKernel<decltype(per_lane)::value>;
     const cudaError_t allowed = cudaFuncSetAttribute(

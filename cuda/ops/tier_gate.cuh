@@ -26,6 +26,7 @@
 #include "cuda/ops/device.cuh"
 #include "cuda/ops/energy.cuh"
 #include "cuda/ops/tier_gate.h"
+#include "cuda_pipeline.h"
 
 namespace strata::gpu {
 
@@ -89,14 +90,29 @@ struct GateRows {
   }
 };
 
-// rows [n, columns] to shared memory, with zeros up to a whole vector.
+// rows [n, columns] to shared memory, with zeros up to a whole vector, a warp a
+// row. Whole vectors come without waiting: WaitForGateRows(), and a barrier,
+// before they are read.
 __device__ __forceinline__ void LoadGateRows(const float* from, int n,
                                              int columns, float* to) {
   const int pitch = GatePitch(columns), padded = (columns + 3) / 4 * 4;
-  for (int i = threadIdx.x; i < n * padded; i += kGateThreads) {
-    const int row = i / padded, c = i % padded;
-    to[row * pitch + c] = c < columns ? from[row * columns + c] : 0.f;
+  for (int row = threadIdx.x / kWarp; row < n; row += kGateWarps) {
+    const float* const source = from + int64_t{row} * columns;
+    float* const target = to + row * pitch;
+    if (columns % 4 == 0) {
+      for (int c = Lane() * 4; c < columns; c += kWarp * 4) {
+        __pipeline_memcpy_async(target + c, source + c, sizeof(float4));
+      }
+    } else {
+      for (int c = Lane(); c < padded; c += kWarp) {
+        target[c] = c < columns ? source[c] : 0.f;
+      }
+    }
   }
+}
+__device__ __forceinline__ void WaitForGateRows() {
+  __pipeline_commit();
+  __pipeline_wait_prior(0);
 }
 
 // The experts' side of a gate.
@@ -113,8 +129,7 @@ __device__ __forceinline__ GateExperts LoadExperts(const TierGateArgs& a,
             {a.expert_value, a.r, false}};
   }
   LoadGateRows(a.key, a.experts, a.groups, memory + l.key);
-  LoadGateRows(a.expert_embedding, a.experts, a.r,
-               memory + l.expert_embedding);
+  LoadGateRows(a.expert_embedding, a.experts, a.r, memory + l.expert_embedding);
   LoadGateRows(a.expert_key, a.experts, a.r, memory + l.expert_key);
   LoadGateRows(a.expert_value, a.experts, a.r, memory + l.expert_value);
   const int wide = GatePitch(a.r);
@@ -253,7 +268,8 @@ __device__ __forceinline__ uint32_t KeepLargest(const int (&key)[kPerLane],
     for (int j = 0; j < kPerLane; ++j) {
       const bool there = Lane() + j * kWarp < experts;
       n += __popc(__ballot_sync(
-          kWholeWarp, there && (key[j] > least || (!above && key[j] == least))));
+          kWholeWarp,
+          there && (key[j] > least || (!above && key[j] == least))));
     }
     return n;
   };
@@ -403,11 +419,12 @@ __device__ __forceinline__ void ChooseTile(const TierGateArgs& a,
   const float* const query = memory + l.query;
   auto* const mask = reinterpret_cast<uint32_t*>(memory + l.mask);
   auto* const count = reinterpret_cast<int*>(memory + l.count);
+  WaitForGateRows();
   __syncthreads();
   for (int i = warp; i < n; i += kGateWarps) {
-    const float* const row =
-        a.has_energies ? memory + l.energy + i * GatePitch(a.energies)
-                         : a.x + (first + i) * a.d;
+    const float* const row = a.has_energies
+                                 ? memory + l.energy + i * GatePitch(a.energies)
+                                 : a.x + (first + i) * a.d;
     float* const s = signature + i * pitch;
     Signature(row, a.groups, a.energies / a.groups, s, s);
     for (int g = a.groups + Lane(); g < padded_groups; g += kWarp) s[g] = 0;
@@ -439,8 +456,8 @@ __device__ __forceinline__ void ChooseTile(const TierGateArgs& a,
   __syncthreads();
 }
 
-// Of a tile of args.tile_tokens: before its first tokens are chosen for, and after
-// the last. No barrier but those of ChooseTile() is between.
+// Of a tile of args.tile_tokens: before its first tokens are chosen for, and
+// after the last. No barrier but those of ChooseTile() is between.
 __device__ __forceinline__ void ClearCounts(const TierGateArgs& a,
                                             const GateLayout& l,
                                             float* memory) {

@@ -12,8 +12,8 @@
 
 namespace strata::gpu {
 
-// What a gate keeps for the dispatch plan, under this name: uint16_t [tiles, E],
-// how many slots of a tile's tokens each expert has. Rows of tiles without
+// What a gate keeps for the dispatch plan, under this name: uint16_t [tiles,
+// E], how many slots of a tile's tokens each expert has. Rows of tiles without
 // tokens are not written.
 constexpr char kSlotCounts[] = "slot counts";
 
@@ -38,8 +38,8 @@ struct TierGateArgs {
   int64_t d = 0;
   int experts = 0, groups = 0, r = 0;
   int projected = 0;  // Columns of a token's energies and query; of the query
-  bool has_energies = false;  // alone, where x is its own energies.
-  int energies = 0;           // Columns of these.
+  bool has_energies = false;     // alone, where x is its own energies.
+  int energies = 0;              // Columns of these.
   const float* x = nullptr;      // [t, d]
   const float* token = nullptr;  // [t, projected], what x is projected to
   const float* key = nullptr;    // [E, groups]
@@ -60,7 +60,7 @@ struct TierGateArgs {
   float* weight = nullptr;    // [t, k_max]
   uint16_t* count = nullptr;  // As above.
 
-  int tile_tokens = 1;        // GateTileTokens(tokens.bound).
+  int tile_tokens = 1;  // GateTileTokens(tokens.bound).
 };
 
 // All behind the projection, in one launch; any shapes within the limits above.
@@ -79,12 +79,11 @@ int64_t ProjectionPieceElements(const TierGateArgs& args, GatePieces pieces);
 
 // `weight` [projected, d], F32 or BF16, into its pieces.
 cudaError_t SplitProjection(const TierGateArgs& args, GatePieces pieces,
-                            const void* weight, bool bf16,
-                            __nv_bfloat16* split, cudaStream_t stream);
+                            const void* weight, bool bf16, __nv_bfloat16* split,
+                            cudaStream_t stream);
 
 // The whole gate, in one launch: `args.token` is not read.
-cudaError_t ProjectAndChooseExperts(const TierGateArgs& args,
-                                    GatePieces pieces,
+cudaError_t ProjectAndChooseExperts(const TierGateArgs& args, GatePieces pieces,
                                     const __nv_bfloat16* split,
                                     cudaStream_t stream);
 

@@ -154,9 +154,8 @@ TEST_F(CudaBackendTest, ConstantsFollowTheirParameters) {
   StateStore state(*backend_);
   GraphBuilder b;
   const ValueId w = b.Parameter("w", {Static(1), Static(1)});
-  b.Output("y",
-           Linear(b, b.Input("x", DType::kF32, {Static(1), Static(1)}),
-                  Scale(b, w, 2)));
+  b.Output("y", Linear(b, b.Input("x", DType::kF32, {Static(1), Static(1)}),
+                       Scale(b, w, 2)));
   absl::StatusOr<Graph> graph = b.Finish();
   ASSERT_THAT(graph, IsOk());
   auto program = Program::Compile(*std::move(graph), *backend_, state);

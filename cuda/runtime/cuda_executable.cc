@@ -159,17 +159,17 @@ absl::Status CudaExecutable::BindConstants() {
   const auto is_constant_value = [&](ValueId id) {
     if (id == kNone) return true;
     const Value& value = graph_.value(id);
-    return value.role == Role::kParameter
-               ? !updated[id]
-               : value.role == Role::kActivation && is_constant_[value.producer];
+    return value.role == Role::kParameter ? !updated[id]
+                                          : value.role == Role::kActivation &&
+                                                is_constant_[value.producer];
   };
   for (const Node& node : graph_.nodes()) {
     // What has no inputs (a fill) costs nothing, and sizes other values.
-    is_constant_.push_back(
-        !node.inputs.empty() && node.mutates.empty() &&
-        absl::c_all_of(node.inputs, is_constant_value) &&
-        absl::c_none_of(node.outputs,
-                        [&](ValueId id) { return is_output[id]; }));
+    is_constant_.push_back(!node.inputs.empty() && node.mutates.empty() &&
+                           absl::c_all_of(node.inputs, is_constant_value) &&
+                           absl::c_none_of(node.outputs, [&](ValueId id) {
+                             return is_output[id];
+                           }));
     if (!is_constant_.back()) continue;
     for (const ValueId id : node.outputs) {
       const int64_t num_bytes = graph_.value(id).type.max_bytes();

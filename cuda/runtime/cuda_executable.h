@@ -81,8 +81,8 @@ class CudaExecutable : public Executable {
 
   const Graph& graph_;
   CudaBackend& backend_;
-  std::vector<char*> device_;  // [values]
-  std::vector<Step> steps_;    // [nodes]
+  std::vector<char*> device_;      // [values]
+  std::vector<Step> steps_;        // [nodes]
   std::vector<bool> is_constant_;  // [nodes]
   std::vector<std::unique_ptr<DeviceArray<char>>> constants_;
   bool updates_parameters_ = false;

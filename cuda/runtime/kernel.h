@@ -130,9 +130,9 @@ struct KernelContext {
 
 using Kernel = cudaError_t (*)(const KernelContext& ctx);
 
-// What runs an operator. `prepare`, if there is one, makes what is a function of
-// parameters alone and keeps it (KernelContext::Keep) where `run` finds it; it
-// reads no other inputs, and runs before `run` whenever parameters may have
+// What runs an operator. `prepare`, if there is one, makes what is a function
+// of parameters alone and keeps it (KernelContext::Keep) where `run` finds it;
+// it reads no other inputs, and runs before `run` whenever parameters may have
 // changed.
 struct OpKernels {
   Kernel run = nullptr;
