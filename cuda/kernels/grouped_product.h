@@ -1,6 +1,7 @@
 // Products of an expert each, in BF16 with F32 sums, in Hopper's tensor cores.
 //
-//   GroupedProduct       y  [rows, n] = x [rows, k] w[e]^T, or x w[e]
+//   GroupedProduct       y  [rows, n] = x [rows, k] w[e]^T, or x w[e];
+//                        or the SwiGLU of that, [rows, n / 2]
 //   GroupedWeightGrad    dw [E, n, k] : dw[e] = dy[rows of e]^T x[rows of e]
 //
 //   offset [E + 1]   expert e has rows offset[e] .. offset[e + 1] - 1
@@ -36,6 +37,9 @@ struct GroupedProductArgs {
   const int32_t* offset = nullptr;  // [E + 1]
   void* y = nullptr;                // [rows, n], F32 or BF16
   bool bf16_y = false;
+  // y [rows, n / 2] = silu(x w[e]^T's first half) times the second. Wants a
+  // transposed w and n a multiple of 256 (HasSwiGluTiles).
+  bool swiglu = false;
 };
 
 // Bound by the tensor cores for many rows an expert; for few, by reading once
@@ -59,6 +63,11 @@ cudaError_t GroupedWeightGrad(const GroupedWeightGradArgs& args,
 inline bool HasTiles(int64_t n, int64_t k, int64_t num_experts) {
   return n > 0 && k > 0 && n % 8 == 0 && k % 8 == 0 &&
          num_experts <= kMaxGroupedExperts;
+}
+
+// Whether there are tiles that hold both halves of a SwiGLU.
+inline bool HasSwiGluTiles(int64_t n, int64_t k, int64_t num_experts) {
+  return HasTiles(n, k, num_experts) && n % 256 == 0;
 }
 
 }  // namespace strata::gpu

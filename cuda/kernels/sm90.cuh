@@ -105,6 +105,21 @@ __device__ __forceinline__ void SyncCluster() {
           : "memory");
 }
 
+// What lies at `p` in shared memory of block `rank` of the cluster.
+__device__ __forceinline__ float LoadFrom(const float* p, uint32_t rank) {
+  float value;
+  asm volatile(
+      "{\n"
+      ".reg .b32 remote;\n"
+      "mapa.shared::cluster.u32 remote, %1, %2;\n"
+      "ld.shared::cluster.f32 %0, [remote];\n"
+      "}\n"
+      : "=f"(value)
+      : "r"(SharedAddress(p)), "r"(rank)
+      : "memory");
+  return value;
+}
+
 // A barrier of `threads` of the block; 0 is __syncthreads()'s own.
 __device__ __forceinline__ void SyncThreads(int id, int threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");

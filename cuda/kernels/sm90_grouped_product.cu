@@ -33,9 +33,14 @@ constexpr int kBoxBytes = 64 * kSwizzleColumns * 2;
 
 enum class Product {
   kByRowsOfWeights,     // x w^T: the forward product.
+  kSwiGlu,              // The same, then silu(first half) * second half.
   kByColumnsOfWeights,  // x w: the gradient of x.
   kOfRows,              // dy^T x, summed over rows: the gradient of w.
 };
+
+constexpr bool ByRowsOfWeights(Product product) {
+  return product == Product::kByRowsOfWeights || product == Product::kSwiGlu;
+}
 
 struct Args {
   Extent rows;
@@ -200,7 +205,7 @@ template <Product kProduct>
 __device__ void Load(const Args& args, Shared& shared, const CUtensorMap* map_a,
                      const CUtensorMap* map_b, int rank) {
   Schedule<kProduct> schedule(args, shared.first_job);
-  constexpr bool kRowsOfB = kProduct == Product::kByRowsOfWeights;
+  constexpr bool kRowsOfB = ByRowsOfWeights(kProduct);
   constexpr uint16_t kAll = (1 << kCluster) - 1;
   Ring ring;
   for (Job job; schedule.Next(rank, job);) {
@@ -239,7 +244,11 @@ __device__ void Load(const Args& args, Shared& shared, const CUtensorMap* map_a,
       for (int i = 0; i < 4; ++i) {
         if (both && job.shares_b && i % kCluster != rank) continue;
         const bool to_all = both && job.shares_b;
-        const int column = job.column + i * 64;
+        int column = job.column + i * 64;
+        if constexpr (kProduct == Product::kSwiGlu) {
+          // 128 columns of the first half, and the same of the second.
+          column = job.column / 2 + i % 2 * 64 + i / 2 * (args.columns / 2);
+        }
         if constexpr (kRowsOfB) {
           load(map_b, b + i * kBoxBytes, to_all, p, column, job.expert);
         } else if constexpr (kProduct == Product::kByColumnsOfWeights) {
@@ -276,8 +285,7 @@ __device__ void MultiplyTiles(const Args& args, Shared& shared, int rank) {
   Schedule<kProduct> schedule(args, shared.first_job);
   constexpr bool kRowsSummed = kProduct == Product::kOfRows;
   constexpr OperandOrder kOrderA = kRowsSummed ? kOuter : kInner;
-  constexpr OperandOrder kOrderB =
-      kProduct == Product::kByRowsOfWeights ? kInner : kOuter;
+  constexpr OperandOrder kOrderB = ByRowsOfWeights(kProduct) ? kInner : kOuter;
   const int group = Uniform(static_cast<int>(threadIdx.x) / kWarpgroup) - 1;
   // One thread says for its warpgroup that a stage is free, to all blocks that
   // write into it.
@@ -339,10 +347,24 @@ __device__ void MultiplyTiles(const Args& args, Shared& shared, int rank) {
     const int64_t first =
         kRowsSummed ? int64_t{job.expert} * args.height : job.rows.begin;
     constexpr float kAsIs[2] = {1.f, 1.f};
-    StoreRows<kTileColumns>(sum, kAsIs, height - row, args.columns - job.column,
-                            static_cast<Y*>(args.result) +
-                                (first + row) * args.columns + job.column,
-                            args.columns);
+    if constexpr (kProduct == Product::kSwiGlu) {
+      // Column c of the second half lies where c + 128 of the tile does.
+      float gated[64];
+#pragma unroll
+      for (int i = 0; i < 64; ++i) {
+        gated[i] = __fdividef(sum[i], 1.f + __expf(-sum[i])) * sum[i + 64];
+      }
+      const int width = args.columns / 2, column = job.column / 2;
+      StoreRows<kTileColumns / 2>(
+          gated, kAsIs, height - row, width - column,
+          static_cast<Y*>(args.result) + (first + row) * width + column, width);
+    } else {
+      StoreRows<kTileColumns>(sum, kAsIs, height - row,
+                              args.columns - job.column,
+                              static_cast<Y*>(args.result) +
+                                  (first + row) * args.columns + job.column,
+                              args.columns);
+    }
   }
 }
 
@@ -430,6 +452,9 @@ cudaError_t GroupedProduct(const GroupedProductArgs& args,
   if (!Fits(args.n, args.k, args.rows.bound, args.num_experts)) {
     return cudaErrorInvalidValue;
   }
+  if (args.swiglu && (!args.transposed || args.n % kTileColumns != 0)) {
+    return cudaErrorInvalidValue;
+  }
   BoxedTensor x, w;
   x.data = args.x;
   x.columns = x.pitch = args.k;
@@ -455,6 +480,9 @@ cudaError_t GroupedProduct(const GroupedProductArgs& args,
                        Ceil(args.n, kTileColumns);
   const auto launch = [&](auto* y) {
     using Y = std::remove_pointer_t<decltype(y)>;
+    if (args.swiglu) {
+      return Launch<Product::kSwiGlu, Y>(tile, map_x, map_w, jobs, stream);
+    }
     return args.transposed ? Launch<Product::kByRowsOfWeights, Y>(
                                  tile, map_x, map_w, jobs, stream)
                            : Launch<Product::kByColumnsOfWeights, Y>(

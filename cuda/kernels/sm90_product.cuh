@@ -1,6 +1,6 @@
 // Products of a warpgroup in Hopper's tensor cores (wgmma), BF16 with F32 sums:
 //
-//   d [64, n] (+)= a [64, 16] * b [16, n],   n of 64, 128 and 256
+//   d [64, n] (+)= a [64, 16] * b [16, n],   n of 64, 96, 128 and 256
 //
 // b lies in shared memory, a there or in registers, d in registers. In shared
 // memory an operand is a tile of rows of 64 BF16, swizzled by 128 bytes as the
@@ -65,6 +65,10 @@ constexpr int kStep16 = kOrder == kInner ? 32 : 2048;
   "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, " \
   "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, " \
   "%30, %31"
+#define STRATA_NAMES_48                                                 \
+  STRATA_NAMES_32                                                       \
+  ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, " \
+  "%45, %46, %47"
 #define STRATA_NAMES_64                                                    \
   STRATA_NAMES_32                                                          \
   ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, "    \
@@ -83,6 +87,7 @@ constexpr int kStep16 = kOrder == kInner ? 32 : 2048;
 #define STRATA_SUMS_8(i) STRATA_SUMS_4(i), STRATA_SUMS_4((i) + 4)
 #define STRATA_SUMS_16(i) STRATA_SUMS_8(i), STRATA_SUMS_8((i) + 8)
 #define STRATA_SUMS_32(i) STRATA_SUMS_16(i), STRATA_SUMS_16((i) + 16)
+#define STRATA_SUMS_48(i) STRATA_SUMS_32(i), STRATA_SUMS_16((i) + 32)
 #define STRATA_SUMS_64(i) STRATA_SUMS_32(i), STRATA_SUMS_32((i) + 32)
 #define STRATA_SUMS_128(i) STRATA_SUMS_64(i), STRATA_SUMS_64((i) + 64)
 
@@ -131,6 +136,18 @@ __device__ __forceinline__ void Multiply(float (&d)[32], const uint32_t (&a)[4],
       "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {" STRATA_NAMES_32
       "}, {%32, %33, %34, %35}, %36, p, 1, 1, %38;\n}\n"
       : STRATA_SUMS_32(0)
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add),
+        "n"(kTransB));
+}
+
+template <int kTransB>
+__device__ __forceinline__ void Multiply(float (&d)[48], const uint32_t (&a)[4],
+                                         uint64_t b, int add) {
+  asm volatile(
+      "{\n.reg .pred p;\nsetp.ne.b32 p, %53, 0;\n"
+      "wgmma.mma_async.sync.aligned.m64n96k16.f32.bf16.bf16 {" STRATA_NAMES_48
+      "}, {%48, %49, %50, %51}, %52, p, 1, 1, %54;\n}\n"
+      : STRATA_SUMS_48(0)
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add),
         "n"(kTransB));
 }

@@ -18,12 +18,16 @@ __global__ void __launch_bounds__(kBlock)
   }
 }
 
+}  // namespace
+
 cudaError_t RunSwiGlu(const KernelContext& ctx) {
   const Operand& y = ctx.out(0);
   SwiGluKernel<<<BlocksFor(y.max_elements()), kBlock, 0, ctx.stream>>>(
       ctx.in(0).rows(), y.dim(1), ctx.in(0).as<float>(), y.as<float>());
   return cudaGetLastError();
 }
+
+namespace {
 
 __global__ void __launch_bounds__(kBlock)
     SwiGluGradKernel(Extent rows, int64_t n, const float* dy, const float* h,

@@ -7,6 +7,8 @@
 #include "cuda/ops/dispatch.h"
 #include "cuda/ops/elementwise.h"
 #include "cuda/ops/embedding.h"
+#include "cuda/ops/fused_experts.h"
+#include "cuda/ops/fused_gate.h"
 #include "cuda/ops/gate.h"
 #include "cuda/ops/gate_loss.h"
 #include "cuda/ops/gate_select.h"
@@ -30,6 +32,8 @@ KernelTable AllCudaKernels() {
   RegisterDispatchKernels(table);
   RegisterElementwiseKernels(table);
   RegisterEmbeddingKernels(table);
+  RegisterFusedExpertsKernels(table);
+  RegisterFusedGateKernels(table);
   RegisterGateKernels(table);
   RegisterGateLossKernels(table);
   RegisterGateSelectKernels(table);

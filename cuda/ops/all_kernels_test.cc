@@ -1,5 +1,6 @@
 #include "cuda/ops/all_kernels.h"
 
+#include <cstdint>
 #include <string>
 #include <tuple>
 #include <vector>
@@ -9,7 +10,10 @@
 #include "core/model/config.h"
 #include "core/model/decoder.h"
 #include "core/ops/elementwise.h"
+#include "core/ops/fused_gate.h"
 #include "core/passes/autodiff.h"
+#include "core/passes/fuse/fuse.h"
+#include "core/tensor/dtype.h"
 #include "core/testing/status_matchers.h"
 #include "gtest/gtest.h"
 
@@ -44,8 +48,33 @@ TEST_P(PresetTest, EveryOperatorHasAKernel) {
   ASSERT_THAT(graph, IsOk());
   const KernelTable table = AllCudaKernels();
   for (const Node& node : graph->nodes()) {
-    EXPECT_NE(table.Find(node.op->name), nullptr) << node.op->name;
+    EXPECT_NE(table.Find(node.op->name).run, nullptr) << node.op->name;
   }
+}
+
+// What fusion makes of a graph by the kernels that are here, and that it does
+// make a gate one operator.
+TEST(FusedPresetTest, GatesAreOneOperator) {
+  GraphBuilder b;
+  DecoderOptions options;
+  options.mode = Mode::kGenerate;
+  options.max_tokens = 64;
+  const ModelConfig config = *ModelPreset("strata-1b");
+  BuildDecoder(b, config, options);
+  const auto graph = b.Finish();
+  ASSERT_THAT(graph, IsOk());
+  const KernelTable table = AllCudaKernels();
+  FuseOptions fuse;
+  fuse.has_kernel = [&](const OpDef& op, DType) {
+    return table.Find(op.name).run != nullptr;
+  };
+  int64_t gates = 0;
+  for (const Node& node : Fuse(*graph, fuse).nodes()) {
+    EXPECT_NE(table.Find(node.op->name).run, nullptr) << node.op->name;
+    gates += node.op->name == kTierGate.name;
+  }
+  EXPECT_EQ(gates, config.num_layers() *
+                       config.moe().hierarchical().tier_experts_size());
 }
 
 INSTANTIATE_TEST_SUITE_P(

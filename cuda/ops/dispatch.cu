@@ -2,126 +2,42 @@
 
 #include "cuda/ops/device.cuh"
 #include "cuda/ops/dispatch.h"
+#include "cuda/ops/dispatch_plan.h"
+#include "cuda/ops/tier_gate.h"
 #include "cuda/ops/vector16.cuh"
 #include "cuda/runtime/kernel.h"
 
 namespace strata::gpu {
 namespace {
 
-// --- The plan: a stable counting sort of slots by expert ---
-//
-//   count   [chunks, E]   slots of each expert in a chunk of 1024
-//   start   [chunks, E]   the first row of a chunk's slots of an expert
-//   place                 each chunk gives its slots their rows, in order
-
-constexpr int kChunk = 1024;  // Slots, and threads.
-constexpr int kChunkWarps = kChunk / kWarp;
-constexpr int kMaxExperts = 1024;
-
-__global__ void __launch_bounds__(kChunk)
-    CountKernel(Extent tokens, int64_t k, int num_experts,
-                const int32_t* expert, int32_t* count, FaultSink fault) {
-  __shared__ int32_t total[kMaxExperts];
-  const int64_t slots = tokens.Get() * k;
-  for (int e = threadIdx.x; e < num_experts; e += kChunk) total[e] = 0;
-  __syncthreads();
-  const int64_t s = int64_t{blockIdx.x} * kChunk + threadIdx.x;
-  if (s < slots) {
-    const int32_t e = expert[s];
-    if (e >= 0 && e < num_experts) {
-      atomicAdd(&total[e], 1);
-    } else if (e != -1) {
-      fault.Report(FaultKind::kExpert, s, e, num_experts);
-    }
-  }
-  __syncthreads();
-  for (int e = threadIdx.x; e < num_experts; e += kChunk) {
-    count[int64_t{blockIdx.x} * num_experts + e] = total[e];
-  }
-}
-
-// By one block, a thread an expert: counts become starts.
-__global__ void __launch_bounds__(kMaxExperts)
-    StartKernel(int chunks, int num_experts, int32_t* count, int32_t* offset,
-                int32_t* rows) {
-  __shared__ int32_t up_to[kMaxExperts];
-  const int e = threadIdx.x;
-  int32_t total = 0;
-  if (e < num_experts) {
-    for (int c = 0; c < chunks; ++c) total += count[c * num_experts + e];
-  }
-  up_to[e] = total;
-  __syncthreads();
-  for (int d = 1; d < kMaxExperts; d *= 2) {
-    const int32_t before = e >= d ? up_to[e - d] : 0;
-    __syncthreads();
-    up_to[e] += before;
-    __syncthreads();
-  }
-  if (e == 0) offset[0] = 0;
-  if (e >= num_experts) return;
-  offset[e + 1] = up_to[e];
-  if (e == num_experts - 1) *rows = up_to[e];
-  int32_t row = up_to[e] - total;
-  for (int c = 0; c < chunks; ++c) {
-    const int32_t here = count[c * num_experts + e];
-    count[c * num_experts + e] = row;
-    row += here;
-  }
-}
-
-// A slot's row is its expert's start in this chunk, plus the slots of that
-// expert before it: in earlier warps, and in earlier lanes of its own.
-__global__ void __launch_bounds__(kChunk)
-    PlaceKernel(Extent tokens, int64_t k, int num_experts,
-                const int32_t* expert, const int32_t* start, int32_t* row_slot,
-                int32_t* slot_row) {
-  // [kChunkWarps, num_experts]; a warp's counts are at most 32.
-  extern __shared__ uint8_t of_warp[];
-  const int64_t slots = tokens.Get() * k;
-  const int warp = threadIdx.x / kWarp;
-  for (int i = threadIdx.x; i < kChunkWarps * num_experts; i += kChunk) {
-    of_warp[i] = 0;
-  }
-  __syncthreads();
-  const int64_t s = int64_t{blockIdx.x} * kChunk + threadIdx.x;
-  int32_t e = s < slots ? expert[s] : -1;
-  if (e >= num_experts) e = -1;
-  const unsigned same = __match_any_sync(kWholeWarp, e);
-  const int before = __popc(same & ((1u << Lane()) - 1));
-  if (e >= 0 && before == 0) {
-    of_warp[warp * num_experts + e] = static_cast<uint8_t>(__popc(same));
-  }
-  __syncthreads();
-  if (s >= slots) return;
-  if (e < 0) {
-    slot_row[s] = -1;
-    return;
-  }
-  int32_t row = start[int64_t{blockIdx.x} * num_experts + e] + before;
-  for (int w = 0; w < warp; ++w) row += of_warp[w * num_experts + e];
-  slot_row[s] = row;
-  row_slot[row] = static_cast<int32_t>(s);
-}
-
 cudaError_t RunDispatchPlan(const KernelContext& ctx) {
   const Operand& expert = ctx.in(0);
-  const auto num_experts = static_cast<int>(ctx.Int("num_experts"));
-  if (num_experts > kMaxExperts) return ctx.Refuse("more than 1024 experts");
-  const auto chunks = static_cast<unsigned>(
-      std::max<int64_t>(1, CeilDiv(expert.max_elements(), kChunk)));
-  auto* const count = ctx.Take<int32_t>(int64_t{chunks} * num_experts);
-  if (count == nullptr) return cudaErrorMemoryAllocation;
-  CountKernel<<<chunks, kChunk, 0, ctx.stream>>>(
-      expert.rows(), expert.dim(1), num_experts, expert.as<int32_t>(), count,
-      ctx.fault);
-  StartKernel<<<1, kMaxExperts, 0, ctx.stream>>>(
-      static_cast<int>(chunks), num_experts, count, ctx.out(2).as<int32_t>(),
-      ctx.out(3).as<int32_t>());
-  PlaceKernel<<<chunks, kChunk, kChunkWarps * num_experts, ctx.stream>>>(
-      expert.rows(), expert.dim(1), num_experts, expert.as<int32_t>(), count,
-      ctx.out(0).as<int32_t>(), ctx.out(1).as<int32_t>());
-  return cudaGetLastError();
+  DispatchPlanArgs args;
+  args.tokens = expert.rows();
+  args.k = static_cast<int>(expert.dim(1));
+  args.num_experts = static_cast<int>(ctx.Int("num_experts"));
+  if (args.num_experts > kMaxPlannedExperts) {
+    return ctx.Refuse("more than 1024 experts");
+  }
+  args.expert = expert.as<int32_t>();
+  args.row_slot = ctx.out(0).as<int32_t>();
+  args.slot_row = ctx.out(1).as<int32_t>();
+  args.offset = ctx.out(2).as<int32_t>();
+  args.rows = ctx.out(3).as<int32_t>();
+  args.fault = ctx.fault;
+  const auto* const counts = ctx.KeptByMaker<uint16_t>(0, kSlotCounts);
+  if (counts != nullptr && args.num_experts <= kMaxGateExperts) {
+    SlotCounts of_gate;
+    of_gate.tile_slots = GateTileTokens(expert.dim(0)) * args.k;
+    of_gate.tiles = GateTiles(expert.dim(0));
+    of_gate.count = counts;
+    if (HasPlanFromCounts(of_gate)) {
+      return PlanDispatchFrom(of_gate, args, ctx.stream);
+    }
+  }
+  args.scratch = ctx.Take<int32_t>(DispatchPlanScratch(args));
+  if (args.scratch == nullptr) return cudaErrorMemoryAllocation;
+  return PlanDispatch(args, ctx.stream);
 }
 
 // --- Rows ---
@@ -259,6 +175,8 @@ cudaError_t WithVectors(int64_t columns, Launch launch) {
   return cudaGetLastError();
 }
 
+}  // namespace
+
 cudaError_t RunDispatchRows(const KernelContext& ctx) {
   const Operand& out = ctx.out(0);
   const float* const weight = ctx.has(3) ? ctx.in(3).as<float>() : nullptr;
@@ -282,6 +200,8 @@ cudaError_t RunCombineRows(const KernelContext& ctx) {
   });
 }
 
+namespace {
+
 cudaError_t RunRowDot(const KernelContext& ctx) {
   const Operand& dout = ctx.in(0);
   const Operand& slot_row = ctx.in(2);
@@ -295,6 +215,9 @@ cudaError_t RunRowDot(const KernelContext& ctx) {
 }
 
 // --- Rows by index ---
+
+constexpr int kChunk = 1024;  // Threads of a block that goes in order.
+constexpr int kChunkWarps = kChunk / kWarp;
 
 // By one block: 1024 tokens at a time, each behind those that stay before it.
 __global__ void __launch_bounds__(kChunk)
@@ -357,11 +280,11 @@ cudaError_t RunScatterRows(const KernelContext& ctx) {
   return AddAtRows(ctx, nullptr, ctx.in(0), ctx.in(1));
 }
 
+}  // namespace
+
 cudaError_t RunAddRows(const KernelContext& ctx) {
   return AddAtRows(ctx, ctx.in(0).as<float>(), ctx.in(1), ctx.in(2));
 }
-
-}  // namespace
 
 void RegisterDispatchKernels(KernelRegistry& kernels) {
   kernels.Register("DispatchPlan", RunDispatchPlan);

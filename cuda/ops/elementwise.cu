@@ -43,9 +43,13 @@ struct Times {
   __device__ float operator()(float a, float) const { return factor * a; }
 };
 
+}  // namespace
+
 cudaError_t RunAdd(const KernelContext& ctx) {
   return Map(ctx, ctx.in(0), ctx.in(1), Sum{});
 }
+
+namespace {
 
 cudaError_t RunScale(const KernelContext& ctx) {
   return Map(ctx, ctx.in(0), ctx.in(0), Times{ctx.Float("factor")});

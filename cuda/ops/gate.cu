@@ -1,6 +1,7 @@
 #include <cstdint>
 
 #include "cuda/ops/device.cuh"
+#include "cuda/ops/energy.cuh"
 #include "cuda/ops/gate.h"
 #include "cuda/runtime/kernel.h"
 
@@ -12,52 +13,15 @@ namespace {
 constexpr int kMaxGroups = 256;
 constexpr int kMaxChosen = 64;
 
-// squares[g] = the sum of squares of slice g of a row, by a warp: a lane a
-// slice where slices are narrow, the warp a slice where they are wide.
-__device__ void SliceSquares(const float* row, int groups, int64_t width,
-                             float* squares) {
-  if (width < kWarp) {
-    for (int g = Lane(); g < groups; g += kWarp) {
-      float sum = 0;
-      for (int64_t j = 0; j < width; ++j) {
-        sum = fmaf(row[g * width + j], row[g * width + j], sum);
-      }
-      squares[g] = sum;
-    }
-  } else {
-    for (int g = 0; g < groups; ++g) {
-      float sum = 0;
-      for (int64_t j = Lane(); j < width; j += kWarp) {
-        sum = fmaf(row[g * width + j], row[g * width + j], sum);
-      }
-      sum = WarpSum(sum);
-      if (Lane() == 0) squares[g] = sum;
-    }
-  }
-  __syncwarp();
-}
-
-__device__ float SumOf(const float* x, int n) {
-  float sum = 0;
-  for (int i = Lane(); i < n; i += kWarp) sum += x[i];
-  return WarpSum(sum);
-}
-
-// s_g = sqrt(2 width) * (sqrt(groups share_g) - 1), a warp a row.
+// A warp a row.
 __global__ void __launch_bounds__(kBlock)
     EnergySignatureKernel(Extent rows, int groups, int64_t width,
                           const float* x, float* s) {
   __shared__ float squares_of[kWarpsPerBlock][kMaxGroups];
   float* const squares = squares_of[threadIdx.x / kWarp];
   const int64_t t = rows.Get(), columns = groups * width;
-  const float scale = sqrtf(2.f * static_cast<float>(width));
   for (int64_t i = FirstRow(); i < t; i += RowStride()) {
-    SliceSquares(x + i * columns, groups, width, squares);
-    const float sum = SumOf(squares, groups);
-    for (int g = Lane(); g < groups; g += kWarp) {
-      s[i * groups + g] =
-          sum > 0 ? scale * (sqrtf(groups * squares[g] / sum) - 1.f) : 0.f;
-    }
+    Signature(x + i * columns, groups, width, squares, s + i * groups);
     __syncwarp();
   }
 }

@@ -219,6 +219,8 @@ cudaError_t WeightGradRounded(const KernelContext& ctx) {
   return GroupedWeightGrad(grad, ctx.stream);
 }
 
+}  // namespace
+
 cudaError_t RunGroupedMatMul(const KernelContext& ctx) {
   const Operand& x = ctx.in(0);
   const Operand& w = ctx.in(1);
@@ -246,6 +248,8 @@ cudaError_t RunGroupedMatMul(const KernelContext& ctx) {
              ? LaunchProduct<__nv_bfloat16>(ctx, args, transposed)
              : LaunchProduct<float>(ctx, args, transposed);
 }
+
+namespace {
 
 // dw[e] [n, k] = dy rows^T x rows; a block a tile of dw[e], rows in order.
 __global__ void __launch_bounds__(kBlock)

@@ -5,11 +5,15 @@
 // has more of them than L2 holds, decode attention several caches in turn.
 //
 //   of_copy     bytes a second over those of a copy on this GPU, in this run
+//   h200_us     the best published for an H200 and for an H100 (TensorRT-LLM,
+//   h100_us     vLLM, SGLang), of a whole MoE layer; of_h200, of_h100: how many
+//               times as fast this is
 
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <functional>
+#include <numeric>
 #include <random>
 #include <string>
 #include <vector>
@@ -22,6 +26,8 @@
 #include "cuda/kernels/causal_attention_grad.h"
 #include "cuda/kernels/grouped_product.h"
 #include "cuda/ops/decode_attention.h"
+#include "cuda/ops/dispatch_plan.h"
+#include "cuda/ops/expert_layer.h"
 #include "cuda_bf16.h"
 #include "cuda_runtime_api.h"
 
@@ -73,14 +79,18 @@ class Arrays {
 using Call = std::function<cudaError_t(int64_t i)>;
 using MakeCall = std::function<Call(Arrays&)>;
 
-double SecondsOf(const Call& call, int64_t i) {
+// Of calls i, i + 1, .. together; enqueued one behind the other, so that the
+// host is ahead of the device.
+double SecondsOf(const Call& call, int64_t i, int calls = 1) {
   cudaEvent_t start, stop;
   cudaEventCreate(&start);
   cudaEventCreate(&stop);
   cudaEventRecord(start);
-  const cudaError_t error = call(i);
+  for (int j = 0; j < calls; ++j) {
+    const cudaError_t error = call(i + j);
+    CHECK(error == cudaSuccess) << cudaGetErrorString(error);
+  }
   cudaEventRecord(stop);
-  CHECK(error == cudaSuccess) << cudaGetErrorString(error);
   CHECK(cudaEventSynchronize(stop) == cudaSuccess);
   float milliseconds = 0;
   cudaEventElapsedTime(&milliseconds, start, stop);
@@ -113,8 +123,13 @@ double CopyBandwidth() {
   return measured;
 }
 
+// Microseconds that others took; 0 where that is not known.
+struct Published {
+  double h200 = 0, h100 = 0;
+};
+
 void Add(const std::string& name, double flops, double bytes,
-         const MakeCall& make) {
+         const MakeCall& make, const Published& best = {}, int calls = 1) {
   benchmark::RegisterBenchmark(
       name.c_str(),
       [=](benchmark::State& state) {
@@ -123,7 +138,8 @@ void Add(const std::string& name, double flops, double bytes,
         for (int i = 0; i < 3; ++i) SecondsOf(call, i);
         std::vector<double> seconds;
         for (auto _ : state) {
-          seconds.push_back(SecondsOf(call, seconds.size()));
+          const auto first = static_cast<int64_t>(seconds.size()) * calls;
+          seconds.push_back(SecondsOf(call, first, calls) / calls);
           state.SetIterationTime(seconds.back());
         }
         const double median = Median(seconds);
@@ -131,6 +147,14 @@ void Add(const std::string& name, double flops, double bytes,
         if (flops > 0) state.counters["TFLOP/s"] = flops / median / 1e12;
         state.counters["GB/s"] = bytes / median / 1e9;
         state.counters["of_copy"] = bytes / median / CopyBandwidth();
+        if (best.h200 > 0) {
+          state.counters["h200_us"] = best.h200;
+          state.counters["of_h200"] = 1e-6 * best.h200 / median;
+        }
+        if (best.h100 > 0) {
+          state.counters["h100_us"] = best.h100;
+          state.counters["of_h100"] = 1e-6 * best.h100 / median;
+        }
       })
       ->UseManualTime()
       ->Iterations(30)
@@ -310,7 +334,113 @@ void AddDecode(int64_t batch, int64_t keys, int64_t heads, int64_t kv_heads,
       });
 }
 
+struct MoeShape {
+  int64_t d, width, experts, k;
+};
+
+// The experts of each token: every expert as often as any other, those of a
+// token apart, in random order.
+std::vector<int32_t> BalancedExperts(const MoeShape& m, int64_t tokens,
+                                     int seed) {
+  std::vector<int32_t> order(m.experts);
+  std::iota(order.begin(), order.end(), 0);
+  std::mt19937 rng(seed);
+  std::vector<int32_t> expert;
+  while (static_cast<int64_t>(expert.size()) < tokens * m.k) {
+    std::shuffle(order.begin(), order.end(), rng);
+    for (int64_t i = 0; i + m.k <= m.experts; i += m.k) {
+      expert.insert(expert.end(), order.begin() + i, order.begin() + i + m.k);
+    }
+  }
+  expert.resize(tokens * m.k);
+  return expert;
+}
+
+// From tokens, their experts and weights to their sums: plan, rows, both
+// products with SwiGLU, combination. Bytes are those of the weights of experts
+// that have rows, and of x and y. Calls take other experts and other x in turn,
+// so that few tokens' weights are not in L2 either.
+void AddMoeLayer(const MoeShape& m, int64_t tokens, const Published& best) {
+  const int64_t slots = tokens * m.k;
+  const double flops = 6.0 * slots * m.d * m.width;
+  const double bytes =
+      6.0 * std::min(m.experts, slots) * m.d * m.width + 4.0 * tokens * m.d;
+  Add(
+      absl::StrCat("BM_MoeLayer/d:", m.d, "/experts:", m.experts, "/k:", m.k,
+                   "/width:", m.width, "/tokens:", tokens),
+      flops, bytes,
+      [=](Arrays& arrays) -> Call {
+        constexpr int kInputs = 8;
+        std::vector<const int32_t*> expert;
+        std::vector<const __nv_bfloat16*> x;
+        for (int i = 0; i < kInputs; ++i) {
+          expert.push_back(arrays.Copy(BalancedExperts(m, tokens, i)));
+          x.push_back(arrays.Normal(tokens * m.d));
+        }
+        DispatchPlanArgs plan;
+        plan.tokens = {tokens, nullptr};
+        plan.k = static_cast<int>(m.k);
+        plan.num_experts = static_cast<int>(m.experts);
+        plan.row_slot = arrays.Make<int32_t>(slots);
+        plan.slot_row = arrays.Make<int32_t>(slots);
+        plan.offset = arrays.Make<int32_t>(m.experts + 1);
+        plan.rows = arrays.Make<int32_t>(1);
+        plan.scratch = arrays.Make<int32_t>(DispatchPlanScratch(plan));
+        plan.fault = {arrays.Copy(std::vector<Fault>(1)), 0};
+        ExpertLayerArgs layer;
+        layer.tokens = plan.tokens;
+        layer.k = plan.k;
+        layer.num_experts = plan.num_experts;
+        layer.d = m.d;
+        layer.width = m.width;
+        layer.bf16_x = layer.bf16_y = true;
+        layer.weight = arrays.Copy(std::vector<float>(slots, 0.125f));
+        layer.gate_up = arrays.Normal(m.experts * 2 * m.width * m.d);
+        layer.down = arrays.Normal(m.experts * m.d * m.width);
+        layer.row_slot = plan.row_slot;
+        layer.slot_row = plan.slot_row;
+        layer.offset = plan.offset;
+        layer.rows = {slots, plan.rows};
+        layer.y = arrays.Make<BFloat16>(tokens * m.d);
+        layer.gathered = reinterpret_cast<__nv_bfloat16*>(
+            arrays.Make<BFloat16>(slots * m.d));
+        layer.hidden = reinterpret_cast<__nv_bfloat16*>(
+            arrays.Make<BFloat16>(slots * m.width));
+        layer.fault = plan.fault;
+        return [=](int64_t i) mutable {
+          layer.x = x[i % kInputs];
+          plan.expert = layer.expert = expert[i % kInputs];
+          if (slots > kMaxFewSlots) {
+            const cudaError_t error = PlanDispatch(plan, nullptr);
+            if (error != cudaSuccess) return error;
+          }
+          return ExpertLayer(layer, nullptr);
+        };
+      },
+      best, /*calls=*/8);
+}
+
+void AddMoeLayers() {
+  const MoeShape fine = {2048, 768, 128, 8};
+  AddMoeLayer(fine, 1, {36.6, 50.7});
+  AddMoeLayer(fine, 2, {0, 76.7});
+  AddMoeLayer(fine, 8, {0, 224.7});
+  AddMoeLayer(fine, 16, {292, 428.0});
+  AddMoeLayer(fine, 64, {302, 0});
+  AddMoeLayer(fine, 128, {0, 439.6});
+  AddMoeLayer(fine, 512, {338, 0});
+  AddMoeLayer(fine, 1024, {0, 552.0});
+  AddMoeLayer(fine, 4096, {660, 881.9});
+  AddMoeLayer(fine, 16384, {2377, 2783.4});
+  const MoeShape mixtral = {4096, 14336, 8, 2};
+  AddMoeLayer(mixtral, 1, {189, 0});
+  AddMoeLayer(mixtral, 64, {673, 970.9});
+  AddMoeLayer(mixtral, 1024, {1001, 1257.2});
+  AddMoeLayer(mixtral, 4096, {3595, 0});
+}
+
 void AddAll() {
+  AddMoeLayers();
   for (const int64_t rows : {131072, 32768, 2048, 512}) {
     AddGrouped(128, rows, 2048, 1536);
   }

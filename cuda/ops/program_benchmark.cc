@@ -31,6 +31,7 @@
 #include "core/ops/grouped_matmul.h"
 #include "core/ops/matmul.h"
 #include "core/ops/optimizer.h"
+#include "core/runtime/fuse_for.h"
 #include "core/runtime/program.h"
 #include "core/runtime/state_store.h"
 #include "core/tensor/bfloat16.h"
@@ -120,7 +121,8 @@ double BlasBf16Peak() {
 // A program on the GPU with normal numbers in its state and parameters.
 class Compiled {
  public:
-  Compiled(const Build& build, const FillFn& fill, Precision precision) {
+  Compiled(const Build& build, const FillFn& fill, Precision precision,
+           bool fuse) {
     CudaOptions options;
     options.precision = precision;
     auto backend = CudaBackend::Create(options, AllCudaKernels());
@@ -131,6 +133,7 @@ class Compiled {
     build(b);
     auto graph = b.Finish();
     CHECK(graph.ok()) << graph.status().ToString();
+    if (fuse) *graph = FuseFor(*graph, *backend_, *state_);
     auto program = Program::Compile(*std::move(graph), *backend_, *state_);
     CHECK(program.ok()) << program.status().ToString();
     program_ = *std::move(program);
@@ -172,10 +175,11 @@ struct Work {
   double flops = 0, bytes = 0;
   FillFn fill;
   Precision precision = Precision::kF32;
+  bool fuse = false;
 };
 
 void BM_Program(benchmark::State& state, const Build& build, const Work& work) {
-  Compiled program(build, work.fill, work.precision);
+  Compiled program(build, work.fill, work.precision, work.fuse);
   std::vector<double> seconds;
   for (auto _ : state) {
     const auto start = std::chrono::steady_clock::now();
@@ -208,13 +212,15 @@ void Add(const std::string& name, const Build& build, const Work& work) {
 }
 
 // SPEC's A2: 128 experts in four tiers, each gate with its dispatch plan.
-void AddRouting() {
+void AddRouting(int64_t tokens, Precision precision, bool fuse) {
   const ModelConfig config = *ModelPreset("strata-1b");
   const auto& moe = config.moe().hierarchical();
-  Add("BM_Routing/tokens:4096/experts:128",
+  Add(absl::StrCat("BM_Routing/tokens:", tokens, "/experts:128",
+                   precision == Precision::kBf16 ? "/bf16" : "/fp32",
+                   fuse ? "/fused" : ""),
       [=](GraphBuilder& b) {
-        const ValueId x =
-            b.State("x", DType::kF32, {Static(4096), Static(config.d_model())});
+        const ValueId x = b.State("x", DType::kF32,
+                                  {Static(tokens), Static(config.d_model())});
         for (int tier = 0; tier < moe.tier_experts_size(); ++tier) {
           GraphBuilder::Scope scope(b, absl::StrCat("tier.", tier));
           const int64_t experts = moe.tier_experts(tier);
@@ -225,9 +231,11 @@ void AddRouting() {
           b.Output(absl::StrCat("row_slot.", tier), plan.row_slot);
         }
       },
-      {/*flops=*/0, /*bytes=*/0, [=](Program&, StateStore& state) {
+      {/*flops=*/0, /*bytes=*/0,
+       [=](Program&, StateStore& state) {
          InitializeParameters(config, /*seed=*/1, state);
-       }});
+       },
+       precision, fuse});
 }
 
 // Rows are spread evenly; experts without any are not touched. With BF16 the
@@ -352,7 +360,12 @@ void AddAdamW(int64_t n) {
 void AddAll() {
   Add("BM_Nothing",
       [](GraphBuilder& b) { b.Output("one", strata::Fill(b, 1)); }, {});
-  AddRouting();
+  AddRouting(4096, Precision::kF32, /*fuse=*/false);
+  for (const int64_t tokens : {4096, 64, 1}) {
+    for (const Precision precision : {Precision::kF32, Precision::kBf16}) {
+      AddRouting(tokens, precision, /*fuse=*/true);
+    }
+  }
   AddDense(4096, 4096, 4096, Precision::kF32, "fp32");
   AddDense(4096, 4096, 4096, Precision::kTf32, "tf32");
   AddDense(4096, 4096, 4096, Precision::kBf16, "bf16");

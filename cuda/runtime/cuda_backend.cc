@@ -26,6 +26,11 @@ constexpr int kOldestArchitecture = 80;
 // does not make it allocate.
 constexpr size_t kBlasWorkspaceBytes = size_t{32} << 20;
 
+// What CudaBackend::FindKernel() finds.
+absl::Status RunNothing(const strata::KernelContext& context) {
+  return absl::UnimplementedError("the CUDA backend runs whole programs only");
+}
+
 std::string Version(int version) {
   return absl::StrCat(version / 1000, ".", version % 1000 / 10);
 }
@@ -121,6 +126,7 @@ absl::StatusOr<char*> CudaBackend::DeviceAddress(void* host,
 absl::Status CudaBackend::ToDevice(const TensorView& tensor) {
   const int64_t num_bytes = tensor.num_bytes();
   if (num_bytes == 0) return absl::OkStatus();
+  NoteParameterUpdate();
   ASSIGN_OR_RETURN(char* const device, DeviceAddress(tensor.data, num_bytes));
   return ToStatus(
       cudaMemcpy(device, tensor.data, num_bytes, cudaMemcpyHostToDevice));
@@ -137,6 +143,12 @@ absl::Status CudaBackend::ToHost(const TensorView& tensor) {
 absl::StatusOr<std::unique_ptr<Executable>> CudaBackend::Compile(
     const Graph& graph, absl::Span<char* const> address) {
   return CudaExecutable::Create(graph, address, *this);
+}
+
+strata::Kernel CudaBackend::FindKernel(absl::string_view op,
+                                       DType dtype) const {
+  const bool is_here = dtype != DType::kF64 && Find(op).run != nullptr;
+  return is_here ? RunNothing : nullptr;
 }
 
 absl::Status CudaBackend::Run(strata::Kernel kernel, const Node& node,

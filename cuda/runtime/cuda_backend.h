@@ -65,10 +65,9 @@ class CudaBackend : public Backend {
   absl::StatusOr<std::unique_ptr<Executable>> Compile(
       const Graph& graph, absl::Span<char* const> address) override;
 
-  // Programs run as a whole: there is nothing to find or run node by node.
-  strata::Kernel FindKernel(absl::string_view op, DType dtype) const override {
-    return nullptr;
-  }
+  // Programs run as a whole: what is found says that there is a kernel, and
+  // fails if it is called.
+  strata::Kernel FindKernel(absl::string_view op, DType dtype) const override;
   absl::Status Run(strata::Kernel kernel, const Node& node,
                    absl::Span<const TensorView> inputs,
                    absl::Span<const TensorView> outputs) override;
@@ -77,7 +76,12 @@ class CudaBackend : public Backend {
   const std::string& device_name() const { return device_name_; }
   cudaStream_t stream() const { return stream_; }
   cublasHandle_t blas() const { return blas_; }
-  Kernel Find(absl::string_view op) const { return kernels_.Find(op); }
+  OpKernels Find(absl::string_view op) const { return kernels_.Find(op); }
+
+  // Changes whenever parameters may have: the host brought tensors here, or a
+  // program that updates parameters ran.
+  int64_t parameter_version() const { return parameter_version_; }
+  void NoteParameterUpdate() { ++parameter_version_; }
 
   // The device address of memory of this backend, or of host memory that a
   // store adopted, which gets a twin when it is first asked for.
@@ -99,6 +103,7 @@ class CudaBackend : public Backend {
   void* blas_workspace_ = nullptr;
   std::shared_ptr<TwinMap> twins_;
   std::vector<std::unique_ptr<TwinMemory>> adopted_;
+  int64_t parameter_version_ = 0;
 };
 
 }  // namespace strata::gpu

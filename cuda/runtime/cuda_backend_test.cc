@@ -148,6 +148,55 @@ TEST_F(CudaBackendTest, MemoryThatAStoreAdoptedGetsATwin) {
   EXPECT_THAT((*program)->Output("y").span<float>(), ElementsAre(21, 43));
 }
 
+// y = x (2 w)^T: only parameters enter 2 w, which is made when they change,
+// whoever changes them, and not in every run.
+TEST_F(CudaBackendTest, ConstantsFollowTheirParameters) {
+  StateStore state(*backend_);
+  GraphBuilder b;
+  const ValueId w = b.Parameter("w", {Static(1), Static(1)});
+  b.Output("y", Linear(b, b.Input("x", DType::kF32, {Static(1), Static(1)}),
+                       Scale(b, w, 2)));
+  absl::StatusOr<Graph> graph = b.Finish();
+  ASSERT_THAT(graph, IsOk());
+  auto program = Program::Compile(*std::move(graph), *backend_, state);
+  ASSERT_THAT(program, IsOk());
+  const auto run = [&] {
+    EXPECT_THAT((*program)->Run(), IsOk());
+    return (*program)->Output("y").as<float>()[0];
+  };
+  *(*program)->Input("x").as<float>() = 10;
+  *state.Get("w").as<float>() = 3;
+  EXPECT_EQ(run(), 60);  // By itself, captured, replayed.
+  EXPECT_EQ(run(), 60);
+  EXPECT_EQ(run(), 60);
+
+  *state.Get("w").as<float>() = 4;
+  EXPECT_EQ(run(), 80);
+  EXPECT_EQ(run(), 80);
+
+  GraphBuilder update;
+  const ValueId one = update.Input("one", DType::kF32, {});
+  AdamWOptions options;
+  options.weight_decay = 0;
+  AdamW(update, update.Parameter("w", {Static(1), Static(1)}),
+        update.State("m", DType::kF32, {Static(1), Static(1)}),
+        update.State("v", DType::kF32, {Static(1), Static(1)}),
+        update.State("g", DType::kF32, {Static(1), Static(1)}), one, one, one,
+        update.Input("step", DType::kI32, {}), options);
+  absl::StatusOr<Graph> step = update.Finish();
+  ASSERT_THAT(step, IsOk());
+  auto optimizer = Program::Compile(*std::move(step), *backend_, state);
+  ASSERT_THAT(optimizer, IsOk());
+  *(*optimizer)->Input("one").as<float>() = 1;
+  *(*optimizer)->Input("step").as<int32_t>() = 1;
+  *state.Get("g").as<float>() = 1;
+  ASSERT_THAT((*optimizer)->Run(), IsOk());
+  const float y = run();
+  // Adam's first step is the learning rate, 1, against the gradient.
+  EXPECT_NEAR(y, 60, 1e-3);
+  EXPECT_EQ(y, 20 * *state.Get("w").as<float>());
+}
+
 TEST(NoDeviceTest, CreatingABackendWithoutAGpuIsUnavailable) {
   if (HasDevice()) GTEST_SKIP() << "there is a GPU";
   EXPECT_THAT(CudaBackend::Create(CudaOptions(), KernelTable()).status(),

@@ -11,6 +11,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/algorithm/container.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
@@ -93,6 +94,7 @@ absl::Status CudaExecutable::Bind(absl::Span<char* const> address) {
                      backend_.DeviceAddress(address[id], num_bytes));
     device_.push_back(device);
   }
+  RETURN_IF_ERROR(BindConstants());
   RETURN_IF_ERROR(BindInputs(address));
   RETURN_IF_ERROR(BindResults(address));
   for (size_t id = 0; id < graph_.nodes().size(); ++id) {
@@ -144,6 +146,46 @@ absl::Status CudaExecutable::BindResults(absl::Span<char* const> address) {
   return absl::OkStatus();
 }
 
+// What only parameters enter that no node here updates is made once, until they
+// change, in memory of its own: the arena's is used again within a run.
+absl::Status CudaExecutable::BindConstants() {
+  const size_t num_values = graph_.values().size();
+  std::vector<bool> updated(num_values), is_output(num_values);
+  for (const Node& node : graph_.nodes()) {
+    for (const int i : node.mutates) {
+      updated[node.inputs[i]] = true;
+      updates_parameters_ |=
+          graph_.value(node.inputs[i]).role == Role::kParameter;
+    }
+  }
+  for (const auto& [name, id] : graph_.outputs()) is_output[id] = true;
+  const auto is_constant_value = [&](ValueId id) {
+    if (id == kNone) return true;
+    const Value& value = graph_.value(id);
+    return value.role == Role::kParameter ? !updated[id]
+                                          : value.role == Role::kActivation &&
+                                                is_constant_[value.producer];
+  };
+  for (const Node& node : graph_.nodes()) {
+    // What has no inputs (a fill) costs nothing, and sizes other values.
+    is_constant_.push_back(!node.inputs.empty() && node.mutates.empty() &&
+                           absl::c_all_of(node.inputs, is_constant_value) &&
+                           absl::c_none_of(node.outputs, [&](ValueId id) {
+                             return is_output[id];
+                           }));
+    if (!is_constant_.back()) continue;
+    for (const ValueId id : node.outputs) {
+      const int64_t num_bytes = graph_.value(id).type.max_bytes();
+      if (num_bytes == 0) continue;
+      ASSIGN_OR_RETURN(auto memory, DeviceArray<char>::Allocate(num_bytes));
+      constants_.push_back(
+          std::make_unique<DeviceArray<char>>(std::move(memory)));
+      device_[id] = constants_.back()->data();
+    }
+  }
+  return absl::OkStatus();
+}
+
 Operand CudaExecutable::OperandOf(ValueId value, NodeId user) const {
   Operand operand;
   if (value == kNone) return operand;
@@ -165,9 +207,10 @@ Operand CudaExecutable::OperandOf(ValueId value, NodeId user) const {
 absl::StatusOr<CudaExecutable::Step> CudaExecutable::BindStep(NodeId id) const {
   const Node& node = graph_.node(id);
   Step step;
-  step.kernel = backend_.Find(node.op->name);
+  step.kernels = backend_.Find(node.op->name);
+  step.constant = is_constant_[id];
   const DType dtype = KernelDType(graph_, node);
-  if (step.kernel == nullptr || dtype == DType::kF64) {
+  if (step.kernels.run == nullptr || dtype == DType::kF64) {
     return absl::UnimplementedError(absl::StrCat(
         Describe(node), ": backend ", backend_.name(), " has no kernel for ",
         node.op->name, " on ", Name(dtype)));
@@ -181,12 +224,15 @@ absl::StatusOr<CudaExecutable::Step> CudaExecutable::BindStep(NodeId id) const {
           "; backend cuda wants at most 4"));
     }
   }
-  for (const ValueId v : node.inputs) step.inputs.push_back(OperandOf(v, id));
+  for (const ValueId v : node.inputs) {
+    step.inputs.push_back(OperandOf(v, id));
+    step.makers.push_back(v == kNone ? -1 : graph_.value(v).producer);
+  }
   for (const ValueId v : node.outputs) step.outputs.push_back(OperandOf(v, id));
   return step;
 }
 
-absl::Status CudaExecutable::EnqueueStep(NodeId id) {
+absl::Status CudaExecutable::EnqueueStep(NodeId id, Kernel kernel) {
   const Step& step = steps_[id];
   const Node& node = graph_.node(id);
   const NodeAttributes attrs(node.attrs);
@@ -202,8 +248,8 @@ absl::Status CudaExecutable::EnqueueStep(NodeId id) {
   ctx.precision = backend_.options().precision;
   ctx.fault = {fault_->data(), id};
   ctx.mesh = backend_.options().mesh;
-  scratch_.Reset();
-  const cudaError_t error = step.kernel(ctx);
+  scratch_.Begin(id, step.makers);
+  const cudaError_t error = kernel(ctx);
   if (error == cudaSuccess) return absl::OkStatus();
   if (ctx.complaint != nullptr) {
     return At(node, error == cudaErrorNotSupported
@@ -213,8 +259,33 @@ absl::Status CudaExecutable::EnqueueStep(NodeId id) {
   return At(node, ToStatus(error));
 }
 
-absl::Status CudaExecutable::Enqueue(const Options* options) {
+absl::Status CudaExecutable::EnqueueSteps(Part part, const Options* options) {
   using Clock = std::chrono::steady_clock;
+  for (size_t id = 0; id < steps_.size(); ++id) {
+    const Step& step = steps_[id];
+    const Clock::time_point start =
+        options != nullptr ? Clock::now() : Clock::time_point();
+    if (part != Part::kRest && step.kernels.prepare != nullptr) {
+      RETURN_IF_ERROR(EnqueueStep(id, step.kernels.prepare));
+    }
+    if (part == Part::kAll || step.constant == (part == Part::kConstants)) {
+      RETURN_IF_ERROR(EnqueueStep(id, step.kernels.run));
+    }
+    if (options == nullptr) continue;
+    RETURN_IF_ERROR(At(graph_.node(id),
+                       ToStatus(cudaStreamSynchronize(backend_.stream()))));
+    if (options->seconds != nullptr) {
+      options->seconds[id] +=
+          std::chrono::duration<double>(Clock::now() - start).count();
+    }
+    // Nothing runs: what this operator wanted becomes part of the one block.
+    RETURN_IF_ERROR(At(graph_.node(id), ToStatus(scratch_.Consolidate())));
+    if (options->checked) RETURN_IF_ERROR(CheckFinite(id));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CudaExecutable::Enqueue(Part part, const Options* options) {
   const cudaStream_t stream = backend_.stream();
   if (input_bytes_ > 0) {
     RETURN_IF_ERROR(
@@ -227,21 +298,7 @@ absl::Status CudaExecutable::Enqueue(const Options* options) {
     if (backend_.options().poison) RETURN_IF_ERROR(Poison());
     RETURN_IF_ERROR(ToStatus(cudaStreamSynchronize(stream)));
   }
-  for (size_t id = 0; id < steps_.size(); ++id) {
-    const Clock::time_point start =
-        options != nullptr ? Clock::now() : Clock::time_point();
-    RETURN_IF_ERROR(EnqueueStep(id));
-    if (options == nullptr) continue;
-    RETURN_IF_ERROR(
-        At(graph_.node(id), ToStatus(cudaStreamSynchronize(stream))));
-    if (options->seconds != nullptr) {
-      options->seconds[id] +=
-          std::chrono::duration<double>(Clock::now() - start).count();
-    }
-    // Nothing runs: what this operator wanted becomes part of the one block.
-    RETURN_IF_ERROR(At(graph_.node(id), ToStatus(scratch_.Consolidate())));
-    if (options->checked) RETURN_IF_ERROR(CheckFinite(id));
-  }
+  RETURN_IF_ERROR(EnqueueSteps(part, options));
   RETURN_IF_ERROR(
       ToStatus(Pack(entries_->data(), static_cast<int>(entries_->size()),
                     packed_->data(), stream)));
@@ -266,7 +323,8 @@ absl::Status CudaExecutable::Capture() {
   RETURN_IF_ERROR(ToStatus(scratch_.Consolidate()));
   RETURN_IF_ERROR(ToStatus(
       cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal)));
-  const absl::Status enqueued = Enqueue(/*options=*/nullptr);
+  const absl::Status enqueued = Enqueue(
+      captured_constants_ ? Part::kAll : Part::kRest, /*options=*/nullptr);
   cudaGraph_t graph = nullptr;
   const absl::Status ended = ToStatus(cudaStreamEndCapture(stream, &graph));
   absl::Status status = enqueued.ok() ? ended : enqueued;
@@ -285,12 +343,24 @@ absl::Status CudaExecutable::Run(const Options& options) {
   const bool apart = options.checked || options.seconds != nullptr ||
                      !backend_.options().capture || num_runs_ == 0;
   ++num_runs_;
+  const int64_t version = backend_.parameter_version();
+  const bool fresh = constants_version_ == version;
   if (apart) {
-    RETURN_IF_ERROR(Enqueue(&options));
+    RETURN_IF_ERROR(Enqueue(Part::kAll, &options));
   } else {
-    if (captured_ == nullptr) RETURN_IF_ERROR(Capture());
+    if (captured_ == nullptr) {
+      // Where parameters change between the first runs, as in training, they
+      // will again.
+      captured_constants_ = !fresh;
+      RETURN_IF_ERROR(Capture());
+    }
+    if (!fresh && !captured_constants_) {
+      RETURN_IF_ERROR(EnqueueSteps(Part::kConstants, /*options=*/nullptr));
+    }
     RETURN_IF_ERROR(ToStatus(cudaGraphLaunch(captured_, backend_.stream())));
   }
+  constants_version_ = version;
+  if (updates_parameters_) backend_.NoteParameterUpdate();
   return ReadResults();
 }
 

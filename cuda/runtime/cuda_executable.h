@@ -38,9 +38,16 @@ class CudaExecutable : public Executable {
 
  private:
   struct Step {
-    Kernel kernel = nullptr;
+    OpKernels kernels;
     std::vector<Operand> inputs;
     std::vector<Operand> outputs;
+    std::vector<int> makers;  // [inputs] nodes, or -1.
+    bool constant = false;    // A function of parameters alone.
+  };
+  enum class Part {
+    kAll,
+    kConstants,  // Constant steps, and what the others prepare.
+    kRest,
   };
   // A result that comes to the host with every run.
   struct Small {
@@ -56,13 +63,16 @@ class CudaExecutable : public Executable {
   absl::Status Bind(absl::Span<char* const> address);
   absl::Status BindInputs(absl::Span<char* const> address);
   absl::Status BindResults(absl::Span<char* const> address);
+  absl::Status BindConstants();
   absl::StatusOr<Step> BindStep(NodeId id) const;
   Operand OperandOf(ValueId value, NodeId user) const;
 
-  // Enqueues the whole program. With `options` not null waits after each
-  // operator, so that an error names it.
-  absl::Status Enqueue(const Options* options);
-  absl::Status EnqueueStep(NodeId id);
+  // Enqueues a part of the program, with inputs and results unless that is
+  // constants. With `options` not null waits after each operator, so that an
+  // error names it.
+  absl::Status Enqueue(Part part, const Options* options);
+  absl::Status EnqueueSteps(Part part, const Options* options);
+  absl::Status EnqueueStep(NodeId id, Kernel kernel);
   absl::Status CheckFinite(NodeId id) const;
   absl::Status Poison();
   absl::Status Capture();
@@ -71,11 +81,18 @@ class CudaExecutable : public Executable {
 
   const Graph& graph_;
   CudaBackend& backend_;
-  std::vector<char*> device_;  // [values]
-  std::vector<Step> steps_;    // [nodes]
+  std::vector<char*> device_;      // [values]
+  std::vector<Step> steps_;        // [nodes]
+  std::vector<bool> is_constant_;  // [nodes]
+  std::vector<std::unique_ptr<DeviceArray<char>>> constants_;
+  bool updates_parameters_ = false;
   DeviceScratch scratch_;
   int num_runs_ = 0;
   cudaGraphExec_t captured_ = nullptr;
+  // Whether constants are made in each run of the captured graph; else by
+  // themselves, where parameters are no longer those of this version.
+  bool captured_constants_ = false;
+  int64_t constants_version_ = -1;
 
   // Inputs lie in one block.
   char* inputs_ = nullptr;         // The host's.

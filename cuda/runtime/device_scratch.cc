@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <vector>
 
 #include "cuda_runtime_api.h"
 
@@ -15,6 +16,7 @@ constexpr size_t kAlignment = 256;
 DeviceScratch::~DeviceScratch() {
   cudaFree(block_);
   for (void* const extra : extra_) cudaFree(extra);
+  for (const auto& [key, kept] : kept_) cudaFree(kept.data);
 }
 
 void* DeviceScratch::TakeBytes(size_t num_bytes) {
@@ -30,8 +32,25 @@ void* DeviceScratch::TakeBytes(size_t num_bytes) {
   return extra;
 }
 
+void* DeviceScratch::KeepBytes(const char* name, size_t num_bytes) {
+  Kept& kept = kept_[{node_, name}];
+  if (kept.size < num_bytes) {
+    cudaFree(kept.data);
+    kept = {};
+    if (cudaMalloc(&kept.data, num_bytes) != cudaSuccess) return nullptr;
+    if (cudaMemset(kept.data, 0, num_bytes) != cudaSuccess) return nullptr;
+    kept.size = num_bytes;
+  }
+  return kept.data;
+}
+
+void* DeviceScratch::KeptByMaker(int input, const char* name) const {
+  const auto it = kept_.find({(*makers_)[input], name});
+  return it != kept_.end() ? it->second.data : nullptr;
+}
+
 cudaError_t DeviceScratch::Consolidate() {
-  Reset();
+  used_ = 0;
   if (extra_.empty()) return cudaSuccess;
   for (void* const extra : extra_) cudaFree(extra);
   extra_.clear();

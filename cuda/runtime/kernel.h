@@ -65,13 +65,19 @@ struct Operand {
   int64_t max_elements() const { return dims[0] * columns(); }
 };
 
-// Memory of kernels that lasts until the next operator. Grows outside of graph
-// capture only.
+// Memory of kernels. Grows outside of graph capture only; null if there is no
+// more.
 class Scratch {
  public:
   virtual ~Scratch() = default;
-  // Null if there is no more.
+  // Lasts until the next operator.
   virtual void* TakeBytes(size_t num_bytes) = 0;
+  // Lasts as long as the program, for this node alone: the same memory at each
+  // call of that name, zeroed at the first.
+  virtual void* KeepBytes(const char* name, size_t num_bytes) = 0;
+  // What the node that makes input number `input` keeps under that name; null
+  // if nothing.
+  virtual void* KeptByMaker(int input, const char* name) const = 0;
 };
 
 class AttributeReader {
@@ -114,6 +120,15 @@ struct KernelContext {
   T* Take(int64_t n) const {
     return static_cast<T*>(scratch->TakeBytes(n * sizeof(T)));
   }
+  // `n` elements that are still there in the next run, aligned likewise.
+  template <typename T>
+  T* Keep(const char* name, int64_t n) const {
+    return static_cast<T*>(scratch->KeepBytes(name, n * sizeof(T)));
+  }
+  template <typename T>
+  const T* KeptByMaker(int input, const char* name) const {
+    return static_cast<const T*>(scratch->KeptByMaker(input, name));
+  }
   // For shapes that a kernel cannot do.
   cudaError_t Refuse(const char* why) const {
     complaint = why;
@@ -123,12 +138,22 @@ struct KernelContext {
 
 using Kernel = cudaError_t (*)(const KernelContext& ctx);
 
+// What runs an operator. `prepare`, if there is one, makes what is a function
+// of parameters alone and keeps it (KernelContext::Keep) where `run` finds it;
+// it reads no other inputs, and runs before `run` whenever parameters may have
+// changed.
+struct OpKernels {
+  Kernel run = nullptr;
+  Kernel prepare = nullptr;
+};
+
 // Which kernel runs which operator. All are for F32 (beside I32 and U8
 // operands); weights of products and embeddings may be BF16.
 class KernelRegistry {
  public:
   virtual ~KernelRegistry() = default;
-  virtual void Register(const char* op, Kernel kernel) = 0;
+  virtual void Register(const char* op, Kernel run,
+                        Kernel prepare = nullptr) = 0;
 };
 
 }  // namespace strata::gpu

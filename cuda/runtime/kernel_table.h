@@ -14,18 +14,19 @@ namespace strata::gpu {
 
 class KernelTable : public KernelRegistry {
  public:
-  void Register(const char* op, Kernel kernel) override {
-    CHECK(kernels_.emplace(op, kernel).second) << op << " has a kernel already";
+  void Register(const char* op, Kernel run, Kernel prepare = nullptr) override {
+    CHECK(kernels_.emplace(op, OpKernels{run, prepare}).second)
+        << op << " has a kernel already";
   }
 
-  // Null if there is none.
-  Kernel Find(absl::string_view op) const {
+  // Nulls if there is none.
+  OpKernels Find(absl::string_view op) const {
     const auto it = kernels_.find(op);
-    return it != kernels_.end() ? it->second : nullptr;
+    return it != kernels_.end() ? it->second : OpKernels();
   }
 
  private:
-  absl::flat_hash_map<std::string, Kernel> kernels_;
+  absl::flat_hash_map<std::string, OpKernels> kernels_;
 };
 
 }  // namespace strata::gpu

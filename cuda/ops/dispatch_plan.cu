@@ -1,0 +1,268 @@
+#include <algorithm>
+#include <cstdint>
+
+#include "cuda/ops/device.cuh"
+#include "cuda/ops/dispatch_plan.h"
+#include "cuda/runtime/kernel.h"
+
+namespace strata::gpu {
+namespace {
+
+// --- From counts of tiles ---
+
+constexpr int kTileSlots = kBlock;  // Of PlanDispatch's own counts.
+
+__device__ __forceinline__ void CountSlot(int64_t slot, int32_t e,
+                                          int num_experts, int32_t* total,
+                                          const FaultSink& fault) {
+  if (e >= 0 && e < num_experts) {
+    atomicAdd(&total[e], 1);
+  } else if (e != -1) {
+    fault.Report(FaultKind::kExpert, slot, e, num_experts);
+  }
+}
+
+__global__ void __launch_bounds__(kBlock)
+    CountTilesKernel(const DispatchPlanArgs a, uint16_t* count) {
+  __shared__ int32_t total[kMaxPlannedExperts];
+  for (int e = threadIdx.x; e < a.num_experts; e += kBlock) total[e] = 0;
+  __syncthreads();
+  const int64_t s = int64_t{blockIdx.x} * kTileSlots + threadIdx.x;
+  if (s < a.tokens.Get() * a.k) {
+    CountSlot(s, a.expert[s], a.num_experts, total, a.fault);
+  }
+  __syncthreads();
+  for (int e = threadIdx.x; e < a.num_experts; e += kBlock) {
+    count[int64_t{blockIdx.x} * a.num_experts + e] =
+        static_cast<uint16_t>(total[e]);
+  }
+}
+
+// A block a tile: where its slots of each expert begin, then their rows.
+__global__ void __launch_bounds__(kBlock)
+    PlaceCountedKernel(const DispatchPlanArgs a, const SlotCounts counts) {
+  __shared__ int32_t total[kMaxPlannedExperts];
+  __shared__ int32_t start[kMaxPlannedExperts];
+  __shared__ uint16_t of_warp[kWarpsPerBlock][kMaxPlannedExperts];
+  const int64_t slots = a.tokens.Get() * a.k;
+  const int experts = a.num_experts, warp = threadIdx.x / kWarp;
+  const auto tiles =
+      static_cast<int>((slots + counts.tile_slots - 1) / counts.tile_slots);
+  const auto tile = static_cast<int>(blockIdx.x);
+  if (tile >= tiles && tile > 0) return;
+  for (int e = threadIdx.x; e < experts; e += kBlock) total[e] = start[e] = 0;
+  __syncthreads();
+  // Integers: their sum does not depend on the order.
+  const int parts = max(1, kBlock / experts);
+  for (int i = threadIdx.x; i < experts * parts; i += kBlock) {
+    const int e = i % experts;
+    int32_t all = 0, before = 0;
+#pragma unroll 8
+    for (int other = i / experts; other < tiles; other += parts) {
+      const int32_t n = __ldg(counts.count + other * experts + e);
+      all += n;
+      before += other < tile ? n : 0;
+    }
+    atomicAdd(&total[e], all);
+    atomicAdd(&start[e], before);
+  }
+  __syncthreads();
+  if (warp == 0) {
+    // Each lane has as many experts that lie together.
+    const int each = (experts + kWarp - 1) / kWarp;
+    int32_t sum = 0;
+    for (int j = 0; j < each; ++j) {
+      const int e = Lane() * each + j;
+      if (e < experts) sum += total[e];
+    }
+    int32_t up_to = sum;
+#pragma unroll
+    for (int d = 1; d < kWarp; d *= 2) {
+      const int32_t other = __shfl_up_sync(kWholeWarp, up_to, d);
+      if (Lane() >= d) up_to += other;
+    }
+    int32_t before = up_to - sum;
+    for (int j = 0; j < each; ++j) {
+      const int e = Lane() * each + j;
+      if (e >= experts) break;
+      if (tile == 0) a.offset[e] = before;
+      start[e] += before;
+      before += total[e];
+      if (tile == 0 && e == experts - 1) a.offset[experts] = *a.rows = before;
+    }
+  }
+  const int64_t first = int64_t{tile} * counts.tile_slots;
+  const int64_t end = min(slots, first + counts.tile_slots);
+  for (int64_t begin = first; begin < end; begin += kBlock) {
+    __syncthreads();
+    for (int i = threadIdx.x; i < kWarpsPerBlock * experts; i += kBlock) {
+      of_warp[i / experts][i % experts] = 0;
+    }
+    __syncthreads();
+    const int64_t s = begin + threadIdx.x;
+    int32_t e = s < end ? a.expert[s] : -1;
+    if (e >= experts) e = -1;
+    const unsigned same = __match_any_sync(kWholeWarp, e);
+    const int before = __popc(same & ((1u << Lane()) - 1));
+    if (e >= 0 && before == 0) {
+      of_warp[warp][e] = static_cast<uint16_t>(__popc(same));
+    }
+    __syncthreads();
+    if (e >= 0) {
+      int32_t row = start[e] + before;
+      for (int w = 0; w < warp; ++w) row += of_warp[w][e];
+      a.slot_row[s] = row;
+      a.row_slot[row] = static_cast<int32_t>(s);
+    } else if (s < end) {
+      a.slot_row[s] = -1;
+    }
+    if (begin + kBlock >= end) break;
+    __syncthreads();
+    for (int i = threadIdx.x; i < experts; i += kBlock) {
+      for (int w = 0; w < kWarpsPerBlock; ++w) start[i] += of_warp[w][i];
+    }
+  }
+}
+
+// --- Many slots: a counting sort in three launches ---
+//
+//   count   [chunks, E]   slots of each expert in a chunk of 1024
+//   start   [chunks, E]   the first row of a chunk's slots of an expert
+//   place                 each chunk gives its slots their rows, in order
+
+constexpr int kChunk = 1024;  // Slots, and threads.
+constexpr int kChunkWarps = kChunk / kWarp;
+
+__global__ void __launch_bounds__(kChunk)
+    CountKernel(Extent tokens, int64_t k, int num_experts,
+                const int32_t* expert, int32_t* count, FaultSink fault) {
+  __shared__ int32_t total[kMaxPlannedExperts];
+  const int64_t slots = tokens.Get() * k;
+  for (int e = threadIdx.x; e < num_experts; e += kChunk) total[e] = 0;
+  __syncthreads();
+  const int64_t s = int64_t{blockIdx.x} * kChunk + threadIdx.x;
+  if (s < slots) {
+    CountSlot(s, expert[s], num_experts, total, fault);
+  }
+  __syncthreads();
+  for (int e = threadIdx.x; e < num_experts; e += kChunk) {
+    count[int64_t{blockIdx.x} * num_experts + e] = total[e];
+  }
+}
+
+// By one block, a thread an expert: counts become starts.
+__global__ void __launch_bounds__(kMaxPlannedExperts)
+    StartKernel(int chunks, int num_experts, int32_t* count, int32_t* offset,
+                int32_t* rows) {
+  __shared__ int32_t up_to[kMaxPlannedExperts];
+  const int e = threadIdx.x;
+  int32_t total = 0;
+  if (e < num_experts) {
+    for (int c = 0; c < chunks; ++c) total += count[c * num_experts + e];
+  }
+  up_to[e] = total;
+  __syncthreads();
+  for (int d = 1; d < kMaxPlannedExperts; d *= 2) {
+    const int32_t before = e >= d ? up_to[e - d] : 0;
+    __syncthreads();
+    up_to[e] += before;
+    __syncthreads();
+  }
+  if (e == 0) offset[0] = 0;
+  if (e >= num_experts) return;
+  offset[e + 1] = up_to[e];
+  if (e == num_experts - 1) *rows = up_to[e];
+  int32_t row = up_to[e] - total;
+  for (int c = 0; c < chunks; ++c) {
+    const int32_t here = count[c * num_experts + e];
+    count[c * num_experts + e] = row;
+    row += here;
+  }
+}
+
+// A slot's row is its expert's start in this chunk, plus the slots of that
+// expert before it: in earlier warps, and in earlier lanes of its own.
+__global__ void __launch_bounds__(kChunk)
+    PlaceKernel(Extent tokens, int64_t k, int num_experts,
+                const int32_t* expert, const int32_t* start, int32_t* row_slot,
+                int32_t* slot_row) {
+  // [kChunkWarps, num_experts]; a warp's counts are at most 32.
+  extern __shared__ uint8_t of_warp[];
+  const int64_t slots = tokens.Get() * k;
+  const int warp = threadIdx.x / kWarp;
+  for (int i = threadIdx.x; i < kChunkWarps * num_experts; i += kChunk) {
+    of_warp[i] = 0;
+  }
+  __syncthreads();
+  const int64_t s = int64_t{blockIdx.x} * kChunk + threadIdx.x;
+  int32_t e = s < slots ? expert[s] : -1;
+  if (e >= num_experts) e = -1;
+  const unsigned same = __match_any_sync(kWholeWarp, e);
+  const int before = __popc(same & ((1u << Lane()) - 1));
+  if (e >= 0 && before == 0) {
+    of_warp[warp * num_experts + e] = static_cast<uint8_t>(__popc(same));
+  }
+  __syncthreads();
+  if (s >= slots) return;
+  if (e < 0) {
+    slot_row[s] = -1;
+    return;
+  }
+  int32_t row = start[int64_t{blockIdx.x} * num_experts + e] + before;
+  for (int w = 0; w < warp; ++w) row += of_warp[w * num_experts + e];
+  slot_row[s] = row;
+  row_slot[row] = static_cast<int32_t>(s);
+}
+
+int64_t MaxSlots(const DispatchPlanArgs& args) {
+  return args.tokens.bound * args.k;
+}
+SlotCounts OwnCounts(const DispatchPlanArgs& args) {
+  SlotCounts counts;
+  counts.tile_slots = kTileSlots;
+  counts.tiles = std::max<int64_t>(1, CeilDiv(MaxSlots(args), kTileSlots));
+  counts.count = reinterpret_cast<const uint16_t*>(args.scratch);
+  return counts;
+}
+int64_t Chunks(const DispatchPlanArgs& args) {
+  return std::max<int64_t>(1, CeilDiv(MaxSlots(args), kChunk));
+}
+
+}  // namespace
+
+int64_t DispatchPlanScratch(const DispatchPlanArgs& args) {
+  const SlotCounts counts = OwnCounts(args);
+  return HasPlanFromCounts(counts) ? CeilDiv(counts.tiles * args.num_experts, 2)
+                                   : Chunks(args) * args.num_experts;
+}
+
+cudaError_t PlanDispatchFrom(const SlotCounts& counts,
+                             const DispatchPlanArgs& args,
+                             cudaStream_t stream) {
+  PlaceCountedKernel<<<static_cast<unsigned>(counts.tiles), kBlock, 0,
+                       stream>>>(args, counts);
+  return cudaGetLastError();
+}
+
+cudaError_t PlanDispatch(const DispatchPlanArgs& args, cudaStream_t stream) {
+  const SlotCounts counts = OwnCounts(args);
+  if (HasPlanFromCounts(counts)) {
+    CountTilesKernel<<<static_cast<unsigned>(counts.tiles), kBlock, 0,
+                       stream>>>(args,
+                                 reinterpret_cast<uint16_t*>(args.scratch));
+    return PlanDispatchFrom(counts, args, stream);
+  }
+  const auto chunks = static_cast<unsigned>(Chunks(args));
+  CountKernel<<<chunks, kChunk, 0, stream>>>(args.tokens, args.k,
+                                             args.num_experts, args.expert,
+                                             args.scratch, args.fault);
+  StartKernel<<<1, kMaxPlannedExperts, 0, stream>>>(
+      static_cast<int>(chunks), args.num_experts, args.scratch, args.offset,
+      args.rows);
+  PlaceKernel<<<chunks, kChunk, kChunkWarps * args.num_experts, stream>>>(
+      args.tokens, args.k, args.num_experts, args.expert, args.scratch,
+      args.row_slot, args.slot_row);
+  return cudaGetLastError();
+}
+
+}  // namespace strata::gpu

@@ -1,0 +1,281 @@
+#include <algorithm>
+#include <cstdint>
+#include <type_traits>
+
+#include "cuda/kernels/grouped_product.h"
+#include "cuda/kernels/tensor_map.h"
+#include "cuda/ops/device.cuh"
+#include "cuda/ops/expert_layer.h"
+#include "cuda/ops/vector16.cuh"
+#include "cuda/runtime/kernel.h"
+#include "cuda_bf16.h"
+
+namespace strata::gpu {
+namespace {
+
+using BFloat = __nv_bfloat16;
+
+// --- Eight elements of a row, to and from floats ---
+
+constexpr int kEight = 8;
+
+__device__ __forceinline__ void LoadEight(const BFloat* from,
+                                          float (&x)[kEight]) {
+  Unpack(__ldg(reinterpret_cast<const uint4*>(from)), x);
+}
+__device__ __forceinline__ void LoadEight(const float* from,
+                                          float (&x)[kEight]) {
+  const auto* const pair = reinterpret_cast<const float4*>(from);
+  const float4 a = pair[0], b = pair[1];
+  x[0] = a.x, x[1] = a.y, x[2] = a.z, x[3] = a.w;
+  x[4] = b.x, x[5] = b.y, x[6] = b.z, x[7] = b.w;
+}
+__device__ __forceinline__ void StoreEight(const float (&x)[kEight],
+                                           BFloat* to) {
+  *reinterpret_cast<uint4*>(to) = Pack(x);
+}
+__device__ __forceinline__ void StoreEight(const float (&x)[kEight],
+                                           float* to) {
+  auto* const pair = reinterpret_cast<float4*>(to);
+  pair[0] = {x[0], x[1], x[2], x[3]};
+  pair[1] = {x[4], x[5], x[6], x[7]};
+}
+
+// --- Many slots ---
+
+// rows[r] = x of the slot's token; a thread eight elements at a time.
+template <typename X>
+__global__ void __launch_bounds__(kBlock)
+    GatherKernel(Extent rows, int64_t pieces, int k, const X* x,
+                 const int32_t* row_slot, BFloat* out) {
+  const int64_t n = rows.Get() * pieces;
+  for (int64_t i = FirstElement(); i < n; i += ElementStride()) {
+    const int64_t row = i / pieces, piece = i % pieces;
+    const int64_t token = row_slot[row] / k;
+    float element[kEight];
+    LoadEight(x + (token * pieces + piece) * kEight, element);
+    StoreEight(element, out + i * kEight);
+  }
+}
+
+// The row of h and y that token i goes to; -1, and a fault, if there is none.
+__device__ __forceinline__ int64_t RowOf(const ExpertLayerArgs& a, int64_t i) {
+  if (a.index == nullptr) return i;
+  const int64_t to = a.index[i];
+  if (to >= 0 && to < a.num_indexed) return to;
+  a.fault.Report(FaultKind::kRowIndex, i, to, a.num_indexed);
+  return -1;
+}
+
+template <typename Y>
+__global__ void __launch_bounds__(kBlock)
+    CombineKernel(const ExpertLayerArgs a, const BFloat* rows) {
+  const int64_t pieces = a.d / kEight, n = a.tokens.Get() * pieces;
+  const auto* const h = static_cast<const Y*>(a.h);
+  for (int64_t i = FirstElement(); i < n; i += ElementStride()) {
+    const int64_t token = i / pieces, piece = i % pieces;
+    float sum[kEight] = {};
+    const int64_t first = token * a.k;
+#pragma unroll 8
+    for (int j = 0; j < a.k; ++j) {
+      const int64_t row = a.slot_row[first + j];
+      if (row < 0) continue;
+      const float w = a.weight != nullptr ? a.weight[first + j] : 1.f;
+      float x[kEight];
+      LoadEight(rows + (row * pieces + piece) * kEight, x);
+#pragma unroll
+      for (int c = 0; c < kEight; ++c) sum[c] = fmaf(w, x[c], sum[c]);
+    }
+    const int64_t to = RowOf(a, token);
+    if (to < 0) continue;
+    const int64_t at = (to * pieces + piece) * kEight;
+    if (h != nullptr) {
+      float x[kEight];
+      LoadEight(h + at, x);
+#pragma unroll
+      for (int c = 0; c < kEight; ++c) sum[c] += x[c];
+    }
+    StoreEight(sum, static_cast<Y*>(a.y) + at);
+  }
+}
+
+// --- Few slots ---
+
+// The expert of a slot, or -1.
+__device__ __forceinline__ int ExpertOf(const ExpertLayerArgs& a,
+                                        int64_t slot) {
+  if (a.expert != nullptr) return a.expert[slot];
+  const int32_t row = a.slot_row[slot];
+  if (row < 0) return -1;
+  // The last expert that begins at the row or before.
+  int expert = 0;
+  for (int step = 1024; step > 0; step /= 2) {
+    if (expert + step < a.num_experts && a.offset[expert + step] <= row) {
+      expert += step;
+    }
+  }
+  return expert;
+}
+
+// sum += a's elements times b's.
+__device__ __forceinline__ void AddDot(const float (&a)[kEight],
+                                       const float (&b)[kEight], float& sum) {
+#pragma unroll
+  for (int c = 0; c < kEight; ++c) sum = fmaf(a[c], b[c], sum);
+}
+
+// hidden[slot], a warp a column of it: two rows of gate_up.
+template <typename X>
+__global__ void __launch_bounds__(kBlock)
+    FewHiddenKernel(const ExpertLayerArgs a) {
+  const int64_t slots = a.tokens.Get() * a.k;
+  const int64_t slot = blockIdx.y;
+  const int64_t column =
+      int64_t{blockIdx.x} * kWarpsPerBlock + threadIdx.x / kWarp;
+  if (slot >= slots || column >= a.width) return;
+  const int expert = ExpertOf(a, slot);
+  if (expert < 0) return;
+  const X* const x = static_cast<const X*>(a.x) + slot / a.k * a.d;
+  const BFloat* const gate =
+      a.gate_up + (int64_t{expert} * 2 * a.width + column) * a.d;
+  const BFloat* const up = gate + a.width * a.d;
+  float gate_sum = 0, up_sum = 0;
+#pragma unroll 8
+  for (int64_t c = Lane() * kEight; c < a.d; c += kWarp * kEight) {
+    float value[kEight], g[kEight], u[kEight];
+    LoadEight(gate + c, g);
+    LoadEight(up + c, u);
+    LoadEight(x + c, value);
+    AddDot(value, g, gate_sum);
+    AddDot(value, u, up_sum);
+  }
+  gate_sum = WarpSum(gate_sum);
+  up_sum = WarpSum(up_sum);
+  if (Lane() == 0) {
+    a.hidden[slot * a.width + column] =
+        __float2bfloat16_rn(gate_sum * SigmoidOf(gate_sum) * up_sum);
+  }
+}
+
+// y of a token, a warp a column: a row of down for each of its slots.
+template <typename Y>
+__global__ void __launch_bounds__(kBlock)
+    FewOutputKernel(const ExpertLayerArgs a) {
+  const int64_t token = blockIdx.y;
+  const int64_t column =
+      int64_t{blockIdx.x} * kWarpsPerBlock + threadIdx.x / kWarp;
+  if (token >= a.tokens.Get() || column >= a.d) return;
+  float sum = 0;
+#pragma unroll 8
+  for (int j = 0; j < a.k; ++j) {
+    const int64_t slot = token * a.k + j;
+    const int expert = ExpertOf(a, slot);
+    if (expert < 0) continue;
+    const BFloat* const w = a.down + (int64_t{expert} * a.d + column) * a.width;
+    const BFloat* const x = a.hidden + slot * a.width;
+    float dot = 0;
+#pragma unroll 4
+    for (int64_t c = Lane() * kEight; c < a.width; c += kWarp * kEight) {
+      float value[kEight], weight[kEight];
+      LoadEight(w + c, weight);
+      LoadEight(x + c, value);
+      AddDot(value, weight, dot);
+    }
+    sum = fmaf(a.weight != nullptr ? a.weight[slot] : 1.f, dot, sum);
+  }
+  sum = WarpSum(sum);
+  if (Lane() != 0) return;
+  const int64_t to = RowOf(a, token);
+  if (to < 0) return;
+  const int64_t at = to * a.d + column;
+  if (a.h != nullptr) {
+    sum += static_cast<float>(static_cast<const Y*>(a.h)[at]);
+  }
+  static_cast<Y*>(a.y)[at] = static_cast<Y>(sum);
+}
+
+template <typename Fn>
+cudaError_t WithType(bool bf16, Fn fn) {
+  if (bf16) {
+    fn(static_cast<BFloat*>(nullptr));
+  } else {
+    fn(static_cast<float*>(nullptr));
+  }
+  return cudaGetLastError();
+}
+
+unsigned WarpBlocks(int64_t columns) {
+  return static_cast<unsigned>(CeilDiv(columns, kWarpsPerBlock));
+}
+
+cudaError_t FewSlots(const ExpertLayerArgs& args, cudaStream_t stream) {
+  const dim3 hidden(WarpBlocks(args.width),
+                    static_cast<unsigned>(args.max_slots()));
+  const cudaError_t error = WithType(args.bf16_x, [&](auto* x) {
+    using X = std::remove_pointer_t<decltype(x)>;
+    FewHiddenKernel<X><<<hidden, kBlock, 0, stream>>>(args);
+  });
+  if (error != cudaSuccess) return error;
+  const dim3 output(WarpBlocks(args.d),
+                    static_cast<unsigned>(args.tokens.bound));
+  return WithType(args.bf16_y, [&](auto* y) {
+    using Y = std::remove_pointer_t<decltype(y)>;
+    FewOutputKernel<Y><<<output, kBlock, 0, stream>>>(args);
+  });
+}
+
+}  // namespace
+
+bool HasExpertLayer(const ExpertLayerArgs& args) {
+  return IsHopper() &&
+         HasSwiGluTiles(2 * args.width, args.d, args.num_experts) &&
+         HasTiles(args.d, args.width, args.num_experts);
+}
+
+cudaError_t ExpertLayer(const ExpertLayerArgs& args, cudaStream_t stream) {
+  if (args.tokens.bound == 0) return cudaSuccess;
+  if (args.max_slots() <= kMaxFewSlots) return FewSlots(args, stream);
+  const int64_t pieces = args.d / kEight;
+  if (const cudaError_t error = WithType(
+          args.bf16_x,
+          [&](auto* x) {
+            using X = std::remove_pointer_t<decltype(x)>;
+            GatherKernel<<<BlocksFor(args.max_slots() * pieces), kBlock, 0,
+                           stream>>>(args.rows, pieces, args.k,
+                                     static_cast<const X*>(args.x),
+                                     args.row_slot, args.gathered);
+          });
+      error != cudaSuccess) {
+    return error;
+  }
+  GroupedProductArgs up;
+  up.rows = args.rows;
+  up.num_experts = args.num_experts;
+  up.n = 2 * args.width;
+  up.k = args.d;
+  up.x = args.gathered;
+  up.w = args.gate_up;
+  up.offset = args.offset;
+  up.y = args.hidden;
+  up.bf16_y = up.swiglu = true;
+  if (const cudaError_t e = GroupedProduct(up, stream); e) return e;
+  GroupedProductArgs down;
+  down.rows = args.rows;
+  down.num_experts = args.num_experts;
+  down.n = args.d;
+  down.k = args.width;
+  down.x = args.hidden;
+  down.w = args.down;
+  down.offset = args.offset;
+  down.y = args.gathered;
+  down.bf16_y = true;
+  if (const cudaError_t e = GroupedProduct(down, stream); e) return e;
+  return WithType(args.bf16_y, [&](auto* y) {
+    using Y = std::remove_pointer_t<decltype(y)>;
+    CombineKernel<Y>
+        <<<BlocksFor(args.tokens.bound * pieces), kBlock, 0, stream>>>(
+            args, args.gathered);
+  });
+}
+
+}  // namespace strata::gpu
