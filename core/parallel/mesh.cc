@@ -38,11 +38,13 @@ absl::StatusOr<std::unique_ptr<Mesh>> Mesh::Create(Communicator& world,
   ASSIGN_OR_RETURN(mesh->ep_, world.Split(rank / shape.ep, rank, "ep"));
   ASSIGN_OR_RETURN(mesh->pp_,
                    world.Split(dp_rank * shape.ep + ep_rank, rank, "pp"));
-  const bool is_end = pp_rank == 0 || pp_rank == shape.pp - 1;
-  ASSIGN_OR_RETURN(mesh->ends_,
-                   world.Split(is_end ? dp_rank * shape.ep + ep_rank
-                                      : Communicator::kNoColor,
-                               rank, "ends"));
+  if (shape.pp > 1) {
+    const bool is_end = pp_rank == 0 || pp_rank == shape.pp - 1;
+    ASSIGN_OR_RETURN(mesh->ends_,
+                     world.Split(is_end ? dp_rank * shape.ep + ep_rank
+                                        : Communicator::kNoColor,
+                                 rank, "ends"));
+  }
   return mesh;
 }
 

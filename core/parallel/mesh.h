@@ -8,7 +8,7 @@
 //   batch   dp x ep: all ranks of a stage, each with sequences of its own. They
 //           hold the same attention, norms and gates.
 //
-//   ends  the first and the last stage of a pipeline: they may share parameters
+//   ends  the first and the last of several stages: they may share parameters
 //
 // Ranks of one ep group are neighbours: dispatch and combine move the most.
 
