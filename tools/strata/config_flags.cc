@@ -22,6 +22,7 @@
 #include "core/checkpoint/weight_storage.h"
 #include "core/model/config.h"
 #include "core/model/set_field.h"
+#include "core/quant/cache_format.h"
 #include "tools/strata/option_parser.h"
 #include "tools/strata/output.h"
 #include "training/config.h"
@@ -170,6 +171,23 @@ void AddWeights(OptionParser& app, WeightStorage& storage) {
          "(default: as they are on disk)")
       ->TypeName("bf16|f32")
       ->Check(OneOf({"bf16", "f32"}));
+}
+
+void AddCache(OptionParser& app, CacheOptions& cache) {
+  app.AddOption(
+         "--cache",
+         // The check below comes first.
+         [&cache](const std::string& name) {
+           cache.format = CacheFormatOf(name).value_or(CacheFormat::kF32);
+         },
+         "How keys and values are kept (default: f32)")
+      ->TypeName("f32|bf16|int8|int4")
+      ->Check(OneOf({"f32", "bf16", "int8", "int4"}));
+  app.AddOption("--attention-bits", cache.attention_bits,
+                "Bits of attention's probabilities, as powers of two; 0: "
+                "floats. Wants --cache int8 or int4")
+      ->TypeName("0|4|5|6")
+      ->Check(OneOf({"0", "4", "5", "6"}));
 }
 
 void AddJson(OptionParser& app, bool& json) {

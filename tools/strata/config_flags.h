@@ -1,4 +1,5 @@
-// Flags that subcommands share: the config, the data, the threads.
+// Flags that subcommands share: the config, the data, the threads, how weights
+// and caches are kept.
 
 #ifndef TOOLS_STRATA_CONFIG_FLAGS_H_
 #define TOOLS_STRATA_CONFIG_FLAGS_H_
@@ -11,6 +12,7 @@
 #include "absl/status/statusor.h"
 #include "core/checkpoint/weight_storage.h"
 #include "core/model/config.pb.h"
+#include "core/quant/cache_format.h"
 #include "core/tokenizer/model_tokenizer.h"
 #include "tools/strata/option_parser.h"
 #include "training/config.pb.h"
@@ -54,6 +56,9 @@ void AddData(OptionParser& app, std::string& folder);
 void AddThreads(OptionParser& app, int& num_threads);
 // How weights lie in memory (core/checkpoint/weight_storage.h).
 void AddWeights(OptionParser& app, WeightStorage& storage);
+// How keys and values lie in memory, and attention's probabilities: --cache and
+// --attention-bits. Whether they go together is for CheckCacheOptions to say.
+void AddCache(OptionParser& app, CacheOptions& cache);
 void AddJson(OptionParser& app, bool& json);
 
 }  // namespace strata

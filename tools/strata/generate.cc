@@ -29,7 +29,6 @@
 #include "core/tokenizer/utf8_stream.h"
 #include "nlohmann/json.hpp"
 #include "serving/engine/generator.h"
-#include "tools/strata/cache_flags.h"
 #include "tools/strata/command.h"
 #include "tools/strata/config_flags.h"
 #include "tools/strata/device_flags.h"

@@ -42,7 +42,6 @@
 #include "serving/api/server.h"
 #include "serving/api/text_codec.h"
 #include "serving/engine/engine.h"
-#include "tools/strata/cache_flags.h"
 #include "tools/strata/command.h"
 #include "tools/strata/config_flags.h"
 #include "tools/strata/option_parser.h"
