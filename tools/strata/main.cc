@@ -7,9 +7,9 @@ int main(int argc, char** argv) {
   return strata::RunCommandLine(
       argc, argv,
       {strata::AddDemo, strata::AddScorecard, strata::AddAblate,
-       strata::AddTrain, strata::AddLaunch, strata::AddGenerate, strata::AddEvaluate,
-       strata::AddInfo, strata::AddInspect, strata::AddSimulate,
-       strata::AddCalibrate, strata::AddTrace, strata::AddConvert,
-       strata::AddQuantize, strata::AddVerify, strata::AddTokenize,
-       strata::AddTrainTokenizer, strata::AddServe});
+       strata::AddTrain, strata::AddLaunch, strata::AddGenerate,
+       strata::AddEvaluate, strata::AddInfo, strata::AddInspect,
+       strata::AddSimulate, strata::AddCalibrate, strata::AddTrace,
+       strata::AddConvert, strata::AddQuantize, strata::AddVerify,
+       strata::AddTokenize, strata::AddTrainTokenizer, strata::AddServe});
 }
