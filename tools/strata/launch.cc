@@ -63,12 +63,14 @@ Command AddLaunch(OptionParser& app) {
                   "A further argument of mpirun; repeat it for several: "
                   "--mpirun=--hostfile --mpirun=hosts")
       ->TypeName("ARG")
+      ->ShowDefault("")
       ->OneValueAtATime();
   launch
       ->AddOption("command", options->arguments,
                   "What each rank runs, behind --: train with its options, "
                   "--out among them")
       ->TypeName("COMMAND")
+      ->ShowDefault("")
       ->Required();
   return {launch, [options] { return RunLaunch(*options); }};
 }
