@@ -15,6 +15,7 @@
 #include "core/tensor/tensor.h"
 #include "core/testing/status_matchers.h"
 #include "cuda/nccl/nccl_communicator.h"
+#include "cuda/nccl/nccl_library.h"
 #include "cuda/ops/all_kernels.h"
 #include "cuda/runtime/cuda_backend.h"
 #include "cuda/runtime/status.h"
@@ -76,6 +77,8 @@ class CudaRanksTest : public ::testing::TestWithParam<bool> {
  protected:
   void SetUp() override {
     if (!gpu::HasDevice()) GTEST_SKIP() << "no GPU";
+    const auto nccl = gpu::NcclLibrary::Load();
+    if (!nccl.ok()) GTEST_SKIP() << nccl.status().message();
     ASSERT_EQ(cudaGetDeviceCount(&num_gpus_), cudaSuccess);
     model_ = GetParam() ? Hierarchical() : Flat();
   }

@@ -13,6 +13,7 @@
 #include "core/quant/packed_rows.h"
 #include "core/quant/quantized_matrix.h"
 #include "core/tensor/bfloat16.h"
+#include "core/testing/highway_targets.h"
 #include "gtest/gtest.h"
 #include "hwy/highway.h"
 
@@ -21,16 +22,7 @@ namespace {
 
 // Calls `body` with every instruction set that this processor has.
 void ForEachTarget(const std::function<void()>& body) {
-  for (const int64_t target : {HWY_AVX3_DL, HWY_AVX3, HWY_AVX2, HWY_SSE4}) {
-    hwy::SetSupportedTargetsForTest(0);
-    if ((hwy::SupportedTargets() & target) == 0) continue;
-    SCOPED_TRACE(hwy::TargetName(target));
-    hwy::SetSupportedTargetsForTest(target);
-    hwy::GetChosenTarget().Update(hwy::SupportedTargets());
-    body();
-  }
-  hwy::SetSupportedTargetsForTest(0);
-  hwy::GetChosenTarget().Update(hwy::SupportedTargets());
+  strata::ForEachTarget({HWY_AVX3_DL, HWY_AVX3, HWY_AVX2, HWY_SSE4}, body);
 }
 
 struct Weights {

@@ -9,6 +9,7 @@
 #include <random>
 #include <vector>
 
+#include "core/testing/highway_targets.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "hwy/targets.h"
@@ -31,18 +32,9 @@ std::vector<T> Random(int64_t n, uint32_t seed) {
   return x;
 }
 
-// Runs `body` with each vector width that this processor has.
+// Calls `body` with every instruction set that this processor has.
 void ForEachTarget(const std::function<void()>& body) {
-  for (const int64_t target : {HWY_EMU128, HWY_AVX2, HWY_AVX3}) {
-    hwy::SetSupportedTargetsForTest(0);
-    if ((hwy::SupportedTargets() & target) == 0) continue;
-    SCOPED_TRACE(hwy::TargetName(target));
-    hwy::SetSupportedTargetsForTest(target);
-    hwy::GetChosenTarget().Update(hwy::SupportedTargets());
-    body();
-  }
-  hwy::SetSupportedTargetsForTest(0);
-  hwy::GetChosenTarget().Update(hwy::SupportedTargets());
+  strata::ForEachTarget({HWY_EMU128, HWY_AVX2, HWY_AVX3}, body);
 }
 
 double Sigmoid(double x) { return 1 / (1 + std::exp(-x)); }

@@ -80,9 +80,7 @@ absl::Status NcclGroup::Settle(absl::string_view what, ncclResult_t begun) {
     return state != ncclInProgress;
   };
   if (!Poll(absl::Now() + options_.timeout, settled)) {
-    return Break(absl::DeadlineExceededError(absl::StrCat(
-        options_.name, ": ", what, ": the other ranks have not come in ",
-        absl::FormatDuration(options_.timeout))));
+    return Late(what);
   }
   if (state == ncclSuccess) return absl::OkStatus();
   const char* const detail = nccl_.get_last_error(nullptr);
@@ -107,12 +105,16 @@ absl::Status NcclGroup::Wait(absl::string_view what) {
     return Settle(what, state);
   }
   if (!in_time) {
-    return Break(absl::DeadlineExceededError(absl::StrCat(
-        options_.name, ": ", what, ": the other ranks have not come in ",
-        absl::FormatDuration(options_.timeout))));
+    return Late(what);
   }
   if (error == cudaSuccess) return absl::OkStatus();
   return Break(ToStatus(error));
+}
+
+absl::Status NcclGroup::Late(absl::string_view what) {
+  return Break(absl::DeadlineExceededError(absl::StrCat(
+      options_.name, ": ", what, ": the other ranks have not come in ",
+      absl::FormatDuration(options_.timeout))));
 }
 
 absl::Status NcclGroup::Break(const absl::Status& status) {

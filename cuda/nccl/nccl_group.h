@@ -57,6 +57,8 @@ class NcclGroup {
 
   // Until `begun` is no longer in progress.
   absl::Status Settle(absl::string_view what, ncclResult_t begun);
+  // The others have not come: breaks.
+  absl::Status Late(absl::string_view what);
   // Aborts; every later call returns this.
   absl::Status Break(const absl::Status& status);
 

@@ -29,20 +29,12 @@ using Value = std::function<double(const C1Run&)>;
 Measure MeasureOf(const std::vector<C1Run>& runs, const std::string& what,
                   const std::string& baseline_name, const Value& baseline,
                   const std::string& ours_name, const Value& ours) {
-  Measure measure;
-  measure.what = what;
-  measure.baseline_name = baseline_name;
-  measure.ours_name = ours_name;
-  std::vector<double> a, b, ratio;
+  std::vector<double> a, b;
   for (const C1Run& run : runs) {
     a.push_back(baseline(run));
     b.push_back(ours(run));
-    ratio.push_back(a.back() > 0 ? b.back() / a.back() : 1);
   }
-  measure.baseline = SpreadOf(a);
-  measure.ours = SpreadOf(b);
-  measure.ratio = SpreadOf(ratio);
-  return measure;
+  return CompareRuns(what, baseline_name, a, ours_name, b);
 }
 
 std::string Describe(const char* name, const LayoutsSide& side) {

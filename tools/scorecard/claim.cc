@@ -22,6 +22,24 @@ std::string ClaimResult::verdict() const {
   return not_measured.empty() ? "reached" : "reached as far as measured";
 }
 
+Measure CompareRuns(const std::string& what, const std::string& baseline_name,
+                    const std::vector<double>& baseline,
+                    const std::string& ours_name,
+                    const std::vector<double>& ours) {
+  Measure measure;
+  measure.what = what;
+  measure.baseline_name = baseline_name;
+  measure.ours_name = ours_name;
+  std::vector<double> ratio;
+  for (size_t i = 0; i < ours.size(); ++i) {
+    ratio.push_back(baseline[i] != 0 ? ours[i] / baseline[i] : 1);
+  }
+  measure.baseline = SpreadOf(baseline);
+  measure.ours = SpreadOf(ours);
+  measure.ratio = SpreadOf(ratio);
+  return measure;
+}
+
 Measure Compare(const std::vector<ScoredRun>& runs, const std::string& what,
                 const std::string& baseline, const std::string& ours,
                 double (*value)(const ScoredRun&), Measure::Of of) {

@@ -64,6 +64,13 @@ Measure Compare(const std::vector<ScoredRun>& runs, const std::string& what,
                 double (*value)(const ScoredRun&),
                 Measure::Of of = Measure::Of::kRatio);
 
+// Of one figure in each of several runs, [runs]: ours over the baseline, 1
+// where that is 0.
+Measure CompareRuns(const std::string& what, const std::string& baseline_name,
+                    const std::vector<double>& baseline,
+                    const std::string& ours_name,
+                    const std::vector<double>& ours);
+
 // Of `num_tokens` routed repeatedly by V2's gate and by V3's; promises nothing.
 Measure RoutingTime(int64_t num_tokens, const std::vector<double>& v2_ms,
                     const std::vector<double>& v3_ms);

@@ -3,28 +3,17 @@
 # on from, and one line for what cannot be.
 set -euo pipefail
 
+here=$PWD/tools/strata
 strata=$PWD/$1
-export HOME=${HOME:-$TEST_TMPDIR} TMPDIR=/tmp  # Sockets want a short path.
+# mpirun keeps files under its process's number there: of this test alone, as
+# numbers are those of a sandbox, and short, as sockets want it.
+TMPDIR=$(mktemp -d /tmp/XXXXXX)
+trap 'rm -rf "$TMPDIR"' EXIT
+export HOME=${HOME:-$TEST_TMPDIR} TMPDIR
 cd "$TEST_TMPDIR"
-mkdir -p data/a data/b
-for i in {1..400}; do echo "for (int i = 0; i < $i; ++i) sum += x[i];"; done >data/a/code.txt
-for i in {1..400}; do echo "one two three four $i five six seven."; done >data/b/prose.txt
-
-train=(train --preset=demo --data=data --threads=1 --set model.d_model=32 --set model.num_layers=1
-  --set model.attention.num_heads=2 --set model.attention.num_kv_heads=1 --set model.attention.head_dim=16
-  --set train.seq_len=32 --set train.batch_size=2 --set train.accumulation=2
-  --set train.validation_tokens=128 --set train.checkpoint_interval=3)
+source "$here/tiny_run.sh"
+train+=(--set train.checkpoint_interval=3)
 ranks() { mpirun -q --allow-run-as-root --oversubscribe --bind-to none -np "$1" "$strata" "${@:2}"; }
-fail() {
-  echo "$*" >&2
-  exit 1
-}
-# Losses of a run's steps.
-losses() { python3 -c '
-import json, sys
-for line in open(sys.argv[1] + "/metrics.jsonl"):
-    step = json.loads(line)
-    if "grad_norm" in step: print(step["step"], step["loss"])' "$1"; }
 
 # That the runs have the same losses. Sums are rounded otherwise; a loss is about
 # 5, of 7 digits.

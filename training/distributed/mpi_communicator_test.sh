@@ -3,7 +3,11 @@
 set -euo pipefail
 
 suite=$1
-export HOME=${HOME:-$TEST_TMPDIR} TMPDIR=/tmp  # Sockets want a short path.
+# mpirun keeps files under its process's number there: of this test alone, as
+# numbers are those of a sandbox, and short, as sockets want it.
+TMPDIR=$(mktemp -d /tmp/XXXXXX)
+trap 'rm -rf "$TMPDIR"' EXIT
+export HOME=${HOME:-$TEST_TMPDIR} TMPDIR
 for ranks in 1 2 3 4; do
   out=$(mpirun --allow-run-as-root --oversubscribe --bind-to none -np "$ranks" "$suite")
   printf '%s\n' "$out"

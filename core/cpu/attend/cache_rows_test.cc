@@ -10,6 +10,7 @@
 #include "core/base/random.h"
 #include "core/quant/cache_format.h"
 #include "core/quant/log_levels.h"
+#include "core/testing/highway_targets.h"
 #include "gtest/gtest.h"
 #include "hwy/highway.h"
 
@@ -18,16 +19,7 @@ namespace {
 
 // Calls `body` with every instruction set that this processor has.
 void ForEachTarget(const std::function<void()>& body) {
-  for (const int64_t target : {HWY_AVX3, HWY_AVX2, HWY_SSE4, HWY_SSSE3}) {
-    hwy::SetSupportedTargetsForTest(0);
-    if ((hwy::SupportedTargets() & target) == 0) continue;
-    SCOPED_TRACE(hwy::TargetName(target));
-    hwy::SetSupportedTargetsForTest(target);
-    hwy::GetChosenTarget().Update(hwy::SupportedTargets());
-    body();
-  }
-  hwy::SetSupportedTargetsForTest(0);
-  hwy::GetChosenTarget().Update(hwy::SupportedTargets());
+  strata::ForEachTarget({HWY_AVX3, HWY_AVX2, HWY_SSE4, HWY_SSSE3}, body);
 }
 
 // `rows` random heads, with `gap` bytes between them.

@@ -21,23 +21,6 @@ double Median(std::vector<double> x) {
   return x[x.size() / 2];
 }
 
-Measure OverF32(const std::string& what, const std::string& ours,
-                const std::vector<double>& baseline,
-                const std::vector<double>& value) {
-  Measure measure;
-  measure.what = what;
-  measure.baseline_name = "f32";
-  measure.ours_name = ours;
-  std::vector<double> ratio;
-  for (size_t i = 0; i < value.size(); ++i) {
-    ratio.push_back(value[i] / baseline[i]);
-  }
-  measure.baseline = SpreadOf(baseline);
-  measure.ours = SpreadOf(value);
-  measure.ratio = SpreadOf(ratio);
-  return measure;
-}
-
 }  // namespace
 
 ClaimResult LogDomainAttention(const std::vector<CacheRun>& runs,
@@ -57,7 +40,7 @@ ClaimResult LogDomainAttention(const std::vector<CacheRun>& runs,
     const std::vector<double> baseline = of_runs(0, of);
     for (size_t v = 1; v < variants.size(); ++v) {
       result.measures.push_back(
-          OverF32(what, variants[v].name, baseline, of_runs(v, of)));
+          CompareRuns(what, "f32", baseline, variants[v].name, of_runs(v, of)));
     }
   };
   add("bits a token", [](const CacheOutcome& o) { return o.bits_per_token; });
@@ -74,10 +57,10 @@ ClaimResult LogDomainAttention(const std::vector<CacheRun>& runs,
   }
   // One token, alone.
   for (size_t v = 1; v < attention.size(); ++v) {
-    Measure time =
-        OverF32(absl::StrCat("us of attention over ", shape.context, " tokens"),
-                attention[v].variant, {Median(attention[0].microseconds)},
-                {Median(attention[v].microseconds)});
+    Measure time = CompareRuns(
+        absl::StrCat("us of attention over ", shape.context, " tokens"), "f32",
+        {Median(attention[0].microseconds)}, attention[v].variant,
+        {Median(attention[v].microseconds)});
     result.measures.push_back(std::move(time));
   }
   for (size_t v = 1; v < attention.size(); ++v) {

@@ -22,20 +22,12 @@ const JointOutcome& OutcomeOf(const JointRun& run, const std::string& variant) {
 Measure CompareVariants(const std::vector<JointRun>& runs,
                         const std::string& what, const std::string& baseline,
                         const std::string& ours, double JointOutcome::*of) {
-  Measure measure;
-  measure.what = what;
-  measure.baseline_name = baseline;
-  measure.ours_name = ours;
-  std::vector<double> a, b, ratio;
+  std::vector<double> a, b;
   for (const JointRun& run : runs) {
     a.push_back(OutcomeOf(run, baseline).*of);
     b.push_back(OutcomeOf(run, ours).*of);
-    ratio.push_back(b.back() / a.back());
   }
-  measure.baseline = SpreadOf(a);
-  measure.ours = SpreadOf(b);
-  measure.ratio = SpreadOf(ratio);
-  return measure;
+  return CompareRuns(what, baseline, a, ours, b);
 }
 
 }  // namespace

@@ -30,20 +30,12 @@ using Value = std::function<double(const QuantRun&)>;
 Measure MeasureOf(const std::vector<QuantRun>& runs, const std::string& what,
                   const std::string& baseline_name, const Value& baseline,
                   const std::string& ours_name, const Value& ours) {
-  Measure measure;
-  measure.what = what;
-  measure.baseline_name = baseline_name;
-  measure.ours_name = ours_name;
-  std::vector<double> a, b, ratio;
+  std::vector<double> a, b;
   for (const QuantRun& run : runs) {
     a.push_back(baseline(run));
     b.push_back(ours(run));
-    ratio.push_back(b.back() / a.back());
   }
-  measure.baseline = SpreadOf(a);
-  measure.ours = SpreadOf(b);
-  measure.ratio = SpreadOf(ratio);
-  return measure;
+  return CompareRuns(what, baseline_name, a, ours_name, b);
 }
 
 Measure Promised(Measure measure, Measure::Want want, double promised) {
