@@ -12,7 +12,7 @@ trap 'rm -rf "$TMPDIR"' EXIT
 export HOME=${HOME:-$TEST_TMPDIR} TMPDIR
 cd "$TEST_TMPDIR"
 source "$here/tiny_run.sh"
-train+=(--set train.checkpoint_interval=20 --steps=400 --dp=2 --timeout=4)
+train+=(--set train.checkpoint_interval=50 --steps=1500 --dp=2 --timeout=4)
 launch() { "$strata" launch --ranks=2 --mpirun=--oversubscribe --mpirun=-q "$@"; }
 # The last process whose command line begins so.
 process_of() {
@@ -21,33 +21,32 @@ process_of() {
     { tr '\0' ' ' <"$folder/cmdline"; } 2>/dev/null | grep -qE "^$1" && echo "${folder#/proc/}"
   done | sort -n | tail -n 1
 }
-# The process of a rank of the run that writes to $1, once it has made a step
-# after the checkpoint of step $2.
+# The process of a rank of the run that writes to $1, once it is past step $2.
 rank_past() {
-  local path
-  printf -v path '%s/step-%06d' "$1" "$2"
+  local step process
   for _ in {1..600}; do
-    if [[ -e $path ]]; then
-      process_of "[^ ]*/strata train .*--out=$1"
-      return
+    step=$({ losses "$1" | tail -n 1 | cut -d ' ' -f 1; } 2>/dev/null)
+    if ((${step:-0} > $2)); then
+      process=$(process_of "[^ ]*/strata train .*--out=$1")
+      [[ -z $process ]] || { echo "$process" && return; }
     fi
     sleep 0.05
   done
-  fail "no $path"
+  fail "$1 is not past step $2"
 }
 
 launch -- "${train[@]}" --out=whole >whole.out 2>&1 || fail "$(cat whole.out)"
-[[ $(losses whole | wc -l) == 400 ]] || fail "$(tail -n 3 whole.out)"
+[[ $(losses whole | wc -l) == 1500 ]] || fail "$(tail -n 3 whole.out)"
 
 launch -- "${train[@]}" --out=hurt >hurt.out 2>hurt.err &
 run=$!
-kill -KILL "$(rank_past hurt 40)"
-kill -STOP "$(rank_past hurt 200)"
+kill -KILL "$(rank_past hurt 100)"
+kill -STOP "$(rank_past hurt 700)"
 wait "$run" || fail "$(cat hurt.err)"
-grep -q '400 of 400 steps are done' hurt.out || fail "$(cat hurt.out)"
+grep -q '1500 of 1500 steps are done' hurt.out || fail "$(cat hurt.out)"
 (($(grep -c '^note: the ranks ended with status .*; start .* from hurt/step-' hurt.err) == 2)) || fail "$(cat hurt.err)"
 cmp <(losses whole) <(losses hurt) || fail "other losses"
-cmp whole/step-000400/model.safetensors hurt/step-000400/model.safetensors || fail "other weights"
+cmp whole/step-001500/model.safetensors hurt/step-001500/model.safetensors || fail "other weights"
 
 # $1: what is expected on stderr; the rest: a command that fails.
 refuses() {
