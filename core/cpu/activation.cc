@@ -1,9 +1,9 @@
 #include "core/cpu/activation.h"
 
 #include <cstdint>
-#include <limits>
 
 #include "absl/status/status.h"
+#include "core/cpu/gate_rows.h"
 #include "core/cpu/row_chunks.h"
 #include "core/cpu/vector_math.h"
 #include "core/ops/activation.h"
@@ -84,11 +84,7 @@ absl::Status RunMaskedSoftmax(const KernelContext& ctx) {
     for (int64_t i = begin; i < end; ++i) {
       const T* from = x + i * n;
       if (mask != nullptr) {
-        for (int64_t j = 0; j < n; ++j) {
-          y[i * n + j] = mask[i * n + j] != 0
-                             ? from[j]
-                             : -std::numeric_limits<T>::infinity();
-        }
+        KeepMasked(from, mask + i * n, n, y + i * n);
         from = y + i * n;
       }
       vec.softmax(from, scale, n, y + i * n);

@@ -167,30 +167,79 @@ struct AdaptiveRow {
       survivor[num_survivors] = e;
       num_survivors += mask == nullptr || mask[e] != 0;
     }
-    for (int64_t j = 0; j < num_survivors; ++j) {
-      const auto e = static_cast<int64_t>(survivor[j]);
-      survivor[j] = MakeCandidate(p[e] + (bias != nullptr ? bias[e] : T{0}), e);
-    }
-    Best<T> best(survivor + experts, k_max);
     double sum = 0;
     double largest = -std::numeric_limits<double>::infinity();
     for (int64_t j = 0; j < num_survivors; ++j) {
-      const double p_j = p[IndexOf(survivor[j])];
+      const double p_j = p[static_cast<int64_t>(survivor[j])];
       sum += p_j;
       largest = std::max(largest, p_j);
-      best.Offer(survivor[j]);
     }
     std::fill_n(expert, k_max, -1);
-    if (best.size() == 0 || largest < exit_threshold) return false;
+    if (num_survivors == 0 || largest < exit_threshold) return false;
+    const int64_t num_best = std::min(num_survivors, k_max);
+    if (num_survivors <= VectorMath<T>::kMaxRanked) {
+      OrderByRanks(p, bias, survivor, num_survivors, num_best, expert);
+    } else {
+      OrderByInsertion(p, bias, survivor, num_survivors, expert);
+    }
     double taken = 0;
-    for (int64_t j = 0; j < best.size(); ++j) {
-      if (j >= k_min && taken >= tau * sum) break;
-      expert[j] = best[j];
+    for (int64_t j = 0; j < num_best; ++j) {
+      if (j >= k_min && taken >= tau * sum) {
+        std::fill(expert + j, expert + num_best, -1);
+        break;
+      }
       taken += p[expert[j]];
     }
     return true;
   }
+
+ private:
+  // The best of p + bias, best first, to expert [num_best].
+  static void OrderByRanks(const T* p, const T* bias,
+                           const Candidate<T>* survivor, int64_t n,
+                           int64_t num_best, int32_t* expert) {
+    constexpr int64_t kMax = VectorMath<T>::kMaxRanked;
+    T score[kMax];
+    typename VectorMath<T>::Int rank[kMax];
+    int32_t order[kMax];
+    for (int64_t j = 0; j < n; ++j) {
+      const auto e = static_cast<int64_t>(survivor[j]);
+      score[j] = p[e] + (bias != nullptr ? bias[e] : T{0});
+    }
+    VectorMath<T>::Get().ranks(score, n, rank);
+    for (int64_t j = 0; j < n; ++j) {
+      order[rank[j]] = static_cast<int32_t>(survivor[j]);
+    }
+    std::copy_n(order, num_best, expert);
+  }
+
+  void OrderByInsertion(const T* p, const T* bias, Candidate<T>* survivor,
+                        int64_t n, int32_t* expert) const {
+    Best<T> best(survivor + experts, k_max);
+    for (int64_t j = 0; j < n; ++j) {
+      const auto e = static_cast<int64_t>(survivor[j]);
+      best.Offer(p[e] + (bias != nullptr ? bias[e] : T{0}), e);
+    }
+    for (int64_t j = 0; j < best.size(); ++j) expert[j] = best[j];
+  }
 };
+
+// x where mask is not 0, else -infinity: without a branch, for half of a row is
+// masked and no processor foresees which. y may be x.
+template <typename T>
+void KeepMasked(const T* x, const uint8_t* mask, int64_t n, T* y) {
+  using Int = typename VectorMath<T>::Int;
+  constexpr T kLowest = -std::numeric_limits<T>::infinity();
+  Int lowest;
+  std::memcpy(&lowest, &kLowest, sizeof(lowest));
+  for (int64_t j = 0; j < n; ++j) {
+    Int bits;
+    std::memcpy(&bits, x + j, sizeof(bits));
+    const Int all = -static_cast<Int>(mask[j] != 0);
+    bits = (bits & all) | (lowest & ~all);
+    std::memcpy(y + j, &bits, sizeof(bits));
+  }
+}
 
 // EnergySignature of a row (core/ops/gate.h): x [groups * width] -> s [groups].
 template <typename T>

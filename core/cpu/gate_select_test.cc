@@ -261,7 +261,8 @@ TEST(AdaptiveSelectTest, ATokenWithNoExpertWorthItsCostLeaves) {
 }
 
 TEST(AdaptiveSelectTest, AgreesWithSortingTheRow) {
-  for (const int experts : {1, 5, 48, 256}) {
+  // Of 130 about 65 survive: some rows are ordered by ranks, some by insertion.
+  for (const int experts : {1, 5, 48, 130, 256}) {
     AdaptiveSelectOptions options;
     options.tau = 0.3;
     options.k_max = std::min(experts, 9);

@@ -7,7 +7,6 @@
 #include <cstdint>
 #include <cstring>
 #include <limits>
-#include <type_traits>
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "core/cpu/vector_math.cc"
@@ -120,9 +119,23 @@ HWY_INLINE V<T> Sigmoid(V<T> x) {
 // --- Numbers as integers in the same order ---
 
 template <typename T>
-using Key = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;
+using Key = typename VectorMath<T>::Int;
 template <typename T>
 using KeyTag = hn::RebindToSigned<Tag<T>>;
+
+// The key of each: -0 and 0 are equals, NaN is below all else.
+template <typename T>
+HWY_INLINE hn::Vec<KeyTag<T>> ToKey(V<T> x) {
+  const Tag<T> d;
+  const KeyTag<T> di;
+  const V<T> v = hn::Add(x, hn::Zero(d));  // -0 becomes 0.
+  const auto bits = hn::BitCast(di, v);
+  const auto flipped =
+      hn::Xor(bits, hn::And(hn::BroadcastSignBit(bits),
+                            hn::Set(di, std::numeric_limits<Key<T>>::max())));
+  return hn::IfThenElse(hn::RebindMask(di, hn::Eq(v, v)), flipped,
+                        hn::Set(di, std::numeric_limits<Key<T>>::min()));
+}
 
 template <typename T>
 struct KeyRange {
@@ -130,8 +143,7 @@ struct KeyRange {
   Key<T> most;
 };
 
-// The keys of x + bias, as bits of T: -0 and 0 are equals, NaN is below all
-// else. Returns the least and the largest; n > 0.
+// The keys of x + bias, as bits of T. Returns the least and the largest; n > 0.
 template <typename T>
 HWY_INLINE KeyRange<T> MakeKeys(const T* x, const T* bias, int64_t n, T* keys) {
   const Tag<T> d;
@@ -140,13 +152,7 @@ HWY_INLINE KeyRange<T> MakeKeys(const T* x, const T* bias, int64_t n, T* keys) {
   const auto highest = hn::Set(di, std::numeric_limits<Key<T>>::max());
   auto least = highest, most = lowest;
   ForVectors<T>(n, [&](int64_t i, auto io) HWY_ATTR {
-    V<T> v = hn::Add(io.Load(x + i), io.Load(bias + i));
-    v = hn::Add(v, hn::Zero(d));  // -0 becomes 0.
-    const auto bits = hn::BitCast(di, v);
-    const auto flipped =
-        hn::Xor(bits, hn::And(hn::BroadcastSignBit(bits), highest));
-    const auto key =
-        hn::IfThenElse(hn::RebindMask(di, hn::Eq(v, v)), flipped, lowest);
+    const auto key = ToKey<T>(hn::Add(io.Load(x + i), io.Load(bias + i)));
     io.Store(hn::BitCast(d, key), keys + i);
     const auto here = hn::FirstN(di, n - i);
     least = hn::Min(least, hn::IfThenElse(here, key, highest));
@@ -459,6 +465,45 @@ struct Functions {
     }
   }
 
+  // Each vector of keys meets every key: no branch, and no chain of moves as in
+  // a sorted list.
+  static void Ranks(const T* x, int64_t n, Key<T>* rank) {
+    const KeyTag<T> di;
+    const int64_t lanes = hn::Lanes(di);
+    HWY_ALIGN Key<T> keys[VectorMath<T>::kMaxRanked + hn::MaxLanes(di)];
+    ForVectors<T>(n, [&](int64_t i, auto io) HWY_ATTR {
+      hn::Store(ToKey<T>(io.Load(x + i)), di, keys + i);
+    });
+    const auto one = hn::Set(di, Key<T>{1});
+    for (int64_t i = 0; i < n; i += lanes) {
+      const auto mine = hn::Load(di, keys + i);
+      auto count = hn::Zero(di);
+      // Of equals the first: one before these lanes counts, one behind not.
+      for (int64_t j = 0; j < i; ++j) {
+        const auto behind = hn::Lt(hn::Set(di, keys[j]), mine);
+        count = hn::IfThenElse(behind, count, hn::Add(count, one));
+      }
+      const int64_t end = i + lanes < n ? i + lanes : n;
+      for (int64_t j = i; j < end; ++j) {
+        const auto other = hn::Set(di, keys[j]);
+        const auto before =
+            hn::Or(hn::Gt(other, mine),
+                   hn::AndNot(hn::FirstN(di, j - i + 1), hn::Eq(other, mine)));
+        count = hn::IfThenElse(before, hn::Add(count, one), count);
+      }
+      for (int64_t j = end; j < n; ++j) {
+        const auto before = hn::Gt(hn::Set(di, keys[j]), mine);
+        count = hn::IfThenElse(before, hn::Add(count, one), count);
+      }
+      if (i + lanes <= n) {
+        hn::StoreU(count, di, rank + i);
+      } else {
+        hn::Store(count, di, keys);  // Nobody reads keys any more.
+        std::memcpy(rank + i, keys, (n - i) * sizeof(Key<T>));
+      }
+    }
+  }
+
   static void AdamW(const AdamWStep<T>& step, const T* grad, int64_t n,
                     T* param, T* m, T* v) {
     const Tag<T> d;
@@ -514,6 +559,7 @@ struct Functions {
                                             &SwiGluGrad,
                                             &RootShare,
                                             &KeepLargest,
+                                            &Ranks,
                                             &AdamW};
     return table;
   }

@@ -17,6 +17,7 @@
 #define CORE_CPU_VECTOR_MATH_H_
 
 #include <cstdint>
+#include <type_traits>
 
 namespace strata {
 
@@ -35,6 +36,11 @@ struct AdamWStep {
 
 template <typename T>
 struct VectorMath {
+  // As wide as T.
+  using Int = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;
+  // What `ranks` takes at most: it compares each with each.
+  static constexpr int64_t kMaxRanked = 64;
+
   // The table for this processor, T float or double.
   static const VectorMath& Get();
 
@@ -102,6 +108,9 @@ struct VectorMath {
   // first; 1 <= keep <= n. -0 equals 0, NaN is below all else. `scratch` [n].
   void (*keep_largest)(const T* x, const T* bias, int64_t n, int64_t keep,
                        T* scratch, uint8_t* mask);
+  // rank = how many stand before each if the largest is first, in the order of
+  // keep_largest; n <= kMaxRanked.
+  void (*ranks)(const T* x, int64_t n, Int* rank);
 
   // --- Updates of state. ---
 

@@ -329,32 +329,62 @@ TYPED_TEST(VectorMathTest, RootShareIsZeroWhereSharesAreEven) {
   });
 }
 
-TYPED_TEST(VectorMathTest, KeepLargestAgreesWithSorting) {
-  using T = TypeParam;
+// Rows to sort: numbers of both signs; few different ones; one; and what is no
+// number.
+template <typename T>
+std::vector<std::vector<T>> RowsToSort(int64_t n) {
   const T nan = std::numeric_limits<T>::quiet_NaN();
   const T inf = std::numeric_limits<T>::infinity();
+  const std::vector<T> numbers = Random<T>(n, 3);
+  std::vector<T> coarse = numbers, special = numbers;
+  for (T& v : coarse) v = std::round(v) / 2;
+  for (int64_t i = 0; i < n; ++i) {
+    const T values[] = {nan, inf, -inf, T{0}, -T{0}, numbers[i]};
+    special[i] = values[(i * 7) % 6];
+  }
+  return {numbers, coarse, std::vector<T>(n, T{0.5}), special};
+}
+
+// Places of x from the largest on; of equals the first, NaN last.
+template <typename T>
+std::vector<int64_t> Sorted(const std::vector<T>& x) {
+  std::vector<int64_t> order(x.size());
+  std::iota(order.begin(), order.end(), 0);
+  std::stable_sort(order.begin(), order.end(), [&](int64_t i, int64_t j) {
+    if (std::isnan(x[i])) return false;
+    return std::isnan(x[j]) || x[i] > x[j];
+  });
+  return order;
+}
+
+TYPED_TEST(VectorMathTest, RanksAgreeWithSorting) {
+  using T = TypeParam;
+  using Int = typename VectorMath<T>::Int;
+  ForEachTarget([&] {
+    for (int64_t n = 0; n <= VectorMath<T>::kMaxRanked; ++n) {
+      for (const std::vector<T>& x : RowsToSort<T>(n)) {
+        const std::vector<int64_t> order = Sorted(x);
+        std::vector<Int> want(n + 1, 0);
+        for (int64_t j = 0; j < n; ++j) want[order[j]] = static_cast<Int>(j);
+        want[n] = 77;
+        std::vector<Int> rank(n + 1, 77);
+        VectorMath<T>::Get().ranks(x.data(), n, rank.data());
+        ASSERT_EQ(rank, want) << n;
+      }
+    }
+  });
+}
+
+TYPED_TEST(VectorMathTest, KeepLargestAgreesWithSorting) {
+  using T = TypeParam;
   ForEachTarget([&] {
     for (const int64_t n : kSizes) {
-      // Numbers of both signs; few different ones; one; and what is no number.
-      const std::vector<T> numbers = Random<T>(n, 3);
-      std::vector<T> coarse = numbers, special = numbers;
-      for (T& v : coarse) v = std::round(v) / 2;
-      for (int64_t i = 0; i < n; ++i) {
-        const T values[] = {nan, inf, -inf, T{0}, -T{0}, numbers[i]};
-        special[i] = values[(i * 7) % 6];
-      }
-      for (const std::vector<T>& x :
-           {numbers, coarse, std::vector<T>(n, T{0.5}), special}) {
+      for (const std::vector<T>& x : RowsToSort<T>(n)) {
         const std::vector<T> bias = Random<T>(n, 4);
         for (const std::vector<T>& b : {std::vector<T>(n, T{0}), bias}) {
-          std::vector<int64_t> order(n);
-          std::iota(order.begin(), order.end(), 0);
-          const auto key = [&](int64_t i) { return x[i] + b[i]; };
-          std::stable_sort(order.begin(), order.end(),
-                           [&](int64_t i, int64_t j) {
-                             if (std::isnan(key(i))) return false;
-                             return std::isnan(key(j)) || key(i) > key(j);
-                           });
+          std::vector<T> sum(n);
+          for (int64_t i = 0; i < n; ++i) sum[i] = x[i] + b[i];
+          const std::vector<int64_t> order = Sorted(sum);
           for (const int64_t keep : {int64_t{1}, n / 2, n - 1, n}) {
             if (keep < 1 || keep > n) continue;
             std::vector<uint8_t> want(n + 1, 0);

@@ -34,6 +34,7 @@
 #include "core/model/init.h"
 #include "core/model/moe.h"
 #include "core/ops/elementwise.h"
+#include "core/runtime/fuse_for.h"
 #include "core/runtime/program.h"
 #include "core/runtime/state_store.h"
 
@@ -41,6 +42,7 @@ namespace strata {
 namespace {
 
 enum class Part { kGates, kBlock };
+enum class Graphs { kBasic, kFused };
 
 // One block of `config`, or its gates alone, each on the block's input.
 Graph Build(const ModelConfig& config, int64_t tokens, Part part) {
@@ -76,10 +78,11 @@ Graph Build(const ModelConfig& config, int64_t tokens, Part part) {
 
 class Timed {
  public:
-  Timed(const ModelConfig& config, int64_t tokens, Part part)
+  Timed(const ModelConfig& config, int64_t tokens, Part part, Graphs graphs)
       : backend_(NumUsableCores(), AllCpuKernels()), state_(backend_) {
-    auto program =
-        Program::Compile(Build(config, tokens, part), backend_, state_);
+    Graph graph = Build(config, tokens, part);
+    if (graphs == Graphs::kFused) graph = FuseFor(graph, backend_, state_);
+    auto program = Program::Compile(graph, backend_, state_);
     CHECK(program.ok()) << program.status().ToString();
     program_ = *std::move(program);
     InitializeParameters(config, /*seed=*/1, state_);
@@ -140,12 +143,13 @@ class Timed {
   std::vector<double> cpu_seconds_;  // Of all threads.
 };
 
-void BM_GateShare(benchmark::State& bench, const std::string& preset) {
+void BM_GateShare(benchmark::State& bench, const std::string& preset,
+                  Graphs graphs) {
   ModelConfig config = *ModelPreset(preset);
-  Timed gates(config, bench.range(0), Part::kGates);
-  Timed no_tokens(config, bench.range(0), Part::kGates);
+  Timed gates(config, bench.range(0), Part::kGates, graphs);
+  Timed no_tokens(config, bench.range(0), Part::kGates, graphs);
   no_tokens.SetTokens(0);
-  Timed block(config, bench.range(0), Part::kBlock);
+  Timed block(config, bench.range(0), Part::kBlock, graphs);
   for (Timed* timed : {&gates, &no_tokens, &block}) timed->Run();
   for (auto _ : bench) {
     for (Timed* timed : {&gates, &no_tokens, &block}) timed->Run();
@@ -158,17 +162,22 @@ void BM_GateShare(benchmark::State& bench, const std::string& preset) {
       gates.MedianCpuSeconds() / block.MedianCpuSeconds();
   bench.counters["flops_share"] = gates.Flops() / block.Flops();
 }
-BENCHMARK_CAPTURE(BM_GateShare, strata_1b, "strata-1b")
+BENCHMARK_CAPTURE(BM_GateShare, strata_1b, "strata-1b", Graphs::kBasic)
     ->Arg(1024)
     ->Iterations(15)
     ->Unit(benchmark::kMillisecond)
     ->UseRealTime();
-BENCHMARK_CAPTURE(BM_GateShare, small, "small")
+BENCHMARK_CAPTURE(BM_GateShare, strata_1b_fused, "strata-1b", Graphs::kFused)
     ->Arg(1024)
     ->Iterations(15)
     ->Unit(benchmark::kMillisecond)
     ->UseRealTime();
-BENCHMARK_CAPTURE(BM_GateShare, demo, "demo")
+BENCHMARK_CAPTURE(BM_GateShare, small, "small", Graphs::kBasic)
+    ->Arg(1024)
+    ->Iterations(15)
+    ->Unit(benchmark::kMillisecond)
+    ->UseRealTime();
+BENCHMARK_CAPTURE(BM_GateShare, demo, "demo", Graphs::kBasic)
     ->Arg(1024)
     ->Iterations(15)
     ->Unit(benchmark::kMillisecond)
@@ -176,7 +185,8 @@ BENCHMARK_CAPTURE(BM_GateShare, demo, "demo")
 
 // Where the gates' time goes: milliseconds by operator.
 void BM_GateOperators(benchmark::State& bench, const std::string& preset) {
-  Timed gates(*ModelPreset(preset), bench.range(0), Part::kGates);
+  Timed gates(*ModelPreset(preset), bench.range(0), Part::kGates,
+              Graphs::kBasic);
   gates.Run();
   gates.Profile();
   for (auto _ : bench) gates.Run();

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <limits>
 
 #include "absl/status/status.h"
 #include "core/cpu/fused/fused_tiles.h"
@@ -172,9 +171,7 @@ class TierGateKernel {
       uint8_t* const mask = masks + i * experts_;
       Mask(coarse + i * experts_, row_scratch, mask);
       T* const row = attention + i * experts_;
-      for (int64_t e = 0; e < experts_; ++e) {
-        if (mask[e] == 0) row[e] = -std::numeric_limits<T>::infinity();
-      }
+      KeepMasked(row, mask, experts_, row);
       vec.softmax(row, attention_scale, experts_, row);
     }
     SumOfRows(attention, rows, experts_,
