@@ -114,6 +114,21 @@ ClaimResult BalancedParallelism(const std::vector<C1Run>& runs) {
       [](const C1Run& r) { return r.balance.fixed.mean; }, "dynamic",
       [](const C1Run& r) { return r.balance.dynamic.mean; }));
 
+  Measure known = MeasureOf(
+      runs, "max/mean over ranks of known recorded loads", "EPLB",
+      [](const C1Run& r) { return r.balance.known.eplb; }, "ours",
+      [](const C1Run& r) { return r.balance.known.ours; });
+  known.want = Measure::Want::kAtMost;
+  known.promised = 1;
+  result.measures.push_back(std::move(known));
+  Measure worst = MeasureOf(
+      runs, "the same, the worst gate and window over EPLB's", "EPLB",
+      [](const C1Run&) { return 1.0; }, "ours",
+      [](const C1Run& r) { return r.balance.known.worst_ratio; });
+  worst.want = Measure::Want::kAtMost;
+  worst.promised = 1;
+  result.measures.push_back(std::move(worst));
+
   // The ratio is the baseline's time over ours.
   const auto seconds_2d = [](const C1Run& r) {
     return r.layouts.two_d.seconds;

@@ -68,6 +68,22 @@ std::vector<std::vector<double>> SumOfLoads(
   return sum;
 }
 
+namespace {
+
+absl::Status HoldToEplb(const PlacementShape& shape,
+                        const std::vector<double>& load, HeldToEplb& held) {
+  ASSIGN_OR_RETURN(const Rebalanced ours,
+                   Rebalance(shape, load, RebalanceOptions(), nullptr));
+  held.eplb += ours.eplb_max_over_mean;
+  held.ours += ours.max_over_mean;
+  held.worst_ratio =
+      std::max(held.worst_ratio, ours.max_over_mean / ours.eplb_max_over_mean);
+  ++held.cases;
+  return absl::OkStatus();
+}
+
+}  // namespace
+
 absl::StatusOr<BalanceOutcome> MeasureBalance(
     const std::vector<sim::LoadWindow>& windows,
     const BalanceOptions& options) {
@@ -108,6 +124,7 @@ absl::StatusOr<BalanceOutcome> MeasureBalance(
       dynamic = std::move(moved.placement);
       window.slots_moved += static_cast<int64_t>(moved.migration.copies.size());
       const std::vector<double>& load = windows[w].load[g];
+      RETURN_IF_ERROR(HoldToEplb(shape, load, outcome.known));
       const double share = 1.0 / static_cast<double>(num_gates);
       AddShare(UseOf(plain, InOrder(plain.num_experts), load), share,
                window.plain);
@@ -121,6 +138,9 @@ absl::StatusOr<BalanceOutcome> MeasureBalance(
     AddShare(window.fixed, share, outcome.fixed);
     AddShare(window.dynamic, share, outcome.dynamic);
   }
+  const auto cases = static_cast<double>(outcome.known.cases);
+  outcome.known.eplb /= cases;
+  outcome.known.ours /= cases;
   return outcome;
 }
 
@@ -137,6 +157,11 @@ nlohmann::json ToJson(const BalanceOutcome& outcome) {
   return {{"plain", ToJson(outcome.plain)},
           {"fixed", ToJson(outcome.fixed)},
           {"dynamic", ToJson(outcome.dynamic)},
+          {"known_loads",
+           {{"eplb_max_over_mean", outcome.known.eplb},
+            {"ours_max_over_mean", outcome.known.ours},
+            {"worst_ratio", outcome.known.worst_ratio},
+            {"cases", outcome.known.cases}}},
           {"windows", std::move(windows)}};
 }
 

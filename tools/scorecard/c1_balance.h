@@ -9,6 +9,9 @@
 //   dynamic   placed anew in each window, by Rebalance on the window before
 //
 // `fixed` and `dynamic` have the same slots; `plain` has no spare ones.
+//
+// Beside it, what the balancer makes of loads that it knows, held to EPLB's on
+// the same loads and slots (C2).
 
 #ifndef TOOLS_SCORECARD_C1_BALANCE_H_
 #define TOOLS_SCORECARD_C1_BALANCE_H_
@@ -42,9 +45,18 @@ struct BalanceWindow {
   int64_t slots_moved = 0;
 };
 
+// Max/mean over ranks of each measured gate and window, placed by its own
+// loads.
+struct HeldToEplb {
+  double eplb = 0, ours = 0;  // Means.
+  double worst_ratio = 0;     // The largest of ours / EPLB's.
+  int64_t cases = 0;
+};
+
 struct BalanceOutcome {
   std::vector<BalanceWindow> windows;  // The measured ones.
   Use plain, fixed, dynamic;           // Means over those.
+  HeldToEplb known;
 };
 
 // How many of a trace's windows are the profile: a quarter, one at least.

@@ -119,6 +119,10 @@ TEST(RunC1Test, MeasuresBothSidesOnARecordedTrace) {
   const C1Run& run = (*runs)[0];
   EXPECT_THAT(run.balance.windows, SizeIs(5));
   EXPECT_GT(run.balance.plain.spread, 0);
+  EXPECT_EQ(run.balance.known.cases, 5 * 2);  // Two layers.
+  EXPECT_LE(run.balance.known.worst_ratio, 1);
+  EXPECT_GE(run.balance.known.ours, 1);
+  EXPECT_GE(run.balance.known.eplb, run.balance.known.ours);
   // Each side is the best of what it may choose from, and 3-D may do all that
   // 2-D does.
   EXPECT_GT(run.layouts.three_d.sweep.tried, run.layouts.two_d.sweep.tried);
