@@ -35,6 +35,8 @@ class ExpertMeter {
 
   // Rows that each expert of router `i` got.
   const std::vector<int64_t>& load(int i) const { return load_[i]; }
+  // Tokens that reached router `i`.
+  int64_t reached(int i) const { return reached_[i]; }
   const std::vector<RouterValues>& routers() const { return routers_; }
 
  private:

@@ -20,6 +20,7 @@ nlohmann::json ToJson(const StepMetrics& metrics) {
           {"total_loss", metrics.total_loss},
           {"learning_rate", metrics.learning_rate},
           {"grad_norm", metrics.grad_norm},
+          {"layer_grad_norms", metrics.layer_grad_norms},
           {"tokens", metrics.tokens},
           {"seconds", metrics.seconds},
           {"experts", ToJson(metrics.experts)}};

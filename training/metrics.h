@@ -15,6 +15,9 @@ namespace strata {
 // A number a tier; up to 8 tiers are no allocation, so that a step has none.
 using TierShares = absl::InlinedVector<double, 8>;
 
+// A number a layer, likewise up to 64 layers.
+using LayerGradNorms = absl::InlinedVector<double, 64>;
+
 // How the experts were used, over a window of tokens. Definitions: SPEC.md,
 // "Words used below"; core/parallel/load_stats.h.
 struct ExpertUse {
@@ -32,6 +35,8 @@ struct StepMetrics {
   double total_loss = 0;  // With the router's own losses.
   double learning_rate = 0;
   double grad_norm = 0;  // Before clipping.
+  // Of each layer's parameters, before clipping: core/monitor/gradient_flow.h.
+  LayerGradNorms layer_grad_norms;
   int64_t tokens = 0;
   double seconds = 0;
   ExpertUse experts;

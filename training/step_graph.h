@@ -92,8 +92,16 @@ std::vector<ValueId> Parameters(const Graph& graph);
 // The state that a parameter's gradients are summed in.
 std::string GradName(absl::string_view parameter);
 
+// The parameters of a layer that all ranks of its stage hold alike, or the
+// rank's own of those that are shared out.
+enum class LayerPart { kCommon, kShard };
+
+// The output of BuildUpdateGraph that is the norm of a layer's gradients.
+std::string LayerNormName(int64_t layer, LayerPart part);
+
 // Inputs: "divisor" [] (micro-batches summed), "learning_rate" [], "step" [].
-// States: "adam.m.<parameter>" and "adam.v.<parameter>". Output: "grad_norm".
+// States: "adam.m.<parameter>" and "adam.v.<parameter>". Outputs: "grad_norm",
+// and LayerNormName of the layers that the rank has part of.
 // `gradients` is the gradient graph. Gradients and loads are summed over all
 // ranks with sequences of their own, those of shards over the ranks that hold
 // the same (core/ops/collective.h); the norm is that of all ranks' gradients.

@@ -225,6 +225,9 @@ absl::Status Trainer::BuildUpdate() {
   ASSIGN_OR_RETURN(update_,
                    Program::Compile(std::move(graph), *backend_, *state_));
   SetScalar(*update_, "divisor", static_cast<double>(train_.accumulation()));
+  layer_norms_ = std::make_unique<LayerNorms>(
+      *update_, model_.num_layers(), sums.place.shape,
+      options_.mesh != nullptr ? &options_.mesh->world() : nullptr);
   return absl::OkStatus();
 }
 
@@ -334,6 +337,8 @@ absl::StatusOr<StepMetrics> Trainer::Step(RoutingRecording* recording) {
   if (!std::isfinite(metrics.grad_norm)) {
     return Diagnose(absl::StrCat("gradient norm is ", metrics.grad_norm));
   }
+  RETURN_IF_ERROR(
+      AtThisStep(layer_norms_->Read(*update_, metrics.layer_grad_norms)));
   ++step_;
   metrics.experts = meter_->Use();
   metrics.seconds = SecondsSince(start);

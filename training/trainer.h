@@ -40,6 +40,7 @@
 #include "training/data/corpus.h"
 #include "training/data/sampler.h"
 #include "training/expert_meter.h"
+#include "training/layer_norms.h"
 #include "training/metrics.h"
 #include "training/pipeline/stage_runner.h"
 #include "training/routing_recording.h"
@@ -143,6 +144,8 @@ class Trainer {
   Backend& backend() { return *backend_; }
   Program& gradient_program() { return *gradients_; }  // Not of a pipeline.
   Program& update_program() { return *update_; }
+  // How experts were used in the latest step or validation.
+  const ExpertMeter& meter() const { return *meter_; }
   // FLOPs of the latest step by the graph's own cost, at its live counts.
   double StepFlops() const;
 
@@ -211,6 +214,7 @@ class Trainer {
   std::vector<std::string> tied_;
   std::vector<int32_t> ignored_ids_;  // That a stage's graph does not read.
   std::vector<StageMessage> evaluation_received_, evaluation_sent_;
+  std::unique_ptr<LayerNorms> layer_norms_;
   std::unique_ptr<ExpertMeter> meter_;
   std::unique_ptr<RoutingReplay> replay_;  // Null if there is none.
   int64_t step_ = 0;

@@ -10,8 +10,11 @@
 
 #include "absl/functional/function_ref.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
 #include "absl/strings/string_view.h"
+#include "absl/strings/strip.h"
 #include "absl/types/span.h"
 #include "core/graph/builder.h"
 #include "core/graph/graph.h"
@@ -110,26 +113,56 @@ class Owners {
   std::map<ValueId, int> owner_;
 };
 
+// Gradients of this rank by layer of the model; -1 is what is in none.
+using ByLayer = std::map<int64_t, std::vector<ValueId>>;
+
+// The norms of each layer's gradients, and outputs of them. The whole norm is
+// one of these, so that nothing is read twice.
+std::vector<ValueId> NormsByLayer(GraphBuilder& b, const ByLayer& grads,
+                                  LayerPart part, ValueId divisor) {
+  std::vector<ValueId> norms;
+  for (const auto& [layer, of_layer] : grads) {
+    norms.push_back(GlobalNorm(b, of_layer, divisor));
+    if (layer >= 0) b.Output(LayerNormName(layer, part), norms.back());
+  }
+  return norms;
+}
+
 // The norm of all ranks' gradients: of `common`, which the ranks of a stage
 // hold alike, of the shards of each rank of ep, and of all stages. A norm of
 // norms, as each is the root of a sum of squares.
-ValueId NormOverRanks(GraphBuilder& b, absl::Span<const ValueId> common,
-                      absl::Span<const ValueId> sharded, const MeshShape& shape,
+ValueId NormOverRanks(GraphBuilder& b, const ByLayer& common,
+                      const ByLayer& sharded, const MeshShape& shape,
                       ValueId divisor) {
-  ValueId norm = GlobalNorm(b, common, divisor);
+  const ValueId one = Fill(b, 1.0);
+  ValueId norm =
+      GlobalNorm(b, NormsByLayer(b, common, LayerPart::kCommon, divisor), one);
   if (!sharded.empty()) {
-    const ValueId shards = GlobalNorm(b, sharded, divisor);
-    norm = GlobalNorm(b, {norm, AllGather(b, shards, shape.ep, "ep")},
-                      /*divisor=*/Fill(b, 1.0));
+    const ValueId shards = GlobalNorm(
+        b, NormsByLayer(b, sharded, LayerPart::kShard, divisor), one);
+    norm = GlobalNorm(b, {norm, AllGather(b, shards, shape.ep, "ep")}, one);
   }
   if (shape.pp > 1) {
-    norm = GlobalNorm(b, {AllGather(b, norm, shape.pp, "pp")},
-                      /*divisor=*/Fill(b, 1.0));
+    norm = GlobalNorm(b, {AllGather(b, norm, shape.pp, "pp")}, one);
   }
   return norm;
 }
 
+// Of "model.layers.3.mlp...": 3. Of others: -1.
+int64_t LayerOf(absl::string_view parameter) {
+  int64_t layer = -1;
+  if (!absl::ConsumePrefix(&parameter, "model.layers.")) return layer;
+  const std::vector<absl::string_view> parts = absl::StrSplit(parameter, '.');
+  return absl::SimpleAtoi(parts[0], &layer) ? layer : -1;
+}
+
 }  // namespace
+
+std::string LayerNormName(int64_t layer, LayerPart part) {
+  return absl::StrCat(
+      part == LayerPart::kCommon ? "grad_norm.layer." : "grad_norm.shard.",
+      layer);
+}
 
 absl::StatusOr<Graph> BuildUpdateGraph(const Graph& source,
                                        const ModelConfig& model,
@@ -151,10 +184,10 @@ absl::StatusOr<Graph> BuildUpdateGraph(const Graph& source,
   std::set<std::string> shards;
   for (const Shard& shard : sums.shards) shards.insert(shard.parameter);
   const std::set<std::string> tied(sums.tied.begin(), sums.tied.end());
-  std::vector<ValueId> grads;    // That all ranks of the stage hold,
-  std::vector<ValueId> sharded;  // of this rank's shards,
-  std::vector<ValueId> at_ends;  // and of the first and the last stage.
-  std::vector<ValueId> counted;  // In this stage's norm.
+  std::vector<ValueId> grads;       // That all ranks of the stage hold,
+  std::vector<ValueId> sharded;     // of this rank's shards,
+  std::vector<ValueId> at_ends;     // and of the first and the last stage.
+  ByLayer counted, counted_shards;  // In this stage's norm.
   std::vector<ValueId> common_parameters, sharded_parameters;
   for (const ValueId id : Parameters(source)) {
     const Value& value = source.value(id);
@@ -166,6 +199,7 @@ absl::StatusOr<Graph> BuildUpdateGraph(const Graph& source,
     const ValueId grad = trained.back().grad;
     if (shards.count(value.name) > 0) {
       sharded.push_back(grad);
+      counted_shards[LayerOf(value.name)].push_back(grad);
       sharded_parameters.push_back(trained.back().parameter);
       continue;
     }
@@ -173,7 +207,7 @@ absl::StatusOr<Graph> BuildUpdateGraph(const Graph& source,
     common_parameters.push_back(trained.back().parameter);
     if (tied.count(value.name) > 0) at_ends.push_back(grad);
     if (tied.count(value.name) == 0 || sums.place.pp_rank == 0) {
-      counted.push_back(grad);
+      counted[LayerOf(value.name)].push_back(grad);
     }
   }
   std::vector<ValueId> loads;  // Of the gates.
@@ -188,7 +222,7 @@ absl::StatusOr<Graph> BuildUpdateGraph(const Graph& source,
     SumInBuckets(b, loads, "batch");
   }
   const ValueId norm =
-      NormOverRanks(b, counted, sharded, sums.place.shape, divisor);
+      NormOverRanks(b, counted, counted_shards, sums.place.shape, divisor);
   b.Output("grad_norm", norm);
 
   AdamWOptions options;

@@ -12,7 +12,7 @@
 
 namespace strata {
 
-ExpertUse ExpertUseMonitor::Observe(absl::Span<const GateUse> gates) {
+RouterUse ExpertUseMonitor::Observe(absl::Span<const GateUse> gates) {
   if (share_.empty()) share_.resize(gates.size());
   CHECK(share_.size() == gates.size()) << gates.size() << " gates";
   struct Sums {
@@ -21,7 +21,7 @@ ExpertUse ExpertUseMonitor::Observe(absl::Span<const GateUse> gates) {
     double possible = 0;  // ... if every token chose all of them.
   };
   std::vector<Sums> sums;
-  ExpertUse use;
+  RouterUse use;
   LoadStatsMean balance;
   double drift = 0;
   int num_drifts = 0;

@@ -26,7 +26,7 @@ struct TierUse {
   double reached = 0;
 };
 
-struct ExpertUse {
+struct RouterUse {
   std::vector<TierUse> tiers;  // By tier.
   LoadStats balance;           // Mean over gates (core/parallel/load_stats.h).
   // How far a gate's choice is from what it has been: half the sum over
@@ -42,7 +42,7 @@ class ExpertUseMonitor {
   explicit ExpertUseMonitor(double memory = 0.1) : memory_(memory) {}
 
   // Takes a window; its gates must be as many, with as many experts, each time.
-  ExpertUse Observe(absl::Span<const GateUse> gates);
+  RouterUse Observe(absl::Span<const GateUse> gates);
 
  private:
   double memory_;

@@ -12,7 +12,7 @@ namespace {
 // 80. Tier 1: 10 of these tokens came there, and chose 5 + 15 of 20.
 TEST(ExpertUseTest, AddsGatesUpByTier) {
   ExpertUseMonitor monitor;
-  const ExpertUse use = monitor.Observe({{0, 10, {4, 3, 2, 1}},
+  const RouterUse use = monitor.Observe({{0, 10, {4, 3, 2, 1}},
                                          {1, 4, {5, 0}},
                                          {0, 10, {10, 0, 0, 0}},
                                          {1, 6, {6, 9}}});
@@ -39,7 +39,7 @@ TEST(ExpertUseTest, DriftIsTheShareOfChoicesThatMoved) {
 TEST(ExpertUseTest, AnIdleWindowSaysNothing) {
   ExpertUseMonitor monitor;
   monitor.Observe({{0, 10, {8, 2}}});
-  const ExpertUse idle = monitor.Observe({{0, 0, {0, 0}}});
+  const RouterUse idle = monitor.Observe({{0, 0, {0, 0}}});
   EXPECT_EQ(idle.tiers[0].activation_rate, 0);
   EXPECT_EQ(idle.drift, 0);
   EXPECT_EQ(idle.balance.total, 0);

@@ -1,20 +1,19 @@
 #include "serving/monitor/serving_monitor.h"
 
-#include <cmath>
+#include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <string>
 #include <utility>
 #include <vector>
 
-#include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "core/monitor/alarm_board.h"
 #include "core/monitor/expert_use.h"
-#include "core/monitor/rank_balance.h"
+#include "core/monitor/watch.h"
 #include "nlohmann/json.hpp"
 #include "serving/engine/engine.h"
 
@@ -25,31 +24,6 @@ using Json = nlohmann::ordered_json;
 
 // Rows below which a window says little of how loads are spread.
 constexpr double kLeastRowsOfExpert = 8;
-
-AlarmRule MakeRule(std::string name, std::string metric, AlarmRule::Kind kind,
-                   double threshold) {
-  AlarmRule rule;
-  rule.name = std::move(name);
-  rule.metric = std::move(metric);
-  rule.kind = kind;
-  rule.threshold = threshold;
-  return rule;
-}
-
-Json ToJson(const Alarm& alarm) {
-  const auto bound = [](double x) {
-    return std::isfinite(x) ? Json(x) : Json(nullptr);
-  };
-  return {{"alarm", alarm.rule},
-          {"state", alarm.raised ? "raised" : "cleared"},
-          {"time", absl::FormatTime(absl::RFC3339_sec, alarm.since,
-                                    absl::UTCTimeZone())},
-          {"metric", alarm.metric},
-          {"value", bound(alarm.value)},
-          {"low", bound(alarm.low)},
-          {"high", bound(alarm.high)},
-          {"message", Describe(alarm)}};
-}
 
 std::string Quoted(const std::string& text) {
   std::string quoted = "\"";
@@ -78,7 +52,7 @@ std::vector<AlarmRule> DefaultServingRules() {
 
 ServingMonitor::ServingMonitor(MonitorOptions options)
     : options_(std::move(options)),
-      board_(options_.rules.empty() ? DefaultServingRules() : options_.rules) {}
+      watch_(options_.rules.empty() ? DefaultServingRules() : options_.rules) {}
 
 ServingMonitor::~ServingMonitor() {
   {
@@ -113,36 +87,34 @@ void ServingMonitor::Observe(const MonitorSample& sample, absl::Time now) {
                          last_->version == sample.version &&
                          last_->gates.size() == sample.gates.size();
     if (!goes_on) {
-      use_ = ExpertUseMonitor();
       window_start_ = sample.gates;
-      balance_.reset();
       std::vector<int> experts;
       for (const GateLoad& gate : sample.gates) {
         experts.push_back(static_cast<int>(gate.rows.size()));
       }
-      absl::StatusOr<RankBalance> balance =
-          RankBalance::Create(std::move(experts), options_.ranks);
-      if (balance.ok()) balance_ = *std::move(balance);
+      watch_.SetGates(std::move(experts), options_.ranks);
     } else {
       ObserveGates(sample, now);
     }
     const EngineStats& stats = sample.stats;
     if (stats.num_blocks > 0) {
       // Blocks kept for their prefix are free for whoever needs them.
-      Judge("kv_cache_usage",
-            static_cast<double>(stats.num_used_blocks - stats.num_kept_blocks) /
-                static_cast<double>(stats.num_blocks),
-            now);
+      watch_.Judge(
+          "kv_cache_usage",
+          static_cast<double>(stats.num_used_blocks - stats.num_kept_blocks) /
+              static_cast<double>(stats.num_blocks),
+          now);
     }
-    Judge("requests_waiting", static_cast<double>(stats.num_waiting), now);
+    watch_.Judge("requests_waiting", static_cast<double>(stats.num_waiting),
+                 now);
     if (last_.has_value()) {
       const EngineStats& last = last_->stats;
       const int64_t tokens = stats.generated_tokens - last.generated_tokens;
       if (tokens > 0) {
-        Judge("seconds_per_token",
-              (stats.step_seconds - last.step_seconds) /
-                  static_cast<double>(tokens),
-              now);
+        watch_.Judge("seconds_per_token",
+                     (stats.step_seconds - last.step_seconds) /
+                         static_cast<double>(tokens),
+                     now);
       }
       int64_t ended = 0;
       for (int i = 0; i < kNumFinishReasons; ++i) {
@@ -150,15 +122,15 @@ void ServingMonitor::Observe(const MonitorSample& sample, absl::Time now) {
       }
       constexpr int kFailed = static_cast<int>(FinishReason::kFailed);
       if (ended > 0) {
-        Judge("failed_share",
-              static_cast<double>(stats.num_finished[kFailed] -
-                                  last.num_finished[kFailed]) /
-                  static_cast<double>(ended),
-              now);
+        watch_.Judge("failed_share",
+                     static_cast<double>(stats.num_finished[kFailed] -
+                                         last.num_finished[kFailed]) /
+                         static_cast<double>(ended),
+                     now);
       }
     }
     last_ = sample;
-    to_tell.swap(to_tell_);
+    to_tell = watch_.TakeEvents();
   }
   if (!options_.on_alarm) return;
   for (const Json& alarm : to_tell) options_.on_alarm(alarm);
@@ -166,7 +138,6 @@ void ServingMonitor::Observe(const MonitorSample& sample, absl::Time now) {
 
 void ServingMonitor::ObserveGates(const MonitorSample& sample, absl::Time now) {
   std::vector<GateUse> window;
-  std::vector<std::vector<double>> loads;
   double rows = 0, experts = 0;
   for (size_t i = 0; i < sample.gates.size(); ++i) {
     const GateLoad& gate = sample.gates[i];
@@ -179,65 +150,32 @@ void ServingMonitor::ObserveGates(const MonitorSample& sample, absl::Time now) {
       rows += use.load.back();
     }
     experts += static_cast<double>(gate.rows.size());
-    loads.push_back(use.load);
     window.push_back(std::move(use));
   }
   // The window goes on until it says something.
   if (experts == 0 || rows < kLeastRowsOfExpert * experts) return;
   window_start_ = sample.gates;
-  figures_.use = use_.Observe(window);
-  Judge("expert_load_drift", figures_.use.drift, now);
-  Judge("starved_expert_share", figures_.use.balance.starved_share, now);
-  if (!balance_.has_value()) return;
-  balance_->Observe(loads);
-  figures_.spread = balance_->spread();
-  figures_.max_over_mean = balance_->max_over_mean();
-  figures_.worst_max_over_mean = balance_->worst_max_over_mean();
-  Judge("rank_utilisation_spread", figures_.spread, now);
-}
-
-void ServingMonitor::Judge(const std::string& metric, double value,
-                           absl::Time now) {
-  for (const Alarm& alarm : board_.Observe(metric, value, now)) {
-    to_tell_.push_back(ToJson(alarm));
-    if (alarm.raised && metric == UtilisationSpreadRule().metric) Rebalance();
-  }
-}
-
-void ServingMonitor::Rebalance() {
-  if (!balance_.has_value()) return;
-  const auto result = balance_->Rebalance();
-  if (!result.ok()) {
-    to_tell_.push_back({{"rebalance", "failed"},
-                        {"message", std::string(result.status().message())}});
-    return;
-  }
-  ++num_rebalances_;
-  slots_changed_ += result->slots_changed;
-  to_tell_.push_back({{"rebalance", "done"},
-                      {"spread_before", result->spread_before},
-                      {"spread_after", result->spread_after},
-                      {"slots_changed", result->slots_changed}});
+  watch_.ObserveGates(window, now);
 }
 
 Json ServingMonitor::Alarms() const {
   absl::MutexLock lock(&mutex_);
   Json alarms = Json::array();
-  for (const Alarm& alarm : board_.Active()) alarms.push_back(ToJson(alarm));
+  for (const Alarm& alarm : watch_.Active()) alarms.push_back(ToJson(alarm));
   return {{"alarms", std::move(alarms)},
-          {"rank_utilisation_spread", figures_.spread},
-          {"rebalances", num_rebalances_},
-          {"slots_changed", slots_changed_}};
+          {"rank_utilisation_spread", watch_.figures().spread},
+          {"rebalances", watch_.num_rebalances()},
+          {"slots_changed", watch_.slots_changed()}};
 }
 
 double ServingMonitor::spread() const {
   absl::MutexLock lock(&mutex_);
-  return figures_.spread;
+  return watch_.figures().spread;
 }
 
 int64_t ServingMonitor::num_rebalances() const {
   absl::MutexLock lock(&mutex_);
-  return num_rebalances_;
+  return watch_.num_rebalances();
 }
 
 std::string ServingMonitor::MetricsText(const std::string& model) const {
@@ -258,7 +196,8 @@ std::string ServingMonitor::MetricsText(const std::string& model) const {
     head(name, help, type);
     line(name, "", value);
   };
-  const ExpertUse& use = figures_.use;
+  const Watch::Figures& figures = watch_.figures();
+  const RouterUse& use = figures.use;
   head("expert_activation_rate",
        "Experts that a token chose in a tier over those there are.", "gauge");
   for (size_t i = 0; i < use.tiers.size(); ++i) {
@@ -273,12 +212,12 @@ std::string ServingMonitor::MetricsText(const std::string& model) const {
   head("rank_load_max_over_mean",
        "Largest load of a rank over the mean, by gate: mean and largest.",
        "gauge");
-  line("rank_load_max_over_mean", ",over=\"mean\"", figures_.max_over_mean);
+  line("rank_load_max_over_mean", ",over=\"mean\"", figures.max_over_mean);
   line("rank_load_max_over_mean", ",over=\"worst\"",
-       figures_.worst_max_over_mean);
+       figures.worst_max_over_mean);
   one("rank_utilisation_spread",
       "Standard deviation over ranks of load over the largest.", "gauge",
-      figures_.spread);
+      figures.spread);
   one("expert_load_gini", "Inequality of experts' loads, mean over gates.",
       "gauge", use.balance.gini);
   one("expert_utilisation", "Mean load of experts over the largest.", "gauge",
@@ -289,9 +228,9 @@ std::string ServingMonitor::MetricsText(const std::string& model) const {
       "Share of choices that moved from what they have been.", "gauge",
       use.drift);
   one("rebalances_total", "Times that the balancer placed experts anew.",
-      "counter", static_cast<double>(num_rebalances_));
+      "counter", static_cast<double>(watch_.num_rebalances()));
   one("alarms_active", "Alarms that stand.", "gauge",
-      static_cast<double>(board_.Active().size()));
+      static_cast<double>(watch_.Active().size()));
   return text;
 }
 

@@ -27,8 +27,8 @@
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "core/monitor/alarm_board.h"
-#include "core/monitor/expert_use.h"
 #include "core/monitor/rank_balance.h"
+#include "core/monitor/watch.h"
 #include "nlohmann/json.hpp"
 #include "serving/engine/engine.h"
 
@@ -76,29 +76,13 @@ class ServingMonitor {
   int64_t num_rebalances() const;
 
  private:
-  struct Figures {
-    ExpertUse use;
-    double spread = 0, max_over_mean = 1, worst_max_over_mean = 1;
-  };
-
   void ObserveGates(const MonitorSample& sample, absl::Time now)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  void Judge(const std::string& metric, double value, absl::Time now)
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  void Rebalance() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-
   const MonitorOptions options_;
   mutable absl::Mutex mutex_;
-  AlarmBoard board_ ABSL_GUARDED_BY(mutex_);
-  ExpertUseMonitor use_ ABSL_GUARDED_BY(mutex_);
-  std::optional<RankBalance> balance_ ABSL_GUARDED_BY(mutex_);
+  Watch watch_ ABSL_GUARDED_BY(mutex_);
   std::optional<MonitorSample> last_ ABSL_GUARDED_BY(mutex_);
   std::vector<GateLoad> window_start_ ABSL_GUARDED_BY(mutex_);
-  Figures figures_ ABSL_GUARDED_BY(mutex_);
-  int64_t num_rebalances_ ABSL_GUARDED_BY(mutex_) = 0;
-  int64_t slots_changed_ ABSL_GUARDED_BY(mutex_) = 0;
-  // Told when the lock is released.
-  std::vector<nlohmann::ordered_json> to_tell_ ABSL_GUARDED_BY(mutex_);
   bool ending_ ABSL_GUARDED_BY(mutex_) = false;
   std::thread thread_;
 };

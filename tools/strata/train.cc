@@ -131,6 +131,26 @@ std::string Describe(const ValidationMetrics& metrics) {
   return line;
 }
 
+// Of an alarm or a rebalancing (training/run/training_monitor.h).
+std::string DescribeEvent(const nlohmann::json& event) {
+  const auto step = event.at("step").get<int64_t>();
+  if (event.contains("alarm")) {
+    return absl::StrFormat(
+        "step %d: alarm %s %s: %s", step, event["alarm"].get<std::string>(),
+        event["state"].get<std::string>(), event["message"].get<std::string>());
+  }
+  if (event.contains("message")) {
+    return absl::StrFormat("step %d: rebalancing failed: %s", step,
+                           event["message"].get<std::string>());
+  }
+  return absl::StrFormat(
+      "step %d: rebalanced virtual ranks: spread of utilisation %.3f -> %.3f, "
+      "%d slots change",
+      step, event["spread_before"].get<double>(),
+      event["spread_after"].get<double>(),
+      event["slots_changed"].get<int64_t>());
+}
+
 void PrintResult(const TrainFlags& flags, const RunOptions& options,
                  const RunSummary& summary, const TrainingRun& run,
                  int64_t step, double seconds) {
@@ -214,6 +234,9 @@ absl::StatusOr<int> TrainOn(const Ranks* ranks, const TrainFlags& flags) {
     };
     observer.on_checkpoint = [&](const std::string& path) {
       progress.Print(absl::StrCat("saved ", path));
+    };
+    observer.on_event = [&](const nlohmann::json& event) {
+      progress.Print(DescribeEvent(event));
     };
     summary = run->Finish(observer, InterruptRequested);
   }

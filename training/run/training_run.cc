@@ -12,6 +12,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "absl/types/span.h"
 #include "core/base/files.h"
 #include "core/base/folder_lock.h"
@@ -28,6 +29,7 @@
 #include "training/config.h"
 #include "training/routing_recording.h"
 #include "training/run/metrics_log.h"
+#include "training/run/training_monitor.h"
 #include "training/trainer.h"
 
 namespace strata {
@@ -159,9 +161,24 @@ absl::StatusOr<std::unique_ptr<TrainingRun>> TrainingRun::Start(
 absl::StatusOr<StepMetrics> TrainingRun::Step() {
   absl::StatusOr<StepMetrics> metrics = trainer_->Step(recording_.get());
   if (!metrics.ok()) return WithLastCheckpoint(metrics.status());
-  const absl::Status logged = Log(ToJson(*metrics));
+  const absl::Status logged = LogStep(*metrics);
   if (!logged.ok()) return WithLastCheckpoint(logged);
   return metrics;
+}
+
+absl::Status TrainingRun::LogStep(const StepMetrics& metrics) {
+  if (!log_) return absl::OkStatus();
+  nlohmann::json line = ToJson(metrics);
+  line["monitor"] =
+      monitor_.Observe(metrics, GatesOf(trainer_->meter()), absl::Now());
+  RETURN_IF_ERROR(Log(line));
+  for (nlohmann::json event : monitor_.TakeEvents()) {
+    event["kind"] = event.contains("alarm") ? "alarm" : "rebalance";
+    event["step"] = metrics.step;
+    RETURN_IF_ERROR(Log(event));
+    events_.push_back(std::move(event));
+  }
+  return absl::OkStatus();
 }
 
 absl::Status TrainingRun::Log(const nlohmann::json& line) {
@@ -249,6 +266,9 @@ absl::StatusOr<RunSummary> TrainingRun::Finish(
     if (done() || summary.stopped) break;
     ASSIGN_OR_RETURN(summary.last_step, Step());
     if (observer.on_step) observer.on_step(*summary.last_step);
+    for (const nlohmann::json& event : TakeEvents()) {
+      if (observer.on_event) observer.on_event(event);
+    }
   }
   summary.checkpoint = last_checkpoint_;
   if (recording_ != nullptr) {

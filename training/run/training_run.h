@@ -17,6 +17,8 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -30,6 +32,7 @@
 #include "training/metrics.h"
 #include "training/routing_recording.h"
 #include "training/run/metrics_log.h"
+#include "training/run/training_monitor.h"
 #include "training/trainer.h"
 
 namespace strata {
@@ -57,6 +60,8 @@ struct RunObserver {
   std::function<void(const StepMetrics&)> on_step;
   std::function<void(const ValidationMetrics&)> on_validation;
   std::function<void(const std::string& path)> on_checkpoint;
+  // Alarms and rebalancings (training/run/training_monitor.h).
+  std::function<void(const nlohmann::json& event)> on_event;
 };
 
 struct RunSummary {
@@ -79,10 +84,14 @@ class TrainingRun {
   static absl::StatusOr<std::unique_ptr<TrainingRun>> Start(
       const RunOptions& options, const Corpus* corpus);
 
-  // One step, logged.
+  // One step, logged with the monitor's figures, and what the monitor tells.
   //
   // On error the message ends with where the last good checkpoint is.
   absl::StatusOr<StepMetrics> Step();
+  // What the monitor told since it was last asked, as logged.
+  std::vector<nlohmann::json> TakeEvents() {
+    return std::exchange(events_, {});
+  }
   bool done() const { return trainer_->done(); }
 
   // Whether a validation is due after the steps done and not yet logged.
@@ -118,9 +127,12 @@ class TrainingRun {
         recording_(std::move(recording)),
         manifest_(std::move(manifest)),
         log_(std::move(log)),
+        monitor_(NumExperts(trainer_->meter()),
+                 options.mesh != nullptr ? options.mesh->shape().ep : 1),
         last_checkpoint_(options.resume_from) {}
 
   absl::Status Log(const nlohmann::json& line);
+  absl::Status LogStep(const StepMetrics& metrics);
   // Makes `turn` that of the first rank.
   absl::Status Agree(Turn& turn);
   absl::Status WithLastCheckpoint(const absl::Status& status) const;
@@ -131,6 +143,8 @@ class TrainingRun {
   std::unique_ptr<RoutingRecording> recording_;  // Null if there is none.
   nlohmann::json manifest_;
   std::optional<MetricsLog> log_;  // The first rank's.
+  TrainingMonitor monitor_;
+  std::vector<nlohmann::json> events_;
   std::string last_checkpoint_;
   int64_t saved_step_ = -1;
 };

@@ -1,0 +1,111 @@
+#include "training/run/training_monitor.h"
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <utility>
+#include <vector>
+
+#include "absl/time/time.h"
+#include "absl/types/span.h"
+#include "core/model/moe.h"
+#include "core/monitor/alarm_board.h"
+#include "core/monitor/expert_use.h"
+#include "core/monitor/gradient_flow.h"
+#include "core/monitor/rank_balance.h"
+#include "core/monitor/watch.h"
+#include "nlohmann/json.hpp"
+#include "training/expert_meter.h"
+#include "training/metrics.h"
+
+namespace strata {
+namespace {
+
+using Json = nlohmann::json;
+
+constexpr int kVirtualRanks = 8;
+constexpr double kLossMemory = 0.05;  // Weight of a step in the fading mean.
+
+RankBalanceOptions RanksOf(int ranks) {
+  RankBalanceOptions options;
+  options.num_ranks = ranks > 1 ? ranks : kVirtualRanks;
+  options.spare_slots = ranks > 1 ? 0 : 1;
+  return options;
+}
+
+}  // namespace
+
+std::vector<AlarmRule> DefaultTrainingRules() {
+  using Kind = AlarmRule::Kind;
+  return {
+      UtilisationSpreadRule(),
+      // A layer with a thousandth of another's gradient learns nothing.
+      MakeRule("gradients_vanish", "gradient_vanishing", Kind::kAbove, 3),
+      MakeRule("loss_rises", "loss_over_best", Kind::kAbove, 1.1),
+      // Six mean deviations: of noise as of a normal distribution, never.
+      MakeRule("experts_starve", kStarvedShareMetric, Kind::kBand, 6),
+      MakeRule("experts_drift", kLoadDriftMetric, Kind::kBand, 6),
+      MakeRule("slow_steps", "step_seconds", Kind::kBand, 6),
+  };
+}
+
+std::vector<int> NumExperts(const ExpertMeter& meter) {
+  std::vector<int> experts;
+  for (const RouterValues& router : meter.routers()) {
+    experts.push_back(static_cast<int>(router.num_experts));
+  }
+  return experts;
+}
+
+std::vector<GateUse> GatesOf(const ExpertMeter& meter) {
+  std::vector<GateUse> gates;
+  for (size_t i = 0; i < meter.routers().size(); ++i) {
+    const std::vector<int64_t>& load = meter.load(static_cast<int>(i));
+    gates.push_back({meter.routers()[i].tier,
+                     meter.reached(static_cast<int>(i)),
+                     {load.begin(), load.end()}});
+  }
+  return gates;
+}
+
+TrainingMonitor::TrainingMonitor(std::vector<int> num_experts, int ranks,
+                                 std::vector<AlarmRule> rules)
+    : watch_(std::move(rules), /*balances=*/ranks <= 1) {
+  watch_.SetGates(std::move(num_experts), RanksOf(ranks));
+}
+
+Json TrainingMonitor::Observe(const StepMetrics& metrics,
+                              absl::Span<const GateUse> gates, absl::Time now) {
+  if (!gates.empty()) watch_.ObserveGates(gates, now);
+  watch_.Judge("gradient_vanishing", VanishingIndex(metrics.layer_grad_norms),
+               now);
+  // Of the first steps the mean is over these.
+  ++num_steps_;
+  const double weight =
+      std::max(kLossMemory, 1.0 / static_cast<double>(num_steps_));
+  mean_loss_ += weight * (metrics.loss - mean_loss_);
+  best_loss_ = num_steps_ == 1 ? mean_loss_ : std::min(best_loss_, mean_loss_);
+  if (best_loss_ > 0) {
+    watch_.Judge("loss_over_best", mean_loss_ / best_loss_, now);
+  }
+  watch_.Judge("step_seconds", metrics.seconds, now);
+
+  const Watch::Figures& figures = watch_.figures();
+  Json tiers = Json::array();
+  for (const TierUse& tier : figures.use.tiers) {
+    tiers.push_back(tier.activation_rate);
+  }
+  const auto& norms = metrics.layer_grad_norms;
+  const double largest =
+      norms.empty() ? 0 : *std::max_element(norms.begin(), norms.end());
+  Json index = Json::array();
+  for (const double norm : norms) {
+    index.push_back(VanishingIndex(norm, largest));
+  }
+  return {{"tier_activation", std::move(tiers)},
+          {"rank_utilisation_spread", figures.spread},
+          {"expert_load_drift", figures.use.drift},
+          {"vanishing_index", std::move(index)}};
+}
+
+}  // namespace strata

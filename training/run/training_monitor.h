@@ -1,0 +1,66 @@
+// The trainer's watch over itself, step by step, by the rules that the server
+// has too (core/monitor): how evenly ranks are used, whether experts starve or
+// drift, where gradients vanish, whether the loss rises again (E3, E4).
+//
+//   StepMetrics, loads of the gates   -> figures of the step, for its log line
+//                                     -> alarms and rebalancings, a line each
+//
+// Ranks are those of ep; with one, eight virtual ones with a spare slot each,
+// for which the balancer is called, so that a run says how its experts would
+// have been spread. No weight moves.
+
+#ifndef TRAINING_RUN_TRAINING_MONITOR_H_
+#define TRAINING_RUN_TRAINING_MONITOR_H_
+
+#include <cstdint>
+#include <vector>
+
+#include "absl/time/time.h"
+#include "absl/types/span.h"
+#include "core/monitor/alarm_board.h"
+#include "core/monitor/expert_use.h"
+#include "core/monitor/watch.h"
+#include "nlohmann/json.hpp"
+#include "training/expert_meter.h"
+#include "training/metrics.h"
+
+namespace strata {
+
+// Metrics that rules may name, beside those of gates (core/monitor/watch.h):
+// gradient_vanishing (the model's index, core/monitor/gradient_flow.h),
+// loss_over_best (a fading mean of the loss over the least that it has been),
+// step_seconds.
+std::vector<AlarmRule> DefaultTrainingRules();
+
+// The gates of a model, and what they did since the meter was reset.
+std::vector<int> NumExperts(const ExpertMeter& meter);
+std::vector<GateUse> GatesOf(const ExpertMeter& meter);
+
+class TrainingMonitor {
+ public:
+  // Gates of so many experts each; `ranks` that share them out, 1: none do.
+  TrainingMonitor(std::vector<int> num_experts, int ranks,
+                  std::vector<AlarmRule> rules = DefaultTrainingRules());
+
+  // Takes a step. Returns its figures: "tier_activation" (experts that a token
+  // takes over those there are, by tier), "rank_utilisation_spread",
+  // "expert_load_drift", "vanishing_index" by layer.
+  nlohmann::json Observe(const StepMetrics& metrics,
+                         absl::Span<const GateUse> gates, absl::Time now);
+
+  // What has happened since it was last asked; Watch::TakeEvents.
+  std::vector<nlohmann::ordered_json> TakeEvents() {
+    return watch_.TakeEvents();
+  }
+  const Watch& watch() const { return watch_; }
+
+ private:
+  Watch watch_;
+  double mean_loss_ = 0;
+  double best_loss_ = 0;
+  int64_t num_steps_ = 0;
+};
+
+}  // namespace strata
+
+#endif  // TRAINING_RUN_TRAINING_MONITOR_H_
