@@ -168,6 +168,12 @@ void ExpectSameRun(const MeshShape& shape, const RankRun& one,
       ASSERT_NEAR(got.loss, want.loss, 1e-9) << "step " << i;
       ASSERT_NEAR(got.total_loss, want.total_loss, 1e-9) << "step " << i;
       ASSERT_NEAR(got.grad_norm, want.grad_norm, 1e-9) << "step " << i;
+      ASSERT_EQ(got.layer_grad_norms.size(), want.layer_grad_norms.size());
+      for (size_t l = 0; l < want.layer_grad_norms.size(); ++l) {
+        ASSERT_GT(want.layer_grad_norms[l], 0);
+        ASSERT_NEAR(got.layer_grad_norms[l], want.layer_grad_norms[l], 1e-9)
+            << "layer " << l << " of step " << i;
+      }
       EXPECT_EQ(got.experts.gini, want.experts.gini) << "step " << i;
       EXPECT_EQ(got.experts.active_share, want.experts.active_share);
       EXPECT_EQ(got.tokens, want.tokens);

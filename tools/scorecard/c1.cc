@@ -89,12 +89,13 @@ ClaimResult BalancedParallelism(const std::vector<C1Run>& runs) {
   result.title = "3-D parallelism and dynamic balancing";
 
   const std::string spread = "spread of utilisation over ranks";
-  const auto of_fixed = [](const C1Run& r) { return r.balance.fixed.spread; };
+  const auto of_plain = [](const C1Run& r) { return r.balance.plain.spread; };
   const auto of_dynamic = [](const C1Run& r) {
     return r.balance.dynamic.spread;
   };
+  // Without balancing experts stand in order: a spread of 23 % is of that.
   Measure absolute =
-      MeasureOf(runs, spread, "placed once", of_fixed, "dynamic", of_dynamic);
+      MeasureOf(runs, spread, "in order", of_plain, "dynamic", of_dynamic);
   Measure relative = absolute;
   absolute.of = Measure::Of::kOurs;
   absolute.ratio = absolute.ours;
@@ -106,8 +107,8 @@ ClaimResult BalancedParallelism(const std::vector<C1Run>& runs) {
   relative.promised = 5.0 / 23;
   result.measures.push_back(std::move(relative));
   result.measures.push_back(MeasureOf(
-      runs, spread + ", beside", "in order, no spare slots",
-      [](const C1Run& r) { return r.balance.plain.spread; }, "dynamic",
+      runs, spread + ", beside", "placed once",
+      [](const C1Run& r) { return r.balance.fixed.spread; }, "dynamic",
       of_dynamic));
   result.measures.push_back(MeasureOf(
       runs, "utilisation, mean over ranks", "placed once",

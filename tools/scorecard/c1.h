@@ -24,7 +24,7 @@ namespace strata {
 
 struct C1Options {
   std::vector<uint64_t> seeds;
-  int64_t steps = 160;  // Of the recorded training.
+  int64_t steps = 960;  // Of the recorded training.
   std::string routing;  // A trace instead; then once, whatever the seeds.
   std::string folder;   // Gets the traces.
   BalanceOptions balance;

@@ -26,7 +26,7 @@ Corpus SkewedCorpus(const Corpus& corpus, uint64_t seed);
 
 struct SkewedRoutingOptions {
   uint64_t seed = 1;
-  int64_t steps = 160;
+  int64_t steps = 960;
   std::string path;  // Of the trace, which is replaced if it is there.
 };
 

@@ -52,7 +52,7 @@ struct ScorecardFlags {
   std::vector<std::string> ids;
   StudyFlags study;
   std::string routing;  // C1's.
-  int64_t routing_steps = 160;
+  int64_t routing_steps = 960;
   std::string model;  // Of B1, B3, B4 and B5.
   int64_t context = 256;
   int threads = 1;
