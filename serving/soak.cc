@@ -1,4 +1,4 @@
-// bazel run -c opt //serving:soak -- [SECONDS] [CLIENTS]
+// bazel run -c opt //serving:soak -- [SECONDS] [CLIENTS] [LOAD]
 //
 // A server under users of all kinds, for SECONDS (60; the goal is an hour):
 // CLIENTS (24) threads that at random ask and read the answer, ask for a stream
@@ -9,9 +9,10 @@
 //
 // Prints resident memory and the requests in flight ten times. At the end
 // nothing may run or wait, every choice that was submitted must have ended in
-// exactly one way, answers must have been of the statuses that were due, and
-// memory must not have grown by more than 2 % over the second half. Ends with
-// status 1 if something of that is not so.
+// exactly one way, by the engine's counts and by those of /metrics, answers
+// must have been of the statuses that were due, and memory must not have grown
+// by more than 2 % over the second half. Ends with status 1 if something of
+// that is not so.
 
 #include <netinet/in.h>
 #include <sys/socket.h>
@@ -20,6 +21,7 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
+#include <cmath>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -28,9 +30,14 @@
 #include <thread>
 #include <vector>
 
+#include "absl/base/thread_annotations.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
 #include "absl/strings/string_view.h"
+#include "absl/synchronization/mutex.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "core/base/check.h"
@@ -80,6 +87,33 @@ double ResidentMb() {
   return pages * static_cast<double>(sysconf(_SC_PAGESIZE)) / 1e6;
 }
 
+// When clients may ask next: at once, or by a Poisson process of some rate.
+class Pace {
+ public:
+  void Set(double per_second) {
+    absl::MutexLock lock(&mutex_);
+    per_second_ = per_second;
+    next_ = absl::Now();
+  }
+
+  // Waits for the caller's turn, or until `until`.
+  void Wait(Random& random, absl::Time until) {
+    absl::Time turn;
+    {
+      absl::MutexLock lock(&mutex_);
+      if (per_second_ == 0) return;
+      next_ += absl::Seconds(-std::log(1 - random.Uniform()) / per_second_);
+      turn = next_;
+    }
+    absl::SleepFor(std::min(turn, until) - absl::Now());
+  }
+
+ private:
+  absl::Mutex mutex_;
+  double per_second_ ABSL_GUARDED_BY(mutex_) = 0;  // 0: at once.
+  absl::Time next_ ABSL_GUARDED_BY(mutex_);
+};
+
 class Users {
  public:
   explicit Users(int port) : port_(port) {}
@@ -87,6 +121,8 @@ class Users {
   void Run(int client, absl::Time until) {
     Random random(/*seed=*/1, client);
     while (absl::Now() < until) {
+      pace_.Wait(random, until);
+      if (absl::Now() >= until) return;
       // Most ask as they should.
       const auto draw = static_cast<int>(random.UniformInt(20));
       const int action = draw < kNumActions ? draw : draw % 2;
@@ -95,6 +131,12 @@ class Users {
     }
   }
 
+  Pace& pace() { return pace_; }
+  int64_t num_acts() const {
+    int64_t sum = 0;
+    for (const auto& count : counts_) sum += count;
+    return sum;
+  }
   int64_t num_wrong() const { return num_wrong_; }
   void Print() const {
     for (int i = 0; i < kNumActions; ++i) {
@@ -206,15 +248,33 @@ class Users {
   }
 
   const int port_;
+  Pace pace_;
   std::array<std::atomic<int64_t>, kNumActions> counts_ = {};
   std::atomic<int64_t> num_wrong_{0};
 };
 
+// Answers that ended, by what the server tells Prometheus; -1 if it does not.
+int64_t EndedByMetrics(int port) {
+  httplib::Client client("127.0.0.1", port);
+  const httplib::Result result = client.Get("/metrics");
+  if (!result || result->status != 200) return -1;
+  double sum = 0;
+  for (const absl::string_view line : absl::StrSplit(result->body, '\n')) {
+    double value = 0;
+    if (absl::StartsWith(line, "strata:request_success_total{") &&
+        absl::SimpleAtod(line.substr(line.rfind(' ') + 1), &value)) {
+      sum += value;
+    }
+  }
+  return static_cast<int64_t>(sum);
+}
+
 int Main(int argc, char** argv) {
   const double seconds = argc > 1 ? std::atof(argv[1]) : 60;
   const int num_clients = argc > 2 ? std::atoi(argv[2]) : 24;
-  if (!(seconds > 0) || num_clients < 1) {
-    std::fprintf(stderr, "want more than 0 seconds and clients\n");
+  const double load = argc > 3 ? std::atof(argv[3]) : 0.8;
+  if (!(seconds > 0) || num_clients < 1 || !(load > 0)) {
+    std::fprintf(stderr, "want more than 0 seconds, clients and load\n");
     return 2;
   }
   absl::StatusOr<ModelConfig> config = ModelPreset("demo");
@@ -247,6 +307,14 @@ int Main(int argc, char** argv) {
   for (int i = 0; i < num_clients; ++i) {
     clients.emplace_back([&users, i, end] { users.Run(i, end); });
   }
+  const absl::Duration free = absl::Seconds(std::min(60.0, seconds / kLooks));
+  absl::SleepFor(free);
+  const double rate =
+      static_cast<double>(users.num_acts()) / absl::ToDoubleSeconds(free);
+  users.pace().Set(load * rate);
+  std::printf(
+      "%.1f requests/s as fast as they are answered; from now on %.1f\n", rate,
+      load * rate);
   std::vector<double> memory;
   for (int look = 1; look <= kLooks; ++look) {
     absl::SleepFor(start + absl::Seconds(seconds * look / kLooks) -
@@ -268,6 +336,7 @@ int Main(int argc, char** argv) {
     absl::SleepFor(absl::Milliseconds(20));
     stats = (*engine)->stats();
   }
+  const int64_t ended_by_metrics = EndedByMetrics((*server)->port());
   (*server)->Stop(absl::Seconds(10));
   serving.join();
   stats = (*engine)->stats();
@@ -285,11 +354,14 @@ int Main(int argc, char** argv) {
       static_cast<int>(stats.num_finished[3]),
       static_cast<int>(stats.num_finished[4]),
       static_cast<int>(stats.num_preemptions));
+  std::printf("ended: %d by the engine, %d by /metrics\n",
+              static_cast<int>(ended), static_cast<int>(ended_by_metrics));
   const double growth = memory.back() / memory[kLooks / 2 - 1] - 1;
   std::printf("memory over the second half: %+.2f %%\n", 100 * growth);
-  const bool good = ended == stats.num_submitted && stats.num_running == 0 &&
-                    stats.num_waiting == 0 && stats.num_finished[4] == 0 &&
-                    users.num_wrong() == 0 && growth <= kMaxGrowth;
+  const bool good = ended == stats.num_submitted && ended == ended_by_metrics &&
+                    stats.num_running == 0 && stats.num_waiting == 0 &&
+                    stats.num_finished[4] == 0 && users.num_wrong() == 0 &&
+                    growth <= kMaxGrowth;
   std::printf(good ? "all is well\n" : "NOT as it should be\n");
   return good ? 0 : 1;
 }
