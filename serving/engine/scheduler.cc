@@ -1,11 +1,13 @@
 #include "serving/engine/scheduler.h"
 
 #include <algorithm>
+#include <cstddef>
 #include <cstdint>
 #include <vector>
 
 #include "core/base/check.h"
 #include "serving/engine/kv_cache.h"
+#include "serving/engine/prompt_shares.h"
 
 namespace strata {
 namespace {
@@ -92,17 +94,40 @@ bool Scheduler::MakeRoom(ScheduledSequence* sequence, Step& step) {
   return true;
 }
 
-void Scheduler::AddWork(ScheduledSequence* sequence, Step& step) {
-  const int64_t count =
-      std::min(NumWanted(sequence), options_.max_step_tokens - step.num_tokens);
+void Scheduler::AddWork(ScheduledSequence* sequence, int64_t count,
+                        Step& step) {
   if (count == 0) return;
   step.work.push_back({sequence, sequence->cache.num_computed, count});
   step.num_tokens += count;
 }
 
+std::vector<ScheduledSequence*> Scheduler::Prompts(const Step& step) const {
+  std::vector<ScheduledSequence*> prompts;
+  for (ScheduledSequence* const sequence : running_) {
+    const bool decodes = std::any_of(
+        step.work.begin(), step.work.end(),
+        [&](const Work& work) { return work.sequence == sequence; });
+    if (!decodes && NumWanted(sequence) > 0) prompts.push_back(sequence);
+  }
+  return prompts;
+}
+
+std::vector<int64_t> Scheduler::Shares(
+    const std::vector<ScheduledSequence*>& prompts, const Step& step) const {
+  std::vector<PromptDemand> demands;
+  for (const ScheduledSequence* const prompt : prompts) {
+    demands.push_back({prompt->id, prompt->priority, NumWanted(prompt)});
+  }
+  return SharePrompts(demands, options_.max_step_tokens - step.num_tokens);
+}
+
 void Scheduler::Admit(Step& step) {
-  while (!waiting_.empty() && step.num_tokens < options_.max_step_tokens) {
-    ScheduledSequence* const next = waiting_.front();
+  const std::vector<ScheduledSequence*> order = waiting_;
+  for (ScheduledSequence* const next : order) {
+    // Whoever would get no token waits, and may be passed by who would.
+    std::vector<ScheduledSequence*> prompts = Prompts(step);
+    prompts.push_back(next);
+    if (Shares(prompts, step).back() == 0) continue;
     const auto displaces = [&] {
       return !running_.empty() && running_.back()->priority < next->priority;
     };
@@ -122,7 +147,6 @@ void Scheduler::Admit(Step& step) {
     Erase(next, waiting_);
     next->running = true;
     InsertInOrder(next, running_);
-    AddWork(next, step);
   }
 }
 
@@ -134,10 +158,15 @@ Scheduler::Step Scheduler::Plan() {
   for (const bool decodes : {true, false}) {
     for (ScheduledSequence* const sequence : order) {
       if (!sequence->running || (NumWanted(sequence) == 1) != decodes) continue;
-      if (MakeRoom(sequence, step)) AddWork(sequence, step);
+      if (MakeRoom(sequence, step) && decodes) AddWork(sequence, 1, step);
     }
   }
   Admit(step);
+  const std::vector<ScheduledSequence*> prompts = Prompts(step);
+  const std::vector<int64_t> shares = Shares(prompts, step);
+  for (size_t i = 0; i < prompts.size(); ++i) {
+    AddWork(prompts[i], shares[i], step);
+  }
   return step;
 }
 

@@ -5,9 +5,10 @@
 //              '--- preempted ---'     no block was left
 //
 // A step runs, within a budget of tokens: one token of every sequence that
-// decodes; then chunks of prompts that have begun; then new sequences, as far
-// as there are blocks for all of their tokens. Of two sequences the one of
-// higher priority goes first, then the older. If a running sequence needs a
+// decodes; then prompts, those that have begun and new ones, by the shares of
+// prompt_shares.h. A new one needs blocks for all of its tokens. Of two
+// sequences the one of higher priority goes first, then the older; of prompts
+// shorter ones may pass longer ones. If a running sequence needs a
 // block and there is none, the last in that order gives up its blocks and waits
 // again; its full blocks stay known for as long as their room is not needed.
 // One waiting may so displace only a sequence of lower priority.
@@ -101,7 +102,12 @@ class Scheduler {
   bool MakeRoom(ScheduledSequence* sequence, Step& step);
   void Preempt(ScheduledSequence* sequence, Step& step);
   void Keep(const ScheduledSequence& sequence);
-  void AddWork(ScheduledSequence* sequence, Step& step);
+  void AddWork(ScheduledSequence* sequence, int64_t count, Step& step);
+  // Running sequences that are in the midst of their prompts.
+  std::vector<ScheduledSequence*> Prompts(const Step& step) const;
+  // Tokens of each in this step.
+  std::vector<int64_t> Shares(const std::vector<ScheduledSequence*>& prompts,
+                              const Step& step) const;
   void Admit(Step& step);
 
   const SchedulerOptions options_;

@@ -69,6 +69,24 @@ TEST(SchedulerTest, DecodesFirstAndCutsPromptsToTheRestOfTheBudget) {
   EXPECT_EQ(CountOf(step, b), 1);
 }
 
+TEST(SchedulerTest, AShortPromptPassesLongOnes) {
+  Scheduler scheduler(Options(4, /*tokens=*/8, 32));
+  ScheduledSequence a = Sequence(1, 30), b = Sequence(2, 17),
+                    c = Sequence(3, 3);
+  scheduler.Add(&a);
+  EXPECT_EQ(CountOf(RunStep(scheduler), a), 8);
+  scheduler.Add(&b);
+  scheduler.Add(&c);
+
+  Scheduler::Step step = RunStep(scheduler);
+  EXPECT_EQ(CountOf(step, a), 2) << "a quarter";
+  EXPECT_EQ(CountOf(step, b), 0);
+  EXPECT_EQ(CountOf(step, c), 3);
+  step = RunStep(scheduler);
+  EXPECT_EQ(CountOf(step, a), 1) << "of the seven that decoding leaves";
+  EXPECT_EQ(CountOf(step, b), 6) << "the shorter";
+}
+
 TEST(SchedulerTest, HigherPriorityGoesFirstAndDisplacesLower) {
   Scheduler scheduler(Options(/*sequences=*/1, 8, 32));
   ScheduledSequence low = Sequence(1, 3, 0), high = Sequence(2, 3, 1);
