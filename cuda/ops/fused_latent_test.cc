@@ -48,7 +48,7 @@ class FusedLatentTest : public DeviceTest<Latents> {
   }
 
   static std::vector<ValueId> Build(GraphBuilder& b, const Latents& p) {
-    const Dim t = RaggedRows(b, p.tokens);
+    const Dim t = Tokens(b, p.tokens);
     const int64_t width = p.rank + p.rope;
     const ValueId position = b.Input("position", DType::kI32, {t});
     RopeOptions turn;

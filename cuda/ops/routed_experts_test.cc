@@ -43,7 +43,7 @@ std::string RoutedName(const testing::TestParamInfo<Routed>& info) {
 class RoutedExpertsTest : public DeviceTest<Routed> {
  protected:
   static std::vector<ValueId> Build(GraphBuilder& b, const Routed& p) {
-    const Dim t = RaggedRows(b, p.tokens);
+    const Dim t = Tokens(b, p.tokens);
     const auto narrow = [&](const char* name, const Dims& dims) {
       return b.Input(name, DType::kBF16, dims);
     };
@@ -136,7 +136,7 @@ TEST_P(NormMlpTest, AgreesWithTheCpu) {
     EXPECT_THAT(
         CompareBackends(
             [&](GraphBuilder& b) {
-              const Dim t = RaggedRows(b, p.rows);
+              const Dim t = Tokens(b, p.rows);
               const auto vector = [&](const char* name, int64_t n) {
                 return p.bias ? b.Input(name, DType::kF32, {Static(n)}) : kNone;
               };

@@ -29,6 +29,7 @@ namespace {
 
 constexpr int kRows = 64;  // Heads, and keys of a stage.
 constexpr int kStages = 2;
+constexpr int kPieceKeys = 32;  // A multiple of it, but for the last piece.
 constexpr int kThreads = 3 * kWarpgroup;
 constexpr int kBoxes = kLatentWidth / kSwizzleColumns;
 constexpr int kBoxElements = kRows * kSwizzleColumns;
@@ -84,11 +85,26 @@ __device__ __forceinline__ Piece PieceOf(const Args& args) {
   const int64_t first =
       args.window > 0 ? max(int64_t{0}, keys - args.window) : 0;
   const int64_t size =
-      ((keys - first + args.splits - 1) / args.splits + kRows - 1) / kRows *
-      kRows;
+      ((keys - first + args.splits - 1) / args.splits + kPieceKeys - 1) /
+      kPieceKeys * kPieceKeys;
   piece.begin = static_cast<int>(min(first + blockIdx.y * size, keys));
   piece.end = static_cast<int>(min(piece.begin + size, keys));
   return piece;
+}
+
+// Whether the phase of this parity has ended.
+__device__ __forceinline__ bool IsOver(uint64_t* barrier, uint32_t parity) {
+  uint32_t over;
+  asm volatile(
+      "{\n"
+      ".reg .pred done;\n"
+      "mbarrier.test_wait.parity.shared::cta.b64 done, [%1], %2;\n"
+      "selp.u32 %0, 1, 0, done;\n"
+      "}\n"
+      : "=r"(over)
+      : "r"(SharedAddress(barrier)), "r"(parity)
+      : "memory");
+  return over != 0;
 }
 
 // Where the 16-byte piece `chunk` of a row lies in a swizzled tile, in bytes.
@@ -101,40 +117,94 @@ __device__ __forceinline__ uint4 Narrow(float4 a, float4 b) {
   return Pack(element);
 }
 
-// 16 bytes to shared memory, or zeros if not `there`; there after
-// WaitForCopies().
+// 16 bytes to shared memory, or zeros if not `there`; done when the group is.
 __device__ __forceinline__ void CopyAsync(uint32_t to, const void* from,
                                           bool there) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to),
                "l"(from), "r"(there ? 16 : 0)
                : "memory");
 }
+__device__ __forceinline__ void EndCopies() {
+  asm volatile("cp.async.commit_group;" ::: "memory");
+}
+template <int kPending>
 __device__ __forceinline__ void WaitForCopies() {
-  asm volatile("cp.async.wait_all;" ::: "memory");
+  asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
+}
+
+constexpr int kRowsAtATime = kWarpgroup / 8;
+
+// Rows of an F32 cache, rounded: kSteps times 16 rows, those of kAhead boxes on
+// their way at a time. `from` and `there` are of the thread's rows.
+template <int kSteps, int kAhead>
+__device__ __forceinline__ void LoadRounded(const float* cache,
+                                            const int64_t* from,
+                                            const bool* there, int row,
+                                            int chunk, char* to) {
+  for (int b = 0; b < kBoxes; b += kAhead) {
+    float4 x[kAhead][kSteps][2];
+#pragma unroll
+    for (int j = 0; j < kAhead; ++j) {
+#pragma unroll
+      for (int s = 0; s < kSteps; ++s) {
+        const auto* const pair = reinterpret_cast<const float4*>(
+            cache + from[s] + (b + j) * kSwizzleColumns);
+        const bool read = there[s] && b + j < kBoxes;
+        x[j][s][0] = read ? pair[0] : float4{0, 0, 0, 0};
+        x[j][s][1] = read ? pair[1] : float4{0, 0, 0, 0};
+      }
+    }
+#pragma unroll
+    for (int j = 0; j < kAhead; ++j) {
+      if (b + j >= kBoxes) break;
+#pragma unroll
+      for (int s = 0; s < kSteps; ++s) {
+        *reinterpret_cast<uint4*>(
+            to + (b + j) * kBoxBytes +
+            SwizzledBytes(s * kRowsAtATime + row, chunk)) =
+            Narrow(x[j][s][0], x[j][s][1]);
+      }
+    }
+  }
 }
 
 // By warpgroup 0: eight threads a row, 16 rows at a time.
 template <bool kBf16>
 __device__ void Load(const Args& args, const Piece& piece, Shared& shared) {
-  constexpr int kRowsAtATime = kWarpgroup / 8;
   constexpr int kSteps = kRows / kRowsAtATime;
   const int chunk = threadIdx.x % 8, row = threadIdx.x / 8;
   const int tiles = piece.tiles();
+  const auto arrive = [&](int tile) {
+    FenceSharedStores();
+    Arrive(&shared.full[tile % kStages]);
+  };
   for (int i = 0; i < tiles; ++i) {
     const int stage = i % kStages;
+    const int first = piece.begin + i * kRows;
     int64_t from[kSteps];
     bool there[kSteps];
 #pragma unroll
     for (int s = 0; s < kSteps; ++s) {
-      const int key = piece.begin + i * kRows + s * kRowsAtATime + row;
+      const int key = first + s * kRowsAtATime + row;
       there[s] = key < piece.end;
       from[s] =
           args.places.RowOf(piece.token, min(key, piece.end - 1), args.fault) *
               kLatentWidth +
           chunk * 8;
     }
-    Wait(&shared.empty[stage], static_cast<uint32_t>(i / kStages % 2) ^ 1);
+    uint64_t* const empty = &shared.empty[stage];
+    const uint32_t parity = static_cast<uint32_t>(i / kStages % 2) ^ 1;
     if constexpr (kBf16) {
+      // Where the stage is free already, two tiles are on their way; else the
+      // last one is announced before the wait.
+      const bool is_free = __all_sync(0xffffffff, IsOver(empty, parity));
+      if (!is_free) {
+        if (i > 0) {
+          WaitForCopies<0>();
+          arrive(i - 1);
+        }
+        Wait(empty, parity);
+      }
       const auto* const cache = static_cast<const __nv_bfloat16*>(args.cache);
       const uint32_t to = SharedAddress(shared.keys[stage][0]);
 #pragma unroll
@@ -146,42 +216,34 @@ __device__ void Load(const Args& args, const Piece& piece, Shared& shared) {
               cache + from[s] + b * kSwizzleColumns, there[s]);
         }
       }
-      // Its stage is one of two, so there is nothing to load before this one
-      // has come.
-      WaitForCopies();
+      EndCopies();
+      if (is_free && i > 0) {
+        WaitForCopies<1>();
+        arrive(i - 1);
+      }
     } else {
+      Wait(empty, parity);
       const auto* const cache = static_cast<const float*>(args.cache);
       char* const to = reinterpret_cast<char*>(shared.keys[stage][0]);
-      // Loads of two boxes at a time are on their way.
-      constexpr int kAhead = 2;
-      for (int b = 0; b < kBoxes; b += kAhead) {
-        float4 x[kAhead][kSteps][2];
+      if (piece.end - first > kRows / 2) {
+        LoadRounded<kSteps, 2>(cache, from, there, row, chunk, to);
+      } else {
+        LoadRounded<kSteps / 2, 4>(cache, from, there, row, chunk, to);
+        for (int b = 0; b < kBoxes; ++b) {
 #pragma unroll
-        for (int j = 0; j < kAhead; ++j) {
-#pragma unroll
-          for (int s = 0; s < kSteps; ++s) {
-            const auto* const pair = reinterpret_cast<const float4*>(
-                cache + from[s] + (b + j) * kSwizzleColumns);
-            const bool read = there[s] && b + j < kBoxes;
-            x[j][s][0] = read ? pair[0] : float4{0, 0, 0, 0};
-            x[j][s][1] = read ? pair[1] : float4{0, 0, 0, 0};
-          }
-        }
-#pragma unroll
-        for (int j = 0; j < kAhead; ++j) {
-          if (b + j >= kBoxes) break;
-#pragma unroll
-          for (int s = 0; s < kSteps; ++s) {
+          for (int s = kSteps / 2; s < kSteps; ++s) {
             *reinterpret_cast<uint4*>(
-                to + (b + j) * kBoxBytes +
-                SwizzledBytes(s * kRowsAtATime + row, chunk)) =
-                Narrow(x[j][s][0], x[j][s][1]);
+                to + b * kBoxBytes +
+                SwizzledBytes(s * kRowsAtATime + row, chunk)) = {0, 0, 0, 0};
           }
         }
       }
+      arrive(i);
     }
-    FenceSharedStores();
-    Arrive(&shared.full[stage]);
+  }
+  if (kBf16 && tiles > 0) {
+    WaitForCopies<0>();
+    arrive(tiles - 1);
   }
 }
 
@@ -417,20 +479,21 @@ __global__ void __launch_bounds__(kThreads, 1) LatentKernel(const Args args) {
   LetLaterBegin();
   if (blockIdx.x / args.groups >= args.tokens.Get()) return;
   const Piece piece = PieceOf(args);
+  const int head = static_cast<int>(blockIdx.x % args.groups) * kRows;
+  const int heads = min(kRows, args.num_heads - head);
+  // 120, 216 and the 168 that each begins with: all there are.
   if (threadIdx.x < kWarpgroup) {
-    ShrinkRegisters<112>();
+    ShrinkRegisters<120>();
     Load<kBf16>(args, piece, shared);
-  } else {
-    GrowRegisters<192>();
-    const int head = static_cast<int>(blockIdx.x % args.groups) * kRows;
-    const int heads = min(kRows, args.num_heads - head);
+  } else if (threadIdx.x < 2 * kWarpgroup) {
+    GrowRegisters<216>();
     LoadQueries(args, piece, head, heads, shared);
     SyncThreads(kBoth, 2 * kWarpgroup);
-    if (threadIdx.x < 2 * kWarpgroup) {
-      Score(args, piece, head, heads, shared);
-    } else {
-      Follow(args, piece, head, heads, shared);
-    }
+    Score(args, piece, head, heads, shared);
+  } else {
+    LoadQueries(args, piece, head, heads, shared);
+    SyncThreads(kBoth, 2 * kWarpgroup);
+    Follow(args, piece, head, heads, shared);
   }
 #endif
 }
@@ -462,9 +525,9 @@ bool HasLatentDecode(int64_t rank, int64_t width) {
 int LatentSplits(const LatentDecodeArgs& args) {
   const int64_t blocks =
       std::max<int64_t>(1, args.tokens.bound * GroupsOf(args));
-  const int64_t tiles = (args.max_keys + kRows - 1) / kRows;
+  const int64_t pieces = (args.max_keys + kPieceKeys - 1) / kPieceKeys;
   return static_cast<int>(std::clamp<int64_t>(
-      std::min(kProcessors / blocks, tiles), 1, kMaxPieces));
+      std::min(kProcessors / blocks, pieces), 1, kMaxPieces));
 }
 
 int64_t LatentPieces(const LatentDecodeArgs& args) {
