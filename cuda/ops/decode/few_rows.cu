@@ -142,6 +142,11 @@ __global__ void __launch_bounds__(kBlock, 2)
                                            warp * slice + c * 8);
   w.lower = w.upper + below * a.k / 8;
   w.Load(0, steps);
+  if (a.gain != nullptr) {
+    for (int64_t i = threadIdx.x * 32; i < a.k; i += kBlock * 32) {
+      asm volatile("prefetch.global.L2 [%0];" ::"l"(a.gain + i));
+    }
+  }
   WaitForEarlier();
   LetLaterBegin();
   const int tokens = static_cast<int>(a.tokens.Get());
