@@ -58,12 +58,16 @@ __global__ void __launch_bounds__(kBlock)
   }
 }
 
+}  // namespace
+
 cudaError_t RunSigmoid(const KernelContext& ctx) {
   const Operand& x = ctx.in(0);
   SigmoidKernel<<<BlocksFor(x.max_elements()), kBlock, 0, ctx.stream>>>(
       x.rows(), x.columns(), x.as<float>(), ctx.out(0).as<float>());
   return cudaGetLastError();
 }
+
+namespace {
 
 __global__ void __launch_bounds__(kBlock)
     SigmoidGradKernel(Extent rows, int64_t columns, const float* dy,
@@ -108,6 +112,8 @@ __global__ void __launch_bounds__(kBlock)
   }
 }
 
+}  // namespace
+
 cudaError_t RunMaskedSoftmax(const KernelContext& ctx) {
   const Operand& x = ctx.in(0);
   MaskedSoftmaxKernel<<<BlocksForRows(x.dim(0)), kBlock, 0, ctx.stream>>>(
@@ -115,6 +121,8 @@ cudaError_t RunMaskedSoftmax(const KernelContext& ctx) {
       ctx.has(1) ? ctx.in(1).as<uint8_t>() : nullptr, ctx.out(0).as<float>());
   return cudaGetLastError();
 }
+
+namespace {
 
 // Masked columns have y = 0, so their gradient is 0 without the mask.
 __global__ void __launch_bounds__(kBlock)

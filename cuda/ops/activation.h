@@ -11,7 +11,9 @@ namespace strata::gpu {
 void RegisterActivationKernels(KernelRegistry& kernels);
 
 // Kernels that composite operators take as parts.
+cudaError_t RunSigmoid(const KernelContext& ctx);
 cudaError_t RunSwiGlu(const KernelContext& ctx);
+cudaError_t RunMaskedSoftmax(const KernelContext& ctx);
 
 }  // namespace strata::gpu
 

@@ -4,6 +4,8 @@
 #include "cuda/ops/activation.h"
 #include "cuda/ops/attention.h"
 #include "cuda/ops/cached_attention.h"
+#include "cuda/ops/decode/fused_latent.h"
+#include "cuda/ops/decode/routed_experts.h"
 #include "cuda/ops/dispatch.h"
 #include "cuda/ops/elementwise.h"
 #include "cuda/ops/embedding.h"
@@ -34,6 +36,7 @@ KernelTable AllCudaKernels() {
   RegisterEmbeddingKernels(table);
   RegisterFusedExpertsKernels(table);
   RegisterFusedGateKernels(table);
+  RegisterFusedLatentKernels(table);
   RegisterGateKernels(table);
   RegisterGateLossKernels(table);
   RegisterGateSelectKernels(table);
@@ -44,6 +47,7 @@ KernelTable AllCudaKernels() {
   RegisterNormKernels(table);
   RegisterOptimizerKernels(table);
   RegisterRopeKernels(table);
+  RegisterRoutedExpertsKernels(table);
   return table;
 }
 

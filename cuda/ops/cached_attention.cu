@@ -2,6 +2,7 @@
 
 #include "cuda/ops/attend.cuh"
 #include "cuda/ops/cached_attention.h"
+#include "cuda/ops/decode/latent_decode.h"
 #include "cuda/ops/decode_attention.h"
 #include "cuda/ops/device.cuh"
 #include "cuda/runtime/kernel.h"
@@ -301,6 +302,29 @@ bool RunVectors(const KernelContext& ctx, const CachedArgs& cached,
   return true;
 }
 
+// Of latents in the tensor cores, with room for pieces.
+cudaError_t ReadLatents(const KernelContext& ctx, const CachedArgs& cached,
+                        int64_t max_keys, const CachePlaces& places,
+                        LatentDecodeArgs& args) {
+  args.tokens = cached.tokens;
+  args.num_heads = cached.num_heads;
+  args.scale = cached.sizes.scale;
+  args.window = cached.window;
+  args.max_keys = max_keys;
+  args.q = cached.q;
+  args.cache = cached.k;
+  args.places = places;
+  args.fault = cached.fault;
+  if (LatentSplits(args) == 1) return cudaSuccess;
+  const int64_t pieces = LatentPieces(args);
+  args.partial = ctx.Take<float>(pieces * kLatentRank);
+  args.max = ctx.Take<float>(pieces);
+  args.sum = ctx.Take<float>(pieces);
+  return args.partial != nullptr && args.max != nullptr && args.sum != nullptr
+             ? cudaSuccess
+             : cudaErrorMemoryAllocation;
+}
+
 RowPlaces RowsFrom(const KernelContext& ctx, int first) {
   return {ctx.in(first).as<int32_t>(), ctx.in(first + 1).as<int32_t>(),
           ctx.in(1).dim(0)};
@@ -321,49 +345,93 @@ int64_t MaxKeys(const BlockPlaces& places) {
   return places.max_blocks * places.block_size;
 }
 
-cudaError_t RunCachedAttention(const KernelContext& ctx) {
-  const RowPlaces places = RowsFrom(ctx, 3);
+CachePlaces PlacesOf(const RowPlaces& rows) {
+  CachePlaces places;
+  places.position = rows.position;
+  places.first_row = rows.first_row;
+  places.slots = rows.slots;
+  return places;
+}
+
+CachePlaces PlacesOf(const BlockPlaces& blocks) {
+  CachePlaces places;
+  places.position = blocks.position;
+  places.table = blocks.table;
+  places.table_rows = blocks.rows;
+  places.max_blocks = blocks.max_blocks;
+  places.block_size = blocks.block_size;
+  places.sequence = blocks.sequence;
+  places.slots = blocks.slots;
+  return places;
+}
+
+template <typename Places>
+cudaError_t RunKeysAndValues(const KernelContext& ctx, const Places& places,
+                             int64_t max_keys) {
   const int64_t num_kv_heads = ctx.Int("num_kv_heads");
-  CachePlaces rows;
-  rows.position = places.position;
-  rows.first_row = places.first_row;
-  rows.slots = places.slots;
   cudaError_t error = cudaSuccess;
-  if (RunVectors(ctx, WithValues(ctx), num_kv_heads, places.slots, rows,
+  if (RunVectors(ctx, WithValues(ctx), num_kv_heads, max_keys, PlacesOf(places),
                  error)) {
     return error;
   }
-  return Run(ctx, WithValues(ctx), places, num_kv_heads, places.slots);
+  return Run(ctx, WithValues(ctx), places, num_kv_heads, max_keys);
+}
+
+// In the tensor cores under bf16, else by the kernel above.
+template <typename Places>
+cudaError_t RunOverLatents(const KernelContext& ctx, const Places& places,
+                           int64_t max_keys) {
+  const CachedArgs cached = OverLatents(ctx);
+  if (ctx.precision != Precision::kBf16 ||
+      !HasLatentDecode(cached.sizes.value_dim, cached.sizes.key_dim)) {
+    return Run(ctx, cached, places, 1, max_keys);
+  }
+  LatentDecodeArgs args;
+  if (const cudaError_t e =
+          ReadLatents(ctx, cached, max_keys, PlacesOf(places), args);
+      e != cudaSuccess) {
+    return e;
+  }
+  args.o = ctx.out(0).as<float>();
+  return LatentDecode(args, ctx.stream);
+}
+
+cudaError_t RunCachedAttention(const KernelContext& ctx) {
+  const RowPlaces places = RowsFrom(ctx, 3);
+  return RunKeysAndValues(ctx, places, places.slots);
 }
 
 cudaError_t RunPagedAttention(const KernelContext& ctx) {
   const BlockPlaces places = BlocksFrom(ctx, 3);
-  const int64_t num_kv_heads = ctx.Int("num_kv_heads");
-  CachePlaces blocks;
-  blocks.position = places.position;
-  blocks.table = places.table;
-  blocks.table_rows = places.rows;
-  blocks.max_blocks = places.max_blocks;
-  blocks.block_size = places.block_size;
-  blocks.sequence = places.sequence;
-  blocks.slots = places.slots;
-  cudaError_t error = cudaSuccess;
-  if (RunVectors(ctx, WithValues(ctx), num_kv_heads, MaxKeys(places), blocks,
-                 error)) {
-    return error;
-  }
-  return Run(ctx, WithValues(ctx), places, num_kv_heads, MaxKeys(places));
+  return RunKeysAndValues(ctx, places, MaxKeys(places));
+}
+
+}  // namespace
+
+cudaError_t ReadCachedLatents(const KernelContext& ctx,
+                              LatentDecodeArgs& args) {
+  const RowPlaces places = RowsFrom(ctx, 2);
+  return ReadLatents(ctx, OverLatents(ctx), places.slots, PlacesOf(places),
+                     args);
+}
+
+cudaError_t ReadPagedLatents(const KernelContext& ctx, LatentDecodeArgs& args) {
+  const BlockPlaces places = BlocksFrom(ctx, 2);
+  return ReadLatents(ctx, OverLatents(ctx), MaxKeys(places), PlacesOf(places),
+                     args);
 }
 
 cudaError_t RunCachedLatentAttention(const KernelContext& ctx) {
   const RowPlaces places = RowsFrom(ctx, 2);
-  return Run(ctx, OverLatents(ctx), places, 1, places.slots);
+  return RunOverLatents(ctx, places, places.slots);
 }
 
 cudaError_t RunPagedLatentAttention(const KernelContext& ctx) {
   const BlockPlaces places = BlocksFrom(ctx, 2);
-  return Run(ctx, OverLatents(ctx), places, 1, MaxKeys(places));
+  return RunOverLatents(ctx, places, MaxKeys(places));
 }
+
+namespace {
 
 // cache [slots, n] at row[i] = rows [t, n] at i, a warp a row.
 __global__ void __launch_bounds__(kBlock)

@@ -2,6 +2,7 @@
 #include <cmath>
 #include <cstdint>
 
+#include "cuda/ops/cache_places.cuh"
 #include "cuda/ops/decode_attention.h"
 #include "cuda/ops/device.cuh"
 #include "cuda/ops/vector16.cuh"
@@ -25,42 +26,10 @@ namespace {
 constexpr int kWarps = 4;
 constexpr int kThreads = kWarps * kWarp;
 constexpr int kSteps = 4;
-constexpr int64_t kMaxSplits = 64;
 constexpr int64_t kKeysOfPiece = 64;  // At least, and a multiple of it.
 // Blocks to aim at: four waves of what fits on a GPU of 132 multiprocessors, so
 // that the last wave's end is short.
 constexpr int64_t kWantedBlocks = 132 * 4 * 4;
-
-struct Places : CachePlaces {
-  // Keys that the token sees, before any window; 0 where they are not all in
-  // the cache.
-  __device__ int64_t NumKeys(int64_t token, const FaultSink& fault) const {
-    const int64_t last = position[token];
-    if (table != nullptr) {
-      const int64_t s = sequence[token], limit = max_blocks * block_size;
-      if (s >= 0 && s < table_rows && last >= 0 && last < limit) {
-        return last + 1;
-      }
-      fault.Report(FaultKind::kCacheRow, token, last, limit);
-      return 0;
-    }
-    const int64_t first = first_row[token];
-    if (first >= 0 && last >= 0 && first + last < slots) return last + 1;
-    fault.Report(FaultKind::kCacheRow, token, first + last, slots);
-    return 0;
-  }
-  __device__ __forceinline__ int64_t RowOf(int64_t token, int key,
-                                           const FaultSink& fault) const {
-    if (table == nullptr) return first_row[token] + key;
-    const int size = static_cast<int>(block_size), b = key / size;
-    const int64_t block = table[sequence[token] * max_blocks + b];
-    if (block >= 0 && (block + 1) * block_size <= slots) {
-      return block * block_size + (key - b * size);
-    }
-    fault.Report(FaultKind::kCacheRow, token, block * block_size, slots);
-    return 0;
-  }
-};
 
 struct Args {
   Extent tokens;
@@ -288,12 +257,12 @@ __global__ void __launch_bounds__(kThreads) PieceKernel(const Args args) {
 
 // Joins the pieces of a token's head, a warp each: a lane has the weights of
 // two pieces and four columns of the result.
-__global__ void __launch_bounds__(kBlock)
-    JoinKernel(Extent tokens, int num_heads, int splits, int dim,
-               const float* partial, const float* max, const float* sum,
-               float* o) {
-  static_assert(kMaxSplits <= 2 * kWarp, "two pieces a lane");
-  const int64_t n = tokens.Get() * num_heads;
+__global__ void __launch_bounds__(kBlock) JoinKernel(const JoinArgs args) {
+  static_assert(kMaxPieces <= 2 * kWarp, "two pieces a lane");
+  const int splits = args.splits, dim = args.dim;
+  const float* const max = args.max;
+  const float* const sum = args.sum;
+  const int64_t n = args.tokens.Get() * args.num_heads;
   for (int64_t i = FirstRow(); i < n; i += RowStride()) {
     float weight[2], total = 0, largest = -INFINITY;
 #pragma unroll
@@ -320,12 +289,12 @@ __global__ void __launch_bounds__(kBlock)
             kWholeWarp, s < kWarp ? weight[0] : weight[1], s % kWarp);
         if (c >= dim) continue;
         const float4 x = *reinterpret_cast<const float4*>(
-            partial + (i * splits + s) * dim + c);
+            args.partial + (i * splits + s) * dim + c);
         value = {fmaf(w, x.x, value.x), fmaf(w, x.y, value.y),
                  fmaf(w, x.z, value.z), fmaf(w, x.w, value.w)};
       }
       if (c < dim) {
-        *reinterpret_cast<float4*>(o + i * dim + c) = {
+        *reinterpret_cast<float4*>(args.o + i * dim + c) = {
             factor * value.x, factor * value.y, factor * value.z,
             factor * value.w};
       }
@@ -338,7 +307,7 @@ int64_t SplitsOf(const DecodeAttentionArgs& args) {
       std::max<int64_t>(1, args.tokens.bound * args.num_kv_heads);
   return std::clamp<int64_t>(std::min(CeilDiv(kWantedBlocks, blocks),
                                       CeilDiv(args.max_keys, kKeysOfPiece)),
-                             1, kMaxSplits);
+                             1, kMaxPieces);
 }
 
 template <typename T, int kLanes, int kQ>
@@ -363,10 +332,16 @@ cudaError_t Launch(const DecodeAttentionArgs& args, cudaStream_t stream) {
                   static_cast<unsigned>(args.num_kv_heads),
                   static_cast<unsigned>(kernel_args.splits));
   PieceKernel<T, kLanes, kQ><<<grid, kThreads, 0, stream>>>(kernel_args);
-  JoinKernel<<<BlocksForRows(args.tokens.bound * args.num_heads), kBlock, 0,
-               stream>>>(args.tokens, args.num_heads, kernel_args.splits,
-                         args.dim, args.partial, args.max, args.sum, args.o);
-  return cudaGetLastError();
+  JoinArgs join;
+  join.tokens = args.tokens;
+  join.num_heads = args.num_heads;
+  join.splits = kernel_args.splits;
+  join.dim = args.dim;
+  join.partial = args.partial;
+  join.max = args.max;
+  join.sum = args.sum;
+  join.o = args.o;
+  return JoinPieces(join, stream);
 }
 
 template <typename T, int kLanes>
@@ -397,6 +372,12 @@ bool HasDecodeAttention(const DecodeAttentionArgs& args) {
 
 int64_t DecodePieces(const DecodeAttentionArgs& args) {
   return args.tokens.bound * args.num_heads * SplitsOf(args);
+}
+
+cudaError_t JoinPieces(const JoinArgs& args, cudaStream_t stream) {
+  JoinKernel<<<BlocksForRows(args.tokens.bound * args.num_heads), kBlock, 0,
+               stream>>>(args);
+  return cudaGetLastError();
 }
 
 cudaError_t DecodeAttention(const DecodeAttentionArgs& args,

@@ -60,6 +60,20 @@ bool HasDecodeAttention(const DecodeAttentionArgs& args);
 // Pieces [t, heads, splits] that the args, without pointers, are cut into.
 int64_t DecodePieces(const DecodeAttentionArgs& args);
 
+// The second half by itself: the pieces [t, heads, splits] of each head, their
+// largest scores as powers of 2, joined by their shares of the sum.
+constexpr int64_t kMaxPieces = 64;
+struct JoinArgs {
+  Extent tokens;
+  int num_heads = 1, splits = 1;  // At most kMaxPieces.
+  int dim = 0;                    // A multiple of 4.
+  const float* partial = nullptr;
+  const float* max = nullptr;
+  const float* sum = nullptr;
+  float* o = nullptr;
+};
+cudaError_t JoinPieces(const JoinArgs& args, cudaStream_t stream);
+
 // Only enqueues; cudaErrorInvalidValue for other heads.
 cudaError_t DecodeAttention(const DecodeAttentionArgs& args,
                             cudaStream_t stream);

@@ -125,14 +125,14 @@ template <typename V>
 __global__ void __launch_bounds__(kBlock)
     GatherRowsKernel(Extent rows, Extent from_rows, int64_t n, const V* x,
                      const int32_t* index, V* out, FaultSink fault) {
-  const int64_t count = rows.Get(), t = from_rows.Get();
-  for (int64_t i = FirstRow(); i < count; i += RowStride()) {
-    const int64_t from = index[i];
-    if (from < 0 || from >= t) {
-      if (Lane() == 0) fault.Report(FaultKind::kRowIndex, i, from, t);
-      continue;
+  const int64_t elements = rows.Get() * n, t = from_rows.Get();
+  for (int64_t i = FirstElement(); i < elements; i += ElementStride()) {
+    const int64_t row = i / n, c = i % n, from = index[row];
+    if (from >= 0 && from < t) {
+      out[i] = x[from * n + c];
+    } else if (c == 0) {
+      fault.Report(FaultKind::kRowIndex, row, from, t);
     }
-    ForColumns(n, [&](int64_t c) { out[i * n + c] = x[from * n + c]; });
   }
 }
 
@@ -257,7 +257,7 @@ cudaError_t RunGatherRows(const KernelContext& ctx) {
   const Operand& index = ctx.in(1);
   return WithVectors(x.dim(1), [&](auto* v, int64_t n) {
     using V = std::remove_pointer_t<decltype(v)>;
-    GatherRowsKernel<V><<<BlocksForRows(index.dim(0)), kBlock, 0, ctx.stream>>>(
+    GatherRowsKernel<V><<<BlocksFor(index.dim(0) * n), kBlock, 0, ctx.stream>>>(
         index.rows(), x.rows(), n, x.as<V>(), index.as<int32_t>(),
         ctx.out(0).as<V>(), ctx.fault);
   });

@@ -73,6 +73,8 @@ __global__ void __launch_bounds__(kBlock)
   }
 }
 
+}  // namespace
+
 cudaError_t RunAddBias(const KernelContext& ctx) {
   const Operand& x = ctx.in(0);
   AddBiasKernel<<<BlocksFor(x.max_elements()), kBlock, 0, ctx.stream>>>(
@@ -80,6 +82,8 @@ cudaError_t RunAddBias(const KernelContext& ctx) {
       ctx.out(0).as<float>());
   return cudaGetLastError();
 }
+
+namespace {
 
 // Rows that a block adds up in SumRows; then the blocks' sums are added.
 constexpr int64_t kMaxPieces = 128;

@@ -11,6 +11,7 @@ namespace strata::gpu {
 void RegisterElementwiseKernels(KernelRegistry& kernels);
 
 // Kernels that composite operators take as parts.
+cudaError_t RunAddBias(const KernelContext& ctx);
 cudaError_t RunAdd(const KernelContext& ctx);
 
 }  // namespace strata::gpu

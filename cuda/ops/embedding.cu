@@ -8,21 +8,20 @@
 namespace strata::gpu {
 namespace {
 
-// A warp a token. An id out of range is reported, and its row zeros.
+// A thread an element. An id out of range is reported, and its row zeros.
 template <typename T>
 __global__ void __launch_bounds__(kBlock)
     EmbeddingKernel(Extent tokens, int64_t vocab, int64_t d, const T* table,
                     const int32_t* ids, float* rows, FaultSink fault) {
-  const int64_t t = tokens.Get();
-  for (int64_t i = FirstRow(); i < t; i += RowStride()) {
-    const int64_t id = ids[i];
+  const int64_t n = tokens.Get() * d;
+  for (int64_t i = FirstElement(); i < n; i += ElementStride()) {
+    const int64_t token = i / d, column = i % d;
+    const int64_t id = ids[token];
     const bool good = id >= 0 && id < vocab;
-    if (!good && Lane() == 0) {
-      fault.Report(FaultKind::kTokenId, i, id, vocab);
+    if (!good && column == 0) {
+      fault.Report(FaultKind::kTokenId, token, id, vocab);
     }
-    for (int64_t j = Lane(); j < d; j += kWarp) {
-      rows[i * d + j] = good ? static_cast<float>(table[id * d + j]) : 0.f;
-    }
+    rows[i] = good ? static_cast<float>(table[id * d + column]) : 0.f;
   }
 }
 
@@ -30,9 +29,10 @@ cudaError_t RunEmbedding(const KernelContext& ctx) {
   const Operand& table = ctx.in(0);
   const Operand& ids = ctx.in(1);
   const auto launch = [&](auto* data) {
-    EmbeddingKernel<<<BlocksForRows(ids.dim(0)), kBlock, 0, ctx.stream>>>(
-        ids.rows(), table.dim(0), table.dim(1), data, ids.as<int32_t>(),
-        ctx.out(0).as<float>(), ctx.fault);
+    EmbeddingKernel<<<BlocksFor(ids.dim(0) * table.dim(1)), kBlock, 0,
+                      ctx.stream>>>(ids.rows(), table.dim(0), table.dim(1),
+                                    data, ids.as<int32_t>(),
+                                    ctx.out(0).as<float>(), ctx.fault);
     return cudaGetLastError();
   };
   return table.element_size == 2 ? launch(table.as<const __nv_bfloat16>())

@@ -99,6 +99,8 @@ cudaError_t RunByParts(const KernelContext& ctx) {
              : RunPart(ctx, RunAdd, {ctx.in(kH), sum}, ctx.out(0));
 }
 
+}  // namespace
+
 cudaError_t RunExpertsResidual(const KernelContext& ctx) {
   ExpertLayerArgs a = ReadArgs(ctx);
   const bool narrow =
@@ -126,7 +128,7 @@ cudaError_t RunExpertsResidual(const KernelContext& ctx) {
   return ExpertLayer(a, ctx.stream);
 }
 
-}  // namespace
+namespace {}  // namespace
 
 void RegisterFusedExpertsKernels(KernelRegistry& kernels) {
   kernels.Register("ExpertsResidual", RunExpertsResidual);

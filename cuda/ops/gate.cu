@@ -131,6 +131,8 @@ __global__ void __launch_bounds__(kBlock)
   }
 }
 
+}  // namespace
+
 cudaError_t RunSelectedWeight(const KernelContext& ctx) {
   const Operand& p = ctx.in(0);
   const auto k = static_cast<int>(ctx.in(1).dim(1));
@@ -140,6 +142,8 @@ cudaError_t RunSelectedWeight(const KernelContext& ctx) {
       ctx.in(1).as<int32_t>(), ctx.out(0).as<float>());
   return cudaGetLastError();
 }
+
+namespace {
 
 __global__ void __launch_bounds__(kBlock)
     ZeroRowsKernel(Extent rows, int64_t columns, float* x) {

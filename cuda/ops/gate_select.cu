@@ -235,8 +235,49 @@ __global__ void __launch_bounds__(kThreads) TopKSelectKernel(TopKArgs args) {
   }
 }
 
+// The best column of a row of any width, by a block: what a greedy choice among
+// a vocabulary is.
+__global__ void __launch_bounds__(kBlock)
+    BestColumnKernel(Extent rows, int64_t columns, const float* score,
+                     const float* bias, int32_t* best) {
+  __shared__ int64_t best_of[kWarpsPerBlock];
+  const int64_t t = rows.Get();
+  for (int64_t i = blockIdx.x; i < t; i += gridDim.x) {
+    int64_t mine = kNoCandidate;
+#pragma unroll 8
+    for (int64_t c = threadIdx.x; c < columns; c += kBlock) {
+      const float value =
+          score[i * columns + c] + (bias != nullptr ? bias[c] : 0.f);
+      mine = max(mine, MakeCandidate(value, c));
+    }
+#pragma unroll
+    for (int d = kWarp / 2; d > 0; d /= 2) {
+      mine = max(mine, __shfl_xor_sync(kWholeWarp, mine, d));
+    }
+    if (Lane() == 0) best_of[threadIdx.x / kWarp] = mine;
+    __syncthreads();
+    if (threadIdx.x == 0) {
+      for (const int64_t other : best_of) mine = max(mine, other);
+      best[i] = IndexOf(mine);
+    }
+    __syncthreads();
+  }
+}
+
+}  // namespace
+
 cudaError_t RunTopKSelect(const KernelContext& ctx) {
   const Operand& score = ctx.in(0);
+  if (score.dim(1) > kMaxExperts && ctx.Int("k") == 1 &&
+      ctx.Int("top_groups") == ctx.Int("num_groups") &&
+      score.dim(1) < INT32_MAX) {
+    const auto blocks =
+        static_cast<unsigned>(std::clamp<int64_t>(score.dim(0), 1, kMaxBlocks));
+    BestColumnKernel<<<blocks, kBlock, 0, ctx.stream>>>(
+        score.rows(), score.dim(1), score.as<float>(),
+        ctx.has(1) ? ctx.in(1).as<float>() : nullptr, ctx.out(0).as<int32_t>());
+    return cudaGetLastError();
+  }
   TopKArgs args;
   args.rows = score.rows();
   args.experts = static_cast<int>(score.dim(1));
@@ -256,6 +297,8 @@ cudaError_t RunTopKSelect(const KernelContext& ctx) {
   TopKSelectKernel<<<RowBlocks(score.dim(0)), kThreads, 0, ctx.stream>>>(args);
   return cudaGetLastError();
 }
+
+namespace {
 
 // --- Expert choice ---
 

@@ -103,6 +103,34 @@ TEST_P(ExpertsTest, SelectsWhatTheCpuSelects) {
       IsOk());
 }
 
+// Of a vocabulary, which is more than a gate's experts: by a kernel of its own.
+TEST(ChoiceTest, TheBestOfManyColumns) {
+  if (!HasDevice()) GTEST_SKIP() << "no GPU";
+  for (const int64_t columns : {513, 1000, 32000}) {
+    EXPECT_THAT(
+        CompareBackends(
+            [columns](GraphBuilder& b) {
+              const Dim t = RaggedRows(b, 3);
+              TopKOptions best;
+              best.k = 1;
+              const ValueId score = FloatInput(b, "score", t, columns);
+              const ValueId bias =
+                  b.Input("bias", DType::kF32, {Static(columns)});
+              b.Output("best", TopKSelect(b, score, kNone, best));
+              b.Output("biased", TopKSelect(b, score, bias, best));
+              return std::vector<ValueId>{};
+            },
+            {/*roundings=*/1,
+             WithRows(3,
+                      [](const std::string& name, const TensorView& view) {
+                        if (name != "score") return false;
+                        FillCoarse(view, /*seed=*/1);  // Ties.
+                        return true;
+                      })}),
+        IsOk());
+  }
+}
+
 TEST_P(ExpertsTest, WeightsAndLosses) {
   const auto [tokens, experts, k] = GetParam();
   EXPECT_THAT(

@@ -6,7 +6,8 @@
 //
 //   of_copy     bytes a second over those of a copy on this GPU, in this run
 //   h200_us     the best published for an H200 and for an H100 (TensorRT-LLM,
-//   h100_us     vLLM, SGLang), of a whole MoE layer; of_h200, of_h100: how many
+//   h100_us     vLLM, SGLang), of a whole MoE layer and of
+//               latent decode attention; of_h200, of_h100: how many
 //               times as fast this is
 
 #include <algorithm>
@@ -25,6 +26,8 @@
 #include "cuda/kernels/causal_attention.h"
 #include "cuda/kernels/causal_attention_grad.h"
 #include "cuda/kernels/grouped_product.h"
+#include "cuda/ops/decode/few_experts.h"
+#include "cuda/ops/decode/latent_decode.h"
 #include "cuda/ops/decode_attention.h"
 #include "cuda/ops/dispatch_plan.h"
 #include "cuda/ops/expert_layer.h"
@@ -275,6 +278,32 @@ void AddAttention(const Heads& h) {
       });
 }
 
+// `batch` sequences of `keys` tokens, all of which are seen: in rows, or in
+// blocks of so many that lie anywhere.
+CachePlaces PlacesOf(Arrays& arrays, int64_t batch, int64_t keys,
+                     int64_t block_size) {
+  CachePlaces places;
+  places.position =
+      arrays.Copy(std::vector<int32_t>(batch, static_cast<int32_t>(keys - 1)));
+  places.slots = batch * keys;
+  std::vector<int32_t> sequence(batch);
+  std::iota(sequence.begin(), sequence.end(), 0);
+  if (block_size == 0) {
+    for (int32_t& s : sequence) s *= static_cast<int32_t>(keys);
+    places.first_row = arrays.Copy(sequence);
+    return places;
+  }
+  std::vector<int32_t> table(batch * keys / block_size);
+  std::iota(table.begin(), table.end(), 0);
+  std::shuffle(table.begin(), table.end(), std::mt19937(1));
+  places.table = arrays.Copy(table);
+  places.table_rows = batch;
+  places.max_blocks = keys / block_size;
+  places.block_size = block_size;
+  places.sequence = arrays.Copy(sequence);
+  return places;
+}
+
 void AddDecode(int64_t batch, int64_t keys, int64_t heads, int64_t kv_heads,
                int64_t dim, bool paged) {
   const int64_t rows = batch * keys, elements = rows * kv_heads * dim;
@@ -290,15 +319,6 @@ void AddDecode(int64_t batch, int64_t keys, int64_t heads, int64_t kv_heads,
           k.push_back(arrays.Normal(elements));
           v.push_back(arrays.Normal(elements));
         }
-        std::vector<int32_t> first_row, sequence, table(rows / 16);
-        for (int64_t i = 0; i < batch; ++i) {
-          first_row.push_back(static_cast<int32_t>(i * keys));
-          sequence.push_back(static_cast<int32_t>(i));
-        }
-        for (size_t i = 0; i < table.size(); ++i) {
-          table[i] = static_cast<int32_t>(i);
-        }
-        std::shuffle(table.begin(), table.end(), std::mt19937(1));
         DecodeAttentionArgs args;
         args.tokens = {batch, nullptr};
         args.num_heads = static_cast<int>(heads);
@@ -308,18 +328,7 @@ void AddDecode(int64_t batch, int64_t keys, int64_t heads, int64_t kv_heads,
         args.max_keys = keys;
         args.q = arrays.Copy(std::vector<float>(batch * heads * dim, 0.5f));
         args.bf16_cache = true;
-        args.places.position = arrays.Copy(
-            std::vector<int32_t>(batch, static_cast<int32_t>(keys - 1)));
-        args.places.slots = rows;
-        if (paged) {
-          args.places.table = arrays.Copy(table);
-          args.places.table_rows = batch;
-          args.places.max_blocks = keys / 16;
-          args.places.block_size = 16;
-          args.places.sequence = arrays.Copy(sequence);
-        } else {
-          args.places.first_row = arrays.Copy(first_row);
-        }
+        args.places = PlacesOf(arrays, batch, keys, paged ? 16 : 0);
         const int64_t pieces = DecodePieces(args);
         args.partial = arrays.Make<float>(pieces * dim);
         args.max = arrays.Make<float>(pieces);
@@ -332,6 +341,49 @@ void AddDecode(int64_t batch, int64_t keys, int64_t heads, int64_t kv_heads,
           return DecodeAttention(args, nullptr);
         };
       });
+}
+
+// A step of decoding with latent attention, in BF16; places as above. Counted
+// are both products of every head with every key.
+void AddLatentDecode(int64_t batch, int64_t keys, int64_t heads, bool paged,
+                     const Published& best) {
+  const int64_t rows = batch * keys, elements = rows * kLatentWidth;
+  const double bytes = 2.0 * elements;
+  const double flops = 2.0 * rows * heads * (kLatentWidth + kLatentRank);
+  Add(
+      absl::StrCat("BM_LatentDecode/batch:", batch, "/keys:", keys,
+                   "/heads:", heads, paged ? "/blocks_of:64" : "/rows"),
+      flops, bytes,
+      [=](Arrays& arrays) -> Call {
+        const int64_t caches = 1 + static_cast<int64_t>((200 << 20) / bytes);
+        std::vector<const void*> cache;
+        for (int64_t i = 0; i < caches; ++i) {
+          cache.push_back(arrays.Normal(elements));
+        }
+        LatentDecodeArgs args;
+        args.tokens = {batch, nullptr};
+        args.num_heads = static_cast<int>(heads);
+        args.scale = 0.04f;
+        args.max_keys = keys;
+        std::mt19937 rng(1);
+        std::normal_distribution<float> normal;
+        std::vector<float> q(batch * heads * kLatentWidth);
+        for (float& x : q) x = normal(rng);
+        args.q = arrays.Copy(q);
+        args.bf16_cache = true;
+        args.places = PlacesOf(arrays, batch, keys, paged ? 64 : 0);
+        const int64_t pieces = LatentPieces(args);
+        args.partial = arrays.Make<float>(pieces * kLatentRank);
+        args.max = arrays.Make<float>(pieces);
+        args.sum = arrays.Make<float>(pieces);
+        args.o = arrays.Make<float>(batch * heads * kLatentRank);
+        args.fault = {arrays.Copy(std::vector<Fault>(1)), 0};
+        return [=](int64_t i) mutable {
+          args.cache = cache[i % caches];
+          return LatentDecode(args, nullptr);
+        };
+      },
+      best);
 }
 
 struct MoeShape {
@@ -420,6 +472,56 @@ void AddMoeLayer(const MoeShape& m, int64_t tokens, const Published& best) {
       best, /*calls=*/8);
 }
 
+// The same by the kernels for a few tokens, which begin where their experts
+// have been listed (choose_experts.h).
+void AddFewExperts(const MoeShape& m, int64_t tokens, const Published& best) {
+  const int64_t slots = tokens * m.k, active = std::min(m.experts, slots);
+  const double flops = 6.0 * slots * m.d * m.width;
+  const double bytes = 6.0 * active * m.d * m.width + 4.0 * tokens * m.d;
+  Add(
+      absl::StrCat("BM_FewExperts/d:", m.d, "/experts:", m.experts, "/k:", m.k,
+                   "/width:", m.width, "/tokens:", tokens),
+      flops, bytes,
+      [=](Arrays& arrays) -> Call {
+        constexpr int kInputs = 8;
+        std::vector<const int32_t*> listed, picked;
+        std::vector<const __nv_bfloat16*> x;
+        for (int i = 0; i < kInputs; ++i) {
+          // As far as they go here, balanced choices have no expert twice.
+          const std::vector<int32_t> list = BalancedExperts(m, tokens, i);
+          std::vector<int32_t> pick(slots * 8, -1);
+          for (int64_t s = 0; s < slots; ++s) {
+            pick[s * 8 + s / m.k] = static_cast<int32_t>(s % m.k);
+          }
+          listed.push_back(arrays.Copy(list));
+          picked.push_back(arrays.Copy(pick));
+          x.push_back(arrays.Normal(tokens * m.d));
+        }
+        FewExpertsArgs args;
+        args.tokens = {tokens, nullptr};
+        args.k = static_cast<int>(m.k);
+        args.num_experts = static_cast<int>(m.experts);
+        args.d = m.d;
+        args.width = m.width;
+        args.gate_up = arrays.Normal(m.experts * 2 * m.width * m.d);
+        args.down = arrays.Normal(m.experts * m.d * m.width);
+        args.weight = arrays.Copy(std::vector<float>(slots, 0.125f));
+        args.num_active =
+            arrays.Copy(std::vector<int32_t>(1, static_cast<int32_t>(slots)));
+        args.h = arrays.Make<float>(tokens * m.d);
+        args.y = arrays.Make<float>(tokens * m.d);
+        args.hidden = reinterpret_cast<__nv_bfloat16*>(
+            arrays.Make<BFloat16>(slots * m.width));
+        return [=](int64_t i) mutable {
+          args.x = x[i % kInputs];
+          args.active = listed[i % kInputs];
+          args.pick = picked[i % kInputs];
+          return FewExperts(args, nullptr);
+        };
+      },
+      best, /*calls=*/8);
+}
+
 void AddMoeLayers() {
   const MoeShape fine = {2048, 768, 128, 8};
   AddMoeLayer(fine, 1, {36.6, 50.7});
@@ -432,6 +534,9 @@ void AddMoeLayers() {
   AddMoeLayer(fine, 1024, {0, 552.0});
   AddMoeLayer(fine, 4096, {660, 881.9});
   AddMoeLayer(fine, 16384, {2377, 2783.4});
+  AddFewExperts(fine, 1, {36.6, 50.7});
+  AddFewExperts(fine, 2, {0, 76.7});
+  AddFewExperts(fine, 8, {0, 224.7});
   const MoeShape mixtral = {4096, 14336, 8, 2};
   AddMoeLayer(mixtral, 1, {189, 0});
   AddMoeLayer(mixtral, 64, {673, 970.9});
@@ -457,6 +562,11 @@ void AddAll() {
     AddDecode(64, 4096, 32, 8, 128, paged);
     AddDecode(16, 8192, 32, 8, 128, paged);
     AddDecode(1, 16384, 32, 8, 128, paged);
+    AddLatentDecode(32, 4096, 128, paged, {85, 0});
+    AddLatentDecode(64, 4096, 128, paged, {134, 0});
+    AddLatentDecode(128, 4096, 128, paged, {261, 0});
+    AddLatentDecode(64, 4096, 16, paged, {});
+    AddLatentDecode(1, 16384, 16, paged, {});
   }
 }
 

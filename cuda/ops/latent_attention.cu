@@ -108,6 +108,8 @@ __global__ void __launch_bounds__(kBlock)
 }
 
 // Of each head q_nope W_K beside the rotary columns: one product a head.
+}  // namespace
+
 cudaError_t RunLatentQuery(const KernelContext& ctx) {
   const Operand& q = ctx.in(0);
   const Operand& kv_b = ctx.in(1);
@@ -142,7 +144,11 @@ cudaError_t RunLatentQuery(const KernelContext& ctx) {
   return Gemm(ctx, args);
 }
 
+namespace {
+
 // Of each head o' W_V^T.
+}  // namespace
+
 cudaError_t RunLatentOutput(const KernelContext& ctx) {
   const Operand& o = ctx.in(0);
   const Operand& kv_b = ctx.in(1);
@@ -167,7 +173,7 @@ cudaError_t RunLatentOutput(const KernelContext& ctx) {
   return Gemm(ctx, args);
 }
 
-}  // namespace
+namespace {}  // namespace
 
 void RegisterLatentAttentionKernels(KernelRegistry& kernels) {
   kernels.Register("LatentKeyValue", RunLatentKeyValue);

@@ -1,6 +1,7 @@
 #include <cstdint>
 
 #include "cuda/ops/blas.h"
+#include "cuda/ops/decode/few_rows.h"
 #include "cuda/ops/device.cuh"
 #include "cuda/ops/gemm_tile.cuh"
 #include "cuda/ops/matmul.h"
@@ -154,6 +155,8 @@ cudaError_t LaunchNarrow(const KernelContext& ctx, const GemmArgs& args) {
   return cudaGetLastError();
 }
 
+}  // namespace
+
 cudaError_t RunMatMul(const KernelContext& ctx) {
   const Operand& a = ctx.in(0);
   const Operand& b = ctx.in(1);
@@ -171,6 +174,17 @@ cudaError_t RunMatMul(const KernelContext& ctx) {
   args.ldb = args.transpose_b ? args.k : args.n;
   args.ldc = args.n;
   if (args.m == 0 || args.n == 0) return cudaSuccess;
+  if (narrow && !args.transpose_a && args.transpose_b &&
+      ctx.precision == Precision::kBf16 && HasFewRows(args.m, args.k, args.n)) {
+    FewRowsArgs few;
+    few.tokens = a.rows();
+    few.k = few.pitch = args.k;
+    few.x = a.as<float>();
+    few.product[0].w = b.as<__nv_bfloat16>();
+    few.product[0].n = args.n;
+    few.product[0].y = args.c;
+    return FewRowsProducts(few, ctx.stream);
+  }
   if (!args.transpose_a && args.transpose_b && args.m <= kMaxDotRows &&
       args.k > 0) {
     return narrow ? FewRows(ctx, args.m, args.n, args.k, b.as<__nv_bfloat16>())
@@ -191,7 +205,7 @@ cudaError_t RunMatMul(const KernelContext& ctx) {
   return Gemm(ctx, args);
 }
 
-}  // namespace
+namespace {}  // namespace
 
 void RegisterMatMulKernels(KernelRegistry& kernels) {
   kernels.Register("MatMul", RunMatMul);

@@ -57,6 +57,19 @@ cudaError_t RunWeightGrad(const KernelContext& ctx) {
 
 }  // namespace
 
+cudaError_t NormRows(const KernelContext& ctx, const Operand& x,
+                     const Operand& gain, float eps, const Operand& y) {
+  RmsNormArgs<float> args;
+  SetRows(x, gain.dim(0), args);
+  args.x = x.as<float>();
+  args.gain = gain.as<float>();
+  args.y = y.as<float>();
+  args.rstd = ctx.Take<float>(args.rows);
+  if (args.rstd == nullptr) return cudaErrorMemoryAllocation;
+  args.eps = eps;
+  return RmsNorm(args, ctx.stream);
+}
+
 void RegisterNormKernels(KernelRegistry& kernels) {
   kernels.Register("RmsNorm", RunRmsNorm);
   kernels.Register("RmsNormInputGrad", RunInputGrad);

@@ -4,8 +4,14 @@
 #define CUDA_OPS_NORM_H_
 
 #include "cuda/runtime/kernel.h"
+#include "cuda_runtime_api.h"
 
 namespace strata::gpu {
+
+// y = the rows of x over their root mean square, times gain: RmsNorm as a part
+// of another operator.
+cudaError_t NormRows(const KernelContext& ctx, const Operand& x,
+                     const Operand& gain, float eps, const Operand& y);
 
 void RegisterNormKernels(KernelRegistry& kernels);
 

@@ -80,6 +80,19 @@ __global__ void __launch_bounds__(kBlock)
   }
 }
 
+// Where frequencies follow from the longest sequence and nobody says how long
+// each one is: finds it.
+cudaError_t FindLongest(const KernelContext& ctx, const RopeTable& table,
+                        const Operand& position, const int32_t* seq_len,
+                        int*& longest) {
+  if (!table.dynamic || seq_len != nullptr) return cudaSuccess;
+  longest = ctx.Take<int>(1);
+  if (longest == nullptr) return cudaErrorMemoryAllocation;
+  LongestKernel<<<1, kBlock, 0, ctx.stream>>>(position.rows(),
+                                              position.as<int32_t>(), longest);
+  return cudaGetLastError();
+}
+
 cudaError_t RunRope(const KernelContext& ctx) {
   const Operand& x = ctx.in(0);
   RopeTable table;
@@ -89,11 +102,10 @@ cudaError_t RunRope(const KernelContext& ctx) {
   if (x.dim(0) == 0) return cudaSuccess;
   const int32_t* const seq_len = ctx.has(2) ? ctx.in(2).as<int32_t>() : nullptr;
   int* longest = nullptr;
-  if (table.dynamic && seq_len == nullptr) {
-    longest = ctx.Take<int>(1);
-    if (longest == nullptr) return cudaErrorMemoryAllocation;
-    LongestKernel<<<1, kBlock, 0, ctx.stream>>>(
-        x.rows(), ctx.in(1).as<int32_t>(), longest);
+  if (const cudaError_t e =
+          FindLongest(ctx, table, ctx.in(1), seq_len, longest);
+      e != cudaSuccess) {
+    return e;
   }
   const auto blocks =
       static_cast<unsigned>(std::min<int64_t>(x.dim(0), kMaxBlocks));
@@ -103,10 +115,56 @@ cudaError_t RunRope(const KernelContext& ctx) {
   return cudaGetLastError();
 }
 
+// cos and sin [t, half] of each token; a block a token.
+__global__ void __launch_bounds__(kBlock)
+    RopeTableKernel(Extent tokens, const RopeTable table, const int* longest,
+                    const int32_t* position, const int32_t* seq_len,
+                    float* cosine, float* sine, FaultSink fault) {
+  const int64_t t = tokens.Get();
+  for (int64_t i = blockIdx.x; i < t; i += gridDim.x) {
+    if (threadIdx.x == 0 && position[i] < 0) {
+      fault.Report(FaultKind::kPosition, i, position[i], 0);
+    }
+    double length = 0;
+    if (table.dynamic) {
+      length = seq_len != nullptr ? seq_len[i] : *longest + 1.0;
+    }
+    for (int j = threadIdx.x; j < table.half; j += kBlock) {
+      double s, c;
+      sincos(position[i] * FrequencyOf(table, j, length), &s, &c);
+      cosine[i * table.half + j] = static_cast<float>(table.magnitude * c);
+      sine[i * table.half + j] = static_cast<float>(table.turn * s);
+    }
+  }
+}
+
+// (position, seq_len?) -> cos, sin
+cudaError_t RunRopeTable(const KernelContext& ctx) {
+  const Operand& position = ctx.in(0);
+  RopeTable table;
+  if (!MakeRopeTable(ctx, table)) {
+    return ctx.Refuse("rotary_dim of more than 256");
+  }
+  if (position.dim(0) == 0) return cudaSuccess;
+  const int32_t* const seq_len = ctx.has(1) ? ctx.in(1).as<int32_t>() : nullptr;
+  int* longest = nullptr;
+  if (const cudaError_t e = FindLongest(ctx, table, position, seq_len, longest);
+      e != cudaSuccess) {
+    return e;
+  }
+  const auto blocks =
+      static_cast<unsigned>(std::min<int64_t>(position.dim(0), kMaxBlocks));
+  RopeTableKernel<<<blocks, kBlock, 0, ctx.stream>>>(
+      position.rows(), table, longest, position.as<int32_t>(), seq_len,
+      ctx.out(0).as<float>(), ctx.out(1).as<float>(), ctx.fault);
+  return cudaGetLastError();
+}
+
 }  // namespace
 
 void RegisterRopeKernels(KernelRegistry& kernels) {
   kernels.Register("Rope", RunRope);
+  kernels.Register("RopeTable", RunRopeTable);
 }
 
 }  // namespace strata::gpu

@@ -32,6 +32,12 @@ inline Dim RaggedRows(GraphBuilder& b, int64_t rows) {
   return Ragged(rows + 5, b.Input("n", DType::kI32, {}));
 }
 
+// The same where a bound leaves kernels for up to eight tokens to few of them:
+// four to eight rows are exactly as many.
+inline Dim Tokens(GraphBuilder& b, int64_t rows) {
+  return rows > 3 && rows <= 8 ? Static(rows) : RaggedRows(b, rows);
+}
+
 // Fills "n", and what `more` fills.
 inline FillFn WithRows(int64_t rows, FillFn more = nullptr) {
   return [=](const std::string& name, const TensorView& view) {

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
-#include <cstring>
 #include <memory>
 #include <optional>
 #include <string>
@@ -12,7 +11,6 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/clock.h"
@@ -32,6 +30,7 @@
 #include "core/runtime/program.h"
 #include "core/runtime/state_store.h"
 #include "core/tensor/tensor.h"
+#include "serving/engine/block_copier.h"
 #include "serving/engine/request_sampler.h"
 #include "serving/engine/scheduler.h"
 
@@ -159,9 +158,9 @@ absl::Status Engine::Compile() {
   ASSIGN_OR_RETURN(program_,
                    Program::Compile(std::move(graph), backend_, state_));
   if (options_.profile) program_->EnableProfile();
-  for (const std::string& name : state_.names()) {
-    if (absl::StartsWith(name, "cache.")) caches_.push_back(name);
-  }
+  ASSIGN_OR_RETURN(
+      copier_,
+      BlockCopier::Create(backend_, state_, scheduler_.cache().num_blocks()));
   return absl::OkStatus();
 }
 
@@ -338,8 +337,8 @@ void Engine::Step() {
   const Scheduler::Step step = scheduler_.Plan();
   if (step.work.empty()) return;
   const absl::Time start = absl::Now();
-  CopyBlocks(step.copies);
-  const absl::Status status = Forward(step);
+  absl::Status status = copier_->Copy(step.copies);
+  if (status.ok()) status = Forward(step);
   counts_.forward_seconds += absl::ToDoubleSeconds(absl::Now() - start);
   if (!status.ok()) {  // An error of ours or of the weights: nobody goes on.
     for (const Scheduler::Work& work : step.work) {
@@ -353,17 +352,6 @@ void Engine::Step() {
   ++counts_.num_steps;
   counts_.computed_tokens += step.num_tokens;
   Draw(step);
-}
-
-void Engine::CopyBlocks(absl::Span<const BlockCopy> copies) {
-  for (const std::string& name : caches_) {
-    const TensorView& cache = state_.Get(name);
-    const int64_t bytes = cache.num_bytes() / scheduler_.cache().num_blocks();
-    char* const data = static_cast<char*>(cache.data);
-    for (const BlockCopy& copy : copies) {
-      std::memcpy(data + copy.to * bytes, data + copy.from * bytes, bytes);
-    }
-  }
 }
 
 absl::Status Engine::Forward(const Scheduler::Step& step) {

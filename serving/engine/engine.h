@@ -38,6 +38,7 @@
 #include "core/runtime/backend.h"
 #include "core/runtime/program.h"
 #include "core/runtime/state_store.h"
+#include "serving/engine/block_copier.h"
 #include "serving/engine/request_sampler.h"
 #include "serving/engine/scheduler.h"
 
@@ -206,7 +207,6 @@ class Engine {
   bool TakeRequests();  // Waits for work; false if the engine is to end.
   void Sweep();         // Ends what was cancelled or is too late.
   void Step();
-  void CopyBlocks(absl::Span<const BlockCopy> copies);
   absl::Status Forward(const Scheduler::Step& step);
   void Draw(const Scheduler::Step& step);
   EngineEvent DrawOne(Choice& choice, int64_t row,
@@ -222,7 +222,7 @@ class Engine {
   StateStore& state_;
   const EngineOptions options_;
   std::unique_ptr<Program> program_;
-  std::vector<std::string> caches_;  // Names of their states.
+  std::unique_ptr<BlockCopier> copier_;
 
   // The engine thread's alone:
   Scheduler scheduler_;

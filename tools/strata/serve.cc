@@ -44,6 +44,7 @@
 #include "serving/engine/engine.h"
 #include "tools/strata/command.h"
 #include "tools/strata/config_flags.h"
+#include "tools/strata/device_flags.h"
 #include "tools/strata/option_parser.h"
 #include "tools/strata/output.h"
 #include "training/run/model_folder.h"
@@ -69,6 +70,7 @@ struct ServeFlags {
   bool quiet = false;
   bool no_fuse = false;
   std::string profile;
+  DeviceFlags device;
   OptionParser* app = nullptr;
 };
 
@@ -144,6 +146,8 @@ absl::Status ReadConfigFile(ServeFlags& flags) {
   integer("max-context", flags.max_context, 0, kMany);
   number("grace-seconds", flags.grace_seconds);
   integer("threads", flags.threads, 1, 4096);
+  string("device", flags.device.device);
+  string("precision", flags.device.precision);
   if (!given("no-fuse")) {
     flags.no_fuse = fields.Bool("no-fuse", flags.no_fuse);
   }
@@ -170,15 +174,37 @@ absl::StatusOr<ApiKeys> ReadKeys(const std::string& path) {
 // A version of the model and all that it stands on, in the order in which they
 // are made.
 struct LoadedModel {
-  explicit LoadedModel(int threads)
-      : backend(threads, BatchInvariantCpuKernels()),
-        state(std::make_unique<StateStore>(backend)) {}
-
   std::unique_ptr<TextCodec> codec;
-  CpuBackend backend;
+  std::unique_ptr<Backend> backend;
+  std::unique_ptr<ThreadPool> sampling;  // Where the backend has no threads.
   std::unique_ptr<StateStore> state;
   std::unique_ptr<Engine> engine;
 };
+
+// The backend, and who draws tokens: its own threads, or others.
+absl::Status MakeDevice(const ServeFlags& flags, LoadedModel& loaded,
+                        EngineOptions& options) {
+  const std::string& device = flags.device.device;
+  if (device != "cpu" && device != "cuda") {
+    return absl::InvalidArgumentError(
+        absl::StrCat("device is ", device, "; want cpu or cuda"));
+  }
+  if (device == "cpu" && flags.device.precision == "fp32") {
+    auto cpu =
+        std::make_unique<CpuBackend>(flags.threads, BatchInvariantCpuKernels());
+    options.pool = &cpu->pool();
+    loaded.backend = std::move(cpu);
+    return absl::OkStatus();
+  }
+  if (flags.profile == kEdge) {
+    return absl::InvalidArgumentError(
+        "--profile=edge is of the CPU; want --device=cpu and fp32");
+  }
+  ASSIGN_OR_RETURN(loaded.backend, MakeBackend(flags.device, flags.threads));
+  loaded.sampling = std::make_unique<ThreadPool>(flags.threads);
+  options.pool = loaded.sampling.get();
+  return absl::OkStatus();
+}
 
 bool IsQuantised(const StateStore& state) {
   const std::vector<std::string>& names = state.names();
@@ -211,15 +237,18 @@ absl::StatusOr<std::shared_ptr<ServedModel>> LoadVersion(
   ASSIGN_OR_RETURN(const std::string folder, FindModel(path));
   ASSIGN_OR_RETURN(ModelConfig config, LoadModelConfig(folder));
   ASSIGN_OR_RETURN(const std::string hash, HashWeights(folder));
-  auto loaded = std::make_shared<LoadedModel>(flags.threads);
+  auto loaded = std::make_shared<LoadedModel>();
+  EngineOptions options = flags.engine;
+  RETURN_IF_ERROR(MakeDevice(flags, *loaded, options));
+  loaded->state = std::make_unique<StateStore>(*loaded->backend);
   ASSIGN_OR_RETURN(loaded->codec, LoadTextCodec(folder, config.vocab_size()));
   std::vector<UnusedTensor> unused;
   RETURN_IF_ERROR(LoadWeights(folder, config, *loaded->state, &unused));
   for (const std::string& line : DescribeUnused(unused)) PrintNote(line);
   if (flags.profile == kEdge && !IsQuantised(*loaded->state)) {
-    loaded->state = std::make_unique<StateStore>(loaded->backend);
+    loaded->state = std::make_unique<StateStore>(*loaded->backend);
     RETURN_IF_ERROR(
-        RoundWeights(folder, config, loaded->backend, *loaded->state));
+        RoundWeights(folder, config, *loaded->backend, *loaded->state));
     PrintNote(absl::StrFormat(
         "weights rounded to 8 bits, %.1f MB; strata quantize stores them so, "
         "calibrated",
@@ -228,11 +257,9 @@ absl::StatusOr<std::shared_ptr<ServedModel>> LoadVersion(
   if (flags.max_context > 0) {
     config.set_max_seq_len(std::min(flags.max_context, config.max_seq_len()));
   }
-  EngineOptions options = flags.engine;
   options.cache_bytes = static_cast<int64_t>(flags.cache_gib * kGiB);
-  options.pool = &loaded->backend.pool();
   options.fuse = !flags.no_fuse;
-  ASSIGN_OR_RETURN(loaded->engine, Engine::Create(config, loaded->backend,
+  ASSIGN_OR_RETURN(loaded->engine, Engine::Create(config, *loaded->backend,
                                                   *loaded->state, options));
   constexpr size_t kShownDigits = 16;
   return std::make_shared<ServedModel>(*loaded->codec, *loaded->engine,
@@ -403,6 +430,7 @@ Command AddServe(OptionParser& app) {
                  "Run the basic operators of a block one by one");
   serve->AddFlag("--quiet", flags->quiet, "No line for each request");
   AddThreads(*serve, flags->threads);
+  AddDevice(*serve, flags->device);
   return {serve, [flags] { return RunServe(*flags); }};
 }
 

@@ -1,0 +1,51 @@
+// The experts of up to eight tokens behind their choice (choose_experts.h), in
+// BF16 with F32 sums, in two launches that read each chosen expert once:
+//
+//   x [t, d] BF16
+//     |  a block 8 columns of an expert: products by both halves of gate_up,
+//     |  SwiGLU, times the token's weight
+//   hidden [t, k, width] BF16
+//     |  a block 16 columns of y: products by down of all chosen experts, warps
+//     |  taking turns, and by the shared expert's; their sum + h
+//   y [t, d] F32
+
+#ifndef CUDA_OPS_DECODE_FEW_EXPERTS_H_
+#define CUDA_OPS_DECODE_FEW_EXPERTS_H_
+
+#include <cstdint>
+
+#include "cuda/runtime/kernel.h"
+#include "cuda_bf16.h"
+#include "cuda_runtime_api.h"
+
+namespace strata::gpu {
+
+struct FewExpertsArgs {
+  Extent tokens;  // At most 8.
+  int k = 1, num_experts = 0;
+  int64_t d = 0, width = 0;
+  const __nv_bfloat16* x = nullptr;
+  const __nv_bfloat16* gate_up = nullptr;  // [E, 2 width, d]
+  const __nv_bfloat16* down = nullptr;     // [E, d, width]
+  const float* weight = nullptr;           // [t, k]
+  const int32_t* num_active = nullptr;     // As ChooseExpertsArgs'.
+  const int32_t* active = nullptr;
+  const int32_t* pick = nullptr;
+
+  // What every token has beside its experts, behind its SwiGLU; or null.
+  const float* shared_hidden = nullptr;        // [t, shared_width]
+  const __nv_bfloat16* shared_down = nullptr;  // [d, shared_width]
+  int64_t shared_width = 0;
+
+  const float* h = nullptr;         // [t, d]
+  float* y = nullptr;               // [t, d], may be h.
+  __nv_bfloat16* hidden = nullptr;  // [t, k, width]
+};
+
+// Whether there is a kernel: d and shared_width multiples of 256, width of 32.
+bool HasFewExperts(const FewExpertsArgs& args);
+cudaError_t FewExperts(const FewExpertsArgs& args, cudaStream_t stream);
+
+}  // namespace strata::gpu
+
+#endif  // CUDA_OPS_DECODE_FEW_EXPERTS_H_

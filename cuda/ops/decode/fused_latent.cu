@@ -1,0 +1,292 @@
+#include <cstdint>
+
+#include "cuda/kernels/round_rows.h"
+#include "cuda/ops/cached_attention.h"
+#include "cuda/ops/decode/few_rows.h"
+#include "cuda/ops/decode/fused_latent.h"
+#include "cuda/ops/decode/latent_decode.h"
+#include "cuda/ops/decode/latent_rows.h"
+#include "cuda/ops/elementwise.h"
+#include "cuda/ops/latent_attention.h"
+#include "cuda/ops/matmul.h"
+#include "cuda/ops/norm.h"
+#include "cuda/ops/rope.h"
+#include "cuda/ops/sub_kernel.h"
+#include "cuda/runtime/kernel.h"
+#include "cuda_bf16.h"
+
+// Few tokens under bf16 have kernels that read each weight once and begin
+// early; others go operator by operator, in fewer of them.
+
+namespace strata::gpu {
+namespace {
+
+// --- LatentQkv ---
+
+// Inputs: core/ops/fused_latent.h.
+enum QkvInput {
+  kX,
+  kGain,
+  kWqDown,
+  kBqDown,
+  kQGain,
+  kWq,
+  kWkv,
+  kBkv,
+  kKvGain,
+  kKvB,
+  kCos,
+  kSin,
+  kCache,
+  kRow
+};
+
+// kv_b in BF16, which `prepare` keeps.
+constexpr char kNarrowKvB[] = "kv_b";
+
+LatentRowsArgs RowsOf(const KernelContext& ctx) {
+  LatentRowsArgs a;
+  a.tokens = ctx.in(kX).rows();
+  a.num_heads = static_cast<int>(ctx.Int("num_heads"));
+  a.nope = static_cast<int>(ctx.Int("nope"));
+  a.rope = static_cast<int>(ctx.Int("rope"));
+  a.value = static_cast<int>(ctx.Int("value"));
+  a.rank = static_cast<int>(ctx.in(kKvB).dim(1));
+  a.interleaved = ctx.Int("interleaved") != 0;
+  a.cos = ctx.in(kCos).as<float>();
+  a.sin = ctx.in(kSin).as<float>();
+  if (ctx.has(kBkv)) a.bias = ctx.in(kBkv).as<float>();
+  a.gain = ctx.in(kKvGain).as<float>();
+  a.eps = ctx.Float("kv_eps");
+  a.cache = ctx.in(kCache).as<float>();
+  a.slots = ctx.in(kCache).dim(0);
+  a.row = ctx.in(kRow).as<int32_t>();
+  a.fault = ctx.fault;
+  return a;
+}
+
+bool IsFewLatents(const KernelContext& ctx) {
+  return ctx.precision == Precision::kBf16 && !ctx.has(kWqDown) &&
+         ctx.in(kWq).element_size == 2 && ctx.in(kWkv).element_size == 2 &&
+         HasFewRows(ctx.in(kX).dim(0), ctx.in(kX).dim(1), ctx.in(kWq).dim(0)) &&
+         HasFewRows(ctx.in(kX).dim(0), ctx.in(kX).dim(1),
+                    ctx.in(kWkv).dim(0)) &&
+         HasAbsorbQueries(RowsOf(ctx));
+}
+
+cudaError_t KeepNarrow(const KernelContext& ctx, const Operand& kv_b) {
+  auto* const narrow = ctx.Keep<__nv_bfloat16>(kNarrowKvB, kv_b.max_elements());
+  if (narrow == nullptr) return cudaErrorMemoryAllocation;
+  return RoundRows(kv_b.rows(), kv_b.columns(), kv_b.as<float>(), narrow,
+                   ctx.stream);
+}
+
+cudaError_t PrepareLatentQkv(const KernelContext& ctx) {
+  return IsFewLatents(ctx) ? KeepNarrow(ctx, ctx.in(kKvB)) : cudaSuccess;
+}
+
+cudaError_t RunFewLatents(const KernelContext& ctx) {
+  const Operand& x = ctx.in(kX);
+  LatentRowsArgs rows = RowsOf(ctx);
+  auto* const q = ctx.Take<float>(x.dim(0) * ctx.in(kWq).dim(0));
+  auto* const kv = ctx.Take<float>(x.dim(0) * ctx.in(kWkv).dim(0));
+  rows.kv_b = ctx.Keep<__nv_bfloat16>(kNarrowKvB, ctx.in(kKvB).max_elements());
+  if (q == nullptr || kv == nullptr || rows.kv_b == nullptr) {
+    return cudaErrorMemoryAllocation;
+  }
+  FewRowsArgs a;
+  a.tokens = x.rows();
+  a.k = a.pitch = x.dim(1);
+  a.x = x.as<float>();
+  a.gain = ctx.in(kGain).as<float>();
+  a.eps = ctx.Float("eps");
+  a.num_products = 2;
+  a.product[0].w = ctx.in(kWq).as<__nv_bfloat16>();
+  a.product[0].n = ctx.in(kWq).dim(0);
+  a.product[0].y = q;
+  a.product[1].w = ctx.in(kWkv).as<__nv_bfloat16>();
+  a.product[1].n = ctx.in(kWkv).dim(0);
+  a.product[1].y = kv;
+  if (const cudaError_t e = FewRowsProducts(a, ctx.stream); e) return e;
+  rows.q = q;
+  rows.kv = kv;
+  rows.absorbed = ctx.out(0).as<float>();
+  return AbsorbQueries(rows, ctx.stream);
+}
+
+cudaError_t RunLatentQkv(const KernelContext& ctx) {
+  const Operand& x = ctx.in(kX);
+  if (x.dim(0) == 0) return cudaSuccess;
+  if (IsFewLatents(ctx)) return RunFewLatents(ctx);
+  LatentRowsArgs rows = RowsOf(ctx);
+  const Operand& wq = ctx.in(kWq);
+  Operand normed = TakeMatrix(ctx, x.rows(), x.dim(1));
+  Operand q = TakeMatrix(ctx, x.rows(), wq.dim(0));
+  const Operand kv = TakeMatrix(ctx, x.rows(), ctx.in(kWkv).dim(0));
+  if (normed.data == nullptr || q.data == nullptr || kv.data == nullptr) {
+    return cudaErrorMemoryAllocation;
+  }
+  const OneAttribute linear("transpose_rhs", 1);
+  cudaError_t e = NormRows(ctx, x, ctx.in(kGain), ctx.Float("eps"), normed);
+  if (e == cudaSuccess) {
+    e = RunPart(ctx, RunMatMul, {normed, ctx.in(kWkv)}, kv, linear);
+  }
+  if (e == cudaSuccess && ctx.has(kWqDown)) {
+    const Operand down = TakeMatrix(ctx, x.rows(), wq.dim(1));
+    const Operand normed_down = TakeMatrix(ctx, x.rows(), wq.dim(1));
+    if (down.data == nullptr || normed_down.data == nullptr) {
+      return cudaErrorMemoryAllocation;
+    }
+    e = RunPart(ctx, RunMatMul, {normed, ctx.in(kWqDown)}, down, linear);
+    if (e == cudaSuccess && ctx.has(kBqDown)) {
+      e = RunPart(ctx, RunAddBias, {down, ctx.in(kBqDown)}, down);
+    }
+    if (e == cudaSuccess) {
+      e = NormRows(ctx, down, ctx.in(kQGain), ctx.Float("q_eps"), normed_down);
+    }
+    normed = normed_down;
+  }
+  if (e == cudaSuccess) {
+    e = RunPart(ctx, RunMatMul, {normed, wq}, q, linear);
+  }
+  rows.q = q.as<float>();
+  rows.kv = kv.as<float>();
+  if (e == cudaSuccess) e = TurnQueries(rows, ctx.stream);
+  if (e == cudaSuccess) e = StoreLatents(rows, ctx.stream);
+  if (e != cudaSuccess) return e;
+  return RunPart(ctx, RunLatentQuery, {q, ctx.in(kKvB)}, ctx.out(0),
+                 *ctx.attrs);
+}
+
+// --- LatentAttendProject ---
+
+// Behind the inputs of attention.
+enum ProjectInput { kH, kW, kBias, kProjectKvB };
+
+template <int kAttendInputs>
+bool IsFewOutputs(const KernelContext& ctx) {
+  const Operand& q = ctx.in(0);
+  const Operand& w = ctx.in(kAttendInputs + kW);
+  const int64_t rank = ctx.Int("rank"), value = ctx.Int("value");
+  return ctx.precision == Precision::kBf16 && w.element_size == 2 &&
+         !ctx.has(kAttendInputs + kBias) && value % 16 == 0 &&
+         HasLatentDecode(rank, ctx.in(1).dim(1)) &&
+         HasFewRows(q.dim(0), rank, ctx.Int("num_heads") * value) &&
+         HasFewRows(q.dim(0), w.dim(1), w.dim(0));
+}
+
+// W_V of all heads below each other, in BF16.
+template <int kAttendInputs>
+cudaError_t PrepareAttendProject(const KernelContext& ctx) {
+  if (!IsFewOutputs<kAttendInputs>(ctx)) return cudaSuccess;
+  const Operand& kv_b = ctx.in(kAttendInputs + kProjectKvB);
+  const int64_t heads = ctx.Int("num_heads"), nope = ctx.Int("nope");
+  const int64_t value = ctx.Int("value"), rank = ctx.Int("rank");
+  auto* const narrow =
+      ctx.Keep<__nv_bfloat16>(kNarrowKvB, heads * value * rank);
+  if (narrow == nullptr) return cudaErrorMemoryAllocation;
+  for (int64_t h = 0; h < heads; ++h) {
+    const cudaError_t e =
+        RoundRows({value, nullptr}, rank,
+                  kv_b.as<float>() + (h * (nope + value) + nope) * rank,
+                  narrow + h * value * rank, ctx.stream);
+    if (e != cudaSuccess) return e;
+  }
+  return cudaSuccess;
+}
+
+template <int kAttendInputs>
+cudaError_t RunFewOutputs(const KernelContext& ctx) {
+  const Operand& h = ctx.in(kAttendInputs + kH);
+  const Operand& w = ctx.in(kAttendInputs + kW);
+  const int64_t rank = ctx.Int("rank"), columns = w.dim(1);
+  LatentDecodeArgs attend;
+  cudaError_t e = kAttendInputs == 4 ? ReadCachedLatents(ctx, attend)
+                                     : ReadPagedLatents(ctx, attend);
+  if (e != cudaSuccess) return e;
+  const int64_t rows = attend.tokens.bound;
+  attend.o = ctx.Take<float>(rows * attend.num_heads * rank);
+  auto* const values = ctx.Take<float>(rows * columns);
+  FewRowsArgs a;
+  a.product[0].w = ctx.Keep<__nv_bfloat16>(kNarrowKvB, columns * rank);
+  if (attend.o == nullptr || values == nullptr || a.product[0].w == nullptr) {
+    return cudaErrorMemoryAllocation;
+  }
+  attend.join = false;
+  e = LatentDecode(attend, ctx.stream);
+  if (e != cudaSuccess) return e;
+  a.tokens = attend.tokens;
+  a.k = rank;
+  a.pitch = attend.num_heads * rank;
+  a.rows_of_x = ctx.Int("value");
+  a.splits = LatentSplits(attend);
+  a.x = a.splits > 1 ? attend.partial : attend.o;
+  a.max = attend.max;
+  a.sum = attend.sum;
+  a.product[0].n = columns;
+  a.product[0].y = values;
+  if (e = FewRowsProducts(a, ctx.stream); e != cudaSuccess) return e;
+  FewRowsArgs project;
+  project.tokens = attend.tokens;
+  project.k = project.pitch = columns;
+  project.x = values;
+  project.product[0].w = w.as<__nv_bfloat16>();
+  project.product[0].n = w.dim(0);
+  project.product[0].y = ctx.out(0).as<float>();
+  project.product[0].add = h.as<float>();
+  return FewRowsProducts(project, ctx.stream);
+}
+
+template <int kAttendInputs>
+cudaError_t RunAttendProject(const KernelContext& ctx) {
+  const Operand& q = ctx.in(0);
+  if (q.dim(0) == 0) return cudaSuccess;
+  if (IsFewOutputs<kAttendInputs>(ctx)) {
+    return RunFewOutputs<kAttendInputs>(ctx);
+  }
+  const Operand& w = ctx.in(kAttendInputs + kW);
+  const Operand latents =
+      TakeMatrix(ctx, q.rows(), ctx.Int("num_heads") * ctx.Int("rank"));
+  const Operand values = TakeMatrix(ctx, q.rows(), w.dim(1));
+  const Operand projected = TakeMatrix(ctx, q.rows(), w.dim(0));
+  for (const Operand& part : {latents, values, projected}) {
+    if (part.data == nullptr) return cudaErrorMemoryAllocation;
+  }
+  cudaError_t e;
+  if constexpr (kAttendInputs == 4) {
+    e = RunPart(ctx, RunCachedLatentAttention,
+                {q, ctx.in(1), ctx.in(2), ctx.in(3)}, latents, *ctx.attrs);
+  } else {
+    e = RunPart(ctx, RunPagedLatentAttention,
+                {q, ctx.in(1), ctx.in(2), ctx.in(3), ctx.in(4)}, latents,
+                *ctx.attrs);
+  }
+  if (e == cudaSuccess) {
+    e = RunPart(ctx, RunLatentOutput,
+                {latents, ctx.in(kAttendInputs + kProjectKvB)}, values,
+                *ctx.attrs);
+  }
+  if (e == cudaSuccess) {
+    e = RunPart(ctx, RunMatMul, {values, w}, projected,
+                OneAttribute("transpose_rhs", 1));
+  }
+  if (e == cudaSuccess && ctx.has(kAttendInputs + kBias)) {
+    e = RunPart(ctx, RunAddBias, {projected, ctx.in(kAttendInputs + kBias)},
+                projected);
+  }
+  if (e != cudaSuccess) return e;
+  return RunPart(ctx, RunAdd, {ctx.in(kAttendInputs + kH), projected},
+                 ctx.out(0));
+}
+
+}  // namespace
+
+void RegisterFusedLatentKernels(KernelRegistry& kernels) {
+  kernels.Register("LatentQkv", RunLatentQkv, PrepareLatentQkv);
+  kernels.Register("CachedLatentAttendProject", RunAttendProject<4>,
+                   PrepareAttendProject<4>);
+  kernels.Register("PagedLatentAttendProject", RunAttendProject<5>,
+                   PrepareAttendProject<5>);
+}
+
+}  // namespace strata::gpu

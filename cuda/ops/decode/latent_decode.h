@@ -1,0 +1,66 @@
+// Attention of single tokens over a cache of latents in Hopper's tensor cores,
+// split over the keys: what a step of decoding does in each layer with latent
+// attention in absorbed form (core/ops/absorbed_attention.h).
+//
+//   q [t, heads * 576] F32     cache [slots, 576] F32 or BF16
+//     |
+//     |  pieces of a token's keys, 64 heads of it to a block; operands are
+//     |  rounded to BF16, sums are F32
+//     v
+//   partial [t, heads, splits, 512], max and sum [t, heads, splits]
+//     |
+//     |  joined, where there are several
+//     v
+//   o [t, heads * 512] F32
+//
+// A key's first 512 columns are its value. Token i sees keys 0 .. position[i]
+// of its sequence, with a window the last `window` of them. 128 heads do 242
+// operations for each byte of a BF16 cache, so both bound it; 16 heads are
+// bound by bytes.
+
+#ifndef CUDA_OPS_DECODE_LATENT_DECODE_H_
+#define CUDA_OPS_DECODE_LATENT_DECODE_H_
+
+#include <cstdint>
+
+#include "cuda/ops/decode_attention.h"
+#include "cuda/runtime/kernel.h"
+#include "cuda_runtime_api.h"
+
+namespace strata::gpu {
+
+constexpr int kLatentRank = 512;   // DeepSeek-V2's and V3's.
+constexpr int kLatentWidth = 576;  // With 64 rotary columns.
+
+struct LatentDecodeArgs {
+  Extent tokens;
+  int num_heads = 1;
+  float scale = 1;
+  int64_t window = 0;    // 0: none.
+  int64_t max_keys = 0;  // That a token may see.
+  const float* q = nullptr;
+  const void* cache = nullptr;
+  bool bf16_cache = false;
+  CachePlaces places;
+  // With one piece: the first unused, the others too.
+  float* partial = nullptr;  // LatentPieces() * 512 floats.
+  float* max = nullptr;      // LatentPieces() floats.
+  float* sum = nullptr;      // The same.
+  float* o = nullptr;
+  bool join = true;  // False: several pieces are left for others to join.
+  FaultSink fault;   // kCacheRow, where keys are not in the cache.
+};
+
+// Whether latents of `rank` and `width` columns have it on this GPU.
+bool HasLatentDecode(int64_t rank, int64_t width);
+
+// Pieces that a token's keys are cut into, and those of all tokens and heads.
+int LatentSplits(const LatentDecodeArgs& args);
+int64_t LatentPieces(const LatentDecodeArgs& args);
+
+// Only enqueues.
+cudaError_t LatentDecode(const LatentDecodeArgs& args, cudaStream_t stream);
+
+}  // namespace strata::gpu
+
+#endif  // CUDA_OPS_DECODE_LATENT_DECODE_H_

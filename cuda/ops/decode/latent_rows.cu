@@ -1,0 +1,185 @@
+#include <algorithm>
+#include <cstdint>
+
+#include "cuda/ops/decode/ahead.cuh"
+#include "cuda/ops/decode/latent_rows.h"
+#include "cuda/ops/device.cuh"
+#include "cuda/ops/vector16.cuh"
+#include "cuda_bf16.h"
+
+namespace strata::gpu {
+namespace {
+
+constexpr int kMaxTokens = 8;
+// AbsorbQueries: columns of W_K a block, rows that its threads take at a time.
+constexpr int kColumns = 64;
+constexpr int kRowsAtATime = kBlock / (kColumns / 8);
+constexpr int kMaxSteps = 4;
+
+// Pair j of the token's rotary columns: `from` and `to` may be one.
+__device__ __forceinline__ void TurnPair(const LatentRowsArgs& a, int64_t token,
+                                         int j, const float* from, float* to,
+                                         const float* bias = nullptr) {
+  const int half = a.rope / 2;
+  const int first = a.interleaved ? 2 * j : j;
+  const int second = a.interleaved ? first + 1 : first + half;
+  const float c = a.cos[token * half + j], s = a.sin[token * half + j];
+  float x = from[first], y = from[second];
+  if (bias != nullptr) {
+    x += bias[first];
+    y += bias[second];
+  }
+  to[first] = x * c - y * s;
+  to[second] = x * s + y * c;
+}
+
+__global__ void __launch_bounds__(kBlock) TurnKernel(const LatentRowsArgs a) {
+  const int half = a.rope / 2;
+  const int64_t n = a.tokens.Get() * a.num_heads * half;
+  for (int64_t i = FirstElement(); i < n; i += ElementStride()) {
+    const int64_t head = i / half;  // Of all tokens.
+    float* const rotary = a.q + head * (a.nope + a.rope) + a.nope;
+    TurnPair(a, head / a.num_heads, static_cast<int>(i % half), rotary, rotary);
+  }
+}
+
+// By a block.
+__device__ void StoreLatent(const LatentRowsArgs& a, int64_t token) {
+  const int width = a.rank + a.rope;
+  const int64_t to = a.row[token];
+  if (to < 0 || to >= a.slots) {
+    if (threadIdx.x == 0) {
+      a.fault.Report(FaultKind::kCacheRow, token, to, a.slots);
+    }
+    return;
+  }
+  const float* const from = a.kv + token * width;
+  float* const row = a.cache + to * width;
+  const auto at = [&](int c) {
+    return a.bias != nullptr ? from[c] + a.bias[c] : from[c];
+  };
+  float sum = 0;
+  for (int c = threadIdx.x; c < a.rank; c += kBlock) sum += at(c) * at(c);
+  const float scale =
+      rsqrtf(BlockSum(sum) / static_cast<float>(a.rank) + a.eps);
+  for (int c = threadIdx.x; c < a.rank; c += kBlock) {
+    row[c] = at(c) * scale * a.gain[c];
+  }
+  for (int j = threadIdx.x; j < a.rope / 2; j += kBlock) {
+    TurnPair(a, token, j, from + a.rank, row + a.rank,
+             a.bias != nullptr ? a.bias + a.rank : nullptr);
+  }
+}
+
+__global__ void __launch_bounds__(kBlock) StoreKernel(const LatentRowsArgs a) {
+  const int64_t t = a.tokens.Get();
+  for (int64_t i = blockIdx.x; i < t; i += gridDim.x) StoreLatent(a, i);
+}
+
+// Blocks of (head, 64 columns), then one for each token's latent. Of W_K a
+// thread has eight columns of every 32nd row.
+template <int kTokens>
+__global__ void __launch_bounds__(kBlock) AbsorbKernel(const LatentRowsArgs a) {
+  __shared__ float sums[kBlock / kWarp][kTokens][kColumns];
+  const int chunks = a.rank / kColumns;
+  const int block = static_cast<int>(blockIdx.x);
+  const int of_heads = a.num_heads * chunks;
+  if (block >= of_heads) {
+    WaitForEarlier();
+    LetLaterBegin();
+    if (block - of_heads < a.tokens.Get()) StoreLatent(a, block - of_heads);
+    return;
+  }
+  const int head = block / chunks, first = block % chunks * kColumns;
+  const int piece = static_cast<int>(threadIdx.x) % 8;
+  const int row = static_cast<int>(threadIdx.x) / 8;
+  const int steps = a.nope / kRowsAtATime;
+  const __nv_bfloat16* const w =
+      a.kv_b + (int64_t{head} * (a.nope + a.value) + row) * a.rank + first +
+      piece * 8;
+  uint4 raw[kMaxSteps];
+#pragma unroll
+  for (int i = 0; i < kMaxSteps; ++i) {
+    if (i < steps) {
+      raw[i] = __ldg(reinterpret_cast<const uint4*>(
+          w + int64_t{i} * kRowsAtATime * a.rank));
+    }
+  }
+  WaitForEarlier();
+  LetLaterBegin();
+  const int tokens = static_cast<int>(a.tokens.Get());
+  const int qk = a.nope + a.rope, width = a.rank + a.rope;
+  const int warp = static_cast<int>(threadIdx.x) / kWarp;
+#pragma unroll
+  for (int t = 0; t < kTokens; ++t) {
+    if (t >= tokens) break;
+    const float* const q = a.q + (int64_t{t} * a.num_heads + head) * qk + row;
+    float sum[8] = {};
+#pragma unroll
+    for (int i = 0; i < kMaxSteps; ++i) {
+      if (i >= steps) break;
+      // Rounded, as products of many rows have it.
+      const float x =
+          __bfloat162float(__float2bfloat16_rn(q[i * kRowsAtATime]));
+      float value[8];
+      Unpack(raw[i], value);
+#pragma unroll
+      for (int c = 0; c < 8; ++c) sum[c] = fmaf(x, value[c], sum[c]);
+    }
+#pragma unroll
+    for (int c = 0; c < 8; ++c) {
+      sum[c] += __shfl_xor_sync(kWholeWarp, sum[c], 8);
+      sum[c] += __shfl_xor_sync(kWholeWarp, sum[c], 16);
+      if (Lane() < 8) sums[warp][t][piece * 8 + c] = sum[c];
+    }
+  }
+  __syncthreads();
+  for (int at = threadIdx.x; at < tokens * kColumns; at += kBlock) {
+    const int t = at / kColumns, c = at % kColumns;
+    float value = 0;
+#pragma unroll
+    for (int i = 0; i < kBlock / kWarp; ++i) value += sums[i][t][c];
+    a.absorbed[(int64_t{t} * a.num_heads + head) * width + first + c] = value;
+  }
+  if (first != 0) return;
+  for (int at = threadIdx.x; at < tokens * (a.rope / 2); at += kBlock) {
+    const int t = at / (a.rope / 2), j = at % (a.rope / 2);
+    const int64_t row_of_head = int64_t{t} * a.num_heads + head;
+    TurnPair(a, t, j, a.q + row_of_head * qk + a.nope,
+             a.absorbed + row_of_head * width + a.rank);
+  }
+}
+
+}  // namespace
+
+cudaError_t TurnQueries(const LatentRowsArgs& args, cudaStream_t stream) {
+  if (args.rope == 0) return cudaSuccess;
+  TurnKernel<<<BlocksFor(args.tokens.bound * args.num_heads * args.rope / 2),
+               kBlock, 0, stream>>>(args);
+  return cudaGetLastError();
+}
+
+cudaError_t StoreLatents(const LatentRowsArgs& args, cudaStream_t stream) {
+  const auto blocks = static_cast<unsigned>(
+      std::clamp<int64_t>(args.tokens.bound, 1, kMaxBlocks));
+  StoreKernel<<<blocks, kBlock, 0, stream>>>(args);
+  return cudaGetLastError();
+}
+
+bool HasAbsorbQueries(const LatentRowsArgs& args) {
+  return args.tokens.bound >= 1 && args.tokens.bound <= kMaxTokens &&
+         args.nope % kRowsAtATime == 0 && args.nope > 0 &&
+         args.nope <= kMaxSteps * kRowsAtATime && args.rank % kColumns == 0 &&
+         args.rope % 2 == 0;
+}
+
+cudaError_t AbsorbQueries(const LatentRowsArgs& args, cudaStream_t stream) {
+  if (!HasAbsorbQueries(args)) return cudaErrorInvalidValue;
+  const auto blocks = static_cast<unsigned>(
+      args.num_heads * (args.rank / kColumns) + args.tokens.bound);
+  return LaunchAhead(
+      args.tokens.bound == 1 ? AbsorbKernel<1> : AbsorbKernel<kMaxTokens>,
+      dim3(blocks), dim3(kBlock), 0, stream, args);
+}
+
+}  // namespace strata::gpu

@@ -1,0 +1,55 @@
+// What a token does between the projections of latent attention and attention
+// itself (core/ops/fused_latent.h), for any number of tokens:
+//
+//   q  [t, heads * (nope + rope)]  --TurnQueries-->   its rotary columns turned
+//   kv [t, rank + rope]            --StoreLatents-->  norm of the latent,
+//   turned
+//                                                     rotary key: into the
+//                                                     cache
+//
+// and, for up to eight tokens, in one launch with LatentQuery's product:
+//
+//   q, kv  --AbsorbQueries-->  q' [t, heads * (rank + rope)], cache
+
+#ifndef CUDA_OPS_DECODE_LATENT_ROWS_H_
+#define CUDA_OPS_DECODE_LATENT_ROWS_H_
+
+#include <cstdint>
+
+#include "cuda/runtime/kernel.h"
+#include "cuda_bf16.h"
+#include "cuda_runtime_api.h"
+
+namespace strata::gpu {
+
+struct LatentRowsArgs {
+  Extent tokens;
+  int num_heads = 1, nope = 0, rope = 0, value = 0, rank = 0;
+  bool interleaved = false;
+  const float* cos = nullptr;  // [t, rope / 2], and of sin
+  const float* sin = nullptr;
+  float* q = nullptr;
+  const float* kv = nullptr;
+  const float* bias = nullptr;  // [rank + rope] of kv, or null.
+  const float* gain = nullptr;  // [rank]
+  float eps = 0;
+  float* cache = nullptr;  // [slots, rank + rope]
+  int64_t slots = 0;
+  const int32_t* row = nullptr;  // [t], where in the cache.
+  FaultSink fault;               // kCacheRow, if there is no such row.
+  // Of AbsorbQueries alone.
+  const __nv_bfloat16* kv_b = nullptr;  // [heads * (nope + value), rank]
+  float* absorbed = nullptr;
+};
+
+cudaError_t TurnQueries(const LatentRowsArgs& args, cudaStream_t stream);
+cudaError_t StoreLatents(const LatentRowsArgs& args, cudaStream_t stream);
+
+// Whether there is a kernel: up to eight tokens; nope 32, 64, 96 or 128, rank a
+// multiple of 64, rope of 2 and at most 64.
+bool HasAbsorbQueries(const LatentRowsArgs& args);
+cudaError_t AbsorbQueries(const LatentRowsArgs& args, cudaStream_t stream);
+
+}  // namespace strata::gpu
+
+#endif  // CUDA_OPS_DECODE_LATENT_ROWS_H_

@@ -1,0 +1,319 @@
+#include <cstdint>
+
+#include "cuda/ops/activation.h"
+#include "cuda/ops/decode/choose_experts.h"
+#include "cuda/ops/decode/few_experts.h"
+#include "cuda/ops/decode/few_rows.h"
+#include "cuda/ops/decode/routed_experts.h"
+#include "cuda/ops/dispatch_plan.h"
+#include "cuda/ops/elementwise.h"
+#include "cuda/ops/fused_experts.h"
+#include "cuda/ops/gate.h"
+#include "cuda/ops/gate_select.h"
+#include "cuda/ops/matmul.h"
+#include "cuda/ops/norm.h"
+#include "cuda/ops/sub_kernel.h"
+#include "cuda/runtime/kernel.h"
+#include "cuda_bf16.h"
+
+namespace strata::gpu {
+namespace {
+
+// --- RoutedExperts ---
+
+// Inputs and outputs: core/ops/fused_experts.h.
+enum RoutedInput {
+  kH,
+  kGain,
+  kGate,
+  kBias,
+  kGateUp,
+  kDown,
+  kSharedUp,
+  kSharedDown
+};
+enum RoutedOutput { kY, kOffset, kRows, kX, kHidden, kShared };
+
+// Few tokens under bf16: the gate with the first half of the shared expert, the
+// choice, the experts in two launches with the rest of the shared one.
+ChooseExpertsArgs ChoiceOf(const KernelContext& ctx) {
+  ChooseExpertsArgs a;
+  a.tokens = ctx.in(kH).rows();
+  a.num_experts = static_cast<int>(ctx.in(kGate).dim(0));
+  a.k = static_cast<int>(ctx.Int("k"));
+  a.softmax = ctx.Int("softmax") != 0;
+  a.normalize = ctx.Int("normalize") != 0;
+  a.floor = ctx.Float("floor");
+  a.scale = ctx.Float("scale");
+  if (ctx.has(kBias)) a.bias = ctx.in(kBias).as<float>();
+  a.offset = ctx.out(kOffset).as<int32_t>();
+  a.rows = ctx.out(kRows).as<int32_t>();
+  return a;
+}
+
+FewExpertsArgs ExpertsOf(const KernelContext& ctx) {
+  FewExpertsArgs a;
+  a.tokens = ctx.in(kH).rows();
+  a.k = static_cast<int>(ctx.Int("k"));
+  a.num_experts = static_cast<int>(ctx.in(kGateUp).dim(0));
+  a.d = ctx.in(kH).dim(1);
+  a.width = ctx.in(kDown).dim(2);
+  a.x = ctx.out(kX).as<__nv_bfloat16>();
+  a.gate_up = ctx.in(kGateUp).as<__nv_bfloat16>();
+  a.down = ctx.in(kDown).as<__nv_bfloat16>();
+  a.h = ctx.in(kH).as<float>();
+  a.y = ctx.out(kY).as<float>();
+  a.hidden = ctx.out(kHidden).as<__nv_bfloat16>();
+  if (ctx.has(kSharedUp)) {
+    a.shared_hidden = ctx.out(kShared).as<float>();
+    a.shared_down = ctx.in(kSharedDown).as<__nv_bfloat16>();
+    a.shared_width = ctx.in(kSharedDown).dim(1);
+  }
+  return a;
+}
+
+bool IsFewTokens(const KernelContext& ctx) {
+  const Operand& h = ctx.in(kH);
+  for (const int w : {kGate, kGateUp, kDown, kSharedUp, kSharedDown}) {
+    if (ctx.has(w) && ctx.in(w).element_size != 2) return false;
+  }
+  return ctx.precision == Precision::kBf16 &&
+         ctx.Int("num_groups") == ctx.Int("top_groups") &&
+         HasChooseExperts(ChoiceOf(ctx)) && HasFewExperts(ExpertsOf(ctx)) &&
+         HasFewRows(h.dim(0), h.dim(1), ctx.in(kGate).dim(0)) &&
+         (!ctx.has(kSharedUp) ||
+          HasFewRows(h.dim(0), h.dim(1), ctx.in(kSharedUp).dim(0)));
+}
+
+cudaError_t RunFewTokens(const KernelContext& ctx) {
+  const Operand& h = ctx.in(kH);
+  ChooseExpertsArgs choice = ChoiceOf(ctx);
+  FewExpertsArgs experts = ExpertsOf(ctx);
+  const int64_t slots = h.dim(0) * choice.k;
+  auto* const logits = ctx.Take<float>(h.dim(0) * choice.num_experts);
+  choice.expert = ctx.Take<int32_t>(slots);
+  choice.weight = ctx.Take<float>(slots);
+  choice.num_active = ctx.Take<int32_t>(1);
+  choice.active = ctx.Take<int32_t>(choice.num_experts);
+  choice.pick = ctx.Take<int32_t>(choice.num_experts * kMaxFewRows);
+  for (const void* const p :
+       {static_cast<void*>(logits), static_cast<void*>(choice.expert),
+        static_cast<void*>(choice.weight),
+        static_cast<void*>(choice.num_active),
+        static_cast<void*>(choice.active), static_cast<void*>(choice.pick)}) {
+    if (p == nullptr) return cudaErrorMemoryAllocation;
+  }
+  FewRowsArgs gate;
+  gate.tokens = h.rows();
+  gate.k = gate.pitch = h.dim(1);
+  gate.x = h.as<float>();
+  gate.gain = ctx.in(kGain).as<float>();
+  gate.eps = ctx.Float("eps");
+  gate.normed = ctx.out(kX).as<__nv_bfloat16>();
+  gate.product[0].w = ctx.in(kGate).as<__nv_bfloat16>();
+  gate.product[0].n = choice.num_experts;
+  gate.product[0].y = logits;
+  if (ctx.has(kSharedUp)) {
+    gate.num_products = 2;
+    gate.product[1].w = ctx.in(kSharedUp).as<__nv_bfloat16>();
+    gate.product[1].n = ctx.in(kSharedUp).dim(0);
+    gate.product[1].y = ctx.out(kShared).as<float>();
+    gate.product[1].swiglu = true;
+  }
+  if (const cudaError_t e = FewRowsProducts(gate, ctx.stream); e) return e;
+  choice.logits = logits;
+  if (const cudaError_t e = ChooseExperts(choice, ctx.stream); e) return e;
+  experts.weight = choice.weight;
+  experts.num_active = choice.num_active;
+  experts.active = choice.active;
+  experts.pick = choice.pick;
+  return FewExperts(experts, ctx.stream);
+}
+
+// MaskedSoftmax's.
+class UnitScale : public AttributeReader {
+ public:
+  int64_t Int(const char* name) const override { return 0; }
+  double Float(const char* name) const override { return 1; }
+  const char* Text(const char* name) const override { return ""; }
+};
+
+// x, a matrix or a vector of indices, in scratch.
+Operand TakeIndices(const KernelContext& ctx, Extent rows, int64_t columns) {
+  Operand operand;
+  operand.data = ctx.Take<int32_t>(rows.bound * columns);
+  operand.is_integer = true;
+  operand.rank = columns > 1 ? 2 : 1;
+  operand.dims[0] = rows.bound;
+  operand.dims[1] = columns;
+  operand.count = rows.count;
+  return operand;
+}
+
+cudaError_t AddShared(const KernelContext& ctx, const Operand& x) {
+  const OneAttribute linear("transpose_rhs", 1);
+  const Extent t = x.rows();
+  const Operand both = TakeMatrix(ctx, t, ctx.in(kSharedUp).dim(0));
+  const Operand sum = TakeMatrix(ctx, t, x.dim(1));
+  if (both.data == nullptr || sum.data == nullptr) {
+    return cudaErrorMemoryAllocation;
+  }
+  cudaError_t e = RunPart(ctx, RunMatMul, {x, ctx.in(kSharedUp)}, both, linear);
+  if (e == cudaSuccess) e = RunPart(ctx, RunSwiGlu, {both}, ctx.out(kShared));
+  if (e == cudaSuccess) {
+    e = RunPart(ctx, RunMatMul, {ctx.out(kShared), ctx.in(kSharedDown)}, sum,
+                linear);
+  }
+  if (e != cudaSuccess) return e;
+  return RunPart(ctx, RunAdd, {ctx.out(kY), sum}, ctx.out(kY));
+}
+
+cudaError_t RunRoutedExperts(const KernelContext& ctx) {
+  const Operand& h = ctx.in(kH);
+  if (h.dim(0) == 0)
+    return cudaMemsetAsync(ctx.out(kRows).data, 0, 4, ctx.stream);
+  if (IsFewTokens(ctx)) return RunFewTokens(ctx);
+  const Extent t = h.rows();
+  const int64_t experts = ctx.in(kGate).dim(0), k = ctx.Int("k");
+  const Operand none;
+  const Operand& x = ctx.out(kX);
+  const Operand logits = TakeMatrix(ctx, t, experts);
+  const Operand weight = TakeMatrix(ctx, t, k);
+  Operand expert = TakeIndices(ctx, t, k);
+  Operand slot_row = TakeIndices(ctx, t, k);
+  expert.rank = slot_row.rank = 2;
+  const Operand row_slot = TakeIndices(
+      ctx, {t.bound * k, ctx.out(kRows).as<int32_t>()}, /*columns=*/1);
+  DispatchPlanArgs plan;
+  plan.tokens = t;
+  plan.k = static_cast<int>(k);
+  plan.num_experts = static_cast<int>(experts);
+  plan.scratch = ctx.Take<int32_t>(DispatchPlanScratch(plan));
+  for (const void* const p :
+       {logits.data, weight.data, expert.data, slot_row.data, row_slot.data,
+        static_cast<void*>(plan.scratch)}) {
+    if (p == nullptr) return cudaErrorMemoryAllocation;
+  }
+  cudaError_t e = NormRows(ctx, h, ctx.in(kGain), ctx.Float("eps"), x);
+  if (e == cudaSuccess) {
+    e = RunPart(ctx, RunMatMul, {x, ctx.in(kGate)}, logits,
+                OneAttribute("transpose_rhs", 1));
+  }
+  if (e == cudaSuccess) {
+    e = ctx.Int("softmax") != 0 ? RunPart(ctx, RunMaskedSoftmax, {logits, none},
+                                          logits, UnitScale())
+                                : RunPart(ctx, RunSigmoid, {logits}, logits);
+  }
+  if (e == cudaSuccess) {
+    e = RunPart(ctx, RunTopKSelect,
+                {logits, ctx.has(kBias) ? ctx.in(kBias) : none}, expert,
+                *ctx.attrs);
+  }
+  if (e == cudaSuccess) {
+    e = RunPart(ctx, RunSelectedWeight, {logits, expert}, weight, *ctx.attrs);
+  }
+  if (e != cudaSuccess) return e;
+  plan.expert = expert.as<int32_t>();
+  plan.row_slot = row_slot.as<int32_t>();
+  plan.slot_row = slot_row.as<int32_t>();
+  plan.offset = ctx.out(kOffset).as<int32_t>();
+  plan.rows = ctx.out(kRows).as<int32_t>();
+  plan.fault = ctx.fault;
+  e = PlanDispatch(plan, ctx.stream);
+  if (e == cudaSuccess) {
+    e = RunPart(ctx, RunExpertsResidual,
+                {x, row_slot, slot_row, ctx.out(kOffset), weight,
+                 ctx.in(kGateUp), ctx.in(kDown), h},
+                ctx.out(kY));
+  }
+  if (e != cudaSuccess || !ctx.has(kSharedUp)) return e;
+  return AddShared(ctx, x);
+}
+
+// --- NormMlp ---
+
+enum MlpInput {
+  kMlpH,
+  kMlpGain,
+  kMlpGateUp,
+  kMlpDown,
+  kMlpUpBias,
+  kMlpDownBias
+};
+
+bool IsFewMlp(const KernelContext& ctx) {
+  const Operand& h = ctx.in(kMlpH);
+  const Operand& up = ctx.in(kMlpGateUp);
+  const Operand& down = ctx.in(kMlpDown);
+  return ctx.precision == Precision::kBf16 && up.element_size == 2 &&
+         down.element_size == 2 && !ctx.has(kMlpUpBias) &&
+         HasFewRows(h.dim(0), h.dim(1), up.dim(0)) &&
+         HasFewRows(h.dim(0), down.dim(1), down.dim(0));
+}
+
+cudaError_t RunFewMlp(const KernelContext& ctx) {
+  const Operand& h = ctx.in(kMlpH);
+  const Operand& down = ctx.in(kMlpDown);
+  auto* const hidden = ctx.Take<float>(h.dim(0) * down.dim(1));
+  if (hidden == nullptr) return cudaErrorMemoryAllocation;
+  FewRowsArgs a;
+  a.tokens = h.rows();
+  a.k = a.pitch = h.dim(1);
+  a.x = h.as<float>();
+  a.gain = ctx.in(kMlpGain).as<float>();
+  a.eps = ctx.Float("eps");
+  a.product[0].w = ctx.in(kMlpGateUp).as<__nv_bfloat16>();
+  a.product[0].n = ctx.in(kMlpGateUp).dim(0);
+  a.product[0].y = hidden;
+  a.product[0].swiglu = true;
+  if (const cudaError_t e = FewRowsProducts(a, ctx.stream); e) return e;
+  FewRowsArgs b;
+  b.tokens = h.rows();
+  b.k = b.pitch = down.dim(1);
+  b.x = hidden;
+  b.product[0].w = down.as<__nv_bfloat16>();
+  b.product[0].n = down.dim(0);
+  b.product[0].y = ctx.out(0).as<float>();
+  b.product[0].add = h.as<float>();
+  return FewRowsProducts(b, ctx.stream);
+}
+
+cudaError_t RunNormMlp(const KernelContext& ctx) {
+  const Operand& h = ctx.in(kMlpH);
+  if (h.dim(0) == 0) return cudaSuccess;
+  if (IsFewMlp(ctx)) return RunFewMlp(ctx);
+  const Extent t = h.rows();
+  const int64_t d = h.dim(1), width = ctx.in(kMlpDown).dim(1);
+  const Operand x = TakeMatrix(ctx, t, d);
+  const Operand both = TakeMatrix(ctx, t, 2 * width);
+  const Operand hidden = TakeMatrix(ctx, t, width);
+  for (const Operand& part : {x, both, hidden}) {
+    if (part.data == nullptr) return cudaErrorMemoryAllocation;
+  }
+  const OneAttribute linear("transpose_rhs", 1);
+  cudaError_t e = NormRows(ctx, h, ctx.in(kMlpGain), ctx.Float("eps"), x);
+  if (e == cudaSuccess) {
+    e = RunPart(ctx, RunMatMul, {x, ctx.in(kMlpGateUp)}, both, linear);
+  }
+  if (e == cudaSuccess && ctx.has(kMlpUpBias)) {
+    e = RunPart(ctx, RunAddBias, {both, ctx.in(kMlpUpBias)}, both);
+  }
+  if (e == cudaSuccess) e = RunPart(ctx, RunSwiGlu, {both}, hidden);
+  if (e == cudaSuccess) {
+    e = RunPart(ctx, RunMatMul, {hidden, ctx.in(kMlpDown)}, x, linear);
+  }
+  if (e == cudaSuccess && ctx.has(kMlpDownBias)) {
+    e = RunPart(ctx, RunAddBias, {x, ctx.in(kMlpDownBias)}, x);
+  }
+  if (e != cudaSuccess) return e;
+  return RunPart(ctx, RunAdd, {h, x}, ctx.out(0));
+}
+
+}  // namespace
+
+void RegisterRoutedExpertsKernels(KernelRegistry& kernels) {
+  kernels.Register("RoutedExperts", RunRoutedExperts);
+  kernels.Register("NormMlp", RunNormMlp);
+}
+
+}  // namespace strata::gpu

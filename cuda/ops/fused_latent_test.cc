@@ -1,0 +1,188 @@
+#include "core/ops/fused_latent.h"
+
+#include <algorithm>
+#include <cstdint>
+#include <numeric>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "core/graph/builder.h"
+#include "core/ops/fused_attention.h"
+#include "core/ops/rope.h"
+#include "core/tensor/bfloat16.h"
+#include "core/testing/status_matchers.h"
+#include "cuda/testing/both_backends.h"
+#include "cuda/testing/test_inputs.h"
+#include "gtest/gtest.h"
+
+namespace strata::gpu {
+namespace {
+
+// One sequence whose last tokens are given; weights are BF16.
+struct Latents {
+  const char* name;
+  int64_t tokens, context;  // Rows of the cache that came before.
+  int64_t d, heads, nope, rope, value, rank;
+  int64_t q_rank = 0;  // 0: queries straight from x.
+  bool interleaved = false, bias = false;
+  int64_t window = 0;
+};
+std::string LatentsName(const testing::TestParamInfo<Latents>& info) {
+  return info.param.name;
+}
+
+constexpr int64_t kBlockSize = 16;
+
+class FusedLatentTest : public DeviceTest<Latents> {
+ protected:
+  static ValueId Narrow(GraphBuilder& b, const std::string& name, int64_t rows,
+                        int64_t columns) {
+    return b.Input(name, DType::kBF16, {Static(rows), Static(columns)});
+  }
+  static ValueId Vector(GraphBuilder& b, const std::string& name, int64_t n) {
+    return b.Input(name, DType::kF32, {Static(n)});
+  }
+  static int64_t Slots(const Latents& p) {
+    return (p.context + p.tokens + kBlockSize) / kBlockSize * kBlockSize;
+  }
+
+  static std::vector<ValueId> Build(GraphBuilder& b, const Latents& p) {
+    const Dim t = Tokens(b, p.tokens);
+    const int64_t width = p.rank + p.rope;
+    const ValueId position = b.Input("position", DType::kI32, {t});
+    RopeOptions turn;
+    turn.rotary_dim = p.rope;
+    const std::vector<ValueId> table =
+        b.Add(kRopeTable, {position}, RopeTableAttrs(turn, DType::kF32));
+    LatentQkvOptions options;
+    options.num_heads = p.heads;
+    options.nope = p.nope;
+    options.rope = p.rope;
+    options.value = p.value;
+    options.eps = options.q_eps = options.kv_eps = 1e-6;
+    options.interleaved = p.interleaved;
+    const ValueId x = FloatInput(b, "x", t, p.d);
+    const ValueId kv_b = b.Parameter(
+        "kv_b", {Static(p.heads * (p.nope + p.value)), Static(p.rank)});
+    const bool down = p.q_rank > 0;
+    const ValueId cache =
+        b.State("cache", DType::kF32, {Static(Slots(p)), Static(width)});
+    const ValueId q = b.Add(
+        kLatentQkv,
+        {x, Vector(b, "gain", p.d),
+         down ? Narrow(b, "wq_down", p.q_rank, p.d) : kNone,
+         down && p.bias ? Vector(b, "bq_down", p.q_rank) : kNone,
+         down ? Vector(b, "q_gain", p.q_rank) : kNone,
+         Narrow(b, "wq", p.heads * (p.nope + p.rope), down ? p.q_rank : p.d),
+         Narrow(b, "wkv", width, p.d), p.bias ? Vector(b, "bkv", width) : kNone,
+         Vector(b, "kv_gain", p.rank), kv_b, table[0], table[1], cache,
+         b.Input("row", DType::kI32, {t})},
+        LatentQkvAttrs(options))[0];
+    b.Output("q", q);
+
+    const ValueId h = FloatInput(b, "h", t, p.d);
+    const ValueId w = Narrow(b, "w", p.d, p.heads * p.value);
+    const ValueId bias = p.bias ? Vector(b, "bias", p.d) : kNone;
+    const auto attend = [&](const OpDef& op, std::vector<ValueId> inputs,
+                            int64_t in_place) {
+      for (const ValueId input : {h, w, bias, kv_b}) inputs.push_back(input);
+      return b.Add(op, inputs,
+                   {{"num_heads", p.heads},
+                    {"num_kv_heads", int64_t{1}},
+                    {"scale", 0.05},
+                    {"window", p.window},
+                    {"block_size", kBlockSize},
+                    {"rank", p.rank},
+                    {"nope", p.nope},
+                    {"rope", p.rope},
+                    {"value", p.value},
+                    {"in_place", in_place}})[0];
+    };
+    b.Output("rows", attend(kCachedLatentAttendProject,
+                            {q, cache, b.Input("first_row", DType::kI32, {t}),
+                             position},
+                            /*in_place=*/4));
+    b.Output("paged",
+             attend(kPagedLatentAttendProject,
+                    {q, cache,
+                     b.Input("table", DType::kI32,
+                             {Static(1), Static(Slots(p) / kBlockSize)}),
+                     b.Input("sequence", DType::kI32, {t}), position},
+                    /*in_place=*/5));
+    return {};
+  }
+
+  static FillFn Inputs(const Latents& p) {
+    return WithRows(
+        p.tokens, [p](const std::string& name, const TensorView& view) {
+          if (view.dtype == DType::kBF16) {
+            auto* const to = static_cast<BFloat16*>(view.data);
+            for (int64_t i = 0; i < view.num_elements(); ++i) {
+              to[i] = RoundToBFloat16(0.001f * ((i * 37 + i / 41) % 201 - 100));
+            }
+            return true;
+          }
+          if (name == "kv_b") {
+            float* const to = view.as<float>();
+            for (int64_t i = 0; i < view.num_elements(); ++i) {
+              to[i] = 0.001f * ((i * 53 + i / 29) % 173 - 86);
+            }
+            return true;
+          }
+          if (name != "position" && name != "row" && name != "table")
+            return false;
+          std::vector<int32_t> rows(view.num_elements());
+          std::iota(rows.begin(), rows.end(),
+                    name == "table" ? 0 : static_cast<int32_t>(p.context));
+          // Tokens beyond the count go nowhere.
+          if (name != "table") {
+            for (int32_t& row : rows) {
+              row = std::min(row, static_cast<int32_t>(Slots(p) - 1));
+            }
+          }
+          return FillInts(view, rows);
+        });
+  }
+};
+
+TEST_P(FusedLatentTest, AgreesWithTheCpu) {
+  const Latents& p = GetParam();
+  EXPECT_THAT(
+      CompareBackends(
+          [&](GraphBuilder& b) { return Build(b, p); },
+          {256. + 4. * (p.d + p.rank + p.q_rank) + p.context, Inputs(p)}),
+      IsOk());
+}
+
+TEST_P(FusedLatentTest, RoundedOperandsStayWithinTheirRounding) {
+  const Latents& p = GetParam();
+  EXPECT_THAT(CompareBackends(
+                  [&](GraphBuilder& b) { return Build(b, p); },
+                  {/*roundings=*/16, Inputs(p), /*seed=*/1, Precision::kBf16}),
+              IsOk());
+}
+
+// Latents of 512 and 64 columns are attended to in the tensor cores: keys about
+// a tile's 64, pieces, heads about a block's 64. Up to 8 tokens have kernels of
+// their own for the rest, where widths allow it.
+INSTANTIATE_TEST_SUITE_P(
+    Cases, FusedLatentTest,
+    testing::Values(
+        Latents{"one", 1, 0, 256, 16, 128, 64, 128, 512},
+        Latents{"one_of_many", 1, 700, 512, 16, 128, 64, 128, 512, 0, true},
+        Latents{"three", 3, 61, 256, 4, 32, 64, 32, 512, 0, true},
+        Latents{"eight", 8, 250, 256, 16, 64, 64, 64, 512},
+        Latents{"nine", 9, 55, 256, 16, 64, 64, 64, 512},
+        Latents{"many_heads", 2, 127, 256, 80, 32, 64, 16, 512},
+        Latents{"heads_of_a_block", 5, 63, 256, 64, 32, 64, 16, 512},
+        Latents{"window", 4, 300, 256, 16, 32, 64, 16, 512, 0, false, false,
+                100},
+        Latents{"many_tokens", 150, 20, 256, 4, 32, 64, 16, 512},
+        Latents{"down", 3, 30, 256, 4, 32, 64, 16, 512, 96, true, true},
+        Latents{"plain", 5, 40, 72, 3, 20, 8, 10, 24, 0, false, true},
+        Latents{"plain_many", 70, 10, 72, 3, 20, 8, 10, 24, 36}),
+    LatentsName);
+
+}  // namespace
+}  // namespace strata::gpu
