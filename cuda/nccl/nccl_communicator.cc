@@ -23,6 +23,8 @@
 #include "cuda/nccl/nccl_group.h"
 #include "cuda/nccl/nccl_library.h"
 #include "cuda/nccl/nccl_sender.h"
+#include "cuda/nccl/peer_table.h"
+#include "cuda/nccl/peer_window.h"
 #include "cuda/nccl/staging.h"
 #include "cuda/runtime/status.h"
 #include "cuda_runtime_api.h"
@@ -94,6 +96,36 @@ class NcclRanks : public NcclCommunicator {
       }
       return result;
     });
+  }
+
+  absl::Status EnqueueBroadcast(absl::Span<const Payload> states, int root,
+                                cudaStream_t stream) override {
+    RETURN_IF_ERROR(CheckRank(*this, "broadcast", root));
+    return Enqueue("broadcast", [&](ncclComm_t comm) {
+      ncclResult_t result = ncclSuccess;
+      for (const Payload& state : states) {
+        result = First(
+            result, nccl_.broadcast(state.data, state.data, state.num_bytes(),
+                                    ncclInt8, root, comm, stream));
+      }
+      return result;
+    });
+  }
+
+  absl::Status EnqueueAllGather(const Payload& in, const Payload& out,
+                                cudaStream_t stream) override {
+    return Enqueue("all_gather", [&](ncclComm_t comm) {
+      return nccl_.all_gather(in.data, out.data, in.num_bytes(), ncclInt8, comm,
+                              stream);
+    });
+  }
+
+  absl::StatusOr<Peers> PeersFor(int64_t piece_bytes) override {
+    if (window_ == nullptr) {
+      ASSIGN_OR_RETURN(window_, PeerWindow::Open(host_, device_, timeout_));
+    }
+    RETURN_IF_ERROR(window_->Reserve(piece_bytes));
+    return window_->peers();
   }
 
   absl::Status AllGather(const Payload& in, absl::Span<const int64_t> counts,
@@ -320,6 +352,7 @@ class NcclRanks : public NcclCommunicator {
   const absl::Duration timeout_;
   Staging in_, out_;
   std::unique_ptr<NcclGroup> group_;
+  std::unique_ptr<PeerWindow> window_;  // Null until it is asked for.
   std::map<int, std::unique_ptr<NcclSender>> senders_;
   std::map<int, std::unique_ptr<NcclGroup>> receivers_;
   std::deque<std::vector<char>> to_self_;

@@ -15,12 +15,14 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
+#include "absl/time/time.h"
 #include "core/base/status_macros.h"
 #include "core/graph/attrs.h"
 #include "core/graph/op_def.h"
 #include "core/runtime/kernel_registry.h"
 #include "core/tensor/dtype.h"
 #include "cuda/runtime/cuda_backend.h"
+#include "cuda/runtime/peer_fault.h"
 #include "cuda/runtime/status.h"
 #include "cuda_runtime_api.h"
 
@@ -397,10 +399,17 @@ absl::Status CudaExecutable::FaultStatus(const Fault& fault) const {
                                            what, " ", fault.place, " ", is, " ",
                                            fault.value, "; want ", want)));
   };
+  const auto kind = static_cast<FaultKind>(fault.kind);
+  if (kind == kLatePeer) {
+    return At(graph_.node(fault.node),
+              absl::DeadlineExceededError(absl::StrCat(
+                  "rank ", fault.place, " of its group has not come in ",
+                  absl::FormatDuration(absl::Milliseconds(fault.limit)))));
+  }
   const std::string below = absl::StrCat("0 to ", fault.limit - 1);
   const std::string or_none = absl::StrCat("-1 to ", fault.limit - 1);
   const std::string rising = absl::StrCat("rising, to ", fault.limit);
-  switch (static_cast<FaultKind>(fault.kind)) {
+  switch (kind) {
     case FaultKind::kNone:
       return absl::OkStatus();
     case FaultKind::kTokenId:
