@@ -35,6 +35,10 @@ namespace {
 
 // A message's copy needs few of the GPU's blocks: others run beside it.
 constexpr int kMessageBlocks = 8;
+// Messages up to this size go by the host, which is asked about the size of
+// each anyway: a call of NCCL, and a thread that waits for it, would take
+// longer.
+constexpr int64_t kHostMessageBytes = 4096;
 
 ncclDataType_t TypeOf(DType dtype) {
   return dtype == DType::kF32   ? ncclFloat32
@@ -224,8 +228,8 @@ class NcclRanks : public NcclCommunicator {
     return group_->Wait("broadcast");
   }
 
-  // The size goes by the host: a rank that does not come, or sends another
-  // size, is found out before the GPU waits.
+  // The size goes by the host, first: a rank that does not come, or sends
+  // another size, is found out before the GPU waits.
   absl::Status Send(const Payload& data, int to) override {
     RETURN_IF_ERROR(broken_);
     RETURN_IF_ERROR(CheckRank(*this, "send", to));
@@ -236,6 +240,14 @@ class NcclRanks : public NcclCommunicator {
           cudaMemcpy(copy.data(), data.data, num_bytes, cudaMemcpyDefault)));
       to_self_.push_back(std::move(copy));
       return absl::OkStatus();
+    }
+    RETURN_IF_ERROR(host_.Send(PayloadOf(absl::MakeSpan(&num_bytes, 1)), to));
+    if (num_bytes == 0) return absl::OkStatus();
+    if (num_bytes <= kHostMessageBytes) {
+      std::vector<uint8_t> copy(num_bytes);
+      RETURN_IF_ERROR(ToStatus(
+          cudaMemcpy(copy.data(), data.data, num_bytes, cudaMemcpyDefault)));
+      return host_.Send(PayloadOf(absl::MakeSpan(copy)), to);
     }
     std::unique_ptr<NcclSender>& sender = senders_[to];
     if (sender == nullptr) {
@@ -249,8 +261,6 @@ class NcclRanks : public NcclCommunicator {
           },
           nccl_);
     }
-    RETURN_IF_ERROR(host_.Send(PayloadOf(absl::MakeSpan(&num_bytes, 1)), to));
-    if (num_bytes == 0) return absl::OkStatus();
     return sender->Send(data.data, num_bytes);
   }
 
@@ -258,12 +268,6 @@ class NcclRanks : public NcclCommunicator {
     RETURN_IF_ERROR(broken_);
     RETURN_IF_ERROR(CheckRank(*this, "receive", from));
     if (from == rank()) return ReceiveFromSelf(data);
-    std::unique_ptr<NcclGroup>& receiver = receivers_[from];
-    if (receiver == nullptr) {
-      ncclUniqueId id;
-      RETURN_IF_ERROR(host_.Receive(PayloadOf(Bytes(id)), from));
-      ASSIGN_OR_RETURN(receiver, NcclGroup::Join(nccl_, id, PairOptions(1)));
-    }
     int64_t num_bytes = 0;
     RETURN_IF_ERROR(
         host_.Receive(PayloadOf(absl::MakeSpan(&num_bytes, 1)), from));
@@ -271,6 +275,18 @@ class NcclRanks : public NcclCommunicator {
       return broken_ = SizeError(*this, from, num_bytes, data);
     }
     if (num_bytes == 0) return absl::OkStatus();
+    if (num_bytes <= kHostMessageBytes) {
+      std::vector<uint8_t> copy(num_bytes);
+      RETURN_IF_ERROR(host_.Receive(PayloadOf(absl::MakeSpan(copy)), from));
+      return ToStatus(
+          cudaMemcpy(data.data, copy.data(), num_bytes, cudaMemcpyDefault));
+    }
+    std::unique_ptr<NcclGroup>& receiver = receivers_[from];
+    if (receiver == nullptr) {
+      ncclUniqueId id;
+      RETURN_IF_ERROR(host_.Receive(PayloadOf(Bytes(id)), from));
+      ASSIGN_OR_RETURN(receiver, NcclGroup::Join(nccl_, id, PairOptions(1)));
+    }
     ASSIGN_OR_RETURN(char* const to, out_.Room(data));
     RETURN_IF_ERROR(receiver->Enqueue("receive", [&](ncclComm_t comm) {
       return nccl_.recv(to, num_bytes, ncclInt8, /*peer=*/0, comm,
