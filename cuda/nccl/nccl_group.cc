@@ -14,6 +14,7 @@
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "core/base/status_macros.h"
+#include "core/parallel/pulse.h"
 #include "cuda/nccl/nccl_library.h"
 #include "cuda/runtime/status.h"
 #include "cuda_runtime_api.h"
@@ -26,6 +27,7 @@ namespace {
 // at once: most waits are shorter than a sleep.
 bool Poll(absl::Time end, const std::function<bool()>& done) {
   for (int64_t turns = 0; !done(); ++turns) {
+    BeatPulse();
     if (turns > 2000) usleep(20);
     if (turns % 64 == 63 && absl::Now() > end) return false;
   }
@@ -114,7 +116,8 @@ absl::Status NcclGroup::Wait(absl::string_view what) {
 absl::Status NcclGroup::Late(absl::string_view what) {
   return Break(absl::DeadlineExceededError(absl::StrCat(
       options_.name, ": ", what, ": the other ranks have not come in ",
-      absl::FormatDuration(options_.timeout))));
+      absl::FormatDuration(options_.timeout),
+      SilentRanks(options_.timeout / 2))));
 }
 
 absl::Status NcclGroup::Break(const absl::Status& status) {
