@@ -110,14 +110,16 @@ absl::StatusOr<RowExchangeArgs> RowsOf(const KernelContext& ctx,
   ASSIGN_OR_RETURN(const Group group, GroupOfItsSize(ctx));
   RowExchangeArgs args;
   args.experts = static_cast<int>(ctx.in(kCount).dim(1));
-  args.row_bytes = home.columns() * home.element_size;
-  ASSIGN_OR_RETURN(args.peers,
-                   group.gpus->PeersFor(home.dim(0) * args.row_bytes));
+  args.columns = home.columns();
+  // Products would round the rows; what comes back is rounded for the way only.
+  args.rounded = ctx.precision == Precision::kBf16;
+  ASSIGN_OR_RETURN(args.peers, group.gpus->PeersFor(home.max_elements() *
+                                                    SentBytes(args.rounded)));
   args.peers.fault = ctx.fault;
   args.home_offset = ctx.in(kOffset).as<int32_t>();
   args.count = ctx.in(kCount).as<int32_t>();
-  args.from = ctx.in(0).as<char>();
-  args.to = ctx.out(0).as<char>();
+  args.from = ctx.in(0).as<float>();
+  args.to = ctx.out(0).as<float>();
   return args;
 }
 

@@ -331,6 +331,9 @@ class NcclRanks : public NcclCommunicator {
   NcclGroup::Options PairOptions(int rank) const {
     NcclGroup::Options options = OptionsOf(2, rank);
     options.max_blocks = kMessageBlocks;
+    // Of two ranks each has a group to send and one to receive, which the other
+    // has the other way about.
+    options.ends_alone = true;
     return options;
   }
 

@@ -51,7 +51,9 @@ absl::StatusOr<std::unique_ptr<NcclGroup>> NcclGroup::Join(
 }
 
 NcclGroup::~NcclGroup() {
-  if (comm_ != nullptr) {
+  if (comm_ != nullptr && options_.ends_alone) {
+    nccl_.comm_abort(comm_);
+  } else if (comm_ != nullptr) {
     // Ends together with the others where that goes well.
     if (Settle("leaving", nccl_.comm_finalize(comm_)).ok()) {
       nccl_.comm_destroy(comm_);

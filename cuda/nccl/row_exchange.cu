@@ -4,6 +4,7 @@
 #include "cuda/nccl/peer_table.h"
 #include "cuda/nccl/row_exchange.h"
 #include "cuda/runtime/peer_fault.h"
+#include "cuda_bf16.h"
 
 namespace strata::gpu {
 namespace {
@@ -119,33 +120,110 @@ __global__ void __launch_bounds__(kMaxOwnedExperts)
 
 // --- Rows ---
 
-// Copies what all blocks of a grid's row share out: whole rows of a segment.
-__device__ void CopyBytes(char* to, const char* from, int64_t num_bytes) {
-  const int64_t first = int64_t{blockIdx.x} * kThreads + threadIdx.x;
+// Does n elements of a segment, shared out over the blocks of a grid's row: in
+// groups of kWidth that `load` and `store` take by their number where they are
+// aligned, several on their way at once, else by `one` each.
+template <int kWidth, typename Load, typename Store, typename One>
+__device__ __forceinline__ void ForElements(int64_t n, bool aligned,
+                                            const Load& load,
+                                            const Store& store,
+                                            const One& one) {
+  int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x;
   const int64_t stride = int64_t{gridDim.x} * kThreads;
-  const auto bits = reinterpret_cast<uintptr_t>(to) |
-                    reinterpret_cast<uintptr_t>(from) |
-                    static_cast<uintptr_t>(num_bytes);
-  if (bits % sizeof(uint4) != 0) {
-    const int64_t n = num_bytes / static_cast<int64_t>(sizeof(uint32_t));
-    for (int64_t i = first; i < n; i += stride) {
-      reinterpret_cast<uint32_t*>(to)[i] =
-          reinterpret_cast<const uint32_t*>(from)[i];
-    }
+  if (!aligned || n % kWidth != 0) {
+    for (; i < n; i += stride) one(i);
     return;
   }
-  auto* const out = reinterpret_cast<uint4*>(to);
-  const auto* const in = reinterpret_cast<const uint4*>(from);
-  const int64_t n = num_bytes / static_cast<int64_t>(sizeof(uint4));
-  int64_t i = first;
-  for (; i + (kUnroll - 1) * stride < n; i += kUnroll * stride) {
-    uint4 part[kUnroll];
+  const int64_t groups = n / kWidth;
+  for (; i + (kUnroll - 1) * stride < groups; i += kUnroll * stride) {
+    decltype(load(0)) group[kUnroll];
 #pragma unroll
-    for (int u = 0; u < kUnroll; ++u) part[u] = in[i + u * stride];
+    for (int u = 0; u < kUnroll; ++u) group[u] = load(i + u * stride);
 #pragma unroll
-    for (int u = 0; u < kUnroll; ++u) out[i + u * stride] = part[u];
+    for (int u = 0; u < kUnroll; ++u) store(i + u * stride, group[u]);
   }
-  for (; i < n; i += stride) out[i] = in[i];
+  for (; i < groups; i += stride) store(i, load(i));
+}
+
+__device__ __forceinline__ bool AreAligned(const void* a, const void* b) {
+  return ((reinterpret_cast<uintptr_t>(a) | reinterpret_cast<uintptr_t>(b)) %
+          sizeof(uint4)) == 0;
+}
+
+// Eight floats, or as many of BF16.
+struct Floats {
+  float4 low, high;
+};
+union Rounded {
+  uint4 bits;
+  __nv_bfloat162 pair[4];
+};
+
+// To and from a window, n elements; or between arrays.
+__device__ void CopyElements(float* to, const float* from, int64_t n) {
+  ForElements<4>(
+      n, AreAligned(to, from),
+      [=](int64_t i) { return reinterpret_cast<const float4*>(from)[i]; },
+      [=](int64_t i, float4 group) {
+        reinterpret_cast<float4*>(to)[i] = group;
+      },
+      [=](int64_t i) { to[i] = from[i]; });
+}
+
+__device__ void RoundElements(__nv_bfloat16* to, const float* from, int64_t n) {
+  ForElements<8>(
+      n, AreAligned(to, from),
+      [=](int64_t i) {
+        const auto* const group = reinterpret_cast<const float4*>(from) + 2 * i;
+        return Floats{group[0], group[1]};
+      },
+      [=](int64_t i, const Floats& x) {
+        Rounded rounded;
+        rounded.pair[0] = __floats2bfloat162_rn(x.low.x, x.low.y);
+        rounded.pair[1] = __floats2bfloat162_rn(x.low.z, x.low.w);
+        rounded.pair[2] = __floats2bfloat162_rn(x.high.x, x.high.y);
+        rounded.pair[3] = __floats2bfloat162_rn(x.high.z, x.high.w);
+        reinterpret_cast<uint4*>(to)[i] = rounded.bits;
+      },
+      [=](int64_t i) { to[i] = __float2bfloat16_rn(from[i]); });
+}
+
+__device__ void WidenElements(float* to, const __nv_bfloat16* from, int64_t n) {
+  ForElements<8>(
+      n, AreAligned(to, from),
+      [=](int64_t i) { return reinterpret_cast<const uint4*>(from)[i]; },
+      [=](int64_t i, uint4 bits) {
+        Rounded rounded;
+        rounded.bits = bits;
+        const float2 a = __bfloat1622float2(rounded.pair[0]);
+        const float2 b = __bfloat1622float2(rounded.pair[1]);
+        const float2 c = __bfloat1622float2(rounded.pair[2]);
+        const float2 d = __bfloat1622float2(rounded.pair[3]);
+        reinterpret_cast<float4*>(to)[2 * i] = {a.x, a.y, b.x, b.y};
+        reinterpret_cast<float4*>(to)[2 * i + 1] = {c.x, c.y, d.x, d.y};
+      },
+      [=](int64_t i) { to[i] = __bfloat162float(from[i]); });
+}
+
+// `rows` rows to, or from, row `row` of a piece.
+__device__ void PushRows(const RowExchangeArgs& args, char* piece, int64_t row,
+                         const float* from, int64_t rows) {
+  const int64_t at = row * args.columns, n = rows * args.columns;
+  if (args.rounded) {
+    RoundElements(reinterpret_cast<__nv_bfloat16*>(piece) + at, from, n);
+  } else {
+    CopyElements(reinterpret_cast<float*>(piece) + at, from, n);
+  }
+}
+
+__device__ void TakeRows(const RowExchangeArgs& args, float* to,
+                         const char* piece, int64_t row, int64_t rows) {
+  const int64_t at = row * args.columns, n = rows * args.columns;
+  if (args.rounded) {
+    WidenElements(to, reinterpret_cast<const __nv_bfloat16*>(piece) + at, n);
+  } else {
+    CopyElements(to, reinterpret_cast<const float*>(piece) + at, n);
+  }
 }
 
 // Where the rows of sender r for owned expert e begin at the owner.
@@ -206,9 +284,8 @@ __global__ void __launch_bounds__(kThreads)
   if (owner != peers.rank) {
     const int64_t begin = args.home_offset[owner * args.experts];
     const int64_t end = args.home_offset[(owner + 1) * args.experts];
-    CopyBytes(PieceOf(peers, owner, peers.rank, turn),
-              args.from + begin * args.row_bytes,
-              (end - begin) * args.row_bytes);
+    PushRows(args, PieceOf(peers, owner, peers.rank, turn), /*row=*/0,
+             args.from + begin * args.columns, end - begin);
   }
   EndPush(peers, turn);
 }
@@ -223,10 +300,8 @@ __global__ void __launch_bounds__(kThreads)
   if (home != peers.rank && rows > 0) {
     const Segment segment =
         SegmentOf(args, home, static_cast<int>(blockIdx.y) % args.experts);
-    CopyBytes(PieceOf(peers, home, peers.rank, turn) +
-                  segment.in_piece * args.row_bytes,
-              args.from + segment.grouped * args.row_bytes,
-              rows * args.row_bytes);
+    PushRows(args, PieceOf(peers, home, peers.rank, turn), segment.in_piece,
+             args.from + segment.grouped * args.columns, rows);
   }
   EndPush(peers, turn);
 }
@@ -245,14 +320,14 @@ __global__ void __launch_bounds__(kThreads)
   const int64_t rows = args.count[blockIdx.y];
   if (rows == 0) return;
   const Segment segment = SegmentOf(args, sender, e);
+  float* const to = args.to + segment.grouped * args.columns;
+  if (sender != peers.rank) {
+    TakeRows(args, to, PieceOf(peers, peers.rank, sender, peers.table->turn),
+             segment.in_piece, rows);
+    return;
+  }
   const int64_t at_home = args.home_offset[sender * args.experts + e];
-  const char* const from =
-      sender == peers.rank
-          ? args.from + at_home * args.row_bytes
-          : PieceOf(peers, peers.rank, sender, peers.table->turn) +
-                segment.in_piece * args.row_bytes;
-  CopyBytes(args.to + segment.grouped * args.row_bytes, from,
-            rows * args.row_bytes);
+  CopyElements(to, args.from + at_home * args.columns, rows * args.columns);
 }
 
 // blockIdx.y is an expert of all.
@@ -263,15 +338,16 @@ __global__ void __launch_bounds__(kThreads)
   const int64_t begin = args.home_offset[blockIdx.y];
   const int64_t rows = args.home_offset[blockIdx.y + 1] - begin;
   if (rows == 0) return;
-  const char* from;
-  if (owner == peers.rank) {
-    const int e = static_cast<int>(blockIdx.y) % args.experts;
-    from = args.from + SegmentOf(args, peers.rank, e).grouped * args.row_bytes;
-  } else {
-    from = PieceOf(peers, peers.rank, owner, peers.table->turn) +
-           (begin - args.home_offset[owner * args.experts]) * args.row_bytes;
+  float* const to = args.to + begin * args.columns;
+  if (owner != peers.rank) {
+    TakeRows(args, to, PieceOf(peers, peers.rank, owner, peers.table->turn),
+             begin - args.home_offset[owner * args.experts], rows);
+    return;
   }
-  CopyBytes(args.to + begin * args.row_bytes, from, rows * args.row_bytes);
+  const Segment segment =
+      SegmentOf(args, peers.rank, static_cast<int>(blockIdx.y) % args.experts);
+  CopyElements(to, args.from + segment.grouped * args.columns,
+               rows * args.columns);
 }
 
 dim3 GridFor(int segments) {

@@ -42,15 +42,19 @@ cudaError_t ExchangePlans(const PlanExchangeArgs& args, cudaStream_t stream);
 
 struct RowExchangeArgs {
   Peers peers;
-  int experts = 0;                       // Of an owner.
-  int64_t row_bytes = 0;                 // A multiple of 4.
+  int experts = 0;  // Of an owner.
+  int64_t columns = 0;
+  bool rounded = false;                  // Rows go as BF16; own rows stay F32.
   const int32_t* home_offset = nullptr;  // [ranks * experts + 1]
   const int32_t* count = nullptr;        // [ranks, experts]
-  const char* from = nullptr;
-  char* to = nullptr;
+  const float* from = nullptr;           // [rows, columns], at home or at the
+  float* to = nullptr;                   // owner; and where they go
 };
 
-// Pieces are of as many bytes as `from`, or `to`, at home may have.
+// Bytes of an element that is on its way.
+inline int64_t SentBytes(bool rounded) { return rounded ? 2 : 4; }
+
+// Pieces are of as many elements as `from`, or `to`, at home may have.
 cudaError_t SendRowsToOwners(const RowExchangeArgs& args, cudaStream_t stream);
 cudaError_t ReturnRowsHome(const RowExchangeArgs& args, cudaStream_t stream);
 

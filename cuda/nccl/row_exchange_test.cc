@@ -1,5 +1,6 @@
 #include "cuda/nccl/row_exchange.h"
 
+#include <cmath>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -200,8 +201,8 @@ class RowExchangeTest : public ::testing::Test {
     ASSERT_EQ(cudaGetDeviceCount(&num_gpus_), cudaSuccess);
   }
 
-  // Runs `body` on `n` ranks, each with the program on a GPU; ranks share GPUs
-  // where there are fewer.
+  // Runs `body` on each rank, with the program on a GPU; ranks share GPUs where
+  // there are fewer.
   void OnRanks(const Shape& shape, absl::Duration timeout,
                const std::function<void(Program&, Communicator&)>& body) {
     const auto hosts = ThreadCommunicators(shape.ranks, absl::Seconds(60));
@@ -210,6 +211,7 @@ class RowExchangeTest : public ::testing::Test {
       threads.emplace_back([&, host = host.get()] {
         CudaOptions options;
         options.device = host->rank() % num_gpus_;
+        options.precision = precision_;
         ASSERT_EQ(cudaSetDevice(options.device), cudaSuccess);
         ThreadsWithWindows world(*host, nullptr, options.device, timeout);
         const auto mesh = Mesh::Create(world, {/*dp=*/1, shape.ranks, 1});
@@ -258,6 +260,7 @@ class RowExchangeTest : public ::testing::Test {
   }
 
   int num_gpus_ = 0;
+  Precision precision_ = Precision::kF32;
 };
 
 // One rank first, which loads the kernels: that may wait for what runs.
@@ -273,6 +276,39 @@ TEST_F(RowExchangeTest, ManyRowsToo) {
   ExpectRowsArrive({/*ranks=*/2, /*experts=*/32, /*max_rows=*/1600, 512});
   ExpectRowsArrive({/*ranks=*/4, /*experts=*/32, /*max_rows=*/1600, 520});
   ExpectRowsArrive({/*ranks=*/8, /*experts=*/32, /*max_rows=*/1600, 64});
+}
+
+// Under BF16 other ranks' rows come rounded, to 8 bits: by at most 2^-8 of
+// each, both ways together as once, since what is rounded stays as it is.
+TEST_F(RowExchangeTest, RowsAreRoundedWhereProductsAre) {
+  precision_ = Precision::kBf16;
+  for (const Shape& shape : {Shape{2, 4, 40, 3}, Shape{4, 32, 1600, 520}}) {
+    SCOPED_TRACE(absl::StrCat(shape.columns, " columns"));
+    OnRanks(
+        shape, absl::Seconds(30), [&](Program& program, Communicator& host) {
+          for (int turn = 0; turn < 3; ++turn) {
+            const AtHome home = HomeOf(shape, turn, host.rank());
+            absl::c_copy(home.offset, program.Input("offset").as<int32_t>());
+            absl::c_copy(home.x, program.Input("x").as<float>());
+            *program.Input("rows").as<int32_t>() = home.offset.back();
+
+            ASSERT_THAT(program.Run(), IsOk()) << "turn " << turn;
+
+            constexpr float kRounding = 1.f / 256;
+            const auto is_near = [](float got, float want) {
+              return std::abs(got - want) <= kRounding * std::abs(want);
+            };
+            const AtHome owner = OwnerOf(shape, turn, host.rank());
+            EXPECT_TRUE(absl::c_equal(program.Output("sent").span<float>(),
+                                      owner.x, is_near))
+                << "rank " << host.rank() << ", turn " << turn;
+            EXPECT_TRUE(absl::c_equal(program.Output("returned").span<float>(),
+                                      home.x, is_near))
+                << "rank " << host.rank() << ", turn " << turn;
+            ASSERT_THAT(host.Barrier(), IsOk());
+          }
+        });
+  }
 }
 
 TEST_F(RowExchangeTest, NamesTheRankThatDoesNotCome) {
