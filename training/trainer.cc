@@ -212,12 +212,6 @@ bool Trainer::SumsInGradients() const {
          Place().shape.pp == 1;
 }
 
-Program& Trainer::ProgramOf(int64_t micro_batch) {
-  return last_gradients_ != nullptr && micro_batch == EndMicroBatch() - 1
-             ? *last_gradients_
-             : *gradients_;
-}
-
 absl::Status Trainer::BuildPipeline(StepGraph step) {
   PipelineShape shape;
   shape.kind = options_.schedule;
@@ -332,7 +326,9 @@ absl::Status Trainer::RunMicroBatches(RoutingRecording* recording,
         [&](int m, const Program& forward) { AddMetrics(forward, metrics); });
   }
   for (int64_t m = FirstMicroBatch(); m < EndMicroBatch(); ++m) {
-    Program& gradients = ProgramOf(m);
+    const bool is_last = m == EndMicroBatch() - 1;
+    Program& gradients =
+        is_last && last_gradients_ != nullptr ? *last_gradients_ : *gradients_;
     RETURN_IF_ERROR(FillBatch(m, gradients));
     RETURN_IF_ERROR(gradients.Run());
     AddMetrics(gradients, metrics);

@@ -163,7 +163,6 @@ class Trainer {
   absl::Status BuildGradients();
   absl::StatusOr<StepGraph> GradientGraph(bool sums) const;
   bool SumsInGradients() const;
-  Program& ProgramOf(int64_t micro_batch);
   absl::Status BuildPipeline(StepGraph step);
   absl::Status BuildUpdate();
   absl::Status BuildEvaluation();
