@@ -209,8 +209,9 @@ absl::StatusOr<StepGraph> BuildGradientGraph(
   const std::vector<Seed> seeds = StageSeeds(b, forward, dtype);
   const ValueId keep = b.Input("keep", dtype, {});
   std::set<std::string> sharded;
-  for (const Shard& shard : forward.step.shards)
+  for (const Shard& shard : forward.step.shards) {
     sharded.insert(shard.parameter);
+  }
   const auto sum_over = [&b](absl::string_view group) {
     return Buckets(b, [&b, group](absl::Span<const ValueId> bucket) {
       AllReduce(b, bucket, group);
