@@ -70,6 +70,7 @@ struct Way {
   TrainConfig train = FourMicroBatches();
   PipelineKind schedule = PipelineKind::k1F1B;
   bool shard_optimizer = false;
+  bool overlap_sums = false;
 };
 
 // The run as rank `mesh` sees it; alone if null.
@@ -81,6 +82,7 @@ RankRun Train(const ModelConfig& model, DType dtype, const Mesh* mesh,
   options.mesh = mesh;
   options.schedule = way.schedule;
   options.shard_optimizer = way.shard_optimizer;
+  options.overlap_sums = way.overlap_sums;
   auto trainer = Trainer::Create(model, way.train, &corpus,
                                  /*num_threads=*/1, options);
   EXPECT_THAT(trainer, IsOk());
@@ -349,6 +351,24 @@ TEST(SharedOutTest, RanksShareTheOptimizerOut) {
     // Whole parameters, so not quite even; stages are not even anyway.
     if (shape.pp > 1) continue;
     EXPECT_LE(most * runs.size(), sum * 3 / 2);
+  }
+}
+
+// Gradients summed within the last micro-batch: of two a rank, which has a
+// program of its own, and of one.
+TEST(SharedOutTest, SumsWithinTheBackwardPassAreTheSame) {
+  constexpr int kFew = 8;
+  Way way;
+  way.overlap_sums = true;
+  for (const ModelConfig& model : Models()) {
+    SCOPED_TRACE(model.name());
+    const RankRun one = Train(model, DType::kF64, /*mesh=*/nullptr, kFew);
+    for (const MeshShape& shape :
+         {MeshShape{2, 1, 1}, MeshShape{1, 2, 1}, MeshShape{2, 2, 1}}) {
+      SCOPED_TRACE(ToText(shape));
+      ExpectSameRun(shape, one,
+                    TrainOnMesh(model, DType::kF64, shape, kFew, way));
+    }
   }
 }
 

@@ -20,6 +20,7 @@
 #include "core/model/decoder.h"
 #include "core/model/gate.h"
 #include "core/model/moe.h"
+#include "core/ops/collective.h"
 #include "core/ops/elementwise.h"
 #include "core/ops/optimizer.h"
 #include "core/parallel/mesh.h"
@@ -27,6 +28,7 @@
 #include "core/passes/partition/cut_graph.h"
 #include "core/passes/partition/partition_experts.h"
 #include "core/tensor/dtype.h"
+#include "training/buckets.h"
 #include "training/config.pb.h"
 
 namespace strata {
@@ -184,11 +186,9 @@ std::string GradName(absl::string_view parameter) {
   return absl::StrCat("grad.", parameter);
 }
 
-absl::StatusOr<StepGraph> BuildGradientGraph(const ModelConfig& model,
-                                             int64_t num_sequences,
-                                             int64_t seq_len, DType dtype,
-                                             RouteSource route,
-                                             const MeshPlace& place) {
+absl::StatusOr<StepGraph> BuildGradientGraph(
+    const ModelConfig& model, int64_t num_sequences, int64_t seq_len,
+    DType dtype, RouteSource route, const MeshPlace& place, bool sums) {
   DecoderOptions options;
   options.mode = DecoderOptions::Mode::kTrain;
   options.route = route;
@@ -208,6 +208,16 @@ absl::StatusOr<StepGraph> BuildGradientGraph(const ModelConfig& model,
   b.set_phase(Phase::kInputGrad);
   const std::vector<Seed> seeds = StageSeeds(b, forward, dtype);
   const ValueId keep = b.Input("keep", dtype, {});
+  std::set<std::string> sharded;
+  for (const Shard& shard : forward.step.shards) {
+    sharded.insert(shard.parameter);
+  }
+  const auto sum_over = [&b](absl::string_view group) {
+    return Buckets(b, [&b, group](absl::Span<const ValueId> bucket) {
+      AllReduce(b, bucket, group);
+    });
+  };
+  Buckets common_sums = sum_over("batch"), shard_sums = sum_over("dp");
   // Each as soon as it is whole, so that not all gradients live to the end.
   const auto accumulate = [&](ValueId parameter, ValueId grad) {
     if (const auto it = received.find(parameter); it != received.end()) {
@@ -219,10 +229,18 @@ absl::StatusOr<StepGraph> BuildGradientGraph(const ModelConfig& model,
     b.set_scope("accumulate");
     // Copied: adding a state moves the graph's values.
     const Value value = b.graph().value(parameter);
-    Accumulate(b, b.State(GradName(value.name), dtype, value.type.dims), grad,
-               keep);
+    const ValueId sum = b.State(GradName(value.name), dtype, value.type.dims);
+    Accumulate(b, sum, grad, keep);
+    if (!sums) return;
+    if (sharded.count(value.name) == 0) {
+      common_sums.Add(sum);
+    } else if (place.shape.dp > 1) {
+      shard_sums.Add(sum);
+    }
   };
   RETURN_IF_ERROR(Differentiate(b, seeds, wanted, accumulate).status());
+  common_sums.Flush();
+  shard_sums.Flush();
   if (!received.empty()) {
     return absl::InternalError(absl::StrCat("the loss does not depend on ",
                                             received.begin()->second,

@@ -61,14 +61,16 @@ struct StepGraph {
 
 // Inputs: the decoder's (core/model/decoder.h), and "keep" []: 0 to begin a new
 // sum of gradients, 1 to add to it. Outputs: the decoder's. A stage of a
-// pipeline has those of its layers, and its messages.
+// pipeline has those of its layers, and its messages. With `sums` each bucket
+// of gradients becomes its sum over ranks as soon as it is whole: for the last
+// micro-batch of a step, where no pipeline cuts the graph.
 //
 // Returns the errors of PartitionExperts() and BalancedStages()
 // (core/passes/partition).
 absl::StatusOr<StepGraph> BuildGradientGraph(
     const ModelConfig& model, int64_t num_sequences, int64_t seq_len,
     DType dtype = DType::kF32, RouteSource route = RouteSource::kGate,
-    const MeshPlace& place = {});
+    const MeshPlace& place = {}, bool sums = false);
 
 // The decoder's own graph for validation, likewise.
 absl::StatusOr<StepGraph> BuildEvaluationGraph(const ModelConfig& model,
@@ -80,6 +82,7 @@ absl::StatusOr<StepGraph> BuildEvaluationGraph(const ModelConfig& model,
 // How a step's sums are over ranks.
 struct RankSums {
   bool over_ranks = false;       // If not, this rank is alone.
+  bool in_gradients = false;     // Those of gradients are made already.
   bool shard_optimizer = false;  // Each has the moments of some parameters.
   MeshPlace place;
   std::vector<Shard> shards;      // Of the gradient graph.

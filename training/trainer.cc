@@ -181,20 +181,35 @@ absl::Status Trainer::Build(int num_threads) {
 }
 
 absl::Status Trainer::BuildGradients() {
-  ASSIGN_OR_RETURN(
-      StepGraph step,
-      BuildGradientGraph(model_, train_.batch_size(), train_.seq_len(),
-                         options_.dtype, RouteOf(RoutingTraceHeader::TRAIN),
-                         Place()));
+  const bool several = EndMicroBatch() - FirstMicroBatch() > 1;
+  ASSIGN_OR_RETURN(StepGraph step,
+                   GradientGraph(SumsInGradients() && !several));
   routers_ = std::move(step.routers);
   shards_ = std::move(step.shards);
   tied_ = std::move(step.tied);
   if (Place().shape.pp > 1) return BuildPipeline(std::move(step));
-  if (options_.expose_tokens) ExposeTokens(step.graph, routers_);
-  ASSIGN_OR_RETURN(gradients_,
-                   Program::Compile(std::move(step.graph), *backend_, *state_));
+  const auto compile = [&](StepGraph& graphs) {
+    if (options_.expose_tokens) ExposeTokens(graphs.graph, routers_);
+    return Program::Compile(std::move(graphs.graph), *backend_, *state_);
+  };
+  ASSIGN_OR_RETURN(gradients_, compile(step));
   FillLayout(*gradients_, train_.batch_size(), train_.seq_len());
+  if (!SumsInGradients() || !several) return absl::OkStatus();
+  ASSIGN_OR_RETURN(StepGraph last, GradientGraph(/*sums=*/true));
+  ASSIGN_OR_RETURN(last_gradients_, compile(last));
+  FillLayout(*last_gradients_, train_.batch_size(), train_.seq_len());
   return absl::OkStatus();
+}
+
+absl::StatusOr<StepGraph> Trainer::GradientGraph(bool sums) const {
+  return BuildGradientGraph(model_, train_.batch_size(), train_.seq_len(),
+                            options_.dtype, RouteOf(RoutingTraceHeader::TRAIN),
+                            Place(), sums);
+}
+
+bool Trainer::SumsInGradients() const {
+  return options_.overlap_sums && options_.mesh != nullptr &&
+         Place().shape.pp == 1;
 }
 
 absl::Status Trainer::BuildPipeline(StepGraph step) {
@@ -216,8 +231,12 @@ absl::Status Trainer::BuildPipeline(StepGraph step) {
 }
 
 absl::Status Trainer::BuildUpdate() {
-  const RankSums sums = {options_.mesh != nullptr, options_.shard_optimizer,
-                         Place(), shards_, tied_};
+  const RankSums sums = {options_.mesh != nullptr,
+                         SumsInGradients(),
+                         options_.shard_optimizer,
+                         Place(),
+                         shards_,
+                         tied_};
   const Graph& gradients =
       pipeline_ != nullptr ? gradient_graph_ : gradients_->graph();
   ASSIGN_OR_RETURN(Graph graph, BuildUpdateGraph(gradients, model_, train_,
@@ -245,6 +264,7 @@ absl::Status Trainer::BuildEvaluation() {
   }
   ASSIGN_OR_RETURN(evaluation_, Program::Compile(std::move(evaluation.graph),
                                                  *backend_, *state_));
+  ExpectValues(evaluation_received_, *evaluation_);
   FillLayout(*evaluation_, train_.batch_size(), train_.seq_len());
   return absl::OkStatus();
 }
@@ -306,12 +326,15 @@ absl::Status Trainer::RunMicroBatches(RoutingRecording* recording,
         [&](int m, const Program& forward) { AddMetrics(forward, metrics); });
   }
   for (int64_t m = FirstMicroBatch(); m < EndMicroBatch(); ++m) {
-    RETURN_IF_ERROR(FillBatch(m, *gradients_));
-    RETURN_IF_ERROR(gradients_->Run());
-    AddMetrics(*gradients_, metrics);
+    const bool is_last = m == EndMicroBatch() - 1;
+    Program& gradients =
+        is_last && last_gradients_ != nullptr ? *last_gradients_ : *gradients_;
+    RETURN_IF_ERROR(FillBatch(m, gradients));
+    RETURN_IF_ERROR(gradients.Run());
+    AddMetrics(gradients, metrics);
     if (recording != nullptr) {
       DescribeMicroBatch(m, *recording);
-      RETURN_IF_ERROR(recording->Finish(*gradients_));
+      RETURN_IF_ERROR(recording->Finish(gradients));
     }
   }
   return absl::OkStatus();
@@ -411,9 +434,10 @@ absl::Status Trainer::SumOverRanks(StepMetrics& metrics) {
 absl::Status Trainer::RunEvaluation() {
   if (Place().shape.pp == 1) return evaluation_->Run();
   Communicator& pp = options_.mesh->pp();
-  RETURN_IF_ERROR(ReceiveValues(evaluation_received_, pp, *evaluation_));
+  RETURN_IF_ERROR(
+      ReceiveValues(evaluation_received_, *backend_, pp, *evaluation_));
   RETURN_IF_ERROR(evaluation_->Run());
-  return SendValues(evaluation_sent_, *evaluation_, pp);
+  return SendValues(evaluation_sent_, *evaluation_, *backend_, pp);
 }
 
 absl::StatusOr<ValidationMetrics> Trainer::Validate(

@@ -78,6 +78,11 @@ struct TrainerOptions {
   // Of ranks that hold the same parameters, each has the moments of some of
   // them and updates those (ZeRO-1).
   bool shard_optimizer = false;
+  // Gradients are summed over ranks within the backward pass of a step's last
+  // micro-batch, beside the rest of it where the backend can, instead of after
+  // it. Not with a pipeline. Where a rank has several micro-batches a step the
+  // last has a program, and activations, of its own.
+  bool overlap_sums = false;
   DType dtype = DType::kF32;  // kF64: the reference, of no checkpoints.
 };
 
@@ -156,6 +161,8 @@ class Trainer {
 
   absl::Status Build(int num_threads);
   absl::Status BuildGradients();
+  absl::StatusOr<StepGraph> GradientGraph(bool sums) const;
+  bool SumsInGradients() const;
   absl::Status BuildPipeline(StepGraph step);
   absl::Status BuildUpdate();
   absl::Status BuildEvaluation();
@@ -202,8 +209,9 @@ class Trainer {
   TrainerOptions options_;
   std::unique_ptr<Backend> backend_;
   std::unique_ptr<StateStore> state_;
-  std::unique_ptr<Program> gradients_;     // Null where there is a pipeline,
-  std::unique_ptr<StageRunner> pipeline_;  // and the other way about.
+  std::unique_ptr<Program> gradients_;       // Null where there is a pipeline,
+  std::unique_ptr<StageRunner> pipeline_;    // and the other way about.
+  std::unique_ptr<Program> last_gradients_;  // With sums; null: as the others.
   std::unique_ptr<Program> update_;
   std::unique_ptr<Program> evaluation_;
   std::unique_ptr<Sampler> sampler_;

@@ -8,7 +8,6 @@
 #include <utility>
 #include <vector>
 
-#include "absl/functional/function_ref.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
@@ -26,41 +25,21 @@
 #include "core/parallel/mesh.h"
 #include "core/passes/partition/partition_experts.h"
 #include "core/tensor/dtype.h"
+#include "training/buckets.h"
 #include "training/config.pb.h"
 #include "training/step_graph.h"
 
 namespace strata {
 namespace {
 
-// Calls `add` for one bucket of `states` after the other. Buckets, as a message
-// has a cost of its own; not too large, as each is copied.
-void ForBuckets(const GraphBuilder& b, absl::Span<const ValueId> states,
-                absl::FunctionRef<void(absl::Span<const ValueId> bucket)> add) {
-  constexpr int64_t kBucketElements = int64_t{4} << 20;
-  std::vector<ValueId> bucket;
-  int64_t elements = 0;
-  const auto flush = [&] {
-    if (!bucket.empty()) add(bucket);
-    bucket.clear();
-    elements = 0;
-  };
-  for (const ValueId state : states) {
-    bucket.push_back(state);
-    elements += static_cast<int64_t>(
-        Elements(b.graph().value(state).type, /*binding=*/nullptr));
-    if (elements >= kBucketElements || bucket.size() == kMaxBucketStates) {
-      flush();
-    }
-  }
-  flush();
-}
-
 // Makes each state its sum over the ranks of `group`.
 void SumInBuckets(GraphBuilder& b, absl::Span<const ValueId> states,
                   absl::string_view group) {
-  ForBuckets(b, states, [&](absl::Span<const ValueId> bucket) {
+  Buckets buckets(b, [&](absl::Span<const ValueId> bucket) {
     AllReduce(b, bucket, group);
   });
+  for (const ValueId state : states) buckets.Add(state);
+  buckets.Flush();
 }
 
 // Which rank of a group updates each of some parameters.
@@ -95,13 +74,13 @@ class Owners {
   // Each parameter from its owner to all of the group.
   void SendParameters(GraphBuilder& b) const {
     for (int owner = 0; owner < num_ranks_ && num_ranks_ > 1; ++owner) {
-      std::vector<ValueId> owned;
-      for (const ValueId id : parameters_) {
-        if (owner_.at(id) == owner) owned.push_back(id);
-      }
-      ForBuckets(b, owned, [&](absl::Span<const ValueId> bucket) {
+      Buckets owned(b, [&](absl::Span<const ValueId> bucket) {
         Broadcast(b, bucket, owner, group_);
       });
+      for (const ValueId id : parameters_) {
+        if (owner_.at(id) == owner) owned.Add(id);
+      }
+      owned.Flush();
     }
   }
 
@@ -215,12 +194,12 @@ absl::StatusOr<Graph> BuildUpdateGraph(const Graph& source,
     if (GateOfLoad(value.name).empty()) continue;
     loads.push_back(b.State(value.name, DType::kI32, value.type.dims));
   }
-  if (sums.over_ranks) {
+  if (sums.over_ranks && !sums.in_gradients) {
     SumInBuckets(b, grads, "batch");
     SumInBuckets(b, at_ends, "ends");
     if (sums.place.shape.dp > 1) SumInBuckets(b, sharded, "dp");
-    SumInBuckets(b, loads, "batch");
   }
+  if (sums.over_ranks) SumInBuckets(b, loads, "batch");
   const ValueId norm =
       NormOverRanks(b, counted, counted_shards, sums.place.shape, divisor);
   b.Output("grad_norm", norm);

@@ -4,6 +4,7 @@
 #define CORE_RUNTIME_BACKEND_H_
 
 #include <cstdint>
+#include <cstring>
 #include <memory>
 
 #include "absl/status/status.h"
@@ -44,6 +45,10 @@ class Executable {
 
   // Brings `value` of the latest run, which `tensor` is, to the host's copy.
   virtual absl::Status Fetch(ValueId value, const TensorView& tensor) = 0;
+
+  // Run() takes the input as kernels see it, and no longer from the host's
+  // copy. Before the first run.
+  virtual void LeaveInput(ValueId value) {}
 };
 
 class Backend {
@@ -67,6 +72,16 @@ class Backend {
   virtual absl::Status ToHost(const TensorView& tensor) {
     return absl::OkStatus();
   }
+
+  // Copies `num_bytes` from one place of its Memory to another, as kernels see
+  // both; the host's copies stay as they are. Both are addresses of the host.
+  virtual absl::Status Copy(void* to, const void* from, int64_t num_bytes) {
+    std::memcpy(to, from, num_bytes);
+    return absl::OkStatus();
+  }
+  // The address by which kernels, and communicators of a backend's devices,
+  // know what the host knows as `data`. Copies so far are done.
+  virtual absl::StatusOr<void*> KernelAddress(void* data) { return data; }
 
   // Compiles a graph whose values lie at `address` [values] (the host's). Null:
   // this backend runs node by node, through FindKernel() and Run(). `graph`

@@ -209,7 +209,7 @@ bool Program::HasInput(absl::string_view name) const {
   return inputs_.contains(name);
 }
 
-TensorView Program::Output(absl::string_view name) const {
+TensorView Program::OutputInPlace(absl::string_view name) const {
   const auto it = graph_.outputs().find(name);
   CHECK(it != graph_.outputs().end())
       << "no output called " << std::string(name);
@@ -218,11 +218,24 @@ TensorView Program::Output(absl::string_view name) const {
   if (!dims.empty() && dims[0].ragged()) {
     view.shape[0] = *reinterpret_cast<const int32_t*>(address_[dims[0].count]);
   }
+  return view;
+}
+
+TensorView Program::Output(absl::string_view name) const {
+  const TensorView view = OutputInPlace(name);
   if (executable_ != nullptr) {
-    const absl::Status status = executable_->Fetch(it->second, view);
+    const absl::Status status =
+        executable_->Fetch(graph_.outputs().at(name), view);
     CHECK(status.ok()) << std::string(name) << ": " << status.ToString();
   }
   return view;
+}
+
+void Program::FillInPlace(absl::string_view input) {
+  CHECK(HasInput(input)) << "no input called " << std::string(input);
+  if (executable_ != nullptr) {
+    executable_->LeaveInput(graph_.FindSource(input));
+  }
 }
 
 absl::Status Program::Run() { return RunSteps(/*checked=*/false); }

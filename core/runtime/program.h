@@ -57,6 +57,12 @@ class Program {
   // An output of the latest run, in its shape. Valid until the next run.
   TensorView Output(absl::string_view name) const;
 
+  // The same, left where kernels have it: what the host's copy holds is not
+  // that of the latest run. For Backend::Copy and KernelAddress.
+  TensorView OutputInPlace(absl::string_view name) const;
+  // From now on Backend::Copy, or who has the input's KernelAddress, fills it.
+  void FillInPlace(absl::string_view input);
+
   // Runs all nodes. On error says which node failed.
   absl::Status Run();
 

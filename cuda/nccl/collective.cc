@@ -1,52 +1,160 @@
 #include "cuda/nccl/collective.h"
 
+#include <cstdint>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
+#include "core/base/status_macros.h"
 #include "core/parallel/communicator.h"
 #include "core/parallel/mesh.h"
 #include "core/tensor/dtype.h"
-#include "cuda/nccl/nccl_communicator.h"
+#include "cuda/nccl/gpu_group.h"
+#include "cuda/nccl/peer_table.h"
+#include "cuda/nccl/row_exchange.h"
 #include "cuda/runtime/kernel.h"
+#include "cuda/runtime/status.h"
 #include "cuda_runtime_api.h"
 
 namespace strata::gpu {
 namespace {
 
-cudaError_t Complain(const KernelContext& ctx, std::string what) {
-  thread_local std::string complaint;
-  complaint = std::move(what);
-  ctx.complaint = complaint.c_str();
-  return cudaErrorUnknown;
+// Of SendRows' and ReturnRows' inputs.
+constexpr int kOffset = 1;
+constexpr int kCount = 2;
+
+struct Group {
+  GpuGroup* gpus = nullptr;
+  int ranks = 0;
+};
+
+// The node's group; its errors are those of the CPU's kernels.
+absl::StatusOr<Group> GroupOf(const KernelContext& ctx) {
+  const char* const name = ctx.attrs->Text("group");
+  Communicator* const ranks =
+      ctx.mesh == nullptr ? nullptr : ctx.mesh->Find(name);
+  auto* const gpus = dynamic_cast<GpuGroup*>(ranks);
+  if (gpus == nullptr) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("the backend has no group ", name, " of GPUs"));
+  }
+  return Group{gpus, ranks->size()};
 }
 
-cudaError_t RunAllReduce(const KernelContext& ctx) {
-  const char* const name = ctx.attrs->Text("group");
-  auto* const group =
-      ctx.mesh == nullptr
-          ? nullptr
-          : dynamic_cast<NcclCommunicator*>(ctx.mesh->Find(name));
-  if (group == nullptr) {
-    return Complain(
-        ctx, absl::StrCat("the backend has no group ", name, " of GPUs"));
+// The same, of as many ranks as the node was made for.
+absl::StatusOr<Group> GroupOfItsSize(const KernelContext& ctx) {
+  ASSIGN_OR_RETURN(const Group group, GroupOf(ctx));
+  if (ctx.Int("ranks") != group.ranks) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "the group ", ctx.attrs->Text("group"), " has ", group.ranks,
+        " ranks; the graph is for ", ctx.Int("ranks")));
   }
+  return group;
+}
+
+Payload PayloadOfOperand(const Operand& x) {
+  return {x.data, x.max_elements(), x.is_integer ? DType::kI32 : DType::kF32};
+}
+
+std::vector<Payload> States(const KernelContext& ctx) {
   std::vector<Payload> states;
   for (int i = 0; i < ctx.num_inputs; ++i) {
-    const Operand& state = ctx.in(i);
-    states.push_back({state.data, state.max_elements(),
-                      state.is_integer ? DType::kI32 : DType::kF32});
+    states.push_back(PayloadOfOperand(ctx.in(i)));
   }
-  const absl::Status status = group->EnqueueAllReduce(states, ctx.stream);
-  if (!status.ok()) return Complain(ctx, std::string(status.message()));
-  return cudaSuccess;
+  return states;
+}
+
+absl::Status AllReduce(const KernelContext& ctx) {
+  ASSIGN_OR_RETURN(const Group group, GroupOf(ctx));
+  return group.gpus->EnqueueAllReduce(States(ctx), ctx.stream);
+}
+
+absl::Status Broadcast(const KernelContext& ctx) {
+  ASSIGN_OR_RETURN(const Group group, GroupOf(ctx));
+  return group.gpus->EnqueueBroadcast(
+      States(ctx), static_cast<int>(ctx.Int("root")), ctx.stream);
+}
+
+absl::Status AllGather(const KernelContext& ctx) {
+  ASSIGN_OR_RETURN(const Group group, GroupOfItsSize(ctx));
+  return group.gpus->EnqueueAllGather(PayloadOfOperand(ctx.in(0)),
+                                      PayloadOfOperand(ctx.out(0)), ctx.stream);
+}
+
+absl::Status ExchangePlan(const KernelContext& ctx) {
+  ASSIGN_OR_RETURN(const Group group, GroupOfItsSize(ctx));
+  PlanExchangeArgs args;
+  args.experts = static_cast<int>(ctx.out(0).dim(1));
+  if (args.experts > kMaxOwnedExperts) {
+    return absl::UnimplementedError(absl::StrCat("a rank has ", args.experts,
+                                                 " experts of a gate; want ",
+                                                 kMaxOwnedExperts, " at most"));
+  }
+  ASSIGN_OR_RETURN(args.peers,
+                   group.gpus->PeersFor(args.experts *
+                                        static_cast<int64_t>(sizeof(int32_t))));
+  args.peers.fault = ctx.fault;
+  args.home_offset = ctx.in(0).as<int32_t>();
+  args.count = ctx.out(0).as<int32_t>();
+  args.offset = ctx.out(1).as<int32_t>();
+  args.rows = ctx.out(2).as<int32_t>();
+  return ToStatus(ExchangePlans(args, ctx.stream));
+}
+
+// `home` is the operand that lies with the tokens.
+absl::StatusOr<RowExchangeArgs> RowsOf(const KernelContext& ctx,
+                                       const Operand& home) {
+  ASSIGN_OR_RETURN(const Group group, GroupOfItsSize(ctx));
+  RowExchangeArgs args;
+  args.experts = static_cast<int>(ctx.in(kCount).dim(1));
+  args.columns = home.columns();
+  // Products would round the rows; what comes back is rounded for the way only.
+  args.rounded = ctx.precision == Precision::kBf16;
+  ASSIGN_OR_RETURN(args.peers, group.gpus->PeersFor(home.max_elements() *
+                                                    SentBytes(args.rounded)));
+  args.peers.fault = ctx.fault;
+  args.home_offset = ctx.in(kOffset).as<int32_t>();
+  args.count = ctx.in(kCount).as<int32_t>();
+  args.from = ctx.in(0).as<float>();
+  args.to = ctx.out(0).as<float>();
+  return args;
+}
+
+absl::Status SendRows(const KernelContext& ctx) {
+  ASSIGN_OR_RETURN(const RowExchangeArgs args, RowsOf(ctx, ctx.in(0)));
+  return ToStatus(SendRowsToOwners(args, ctx.stream));
+}
+
+absl::Status ReturnRows(const KernelContext& ctx) {
+  ASSIGN_OR_RETURN(const RowExchangeArgs args, RowsOf(ctx, ctx.out(0)));
+  return ToStatus(ReturnRowsHome(args, ctx.stream));
+}
+
+// As a kernel, whose errors are a code and a complaint.
+template <absl::Status (*kEnqueue)(const KernelContext&)>
+cudaError_t Run(const KernelContext& ctx) {
+  const absl::Status status = kEnqueue(ctx);
+  if (status.ok()) return cudaSuccess;
+  thread_local std::string complaint;
+  complaint = std::string(status.message());
+  ctx.complaint = complaint.c_str();
+  return status.code() == absl::StatusCode::kUnimplemented
+             ? cudaErrorNotSupported
+             : cudaErrorUnknown;
 }
 
 }  // namespace
 
 void RegisterCollectiveKernels(KernelRegistry& kernels) {
-  kernels.Register("AllReduce", RunAllReduce);
+  kernels.Register("AllReduce", Run<AllReduce>);
+  kernels.Register("Broadcast", Run<Broadcast>);
+  kernels.Register("AllGather", Run<AllGather>);
+  kernels.Register("ExchangePlan", Run<ExchangePlan>);
+  kernels.Register("SendRows", Run<SendRows>);
+  kernels.Register("ReturnRows", Run<ReturnRows>);
 }
 
 }  // namespace strata::gpu

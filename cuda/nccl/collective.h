@@ -1,4 +1,5 @@
-// CUDA kernels of core/ops/collective.h, for a mesh of GPUs.
+// CUDA kernels of core/ops/collective.h and collective_rows.h, for a mesh of
+// GPUs.
 
 #ifndef CUDA_NCCL_COLLECTIVE_H_
 #define CUDA_NCCL_COLLECTIVE_H_

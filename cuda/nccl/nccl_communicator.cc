@@ -23,6 +23,8 @@
 #include "cuda/nccl/nccl_group.h"
 #include "cuda/nccl/nccl_library.h"
 #include "cuda/nccl/nccl_sender.h"
+#include "cuda/nccl/peer_table.h"
+#include "cuda/nccl/peer_window.h"
 #include "cuda/nccl/staging.h"
 #include "cuda/runtime/status.h"
 #include "cuda_runtime_api.h"
@@ -33,6 +35,10 @@ namespace {
 
 // A message's copy needs few of the GPU's blocks: others run beside it.
 constexpr int kMessageBlocks = 8;
+// Messages up to this size go by the host, which is asked about the size of
+// each anyway: a call of NCCL, and a thread that waits for it, would take
+// longer.
+constexpr int64_t kHostMessageBytes = 4096;
 
 ncclDataType_t TypeOf(DType dtype) {
   return dtype == DType::kF32   ? ncclFloat32
@@ -94,6 +100,36 @@ class NcclRanks : public NcclCommunicator {
       }
       return result;
     });
+  }
+
+  absl::Status EnqueueBroadcast(absl::Span<const Payload> states, int root,
+                                cudaStream_t stream) override {
+    RETURN_IF_ERROR(CheckRank(*this, "broadcast", root));
+    return Enqueue("broadcast", [&](ncclComm_t comm) {
+      ncclResult_t result = ncclSuccess;
+      for (const Payload& state : states) {
+        result = First(
+            result, nccl_.broadcast(state.data, state.data, state.num_bytes(),
+                                    ncclInt8, root, comm, stream));
+      }
+      return result;
+    });
+  }
+
+  absl::Status EnqueueAllGather(const Payload& in, const Payload& out,
+                                cudaStream_t stream) override {
+    return Enqueue("all_gather", [&](ncclComm_t comm) {
+      return nccl_.all_gather(in.data, out.data, in.num_bytes(), ncclInt8, comm,
+                              stream);
+    });
+  }
+
+  absl::StatusOr<Peers> PeersFor(int64_t piece_bytes) override {
+    if (window_ == nullptr) {
+      ASSIGN_OR_RETURN(window_, PeerWindow::Open(host_, device_, timeout_));
+    }
+    RETURN_IF_ERROR(window_->Reserve(piece_bytes));
+    return window_->peers();
   }
 
   absl::Status AllGather(const Payload& in, absl::Span<const int64_t> counts,
@@ -192,8 +228,8 @@ class NcclRanks : public NcclCommunicator {
     return group_->Wait("broadcast");
   }
 
-  // The size goes by the host: a rank that does not come, or sends another
-  // size, is found out before the GPU waits.
+  // The size goes by the host, first: a rank that does not come, or sends
+  // another size, is found out before the GPU waits.
   absl::Status Send(const Payload& data, int to) override {
     RETURN_IF_ERROR(broken_);
     RETURN_IF_ERROR(CheckRank(*this, "send", to));
@@ -204,6 +240,14 @@ class NcclRanks : public NcclCommunicator {
           cudaMemcpy(copy.data(), data.data, num_bytes, cudaMemcpyDefault)));
       to_self_.push_back(std::move(copy));
       return absl::OkStatus();
+    }
+    RETURN_IF_ERROR(host_.Send(PayloadOf(absl::MakeSpan(&num_bytes, 1)), to));
+    if (num_bytes == 0) return absl::OkStatus();
+    if (num_bytes <= kHostMessageBytes) {
+      std::vector<uint8_t> copy(num_bytes);
+      RETURN_IF_ERROR(ToStatus(
+          cudaMemcpy(copy.data(), data.data, num_bytes, cudaMemcpyDefault)));
+      return host_.Send(PayloadOf(absl::MakeSpan(copy)), to);
     }
     std::unique_ptr<NcclSender>& sender = senders_[to];
     if (sender == nullptr) {
@@ -217,8 +261,6 @@ class NcclRanks : public NcclCommunicator {
           },
           nccl_);
     }
-    RETURN_IF_ERROR(host_.Send(PayloadOf(absl::MakeSpan(&num_bytes, 1)), to));
-    if (num_bytes == 0) return absl::OkStatus();
     return sender->Send(data.data, num_bytes);
   }
 
@@ -226,12 +268,6 @@ class NcclRanks : public NcclCommunicator {
     RETURN_IF_ERROR(broken_);
     RETURN_IF_ERROR(CheckRank(*this, "receive", from));
     if (from == rank()) return ReceiveFromSelf(data);
-    std::unique_ptr<NcclGroup>& receiver = receivers_[from];
-    if (receiver == nullptr) {
-      ncclUniqueId id;
-      RETURN_IF_ERROR(host_.Receive(PayloadOf(Bytes(id)), from));
-      ASSIGN_OR_RETURN(receiver, NcclGroup::Join(nccl_, id, PairOptions(1)));
-    }
     int64_t num_bytes = 0;
     RETURN_IF_ERROR(
         host_.Receive(PayloadOf(absl::MakeSpan(&num_bytes, 1)), from));
@@ -239,6 +275,18 @@ class NcclRanks : public NcclCommunicator {
       return broken_ = SizeError(*this, from, num_bytes, data);
     }
     if (num_bytes == 0) return absl::OkStatus();
+    if (num_bytes <= kHostMessageBytes) {
+      std::vector<uint8_t> copy(num_bytes);
+      RETURN_IF_ERROR(host_.Receive(PayloadOf(absl::MakeSpan(copy)), from));
+      return ToStatus(
+          cudaMemcpy(data.data, copy.data(), num_bytes, cudaMemcpyDefault));
+    }
+    std::unique_ptr<NcclGroup>& receiver = receivers_[from];
+    if (receiver == nullptr) {
+      ncclUniqueId id;
+      RETURN_IF_ERROR(host_.Receive(PayloadOf(Bytes(id)), from));
+      ASSIGN_OR_RETURN(receiver, NcclGroup::Join(nccl_, id, PairOptions(1)));
+    }
     ASSIGN_OR_RETURN(char* const to, out_.Room(data));
     RETURN_IF_ERROR(receiver->Enqueue("receive", [&](ncclComm_t comm) {
       return nccl_.recv(to, num_bytes, ncclInt8, /*peer=*/0, comm,
@@ -283,6 +331,9 @@ class NcclRanks : public NcclCommunicator {
   NcclGroup::Options PairOptions(int rank) const {
     NcclGroup::Options options = OptionsOf(2, rank);
     options.max_blocks = kMessageBlocks;
+    // Of two ranks each has a group to send and one to receive, which the other
+    // has the other way about.
+    options.ends_alone = true;
     return options;
   }
 
@@ -320,6 +371,7 @@ class NcclRanks : public NcclCommunicator {
   const absl::Duration timeout_;
   Staging in_, out_;
   std::unique_ptr<NcclGroup> group_;
+  std::unique_ptr<PeerWindow> window_;  // Null until it is asked for.
   std::map<int, std::unique_ptr<NcclSender>> senders_;
   std::map<int, std::unique_ptr<NcclGroup>> receivers_;
   std::deque<std::vector<char>> to_self_;

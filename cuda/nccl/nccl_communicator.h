@@ -1,8 +1,8 @@
 // GPUs that exchange data over NVLink (or the network), as a Communicator.
 //
-//   ASSIGN_OR_RETURN(auto world, NcclCommunicator::Join(host, device,
-//   timeout)); world->AllReduce(...)                       // host or device
-//   memory
+//   ASSIGN_OR_RETURN(auto world,
+//                    NcclCommunicator::Join(host, device, timeout));
+//   world->AllReduce(...)  // Of host or device memory.
 //
 //   rank 0: thread or process -- host communicator -- rank 1    who is there
 //              GPU 0 ============= NCCL ============== GPU 1    what is moved
@@ -10,7 +10,7 @@
 // The host's communicator (threads or MPI) brings ranks together: ids of
 // groups, sizes of messages, barriers. Payloads go through NCCL: device memory
 // as it is, host memory by way of a buffer on the device. Calls return when the
-// data is there; EnqueueAllReduce() is for a program's own stream.
+// data is there. Those of GpuGroup are for a program's own stream.
 
 #ifndef CUDA_NCCL_NCCL_COMMUNICATOR_H_
 #define CUDA_NCCL_NCCL_COMMUNICATOR_H_
@@ -20,13 +20,12 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
-#include "absl/types/span.h"
 #include "core/parallel/communicator.h"
-#include "cuda_runtime_api.h"
+#include "cuda/nccl/gpu_group.h"
 
 namespace strata::gpu {
 
-class NcclCommunicator : public Communicator {
+class NcclCommunicator : public Communicator, public GpuGroup {
  public:
   // To be called by every rank of `host`, each with a GPU of its own, on the
   // thread that will make all calls. `host` must outlive it.
@@ -34,11 +33,6 @@ class NcclCommunicator : public Communicator {
   // Returns UNAVAILABLE if NCCL or the GPU is not there.
   static absl::StatusOr<std::unique_ptr<NcclCommunicator>> Join(
       Communicator& host, int device, absl::Duration timeout);
-
-  // Each of `states`, in device memory, becomes its sum over the ranks, all by
-  // one operation on `stream`, which may be captured. Does not wait.
-  virtual absl::Status EnqueueAllReduce(absl::Span<const Payload> states,
-                                        cudaStream_t stream) = 0;
 };
 
 }  // namespace strata::gpu

@@ -14,6 +14,7 @@
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "core/base/status_macros.h"
+#include "core/parallel/pulse.h"
 #include "cuda/nccl/nccl_library.h"
 #include "cuda/runtime/status.h"
 #include "cuda_runtime_api.h"
@@ -26,6 +27,7 @@ namespace {
 // at once: most waits are shorter than a sleep.
 bool Poll(absl::Time end, const std::function<bool()>& done) {
   for (int64_t turns = 0; !done(); ++turns) {
+    BeatPulse();
     if (turns > 2000) usleep(20);
     if (turns % 64 == 63 && absl::Now() > end) return false;
   }
@@ -49,7 +51,9 @@ absl::StatusOr<std::unique_ptr<NcclGroup>> NcclGroup::Join(
 }
 
 NcclGroup::~NcclGroup() {
-  if (comm_ != nullptr) {
+  if (comm_ != nullptr && options_.ends_alone) {
+    nccl_.comm_abort(comm_);
+  } else if (comm_ != nullptr) {
     // Ends together with the others where that goes well.
     if (Settle("leaving", nccl_.comm_finalize(comm_)).ok()) {
       nccl_.comm_destroy(comm_);
@@ -114,7 +118,8 @@ absl::Status NcclGroup::Wait(absl::string_view what) {
 absl::Status NcclGroup::Late(absl::string_view what) {
   return Break(absl::DeadlineExceededError(absl::StrCat(
       options_.name, ": ", what, ": the other ranks have not come in ",
-      absl::FormatDuration(options_.timeout))));
+      absl::FormatDuration(options_.timeout),
+      SilentRanks(options_.timeout / 2))));
 }
 
 absl::Status NcclGroup::Break(const absl::Status& status) {

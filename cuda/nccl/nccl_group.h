@@ -29,6 +29,10 @@ class NcclGroup {
     std::string name;  // Of error messages.
     absl::Duration timeout = absl::InfiniteDuration();
     int max_blocks = 0;  // Thread blocks of a call; 0: as NCCL likes.
+    // Ends by itself when nothing is under way. Else all end together, so every
+    // rank must end its groups in one order: the threads by which NCCL serves
+    // other processes wait until those have gone.
+    bool ends_alone = false;
   };
 
   // On the calling thread's device; called by all ranks with one `id`.

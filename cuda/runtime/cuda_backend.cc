@@ -7,6 +7,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
+#include "core/base/check.h"
 #include "core/base/status_macros.h"
 #include "cublas_v2.h"
 #include "cuda/runtime/cuda_executable.h"
@@ -138,6 +139,23 @@ absl::Status CudaBackend::ToHost(const TensorView& tensor) {
   if (num_bytes == 0 || device == nullptr) return absl::OkStatus();
   return ToStatus(
       cudaMemcpy(tensor.data, device, num_bytes, cudaMemcpyDeviceToHost));
+}
+
+absl::Status CudaBackend::Copy(void* to, const void* from, int64_t num_bytes) {
+  if (num_bytes == 0) return absl::OkStatus();
+  char* const device_to = twins_->DeviceOf(to);
+  const char* const device_from = twins_->DeviceOf(from);
+  CHECK(device_to != nullptr && device_from != nullptr)
+      << "not in the backend's memory";
+  return ToStatus(cudaMemcpyAsync(device_to, device_from, num_bytes,
+                                  cudaMemcpyDeviceToDevice, stream_));
+}
+
+absl::StatusOr<void*> CudaBackend::KernelAddress(void* data) {
+  RETURN_IF_ERROR(ToStatus(cudaStreamSynchronize(stream_)));
+  char* const device = twins_->DeviceOf(data);
+  CHECK(device != nullptr) << "not in the backend's memory";
+  return device;
 }
 
 absl::StatusOr<std::unique_ptr<Executable>> CudaBackend::Compile(

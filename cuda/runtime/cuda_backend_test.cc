@@ -75,6 +75,36 @@ TEST_F(CudaBackendTest, RunsOneByOneThenCapturedThenReplayed) {
   }
 }
 
+// y goes back into x on the device, through memory of its own; the host, whose
+// copy of x holds 1s, is not asked. What is beside x still comes from it.
+TEST_F(CudaBackendTest, AnInputThatIsFilledInPlaceStaysOnTheDevice) {
+  StateStore state(*backend_);
+  absl::StatusOr<Graph> graph = Doubling();
+  ASSERT_THAT(graph, IsOk());
+  auto program = Program::Compile(*std::move(graph), *backend_, state);
+  ASSERT_THAT(program, IsOk());
+  (*program)->FillInPlace("x");
+  *(*program)->Input("n").as<int32_t>() = 3;
+  *(*program)->Input("keep").as<float>() = 1;
+  const TensorView& x = (*program)->Input("x");
+  for (int i = 0; i < 3; ++i) x.as<float>()[i] = 1;
+  ASSERT_THAT(backend_->ToDevice(x), IsOk());
+  const auto kept = backend_->Allocate(x.num_bytes());
+  ASSERT_THAT(kept, IsOk());
+  float sum = 0;
+  for (int run = 0; run < 4; ++run) {
+    ASSERT_THAT((*program)->Run(), IsOk());
+    const TensorView y = (*program)->OutputInPlace("y");
+    ASSERT_EQ(y.dim(0), 3);
+    ASSERT_THAT(backend_->Copy((*kept)->data(), y.data, y.num_bytes()), IsOk());
+    ASSERT_THAT(backend_->Copy(x.data, (*kept)->data(), y.num_bytes()), IsOk());
+    sum += 3 * static_cast<float>(2 << run);
+    EXPECT_EQ(*state.Get("sum").as<float>(), sum);
+  }
+  EXPECT_EQ(x.as<float>()[0], 1);
+  EXPECT_EQ((*program)->Output("y").as<float>()[2], 16);
+}
+
 TEST_F(CudaBackendTest, CheckedRunNamesTheFirstOperatorThatMadeNoNumber) {
   StateStore state(*backend_);
   absl::StatusOr<Graph> graph = Doubling();

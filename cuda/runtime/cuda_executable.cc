@@ -15,12 +15,15 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
+#include "absl/time/time.h"
+#include "core/base/check.h"
 #include "core/base/status_macros.h"
 #include "core/graph/attrs.h"
 #include "core/graph/op_def.h"
 #include "core/runtime/kernel_registry.h"
 #include "core/tensor/dtype.h"
 #include "cuda/runtime/cuda_backend.h"
+#include "cuda/runtime/peer_fault.h"
 #include "cuda/runtime/status.h"
 #include "cuda_runtime_api.h"
 
@@ -29,6 +32,9 @@ namespace {
 
 // Results up to this size come with every run; larger ones when asked for.
 constexpr int64_t kSmallBytes = 64 << 10;
+
+// Inputs this close to one another are copied at once: they are aligned to it.
+constexpr int64_t kInputGap = 64;
 
 std::string Describe(const Node& node) {
   return absl::StrCat(node.scope, node.scope.empty() ? "" : "/", node.op->name);
@@ -52,6 +58,11 @@ class NodeAttributes : public AttributeReader {
  private:
   const Attrs& attrs_;
 };
+
+// Only what copies and adds for others, and needs little of the GPU.
+bool RunsBeside(const Node& node) {
+  return node.op->name == absl::string_view("AllReduce");
+}
 
 template <typename T>
 absl::StatusOr<std::unique_ptr<DeviceArray<T>>> CopyToDevice(
@@ -78,6 +89,9 @@ absl::StatusOr<std::unique_ptr<CudaExecutable>> CudaExecutable::Create(
 
 CudaExecutable::~CudaExecutable() {
   if (captured_ != nullptr) cudaGraphExecDestroy(captured_);
+  if (forked_ != nullptr) cudaEventDestroy(forked_);
+  if (joined_ != nullptr) cudaEventDestroy(joined_);
+  if (side_ != nullptr) cudaStreamDestroy(side_);
   cudaFreeHost(staged_inputs_);
   cudaFreeHost(staged_results_);
 }
@@ -101,7 +115,7 @@ absl::Status CudaExecutable::Bind(absl::Span<char* const> address) {
     ASSIGN_OR_RETURN(Step step, BindStep(id));
     steps_.push_back(std::move(step));
   }
-  return absl::OkStatus();
+  return OpenSide();
 }
 
 absl::Status CudaExecutable::BindInputs(absl::Span<char* const> address) {
@@ -117,7 +131,37 @@ absl::Status CudaExecutable::BindInputs(absl::Span<char* const> address) {
   ASSIGN_OR_RETURN(device_inputs_,
                    backend_.DeviceAddress(inputs_, input_bytes_));
   ASSIGN_OR_RETURN(staged_inputs_, AllocatePinned(input_bytes_));
+  is_left_.resize(graph_.values().size());
+  BindTakenInputs();
   return absl::OkStatus();
+}
+
+void CudaExecutable::BindTakenInputs() {
+  taken_inputs_.clear();
+  for (size_t id = 0; id < graph_.values().size(); ++id) {
+    const Value& value = graph_.value(id);
+    const int64_t num_bytes = value.type.max_bytes();
+    if (value.role != Role::kInput || num_bytes == 0 || is_left_[id]) continue;
+    const int64_t offset = device_[id] - device_inputs_;
+    // Inputs are aligned: up to the next there is nothing.
+    const int64_t end =
+        taken_inputs_.empty()
+            ? -1
+            : taken_inputs_.back().offset + taken_inputs_.back().num_bytes;
+    if (end < 0 || offset < end || offset - end >= kInputGap) {
+      taken_inputs_.push_back({offset, num_bytes});
+    } else {
+      taken_inputs_.back().num_bytes =
+          offset + num_bytes - taken_inputs_.back().offset;
+    }
+  }
+}
+
+void CudaExecutable::LeaveInput(ValueId value) {
+  CHECK(captured_ == nullptr && num_runs_ == 0) << "the program has run";
+  if (graph_.value(value).type.max_bytes() == 0) return;
+  is_left_[value] = true;
+  BindTakenInputs();
 }
 
 // The fault, all counts, and outputs that are small.
@@ -209,6 +253,7 @@ absl::StatusOr<CudaExecutable::Step> CudaExecutable::BindStep(NodeId id) const {
   Step step;
   step.kernels = backend_.Find(node.op->name);
   step.constant = is_constant_[id];
+  step.beside = RunsBeside(node);
   const DType dtype = KernelDType(graph_, node);
   if (step.kernels.run == nullptr || dtype == DType::kF64) {
     return absl::UnimplementedError(absl::StrCat(
@@ -232,7 +277,46 @@ absl::StatusOr<CudaExecutable::Step> CudaExecutable::BindStep(NodeId id) const {
   return step;
 }
 
-absl::Status CudaExecutable::EnqueueStep(NodeId id, Kernel kernel) {
+absl::Status CudaExecutable::OpenSide() {
+  if (!absl::c_any_of(steps_, [](const Step& s) { return s.beside; })) {
+    return absl::OkStatus();
+  }
+  int least = 0, greatest = 0;
+  RETURN_IF_ERROR(
+      ToStatus(cudaDeviceGetStreamPriorityRange(&least, &greatest)));
+  RETURN_IF_ERROR(ToStatus(
+      cudaStreamCreateWithPriority(&side_, cudaStreamNonBlocking, greatest)));
+  for (cudaEvent_t* const event : {&forked_, &joined_}) {
+    RETURN_IF_ERROR(
+        ToStatus(cudaEventCreateWithFlags(event, cudaEventDisableTiming)));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CudaExecutable::EnqueueBeside(NodeId id) {
+  RETURN_IF_ERROR(ToStatus(cudaEventRecord(forked_, backend_.stream())));
+  RETURN_IF_ERROR(ToStatus(cudaStreamWaitEvent(side_, forked_, 0)));
+  RETURN_IF_ERROR(EnqueueStep(id, steps_[id].kernels.run, side_));
+  const Node& node = graph_.node(id);
+  beside_.insert(node.inputs.begin(), node.inputs.end());
+  return absl::OkStatus();
+}
+
+absl::Status CudaExecutable::JoinBefore(NodeId id) {
+  const auto is_beside = [&](ValueId value) {
+    return beside_.count(value) > 0;
+  };
+  if (beside_.empty() ||
+      (id >= 0 && absl::c_none_of(graph_.node(id).inputs, is_beside))) {
+    return absl::OkStatus();
+  }
+  beside_.clear();
+  RETURN_IF_ERROR(ToStatus(cudaEventRecord(joined_, side_)));
+  return ToStatus(cudaStreamWaitEvent(backend_.stream(), joined_, 0));
+}
+
+absl::Status CudaExecutable::EnqueueStep(NodeId id, Kernel kernel,
+                                         cudaStream_t stream) {
   const Step& step = steps_[id];
   const Node& node = graph_.node(id);
   const NodeAttributes attrs(node.attrs);
@@ -243,7 +327,7 @@ absl::Status CudaExecutable::EnqueueStep(NodeId id, Kernel kernel) {
   ctx.num_outputs = static_cast<int>(step.outputs.size());
   ctx.attrs = &attrs;
   ctx.scratch = &scratch_;
-  ctx.stream = backend_.stream();
+  ctx.stream = stream;
   ctx.blas = backend_.blas();
   ctx.precision = backend_.options().precision;
   ctx.fault = {fault_->data(), id};
@@ -266,10 +350,15 @@ absl::Status CudaExecutable::EnqueueSteps(Part part, const Options* options) {
     const Clock::time_point start =
         options != nullptr ? Clock::now() : Clock::time_point();
     if (part != Part::kRest && step.kernels.prepare != nullptr) {
-      RETURN_IF_ERROR(EnqueueStep(id, step.kernels.prepare));
+      RETURN_IF_ERROR(EnqueueStep(id, step.kernels.prepare, backend_.stream()));
     }
     if (part == Part::kAll || step.constant == (part == Part::kConstants)) {
-      RETURN_IF_ERROR(EnqueueStep(id, step.kernels.run));
+      if (step.beside && options == nullptr) {
+        RETURN_IF_ERROR(EnqueueBeside(id));
+      } else {
+        RETURN_IF_ERROR(JoinBefore(id));
+        RETURN_IF_ERROR(EnqueueStep(id, step.kernels.run, backend_.stream()));
+      }
     }
     if (options == nullptr) continue;
     RETURN_IF_ERROR(At(graph_.node(id),
@@ -282,15 +371,15 @@ absl::Status CudaExecutable::EnqueueSteps(Part part, const Options* options) {
     RETURN_IF_ERROR(At(graph_.node(id), ToStatus(scratch_.Consolidate())));
     if (options->checked) RETURN_IF_ERROR(CheckFinite(id));
   }
-  return absl::OkStatus();
+  return JoinBefore(/*id=*/-1);
 }
 
 absl::Status CudaExecutable::Enqueue(Part part, const Options* options) {
   const cudaStream_t stream = backend_.stream();
-  if (input_bytes_ > 0) {
-    RETURN_IF_ERROR(
-        ToStatus(cudaMemcpyAsync(device_inputs_, staged_inputs_, input_bytes_,
-                                 cudaMemcpyHostToDevice, stream)));
+  for (const Range& taken : taken_inputs_) {
+    RETURN_IF_ERROR(ToStatus(cudaMemcpyAsync(
+        device_inputs_ + taken.offset, staged_inputs_ + taken.offset,
+        taken.num_bytes, cudaMemcpyHostToDevice, stream)));
   }
   RETURN_IF_ERROR(
       ToStatus(cudaMemsetAsync(fault_->data(), 0, sizeof(Fault), stream)));
@@ -339,7 +428,10 @@ absl::Status CudaExecutable::Capture() {
 }
 
 absl::Status CudaExecutable::Run(const Options& options) {
-  if (input_bytes_ > 0) std::memcpy(staged_inputs_, inputs_, input_bytes_);
+  for (const Range& taken : taken_inputs_) {
+    std::memcpy(staged_inputs_ + taken.offset, inputs_ + taken.offset,
+                taken.num_bytes);
+  }
   const bool apart = options.checked || options.seconds != nullptr ||
                      !backend_.options().capture || num_runs_ == 0;
   ++num_runs_;
@@ -397,10 +489,17 @@ absl::Status CudaExecutable::FaultStatus(const Fault& fault) const {
                                            what, " ", fault.place, " ", is, " ",
                                            fault.value, "; want ", want)));
   };
+  const auto kind = static_cast<FaultKind>(fault.kind);
+  if (kind == kLatePeer) {
+    return At(graph_.node(fault.node),
+              absl::DeadlineExceededError(absl::StrCat(
+                  "rank ", fault.place, " of its group has not come in ",
+                  absl::FormatDuration(absl::Milliseconds(fault.limit)))));
+  }
   const std::string below = absl::StrCat("0 to ", fault.limit - 1);
   const std::string or_none = absl::StrCat("-1 to ", fault.limit - 1);
   const std::string rising = absl::StrCat("rising, to ", fault.limit);
-  switch (static_cast<FaultKind>(fault.kind)) {
+  switch (kind) {
     case FaultKind::kNone:
       return absl::OkStatus();
     case FaultKind::kTokenId:

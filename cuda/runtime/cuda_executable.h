@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -35,6 +36,7 @@ class CudaExecutable : public Executable {
 
   absl::Status Run(const Options& options) override;
   absl::Status Fetch(ValueId value, const TensorView& tensor) override;
+  void LeaveInput(ValueId value) override;
 
  private:
   struct Step {
@@ -43,11 +45,19 @@ class CudaExecutable : public Executable {
     std::vector<Operand> outputs;
     std::vector<int> makers;  // [inputs] nodes, or -1.
     bool constant = false;    // A function of parameters alone.
+    // Runs beside the steps that follow it, up to one that has an operand of
+    // it.
+    bool beside = false;
   };
   enum class Part {
     kAll,
     kConstants,  // Constant steps, and what the others prepare.
     kRest,
+  };
+  // Inputs that the host fills, one behind the other.
+  struct Range {
+    int64_t offset = 0;  // In the block of inputs.
+    int64_t num_bytes = 0;
   };
   // A result that comes to the host with every run.
   struct Small {
@@ -62,8 +72,10 @@ class CudaExecutable : public Executable {
 
   absl::Status Bind(absl::Span<char* const> address);
   absl::Status BindInputs(absl::Span<char* const> address);
+  void BindTakenInputs();
   absl::Status BindResults(absl::Span<char* const> address);
   absl::Status BindConstants();
+  absl::Status OpenSide();
   absl::StatusOr<Step> BindStep(NodeId id) const;
   Operand OperandOf(ValueId value, NodeId user) const;
 
@@ -72,7 +84,11 @@ class CudaExecutable : public Executable {
   // error names it.
   absl::Status Enqueue(Part part, const Options* options);
   absl::Status EnqueueSteps(Part part, const Options* options);
-  absl::Status EnqueueStep(NodeId id, Kernel kernel);
+  absl::Status EnqueueStep(NodeId id, Kernel kernel, cudaStream_t stream);
+  // Lets a step run on the side stream, behind all steps so far; or lets what
+  // follows wait for those that do, if `id` has an operand of one, or is -1.
+  absl::Status EnqueueBeside(NodeId id);
+  absl::Status JoinBefore(NodeId id);
   absl::Status CheckFinite(NodeId id) const;
   absl::Status Poison();
   absl::Status Capture();
@@ -84,6 +100,7 @@ class CudaExecutable : public Executable {
   std::vector<char*> device_;      // [values]
   std::vector<Step> steps_;        // [nodes]
   std::vector<bool> is_constant_;  // [nodes]
+  std::vector<bool> is_left_;      // [values] inputs that are on the device.
   std::vector<std::unique_ptr<DeviceArray<char>>> constants_;
   bool updates_parameters_ = false;
   DeviceScratch scratch_;
@@ -93,12 +110,16 @@ class CudaExecutable : public Executable {
   // themselves, where parameters are no longer those of this version.
   bool captured_constants_ = false;
   int64_t constants_version_ = -1;
+  cudaStream_t side_ = nullptr;  // Null where no step runs beside others.
+  cudaEvent_t forked_ = nullptr, joined_ = nullptr;
+  std::set<ValueId> beside_;  // Operands of steps that may run there.
 
   // Inputs lie in one block.
   char* inputs_ = nullptr;         // The host's.
   char* device_inputs_ = nullptr;  // Its twin.
   char* staged_inputs_ = nullptr;  // Pinned.
   int64_t input_bytes_ = 0;
+  std::vector<Range> taken_inputs_;
 
   std::vector<Small> small_;
   std::unique_ptr<DeviceArray<PackEntry>> entries_;

@@ -6,6 +6,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
+#include "core/base/files.h"
 #include "core/testing/status_matchers.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -38,6 +39,22 @@ TEST(ParseConstantsTest, GivesEachKindItsConstants) {
   EXPECT_EQ(software->On("x").product_share, 0.9);
   // A kind that nobody measured has the data sheet's rates.
   EXPECT_EQ(software->On("y").product_share, 1);
+}
+
+// Those of Strata's own trainer: nothing waits for the host within a step.
+TEST(ParseConstantsTest, ReadsTheTrainersOwn) {
+  const absl::StatusOr<std::string> text =
+      ReadFile("sim/validation/strata_h100.textproto");
+  ASSERT_THAT(text, IsOk());
+  const absl::StatusOr<Constants> constants = ParseConstants(*text);
+  ASSERT_THAT(constants, IsOk());
+
+  const absl::StatusOr<Software> software = SoftwareOf(*constants, "strata");
+
+  ASSERT_THAT(software, IsOk());
+  EXPECT_EQ(software->On("h100").host_seconds_per_node, 0);
+  EXPECT_EQ(software->On("h100").row_count_seconds, 0);
+  EXPECT_GT(software->On("h100").host_seconds_per_step, 0);
 }
 
 TEST(ParseConstantsTest, AKindWithFewRowsIsAsUncertainAsAll) {

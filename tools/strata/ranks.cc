@@ -48,6 +48,10 @@ void AddMesh(OptionParser& app, MeshFlags& flags) {
   app.AddFlag("--shard-optimizer", flags.shard_optimizer,
               "Each rank holds the optimizer's moments of some parameters and "
               "updates those (ZeRO-1)");
+  app.AddFlag("--overlap-sums", flags.overlap_sums,
+              "Sum gradients over ranks beside the backward pass of a step's "
+              "last micro-batch, whose activations then have memory of their "
+              "own; not with --pp");
   app.AddOption("--timeout", flags.timeout,
                 "How long a rank waits for the others before it gives up; a "
                 "validation and a checkpoint must fit into it")

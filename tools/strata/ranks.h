@@ -19,6 +19,7 @@ struct MeshFlags {
   MeshShape shape;
   std::string schedule = "1f1b";  // Of pp stages.
   bool shard_optimizer = false;
+  bool overlap_sums = false;
   double timeout = 120;  // Seconds.
 };
 

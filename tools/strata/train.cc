@@ -190,6 +190,7 @@ absl::StatusOr<int> TrainOn(const Ranks* ranks, const TrainFlags& flags) {
   options.mesh = mesh;
   ASSIGN_OR_RETURN(options.schedule, ParsePipelineKind(flags.mesh.schedule));
   options.shard_optimizer = flags.mesh.shard_optimizer;
+  options.overlap_sums = flags.mesh.overlap_sums;
   options.overwrite = flags.overwrite;
   options.num_threads = flags.threads;
   options.backend = [&flags, mesh, ranks] {

@@ -23,6 +23,7 @@
 #include "core/base/status_macros.h"
 #include "core/parallel/collective_checks.h"
 #include "core/parallel/communicator.h"
+#include "core/parallel/pulse.h"
 #include "core/tensor/dtype.h"
 #include "training/distributed/mpi_library.h"
 
@@ -236,10 +237,14 @@ class MpiCommunicator : public Communicator {
       RETURN_IF_ERROR(Check(call, mpi_.test(&request, &done, status)));
       if (done != 0) return absl::OkStatus();
       Reap();
+      BeatPulse();
       // Others may want this core: the rank that is waited for, perhaps.
       if (turns > 1000) usleep(20);
       if (turns % 64 == 63 && absl::Now() > end) {
-        return broken_ = LateError(*this, call, others, timeout_);
+        const absl::Status late = LateError(*this, call, others, timeout_);
+        return broken_ = absl::Status(
+                   late.code(),
+                   absl::StrCat(late.message(), SilentRanks(timeout_ / 2)));
       }
     }
   }
@@ -305,7 +310,9 @@ absl::StatusOr<std::unique_ptr<MpiWorld>> MpiWorld::Start(
         absl::StrCat("MPI does not start (code ", code, ", threads ", provided,
                      "); mpirun's own output says why"));
   }
-  return std::make_unique<World>(*mpi, timeout);
+  auto started = std::make_unique<World>(*mpi, timeout);
+  RETURN_IF_ERROR(JoinPulse(started->world()));
+  return started;
 }
 
 int NumLaunchedRanks() { return Launched("OMPI_COMM_WORLD_SIZE", 1); }

@@ -15,5 +15,11 @@ for ranks in 1 2 3 4; do
   (($(grep -c "of $ranks: 0 failures" <<<"$out") == ranks)) || exit 1
 done
 
+# A rank that sleeps is named by the two that wait. Ranks end without MPI, which
+# mpirun takes for a fault.
+out=$(mpirun --allow-run-as-root --oversubscribe --bind-to none -np 3 "$suite" late) || true
+printf '%s\n' "$out"
+(($(grep -c 'names the sleeper' <<<"$out") == 2)) || exit 1
+
 # Without mpirun: a world of one.
 "$suite" | grep -q 'rank 0 of 1: 0 failures'

@@ -9,7 +9,9 @@
 // their way. What one program makes and a later one reads is copied to a stash
 // of its micro-batch, and from there; a stash is taken again when its last
 // program has run. Those that live at once are as many as the schedule's
-// activations (core/parallel/pipeline_schedule.h).
+// activations (core/parallel/pipeline_schedule.h). Where kernels have memory of
+// their own, large values stay in it, from the sender's to the receiver's; only
+// small ones, such as losses and counts, pass through the host's copies.
 
 #ifndef TRAINING_PIPELINE_STAGE_RUNNER_H_
 #define TRAINING_PIPELINE_STAGE_RUNNER_H_
@@ -41,12 +43,17 @@ namespace strata {
 // layers, and the errors of CheckPipelineShape().
 absl::Status CheckRunnable(const PipelineShape& shape);
 
+// Lets ReceiveValues() fill `program`'s inputs of those names. Before its first
+// run.
+void ExpectValues(const std::vector<StageMessage>& messages, Program& program);
 // Receives the values of `messages` into `program`'s inputs of those names.
 absl::Status ReceiveValues(const std::vector<StageMessage>& messages,
-                           Communicator& pp, Program& program);
+                           Backend& backend, Communicator& pp,
+                           Program& program);
 // Sends `program`'s outputs of those names.
 absl::Status SendValues(const std::vector<StageMessage>& messages,
-                        const Program& program, Communicator& pp);
+                        const Program& program, Backend& backend,
+                        Communicator& pp);
 
 class StageRunner {
  public:
@@ -74,26 +81,37 @@ class StageRunner {
   int most_held() const { return static_cast<int>(stashes_.size()); }
 
  private:
+  struct Kept {
+    std::unique_ptr<Memory> memory;  // Of the backend, if it is a large value,
+    std::vector<char> host;          // and else here.
+    int64_t num_bytes = 0;
+  };
   // Values of one micro-batch, by name. Memory is kept when it is taken anew.
   struct Stash {
     int micro_batch = -1;  // -1: free.
-    std::map<std::string, std::vector<char>> bytes;
+    std::map<std::string, Kept> values;
   };
 
-  StageRunner(PipelineSchedule schedule, Communicator& pp)
-      : schedule_(std::move(schedule)), pp_(pp) {}
+  StageRunner(PipelineSchedule schedule, Backend& backend, Communicator& pp)
+      : schedule_(std::move(schedule)), backend_(backend), pp_(pp) {}
 
+  void ExpectKept();
   Stash& StashOf(int micro_batch);
+  // Room in the stash for `num_bytes` of a value of that type.
+  absl::StatusOr<Kept*> RoomFor(const std::string& name, const ValueType& type,
+                                int64_t num_bytes, Stash& stash);
   // Copies of what `program` gives to later programs, and back.
-  void Keep(const Program& program, const std::vector<std::string>& outputs,
-            Stash& stash);
-  void KeepOne(const std::string& name, const TensorView& view, Stash& stash);
-  void Restore(const Stash& stash, Program& program);
+  absl::Status Keep(const Program& program,
+                    const std::vector<std::string>& outputs, Stash& stash);
+  absl::Status KeepOne(const std::string& name, const ValueType& type,
+                       const TensorView& view, Stash& stash);
+  absl::Status Restore(const Stash& stash, Program& program);
   absl::Status Forward(int m, Fill fill, Look look);
   absl::Status InputGrad(int m, Fill fill);
   absl::Status WeightGrad(int m, Fill fill);
 
   const PipelineSchedule schedule_;
+  Backend& backend_;
   Communicator& pp_;
   std::vector<StageMessage> received_;
   std::vector<StageMessage> sent_;

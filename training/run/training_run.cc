@@ -113,10 +113,11 @@ absl::StatusOr<std::unique_ptr<TrainingRun>> TrainingRun::Start(
   if (exists && is_first) RETURN_IF_ERROR(take_folder());
   ASSIGN_OR_RETURN(
       std::unique_ptr<Trainer> trainer,
-      Trainer::Create(options.model, options.train, corpus, options.num_threads,
-                      {options.record.tokens, options.route,
-                       RoutingTraceHeader::TRAIN, options.backend, options.mesh,
-                       options.schedule, options.shard_optimizer}));
+      Trainer::Create(
+          options.model, options.train, corpus, options.num_threads,
+          {options.record.tokens, options.route, RoutingTraceHeader::TRAIN,
+           options.backend, options.mesh, options.schedule,
+           options.shard_optimizer, options.overlap_sums}));
   nlohmann::json manifest =
       TrainingManifest(options.model, options.train, *corpus);
   if (options.route.source != RouteSource::kGate) {

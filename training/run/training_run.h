@@ -53,6 +53,7 @@ struct RunOptions {
   const Mesh* mesh = nullptr;
   PipelineKind schedule = PipelineKind::k1F1B;
   bool shard_optimizer = false;
+  bool overlap_sums = false;
 };
 
 // What a caller may want to see as it happens; any may be null.

@@ -1,0 +1,341 @@
+#include "cuda/nccl/row_exchange.h"
+
+#include <cmath>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "absl/algorithm/container.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
+#include "absl/time/time.h"
+#include "absl/types/span.h"
+#include "core/base/status_macros.h"
+#include "core/graph/builder.h"
+#include "core/ops/collective_rows.h"
+#include "core/parallel/communicator.h"
+#include "core/parallel/mesh.h"
+#include "core/parallel/thread_communicator.h"
+#include "core/runtime/program.h"
+#include "core/runtime/state_store.h"
+#include "core/testing/status_matchers.h"
+#include "cuda/nccl/gpu_group.h"
+#include "cuda/nccl/peer_table.h"
+#include "cuda/nccl/peer_window.h"
+#include "cuda/ops/all_kernels.h"
+#include "cuda/runtime/cuda_backend.h"
+#include "cuda/runtime/status.h"
+#include "cuda_runtime_api.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+
+namespace strata::gpu {
+namespace {
+
+using ::testing::ElementsAreArray;
+using ::testing::HasSubstr;
+
+// Threads with windows on GPUs, of which several may have one: NCCL, which
+// wants one each, is not asked.
+class ThreadsWithWindows : public Communicator, public GpuGroup {
+ public:
+  ThreadsWithWindows(Communicator& host, std::unique_ptr<Communicator> owned,
+                     int device, absl::Duration timeout)
+      : owned_(std::move(owned)),
+        host_(host),
+        device_(device),
+        timeout_(timeout) {}
+
+  int rank() const override { return host_.rank(); }
+  int size() const override { return host_.size(); }
+  absl::string_view name() const override { return host_.name(); }
+  absl::Status Barrier() override { return host_.Barrier(); }
+  absl::StatusOr<std::unique_ptr<Communicator>> Split(
+      int color, int key, absl::string_view name) override {
+    ASSIGN_OR_RETURN(std::unique_ptr<Communicator> part,
+                     host_.Split(color, key, name));
+    if (part == nullptr) return nullptr;
+    Communicator& host = *part;
+    return std::make_unique<ThreadsWithWindows>(host, std::move(part), device_,
+                                                timeout_);
+  }
+  absl::StatusOr<Peers> PeersFor(int64_t piece_bytes) override {
+    if (window_ == nullptr) {
+      ASSIGN_OR_RETURN(window_, PeerWindow::Open(host_, device_, timeout_));
+    }
+    RETURN_IF_ERROR(window_->Reserve(piece_bytes));
+    return window_->peers();
+  }
+
+  // Nothing here sums or copies by other ways.
+  absl::Status AllReduce(const Payload&, ReduceOp) override { return None(); }
+  absl::Status AllGather(const Payload&, absl::Span<const int64_t>,
+                         const Payload&) override {
+    return None();
+  }
+  absl::Status ReduceScatter(const Payload&, absl::Span<const int64_t>,
+                             const Payload&) override {
+    return None();
+  }
+  absl::Status AllToAll(const Payload&, absl::Span<const int64_t>,
+                        absl::Span<const int64_t>, const Payload&) override {
+    return None();
+  }
+  absl::Status Broadcast(const Payload&, int) override { return None(); }
+  absl::Status Send(const Payload&, int) override { return None(); }
+  absl::Status Receive(const Payload&, int) override { return None(); }
+  absl::Status EnqueueAllReduce(absl::Span<const Payload>,
+                                cudaStream_t) override {
+    return None();
+  }
+  absl::Status EnqueueBroadcast(absl::Span<const Payload>, int,
+                                cudaStream_t) override {
+    return None();
+  }
+  absl::Status EnqueueAllGather(const Payload&, const Payload&,
+                                cudaStream_t) override {
+    return None();
+  }
+
+ private:
+  static absl::Status None() {
+    return absl::UnimplementedError("windows are all there is");
+  }
+
+  const std::unique_ptr<Communicator> owned_;
+  Communicator& host_;
+  const int device_;
+  const absl::Duration timeout_;
+  std::unique_ptr<PeerWindow> window_;
+};
+
+struct Shape {
+  int ranks = 1;
+  int64_t experts = 1;
+  int64_t max_rows = 1;
+  int64_t columns = 1;
+};
+
+// Rows to the owners of their experts and back. Inputs: "offset" [experts + 1],
+// "rows" [], "x" [rows, columns]. Outputs: "owner_offset", "sent", "returned".
+Graph ThereAndBack(const Shape& shape) {
+  GraphBuilder b(DType::kF32);
+  const ValueId rows = b.Input("rows", DType::kI32, {});
+  const ValueId offset =
+      b.Input("offset", DType::kI32, {Static(shape.experts + 1)});
+  const RowExchange exchange = ExchangePlan(b, offset, rows, shape.ranks, "ep");
+  const ValueId x = b.Input(
+      "x", DType::kF32, {Ragged(shape.max_rows, rows), Static(shape.columns)});
+  const ValueId sent = SendRows(b, x, exchange, "ep");
+  b.Output("owner_offset", exchange.offset);
+  b.Output("sent", sent);
+  b.Output("returned", ReturnRows(b, sent, exchange, shape.max_rows, "ep"));
+  auto graph = b.Finish();
+  EXPECT_THAT(graph, IsOk());
+  return *std::move(graph);
+}
+
+// How many rows rank r has for expert e in a turn: uneven, with empty messages;
+// a rank and an expert without any.
+int32_t RowsOf(const Shape& shape, int turn, int r, int64_t e) {
+  if (r == 1 || e == shape.experts - 1) return 0;
+  const int64_t most = shape.max_rows / shape.experts + 1;
+  return static_cast<int32_t>((7 * r + 3 * e + 5 * turn) % most);
+}
+
+// The element of a row that says whose it is.
+float Mark(int turn, int r, int64_t e, int32_t i, int64_t column) {
+  const int64_t mark = ((turn * 8 + r) * 64 + e) * 101 + i;
+  return static_cast<float>(mark * 7 + column % 7);
+}
+
+// What rank r starts a turn with.
+struct AtHome {
+  std::vector<int32_t> offset = {0};  // [experts + 1]
+  std::vector<float> x;               // [rows, columns]
+};
+
+AtHome HomeOf(const Shape& shape, int turn, int r) {
+  AtHome home;
+  for (int64_t e = 0; e < shape.experts; ++e) {
+    const int32_t rows = RowsOf(shape, turn, r, e);
+    home.offset.push_back(home.offset.back() + rows);
+    for (int32_t i = 0; i < rows; ++i) {
+      for (int64_t c = 0; c < shape.columns; ++c) {
+        home.x.push_back(Mark(turn, r, e, i, c));
+      }
+    }
+  }
+  EXPECT_LE(home.offset.back(), shape.max_rows);
+  return home;
+}
+
+// What comes to rank r: by expert, then sender, then as at home.
+AtHome OwnerOf(const Shape& shape, int turn, int r) {
+  AtHome owner;
+  const int64_t own = shape.experts / shape.ranks;
+  for (int64_t e = r * own; e < (r + 1) * own; ++e) {
+    owner.offset.push_back(owner.offset.back());
+    for (int s = 0; s < shape.ranks; ++s) {
+      for (int32_t i = 0; i < RowsOf(shape, turn, s, e); ++i) {
+        ++owner.offset.back();
+        for (int64_t c = 0; c < shape.columns; ++c) {
+          owner.x.push_back(Mark(turn, s, e, i, c));
+        }
+      }
+    }
+  }
+  return owner;
+}
+
+class RowExchangeTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    if (!HasDevice()) GTEST_SKIP() << "no GPU";
+    ASSERT_EQ(cudaGetDeviceCount(&num_gpus_), cudaSuccess);
+  }
+
+  // Runs `body` on each rank, with the program on a GPU; ranks share GPUs where
+  // there are fewer.
+  void OnRanks(const Shape& shape, absl::Duration timeout,
+               const std::function<void(Program&, Communicator&)>& body) {
+    const auto hosts = ThreadCommunicators(shape.ranks, absl::Seconds(60));
+    std::vector<std::thread> threads;
+    for (const auto& host : hosts) {
+      threads.emplace_back([&, host = host.get()] {
+        CudaOptions options;
+        options.device = host->rank() % num_gpus_;
+        options.precision = precision_;
+        ASSERT_EQ(cudaSetDevice(options.device), cudaSuccess);
+        ThreadsWithWindows world(*host, nullptr, options.device, timeout);
+        const auto mesh = Mesh::Create(world, {/*dp=*/1, shape.ranks, 1});
+        ASSERT_THAT(mesh, IsOk());
+        options.mesh = mesh->get();
+        const auto backend = CudaBackend::Create(options, AllCudaKernels());
+        ASSERT_THAT(backend, IsOk());
+        StateStore state(**backend);
+        auto program = Program::Compile(ThereAndBack(shape), **backend, state);
+        ASSERT_THAT(program, IsOk());
+        // What has one GPU must not set up memory while another waits on it.
+        ASSERT_THAT(host->Barrier(), IsOk());
+        body(**program, *host);
+        ASSERT_THAT(host->Barrier(), IsOk());
+      });
+    }
+    for (std::thread& thread : threads) thread.join();
+  }
+
+  void ExpectRowsArrive(const Shape& shape) {
+    SCOPED_TRACE(absl::StrCat(shape.experts, " experts, ", shape.ranks,
+                              " ranks, ", shape.columns, " columns"));
+    OnRanks(
+        shape, absl::Seconds(30), [&](Program& program, Communicator& host) {
+          // Operator by operator, then captured.
+          for (int turn = 0; turn < 4; ++turn) {
+            const AtHome home = HomeOf(shape, turn, host.rank());
+            absl::c_copy(home.offset, program.Input("offset").as<int32_t>());
+            absl::c_copy(home.x, program.Input("x").as<float>());
+            *program.Input("rows").as<int32_t>() = home.offset.back();
+
+            ASSERT_THAT(program.Run(), IsOk()) << "turn " << turn;
+
+            const AtHome owner = OwnerOf(shape, turn, host.rank());
+            EXPECT_THAT(program.Output("owner_offset").span<int32_t>(),
+                        ElementsAreArray(owner.offset));
+            EXPECT_TRUE(
+                absl::c_equal(program.Output("sent").span<float>(), owner.x))
+                << "rank " << host.rank() << ", turn " << turn;
+            EXPECT_TRUE(
+                absl::c_equal(program.Output("returned").span<float>(), home.x))
+                << "rank " << host.rank() << ", turn " << turn;
+            ASSERT_THAT(host.Barrier(), IsOk());
+          }
+        });
+  }
+
+  int num_gpus_ = 0;
+  Precision precision_ = Precision::kF32;
+};
+
+// One rank first, which loads the kernels: that may wait for what runs.
+TEST_F(RowExchangeTest, RowsGoToTheOwnersOfTheirExpertsAndBack) {
+  ExpectRowsArrive({/*ranks=*/1, /*experts=*/4, /*max_rows=*/40, 3});
+  ExpectRowsArrive({/*ranks=*/2, /*experts=*/4, /*max_rows=*/40, 3});
+  ExpectRowsArrive({/*ranks=*/3, /*experts=*/6, /*max_rows=*/60, 4});
+  ExpectRowsArrive({/*ranks=*/4, /*experts=*/4, /*max_rows=*/40, 1});
+}
+
+TEST_F(RowExchangeTest, ManyRowsToo) {
+  ExpectRowsArrive({/*ranks=*/1, /*experts=*/32, /*max_rows=*/1600, 512});
+  ExpectRowsArrive({/*ranks=*/2, /*experts=*/32, /*max_rows=*/1600, 512});
+  ExpectRowsArrive({/*ranks=*/4, /*experts=*/32, /*max_rows=*/1600, 520});
+  ExpectRowsArrive({/*ranks=*/8, /*experts=*/32, /*max_rows=*/1600, 64});
+}
+
+// Under BF16 other ranks' rows come rounded, to 8 bits: by at most 2^-8 of
+// each, both ways together as once, since what is rounded stays as it is.
+TEST_F(RowExchangeTest, RowsAreRoundedWhereProductsAre) {
+  precision_ = Precision::kBf16;
+  for (const Shape& shape : {Shape{2, 4, 40, 3}, Shape{4, 32, 1600, 520}}) {
+    SCOPED_TRACE(absl::StrCat(shape.columns, " columns"));
+    OnRanks(
+        shape, absl::Seconds(30), [&](Program& program, Communicator& host) {
+          for (int turn = 0; turn < 3; ++turn) {
+            const AtHome home = HomeOf(shape, turn, host.rank());
+            absl::c_copy(home.offset, program.Input("offset").as<int32_t>());
+            absl::c_copy(home.x, program.Input("x").as<float>());
+            *program.Input("rows").as<int32_t>() = home.offset.back();
+
+            ASSERT_THAT(program.Run(), IsOk()) << "turn " << turn;
+
+            constexpr float kRounding = 1.f / 256;
+            const auto is_near = [](float got, float want) {
+              return std::abs(got - want) <= kRounding * std::abs(want);
+            };
+            const AtHome owner = OwnerOf(shape, turn, host.rank());
+            EXPECT_TRUE(absl::c_equal(program.Output("sent").span<float>(),
+                                      owner.x, is_near))
+                << "rank " << host.rank() << ", turn " << turn;
+            EXPECT_TRUE(absl::c_equal(program.Output("returned").span<float>(),
+                                      home.x, is_near))
+                << "rank " << host.rank() << ", turn " << turn;
+            ASSERT_THAT(host.Barrier(), IsOk());
+          }
+        });
+  }
+}
+
+TEST_F(RowExchangeTest, NamesTheRankThatDoesNotCome) {
+  const Shape shape = {/*ranks=*/2, /*experts=*/4, /*max_rows=*/40, 3};
+  OnRanks(shape, absl::Seconds(2), [&](Program& program, Communicator& host) {
+    ASSERT_THAT(program.Run(), IsOk());
+    ASSERT_THAT(host.Barrier(), IsOk());
+    if (host.rank() == 1) return;
+    EXPECT_THAT(program.Run(),
+                StatusIs(absl::StatusCode::kDeadlineExceeded,
+                         HasSubstr("ExchangePlan: rank 1 of its group has not "
+                                   "come in 2s")));
+  });
+}
+
+TEST_F(RowExchangeTest, WantsAMesh) {
+  CudaOptions options;
+  const auto backend = CudaBackend::Create(options, AllCudaKernels());
+  ASSERT_THAT(backend, IsOk());
+  StateStore state(**backend);
+  auto program =
+      Program::Compile(ThereAndBack({2, 4, 40, 3}), **backend, state);
+  ASSERT_THAT(program, IsOk());
+  EXPECT_THAT((*program)->Run(),
+              StatusIs(absl::StatusCode::kInternal,
+                       HasSubstr("the backend has no group ep of GPUs")));
+}
+
+}  // namespace
+}  // namespace strata::gpu

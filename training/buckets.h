@@ -1,0 +1,48 @@
+// States that one message of a collective brings together: a message has a cost
+// of its own. Not too large, as some communicators copy each.
+
+#ifndef TRAINING_BUCKETS_H_
+#define TRAINING_BUCKETS_H_
+
+#include <cstdint>
+#include <functional>
+#include <utility>
+#include <vector>
+
+#include "absl/types/span.h"
+#include "core/graph/builder.h"
+#include "core/graph/graph.h"
+#include "core/ops/collective.h"
+
+namespace strata {
+
+class Buckets {
+ public:
+  using AddBucket = std::function<void(absl::Span<const ValueId> bucket)>;
+
+  // `add` is called for one bucket after the other. `b` must outlive it.
+  Buckets(const GraphBuilder& b, AddBucket add) : b_(b), add_(std::move(add)) {}
+
+  void Add(ValueId state) {
+    bucket_.push_back(state);
+    elements_ += b_.graph().value(state).type.max_elements();
+    if (elements_ >= kElements || bucket_.size() == kMaxBucketStates) Flush();
+  }
+  void Flush() {
+    if (!bucket_.empty()) add_(bucket_);
+    bucket_.clear();
+    elements_ = 0;
+  }
+
+ private:
+  static constexpr int64_t kElements = int64_t{4} << 20;
+
+  const GraphBuilder& b_;
+  const AddBucket add_;
+  std::vector<ValueId> bucket_;
+  int64_t elements_ = 0;
+};
+
+}  // namespace strata
+
+#endif  // TRAINING_BUCKETS_H_
