@@ -20,7 +20,7 @@ namespace {
 // say that it is rank 1. Ends without MPI, which is no longer of use.
 [[noreturn]] void WaitForASleeper(strata::Communicator& world) {
   if (world.rank() == 1) {
-    absl::SleepFor(absl::Seconds(6));
+    absl::SleepFor(absl::Seconds(15));
     std::_Exit(0);
   }
   const std::string error(world.Barrier().message());
@@ -39,7 +39,7 @@ namespace {
 
 int main(int argc, char** argv) {
   const bool late = argc > 1 && std::string(argv[1]) == "late";
-  auto mpi = strata::MpiWorld::Start(absl::Seconds(late ? 2 : 60));
+  auto mpi = strata::MpiWorld::Start(absl::Seconds(late ? 5 : 60));
   if (!mpi.ok()) {
     std::fprintf(stderr, "%s\n", mpi.status().ToString().c_str());
     return 1;
