@@ -20,6 +20,7 @@
 #include "cuda/ops/matmul.h"
 #include "cuda/ops/norm.h"
 #include "cuda/ops/optimizer.h"
+#include "cuda/ops/quant_matmul.h"
 #include "cuda/ops/rope.h"
 #include "cuda/runtime/kernel_table.h"
 
@@ -46,6 +47,7 @@ KernelTable AllCudaKernels() {
   RegisterMatMulKernels(table);
   RegisterNormKernels(table);
   RegisterOptimizerKernels(table);
+  RegisterQuantMatMulKernels(table);
   RegisterRopeKernels(table);
   RegisterRoutedExpertsKernels(table);
   return table;

@@ -2,6 +2,7 @@
 
 #include "cuda/kernels/grouped_product.h"
 #include "cuda/kernels/round_rows.h"
+#include "cuda/kernels/row_tiles.cuh"
 #include "cuda/kernels/tensor_map.h"
 #include "cuda/ops/device.cuh"
 #include "cuda/ops/gemm_tile.cuh"
@@ -16,58 +17,6 @@ namespace {
 // Up to so many rows at the bound, a product by w^T is a dot an element: each
 // expert then has about one row, and a tile would be nearly empty.
 constexpr int64_t kMaxDotRows = 64;
-
-// Reports where offsets do not rise from 0 to the number of rows. Products go
-// wrong then, but stay inside their memory: FindTile() and the rows of a weight
-// gradient are held to [0, rows].
-__device__ void CheckOffsets(const int32_t* offset, int num_experts,
-                             int64_t rows, const FaultSink& fault) {
-  for (int e = threadIdx.x; e < num_experts; e += blockDim.x) {
-    const bool ends_well = e + 1 < num_experts || offset[e + 1] == rows;
-    if (offset[e] > offset[e + 1] || offset[0] != 0 || !ends_well) {
-      fault.Report(FaultKind::kOffsets, e, offset[e], rows);
-    }
-  }
-}
-
-// Tiles are counted expert by expert, the last of an expert being short. Finds
-// tile `index`: its expert and rows; false if there are fewer. By whole warps.
-struct RowTile {
-  int expert = 0;
-  int64_t row = 0;
-  int num_rows = 0;
-};
-__device__ bool FindTile(const int32_t* offset, int num_experts, int64_t rows,
-                         int index, RowTile& tile) {
-  for (int base = 0; base < num_experts; base += kWarp) {
-    const int e = base + Lane();
-    const int64_t begin = e < num_experts ? min(int64_t{offset[e]}, rows) : 0;
-    const int64_t end = e < num_experts ? min(int64_t{offset[e + 1]}, rows) : 0;
-    const int tiles = end > begin && begin >= 0
-                          ? static_cast<int>((end - begin + kTile - 1) / kTile)
-                          : 0;
-    int up_to = tiles;  // Of this expert and those before, in this warp.
-#pragma unroll
-    for (int d = 1; d < kWarp; d *= 2) {
-      const int before = __shfl_up_sync(kWholeWarp, up_to, d);
-      if (Lane() >= d) up_to += before;
-    }
-    const int total = __shfl_sync(kWholeWarp, up_to, kWarp - 1);
-    if (index >= total) {
-      index -= total;
-      continue;
-    }
-    const int owner = __ffs(__ballot_sync(kWholeWarp, up_to > index)) - 1;
-    const int of_expert = index - __shfl_sync(kWholeWarp, up_to - tiles, owner);
-    tile.expert = base + owner;
-    tile.row =
-        __shfl_sync(kWholeWarp, begin, owner) + int64_t{of_expert} * kTile;
-    tile.num_rows = static_cast<int>(
-        min(int64_t{kTile}, __shfl_sync(kWholeWarp, end, owner) - tile.row));
-    return true;
-  }
-  return false;
-}
 
 struct ProductArgs {
   Extent rows;
@@ -90,8 +39,8 @@ __global__ void __launch_bounds__(kBlock)
     CheckOffsets(args.offset, args.num_experts, rows, args.fault);
   }
   RowTile tile;
-  if (!FindTile(args.offset, args.num_experts, rows,
-                static_cast<int>(blockIdx.y), tile)) {
+  if (!FindTile<kTile>(args.offset, args.num_experts, rows,
+                       static_cast<int>(blockIdx.y), tile)) {
     return;
   }
   __shared__ TileBuffers buffers;

@@ -1,0 +1,75 @@
+// Products with quantised weights as they lie in memory: packed rows
+// (core/quant/packed_rows.h), of INT4 or INT8.
+//
+//   x [rows, k] F32, w [n, bytes] or [E, n, bytes]  ->  y [rows, n] F32 = x w^T
+//
+//   offset [E + 1]   expert e has rows offset[e] .. offset[e + 1] - 1
+//
+//                        weights are        rows of x are       rows at a time
+//   QuantProduct         exact, as codes    three BF16 (kF32,   8 or 16
+//                        less their zero    exact) or one
+//   QuantProductSm90     rounded to BF16    one BF16            64 or 128
+//
+// Nothing is packed anew: the only copy of a weight is the one that was loaded.
+// Rows may have any length and any alignment; those that are a multiple of 8
+// bytes are read faster. Offsets are read on the device; where they do not rise
+// from 0 to the number of rows `fault` is told, and results are wrong, but no
+// memory beyond the operands' is touched. A row's result depends on that row
+// and on how many there are at the bound, not on what is in others. Functions
+// only enqueue.
+
+#ifndef CUDA_KERNELS_QUANT_PRODUCT_H_
+#define CUDA_KERNELS_QUANT_PRODUCT_H_
+
+#include <cstdint>
+
+#include "cuda/runtime/kernel.h"
+#include "cuda_bf16.h"
+#include "cuda_runtime_api.h"
+
+namespace strata::gpu {
+
+// The weights of a product: every row has the same format.
+struct PackedRows {
+  const uint8_t* data = nullptr;  // [n, row_bytes], or [E, n, row_bytes]
+  int64_t n = 0, row_bytes = 0;
+  int bits = 4;          // 4 or 8.
+  int k = 0;             // Columns.
+  int group_shift = 31;  // Of a group: 1 << group_shift, or all.
+  int num_groups = 1, code_bytes = 0;
+  bool symmetric = true;
+};
+
+// Of rows of k columns, laid out as PackedRow (core/quant) says.
+PackedRows DescribePacked(const uint8_t* data, int64_t n, int64_t k, int bits,
+                          int64_t group, bool symmetric);
+
+struct QuantProductArgs {
+  Extent rows;
+  const float* x = nullptr;  // [rows, k]
+  PackedRows w;
+  float* y = nullptr;  // [rows, n]
+  // Of a product an expert; none where num_experts is 0.
+  int num_experts = 0;
+  const int32_t* offset = nullptr;
+  FaultSink fault;
+};
+
+// Integer products of each group are summed in F32 and scaled behind that: with
+// `exact`, x in three pieces, the F32 product up to the order of its sums; else
+// x rounded to BF16 is all that is lost. Bound by reading w once for up to 16
+// rows (of an expert).
+cudaError_t QuantProduct(const QuantProductArgs& args, bool exact,
+                         cudaStream_t stream);
+
+// How long `rounded` must be: rows of BF16, of columns in multiples of 64.
+int64_t RoundedElements(const QuantProductArgs& args);
+
+// The same in Hopper's tensor cores, for many rows. `rounded` is scratch,
+// aligned to 256 bytes. Returns cudaErrorNotSupported on other GPUs.
+cudaError_t QuantProductSm90(const QuantProductArgs& args,
+                             __nv_bfloat16* rounded, cudaStream_t stream);
+
+}  // namespace strata::gpu
+
+#endif  // CUDA_KERNELS_QUANT_PRODUCT_H_
