@@ -21,7 +21,7 @@
 #include "core/checkpoint/load_model.h"
 #include "core/checkpoint/model_files.h"
 #include "core/checkpoint/weight_storage.h"
-#include "core/cpu/quant_product.h"
+#include "core/cpu/quant/quant_product.h"
 #include "core/model/config.h"
 #include "core/quant/cache_format.h"
 #include "core/runtime/backend.h"

@@ -1,0 +1,108 @@
+// What products with VNNI and AVX-512 are made of: codes and scales of packed
+// rows (core/quant/packed_rows.h) in registers.
+//
+// Included by files that are compiled once for each instruction set; others
+// find nothing here.
+
+#if defined(CORE_CPU_QUANT_VNNI_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef CORE_CPU_QUANT_VNNI_INL_H_
+#undef CORE_CPU_QUANT_VNNI_INL_H_
+#else
+#define CORE_CPU_QUANT_VNNI_INL_H_
+#endif
+
+#include <algorithm>
+#include <cstdint>
+
+#include "core/quant/format.h"
+#include "core/quant/packed_rows.h"
+#include "hwy/highway.h"
+
+HWY_BEFORE_NAMESPACE();
+#if HWY_TARGET == HWY_AVX3_DL
+// Highway's list of this target's features lacks it, its test has it.
+#pragma GCC target("avx512vnni")
+
+namespace strata {
+namespace HWY_NAMESPACE {
+
+// Blocks of 32 columns that are scaled together, a lane each: 512 columns.
+constexpr int64_t kLanes = 16;
+
+// Where the scales and zeros of a row's blocks lie.
+struct BlockGroups {
+  int64_t offset;      // Of the scales in a row.
+  int64_t num_groups;  // Of a row.
+  int64_t blocks;      // Of a row, that have columns.
+  int shift;           // A group is 2^shift blocks.
+  __m512i lane;        // Of 16 blocks, how many groups each is behind.
+
+  HWY_INLINE BlockGroups(const QuantFormat& format, int64_t k) {
+    const PackedRow layout(format, k);
+    offset = layout.code_bytes;
+    num_groups = layout.num_groups;
+    blocks = (k + 31) / 32;
+    const __m512i order =
+        _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+    shift = format.group == 0     ? 62
+            : format.group == 128 ? 2
+            : format.group == 64  ? 1
+                                  : 0;
+    lane = format.group == 0
+               ? _mm512_setzero_si512()
+               : _mm512_srl_epi32(order, _mm_cvtsi32_si128(shift));
+  }
+
+  // How many of the 16 blocks from `first` on have columns, and groups.
+  HWY_INLINE int64_t Blocks(int64_t first) const {
+    return std::clamp<int64_t>(blocks - first, 0, kLanes);
+  }
+  HWY_INLINE uint32_t Groups(int64_t first) const {
+    const int64_t groups = (Blocks(first) + (int64_t{1} << shift) - 1) >> shift;
+    return (1u << groups) - 1;
+  }
+
+  // Of the 16 blocks from `first` on of packed row w, 0 behind the last.
+  HWY_INLINE __m512 Scales(const uint8_t* w, int64_t first) const {
+    const __m256i bits =
+        _mm256_maskz_loadu_epi16(static_cast<__mmask16>(Groups(first)),
+                                 w + offset + 2 * (first >> shift));
+    return _mm512_castsi512_ps(_mm512_maskz_permutexvar_epi32(
+        static_cast<__mmask16>((1u << Blocks(first)) - 1), lane,
+        _mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16)));
+  }
+  HWY_INLINE __m512i Zeros(const uint8_t* w, int64_t first) const {
+    const __m128i bytes =
+        _mm_maskz_loadu_epi8(static_cast<__mmask16>(Groups(first)),
+                             w + offset + 2 * num_groups + (first >> shift));
+    return _mm512_maskz_permutexvar_epi32(
+        static_cast<__mmask16>((1u << Blocks(first)) - 1), lane,
+        _mm512_cvtepu8_epi32(bytes));
+  }
+};
+
+// 64 codes from w on, a byte each; zeros, and nothing read, unless `some`.
+template <int kBits>
+HWY_INLINE __m512i CodesAt(const uint8_t* w, bool some) {
+  const auto mask = static_cast<__mmask8>(some ? 0xFF : 0);
+  if constexpr (kBits == 8) return _mm512_maskz_loadu_epi64(mask, w);
+  const __m512i kShift = _mm512_set_epi64(4, 4, 4, 4, 0, 0, 0, 0);
+  const __m512i both =
+      _mm512_broadcast_i64x4(_mm256_maskz_loadu_epi64(mask, w));
+  return _mm512_and_si512(_mm512_srlv_epi64(both, kShift),
+                          _mm512_set1_epi8(15));
+}
+
+// z times `minus_sum` [16], z being the zero of all (symmetric) or of each.
+template <int kBits, bool kSymmetric>
+HWY_INLINE __m512i TimesZero(__m512i minus_sum, __m512i zero) {
+  if constexpr (kSymmetric) return _mm512_slli_epi32(minus_sum, kBits - 1);
+  return _mm512_mullo_epi32(minus_sum, zero);
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace strata
+#endif  // HWY_TARGET == HWY_AVX3_DL
+HWY_AFTER_NAMESPACE();
+
+#endif  // CORE_CPU_QUANT_VNNI_INL_H_
