@@ -8,7 +8,6 @@
 #include <cstdint>
 #include <filesystem>
 #include <memory>
-#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -58,8 +57,6 @@ struct Api {
   float* (*logits)(void* context, int32_t row);
   void* (*memory)(void* context);
   void (*clear)(void* memory, bool data);
-  const void* (*vocabulary)(const void* model);
-  int32_t (*vocabulary_size)(const void* vocabulary);
   const char* (*system_info)();
   void (*load_backends)(const char* folder);
   void* (*backend)(const char* name);
@@ -138,8 +135,6 @@ absl::StatusOr<Api> OpenApi(const std::string& folder) {
   RETURN_IF_ERROR(find("llama_get_logits_ith", api.logits));
   RETURN_IF_ERROR(find("llama_get_memory", api.memory));
   RETURN_IF_ERROR(find("llama_memory_clear", api.clear));
-  RETURN_IF_ERROR(find("llama_model_get_vocab", api.vocabulary));
-  RETURN_IF_ERROR(find("llama_vocab_n_tokens", api.vocabulary_size));
   RETURN_IF_ERROR(find("llama_print_system_info", api.system_info));
   RETURN_IF_ERROR(find("ggml_backend_load_all_from_path", api.load_backends));
   RETURN_IF_ERROR(find("ggml_backend_reg_by_name", api.backend));
@@ -178,7 +173,6 @@ class Model : public LlamaCppModel {
       return absl::InvalidArgumentError(
           absl::StrCat("llama.cpp refuses ", path));
     }
-    vocabulary_size_ = api_.vocabulary_size(api_.vocabulary(model_));
     // Prompts in one batch of 512 at most, as its own benchmark has it.
     constexpr uint32_t kBatch = 512;
     Options options = api_.context_defaults();
@@ -200,20 +194,18 @@ class Model : public LlamaCppModel {
     return Run(ids);
   }
 
-  absl::StatusOr<double> Decode(absl::Span<const int32_t> ids, int64_t count,
-                                int num_threads, int64_t* distinct) override {
+  absl::StatusOr<double> Decode(absl::Span<const int32_t> ids,
+                                int num_threads) override {
     const Threads threads(*this, num_threads);
-    RETURN_IF_ERROR(Run(ids).status());
-    std::set<int32_t> seen;
-    int32_t next = Likeliest();
+    RETURN_IF_ERROR(Run(ids.subspan(0, 1)).status());
     const Clock::time_point start = Clock::now();
-    for (int64_t i = 0; i < count; ++i) {
-      RETURN_IF_ERROR(Advance(&next, 1));
-      next = Likeliest();
-      seen.insert(next);
+    for (int32_t id : ids.subspan(1)) {
+      RETURN_IF_ERROR(Advance(&id, 1));
+      if (Logits() == nullptr) {
+        return absl::InternalError("llama.cpp gave no logits");
+      }
     }
     const std::chrono::duration<double> seconds = Clock::now() - start;
-    *distinct = static_cast<int64_t>(seen.size());
     return seconds.count();
   }
 
@@ -260,16 +252,9 @@ class Model : public LlamaCppModel {
 
   // Of the last token; waits for them.
   const float* Logits() const { return api_.logits(context_, -1); }
-  int32_t Likeliest() const {
-    const float* const logits = Logits();
-    return static_cast<int32_t>(
-        std::max_element(logits, logits + vocabulary_size_) - logits);
-  }
-
   const Api api_;
   void* model_ = nullptr;
   void* context_ = nullptr;
-  int32_t vocabulary_size_ = 0;
 };
 
 }  // namespace

@@ -35,11 +35,10 @@ class LlamaCppModel {
   // Seconds of a prompt in an empty cache, logits of its last token.
   virtual absl::StatusOr<double> Prefill(absl::Span<const int32_t> ids,
                                          int num_threads) = 0;
-  // Seconds of `count` tokens, each the likeliest behind the one before, behind
-  // `ids`, whose time does not count. `distinct`: how many were different.
+  // Seconds of the tokens of `ids` behind the first, one after another, the
+  // logits of each waited for.
   virtual absl::StatusOr<double> Decode(absl::Span<const int32_t> ids,
-                                        int64_t count, int num_threads,
-                                        int64_t* distinct) = 0;
+                                        int num_threads) = 0;
   // What it is: release and instructions.
   virtual std::string Description() const = 0;
 };

@@ -153,7 +153,8 @@ absl::StatusOr<int> RunGenerate(const GenerateFlags& flags) {
   for (const std::string& line : DescribeUnused(unused)) PrintNote(line);
   ASSIGN_OR_RETURN(
       const std::unique_ptr<Generator> generator,
-      Generator::Create(sized, *backend, state, !flags.no_fuse, flags.cache));
+      Generator::Create(sized, *backend, state, !flags.no_fuse, flags.cache,
+                        Generator::kLongPrefillTokens));
 
   std::string text;
   const auto emit = [&](const std::string& piece) {
