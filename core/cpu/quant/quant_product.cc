@@ -215,19 +215,25 @@ HWY_INLINE void BlockScales(const uint8_t* w, const QuantFormat& format,
 
 #if HWY_TARGET == HWY_AVX3_DL
 
-// Sums of the products of 16 blocks of codes, a lane each, by those from x on.
+// Sums of the products of 16 blocks of codes, a lane each, by those from x on;
+// of kPairs pairs of blocks that there are.
+template <int kPairs>
 HWY_INLINE __m512i BlockSums(const __m512i* codes, const int8_t* x) {
   // Of two blocks eight sums of four each; then of 2, 4 and 8 blocks.
-  const auto of_two = [&](int i) HWY_ATTR {
-    return _mm512_dpbusd_epi32(_mm512_setzero_si512(), codes[i],
-                               _mm512_loadu_si512(x + i * 2 * kBlock));
+  const auto of_two = [&](int i) HWY_ATTR __attribute__((always_inline)) {
+    return i < kPairs
+               ? _mm512_dpbusd_epi32(_mm512_setzero_si512(), codes[i],
+                                     _mm512_loadu_si512(x + i * 2 * kBlock))
+               : _mm512_setzero_si512();
   };
-  const auto of_four = [&](int i) HWY_ATTR {
+  const auto of_four = [&](int i) HWY_ATTR __attribute__((always_inline)) {
+    if (i >= kPairs) return _mm512_setzero_si512();
     const __m512i a = of_two(i), b = of_two(i + 1);
     return _mm512_add_epi32(_mm512_unpacklo_epi32(a, b),
                             _mm512_unpackhi_epi32(a, b));
   };
-  const auto of_eight = [&](int i) HWY_ATTR {
+  const auto of_eight = [&](int i) HWY_ATTR __attribute__((always_inline)) {
+    if (i >= kPairs) return _mm512_setzero_si512();
     const __m512i a = of_four(i), b = of_four(i + 2);
     return _mm512_add_epi32(_mm512_unpacklo_epi64(a, b),
                             _mm512_unpackhi_epi64(a, b));
@@ -241,46 +247,58 @@ HWY_INLINE __m512i BlockSums(const __m512i* codes, const int8_t* x) {
   return _mm512_permutexvar_epi32(kOrder, sums);
 }
 
-// One row of w by kRows of x, all of 8 bits or (kWide) of 16.
-template <int kBits, int kRows, bool kWide, bool kSymmetric>
-HWY_INLINE void Row(const QuantizedRows& x, int64_t row, const uint8_t* w,
-                    const BlockGroups& groups, float* y, int64_t ldy) {
+// Adds the products of kPairs pairs of blocks from block `first` on to
+// sum [kRows].
+template <int kBits, int kRows, bool kWide, bool kSymmetric, int kPairs>
+HWY_INLINE void AddBlocks(const QuantizedRows& x, int64_t row, const uint8_t* w,
+                          const BlockGroups& groups, int64_t first,
+                          __m512* sum) {
   const int64_t blocks = x.padded / kBlock;
+  __m512i codes[kPairs];
+  const uint8_t* const from = w + first * kBlock * kBits / 8;
+#pragma GCC unroll 8
+  for (int i = 0; i < kPairs; ++i) {
+    codes[i] = CodesAt<kBits>(from + i * kBlock * kBits / 4, true);
+  }
+  const __m512 scale = groups.Scales(w, first);
+  const __m512i zero =
+      kSymmetric ? _mm512_setzero_si512() : groups.Zeros(w, first);
+  constexpr auto kMask = static_cast<__mmask16>((1u << 2 * kPairs) - 1);
+#pragma GCC unroll 4
+  for (int i = 0; i < kRows; ++i) {
+    const int64_t at = (row + i) * blocks + first;
+    __m512i products = BlockSums<kPairs>(codes, x.high + at * kBlock);
+    if constexpr (kWide) {
+      products =
+          _mm512_add_epi32(_mm512_slli_epi32(products, 8),
+                           BlockSums<kPairs>(codes, x.low + at * kBlock));
+    }
+    products = _mm512_add_epi32(
+        products, TimesZero<kBits, kSymmetric>(
+                      _mm512_maskz_loadu_epi32(kMask, x.minus_sum + at), zero));
+    sum[i] = _mm512_fmadd_ps(
+        _mm512_cvtepi32_ps(products),
+        _mm512_mul_ps(scale, _mm512_maskz_loadu_ps(kMask, x.scale + at)),
+        sum[i]);
+  }
+}
+
+// One row of w by kRows of x, all of 8 bits or (kWide) of 16. kTail: pairs of
+// blocks behind the last 16.
+template <int kBits, int kRows, bool kWide, bool kSymmetric, int kTail>
+HWY_INLINE void RowOf(const QuantizedRows& x, int64_t row, const uint8_t* w,
+                      const BlockGroups& groups, float* y, int64_t ldy) {
+  const int64_t whole = x.padded / kBlock / kLanes * kLanes;
   __m512 sum[kRows];
   for (int i = 0; i < kRows; ++i) sum[i] = _mm512_setzero_ps();
-  const auto add = [&](int64_t first, int64_t n) HWY_ATTR
-      __attribute__((always_inline)) {
-    __m512i codes[kLanes / 2];
-    const uint8_t* const from = w + first * kBlock * kBits / 8;
-#pragma GCC unroll 8
-    for (int i = 0; i < kLanes / 2; ++i) {
-      codes[i] = CodesAt<kBits>(from + i * kBlock * kBits / 4, 2 * i < n);
-    }
-    const __m512 scale = groups.Scales(w, first);
-    const __m512i zero =
-        kSymmetric ? _mm512_setzero_si512() : groups.Zeros(w, first);
-    const auto mask = static_cast<__mmask16>((1u << n) - 1);
-#pragma GCC unroll 4
-    for (int i = 0; i < kRows; ++i) {
-      const int64_t at = (row + i) * blocks + first;
-      __m512i products = BlockSums(codes, x.high + at * kBlock);
-      if constexpr (kWide) {
-        products = _mm512_add_epi32(_mm512_slli_epi32(products, 8),
-                                    BlockSums(codes, x.low + at * kBlock));
-      }
-      products = _mm512_add_epi32(
-          products,
-          TimesZero<kBits, kSymmetric>(
-              _mm512_maskz_loadu_epi32(mask, x.minus_sum + at), zero));
-      sum[i] = _mm512_fmadd_ps(
-          _mm512_cvtepi32_ps(products),
-          _mm512_mul_ps(scale, _mm512_maskz_loadu_ps(mask, x.scale + at)),
-          sum[i]);
-    }
-  };
-  int64_t first = 0;
-  for (; first + kLanes <= blocks; first += kLanes) add(first, kLanes);
-  if (first < blocks) add(first, blocks - first);
+  for (int64_t first = 0; first < whole; first += kLanes) {
+    AddBlocks<kBits, kRows, kWide, kSymmetric, kLanes / 2>(x, row, w, groups,
+                                                           first, sum);
+  }
+  if constexpr (kTail > 0) {
+    AddBlocks<kBits, kRows, kWide, kSymmetric, kTail>(x, row, w, groups, whole,
+                                                      sum);
+  }
   for (int i = 0; i < kRows; ++i) y[i * ldy] = _mm512_reduce_add_ps(sum[i]);
 }
 
@@ -297,9 +315,9 @@ struct BlockGroups {
 };
 
 // One row of w by kRows of x, all of 8 bits or (kWide) of 16.
-template <int kBits, int kRows, bool kWide, bool kSymmetric>
-HWY_INLINE void Row(const QuantizedRows& x, int64_t row, const uint8_t* w,
-                    const BlockGroups& groups, float* y, int64_t ldy) {
+template <int kBits, int kRows, bool kWide, bool kSymmetric, int kTail>
+HWY_INLINE void RowOf(const QuantizedRows& x, int64_t row, const uint8_t* w,
+                      const BlockGroups& groups, float* y, int64_t ldy) {
   const I32 i32;
   const F32 f32;
   const int64_t blocks = x.padded / kBlock;
@@ -347,7 +365,7 @@ HWY_INLINE void Row(const QuantizedRows& x, int64_t row, const uint8_t* w,
 
 #endif
 
-template <int kBits, bool kSymmetric>
+template <int kBits, bool kSymmetric, int kTail>
 void DotsOf(const QuantizedRows& x, int64_t first, int64_t m, const uint8_t* w,
             const QuantFormat& format, int64_t k, int64_t n, float* y,
             int64_t ldy) {
@@ -358,33 +376,54 @@ void DotsOf(const QuantizedRows& x, int64_t first, int64_t m, const uint8_t* w,
     while (i < m) {
       const int64_t row = first + i;
       float* const out = y + i * ldy + j;
-      if (x.wide[row]) {
-        Row<kBits, 1, true, kSymmetric>(x, row, w, groups, out, ldy);
-        ++i;
-        continue;
-      }
-      int64_t narrow = 1;
+      int64_t narrow = 0;
       while (narrow < kMaxRows && i + narrow < m && !x.wide[row + narrow]) {
         ++narrow;
       }
       if (narrow == kMaxRows) {
-        Row<kBits, kMaxRows, false, kSymmetric>(x, row, w, groups, out, ldy);
+        RowOf<kBits, kMaxRows, false, kSymmetric, kTail>(x, row, w, groups, out,
+                                                         ldy);
         i += kMaxRows;
-      } else {
-        Row<kBits, 1, false, kSymmetric>(x, row, w, groups, out, ldy);
-        ++i;
+        continue;
       }
+      if (narrow > 0) {
+        RowOf<kBits, 1, false, kSymmetric, kTail>(x, row, w, groups, out, ldy);
+      } else {
+        RowOf<kBits, 1, true, kSymmetric, kTail>(x, row, w, groups, out, ldy);
+      }
+      ++i;
     }
   }
+}
+
+using DotsFunction = void (*)(const QuantizedRows&, int64_t, int64_t,
+                              const uint8_t*, const QuantFormat&, int64_t,
+                              int64_t, float*, int64_t);
+
+// By the pairs of blocks of 32 columns behind the last 512 columns.
+template <int kBits, bool kSymmetric>
+DotsFunction DotsBehind(int64_t pairs) {
+#if HWY_TARGET == HWY_AVX3_DL
+  static constexpr DotsFunction kBehind[] = {
+      DotsOf<kBits, kSymmetric, 0>, DotsOf<kBits, kSymmetric, 1>,
+      DotsOf<kBits, kSymmetric, 2>, DotsOf<kBits, kSymmetric, 3>,
+      DotsOf<kBits, kSymmetric, 4>, DotsOf<kBits, kSymmetric, 5>,
+      DotsOf<kBits, kSymmetric, 6>, DotsOf<kBits, kSymmetric, 7>};
+  return kBehind[pairs];
+#else
+  return DotsOf<kBits, kSymmetric, 0>;
+#endif
 }
 
 void Dots(const QuantizedRows& x, int64_t first, int64_t m, const uint8_t* w,
           const QuantFormat& format, int64_t k, int64_t n, float* y,
           int64_t ldy) {
-  const auto run =
-      format.bits == 4
-          ? (format.symmetric ? DotsOf<4, true> : DotsOf<4, false>)
-          : (format.symmetric ? DotsOf<8, true> : DotsOf<8, false>);
+  const int64_t pairs = x.padded / 64 % 8;
+  const DotsFunction run =
+      format.bits == 4 ? (format.symmetric ? DotsBehind<4, true>(pairs)
+                                           : DotsBehind<4, false>(pairs))
+                       : (format.symmetric ? DotsBehind<8, true>(pairs)
+                                           : DotsBehind<8, false>(pairs));
   run(x, first, m, w, format, k, n, y, ldy);
 }
 

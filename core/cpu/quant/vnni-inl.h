@@ -11,7 +11,6 @@
 #define CORE_CPU_QUANT_VNNI_INL_H_
 #endif
 
-#include <algorithm>
 #include <cstdint>
 
 #include "core/quant/format.h"
@@ -31,19 +30,23 @@ constexpr int64_t kLanes = 16;
 
 // Where the scales and zeros of a row's blocks lie.
 struct BlockGroups {
-  int64_t offset;      // Of the scales in a row.
-  int64_t num_groups;  // Of a row.
-  int64_t blocks;      // Of a row, that have columns.
-  int shift;           // A group is 2^shift blocks.
-  __m512i lane;        // Of 16 blocks, how many groups each is behind.
+  int64_t offset;  // Of the scales in a row, and of the zeros.
+  int64_t zero_offset;
+  int64_t blocks;         // Of a row, that have columns.
+  int shift;              // A group is 2^shift blocks.
+  __m512i lane;           // Of 16 blocks, how many groups each is behind.
+  __mmask16 full;         // Groups of 16 blocks.
+  __mmask16 tail_groups;  // Those of what is behind the last 16.
+  __mmask16 tail_blocks;
 
   HWY_INLINE BlockGroups(const QuantFormat& format, int64_t k) {
     const PackedRow layout(format, k);
     offset = layout.code_bytes;
-    num_groups = layout.num_groups;
+    zero_offset = offset + 2 * layout.num_groups;
     blocks = (k + 31) / 32;
     const __m512i order =
         _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+    // A scale a row: more blocks than a row can have.
     shift = format.group == 0     ? 62
             : format.group == 128 ? 2
             : format.group == 64  ? 1
@@ -51,33 +54,39 @@ struct BlockGroups {
     lane = format.group == 0
                ? _mm512_setzero_si512()
                : _mm512_srl_epi32(order, _mm_cvtsi32_si128(shift));
-  }
-
-  // How many of the 16 blocks from `first` on have columns, and groups.
-  HWY_INLINE int64_t Blocks(int64_t first) const {
-    return std::clamp<int64_t>(blocks - first, 0, kLanes);
-  }
-  HWY_INLINE uint32_t Groups(int64_t first) const {
-    const int64_t groups = (Blocks(first) + (int64_t{1} << shift) - 1) >> shift;
-    return (1u << groups) - 1;
+    full = GroupsOf(kLanes);
+    tail_groups = GroupsOf(blocks % kLanes);
+    tail_blocks = static_cast<__mmask16>((1u << (blocks % kLanes)) - 1);
   }
 
   // Of the 16 blocks from `first` on of packed row w, 0 behind the last.
   HWY_INLINE __m512 Scales(const uint8_t* w, int64_t first) const {
-    const __m256i bits =
-        _mm256_maskz_loadu_epi16(static_cast<__mmask16>(Groups(first)),
-                                 w + offset + 2 * (first >> shift));
+    const bool whole = first + kLanes <= blocks;
+    const __m256i bits = _mm256_maskz_loadu_epi16(
+        whole ? full : TailGroups(first), w + offset + 2 * (first >> shift));
     return _mm512_castsi512_ps(_mm512_maskz_permutexvar_epi32(
-        static_cast<__mmask16>((1u << Blocks(first)) - 1), lane,
+        whole ? 0xFFFF : TailBlocks(first), lane,
         _mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16)));
   }
   HWY_INLINE __m512i Zeros(const uint8_t* w, int64_t first) const {
-    const __m128i bytes =
-        _mm_maskz_loadu_epi8(static_cast<__mmask16>(Groups(first)),
-                             w + offset + 2 * num_groups + (first >> shift));
-    return _mm512_maskz_permutexvar_epi32(
-        static_cast<__mmask16>((1u << Blocks(first)) - 1), lane,
-        _mm512_cvtepu8_epi32(bytes));
+    const bool whole = first + kLanes <= blocks;
+    const __m128i bytes = _mm_maskz_loadu_epi8(
+        whole ? full : TailGroups(first), w + zero_offset + (first >> shift));
+    return _mm512_maskz_permutexvar_epi32(whole ? 0xFFFF : TailBlocks(first),
+                                          lane, _mm512_cvtepu8_epi32(bytes));
+  }
+
+ private:
+  HWY_INLINE __mmask16 GroupsOf(int64_t n) const {
+    const int64_t groups = (n + (int64_t{1} << shift) - 1) >> shift;
+    return static_cast<__mmask16>((1u << groups) - 1);
+  }
+  // None from where only what fills the columns up is left.
+  HWY_INLINE __mmask16 TailGroups(int64_t first) const {
+    return first < blocks ? tail_groups : __mmask16{0};
+  }
+  HWY_INLINE __mmask16 TailBlocks(int64_t first) const {
+    return first < blocks ? tail_blocks : __mmask16{0};
   }
 };
 
