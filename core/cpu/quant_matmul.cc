@@ -2,14 +2,17 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <string>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "core/cpu/gemm.h"
 #include "core/cpu/quant/quant_panel.h"
 #include "core/cpu/quant/quant_product.h"
+#include "core/ops/mixed_matmul.h"
 #include "core/ops/quant_matmul.h"
 #include "core/quant/format.h"
+#include "core/quant/mixed_rows.h"
 #include "core/quant/packed_rows.h"
 #include "core/runtime/kernel.h"
 #include "core/runtime/kernel_registry.h"
@@ -162,28 +165,32 @@ absl::Status RunDense(const KernelContext& ctx) {
   return absl::OkStatus();
 }
 
-// An expert that has rows, and the first of its pieces among all.
+// An expert that has rows, its weights, and the first of its pieces among all.
 struct BusyExpert {
   int32_t expert;
   int32_t first_piece;
+  const uint8_t* w;
 };
 
+// Of experts that all have `format` or, if `letters` is not null, each its own.
 template <bool kInvariant>
-absl::Status RunGrouped(const KernelContext& ctx) {
-  const QuantFormat format = FormatOf(ctx.attrs());
+absl::Status RunExperts(const KernelContext& ctx, const QuantFormat& format,
+                        const char* letters, int64_t experts, int64_t n) {
   const int64_t rows = ctx.in(0).dim(0), k = ctx.in(0).dim(1);
-  const int64_t experts = ctx.in(1).dim(0), n = ctx.in(1).dim(1);
-  const int64_t expert_bytes = n * ctx.in(1).dim(2);
   const int32_t* const offset = ctx.in(2).as<int32_t>();  // [experts + 1]
-  const Plan few(format, k, n, Way::kDots);
-  const Plan many(format, k, n, WayOf(rows, kInvariant));
-  const auto plan_of = [&](int64_t m) -> const Plan& {
-    return WayOf(m, kInvariant) == Way::kDots ? few : many;
+  const auto format_of = [&](int64_t e) {
+    return letters == nullptr ? format : *FormatOfLetter(letters[e]);
+  };
+  const auto plan_of = [&](int64_t e) {
+    return Plan(format_of(e), k, n,
+                WayOf(offset[e + 1] - offset[e], kInvariant));
   };
   auto* const busy = ctx.scratch.Take<BusyExpert>(experts);
-  int64_t num_busy = 0;
+  int64_t num_busy = 0, tile_bytes = 0;
   int32_t num_pieces = 0;
-  bool any_integers = false, any_tiles = false;
+  bool any_integers = false;
+  const uint8_t* w = ctx.in(1).as<uint8_t>();
+  if (letters != nullptr) w += LetterBytes(experts);
   for (int64_t e = 0; e < experts; ++e) {
     const int64_t m = offset[e + 1] - offset[e];
     if (m < 0 || offset[e] < 0 || offset[e + 1] > rows) {
@@ -191,19 +198,20 @@ absl::Status RunGrouped(const KernelContext& ctx) {
           absl::StrCat("expert ", e, " owns rows from ", offset[e], " to ",
                        offset[e + 1], " of ", rows));
     }
-    if (m == 0) continue;
-    busy[num_busy++] = {static_cast<int32_t>(e), num_pieces};
-    const Plan& plan = plan_of(m);
-    any_integers |= plan.way != Way::kGemm;
-    any_tiles |= plan.way != Way::kDots;
-    num_pieces += static_cast<int32_t>(plan.NumPieces(m));
+    if (m > 0) {
+      busy[num_busy++] = {static_cast<int32_t>(e), num_pieces, w};
+      const Plan plan = plan_of(e);
+      any_integers |= plan.way != Way::kGemm;
+      tile_bytes = std::max(tile_bytes, plan.TileBytes());
+      num_pieces += static_cast<int32_t>(plan.NumPieces(m));
+    }
+    w += n * PackedRow(format_of(e), k).bytes;
   }
   QuantizedRows quantized;
   if (any_integers) quantized = QuantizeAll(ctx);
-  const int64_t bytes = any_tiles ? many.TileBytes() : 0;
-  char* const tiles = ctx.scratch.Take<char>(ctx.pool.num_threads() * bytes);
+  char* const tiles =
+      ctx.scratch.Take<char>(ctx.pool.num_threads() * tile_bytes);
   const float* const x = ctx.in(0).as<float>();
-  const uint8_t* const w = ctx.in(1).as<uint8_t>();
   float* const y = ctx.out(0).as<float>();
   ctx.pool.ParallelFor(num_pieces, [&](int64_t index, int worker) {
     const BusyExpert* const after = std::upper_bound(
@@ -211,12 +219,27 @@ absl::Status RunGrouped(const KernelContext& ctx) {
         [](int64_t i, const BusyExpert& e) { return i < e.first_piece; });
     const BusyExpert& mine = *(after - 1);
     const int64_t first = offset[mine.expert];
-    const Product product = {first, offset[mine.expert + 1] - first,
-                             w + mine.expert * expert_bytes, y + first * n};
-    plan_of(product.m).Run(product, index - mine.first_piece, x, quantized,
-                           tiles + worker * bytes);
+    const Product product = {first, offset[mine.expert + 1] - first, mine.w,
+                             y + first * n};
+    plan_of(mine.expert)
+        .Run(product, index - mine.first_piece, x, quantized,
+             tiles + worker * tile_bytes);
   });
   return absl::OkStatus();
+}
+
+template <bool kInvariant>
+absl::Status RunGrouped(const KernelContext& ctx) {
+  return RunExperts<kInvariant>(ctx, FormatOf(ctx.attrs()), nullptr,
+                                ctx.in(1).dim(0), ctx.in(1).dim(1));
+}
+
+template <bool kInvariant>
+absl::Status RunMixed(const KernelContext& ctx) {
+  const std::string& letters = ctx.attrs().String("formats");
+  return RunExperts<kInvariant>(ctx, {}, letters.data(),
+                                static_cast<int64_t>(letters.size()),
+                                ctx.attrs().Int("n"));
 }
 
 }  // namespace
@@ -224,11 +247,13 @@ absl::Status RunGrouped(const KernelContext& ctx) {
 void RegisterQuantMatMulKernels(KernelRegistry& kernels) {
   kernels.Register(kQuantMatMul, DType::kF32, RunDense<false>);
   kernels.Register(kQuantGroupedMatMul, DType::kF32, RunGrouped<false>);
+  kernels.Register(kMixedGroupedMatMul, DType::kF32, RunMixed<false>);
 }
 
 void RegisterBatchInvariantQuantKernels(KernelRegistry& kernels) {
   kernels.Register(kQuantMatMul, DType::kF32, RunDense<true>);
   kernels.Register(kQuantGroupedMatMul, DType::kF32, RunGrouped<true>);
+  kernels.Register(kMixedGroupedMatMul, DType::kF32, RunMixed<true>);
 }
 
 }  // namespace strata

@@ -1,4 +1,4 @@
-// CPU kernels of core/ops/quant_matmul.h.
+// CPU kernels of core/ops/quant_matmul.h and mixed_matmul.h.
 //
 // x is rounded to 8 or 16 bits a row (core/cpu/quant/quant_product.h), whose
 // products with the codes are exact; a few rows (always, in the batch-invariant
