@@ -154,6 +154,30 @@ std::string ReasonOf(const ModelConfig& config, const std::string& name) {
 
 }  // namespace
 
+std::string ExpertPart(const std::string& name, int64_t e) {
+  constexpr absl::string_view kExperts = ".experts.";
+  const size_t at = absl::string_view(name).rfind(kExperts);
+  CHECK(at != name.npos) << name;
+  return absl::StrCat(name.substr(0, at + kExperts.size()), e,
+                      name.substr(at + kExperts.size() - 1));
+}
+
+void SplitExperts(const StoredTensors& tensors, WeightLayout& layout) {
+  if (!layout.own) return;
+  for (WeightParts& entry : layout.map) {
+    if (entry.shape.size() != 3 || tensors.count(entry.name) > 0 ||
+        !absl::StrContains(entry.name, ".experts.") ||
+        tensors.count(ExpertPart(entry.name, 0)) == 0) {
+      continue;
+    }
+    entry.parts.clear();
+    for (int64_t e = 0; e < entry.shape[0]; ++e) {
+      entry.parts.push_back(ExpertPart(entry.name, e));
+    }
+    entry.part_shape.erase(entry.part_shape.begin());
+  }
+}
+
 absl::StatusOr<PartScales> ReadScales(const ModelConfig& config,
                                       const std::string& name,
                                       const Shape& part_shape, int64_t parts,
@@ -215,9 +239,10 @@ absl::Status FillState(absl::string_view where, const ModelConfig& config,
     }
     CHECK(to.shape == entry.shape) << entry.name;
     const int64_t size = NumElements(entry.part_shape);
-    const int64_t parts = layout.own ? NumParts(entry.name, entry.shape) : 1;
+    const bool whole = layout.own && entry.parts.size() == 1;
+    const int64_t parts = whole ? NumParts(entry.name, entry.shape) : 1;
     const Shape part_shape =
-        layout.own ? DividedShape(entry.shape, parts) : entry.part_shape;
+        whole ? DividedShape(entry.shape, parts) : entry.part_shape;
     for (size_t i = 0; i < entry.parts.size(); ++i) {
       const std::string& part = entry.parts[i];
       const StoredTensor& from = tensors.at(part);
@@ -317,6 +342,7 @@ absl::Status LoadModelWeights(const std::string& dir, const ModelConfig& config,
   ASSIGN_OR_RETURN(WeightFiles opened, WeightFiles::Open(dir));
   const auto files = std::make_shared<const WeightFiles>(std::move(opened));
   const StoredTensors& tensors = files->tensors();
+  SplitExperts(tensors, layout);
   if (storage != WeightStorage::kF32) {
     ASSIGN_OR_RETURN(std::set<std::string> narrow,
                      NarrowParameters(config, layout.map, tensors, storage));
@@ -329,10 +355,13 @@ absl::Status LoadModelWeights(const std::string& dir, const ModelConfig& config,
   if (storage == WeightStorage::kAsStored) {
     ASSIGN_OR_RETURN(auto packed,
                      PackedParameters(config, layout.map, tensors));
+    ASSIGN_OR_RETURN(auto mixed, MixedParameters(config, layout.map, tensors));
     for (const std::string& name : state.names()) {
-      if (state.Get(name).dtype != DType::kU8) packed.erase(name);
+      if (state.Get(name).dtype == DType::kU8) continue;
+      packed.erase(name);
+      mixed.erase(name);
     }
-    ASSIGN_OR_RETURN(graph, QuantizeWeights(graph, packed));
+    ASSIGN_OR_RETURN(graph, QuantizeWeights(graph, packed, mixed));
   }
   RETURN_IF_ERROR(state.Declare(graph));
   RETURN_IF_ERROR(FillState(dir, config, layout, tensors, state));

@@ -34,6 +34,14 @@ struct WeightLayout {
   bool own = false;
 };
 
+// Experts that one of our own files has in a tensor each, "...experts.3.
+// down_proj.weight", as it does where their formats differ: these become the
+// parts of their entry.
+void SplitExperts(const StoredTensors& tensors, WeightLayout& layout);
+
+// The name of expert `e`'s matrix of "...experts.down_proj.weight".
+std::string ExpertPart(const std::string& name, int64_t e);
+
 // Fills every tensor of `layout` from `tensors`; `where` is for messages.
 //
 // Returns INVALID_ARGUMENT with the names if some are missing, have another

@@ -31,6 +31,7 @@ absl::StatusOr<ModelSource> OpenFolder(const std::string& folder) {
   std::error_code ignored;
   if (source.layout.own) {
     ASSIGN_OR_RETURN(source.layout.map, OwnWeightMap(source.config));
+    SplitExperts(source.tensors, source.layout);
     const std::string kept = absl::StrCat(folder, "/", kUnusedWeightsFile);
     if (std::filesystem::exists(kept, ignored)) {
       ASSIGN_OR_RETURN(source.kept_files, WeightFiles::OpenFile(kept));

@@ -1,9 +1,10 @@
-// CPU kernels of core/ops/quant_matmul.h.
+// CPU kernels of core/ops/quant_matmul.h and mixed_matmul.h.
 //
-// Few rows (always, in the batch-invariant kernels): x is rounded to 8 or 16
-// bits a row (core/cpu/quant_product.h), whose products with the codes are
-// exact. Many rows: tiles of weights are widened, which is exact, and
-// multiplied in float as MatMul does.
+// x is rounded to 8 or 16 bits a row (core/cpu/quant/quant_product.h), whose
+// products with the codes are exact; a few rows (always, in the batch-invariant
+// kernels) row by row, many by panels of weights (quant_panel.h). Where the
+// processor has no VNNI with AVX-512, tiles of weights are widened for many
+// rows, which is exact, and multiplied in float as MatMul does.
 
 #ifndef CORE_CPU_QUANT_MATMUL_H_
 #define CORE_CPU_QUANT_MATMUL_H_

@@ -3,12 +3,15 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "core/graph/builder.h"
+#include "core/ops/mixed_matmul.h"
 #include "core/ops/quant_matmul.h"
 #include "core/quant/format.h"
+#include "core/quant/mixed_rows.h"
 #include "core/quant/packed_rows.h"
 #include "core/quant/quantized_matrix.h"
 #include "core/tensor/dtype.h"
@@ -141,6 +144,61 @@ TEST(QuantMatMulTest, MultipliesEachExpertsRows) {
       EXPECT_THAT(run.Run(), StatusIs(absl::StatusCode::kInvalidArgument,
                                       HasSubstr("23 to 28 of 27")));
     }
+  }
+}
+
+// Experts of four formats, two of them busy with few rows and two with many,
+// give what each gives by the operator of one format, bit for bit.
+TEST(QuantMatMulTest, MultipliesExpertsOfSeveralFormatsLikeOneAtATime) {
+  const std::vector<int32_t> offset = {0, 3, 23, 23, 25, 45};
+  const ExpertFormats formats = {{4, 32, true},
+                                 {8, 64, true},
+                                 {8, 32, true},
+                                 {8, 0, false},
+                                 {4, 64, false}};
+  const int64_t experts = 5, rows = 45, k = 128, n = 40;
+  for (const RegisterKernels kernels : kBoth) {
+    const std::vector<float> x = NormalFloats(rows * k, /*seed=*/5);
+    const auto run_with = [&](const OpDef& op, const Attrs& attrs,
+                              const Dims& dims,
+                              const std::vector<uint8_t>& packed) {
+      GraphRun run(
+          [&](GraphBuilder& b) {
+            const ValueId in =
+                b.Input("x", DType::kF32, {Static(rows), Static(k)});
+            const ValueId w = b.State("w", DType::kU8, dims);
+            const ValueId at =
+                b.Input("offset", DType::kI32, {Static(experts + 1)});
+            b.Output("y", b.Add1(op, {in, w, at}, attrs));
+          },
+          {kernels});
+      run.Set("x", x);
+      run.Set("w", packed);
+      run.Set("offset", offset);
+      EXPECT_THAT(run.Run(), IsOk());
+      return run.Get<float>("y");
+    };
+    std::vector<uint8_t> mixed(LetterBytes(experts));
+    const std::string letters = LettersOf(formats);
+    std::copy(letters.begin(), letters.end(), mixed.begin());
+    std::vector<float> want(rows * n);
+    for (int64_t e = 0; e < experts; ++e) {
+      const Weights w = RandomWeights(formats[e], experts * n, k);
+      const int64_t bytes = n * PackedRow(formats[e], k).bytes;
+      mixed.insert(mixed.end(), w.packed.begin() + e * bytes,
+                   w.packed.begin() + (e + 1) * bytes);
+      const std::vector<float> alone =
+          run_with(kQuantGroupedMatMul, QuantAttrs(formats[e]),
+                   {Static(experts), Static(n), Static(bytes / n)}, w.packed);
+      std::copy(alone.begin() + offset[e] * n,
+                alone.begin() + offset[e + 1] * n,
+                want.begin() + offset[e] * n);
+    }
+    const auto size = static_cast<int64_t>(mixed.size());
+    EXPECT_EQ(MixedOffsets(formats, n, k).back(), size);
+    EXPECT_EQ(run_with(kMixedGroupedMatMul, MixedAttrs(formats, n),
+                       {Static(size)}, mixed),
+              want);
   }
 }
 

@@ -16,8 +16,10 @@
 #include "core/graph/op_def.h"
 #include "core/ops/grouped_matmul.h"
 #include "core/ops/matmul.h"
+#include "core/ops/mixed_matmul.h"
 #include "core/ops/quant_matmul.h"
 #include "core/quant/format.h"
+#include "core/quant/mixed_rows.h"
 #include "core/quant/packed_rows.h"
 #include "core/tensor/dtype.h"
 
@@ -40,6 +42,22 @@ bool IsLayer(const Node& node) {
          node.attrs.Int("transpose_w") != 0;
 }
 
+// Bytes of experts' matrices F32[experts, n, k] in those formats.
+absl::StatusOr<int64_t> MixedBytes(const Value& value,
+                                   const ExpertFormats& formats) {
+  const Dims& dims = value.type.dims;
+  if (dims.size() != 3 ||
+      dims[0].bound != static_cast<int64_t>(formats.size())) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(value.name, " has formats of ", formats.size(),
+                     " experts; want one for each of its matrices"));
+  }
+  for (const QuantFormat& format : formats) {
+    RETURN_IF_ERROR(CheckFormat(value.name, format, dims[2].bound));
+  }
+  return MixedOffsets(formats, dims[1].bound, dims[2].bound).back();
+}
+
 }  // namespace
 
 std::set<std::string> QuantizableWeights(const Graph& graph) {
@@ -60,12 +78,15 @@ std::set<std::string> QuantizableWeights(const Graph& graph) {
 }
 
 absl::StatusOr<Graph> QuantizeWeights(
-    const Graph& graph, const std::map<std::string, QuantFormat>& formats) {
+    const Graph& graph, const std::map<std::string, QuantFormat>& formats,
+    const std::map<std::string, ExpertFormats>& mixed) {
   const std::set<std::string> quantizable = QuantizableWeights(graph);
   Graph packed;
   for (Value value : graph.values()) {
-    const auto it = formats.find(value.name);
-    if (it != formats.end() && IsCandidate(value)) {
+    const auto one = formats.find(value.name);
+    const auto several = mixed.find(value.name);
+    if ((one != formats.end() || several != mixed.end()) &&
+        IsCandidate(value)) {
       if (quantizable.count(value.name) == 0) {
         return absl::InvalidArgumentError(
             absl::StrCat(value.name,
@@ -73,20 +94,32 @@ absl::StatusOr<Graph> QuantizeWeights(
                          "that wants it in F32"));
       }
       const int64_t columns = value.type.dims.back().bound;
-      RETURN_IF_ERROR(CheckFormat(value.name, it->second, columns));
+      if (one != formats.end()) {
+        RETURN_IF_ERROR(CheckFormat(value.name, one->second, columns));
+        value.type.dims.back() = Static(PackedRow(one->second, columns).bytes);
+      } else {
+        ASSIGN_OR_RETURN(const int64_t bytes,
+                         MixedBytes(value, several->second));
+        value.type.dims = {Static(bytes)};
+      }
       value.type.dtype = DType::kU8;
-      value.type.dims.back() = Static(PackedRow(it->second, columns).bytes);
     }
     packed.AddValue(std::move(value));
   }
   for (Node node : graph.nodes()) {
     if (IsLayer(node)) {
       const Value& weight = graph.value(node.inputs[kWeight]);
-      const auto it = formats.find(weight.name);
-      if (it != formats.end() && IsCandidate(weight)) {
+      const auto one = formats.find(weight.name);
+      const auto several = mixed.find(weight.name);
+      if (!IsCandidate(weight)) {
+        // Not ours.
+      } else if (one != formats.end()) {
         node.op = node.op->name == kMatMul.name ? &kQuantMatMul
                                                 : &kQuantGroupedMatMul;
-        node.attrs = QuantAttrs(it->second);
+        node.attrs = QuantAttrs(one->second);
+      } else if (several != mixed.end()) {
+        node.op = &kMixedGroupedMatMul;
+        node.attrs = MixedAttrs(several->second, weight.type.dims[1].bound);
       }
     }
     packed.AddNode(std::move(node));

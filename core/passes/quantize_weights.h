@@ -5,7 +5,9 @@
 //        --QuantizeWeights(graph, {{"w", INT4}})-->
 //   w: parameter U8[n, bytes]    y = QuantMatMul(x, w)
 //
-// Experts' matrices F32[experts, n, k] and GroupedMatMul likewise. All other
+// Experts' matrices F32[experts, n, k] and GroupedMatMul likewise; where
+// experts have formats of their own, w becomes U8[bytes]
+// (core/quant/mixed_rows.h) and the operator MixedGroupedMatMul. All other
 // values stay what they were.
 
 #ifndef CORE_PASSES_QUANTIZE_WEIGHTS_H_
@@ -18,6 +20,7 @@
 #include "absl/status/statusor.h"
 #include "core/graph/graph.h"
 #include "core/quant/format.h"
+#include "core/quant/mixed_rows.h"
 
 namespace strata {
 
@@ -25,12 +28,14 @@ namespace strata {
 // x w^T. Those that no node reads are not among them.
 std::set<std::string> QuantizableWeights(const Graph& graph);
 
-// `graph` with the parameters `formats` packed.
+// `graph` with the parameters `formats` packed, and those of `mixed` with a
+// format an expert.
 //
 // Returns INVALID_ARGUMENT, naming the parameter, if one is not quantisable or
 // its columns cannot have its format.
 absl::StatusOr<Graph> QuantizeWeights(
-    const Graph& graph, const std::map<std::string, QuantFormat>& formats);
+    const Graph& graph, const std::map<std::string, QuantFormat>& formats,
+    const std::map<std::string, ExpertFormats>& mixed = {});
 
 }  // namespace strata
 

@@ -10,6 +10,7 @@
 #include "core/ops/grouped_matmul.h"
 #include "core/ops/matmul.h"
 #include "core/quant/format.h"
+#include "core/quant/mixed_rows.h"
 #include "core/tensor/dtype.h"
 #include "core/testing/status_matchers.h"
 #include "gmock/gmock.h"
@@ -71,6 +72,36 @@ TEST(QuantizeWeightsTest, ReplacesProductsByLayersAndExperts) {
   for (const Node& node : packed->nodes()) {
     EXPECT_THAT(node.op->infer({*packed, node.inputs, {}, node.attrs}), IsOk());
   }
+}
+
+TEST(QuantizeWeightsTest, GivesExpertsFormatsOfTheirOwn) {
+  GraphBuilder b;
+  const ValueId experts = b.Parameter(
+      "experts", {Static(kExperts), Static(kWidth), Static(kWidth)});
+  const ValueId offset = b.Input("offset", DType::kI32, {Static(kExperts + 1)});
+  b.Output("y", GroupedMatMul(b, Rows(b), experts, offset));
+  const Graph graph = Finish(b);
+  const ExpertFormats formats = {{4, 32, true}, {8, 0, false}};
+
+  const auto packed = QuantizeWeights(graph, {}, {{"experts", formats}});
+
+  ASSERT_THAT(packed, IsOk());
+  EXPECT_THAT(Verify(*packed), IsOk());
+  // 64 for the letters, then 64 rows of 36 and 64 of 67 bytes.
+  const Value& w = packed->value(packed->FindSource("experts"));
+  EXPECT_EQ(ToText(*packed, w.type), "U8[6656]");
+  const Node& node = packed->nodes()[0];
+  EXPECT_EQ(std::string(node.op->name), "MixedGroupedMatMul");
+  EXPECT_EQ(node.attrs.String("formats"), LettersOf(formats));
+  EXPECT_THAT(node.op->infer({*packed, node.inputs, {}, node.attrs}), IsOk());
+
+  EXPECT_THAT(QuantizeWeights(graph, {}, {{"experts", {{4, 32, true}}}}),
+              StatusIs(absl::StatusCode::kInvalidArgument,
+                       HasSubstr("has formats of 1 experts")));
+  EXPECT_THAT(
+      QuantizeWeights(graph, {},
+                      {{"experts", {{4, 32, true}, {8, 128, true}}}}),
+      StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("do not divide")));
 }
 
 TEST(QuantizeWeightsTest, LeavesAMatrixThatSomeReaderWantsInFloat) {

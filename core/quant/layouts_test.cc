@@ -2,11 +2,13 @@
 
 #include <cstdint>
 #include <map>
+#include <string>
 #include <utility>
 #include <vector>
 
 #include "core/base/random.h"
 #include "core/quant/format.h"
+#include "core/quant/mixed_rows.h"
 #include "core/quant/packed_rows.h"
 #include "core/quant/quantized_matrix.h"
 #include "core/quant/stored_groups.h"
@@ -110,6 +112,22 @@ TEST(PackedRowsTest, SayTheirFormatByTheirLength) {
     }
     EXPECT_FALSE(FormatOfRow(columns / 4, columns).has_value());
   }
+}
+
+TEST(MixedRowsTest, ALetterSaysTheWholeFormat) {
+  std::string letters;
+  for (const bool symmetric : {true, false}) {
+    for (const int64_t group : {0, 32, 64, 128}) {
+      for (const int bits : {4, 8}) {
+        const QuantFormat format = {bits, group, symmetric};
+        letters += LetterOf(format);
+        EXPECT_EQ(*FormatOfLetter(letters.back()), format);
+      }
+    }
+  }
+  EXPECT_EQ(letters, "ABCDEFGHIJKLMNOP");
+  EXPECT_FALSE(FormatOfLetter('Q').has_value());
+  EXPECT_FALSE(FormatsOfLetters(std::string("A\0", 2)).has_value());
 }
 
 }  // namespace

@@ -5,6 +5,7 @@
 #include <map>
 #include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -20,6 +21,7 @@
 #include "core/model/decoder.h"
 #include "core/passes/quantize_weights.h"
 #include "core/quant/format.h"
+#include "core/quant/mixed_rows.h"
 #include "core/quant/packed_rows.h"
 #include "core/quant/packed_tensors.h"
 #include "core/tensor/shape.h"
@@ -35,6 +37,33 @@ const StoredTensor* FindPacked(const StoredTensors& tensors,
                  it->second.packing == StoredTensor::Packing::kGroups
              ? &it->second
              : nullptr;
+}
+
+bool AnyPacked(const StoredTensors& tensors) {
+  return std::any_of(tensors.begin(), tensors.end(), [](const auto& entry) {
+    return entry.second.packing == StoredTensor::Packing::kGroups;
+  });
+}
+
+// Each expert's format, or none where the parts are alike, no experts' or not
+// all quantised.
+ExpertFormats MixedFormatsOf(const WeightParts& entry,
+                             const StoredTensors& tensors) {
+  const auto parts = static_cast<int64_t>(entry.parts.size());
+  if (entry.shape.size() != 3 || parts % entry.shape[0] != 0) return {};
+  const int64_t slices = parts / entry.shape[0];
+  ExpertFormats formats;
+  bool alike = true;
+  for (int64_t i = 0; i < parts; ++i) {
+    const StoredTensor* const part =
+        FindPacked(tensors, entry.parts[i], entry.part_shape);
+    if (part == nullptr) return {};
+    const QuantFormat& format = part->groups.format;
+    if (i % slices == 0) formats.push_back(format);
+    if (format != formats.back()) return {};
+    alike &= format == formats.front();
+  }
+  return alike ? ExpertFormats() : formats;
 }
 
 }  // namespace
@@ -73,11 +102,7 @@ absl::StatusOr<std::map<std::string, QuantFormat>> PackedParameters(
     const ModelConfig& config, const std::vector<WeightParts>& map,
     const StoredTensors& tensors) {
   std::map<std::string, QuantFormat> formats;
-  const bool some =
-      std::any_of(tensors.begin(), tensors.end(), [](const auto& entry) {
-        return entry.second.packing == StoredTensor::Packing::kGroups;
-      });
-  if (!some) return formats;
+  if (!AnyPacked(tensors)) return formats;
   ASSIGN_OR_RETURN(const std::set<std::string> names,
                    QuantizableParameters(config));
   for (const WeightParts& entry : map) {
@@ -97,8 +122,29 @@ absl::StatusOr<std::map<std::string, QuantFormat>> PackedParameters(
   return formats;
 }
 
+absl::StatusOr<std::map<std::string, ExpertFormats>> MixedParameters(
+    const ModelConfig& config, const std::vector<WeightParts>& map,
+    const StoredTensors& tensors) {
+  std::map<std::string, ExpertFormats> mixed;
+  if (!AnyPacked(tensors)) return mixed;
+  ASSIGN_OR_RETURN(const std::set<std::string> names,
+                   QuantizableParameters(config));
+  for (const WeightParts& entry : map) {
+    if (names.count(entry.name) == 0) continue;
+    ExpertFormats formats = MixedFormatsOf(entry, tensors);
+    if (!formats.empty()) mixed[entry.name] = std::move(formats);
+  }
+  return mixed;
+}
+
 absl::Status PackParts(const WeightParts& entry, const StoredTensors& tensors,
                        uint8_t* out) {
+  if (const ExpertFormats formats = MixedFormatsOf(entry, tensors);
+      !formats.empty()) {
+    const std::string letters = LettersOf(formats);
+    std::copy(letters.begin(), letters.end(), out);
+    out += LetterBytes(static_cast<int64_t>(formats.size()));
+  }
   for (const std::string& part : entry.parts) {
     const StoredTensor& tensor = tensors.at(part);
     const int64_t columns = tensor.groups.columns;

@@ -15,6 +15,7 @@
 #include "core/checkpoint/weight_map.h"
 #include "core/model/config.pb.h"
 #include "core/quant/format.h"
+#include "core/quant/mixed_rows.h"
 
 namespace strata {
 
@@ -32,8 +33,15 @@ absl::StatusOr<std::map<std::string, QuantFormat>> PackedParameters(
     const ModelConfig& config, const std::vector<WeightParts>& map,
     const StoredTensors& tensors);
 
+// Experts' matrices whose parts all are quantised, but not alike: each expert's
+// format (core/quant/mixed_rows.h). An expert whose own parts differ is in
+// none.
+absl::StatusOr<std::map<std::string, ExpertFormats>> MixedParameters(
+    const ModelConfig& config, const std::vector<WeightParts>& map,
+    const StoredTensors& tensors);
+
 // Packs the parts of `entry` for kernels, to `out`: all rows, one after
-// another.
+// another; behind the letters of their formats, where these are mixed.
 //
 // Returns the errors of PackTensorRow.
 absl::Status PackParts(const WeightParts& entry, const StoredTensors& tensors,

@@ -27,6 +27,7 @@
 #include "core/checkpoint/weight_map.h"
 #include "core/cpu/all_kernels.h"
 #include "core/cpu/cpu_backend.h"
+#include "core/quant/bit_budget.h"
 #include "core/quant/packed_parameters.h"
 #include "core/quant/quantized_files.h"
 #include "core/quant/stored_groups.h"
@@ -43,6 +44,7 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr char kHead[] = "lm_head.weight";
+constexpr absl::string_view kExperts = ".experts.";
 // What belongs to a model and is copied as it is.
 constexpr const char* kCompanions[] = {
     "tokenizer.json",     "tokenizer_config.json",
@@ -75,16 +77,17 @@ void AddTarget(const QuantFormat& format, const std::string& module,
 }
 
 nlohmann::json ToJson(const QuantizedWeight& w) {
-  return {{"name", w.name},
-          {"bits", w.format.bits},
-          {"group", w.format.group},
-          {"symmetric", w.format.symmetric},
-          {"num_weights", w.num_weights},
-          {"bits_per_weight", w.bits_per_weight},
-          {"error",
-           {w.error.weight, w.error.weight_error, w.error.output,
-            w.error.output_error}},
-          {"experts", {w.num_experts, w.fewest_inputs, w.num_blended}}};
+  return {
+      {"name", w.name},
+      {"bits", w.format.bits},
+      {"group", w.format.group},
+      {"symmetric", w.format.symmetric},
+      {"num_weights", w.num_weights},
+      {"bits_per_weight", w.bits_per_weight},
+      {"error",
+       {w.error.weight, w.error.weight_error, w.error.output,
+        w.error.output_error}},
+      {"experts", {w.num_experts, w.fewest_inputs, w.num_blended, w.num_wide}}};
 }
 
 QuantizedWeight FromJson(const nlohmann::json& json) {
@@ -100,6 +103,7 @@ QuantizedWeight FromJson(const nlohmann::json& json) {
   w.num_experts = n.at(0);
   w.fewest_inputs = n.at(1);
   w.num_blended = n.at(2);
+  w.num_wide = n.at(3);
   return w;
 }
 
@@ -124,6 +128,7 @@ class ModelQuantizer {
     }
     RETURN_IF_ERROR(Open());
     RETURN_IF_ERROR(MakeFolders(work_));
+    if (options_.budget_bytes > 0) RETURN_IF_ERROR(SpendBudget());
     const auto steps = static_cast<int64_t>(layers_.size());
     for (int64_t i = 0; i < steps; ++i) {
       if (options_.stop && options_.stop()) {
@@ -160,6 +165,12 @@ class ModelQuantizer {
           IsOfGate(*it) || (*it == kHead && options_.head_bits == 0);
       it = stays ? quantised_.erase(it) : std::next(it);
     }
+    if (options_.budget_bytes > 0 && options_.format.bits != 4) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("a budget is for matrices of 4 bits, some of which get "
+                       "8; want no format of ",
+                       options_.format.bits));
+    }
     for (const WeightParts& entry : source_.layout.map) {
       if (quantised_.count(entry.name) == 0) continue;
       RETURN_IF_ERROR(
@@ -173,6 +184,7 @@ class ModelQuantizer {
     ASSIGN_OR_RETURN(const std::string hash, HashWeights(folder_));
     Sha256 key;
     key.Update(absl::StrCat(hash, ToText(options_.format), options_.head_bits,
+                            " ", options_.budget_bytes, " ",
                             options_.rows_where_indivisible,
                             Name(options_.method)));
     for (const TokenBatch& batch : batches_) {
@@ -184,14 +196,42 @@ class ModelQuantizer {
     return absl::OkStatus();
   }
 
-  QuantFormat FormatOf(const WeightParts& entry) const {
+  // What has its bits in common: an expert with all its matrices, or a matrix.
+  static std::string UnitOf(const WeightParts& entry, int64_t expert) {
+    if (entry.shape.size() != 3) return entry.name;
+    const size_t at =
+        absl::string_view(entry.name).rfind(kExperts) + kExperts.size();
+    return absl::StrCat(entry.name.substr(0, at), expert);
+  }
+
+  QuantFormat FormatOf(const WeightParts& entry, int64_t expert = 0) const {
     QuantFormat format = options_.format;
     if (entry.name == kHead) format.bits = options_.head_bits;
+    if (wide_.count(UnitOf(entry, expert)) > 0) format.bits = 8;
     if (options_.rows_where_indivisible && format.group > 0 &&
         entry.shape.back() % format.group != 0) {
       format.group = 0;
     }
     return format;
+  }
+
+  // The tensors that an entry is stored in: under a budget, a tensor an expert.
+  struct Parts {
+    std::vector<std::string> names;
+    Shape shape;
+  };
+  Parts PartsOf(const WeightParts& entry) const {
+    Parts parts = {entry.parts, entry.part_shape};
+    if (options_.budget_bytes == 0 || entry.shape.size() != 3 ||
+        entry.parts.size() > 1) {
+      return parts;
+    }
+    parts.names.clear();
+    for (int64_t e = 0; e < entry.shape[0]; ++e) {
+      parts.names.push_back(ExpertPart(entry.name, e));
+    }
+    parts.shape.erase(parts.shape.begin());
+    return parts;
   }
 
   struct LayerEntries {
@@ -214,7 +254,7 @@ class ModelQuantizer {
                      WeightFiles::OpenFile(base + ".safetensors"));
     for (const WeightParts* const entry : layers_[i].entries) {
       float* out = state_.Get(entry->name).as<float>();
-      for (const std::string& part : entry->parts) {
+      for (const std::string& part : PartsOf(*entry).names) {
         const StoredTensor& tensor = file.tensors().at(part);
         RETURN_IF_ERROR(
             ReadNumbers<float>(part, tensor, /*scale=*/nullptr, out));
@@ -267,6 +307,108 @@ class ModelQuantizer {
     return WriteFileAtomically(base + ".json", json.dump());
   }
 
+  // Bytes of an entry's tensors if all its matrices have so many bits.
+  int64_t StoredBytesOf(const WeightParts& entry, int bits) const {
+    QuantFormat format = FormatOf(entry);
+    format.bits = bits;
+    const Parts parts = PartsOf(entry);
+    int64_t bytes = 0;
+    for (const TensorToWrite& tensor : GroupTensors(
+             "", GroupArrays{format, parts.shape, {}, {}, {}}.View())) {
+      bytes += NumElements(tensor.shape) * SizeOf(tensor.dtype);
+    }
+    return bytes * static_cast<int64_t>(parts.names.size());
+  }
+
+  // What 8 bits in place of 4 take off the errors of an entry's matrices, each
+  // on its own inputs and rounded to nearest, to the choices of their units.
+  absl::Status AddGains(const WeightParts& entry,
+                        const std::vector<InputMoments>& moments,
+                        std::map<std::string, BitChoice>& choices) {
+    const int64_t experts = entry.shape.size() == 3 ? entry.shape[0] : 1;
+    const int64_t k = entry.shape.back();
+    const int64_t rows = NumElements(entry.shape) / experts / k;
+    const int64_t extra =
+        (StoredBytesOf(entry, 8) - StoredBytesOf(entry, 4)) / experts;
+    const float* const w = state_.Get(entry.name).as<float>();
+    QuantFormat format = FormatOf(entry);
+    std::vector<double> gain(experts);
+    double energy = 0;
+    for (int64_t e = 0; e < experts; ++e) {
+      const float* const from = w + e * rows * k;
+      const std::vector<float> none;
+      const std::vector<float>& h = moments.empty() ? none : moments[e].sum;
+      for (const int bits : {4, 8}) {
+        format.bits = bits;
+        RETURN_IF_ERROR(CheckWeights(entry.name, from, rows, k, format));
+        const QuantError error = ErrorOf(
+            from, RoundToNearest(from, rows, k, format), h, backend_.pool());
+        const double lost = h.empty() ? error.weight_error : error.output_error;
+        gain[e] += bits == 4 ? lost : -lost;
+        if (bits == 4) energy += h.empty() ? error.weight : error.output;
+      }
+    }
+    for (int64_t e = 0; e < experts; ++e) {
+      BitChoice& choice = choices[UnitOf(entry, e)];
+      choice.name = UnitOf(entry, e);
+      choice.extra_bytes += extra;
+      if (energy > 0) choice.gain += std::max(0.0, gain[e] / energy);
+    }
+    return absl::OkStatus();
+  }
+
+  // Fills wide_; of an earlier run's work, what that chose.
+  absl::Status SpendBudget() {
+    const std::string file = absl::StrCat(work_, "/budget.json");
+    if (const absl::StatusOr<std::string> text = ReadFile(file); text.ok()) {
+      const nlohmann::json json = nlohmann::json::parse(
+          *text, /*cb=*/nullptr, /*allow_exceptions=*/false);
+      if (json.is_object() && json.value("key", "") == key_) {
+        wide_ = json.at("wide").get<std::set<std::string>>();
+        return absl::OkStatus();
+      }
+    }
+    int64_t least = 0;
+    for (const WeightParts& entry : source_.layout.map) {
+      if (quantised_.count(entry.name) > 0) {
+        least += StoredBytesOf(entry, FormatOf(entry).bits);
+        continue;
+      }
+      for (const std::string& part : entry.parts) {
+        const TensorToWrite tensor = Plain(entry, part);
+        least += NumElements(tensor.shape) * SizeOf(tensor.dtype);
+      }
+    }
+    std::vector<BitChoice> ordered;
+    RETURN_IF_ERROR(SpendBytes(options_.budget_bytes, least, ordered));
+    std::map<std::string, BitChoice> choices;
+    for (const LayerEntries& layer : layers_) {
+      if (options_.stop && options_.stop()) {
+        return absl::CancelledError("stopped before bits were chosen");
+      }
+      std::set<std::string> names;
+      for (const WeightParts* const entry : layer.entries) {
+        names.insert(entry->name);
+      }
+      MomentsByName moments;
+      if (!batches_.empty()) {
+        ASSIGN_OR_RETURN(moments, CollectMoments(source_.config, names,
+                                                 batches_, backend_, state_));
+      }
+      for (const WeightParts* const entry : layer.entries) {
+        if (entry->name == kHead) continue;
+        RETURN_IF_ERROR(AddGains(*entry, moments[entry->name], choices));
+      }
+    }
+    for (auto& [name, choice] : choices) ordered.push_back(std::move(choice));
+    RETURN_IF_ERROR(SpendBytes(options_.budget_bytes, least, ordered));
+    for (const BitChoice& choice : ordered) {
+      if (choice.wide) wide_.insert(choice.name);
+    }
+    return WriteFileAtomically(
+        file, nlohmann::json({{"key", key_}, {"wide", wide_}}).dump());
+  }
+
   // All matrices of an entry, into the arrays of its parts.
   absl::StatusOr<QuantizedWeight> Matrix(
       const WeightParts& entry, const std::vector<InputMoments>& moments,
@@ -275,13 +417,13 @@ class ModelQuantizer {
     const int64_t experts = grouped ? entry.shape[0] : 1;
     const int64_t k = entry.shape.back();
     const int64_t rows = NumElements(entry.shape) / experts / k;
-    const auto num_parts = static_cast<int64_t>(entry.parts.size());
+    const Parts parts = PartsOf(entry);
+    const auto num_parts = static_cast<int64_t>(parts.names.size());
     const int64_t slices = std::max<int64_t>(1, num_parts / experts);
     QuantizedWeight weight;
     weight.name = entry.name;
     weight.format = FormatOf(entry);
     weight.num_weights = NumElements(entry.shape);
-    weight.bits_per_weight = BitsPerWeight(weight.format, k);
     if (experts > num_parts && !RowsFillWords(weight.format, rows)) {
       return absl::InvalidArgumentError(
           absl::StrCat("tensor \"", entry.name, "\" has ", rows,
@@ -307,8 +449,12 @@ class ModelQuantizer {
         h = moments[0].sum;
       }
       const float* const from = w + e * rows * k;
+      const QuantFormat format = FormatOf(entry, e);
+      weight.num_wide += wide_.count(UnitOf(entry, e));
+      weight.bits_per_weight +=
+          BitsPerWeight(format, k) / static_cast<double>(experts);
       ASSIGN_OR_RETURN(const QuantizedMatrix matrix,
-                       Calibrate(entry.name, from, rows, k, weight.format,
+                       Calibrate(entry.name, from, rows, k, format,
                                  options_.method, h, backend_.pool()));
       // An expert's outputs count by how many there are.
       const QuantError error = ErrorOf(
@@ -316,9 +462,9 @@ class ModelQuantizer {
       weight.error += error;
       for (int64_t s = 0; s < slices; ++s) {
         const int64_t part = num_parts == 1 ? 0 : e * slices + s;
-        GroupArrays& array = arrays[entry.parts[part]];
-        array.format = weight.format;
-        array.shape = entry.part_shape;
+        GroupArrays& array = arrays[parts.names[part]];
+        array.format = format;
+        array.shape = parts.shape;
         array.Append(matrix, s * rows / slices, rows / slices);
       }
     }
@@ -354,19 +500,20 @@ class ModelQuantizer {
     for (const WeightParts& entry : source_.layout.map) {
       for (const std::string& part : entry.parts) {
         result_.num_source_bytes += source_.tensors.at(part).view.num_bytes();
-        const auto it = packed_.find(part);
-        if (it == packed_.end()) {
-          tensors.push_back(Plain(entry, part));
-          if (tensors.back().shape.size() >= 2) {
-            ignored.push_back(ModuleOf(part));
-          }
-          continue;
+        if (quantised_.count(entry.name) > 0) continue;
+        tensors.push_back(Plain(entry, part));
+        if (tensors.back().shape.size() >= 2) {
+          ignored.push_back(ModuleOf(part));
         }
-        const QuantFormat& format = it->second.groups.format;
+      }
+      if (quantised_.count(entry.name) == 0) continue;
+      for (const std::string& part : PartsOf(entry).names) {
+        const StoredTensor& packed = packed_.at(part);
+        const QuantFormat& format = packed.groups.format;
         if (format != options_.format) {
           AddTarget(format, ModuleOf(part), schemes);
         }
-        for (TensorToWrite& tensor : GroupTensors(part, it->second)) {
+        for (TensorToWrite& tensor : GroupTensors(part, packed)) {
           tensors.push_back(std::move(tensor));
         }
       }
@@ -400,7 +547,8 @@ class ModelQuantizer {
   ModelSource source_;
   std::set<std::string> quantised_;
   std::vector<LayerEntries> layers_;
-  std::string key_;  // What the layers of a run depend on.
+  std::string key_;             // What the layers of a run depend on.
+  std::set<std::string> wide_;  // Units that get 8 bits of a budget.
   std::vector<WeightFiles> files_;
   StoredTensors packed_;  // By part; their memory is of files_.
   QuantizeResult result_;

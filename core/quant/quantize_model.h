@@ -33,6 +33,12 @@ namespace strata {
 
 struct QuantizeOptions {
   QuantFormat format;
+  // 0, or bytes that all tensors together may have: matrices and experts that
+  // gain most by it, a byte, get 8 bits in place of the 4 of `format`. What one
+  // gains is the error of its outputs on the data at 4 bits less that at 8,
+  // over the energy of its layer's outputs: tokens of experts count as they
+  // come.
+  int64_t budget_bytes = 0;
   // Of the output projection, where it is no embedding table: 4, 8, or 0 to
   // leave it.
   int head_bits = 8;
@@ -58,6 +64,7 @@ struct QuantizedWeight {
   int64_t num_experts = 0;
   int64_t fewest_inputs = 0;
   int64_t num_blended = 0;  // Experts with fewer inputs than columns.
+  int64_t num_wide = 0;     // Of a budget: experts, or matrices, of 8 bits.
 };
 
 struct QuantizeResult {
@@ -71,8 +78,8 @@ struct QuantizeResult {
 //
 // Returns ALREADY_EXISTS if there is something at `out`; CANCELLED if stopped;
 // INVALID_ARGUMENT, naming the tensor, for weights or inputs that are not
-// finite, groups that do not divide, a model that is quantised already, or
-// experts of a layer that saw no token at all.
+// finite, groups that do not divide, a model that is quantised already, a
+// budget that cannot be met, or experts of a layer that saw no token at all.
 absl::StatusOr<QuantizeResult> QuantizeModel(
     const std::string& folder, const std::string& out,
     const std::vector<TokenBatch>& batches, const QuantizeOptions& options);

@@ -259,6 +259,70 @@ TEST(QuantizeModelTest, SaysInTheConfigWhatItDid) {
   EXPECT_THAT(json["ignore"].dump(), HasSubstr("model.layers.0.mlp.gate"));
 }
 
+// Of both layouts: ours, whose experts lie in one tensor, and a public one.
+TEST(QuantizeModelTest, SpendsABudgetOnExpertsAndRunsThemPacked) {
+  for (const bool hierarchical : {true, false}) {
+    const std::string own = SavedModel(Config(hierarchical), "float");
+    std::string folder = own;
+    if (!hierarchical) {
+      const auto source = OpenModelSource(own);
+      ASSERT_THAT(source, IsOk());
+      folder = Folder("public");
+      ConvertOptions convert;
+      convert.to = ModelFormat::kHuggingFace;
+      ASSERT_THAT(ConvertModel(*source, folder, convert), IsOk());
+    }
+    QuantizeOptions options;
+    options.method = CalibrationMethod::kClip;
+    const auto least =
+        QuantizeModel(folder, Folder("int4"), Batches(4), options);
+    ASSERT_THAT(least, IsOk());
+    options.budget_bytes = least->num_bytes + 30000;
+    const std::string out = Folder("mixed");
+    const auto mixed = QuantizeModel(folder, out, Batches(4), options);
+    ASSERT_THAT(mixed, IsOk());
+
+    EXPECT_LE(mixed->num_bytes, options.budget_bytes);
+    // An expert's three matrices have 3 * 32 * 64 codes, 3 KB more each.
+    EXPECT_GT(mixed->num_bytes, options.budget_bytes - 3500);
+    int64_t some_of_a_layer = 0;
+    for (const QuantizedWeight& w : mixed->weights) {
+      if (w.num_experts == 0) continue;
+      some_of_a_layer += w.num_wide > 0 && w.num_wide < w.num_experts;
+      EXPECT_NEAR(w.bits_per_weight,
+                  4.5 + 4.0 * static_cast<double>(w.num_wide) /
+                            static_cast<double>(w.num_experts),
+                  1e-9);
+    }
+    EXPECT_GT(some_of_a_layer, 0);
+    const Output packed = RunModel(out, WeightStorage::kAsStored);
+    const Output wide = RunModel(out, WeightStorage::kF32);
+    EXPECT_EQ(packed.packed.size(), mixed->weights.size());
+    EXPECT_LT(packed.parameter_bytes, 0.55 * wide.parameter_bytes);
+    // As in WritesAModelThatRunsPackedAsItDoesInFloat.
+    EXPECT_LT(RelativeDistance(wide.logits, packed.logits), 0.05);
+    const auto same = CompareWeights(out, out, nullptr);
+    ASSERT_THAT(same, IsOk());
+    EXPECT_THAT(same->differences, IsEmpty());
+    const auto text = ReadFile(out + "/config.json");
+    ASSERT_THAT(text, IsOk());
+    EXPECT_THAT(*text,
+                AllOf(HasSubstr("\"num_bits\": 8"), HasSubstr("experts.")));
+
+    // What all in 8 bits would take buys all; less than 4 bits cannot be.
+    options.budget_bytes = int64_t{1} << 40;
+    const auto all = QuantizeModel(folder, Folder("all"), Batches(4), options);
+    ASSERT_THAT(all, IsOk());
+    for (const QuantizedWeight& w : all->weights) {
+      if (w.name == "lm_head.weight") continue;
+      EXPECT_EQ(w.num_wide, std::max<int64_t>(1, w.num_experts)) << w.name;
+    }
+    options.budget_bytes = 1000;
+    EXPECT_THAT(QuantizeModel(folder, Folder("none"), Batches(4), options),
+                StatusIs(kInvalid, HasSubstr("the smallest possible is ")));
+  }
+}
+
 TEST(QuantizeModelTest, GoesOnBehindTheLastFinishedLayer) {
   const std::string folder = SavedModel(Config(true), "float");
   const std::string whole = Folder("whole"), stopped = Folder("stopped");

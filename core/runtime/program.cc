@@ -15,6 +15,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
 #include "core/base/check.h"
 #include "core/base/status_macros.h"
 #include "core/graph/graph.h"
@@ -23,6 +24,7 @@
 #include "core/passes/plan_memory.h"
 #include "core/passes/quantize_weights.h"
 #include "core/quant/format.h"
+#include "core/quant/mixed_rows.h"
 #include "core/quant/packed_rows.h"
 #include "core/runtime/backend.h"
 #include "core/runtime/kernel_registry.h"
@@ -74,6 +76,35 @@ absl::StatusOr<std::map<std::string, QuantFormat>> StoredPacked(
   return formats;
 }
 
+// Those whose experts `state` holds in formats of their own: their letters lie
+// before the rows.
+absl::StatusOr<std::map<std::string, ExpertFormats>> StoredMixed(
+    const Graph& graph, const StateStore& state) {
+  std::map<std::string, ExpertFormats> mixed;
+  for (const Value& value : graph.values()) {
+    if (value.role != Role::kParameter || value.type.dtype != DType::kF32 ||
+        value.type.rank() != 3 || !state.Has(value.name)) {
+      continue;
+    }
+    const TensorView& here = state.Peek(value.name);
+    if (here.dtype != DType::kU8 || here.rank() != 1) continue;
+    const int64_t experts = value.type.dims[0].bound;
+    std::optional<ExpertFormats> formats;
+    if (here.dim(0) >= LetterBytes(experts)) {
+      formats = FormatsOfLetters(absl::string_view(
+          reinterpret_cast<const char*>(state.Get(value.name).as<uint8_t>()),
+          static_cast<size_t>(experts)));
+    }
+    if (!formats.has_value()) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(value.name, " does not say the formats of its ", experts,
+                       " experts"));
+    }
+    mixed[value.name] = *std::move(formats);
+  }
+  return mixed;
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Program>> Program::Compile(Graph graph,
@@ -98,8 +129,9 @@ absl::StatusOr<std::unique_ptr<Program>> Program::Compile(Graph graph,
     graph = NarrowWeights(graph, names);
   }
   ASSIGN_OR_RETURN(const auto packed, StoredPacked(graph, state));
-  if (!packed.empty()) {
-    ASSIGN_OR_RETURN(graph, QuantizeWeights(graph, packed));
+  ASSIGN_OR_RETURN(const auto mixed, StoredMixed(graph, state));
+  if (!packed.empty() || !mixed.empty()) {
+    ASSIGN_OR_RETURN(graph, QuantizeWeights(graph, packed, mixed));
   }
   RETURN_IF_ERROR(state.Declare(graph));
   auto program =

@@ -70,14 +70,15 @@ double ShareRead(const Graph& graph, const Node& node, ValueId value,
 
 absl::StatusOr<std::unique_ptr<Generator>> Generator::Create(
     const ModelConfig& config, Backend& backend, StateStore& state, bool fuse,
-    const CacheOptions& cache) {
+    const CacheOptions& cache, int64_t prefill_tokens) {
   RETURN_IF_ERROR(strata::Validate(config));
+  CHECK(prefill_tokens > 0);
   auto generator = std::unique_ptr<Generator>(
-      new Generator(config, backend, state, fuse, cache));
+      new Generator(config, backend, state, fuse, cache, prefill_tokens));
   constexpr auto kGenerate = DecoderOptions::Mode::kGenerate;
-  ASSIGN_OR_RETURN(
-      generator->prefill_,
-      generator->Compile(kGenerate, kPrefillTokens, /*max_logits=*/1));
+  ASSIGN_OR_RETURN(generator->prefill_,
+                   generator->Compile(kGenerate, generator->prefill_tokens_,
+                                      /*max_logits=*/1));
   ASSIGN_OR_RETURN(
       generator->decode_,
       generator->Compile(kGenerate, /*max_tokens=*/1, /*max_logits=*/1));
@@ -131,6 +132,13 @@ absl::Status Generator::Check(absl::Span<const int32_t> prompt,
         "the prompt has ", length, " tokens; want at most ",
         config_.max_seq_len() - 1, ", so that one more fits into max_seq_len"));
   }
+  for (const int32_t token : options.given) {
+    if (token < 0 || token >= config_.vocab_size()) {
+      return absl::InvalidArgumentError(absl::StrCat("a given token is ", token,
+                                                     "; want 0 to ",
+                                                     config_.vocab_size() - 1));
+    }
+  }
   for (int64_t i = 0; i < length; ++i) {
     if (prompt[i] < 0 || prompt[i] >= config_.vocab_size()) {
       return absl::InvalidArgumentError(
@@ -179,7 +187,9 @@ absl::StatusOr<std::vector<int32_t>> Generator::Generate(
       RETURN_IF_ERROR(
           Advance({tokens.back()}, prompt_length + stats_.new_tokens - 1));
     }
-    const int32_t token = sampler.Draw(logits());
+    const auto drawn = static_cast<size_t>(stats_.new_tokens);
+    const int32_t token = drawn < options.given.size() ? options.given[drawn]
+                                                       : sampler.Draw(logits());
     stats_.decode_seconds += SecondsSince(start);
     if (!emit(token)) break;
   }
@@ -189,7 +199,7 @@ absl::StatusOr<std::vector<int32_t>> Generator::Generate(
 absl::Status Generator::Advance(absl::Span<const int32_t> ids,
                                 int64_t position) {
   while (!ids.empty()) {
-    const auto chunk = ids.subspan(0, kPrefillTokens);
+    const auto chunk = ids.subspan(0, prefill_tokens_);
     ids.remove_prefix(chunk.size());
     RETURN_IF_ERROR(RunChunk(chunk.size() == 1 ? *decode_ : *prefill_, chunk,
                              position, /*num_logits=*/ids.empty() ? 1 : 0));

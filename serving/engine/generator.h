@@ -1,6 +1,6 @@
 // Text from a model: prefill, then one token after another over a KV cache.
 //
-//   prompt --chunks of 64--> prefill program --.
+//   prompt --in chunks-----> prefill program --.
 //                                              +--> logits --sampler--> token
 //   token  --one at a time--> decode program --'                          |
 //      ^                                                                  |
@@ -11,6 +11,7 @@
 #ifndef SERVING_ENGINE_GENERATOR_H_
 #define SERVING_ENGINE_GENERATOR_H_
 
+#include <algorithm>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -34,6 +35,9 @@ struct GenerateOptions {
   int64_t max_new_tokens = 200;  // Fewer where max_seq_len ends before.
   SamplingOptions sampling;
   int32_t stop_token = -1;  // Generation ends before it; -1: no such token.
+  // The first new tokens, in place of drawn ones: for measuring. Not read by
+  // speculation.
+  std::vector<int32_t> given;
   // The model's multi-token prediction module drafts a token ahead, which the
   // model then checks together with its own next one. The same tokens as
   // without, at any temperature, in fewer runs; only for models with a module.
@@ -54,19 +58,23 @@ struct GenerateStats {
 class Generator {
  public:
   static constexpr int64_t kPrefillTokens = 64;
+  // A chunk of this many serves experts a dozen or more tokens each, where
+  // activations of so many are no burden.
+  static constexpr int64_t kLongPrefillTokens = 512;
 
   // A generator over the weights in `state`, which, with `backend`, must
   // outlive it; they may change between calls (as between training steps).
   //
   // `fuse`: a block is a few composite operators, as far as the backend has
   // kernels of them (docs/fusion.md). `cache`: keys and values in fewer bits,
-  // then attention is not fused.
+  // then attention is not fused. `prefill_tokens`: of a chunk, at most.
   //
   // Returns INVALID_ARGUMENT if the config is wrong or `state` holds tensors of
   // another, and RESOURCE_EXHAUSTED if memory runs out.
   static absl::StatusOr<std::unique_ptr<Generator>> Create(
       const ModelConfig& config, Backend& backend, StateStore& state,
-      bool fuse = true, const CacheOptions& cache = {});
+      bool fuse = true, const CacheOptions& cache = {},
+      int64_t prefill_tokens = kPrefillTokens);
 
   // Continues `prompt` (token ids, at least one). `on_token` sees each new
   // token as it is made and may return false to stop.
@@ -88,18 +96,26 @@ class Generator {
   // `context` rows to read and its own to write.
   double MinBytesPerToken(int64_t context) const;
 
-  // Time by operator of decoding a token at a time, since EnableProfile().
-  void EnableProfile() { decode_->EnableProfile(); }
+  // Time by operator of decoding a token at a time, and of chunks of prompts,
+  // since EnableProfile().
+  void EnableProfile() {
+    decode_->EnableProfile();
+    prefill_->EnableProfile();
+  }
   std::vector<Program::OpTime> Profile() const { return decode_->Profile(); }
+  std::vector<Program::OpTime> PrefillProfile() const {
+    return prefill_->Profile();
+  }
 
  private:
   Generator(const ModelConfig& config, Backend& backend, StateStore& state,
-            bool fuse, const CacheOptions& cache)
+            bool fuse, const CacheOptions& cache, int64_t prefill_tokens)
       : config_(config),
         backend_(backend),
         state_(state),
         fuse_(fuse),
-        cache_(cache) {}
+        cache_(cache),
+        prefill_tokens_(std::min(prefill_tokens, config.max_seq_len())) {}
 
   absl::Status Check(absl::Span<const int32_t> prompt,
                      const GenerateOptions& options) const;
@@ -137,6 +153,7 @@ class Generator {
   StateStore& state_;
   const bool fuse_;
   const CacheOptions cache_;
+  const int64_t prefill_tokens_;
   std::unique_ptr<Program> prefill_;
   std::unique_ptr<Program> decode_;
   // Speculation: the model on two tokens, the module on many and on one or two.

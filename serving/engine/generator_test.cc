@@ -51,6 +51,34 @@ TEST(GeneratorTest, TakesPromptsOfAnyLengthThatFits) {
   }
 }
 
+TEST(GeneratorTest, TakesTheTokensThatItIsGivenAndDrawsTheRest) {
+  Model model(Flat());
+  GenerateOptions options;
+  options.max_new_tokens = 5;
+  options.sampling.temperature = 0;
+  options.given = {7, 3};
+  const std::vector<int32_t> prompt = RandomIds(4, /*seed=*/9);
+
+  const auto tokens = model->Generate(prompt, options);
+
+  ASSERT_THAT(tokens, IsOk());
+  ASSERT_EQ(tokens->size(), 5);
+  EXPECT_EQ((*tokens)[0], 7);
+  EXPECT_EQ((*tokens)[1], 3);
+  std::vector<int32_t> longer = prompt;
+  longer.insert(longer.end(), {7, 3});
+  options.given.clear();
+  options.max_new_tokens = 3;
+  const auto rest = model->Generate(longer, options);
+  ASSERT_THAT(rest, IsOk());
+  EXPECT_EQ(*rest, std::vector<int32_t>(tokens->begin() + 2, tokens->end()));
+
+  options.given = {-1};
+  EXPECT_THAT(model->Generate(prompt, options),
+              StatusIs(absl::StatusCode::kInvalidArgument,
+                       HasSubstr("a given token is -1")));
+}
+
 // Greedy tokens of a model, plain or speculative.
 std::vector<int32_t> Greedy(Model& model, absl::Span<const int32_t> prompt,
                             int64_t max_new_tokens, bool speculative,

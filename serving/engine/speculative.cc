@@ -54,7 +54,7 @@ absl::Status Generator::CompileDrafting() {
   if (check_ != nullptr) return absl::OkStatus();
   constexpr auto kDraft = DecoderOptions::Mode::kDraft;
   ASSIGN_OR_RETURN(draft_prefill_,
-                   Compile(kDraft, kPrefillTokens, /*max_logits=*/1));
+                   Compile(kDraft, prefill_tokens_, /*max_logits=*/1));
   ASSIGN_OR_RETURN(draft_, Compile(kDraft, kRound, /*max_logits=*/1));
   ASSIGN_OR_RETURN(check_,
                    Compile(DecoderOptions::Mode::kGenerate, kRound, kRound));
@@ -86,8 +86,8 @@ absl::Status Generator::GenerateSpeculatively(absl::Span<const int32_t> prompt,
   // The prompt, through the model and, with the tokens behind, the module.
   Clock::time_point start = Clock::now();
   std::vector<int32_t> behind;
-  for (int64_t first = 0; first < length; first += kPrefillTokens) {
-    const auto chunk = prompt.subspan(first, kPrefillTokens);
+  for (int64_t first = 0; first < length; first += prefill_tokens_) {
+    const auto chunk = prompt.subspan(first, prefill_tokens_);
     const auto n = static_cast<int64_t>(chunk.size());
     const bool last = first + n == length;
     Program& program = n == 1 ? *decode_ : *prefill_;

@@ -9,6 +9,9 @@
 namespace strata {
 namespace {
 
+using ::testing::Contains;
+using ::testing::HasSubstr;
+
 TEST(EdgeVisionTest, MeasuresAnEncoderThreeWays) {
   VisionConfig config = EdgeVisionConfig();
   config.image_size = 32;
@@ -24,6 +27,7 @@ TEST(EdgeVisionTest, MeasuresAnEncoderThreeWays) {
   const Measure& bytes = result->measures.back();
   EXPECT_GT(bytes.ratio.mean, 0.26);
   EXPECT_LT(bytes.ratio.mean, 0.5);
+  EXPECT_THAT(result->notes, Contains(HasSubstr("no gate can choose")));
 }
 
 }  // namespace

@@ -21,7 +21,7 @@
 #include "core/checkpoint/load_model.h"
 #include "core/checkpoint/model_files.h"
 #include "core/checkpoint/weight_storage.h"
-#include "core/cpu/quant_product.h"
+#include "core/cpu/quant/quant_product.h"
 #include "core/model/config.h"
 #include "core/quant/cache_format.h"
 #include "core/runtime/backend.h"
@@ -153,7 +153,8 @@ absl::StatusOr<int> RunGenerate(const GenerateFlags& flags) {
   for (const std::string& line : DescribeUnused(unused)) PrintNote(line);
   ASSIGN_OR_RETURN(
       const std::unique_ptr<Generator> generator,
-      Generator::Create(sized, *backend, state, !flags.no_fuse, flags.cache));
+      Generator::Create(sized, *backend, state, !flags.no_fuse, flags.cache,
+                        Generator::kLongPrefillTokens));
 
   std::string text;
   const auto emit = [&](const std::string& piece) {

@@ -42,6 +42,7 @@ struct QuantizeFlags {
   bool rows = false;
   int head_bits = 8;
   int64_t tokens = 65536;
+  int64_t budget_bytes = 0;
   uint64_t seed = 1;
   bool overwrite = false;
   int threads = 1;
@@ -54,16 +55,18 @@ std::string Percent(double share) {
   return absl::StrFormat("%.3f %%", 100 * share);
 }
 
-std::string WeightTable(const QuantizeResult& result) {
+// `budget`: whether some have 8 bits of a budget.
+std::string WeightTable(const QuantizeResult& result, bool budget) {
   std::vector<std::vector<std::string>> rows = {
       {"tensor", "bits a weight", "error of w", "of x w", "experts",
-       "fewest tokens", "blended"}};
+       "in 8 bits", "fewest tokens", "blended"}};
   for (const QuantizedWeight& w : result.weights) {
     const bool experts = w.num_experts > 0;
     rows.push_back({w.name, absl::StrFormat("%.3f", w.bits_per_weight),
                     Percent(Share(w.error.weight_error, w.error.weight)),
                     Percent(Share(w.error.output_error, w.error.output)),
                     experts ? FormatInteger(w.num_experts) : "",
+                    budget ? FormatInteger(w.num_wide) : "",
                     experts ? FormatInteger(w.fewest_inputs) : "",
                     experts ? FormatInteger(w.num_blended) : ""});
   }
@@ -81,6 +84,7 @@ nlohmann::json ResultJson(const QuantizeResult& result) {
          {"weight_error", Share(w.error.weight_error, w.error.weight)},
          {"output_error", Share(w.error.output_error, w.error.output)},
          {"experts", w.num_experts},
+         {"in_8_bits", w.num_wide},
          {"fewest_tokens_of_an_expert", w.fewest_inputs},
          {"experts_blended", w.num_blended}});
   }
@@ -99,6 +103,7 @@ absl::StatusOr<int> RunQuantize(const QuantizeFlags& flags) {
   options.format = flags.format;
   options.format.symmetric = !flags.asymmetric;
   options.head_bits = flags.head_bits;
+  options.budget_bytes = flags.budget_bytes;
   options.rows_where_indivisible = flags.rows;
   ASSIGN_OR_RETURN(options.method, CalibrationMethodOf(flags.method));
   options.num_threads = flags.threads;
@@ -143,7 +148,7 @@ absl::StatusOr<int> RunQuantize(const QuantizeFlags& flags) {
         absl::StrCat("layers of an earlier run: ", result->layers_resumed));
   }
   Print(absl::StrCat(
-      WeightTable(*result),
+      WeightTable(*result, flags.budget_bytes > 0),
       "\nErrors are energies over those of what they "
       "are errors of, on the calibration data.\nBlended: experts with fewer "
       "tokens than columns, judged by the layer's tokens as well.\n",
@@ -170,6 +175,12 @@ Command AddQuantize(OptionParser& app) {
   quantize->AddOption("--bits", flags->format.bits, "Bits of a weight")
       ->TypeName("4|8")
       ->Check(OneOf({"4", "8"}));
+  quantize
+      ->AddOption("--budget-bytes", flags->budget_bytes,
+                  "Bytes that all tensors may have: experts and matrices that "
+                  "gain most by it get 8 bits in place of 4")
+      ->TypeName("N")
+      ->Check(AtLeast(1));
   quantize
       ->AddOption("--group", flags->format.group,
                   "Columns that share a scale; 0: a scale a row")

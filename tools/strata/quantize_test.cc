@@ -1,5 +1,6 @@
 // strata quantize, and what reads what it made.
 
+#include <cstdint>
 #include <filesystem>
 #include <string>
 #include <vector>
@@ -54,6 +55,47 @@ TEST_F(QuantizeTest, MakesAModelThatOtherCommandsRead) {
 
   const Result verified = Strata({"verify", out, out});
   EXPECT_EQ(verified.exit_code, 0) << verified.err;
+}
+
+TEST_F(QuantizeTest, SpendsABudgetAndServesItsMixedExperts) {
+  const auto quantise = [&](const std::string& out, const Flags& more) {
+    Flags flags = {"quantize", "--model",  *run_,     "--data", *data_,
+                   "--out",    out,        "--group", "0",      "--method",
+                   "clip",     "--tokens", "256"};
+    flags.insert(flags.end(), more.begin(), more.end());
+    return Strata(flags);
+  };
+  const Result narrow = quantise(Folder("narrow"), {"--json"});
+  ASSERT_EQ(narrow.exit_code, 0) << narrow.err;
+  const auto least = Json::parse(narrow.out)["bytes"].get<int64_t>();
+  const Result wide =
+      quantise(Folder("wide"), {"--budget-bytes", "1000000000", "--json"});
+  ASSERT_EQ(wide.exit_code, 0) << wide.err;
+  const auto most = Json::parse(wide.out)["bytes"].get<int64_t>();
+  const int64_t half = (least + most) / 2;
+  const std::string budget = std::to_string(half);
+
+  const std::string out = Folder("mixed");
+  const Result mixed = quantise(out, {"--budget-bytes", budget, "--json"});
+  ASSERT_EQ(mixed.exit_code, 0) << mixed.err;
+  const Json made = Json::parse(mixed.out);
+  EXPECT_LE(made["bytes"].get<int64_t>(), half);
+  int64_t some = 0;
+  for (const Json& weight : made["weights"]) {
+    const auto count = weight["in_8_bits"].get<int64_t>();
+    some += count > 0 && count < weight["experts"].get<int64_t>();
+  }
+  EXPECT_GT(some, 0);
+
+  for (const Flags& command :
+       {Flags{"generate", "--model", out, "--prompt", "the", "--max-new-tokens",
+              "4"},
+        Flags{"verify", out, out}, Flags{"info", "--model", out}}) {
+    const Result result = Strata(command);
+    EXPECT_EQ(result.exit_code, 0) << command[0] << ": " << result.err;
+  }
+  ExpectFailure(quantise(Folder("none"), {"--budget-bytes", "1000"}), 1,
+                {"1000", "smallest possible"});
 }
 
 TEST_F(QuantizeTest, SaysWhatCannotBe) {

@@ -1,4 +1,4 @@
-#include "core/cpu/quant_product.h"
+#include "core/cpu/quant/quant_product.h"
 
 #include <algorithm>
 #include <cmath>
@@ -6,9 +6,11 @@
 #include <cstring>
 #include <functional>
 #include <limits>
+#include <utility>
 #include <vector>
 
 #include "core/base/random.h"
+#include "core/cpu/quant/quant_panel.h"
 #include "core/quant/format.h"
 #include "core/quant/packed_rows.h"
 #include "core/quant/quantized_matrix.h"
@@ -57,18 +59,40 @@ std::vector<float> Rows(int64_t m, int64_t k, bool outliers) {
   return x;
 }
 
+// x in integers, in memory of its own.
+struct Rounded {
+  std::vector<char> memory;
+  QuantizedRows rows;
+
+  Rounded(const std::vector<float>& x, int64_t m, int64_t k)
+      : memory(QuantizedRows::NumBytes(m, k) + 64) {
+    rows = QuantizedRows::At(Align(memory), m, k);
+    QuantProduct::Get().quantize(x.data(), k, 0, m, rows);
+  }
+  static char* Align(std::vector<char>& memory) {
+    return memory.data() + 64 - reinterpret_cast<uintptr_t>(memory.data()) % 64;
+  }
+};
+
 // y [m, n], of x rounded and then multiplied in one call.
 std::vector<float> Multiply(const std::vector<float>& x, int64_t m,
                             const Weights& w, std::vector<uint8_t>* wide) {
-  const QuantProduct& product = QuantProduct::Get();
-  std::vector<char> memory(QuantizedRows::NumBytes(m, w.k) + 64);
-  char* const aligned =
-      memory.data() + 64 - reinterpret_cast<uintptr_t>(memory.data()) % 64;
-  const QuantizedRows rows = QuantizedRows::At(aligned, m, w.k);
-  product.quantize(x.data(), w.k, w.format, 0, m, rows);
-  if (wide != nullptr) wide->assign(rows.wide, rows.wide + m);
+  const Rounded of_x(x, m, w.k);
+  if (wide != nullptr) wide->assign(of_x.rows.wide, of_x.rows.wide + m);
   std::vector<float> y(m * w.n);
-  product.dots(rows, 0, m, w.packed.data(), w.format, w.k, w.n, y.data(), w.n);
+  QuantProduct::Get().dots(of_x.rows, 0, m, w.packed.data(), w.format, w.k, w.n,
+                           y.data(), w.n);
+  return y;
+}
+
+// The same by a panel; w.n rows fit into one.
+std::vector<float> MultiplyByPanel(const std::vector<float>& x, int64_t m,
+                                   const Weights& w) {
+  const Rounded of_x(x, m, w.k);
+  std::vector<char> panel(PanelBytes(w.k) + 64);
+  std::vector<float> y(m * w.n);
+  QuantPanel::Get().multiply(of_x.rows, 0, m, w.packed.data(), w.format, w.k,
+                             w.n, Rounded::Align(panel), y.data(), w.n);
   return y;
 }
 
@@ -77,9 +101,11 @@ std::vector<float> Multiply(const std::vector<float>& x, int64_t m,
 // x is at most half a step away from what it is rounded to, a step being the
 // block's largest over 127 or 127 * 256. The rest is rounding in float: of each
 // block's sum (of the wide, beyond 24 bits), its scale and its addition, over
-// products that are at most 2 * 255 steps of w and x; in eight lanes.
+// products that are at most 2 * 255 steps of w and x; in eight lanes, or with
+// `additions` times as many a lane.
 void ExpectClose(const std::vector<float>& y, const std::vector<float>& x,
-                 int64_t m, const Weights& w, bool wide) {
+                 int64_t m, const Weights& w, bool wide,
+                 int64_t additions = 1) {
   const double steps = wide ? 127 * 256 : 127;
   for (int64_t i = 0; i < m; ++i) {
     for (int64_t j = 0; j < w.n; ++j) {
@@ -102,7 +128,8 @@ void ExpectClose(const std::vector<float>& y, const std::vector<float>& x,
         const double scale = Widen(BFloat16{bits});
         magnitude += 32 * largest * scale * 2 * w.format.max_code();
       }
-      const double roundings = static_cast<double>(w.k) / 32 / 8 + 12;
+      const double roundings =
+          static_cast<double>(additions * w.k) / 32 / 8 + 12;
       bound = 1.001 * bound + roundings * std::ldexp(magnitude, -24);
       ASSERT_NEAR(y[i * w.n + j], want, bound) << i << " " << j;
     }
@@ -166,6 +193,55 @@ TEST(QuantProductTest, GivesARowTheSameBitsInAnyCompany) {
                                    together.begin() + (i + 1) * w.n));
     }
   });
+}
+
+// Rows of w on both sides of a vector of the panel, of x of what share a pass;
+// tolerances as above, with fewer roundings: a float sum a block.
+TEST(QuantPanelTest, MultipliesLikeTheWeightsInFloat) {
+  if (QuantPanel::Get().multiply == nullptr) {
+    GTEST_SKIP() << "no VNNI with AVX-512";
+  }
+  for (const int bits : {4, 8}) {
+    for (const int64_t group : {0, 32, 64, 128}) {
+      for (const bool symmetric : {true, false}) {
+        const QuantFormat format = {bits, group, symmetric};
+        for (const int64_t k : kColumns) {
+          if (group > 0 && k % group != 0) continue;
+          for (const auto& [m, n] : std::vector<std::pair<int64_t, int64_t>>{
+                   {1, 32}, {5, 1}, {7, 15}, {13, 17}}) {
+            SCOPED_TRACE(testing::Message() << ToText(format) << " " << k);
+            const Weights w(format, n, k);
+            const std::vector<float> x = Rows(m, k, false);
+            // A float sum takes a rounding a block here, one of eight there.
+            ExpectClose(MultiplyByPanel(x, m, w), x, m, w, false, 8);
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST(QuantPanelTest, TakesRowsOfBothWidthsAndGivesThemTheSameBitsAlone) {
+  if (QuantPanel::Get().multiply == nullptr) {
+    GTEST_SKIP() << "no VNNI with AVX-512";
+  }
+  for (const QuantFormat format :
+       {QuantFormat{4, 32, true}, QuantFormat{8, 64, false}}) {
+    const int64_t k = 192, m = 19;
+    const Weights w(format, 21, k);
+    std::vector<float> x = Rows(m, k, false);
+    for (const int64_t i : {3, 4, 5, 18}) {
+      for (int64_t c = 5; c < k; c += 32) x[i * k + c] = 1000;
+    }
+    const std::vector<float> together = MultiplyByPanel(x, m, w);
+    for (int64_t i = 0; i < m; ++i) {
+      const std::vector<float> one(x.begin() + i * k, x.begin() + (i + 1) * k);
+      const std::vector<float> alone = MultiplyByPanel(one, 1, w);
+      ExpectClose(alone, one, 1, w, i == 18 || (i >= 3 && i <= 5), 8);
+      EXPECT_EQ(alone, std::vector<float>(together.begin() + i * w.n,
+                                          together.begin() + (i + 1) * w.n));
+    }
+  }
 }
 
 TEST(QuantProductTest, WidensExactly) {

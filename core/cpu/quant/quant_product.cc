@@ -1,6 +1,6 @@
 // Compiled once for each vector width, as vector_math.cc is.
 
-#include "core/cpu/quant_product.h"
+#include "core/cpu/quant/quant_product.h"
 
 #include <algorithm>
 #include <atomic>
@@ -14,13 +14,14 @@
 #include "core/tensor/bfloat16.h"
 
 #undef HWY_TARGET_INCLUDE
-#define HWY_TARGET_INCLUDE "core/cpu/quant_product.cc"
+#define HWY_TARGET_INCLUDE "core/cpu/quant/quant_product.cc"
 #include "hwy/foreach_target.h"
 // Highway asks for this order.
+#include "core/cpu/quant/vnni-inl.h"
 #include "hwy/highway.h"
 
-#ifndef CORE_CPU_QUANT_PRODUCT_COUNTS_
-#define CORE_CPU_QUANT_PRODUCT_COUNTS_
+#ifndef CORE_CPU_QUANT_QUANT_PRODUCT_COUNTS_
+#define CORE_CPU_QUANT_QUANT_PRODUCT_COUNTS_
 namespace strata {
 inline std::atomic<int64_t> rows_of_8_bits{0};
 inline std::atomic<int64_t> rows_of_16_bits{0};
@@ -48,10 +49,9 @@ constexpr int64_t kChunk = 128;
 // mean square. Normal numbers have 2e-5.
 constexpr double kMaxError = 1e-4;
 
-// Eight sums, or two or four of them where vectors are shorter.
+// Eight numbers, or fewer where vectors are shorter.
 using I32 = hn::CappedTag<int32_t, 8>;
 using F32 = hn::CappedTag<float, 8>;
-constexpr int64_t kSums = 8;
 using VI = hn::Vec<I32>;
 using VF = hn::Vec<F32>;
 
@@ -112,10 +112,10 @@ HWY_INLINE const float* BlockOf(const float* x, int64_t k, int64_t b,
   return memory;
 }
 
-// Codes of a block of x that is multiplied by `to_code`, and its corrections.
+// Codes of a block of x that is multiplied by `to_code`; minus their sum.
 template <bool kWide>
-HWY_INLINE void QuantizeBlock(const float* x, float to_code, int32_t multiple,
-                              int8_t* high, int8_t* low, int32_t* correction) {
+HWY_INLINE int32_t QuantizeBlock(const float* x, float to_code, int8_t* high,
+                                 int8_t* low) {
   const I32 i32;
   const F32 f32;
   const hn::Rebind<int8_t, I32> i8;
@@ -136,11 +136,10 @@ HWY_INLINE void QuantizeBlock(const float* x, float to_code, int32_t multiple,
   if constexpr (kWide) {
     sums = hn::Add(hn::ShiftLeft<8>(sums), SumsOfFour(low));
   }
-  hn::StoreU(hn::Mul(sums, hn::Set(i32, -multiple)), i32, correction);
-  for (int64_t i = lanes; i < kSums; ++i) correction[i] = 0;
+  return -hn::GetLane(hn::SumOfLanes(i32, sums));
 }
 
-void QuantizeRow(const float* x, int64_t k, int multiple, int64_t row,
+void QuantizeRow(const float* x, int64_t k, int64_t row,
                  const QuantizedRows& out) {
   const F32 f32;
   const auto lanes = static_cast<int64_t>(hn::Lanes(f32));
@@ -173,73 +172,33 @@ void QuantizeRow(const float* x, int64_t k, int multiple, int64_t row,
     const float to_code = some ? max_code / scale[b] : 0;
     scale[b] = some ? scale[b] / max_code : 0;
     const int64_t at = row * out.padded + b * kBlock;
-    int32_t* const correction = out.correction + at / kBlock * kSums;
     const auto quantize = wide ? QuantizeBlock<true> : QuantizeBlock<false>;
-    quantize(from, to_code, multiple, out.high + at, out.low + at, correction);
+    out.minus_sum[at / kBlock] =
+        quantize(from, to_code, out.high + at, out.low + at);
   }
   if (!finite) scale[0] = std::numeric_limits<float>::quiet_NaN();
   (wide ? rows_of_16_bits : rows_of_8_bits)
       .fetch_add(1, std::memory_order_relaxed);
 }
 
-void Quantize(const float* x, int64_t k, const QuantFormat& format,
-              int64_t begin, int64_t end, const QuantizedRows& out) {
-  const int multiple = format.symmetric ? format.middle() : 1;
+void Quantize(const float* x, int64_t k, int64_t begin, int64_t end,
+              const QuantizedRows& out) {
   for (int64_t row = begin; row < end; ++row) {
-    QuantizeRow(x + row * k, k, multiple, row, out);
+    QuantizeRow(x + row * k, k, row, out);
   }
 }
 
 // --- Products of rows ---
 
-// Blocks rounded up to what vectors of floats take at a time.
-constexpr int64_t RoundUp(int64_t n) { return (n + 15) & ~int64_t{15}; }
-
-#if HWY_TARGET == HWY_AVX3_DL
-// The same as below of a symmetric format, sixteen blocks at a time: rows of
-// experts are so short that a loop over them would take as long as the sums.
-HWY_INLINE void SymmetricScales(const uint8_t* scales, int64_t group, int64_t k,
-                                int64_t first, int64_t n, float* scale) {
-  // Blocks of a group: 1, 2, 4, or (a scale a row) all.
-  const int shift = group == 64 ? 1 : group == 128 ? 2 : 0;
-  const __m512i group_of =
-      group == 0 ? _mm512_setzero_si512()
-                 : _mm512_srl_epi32(_mm512_set_epi32(15, 14, 13, 12, 11, 10, 9,
-                                                     8, 7, 6, 5, 4, 3, 2, 1, 0),
-                                    _mm_cvtsi32_si128(shift));
-  const int64_t all = (k + kBlock - 1) / kBlock - first;
-  for (int64_t b = 0; b < n; b += 16) {
-    const int64_t blocks = std::clamp<int64_t>(all - b, 0, 16);
-    const int64_t groups =
-        group == 0 ? 1 : (blocks + (1 << shift) - 1) >> shift;
-    const uint8_t* const from =
-        group == 0 ? scales : scales + 2 * ((first + b) >> shift);
-    const __m256i bits = _mm256_maskz_loadu_epi16(
-        static_cast<__mmask16>((1u << groups) - 1), from);
-    const __m512i wide = _mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16);
-    _mm512_storeu_si512(
-        scale + b,
-        _mm512_maskz_permutexvar_epi32(
-            static_cast<__mmask16>((1u << blocks) - 1), group_of, wide));
-  }
-}
-#endif
-
 // Scales, and zeros of asymmetric formats, of blocks [first, first + n) of a
-// row of w; 0 behind its columns, up to RoundUp(n).
+// row of w; 0 behind its columns.
 HWY_INLINE void BlockScales(const uint8_t* w, const QuantFormat& format,
                             const PackedRow& layout, int64_t k, int64_t first,
                             int64_t n, float* scale, int32_t* zero) {
   const uint8_t* const scales = w + layout.code_bytes;
-#if HWY_TARGET == HWY_AVX3_DL
-  if (format.symmetric) {
-    SymmetricScales(scales, format.group, k, first, n, scale);
-    return;
-  }
-#endif
   const int64_t group = GroupColumns(format, k);
   const uint8_t* const zeros = scales + 2 * layout.num_groups;
-  for (int64_t b = 0; b < RoundUp(n); ++b) {
+  for (int64_t b = 0; b < n; ++b) {
     const int64_t column = (first + b) * kBlock;
     if (column >= k) {
       scale[b] = 0;
@@ -254,225 +213,217 @@ HWY_INLINE void BlockScales(const uint8_t* w, const QuantFormat& format,
   }
 }
 
-// z = x * y, for RoundUp(n) numbers.
-HWY_INLINE void Multiply(const float* x, const float* y, int64_t n, float* z) {
-  const F32 f32;
-  const auto lanes = static_cast<int64_t>(hn::Lanes(f32));
-  for (int64_t i = 0; i < RoundUp(n); i += lanes) {
-    hn::StoreU(hn::Mul(hn::LoadU(f32, x + i), hn::LoadU(f32, y + i)), f32,
-               z + i);
-  }
-}
-
-// What a row of x is to a product, from block `first` on.
-struct RowOfX {
-  const int8_t* high;
-  const int8_t* low;
-  const int32_t* correction;
-};
-
-HWY_INLINE RowOfX RowOf(const QuantizedRows& x, int64_t row, int64_t first) {
-  const int64_t at = row * x.padded + first * kBlock;
-  return {x.high + at, x.low + at, x.correction + at / kBlock * kSums};
-}
-
 #if HWY_TARGET == HWY_AVX3_DL
 
-// Sums over the blocks that a pass has scales of, two blocks at a time: the
-// first in the lower eight lanes, the second in the upper.
-template <int kBits, int kRows, bool kWide, bool kSymmetric>
-struct Sums {
-  __m512 sum[kRows][2];
+// Sums of the products of 16 blocks of codes, a lane each, by those from x on;
+// of kPairs pairs of blocks that there are.
+template <int kPairs>
+HWY_INLINE __m512i BlockSums(const __m512i* codes, const int8_t* x) {
+  // Of two blocks eight sums of four each; then of 2, 4 and 8 blocks.
+  const auto of_two = [&](int i) HWY_ATTR __attribute__((always_inline)) {
+    return i < kPairs
+               ? _mm512_dpbusd_epi32(_mm512_setzero_si512(), codes[i],
+                                     _mm512_loadu_si512(x + i * 2 * kBlock))
+               : _mm512_setzero_si512();
+  };
+  const auto of_four = [&](int i) HWY_ATTR __attribute__((always_inline)) {
+    if (i >= kPairs) return _mm512_setzero_si512();
+    const __m512i a = of_two(i), b = of_two(i + 1);
+    return _mm512_add_epi32(_mm512_unpacklo_epi32(a, b),
+                            _mm512_unpackhi_epi32(a, b));
+  };
+  const auto of_eight = [&](int i) HWY_ATTR __attribute__((always_inline)) {
+    if (i >= kPairs) return _mm512_setzero_si512();
+    const __m512i a = of_four(i), b = of_four(i + 2);
+    return _mm512_add_epi32(_mm512_unpacklo_epi64(a, b),
+                            _mm512_unpackhi_epi64(a, b));
+  };
+  const __m512i a = of_eight(0), b = of_eight(4);
+  const __m512i sums = _mm512_add_epi32(_mm512_shuffle_i32x4(a, b, 0x88),
+                                        _mm512_shuffle_i32x4(a, b, 0xDD));
+  // Each eight blocks lie even ones first.
+  const __m512i kOrder =
+      _mm512_set_epi32(15, 11, 14, 10, 13, 9, 12, 8, 7, 3, 6, 2, 5, 1, 4, 0);
+  return _mm512_permutexvar_epi32(kOrder, sums);
+}
 
-  HWY_INLINE Sums() {
-    for (int i = 0; i < kRows; ++i) {
-      sum[i][0] = sum[i][1] = _mm512_setzero_ps();
-    }
+// Adds the products of kPairs pairs of blocks from block `first` on to
+// sum [kRows].
+template <int kBits, int kRows, bool kWide, bool kSymmetric, int kPairs>
+HWY_INLINE void AddBlocks(const QuantizedRows& x, int64_t row, const uint8_t* w,
+                          const BlockGroups& groups, int64_t first,
+                          __m512* sum) {
+  const int64_t blocks = x.padded / kBlock;
+  __m512i codes[kPairs];
+  const uint8_t* const from = w + first * kBlock * kBits / 8;
+#pragma GCC unroll 8
+  for (int i = 0; i < kPairs; ++i) {
+    codes[i] = CodesAt<kBits>(from + i * kBlock * kBits / 4, true);
   }
-
-  // The two numbers at p, eight lanes each.
-  static HWY_INLINE __m512i Spread(const void* p) {
-    const __m512i kLane =
-        _mm512_set_epi32(1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0);
-    int64_t both;
-    std::memcpy(&both, p, sizeof(both));
-    return _mm512_permutexvar_epi32(kLane, _mm512_set1_epi64(both));
-  }
-
-  static HWY_INLINE __m512i Codes(const uint8_t* w) {
-    if constexpr (kBits == 8) return _mm512_loadu_si512(w);
-    const __m512i kShift = _mm512_set_epi64(4, 4, 4, 4, 0, 0, 0, 0);
-    const __m512i both = _mm512_broadcast_i64x4(
-        _mm256_loadu_si256(reinterpret_cast<const __m256i*>(w)));
-    return _mm512_and_si512(_mm512_srlv_epi64(both, kShift),
-                            _mm512_set1_epi8(15));
-  }
-
-  HWY_INLINE void Add(const uint8_t* w, const RowOfX* x, int64_t blocks,
-                      const float (*scale)[kChunk], const int32_t* zero) {
-    const auto step = [&](int64_t b, int which) HWY_ATTR {
-      const __m512i codes = Codes(w + b * kBlock * kBits / 8);
+  const __m512 scale = groups.Scales(w, first);
+  const __m512i zero =
+      kSymmetric ? _mm512_setzero_si512() : groups.Zeros(w, first);
+  constexpr auto kMask = static_cast<__mmask16>((1u << 2 * kPairs) - 1);
 #pragma GCC unroll 4
-      for (int i = 0; i < kRows; ++i) {
-        __m512i start = _mm512_loadu_si512(x[i].correction + b * kSums);
-        if constexpr (!kSymmetric) {
-          start = _mm512_mullo_epi32(start, Spread(zero + b));
-        }
-        const __m512i high = _mm512_loadu_si512(x[i].high + b * kBlock);
-        __m512i products;
-        if constexpr (kWide) {
-          const __m512i low = _mm512_loadu_si512(x[i].low + b * kBlock);
-          products = _mm512_add_epi32(
-              _mm512_slli_epi32(
-                  _mm512_dpbusd_epi32(_mm512_setzero_si512(), codes, high), 8),
-              _mm512_dpbusd_epi32(start, codes, low));
-        } else {
-          products = _mm512_dpbusd_epi32(start, codes, high);
-        }
-        sum[i][which] = _mm512_fmadd_ps(
-            _mm512_cvtepi32_ps(products),
-            _mm512_castsi512_ps(Spread(scale[i] + b)), sum[i][which]);
-      }
-    };
-    int64_t b = 0;
-    for (; b + 4 <= blocks; b += 4) {
-      step(b, 0);
-      step(b + 2, 1);
+  for (int i = 0; i < kRows; ++i) {
+    const int64_t at = (row + i) * blocks + first;
+    __m512i products = BlockSums<kPairs>(codes, x.high + at * kBlock);
+    if constexpr (kWide) {
+      products =
+          _mm512_add_epi32(_mm512_slli_epi32(products, 8),
+                           BlockSums<kPairs>(codes, x.low + at * kBlock));
     }
-    if (b < blocks) step(b, 0);
+    products = _mm512_add_epi32(
+        products, TimesZero<kBits, kSymmetric>(
+                      _mm512_maskz_loadu_epi32(kMask, x.minus_sum + at), zero));
+    sum[i] = _mm512_fmadd_ps(
+        _mm512_cvtepi32_ps(products),
+        _mm512_mul_ps(scale, _mm512_maskz_loadu_ps(kMask, x.scale + at)),
+        sum[i]);
   }
+}
 
-  HWY_INLINE float Total(int i) const {
-    return _mm512_reduce_add_ps(_mm512_add_ps(sum[i][0], sum[i][1]));
+// One row of w by kRows of x, all of 8 bits or (kWide) of 16. kTail: pairs of
+// blocks behind the last 16.
+template <int kBits, int kRows, bool kWide, bool kSymmetric, int kTail>
+HWY_INLINE void RowOf(const QuantizedRows& x, int64_t row, const uint8_t* w,
+                      const BlockGroups& groups, float* y, int64_t ldy) {
+  const int64_t whole = x.padded / kBlock / kLanes * kLanes;
+  __m512 sum[kRows];
+  for (int i = 0; i < kRows; ++i) sum[i] = _mm512_setzero_ps();
+  for (int64_t first = 0; first < whole; first += kLanes) {
+    AddBlocks<kBits, kRows, kWide, kSymmetric, kLanes / 2>(x, row, w, groups,
+                                                           first, sum);
   }
-};
+  if constexpr (kTail > 0) {
+    AddBlocks<kBits, kRows, kWide, kSymmetric, kTail>(x, row, w, groups, whole,
+                                                      sum);
+  }
+  for (int i = 0; i < kRows; ++i) y[i * ldy] = _mm512_reduce_add_ps(sum[i]);
+}
 
 #else
 
-// Sums over the blocks that a pass has scales of.
-template <int kBits, int kRows, bool kWide, bool kSymmetric>
-struct Sums {
-  VF sum[kRows][2];
+// What of a row is the same for all rows of w.
+struct BlockGroups {
+  QuantFormat format;
+  int64_t k;
+  PackedRow layout;
 
-  HWY_INLINE Sums() {
-    for (int i = 0; i < kRows; ++i) sum[i][0] = sum[i][1] = hn::Zero(F32());
-  }
-
-  // The eight corrections, in as many lanes as there are.
-  static HWY_INLINE VI Start(const int32_t* p) {
-    const I32 i32;
-    const auto lanes = static_cast<int64_t>(hn::Lanes(i32));
-    VI start = hn::LoadU(i32, p);
-    for (int64_t i = lanes; i < kSums; i += lanes) {
-      start = hn::Add(start, hn::LoadU(i32, p + i));
-    }
-    return start;
-  }
-
-  HWY_INLINE void Add(const uint8_t* w, const RowOfX* x, int64_t blocks,
-                      const float (*scale)[kChunk], const int32_t* zero) {
-    const I32 i32;
-    const F32 f32;
-    HWY_ALIGN uint8_t codes[2 * kBlock];
-    for (int64_t b = 0; b < blocks; b += 2) {
-      const uint8_t* const from = w + b * kBlock * kBits / 8;
-      for (int64_t i = 0; i < kBlock; ++i) {
-        codes[i] = kBits == 4 ? from[i] & 15 : from[i];
-        codes[kBlock + i] = kBits == 4 ? from[i] >> 4 : from[kBlock + i];
-      }
-      for (int i = 0; i < kRows; ++i) {
-        for (int half = 0; half < 2; ++half) {
-          const int64_t at = b + half;
-          VI start = Start(x[i].correction + at * kSums);
-          if constexpr (!kSymmetric) {
-            start = hn::Mul(start, hn::Set(i32, zero[at]));
-          }
-          const uint8_t* const c = codes + half * kBlock;
-          VI products = start;
-          if constexpr (kWide) {
-            const VI high =
-                AddProducts(hn::Zero(i32), c, x[i].high + at * kBlock);
-            products = hn::Add(hn::ShiftLeft<8>(high),
-                               AddProducts(start, c, x[i].low + at * kBlock));
-          } else {
-            products = AddProducts(start, c, x[i].high + at * kBlock);
-          }
-          sum[i][half] = hn::MulAdd(hn::ConvertTo(f32, products),
-                                    hn::Set(f32, scale[i][at]), sum[i][half]);
-        }
-      }
-    }
-  }
-
-  HWY_INLINE float Total(int i) const {
-    return hn::GetLane(hn::SumOfLanes(F32(), hn::Add(sum[i][0], sum[i][1])));
-  }
+  BlockGroups(const QuantFormat& format, int64_t k)
+      : format(format), k(k), layout(format, k) {}
 };
+
+// One row of w by kRows of x, all of 8 bits or (kWide) of 16.
+template <int kBits, int kRows, bool kWide, bool kSymmetric, int kTail>
+HWY_INLINE void RowOf(const QuantizedRows& x, int64_t row, const uint8_t* w,
+                      const BlockGroups& groups, float* y, int64_t ldy) {
+  const I32 i32;
+  const F32 f32;
+  const int64_t blocks = x.padded / kBlock;
+  VF sum[kRows];
+  for (int i = 0; i < kRows; ++i) sum[i] = hn::Zero(f32);
+  HWY_ALIGN float scale[kChunk];
+  HWY_ALIGN int32_t zero[kChunk];
+  HWY_ALIGN uint8_t codes[2 * kBlock];
+  for (int64_t b = 0; b < blocks; b += 2) {
+    if (b % kChunk == 0) {
+      BlockScales(w, groups.format, groups.layout, groups.k, b,
+                  std::min(kChunk, blocks - b), scale, zero);
+    }
+    const uint8_t* const from = w + b * kBlock * kBits / 8;
+    for (int64_t i = 0; i < kBlock; ++i) {
+      codes[i] = kBits == 4 ? from[i] & 15 : from[i];
+      codes[kBlock + i] = kBits == 4 ? from[i] >> 4 : from[kBlock + i];
+    }
+    for (int i = 0; i < kRows; ++i) {
+      for (int64_t half = 0; half < 2; ++half) {
+        const int64_t at = (row + i) * blocks + b + half;
+        const int32_t middle = 1 << (kBits - 1);
+        const int32_t start =
+            x.minus_sum[at] * (kSymmetric ? middle : zero[(b + half) % kChunk]);
+        const uint8_t* const c = codes + half * kBlock;
+        VI products =
+            hn::IfThenElseZero(hn::FirstN(i32, 1), hn::Set(i32, start));
+        if constexpr (kWide) {
+          const VI high = AddProducts(hn::Zero(i32), c, x.high + at * kBlock);
+          products = hn::Add(products, hn::ShiftLeft<8>(high));
+          products = AddProducts(products, c, x.low + at * kBlock);
+        } else {
+          products = AddProducts(products, c, x.high + at * kBlock);
+        }
+        sum[i] = hn::MulAdd(
+            hn::ConvertTo(f32, products),
+            hn::Set(f32, scale[(b + half) % kChunk] * x.scale[at]), sum[i]);
+      }
+    }
+  }
+  for (int i = 0; i < kRows; ++i) {
+    y[i * ldy] = hn::GetLane(hn::SumOfLanes(f32, sum[i]));
+  }
+}
 
 #endif
 
-// One row of w by kRows of x, all of 8 bits or (kWide) of 16.
-template <int kBits, int kRows, bool kWide, bool kSymmetric>
-HWY_INLINE void Row(const QuantizedRows& x, int64_t row, const uint8_t* w,
-                    const QuantFormat& format, const PackedRow& layout,
-                    int64_t k, float* y, int64_t ldy) {
-  const int64_t blocks = x.padded / kBlock;
-  Sums<kBits, kRows, kWide, kSymmetric> sums;
-  HWY_ALIGN float of_w[kChunk];
-  HWY_ALIGN int32_t zero[kChunk];
-  HWY_ALIGN float scale[kRows][kChunk];
-  for (int64_t first = 0; first < blocks; first += kChunk) {
-    const int64_t n = std::min(kChunk, blocks - first);
-    BlockScales(w, format, layout, k, first, n, of_w, zero);
-    RowOfX rows[kRows];
-    for (int i = 0; i < kRows; ++i) {
-      rows[i] = RowOf(x, row + i, first);
-      Multiply(of_w, x.scale + (row + i) * blocks + first, n, scale[i]);
-    }
-    sums.Add(w + first * kBlock * kBits / 8, rows, n, scale, zero);
-  }
-  for (int i = 0; i < kRows; ++i) y[i * ldy] = sums.Total(i);
-}
-
-template <int kBits, bool kSymmetric>
+template <int kBits, bool kSymmetric, int kTail>
 void DotsOf(const QuantizedRows& x, int64_t first, int64_t m, const uint8_t* w,
             const QuantFormat& format, int64_t k, int64_t n, float* y,
             int64_t ldy) {
-  const PackedRow layout(format, k);
-  for (int64_t j = 0; j < n; ++j, w += layout.bytes) {
+  const BlockGroups groups(format, k);
+  const int64_t bytes = PackedRow(format, k).bytes;
+  for (int64_t j = 0; j < n; ++j, w += bytes) {
     int64_t i = 0;
     while (i < m) {
       const int64_t row = first + i;
       float* const out = y + i * ldy + j;
-      if (x.wide[row]) {
-        Row<kBits, 1, true, kSymmetric>(x, row, w, format, layout, k, out, ldy);
-        ++i;
-        continue;
-      }
-      int64_t narrow = 1;
+      int64_t narrow = 0;
       while (narrow < kMaxRows && i + narrow < m && !x.wide[row + narrow]) {
         ++narrow;
       }
       if (narrow == kMaxRows) {
-        Row<kBits, kMaxRows, false, kSymmetric>(x, row, w, format, layout, k,
-                                                out, ldy);
+        RowOf<kBits, kMaxRows, false, kSymmetric, kTail>(x, row, w, groups, out,
+                                                         ldy);
         i += kMaxRows;
-      } else {
-        Row<kBits, 1, false, kSymmetric>(x, row, w, format, layout, k, out,
-                                         ldy);
-        ++i;
+        continue;
       }
+      if (narrow > 0) {
+        RowOf<kBits, 1, false, kSymmetric, kTail>(x, row, w, groups, out, ldy);
+      } else {
+        RowOf<kBits, 1, true, kSymmetric, kTail>(x, row, w, groups, out, ldy);
+      }
+      ++i;
     }
   }
+}
+
+using DotsFunction = void (*)(const QuantizedRows&, int64_t, int64_t,
+                              const uint8_t*, const QuantFormat&, int64_t,
+                              int64_t, float*, int64_t);
+
+// By the pairs of blocks of 32 columns behind the last 512 columns.
+template <int kBits, bool kSymmetric>
+DotsFunction DotsBehind(int64_t pairs) {
+#if HWY_TARGET == HWY_AVX3_DL
+  static constexpr DotsFunction kBehind[] = {
+      DotsOf<kBits, kSymmetric, 0>, DotsOf<kBits, kSymmetric, 1>,
+      DotsOf<kBits, kSymmetric, 2>, DotsOf<kBits, kSymmetric, 3>,
+      DotsOf<kBits, kSymmetric, 4>, DotsOf<kBits, kSymmetric, 5>,
+      DotsOf<kBits, kSymmetric, 6>, DotsOf<kBits, kSymmetric, 7>};
+  return kBehind[pairs];
+#else
+  return DotsOf<kBits, kSymmetric, 0>;
+#endif
 }
 
 void Dots(const QuantizedRows& x, int64_t first, int64_t m, const uint8_t* w,
           const QuantFormat& format, int64_t k, int64_t n, float* y,
           int64_t ldy) {
-  const auto run =
-      format.bits == 4
-          ? (format.symmetric ? DotsOf<4, true> : DotsOf<4, false>)
-          : (format.symmetric ? DotsOf<8, true> : DotsOf<8, false>);
+  const int64_t pairs = x.padded / 64 % 8;
+  const DotsFunction run =
+      format.bits == 4 ? (format.symmetric ? DotsBehind<4, true>(pairs)
+                                           : DotsBehind<4, false>(pairs))
+                       : (format.symmetric ? DotsBehind<8, true>(pairs)
+                                           : DotsBehind<8, false>(pairs));
   run(x, first, m, w, format, k, n, y, ldy);
 }
 
@@ -552,10 +503,12 @@ int64_t Aligned(int64_t bytes) { return (bytes + 63) & ~int64_t{63}; }
 }  // namespace
 
 int64_t QuantizedRows::NumBytes(int64_t m, int64_t columns) {
+  // Codes are read 512 at a time.
+  constexpr int64_t kBehind = 512;
   const int64_t padded = PaddedColumns(columns);
   const int64_t blocks = padded / kActivationBlock;
-  return 2 * Aligned(m * padded) + Aligned(m * blocks * 4) +
-         Aligned(m * blocks * 32) + Aligned(m);
+  return 2 * Aligned(m * padded) + 2 * Aligned(m * blocks * 4) + Aligned(m) +
+         kBehind;
 }
 
 QuantizedRows QuantizedRows::At(char* memory, int64_t m, int64_t columns) {
@@ -567,8 +520,8 @@ QuantizedRows QuantizedRows::At(char* memory, int64_t m, int64_t columns) {
   memory += 2 * Aligned(m * rows.padded);
   rows.scale = reinterpret_cast<float*>(memory);
   memory += Aligned(m * blocks * 4);
-  rows.correction = reinterpret_cast<int32_t*>(memory);
-  memory += Aligned(m * blocks * 32);
+  rows.minus_sum = reinterpret_cast<int32_t*>(memory);
+  memory += Aligned(m * blocks * 4);
   rows.wide = reinterpret_cast<uint8_t*>(memory);
   return rows;
 }

@@ -17,8 +17,8 @@
 // Highway picks the instructions once: VNNI's sums of four products where the
 // processor has them with AVX-512, else products of 16 bits.
 
-#ifndef CORE_CPU_QUANT_PRODUCT_H_
-#define CORE_CPU_QUANT_PRODUCT_H_
+#ifndef CORE_CPU_QUANT_QUANT_PRODUCT_H_
+#define CORE_CPU_QUANT_QUANT_PRODUCT_H_
 
 #include <cstdint>
 
@@ -31,16 +31,15 @@ inline constexpr int64_t kActivationBlock = 32;
 
 // Rows of x in integers; the memory is whoever called Quantize's.
 struct QuantizedRows {
-  int64_t padded = 0;      // Columns, in multiples of 64.
-  int8_t* high = nullptr;  // [m, padded]  x = scale * high, or of 16
-  int8_t* low = nullptr;   // [m, padded]  bits scale * (256 high + low)
-  float* scale = nullptr;  // [m, padded / 32]
-  int32_t* correction =
-      nullptr;              // [m, padded / 32, 8]  minus the sums of four
-                            // codes; times the middle where w is symmetric
-  uint8_t* wide = nullptr;  // [m]  Whether it has 16 bits.
+  int64_t padded = 0;            // Columns, in multiples of 64.
+  int8_t* high = nullptr;        // [m, padded]  x = scale * high, or of 16
+  int8_t* low = nullptr;         // [m, padded]  bits scale * (256 high + low)
+  float* scale = nullptr;        // [m, padded / 32]
+  int32_t* minus_sum = nullptr;  // [m, padded / 32]  Of a block's codes.
+  uint8_t* wide = nullptr;       // [m]  Whether it has 16 bits.
 
-  // Bytes of those arrays, and where they lie in `memory`, aligned to 64.
+  // Bytes of those arrays and of what may be read behind them, and where they
+  // lie in `memory`, aligned to 64.
   static int64_t NumBytes(int64_t m, int64_t columns);
   static QuantizedRows At(char* memory, int64_t m, int64_t columns);
 };
@@ -49,9 +48,9 @@ struct QuantProduct {
   // The table for this processor.
   static const QuantProduct& Get();
 
-  // Rows [begin, end) of x [m, k], for products with weights of `format`.
-  void (*quantize)(const float* x, int64_t k, const QuantFormat& format,
-                   int64_t begin, int64_t end, const QuantizedRows& out);
+  // Rows [begin, end) of x [m, k].
+  void (*quantize)(const float* x, int64_t k, int64_t begin, int64_t end,
+                   const QuantizedRows& out);
 
   // y[i * ldy + j] for rows [first, first + m) of x and n packed rows of k
   // columns. An element is the same bit for bit whatever m and n are.
@@ -73,4 +72,4 @@ ActivationWidths CountActivationWidths();
 
 }  // namespace strata
 
-#endif  // CORE_CPU_QUANT_PRODUCT_H_
+#endif  // CORE_CPU_QUANT_QUANT_PRODUCT_H_

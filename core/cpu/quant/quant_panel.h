@@ -1,0 +1,47 @@
+// Products of many float rows with quantised ones (core/quant/packed_rows.h).
+//
+//   w  32 packed rows of k  --a byte a code, four columns of 16 rows a
+//   vector-->
+//        panel [k / 4, 2, 16, 4], in a core's own cache
+//   x [m, k] in integers (core/cpu/quant/quant_product.h), six rows at a time
+//        |
+//        v
+//   y [i, j] = sum over blocks of 32 columns of
+//                x scale * w scale * (integer sum)
+//
+// A lane is a row of w, so that a block of 32 columns costs one scaling for 16
+// of them, and what is read of x serves 32. Making the panel pays from some
+// five rows on. An element is the same bit for bit whatever m and n are, but it
+// is not what QuantProduct::dots gives, whose floats are added in another
+// order.
+
+#ifndef CORE_CPU_QUANT_QUANT_PANEL_H_
+#define CORE_CPU_QUANT_QUANT_PANEL_H_
+
+#include <cstdint>
+
+#include "core/cpu/quant/quant_product.h"
+#include "core/quant/format.h"
+
+namespace strata {
+
+// Rows of w in a panel.
+inline constexpr int64_t kPanelRows = 32;
+
+struct QuantPanel {
+  // The table for this processor.
+  static const QuantPanel& Get();
+
+  // y[i * ldy + j] for rows [first, first + m) of x and n packed rows of k
+  // columns, n at most kPanelRows. `memory`: PanelBytes(k), aligned to 64.
+  // Null where there is no VNNI with AVX-512.
+  void (*multiply)(const QuantizedRows& x, int64_t first, int64_t m,
+                   const uint8_t* w, const QuantFormat& format, int64_t k,
+                   int64_t n, char* memory, float* y, int64_t ldy);
+};
+
+int64_t PanelBytes(int64_t k);
+
+}  // namespace strata
+
+#endif  // CORE_CPU_QUANT_QUANT_PANEL_H_
