@@ -1,6 +1,7 @@
 #include "core/monitor/watch.h"
 
 #include <cmath>
+#include <cstddef>
 #include <string>
 #include <utility>
 #include <vector>
@@ -9,6 +10,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "absl/types/span.h"
+#include "core/base/check.h"
 #include "core/monitor/alarm_board.h"
 #include "core/monitor/expert_use.h"
 #include "core/monitor/rank_balance.h"
@@ -17,6 +19,23 @@
 namespace strata {
 
 using Json = nlohmann::ordered_json;
+
+namespace {
+
+// Rows below which a window says little of how loads are spread.
+constexpr double kLeastRowsOfExpert = 8;
+
+void Add(absl::Span<const GateUse> gates, std::vector<GateUse>& window) {
+  CHECK_EQ(gates.size(), window.size());
+  for (size_t g = 0; g < gates.size(); ++g) {
+    window[g].tokens += gates[g].tokens;
+    for (size_t e = 0; e < gates[g].load.size(); ++e) {
+      window[g].load[e] += gates[g].load[e];
+    }
+  }
+}
+
+}  // namespace
 
 AlarmRule MakeRule(std::string name, std::string metric, AlarmRule::Kind kind,
                    double threshold) {
@@ -46,13 +65,26 @@ Json ToJson(const Alarm& alarm) {
 void Watch::SetGates(std::vector<int> num_experts,
                      const RankBalanceOptions& options) {
   use_ = ExpertUseMonitor();
+  window_.clear();
   balance_.reset();
   absl::StatusOr<RankBalance> balance =
       RankBalance::Create(std::move(num_experts), options);
   if (balance.ok()) balance_ = *std::move(balance);
 }
 
-void Watch::ObserveGates(absl::Span<const GateUse> window, absl::Time now) {
+void Watch::ObserveGates(absl::Span<const GateUse> gates, absl::Time now) {
+  if (window_.empty()) {
+    window_.assign(gates.begin(), gates.end());
+  } else {
+    Add(gates, window_);
+  }
+  double rows = 0, experts = 0;
+  for (const GateUse& gate : window_) {
+    for (const double of_expert : gate.load) rows += of_expert;
+    experts += static_cast<double>(gate.load.size());
+  }
+  if (experts == 0 || rows < kLeastRowsOfExpert * experts) return;
+  const std::vector<GateUse> window = std::exchange(window_, {});
   figures_.use = use_.Observe(window);
   Judge(kLoadDriftMetric, figures_.use.drift, now);
   Judge(kStarvedShareMetric, figures_.use.balance.starved_share, now);

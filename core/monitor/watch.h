@@ -60,7 +60,9 @@ class Watch {
   void SetGates(std::vector<int> num_experts,
                 const RankBalanceOptions& options);
 
-  // A window of all gates.
+  // What all gates did since it was last called. A window goes on until its
+  // experts have eight rows each, in the mean; before, it would say little of
+  // how loads are spread, and judges nothing.
   void ObserveGates(absl::Span<const GateUse> window, absl::Time now);
 
   // Any other metric.
@@ -81,6 +83,7 @@ class Watch {
 
   AlarmBoard board_;
   bool balances_;
+  std::vector<GateUse> window_;
   ExpertUseMonitor use_;
   std::optional<RankBalance> balance_;
   Figures figures_;

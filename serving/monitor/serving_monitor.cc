@@ -22,9 +22,6 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-// Rows below which a window says little of how loads are spread.
-constexpr double kLeastRowsOfExpert = 8;
-
 std::string Quoted(const std::string& text) {
   std::string quoted = "\"";
   for (const char c : text) {
@@ -87,7 +84,6 @@ void ServingMonitor::Observe(const MonitorSample& sample, absl::Time now) {
                          last_->version == sample.version &&
                          last_->gates.size() == sample.gates.size();
     if (!goes_on) {
-      window_start_ = sample.gates;
       std::vector<int> experts;
       for (const GateLoad& gate : sample.gates) {
         experts.push_back(static_cast<int>(gate.rows.size()));
@@ -138,24 +134,18 @@ void ServingMonitor::Observe(const MonitorSample& sample, absl::Time now) {
 
 void ServingMonitor::ObserveGates(const MonitorSample& sample, absl::Time now) {
   std::vector<GateUse> window;
-  double rows = 0, experts = 0;
   for (size_t i = 0; i < sample.gates.size(); ++i) {
     const GateLoad& gate = sample.gates[i];
-    const GateLoad& before = window_start_[i];
+    const GateLoad& before = last_->gates[i];
     GateUse use;
     use.tier = gate.tier;
     use.tokens = gate.tokens - before.tokens;
     for (size_t e = 0; e < gate.rows.size(); ++e) {
       use.load.push_back(static_cast<double>(gate.rows[e] - before.rows[e]));
-      rows += use.load.back();
     }
-    experts += static_cast<double>(gate.rows.size());
     window.push_back(std::move(use));
   }
-  // The window goes on until it says something.
-  if (experts == 0 || rows < kLeastRowsOfExpert * experts) return;
-  window_start_ = sample.gates;
-  watch_.ObserveGates(window, now);
+  if (!window.empty()) watch_.ObserveGates(window, now);
 }
 
 Json ServingMonitor::Alarms() const {

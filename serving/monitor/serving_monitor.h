@@ -82,7 +82,6 @@ class ServingMonitor {
   mutable absl::Mutex mutex_;
   Watch watch_ ABSL_GUARDED_BY(mutex_);
   std::optional<MonitorSample> last_ ABSL_GUARDED_BY(mutex_);
-  std::vector<GateLoad> window_start_ ABSL_GUARDED_BY(mutex_);
   bool ending_ ABSL_GUARDED_BY(mutex_) = false;
   std::thread thread_;
 };
