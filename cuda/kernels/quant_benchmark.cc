@@ -1,4 +1,4 @@
-// bazel run --config=cuda -c opt //cuda/ops:quant_benchmark
+// bazel run --config=cuda -c opt //cuda/kernels:quant_benchmark
 //
 // Products with INT4 and INT8 weights beside the same in BF16 (cuBLAS; of
 // experts, Strata's grouped product). Time is the device's, of a graph of 20
