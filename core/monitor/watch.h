@@ -63,7 +63,7 @@ class Watch {
   // What all gates did since it was last called. A window goes on until its
   // experts have eight rows each, in the mean; before, it would say little of
   // how loads are spread, and judges nothing.
-  void ObserveGates(absl::Span<const GateUse> window, absl::Time now);
+  void ObserveGates(absl::Span<const GateUse> gates, absl::Time now);
 
   // Any other metric.
   void Judge(absl::string_view metric, double value, absl::Time now);
@@ -83,7 +83,7 @@ class Watch {
 
   AlarmBoard board_;
   bool balances_;
-  std::vector<GateUse> window_;
+  std::vector<GateUse> window_;  // So far.
   ExpertUseMonitor use_;
   std::optional<RankBalance> balance_;
   Figures figures_;

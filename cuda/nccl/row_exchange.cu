@@ -3,7 +3,7 @@
 
 #include "cuda/nccl/peer_table.h"
 #include "cuda/nccl/row_exchange.h"
-#include "cuda/runtime/peer_fault.h"
+#include "cuda/runtime/fault.h"
 #include "cuda_bf16.h"
 
 namespace strata::gpu {
@@ -64,7 +64,7 @@ __device__ void WaitFor(const Peers& peers, int r, uint32_t turn) {
     if (Nanoseconds() - begin < peers.timeout_ns) continue;
     *late = 1;
     constexpr int64_t kNsPerMs = 1'000'000;
-    peers.fault.Report(kLatePeer, r, 0, peers.timeout_ns / kNsPerMs);
+    peers.fault.Report(FaultKind::kLatePeer, r, 0, peers.timeout_ns / kNsPerMs);
     return;
   }
 }

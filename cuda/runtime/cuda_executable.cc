@@ -23,7 +23,6 @@
 #include "core/runtime/kernel_registry.h"
 #include "core/tensor/dtype.h"
 #include "cuda/runtime/cuda_backend.h"
-#include "cuda/runtime/peer_fault.h"
 #include "cuda/runtime/status.h"
 #include "cuda_runtime_api.h"
 
@@ -489,17 +488,10 @@ absl::Status CudaExecutable::FaultStatus(const Fault& fault) const {
                                            what, " ", fault.place, " ", is, " ",
                                            fault.value, "; want ", want)));
   };
-  const auto kind = static_cast<FaultKind>(fault.kind);
-  if (kind == kLatePeer) {
-    return At(graph_.node(fault.node),
-              absl::DeadlineExceededError(absl::StrCat(
-                  "rank ", fault.place, " of its group has not come in ",
-                  absl::FormatDuration(absl::Milliseconds(fault.limit)))));
-  }
   const std::string below = absl::StrCat("0 to ", fault.limit - 1);
   const std::string or_none = absl::StrCat("-1 to ", fault.limit - 1);
   const std::string rising = absl::StrCat("rising, to ", fault.limit);
-  switch (kind) {
+  switch (static_cast<FaultKind>(fault.kind)) {
     case FaultKind::kNone:
       return absl::OkStatus();
     case FaultKind::kTokenId:
@@ -520,6 +512,11 @@ absl::Status CudaExecutable::FaultStatus(const Fault& fault) const {
       return make("sequence", "starts at", rising);
     case FaultKind::kStep:
       return make("place", "has step", "1 or more");
+    case FaultKind::kLatePeer:
+      return At(graph_.node(fault.node),
+                absl::DeadlineExceededError(absl::StrCat(
+                    "rank ", fault.place, " of its group has not come in ",
+                    absl::FormatDuration(absl::Milliseconds(fault.limit)))));
   }
   return absl::InternalError(
       absl::StrCat("a kernel reported fault ", fault.kind));

@@ -19,6 +19,9 @@ enum class FaultKind : int32_t {
   kOffsets,   // Offset of expert `place`; want rising, to `limit` at the end.
   kSequence,  // Start of sequence `place`; want rising, to `limit` at the end.
   kStep,      // The number of the step; want 1 or more.
+  // No bad data: rank `place` of the operator's group, which was waited for
+  // `limit` milliseconds, has not come.
+  kLatePeer,
 };
 
 struct Fault {

@@ -27,6 +27,7 @@
 #include "core/tensor/bfloat16.h"
 #include "core/tensor/dtype.h"
 #include "core/tensor/tensor.h"
+#include "core/testing/random_bits.h"
 
 namespace strata {
 namespace {
@@ -53,20 +54,6 @@ ModelConfig Moe1b() {
   return config;
 }
 
-// Random bits: a xorshift generator.
-class Bits {
- public:
-  uint64_t Next() {
-    bits_ ^= bits_ << 13;
-    bits_ ^= bits_ >> 7;
-    bits_ ^= bits_ << 17;
-    return bits_;
-  }
-
- private:
-  uint64_t bits_ = 1;
-};
-
 absl::StatusOr<Graph> LogitsGraph(const ModelConfig& config) {
   GraphBuilder builder;
   DecoderOptions options;
@@ -77,7 +64,7 @@ absl::StatusOr<Graph> LogitsGraph(const ModelConfig& config) {
 }
 
 // Random codes, and scales that give them a variance of 1 / columns.
-void FillPacked(const QuantFormat& format, int64_t columns, Bits& bits,
+void FillPacked(const QuantFormat& format, int64_t columns, RandomBits& bits,
                 const TensorView& view) {
   const PackedRow row(format, columns);
   // A code is uniform over 2^bits steps.
@@ -109,7 +96,7 @@ absl::Status FillNarrow(const ModelConfig& config, StateStore& store) {
                    NarrowParameters(config, {}, {}, WeightStorage::kBF16));
   ASSIGN_OR_RETURN(const Graph graph, LogitsGraph(config));
   RETURN_IF_ERROR(store.Declare(NarrowWeights(graph, names)));
-  Bits bits;
+  RandomBits bits;
   for (const std::string& name : store.names()) {
     if (store.role(name) != Role::kParameter) continue;
     const TensorView& view = store.Get(name);
@@ -149,7 +136,7 @@ absl::Status FillQuantised(const ModelConfig& config, const QuantFormat& format,
   ASSIGN_OR_RETURN(graph, QuantizeWeights(graph, formats));
   RETURN_IF_ERROR(
       store.Declare(NarrowWeights(graph, {"model.embed_tokens.weight"})));
-  Bits bits;
+  RandomBits bits;
   for (const std::string& name : store.names()) {
     if (store.role(name) != Role::kParameter) continue;
     const TensorView& view = store.Get(name);

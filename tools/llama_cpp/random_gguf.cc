@@ -15,6 +15,7 @@
 #include "core/checkpoint/gguf/gguf_builder.h"
 #include "core/model/config.pb.h"
 #include "core/tensor/shape.h"
+#include "core/testing/random_bits.h"
 
 namespace strata {
 namespace {
@@ -143,19 +144,6 @@ GgufHeader HeaderOf(const ModelConfig& config, GgufWeights weights) {
   return header;
 }
 
-class Bits {
- public:
-  uint64_t Next() {
-    bits_ ^= bits_ << 13;
-    bits_ ^= bits_ >> 7;
-    bits_ ^= bits_ << 17;
-    return bits_;
-  }
-
- private:
-  uint64_t bits_ = 1;
-};
-
 // A positive number that F16 has as a normal one, cut to its 10 bits.
 uint16_t HalfOf(double x) {
   int exponent = 0;
@@ -165,7 +153,7 @@ uint16_t HalfOf(double x) {
 }
 
 // Fills `out` [n] of a matrix of `columns`, whole blocks of it.
-void FillRandom(const Tensor& tensor, Bits& bits, int64_t n, char* out) {
+void FillRandom(const Tensor& tensor, RandomBits& bits, int64_t n, char* out) {
   const auto columns = static_cast<double>(tensor.shape.back());
   if (tensor.shape.size() == 1) {
     for (int64_t i = 0; i < n; i += 4) {
@@ -230,7 +218,7 @@ absl::StatusOr<RandomGguf> WriteRandomGguf(const ModelConfig& config,
   file.write(head.data(), static_cast<std::streamsize>(head.size()));
   RandomGguf written;
   written.file_bytes = static_cast<int64_t>(head.size());
-  Bits bits;
+  RandomBits bits;
   std::vector<char> piece;
   for (const Tensor& tensor : tensors) {
     const int64_t bytes = tensor.num_bytes();

@@ -80,6 +80,11 @@ absl::StatusOr<std::unique_ptr<Ranks>> Ranks::Join(const MeshFlags& flags,
 }
 
 absl::Status Ranks::Open(const MeshFlags& flags, bool on_gpus) {
+  if (flags.overlap_sums && flags.shape.pp > 1) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--overlap-sums is not for stages, and --pp is ",
+                     flags.shape.pp, "; leave one of them out"));
+  }
   Communicator* world = &mpi_->world();
   if (on_gpus) {
     gpu_ = LaunchedRankOfMachine();
