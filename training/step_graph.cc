@@ -25,6 +25,7 @@
 #include "core/ops/optimizer.h"
 #include "core/parallel/mesh.h"
 #include "core/passes/autodiff.h"
+#include "core/passes/bf16_training.h"
 #include "core/passes/partition/cut_graph.h"
 #include "core/passes/partition/partition_experts.h"
 #include "core/tensor/dtype.h"
@@ -274,6 +275,14 @@ absl::StatusOr<StepGraph> BuildEvaluationGraph(const ModelConfig& model,
   options.max_sequences = num_sequences;
   ASSIGN_OR_RETURN(Forward forward, BuildForward(model, options, dtype, place));
   return std::move(forward.step);
+}
+
+StepGraph InBf16(StepGraph step, const std::set<std::string>& weights) {
+  if (weights.empty()) return step;
+  Bf16Gradients narrow = GradientsInBf16(step.graph, weights);
+  step.graph = std::move(narrow.graph);
+  MapRouters(narrow.value, step.routers);
+  return step;
 }
 
 absl::StatusOr<std::vector<GraphPiece>> SplitPhases(const Graph& gradients) {

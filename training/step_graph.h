@@ -12,6 +12,7 @@
 #define TRAINING_STEP_GRAPH_H_
 
 #include <cstdint>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -78,6 +79,10 @@ absl::StatusOr<StepGraph> BuildEvaluationGraph(const ModelConfig& model,
                                                int64_t seq_len, DType dtype,
                                                RouteSource route,
                                                const MeshPlace& place);
+
+// `step` with `weights`, the sums of their gradients, and rows in BF16
+// (core/passes/bf16_training.h); as it is without weights.
+StepGraph InBf16(StepGraph step, const std::set<std::string>& weights);
 
 // How a step's sums are over ranks.
 struct RankSums {

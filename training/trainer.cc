@@ -17,8 +17,6 @@
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
 #include "core/base/check.h"
-#include "core/base/manifest.h"
-#include "core/base/sha256.h"
 #include "core/base/status_macros.h"
 #include "core/checkpoint/model_files.h"
 #include "core/cpu/all_kernels.h"
@@ -29,6 +27,7 @@
 #include "core/parallel/communicator.h"
 #include "core/parallel/mesh.h"
 #include "core/parallel/pipeline_schedule.h"
+#include "core/passes/bf16_training.h"
 #include "core/runtime/program.h"
 #include "core/tensor/dtype.h"
 #include "core/tensor/tensor.h"
@@ -125,18 +124,6 @@ absl::Status CheckFits(const ModelConfig& model, const TrainConfig& train,
 
 }  // namespace
 
-std::string Describe(const RouteOptions& route) {
-  switch (route.source) {
-    case RouteSource::kReplay:
-      return absl::StrCat("replay of ", route.replay);
-    case RouteSource::kBalanced:
-      return "forced-balance";
-    case RouteSource::kGate:
-      break;
-  }
-  return "gate";
-}
-
 absl::StatusOr<std::unique_ptr<Trainer>> Trainer::Create(
     const ModelConfig& model, const TrainConfig& train, const Corpus* corpus,
     int num_threads, const TrainerOptions& options) {
@@ -162,6 +149,7 @@ absl::Status Trainer::Build(int num_threads) {
     backend_ = std::move(cpu);
   }
   state_ = std::make_unique<StateStore>(*backend_);
+  RETURN_IF_ERROR(ChooseState());
   RETURN_IF_ERROR(BuildGradients());
   RETURN_IF_ERROR(BuildUpdate());
   RETURN_IF_ERROR(BuildEvaluation());
@@ -202,9 +190,12 @@ absl::Status Trainer::BuildGradients() {
 }
 
 absl::StatusOr<StepGraph> Trainer::GradientGraph(bool sums) const {
-  return BuildGradientGraph(model_, train_.batch_size(), train_.seq_len(),
-                            options_.dtype, RouteOf(RoutingTraceHeader::TRAIN),
-                            Place(), sums);
+  ASSIGN_OR_RETURN(
+      StepGraph step,
+      BuildGradientGraph(model_, train_.batch_size(), train_.seq_len(),
+                         options_.dtype, RouteOf(RoutingTraceHeader::TRAIN),
+                         Place(), sums));
+  return InBf16(std::move(step), bf16_weights_);
 }
 
 bool Trainer::SumsInGradients() const {
@@ -241,8 +232,8 @@ absl::Status Trainer::BuildUpdate() {
       pipeline_ != nullptr ? gradient_graph_ : gradients_->graph();
   ASSIGN_OR_RETURN(Graph graph, BuildUpdateGraph(gradients, model_, train_,
                                                  sums, options_.dtype));
-  ASSIGN_OR_RETURN(update_,
-                   Program::Compile(std::move(graph), *backend_, *state_));
+  ASSIGN_OR_RETURN(update_, Program::Compile(UpdateInBf16(graph, bf16_weights_),
+                                             *backend_, *state_));
   SetScalar(*update_, "divisor", static_cast<double>(train_.accumulation()));
   layer_norms_ = std::make_unique<LayerNorms>(
       *update_, model_.num_layers(), sums.place.shape,
@@ -547,43 +538,6 @@ absl::StatusOr<std::unique_ptr<RoutingRecording>> Trainer::StartRecording(
                 evaluates ? evaluation_routers_ : routers_, options.tokens);
   return RoutingRecording::Start(options, std::move(header), std::move(tap),
                                  train_.batch_size() * train_.seq_len());
-}
-
-bool Trainer::Replays(RoutingTraceHeader::Source source) const {
-  return RouteOf(source) == RouteSource::kReplay;
-}
-
-RouteSource Trainer::RouteOf(RoutingTraceHeader::Source source) const {
-  const RouteSource route = options_.route.source;
-  return route == RouteSource::kReplay && source != options_.replayed
-             ? RouteSource::kGate
-             : route;
-}
-
-absl::Status Trainer::OpenReplay() {
-  if (options_.route.source != RouteSource::kReplay) return absl::OkStatus();
-  ASSIGN_OR_RETURN(
-      replay_, RoutingReplay::Open(options_.route.replay,
-                                   TraceHeader(options_.replayed), routers_));
-  return absl::OkStatus();
-}
-
-RoutingTraceHeader Trainer::TraceHeader(
-    RoutingTraceHeader::Source source) const {
-  const Manifest manifest = NewManifest();
-  RoutingTraceHeader header;
-  header.set_recorded_by(source);
-  header.set_model_name(model_.name());
-  header.set_model_hash(Sha256Hex(ToJson(model_)));
-  for (const Domain& domain : corpus_->domains) {
-    header.add_domains(domain.name);
-  }
-  header.set_version(manifest.version);
-  header.set_commit(manifest.commit);
-  header.set_seed(train_.seed());
-  header.set_data_hash(corpus_->sha256);
-  header.set_date(manifest.date);
-  return header;
 }
 
 double Trainer::StepFlops() const {

@@ -17,6 +17,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -90,8 +91,9 @@ class Trainer {
  public:
   // A model with fresh weights. `corpus` must outlive the trainer.
   //
-  // Returns INVALID_ARGUMENT if a config is wrong or the corpus too short, and
-  // the errors of RoutingReplay::Open.
+  // Returns INVALID_ARGUMENT if a config is wrong or the corpus too short, or
+  // wants BF16 state of a backend, or with options, that have none; and the
+  // errors of RoutingReplay::Open.
   static absl::StatusOr<std::unique_ptr<Trainer>> Create(
       const ModelConfig& model, const TrainConfig& train, const Corpus* corpus,
       int num_threads, const TrainerOptions& options = {});
@@ -160,6 +162,7 @@ class Trainer {
       : model_(model), train_(train), corpus_(corpus), options_(options) {}
 
   absl::Status Build(int num_threads);
+  absl::Status ChooseState();
   absl::Status BuildGradients();
   absl::StatusOr<StepGraph> GradientGraph(bool sums) const;
   bool SumsInGradients() const;
@@ -220,7 +223,8 @@ class Trainer {
   Graph gradient_graph_;       // Of a pipeline's stage, whole.
   std::vector<Shard> shards_;  // None where this rank holds all experts.
   std::vector<std::string> tied_;
-  std::vector<int32_t> ignored_ids_;  // That a stage's graph does not read.
+  std::set<std::string> bf16_weights_;  // None with FP32 state.
+  std::vector<int32_t> ignored_ids_;    // That a stage's graph does not read.
   std::vector<StageMessage> evaluation_received_, evaluation_sent_;
   std::unique_ptr<LayerNorms> layer_norms_;
   std::unique_ptr<ExpertMeter> meter_;

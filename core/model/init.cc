@@ -4,12 +4,14 @@
 #include <cmath>
 #include <cstdint>
 #include <string>
+#include <type_traits>
 
 #include "absl/strings/match.h"
 #include "core/base/check.h"
 #include "core/base/random.h"
 #include "core/model/config.pb.h"
 #include "core/runtime/state_store.h"
+#include "core/tensor/bfloat16.h"
 #include "core/tensor/tensor.h"
 
 namespace strata {
@@ -47,19 +49,28 @@ double StandardDeviation(const ModelConfig& config, const std::string& name,
 }
 
 template <typename T>
+T Rounded(double x) {
+  if constexpr (std::is_same_v<T, BFloat16>) {
+    return RoundToBFloat16(static_cast<float>(x));
+  } else {
+    return static_cast<T>(x);
+  }
+}
+
+template <typename T>
 void Fill(const ModelConfig& config, uint64_t seed, const std::string& name,
           const TensorView& view) {
   if (view.rank() == 1) {
     // Gains of norms, and biases. What feeds a tier grows from nothing.
     const bool from_zero =
         absl::EndsWith(name, ".bias") || absl::EndsWith(name, ".feed.weight");
-    const T value = from_zero ? 0 : 1;
+    const T value = Rounded<T>(from_zero ? 0 : 1);
     for (T& x : view.span<T>()) x = value;
     return;
   }
   const double deviation = StandardDeviation(config, name, view);
   Random random(seed, HashName(name));
-  for (T& x : view.span<T>()) x = static_cast<T>(deviation * random.Normal());
+  for (T& x : view.span<T>()) x = Rounded<T>(deviation * random.Normal());
 }
 
 }  // namespace
@@ -71,6 +82,8 @@ void InitializeParameters(const ModelConfig& config, uint64_t seed,
     const TensorView& view = state.Get(name);
     if (view.dtype == DType::kF64) {
       Fill<double>(config, seed, name, view);
+    } else if (view.dtype == DType::kBF16) {
+      Fill<BFloat16>(config, seed, name, view);
     } else {
       CHECK(view.dtype == DType::kF32) << name;
       Fill<float>(config, seed, name, view);

@@ -29,7 +29,8 @@ struct CausalAttentionGradArgs : CausalAttentionShape {
   float* dv = nullptr;     // [t, kv_heads * value_dim]
 };
 
-// Whether heads of these sizes have a kernel: multiples of 8, up to 128.
+// Whether heads of these sizes have a kernel: multiples of 8, up to 192 columns
+// of a key and 128 of a value.
 bool HasCausalAttentionGrad(int64_t key_dim, int64_t value_dim);
 
 int64_t AttentionStatsFloats(int64_t tokens, int64_t num_heads);

@@ -2,7 +2,8 @@
 //
 //   GroupedProduct       y  [rows, n] = x [rows, k] w[e]^T, or x w[e];
 //                        or the SwiGLU of that, [rows, n / 2]
-//   GroupedWeightGrad    dw [E, n, k] : dw[e] = dy[rows of e]^T x[rows of e]
+//   GroupedWeightGrad    dw [E, n, k] : dw[e] = dy[rows of e]^T x[rows of e],
+//                        added to what was there times *keep, if wanted
 //
 //   offset [E + 1]   expert e has rows offset[e] .. offset[e + 1] - 1
 //
@@ -53,7 +54,11 @@ struct GroupedWeightGradArgs {
   const __nv_bfloat16* dy = nullptr;  // [rows, n]
   const __nv_bfloat16* x = nullptr;   // [rows, k]
   const int32_t* offset = nullptr;    // [E + 1]
-  float* dw = nullptr;  // [E, n, k]; zeros where there are no rows
+  void* dw = nullptr;  // [E, n, k], F32 or BF16; zeros where there are no rows
+  bool bf16_dw = false;
+  // On the device: what the sum so far counts for; null, or 0: it is forgotten,
+  // whatever it holds. Sums are rounded once, when they are stored.
+  const float* keep = nullptr;
 };
 
 cudaError_t GroupedWeightGrad(const GroupedWeightGradArgs& args,

@@ -17,8 +17,8 @@
 #include "cuda_bf16.h"
 #include "gtest/gtest.h"
 
-// Results in BF16, which no operator asks for; those in F32 are held to the CPU
-// in cuda/ops.
+// Results in BF16, for which the CPU has no kernels; those in F32 are held to
+// the CPU's in cuda/ops.
 
 namespace strata::gpu {
 namespace {
@@ -111,6 +111,71 @@ INSTANTIATE_TEST_SUITE_P(Shapes, GroupedBf16Test,
                                          Grouped{false, 264, 72, {65, 200}},
                                          Grouped{false, 256, 136, {257, 1}}),
                          GroupedName);
+
+struct Summed {
+  int64_t n, k;
+  std::vector<int32_t> rows;
+  float keep;
+};
+using GroupedSumTest = DeviceTest<Summed>;
+
+// What was there is NaN where nothing of it is to be kept.
+TEST_P(GroupedSumTest, WeightGradientsAreAddedToWhatIsKept) {
+  if (!IsHopper()) GTEST_SKIP() << "no Hopper";
+  const Summed& p = GetParam();
+  std::vector<int32_t> offset = {0};
+  for (const int32_t r : p.rows) offset.push_back(offset.back() + r);
+  const std::vector<BFloat16> dy = Numbers(offset.back() * p.n, 1);
+  const std::vector<BFloat16> x = Numbers(offset.back() * p.k, 2);
+  std::vector<BFloat16> before = Numbers(p.rows.size() * p.n * p.k, 3);
+  if (p.keep == 0) before.assign(before.size(), BFloat16{0x7fc0});
+  const auto device_dy = DeviceArray<BFloat16>::CopyOf(dy);
+  const auto device_x = DeviceArray<BFloat16>::CopyOf(x);
+  const auto device_offset = DeviceArray<int32_t>::CopyOf(offset);
+  const auto sum = DeviceArray<BFloat16>::CopyOf(before);
+  const auto keep = DeviceArray<float>::CopyOf(std::vector<float>{p.keep});
+  ASSERT_THAT(sum, IsOk());
+  GroupedWeightGradArgs args;
+  args.rows = {offset.back(), nullptr};
+  args.num_experts = static_cast<int>(p.rows.size());
+  args.n = p.n;
+  args.k = p.k;
+  args.dy = Data(*device_dy);
+  args.x = Data(*device_x);
+  args.offset = device_offset->data();
+  args.dw = sum->data();
+  args.bf16_dw = true;
+  args.keep = keep->data();
+
+  ASSERT_EQ(GroupedWeightGrad(args, /*stream=*/nullptr), cudaSuccess);
+
+  const auto got = sum->ToHost();
+  ASSERT_THAT(got, IsOk());
+  for (size_t e = 0; e < p.rows.size(); ++e) {
+    for (int64_t i = 0; i < p.n; ++i) {
+      for (int64_t j = 0; j < p.k; ++j) {
+        const int64_t at = (static_cast<int64_t>(e) * p.n + i) * p.k + j;
+        double want = p.keep == 0 ? 0 : p.keep * double{Widen(before[at])};
+        for (int64_t r = offset[e]; r < offset[e + 1]; ++r) {
+          want += double{Widen(dy[r * p.n + i])} * Widen(x[r * p.k + j]);
+        }
+        // Terms are at most 4.
+        const double terms = p.rows[e] + 1;
+        ExpectRounded((*got)[at], want, 4 * terms * terms * 0x1p-24);
+      }
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Shapes, GroupedSumTest,
+                         testing::Values(Summed{8, 8, {1}, 0},
+                                         Summed{136, 264, {65, 0, 200}, 0},
+                                         Summed{136, 264, {65, 0, 200}, 1},
+                                         Summed{128, 256, {64, 129}, 0.5f}),
+                         [](const testing::TestParamInfo<Summed>& info) {
+                           return absl::StrCat(info.index, "_", info.param.n,
+                                               "x", info.param.k);
+                         });
 
 TEST(CausalAttentionBf16Test, AgreesWithALoopInDouble) {
   if (!HasDevice() || !IsHopper()) GTEST_SKIP() << "no Hopper";

@@ -7,6 +7,7 @@
 #include "cuda/kernels/sequence_tiles.cuh"
 #include "cuda/kernels/sm90.cuh"
 #include "cuda/kernels/sm90_product.cuh"
+#include "cuda/kernels/sm90_product_192.cuh"
 #include "cuda/kernels/store_rows.cuh"
 #include "cuda/kernels/tensor_map.h"
 #include "cuda/runtime/kernel.h"
@@ -15,21 +16,29 @@
 // Two kernels of one shape. A block keeps 128 rows of one kind, 64 to each of
 // two warpgroups, and goes over tiles of the other, which a third loads:
 //
-//   dq       keeps queries and dout, 128 keys and values at a time:
+//   dq       keeps queries and dout, 128 keys and values at a time (64 of wide
+//            heads):
 //            s = q k^T, dp = dout v^T;   dq += ds k
 //   dk, dv   keeps keys and values, 64 queries and dout at a time:
 //            s = k q^T, dp = v dout^T;   dv += p dout, dk += ds q
 //
 // p and ds go from one product's registers into the next one's.
+//
+// Keys of up to 192 columns, values of up to 128: there dk and dv fill 160
+// registers, so that dp waits until s has become p, in BF16.
 
 namespace strata::gpu {
 namespace {
 
 constexpr int kRows = 128, kHalf = 64;
 constexpr int kThreads = 3 * kWarpgroup;
-constexpr int kKeys = 128;    // Of a tile, for dq,
-constexpr int kQueries = 64;  // and for dk and dv.
-constexpr int kKeyStages = 2, kQueryStages = 3;
+constexpr int kQueries = 64;  // Of a tile, for dk and dv.
+constexpr int kQueryStages = 3;
+// Keys of a tile, for dq, and how many tiles there is room for.
+template <int kKeyDim>
+constexpr int kKeys = kKeyDim > 128 ? 64 : 128;
+template <int kKeyDim>
+constexpr int kKeyStages = kKeyDim > 128 ? 3 : 2;
 constexpr float kLog2E = 1.4426950408889634f;
 
 struct Args {
@@ -50,8 +59,11 @@ struct Args {
 // Whether a tile's last products may run beside the next one's first. For wide
 // heads there are too few registers; there the two warpgroups fill each other's
 // gaps.
-template <int kDim>
-constexpr bool kRunsOn = kDim <= 64;
+template <int kKeyDim>
+constexpr bool kRunsOn = kKeyDim <= 64;
+// Whether dp has registers beside s.
+template <int kKeyDim>
+constexpr bool kHasBoth = kKeyDim <= 128;
 
 // Room for a tile that begins at an odd row, and is loaded from one before.
 int64_t StatsPitch(int64_t tokens) { return (tokens + kQueries + 3) / 2 * 2; }
@@ -66,21 +78,22 @@ __global__ void __launch_bounds__(256)
   }
 }
 
-// kDim columns of a key, and of a value.
-template <int kDim>
+// kKey columns of a key, kValue of a value.
+template <int kKey, int kValue>
 struct QueryShared {
-  __nv_bfloat16 q[kDim / 64][kRows * 64];
-  __nv_bfloat16 dout[kDim / 64][kRows * 64];
-  __nv_bfloat16 k[kKeyStages][kDim / 64][kKeys * 64];
-  __nv_bfloat16 v[kKeyStages][kDim / 64][kKeys * 64];
-  uint64_t full_rows, full[kKeyStages], empty[kKeyStages];
+  static constexpr int kStages = kKeyStages<kKey>;
+  __nv_bfloat16 q[kKey / 64][kRows * 64];
+  __nv_bfloat16 dout[kValue / 64][kRows * 64];
+  __nv_bfloat16 k[kStages][kKey / 64][kKeys<kKey> * 64];
+  __nv_bfloat16 v[kStages][kValue / 64][kKeys<kKey> * 64];
+  uint64_t full_rows, full[kStages], empty[kStages];
 };
-template <int kDim>
+template <int kKey, int kValue>
 struct KeyShared {
-  __nv_bfloat16 k[kDim / 64][kRows * 64];
-  __nv_bfloat16 v[kDim / 64][kRows * 64];
-  __nv_bfloat16 q[kQueryStages][kDim / 64][kQueries * 64];
-  __nv_bfloat16 dout[kQueryStages][kDim / 64][kQueries * 64];
+  __nv_bfloat16 k[kKey / 64][kRows * 64];
+  __nv_bfloat16 v[kValue / 64][kRows * 64];
+  __nv_bfloat16 q[kQueryStages][kKey / 64][kQueries * 64];
+  __nv_bfloat16 dout[kQueryStages][kValue / 64][kQueries * 64];
   float2 stats[kQueryStages][kQueries + 2];
   uint64_t full_rows, full[kQueryStages], empty[kQueryStages];
 };
@@ -162,46 +175,54 @@ __device__ __forceinline__ void Narrow(const float (&x)[kColumns / 2],
   }
 }
 
+// One of the two of a pair that Narrow() made.
+__device__ __forceinline__ float Element(uint32_t pair, int i) {
+  return __uint_as_float(i == 0 ? pair << 16 : pair & 0xffff0000);
+}
+
 // --- dq ---
 
-// Tiles of keys, from the queries' own down.
+// Tiles of kSize keys, from the queries' own down.
+template <int kSize>
 struct KeyTiles {
   int first, last;
   __device__ KeyTiles(const Args& args, const SequenceTile& tile)
       : first((args.window > 0 ? max(0, tile.first + 1 - args.window) : 0) /
-              kKeys),
-        last(tile.first / kKeys) {}
+              kSize),
+        last((tile.first + kRows - 1) / kSize) {}
   __device__ int count() const { return last - first + 1; }
-  __device__ int key(int i) const { return (last - i) * kKeys; }
+  __device__ int key(int i) const { return (last - i) * kSize; }
 };
 
-template <int kDim>
+template <int kKey, int kValue>
 __device__ void LoadKeys(const Args& args, const SequenceTile& tile,
-                         QueryShared<kDim>& shared, const CUtensorMap* map_q,
-                         const CUtensorMap* map_dout, const CUtensorMap* map_k,
-                         const CUtensorMap* map_v) {
+                         QueryShared<kKey, kValue>& shared,
+                         const CUtensorMap* map_q, const CUtensorMap* map_dout,
+                         const CUtensorMap* map_k, const CUtensorMap* map_v) {
+  constexpr int kStages = kKeyStages<kKey>;
   const int head = static_cast<int>(blockIdx.y), kv_head = head / args.group;
-  const KeyTiles tiles(args, tile);
+  const KeyTiles<kKeys<kKey>> tiles(args, tile);
   const int row = tile.begin + tile.first;
   ArriveExpecting(&shared.full_rows, sizeof(shared.q) + sizeof(shared.dout));
-  LoadColumns<kDim / 64>(map_q, shared.q, &shared.full_rows, row, head);
-  LoadColumns<kDim / 64>(map_dout, shared.dout, &shared.full_rows, row, head);
+  LoadColumns<kKey / 64>(map_q, shared.q, &shared.full_rows, row, head);
+  LoadColumns<kValue / 64>(map_dout, shared.dout, &shared.full_rows, row, head);
   for (int i = 0; i < tiles.count(); ++i) {
-    const int stage = i % kKeyStages;
-    Wait(&shared.empty[stage], i / kKeyStages % 2 ^ 1);
+    const int stage = i % kStages;
+    Wait(&shared.empty[stage], i / kStages % 2 ^ 1);
     ArriveExpecting(&shared.full[stage],
                     sizeof(shared.k[0]) + sizeof(shared.v[0]));
     const int at = tile.begin + tiles.key(i);
-    LoadColumns<kDim / 64>(map_k, shared.k[stage], &shared.full[stage], at,
+    LoadColumns<kKey / 64>(map_k, shared.k[stage], &shared.full[stage], at,
                            kv_head);
-    LoadColumns<kDim / 64>(map_v, shared.v[stage], &shared.full[stage], at,
-                           kv_head);
+    LoadColumns<kValue / 64>(map_v, shared.v[stage], &shared.full[stage], at,
+                             kv_head);
   }
 }
 
-template <int kDim>
+template <int kKey, int kValue>
 __device__ void SumQueryGrad(const Args& args, const SequenceTile& tile,
-                             QueryShared<kDim>& shared) {
+                             QueryShared<kKey, kValue>& shared) {
+  constexpr int kTile = kKeys<kKey>, kStages = kKeyStages<kKey>;
   const int group = static_cast<int>(threadIdx.x) / kWarpgroup - 1;
   const int thread = static_cast<int>(threadIdx.x) % kWarpgroup;
   const int head = static_cast<int>(blockIdx.y);
@@ -209,39 +230,39 @@ __device__ void SumQueryGrad(const Args& args, const SequenceTile& tile,
   const int upper = first_row + thread / 32 * 16 + thread % 32 / 4;
   const int length = tile.end - tile.begin;
   const float factor = args.scale * kLog2E;
-  const KeyTiles tiles(args, tile);
+  const KeyTiles<kKeys<kKey>> tiles(args, tile);
   float2 stats[2];
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     const int row = min(upper + 8 * half, length - 1);
     stats[half] = args.stats[head * args.pitch + tile.begin + row];
   }
-  float s[kKeys / 2], dp[kKeys / 2], dq[kDim / 2];
-  uint32_t ds[kKeys / 16][4];
+  float s[kTile / 2], dp[kTile / 2], dq[kKey / 2];
+  uint32_t ds[kTile / 16][4];
   const auto release = [&](int i) {
-    if (thread == 0) Arrive(&shared.empty[i % kKeyStages]);
+    if (thread == 0) Arrive(&shared.empty[i % kStages]);
   };
   Wait(&shared.full_rows, 0);
   for (int i = 0; i < tiles.count(); ++i) {
-    const int stage = i % kKeyStages, key = tiles.key(i);
-    Wait(&shared.full[stage], i / kKeyStages % 2);
+    const int stage = i % kStages, key = tiles.key(i);
+    Wait(&shared.full[stage], i / kStages % 2);
     BeginProducts();
-    MultiplyColumns<kDim>(s, shared.q, group * kHalf, shared.k[stage]);
+    MultiplyColumns<kKey>(s, shared.q, group * kHalf, shared.k[stage]);
     EndProducts();
-    MultiplyColumns<kDim>(dp, shared.dout, group * kHalf, shared.v[stage]);
+    MultiplyColumns<kValue>(dp, shared.dout, group * kHalf, shared.v[stage]);
     EndProducts();
     WaitForProducts<1>();
-    if (kRunsOn<kDim> && i > 0) release(i - 1);
+    if (kRunsOn<kKey> && i > 0) release(i - 1);
     const bool masked =
-        key + kKeys > first_row + 1 ||
+        key + kTile > first_row + 1 ||
         (args.window > 0 && key < first_row + kHalf - args.window);
 #pragma unroll
-    for (int j = 0; j < kKeys / 2; ++j) {
+    for (int j = 0; j < kTile / 2; ++j) {
       s[j] = exp2f(fmaf(factor, s[j], -stats[j / 2 % 2].x));
     }
     if (masked) {
 #pragma unroll
-      for (int j = 0; j < kKeys / 2; ++j) {
+      for (int j = 0; j < kTile / 2; ++j) {
         const int column = key + j / 4 * 8 + thread % 4 * 2 + j % 2;
         const int row = upper + j / 2 % 2 * 8;
         const bool seen =
@@ -251,14 +272,14 @@ __device__ void SumQueryGrad(const Args& args, const SequenceTile& tile,
     }
     WaitForProducts<0>();
 #pragma unroll
-    for (int j = 0; j < kKeys / 2; ++j) {
+    for (int j = 0; j < kTile / 2; ++j) {
       s[j] *= args.scale * (dp[j] - stats[j / 2 % 2].y);
     }
-    Narrow<kKeys>(s, ds);
+    Narrow<kTile>(s, ds);
     BeginProducts();
-    AddRows<kKeys>(dq, ds, shared.k[stage], i > 0);
+    AddRows<kTile>(dq, ds, shared.k[stage], i > 0);
     EndProducts();
-    if constexpr (!kRunsOn<kDim>) {
+    if constexpr (!kRunsOn<kKey>) {
       WaitForProducts<0>();
       release(i);
     }
@@ -266,7 +287,7 @@ __device__ void SumQueryGrad(const Args& args, const SequenceTile& tile,
   WaitForProducts<0>();
   constexpr float kAsIs[2] = {1.f, 1.f};
   const int64_t pitch = int64_t{args.num_heads} * args.key_dim;
-  StoreRows<kDim>(
+  StoreRows<kKey>(
       dq, kAsIs, length - first_row, args.key_dim,
       args.dq + (tile.begin + first_row) * pitch + int64_t{head} * args.key_dim,
       pitch);
@@ -275,14 +296,14 @@ __device__ void SumQueryGrad(const Args& args, const SequenceTile& tile,
 #endif  // STRATA_SM90A
 
 // Block (x, y): tile x of queries from the last, of head y.
-template <int kDim>
+template <int kKey, int kValue>
 __global__ void __launch_bounds__(kThreads, 1)
     QueryGradKernel(const Args args, const __grid_constant__ CUtensorMap map_q,
                     const __grid_constant__ CUtensorMap map_dout,
                     const __grid_constant__ CUtensorMap map_k,
                     const __grid_constant__ CUtensorMap map_v) {
 #if STRATA_SM90A
-  auto& shared = SharedMemory<QueryShared<kDim>>();
+  auto& shared = SharedMemory<QueryShared<kKey, kValue>>();
   SequenceTile tile;
   if (!FindSequenceTile<kRows>(args.seq_start, args.num_sequences,
                                static_cast<int>(args.tokens.Get()),
@@ -290,15 +311,16 @@ __global__ void __launch_bounds__(kThreads, 1)
                                tile)) {
     return;
   }
-  InitBarriers<kKeyStages>(shared, /*releases=*/2);
+  InitBarriers<kKeyStages<kKey>>(shared, /*releases=*/2);
   if (threadIdx.x < kWarpgroup) {
     ShrinkRegisters<24>();
     if (threadIdx.x == 0) {
-      LoadKeys<kDim>(args, tile, shared, &map_q, &map_dout, &map_k, &map_v);
+      LoadKeys<kKey, kValue>(args, tile, shared, &map_q, &map_dout, &map_k,
+                             &map_v);
     }
   } else {
     GrowRegisters<240>();
-    SumQueryGrad<kDim>(args, tile, shared);
+    SumQueryGrad<kKey, kValue>(args, tile, shared);
   }
 #endif
 }
@@ -321,9 +343,10 @@ struct QueryTiles {
   __device__ int query(int i) const { return first + i % of_head * kQueries; }
 };
 
-template <int kDim>
+template <int kKey, int kValue>
 __device__ void LoadQueries(const Args& args, const SequenceTile& tile,
-                            KeyShared<kDim>& shared, const CUtensorMap* map_q,
+                            KeyShared<kKey, kValue>& shared,
+                            const CUtensorMap* map_q,
                             const CUtensorMap* map_dout,
                             const CUtensorMap* map_k,
                             const CUtensorMap* map_v) {
@@ -331,8 +354,8 @@ __device__ void LoadQueries(const Args& args, const SequenceTile& tile,
   const QueryTiles tiles(args, tile);
   const int row = tile.begin + tile.first;
   ArriveExpecting(&shared.full_rows, sizeof(shared.k) + sizeof(shared.v));
-  LoadColumns<kDim / 64>(map_k, shared.k, &shared.full_rows, row, kv_head);
-  LoadColumns<kDim / 64>(map_v, shared.v, &shared.full_rows, row, kv_head);
+  LoadColumns<kKey / 64>(map_k, shared.k, &shared.full_rows, row, kv_head);
+  LoadColumns<kValue / 64>(map_v, shared.v, &shared.full_rows, row, kv_head);
   for (int i = 0; i < tiles.of_head * args.group; ++i) {
     const int stage = i % kQueryStages;
     const int head = kv_head * args.group + i / tiles.of_head;
@@ -341,16 +364,16 @@ __device__ void LoadQueries(const Args& args, const SequenceTile& tile,
     ArriveExpecting(full, sizeof(shared.q[0]) + sizeof(shared.dout[0]) +
                               sizeof(shared.stats[0]));
     const int at = tile.begin + tiles.query(i);
-    LoadColumns<kDim / 64>(map_q, shared.q[stage], full, at, head);
-    LoadColumns<kDim / 64>(map_dout, shared.dout[stage], full, at, head);
+    LoadColumns<kKey / 64>(map_q, shared.q[stage], full, at, head);
+    LoadColumns<kValue / 64>(map_dout, shared.dout[stage], full, at, head);
     LoadBytes(args.stats + head * args.pitch + at / 2 * 2, shared.stats[stage],
               sizeof(shared.stats[0]), full);
   }
 }
 
-template <int kDim>
+template <int kKey, int kValue>
 __device__ void SumKeyGrads(const Args& args, const SequenceTile& tile,
-                            KeyShared<kDim>& shared) {
+                            KeyShared<kKey, kValue>& shared) {
   const int group = static_cast<int>(threadIdx.x) / kWarpgroup - 1;
   const int thread = static_cast<int>(threadIdx.x) % kWarpgroup;
   const int first_key = tile.first + group * kHalf;
@@ -359,7 +382,7 @@ __device__ void SumKeyGrads(const Args& args, const SequenceTile& tile,
   const float factor = args.scale * kLog2E;
   const QueryTiles tiles(args, tile);
   const int count = tiles.of_head * args.group;
-  float s[kQueries / 2], dp[kQueries / 2], dk[kDim / 2], dv[kDim / 2];
+  float s[kQueries / 2], dp[kQueries / 2], dk[kKey / 2], dv[kValue / 2];
   uint32_t p[kQueries / 16][4], ds[kQueries / 16][4];
   // By every thread: each has read stats for itself.
   const auto release = [&](int i) { Arrive(&shared.empty[i % kQueryStages]); };
@@ -368,12 +391,16 @@ __device__ void SumKeyGrads(const Args& args, const SequenceTile& tile,
     const int stage = i % kQueryStages, query = tiles.query(i);
     Wait(&shared.full[stage], i / kQueryStages % 2);
     BeginProducts();
-    MultiplyColumns<kDim>(s, shared.k, group * kHalf, shared.q[stage]);
+    MultiplyColumns<kKey>(s, shared.k, group * kHalf, shared.q[stage]);
     EndProducts();
-    MultiplyColumns<kDim>(dp, shared.v, group * kHalf, shared.dout[stage]);
-    EndProducts();
-    WaitForProducts<1>();
-    if (kRunsOn<kDim> && i > 0) release(i - 1);
+    if constexpr (kHasBoth<kKey>) {
+      MultiplyColumns<kValue>(dp, shared.v, group * kHalf, shared.dout[stage]);
+      EndProducts();
+      WaitForProducts<1>();
+    } else {
+      WaitForProducts<0>();
+    }
+    if (kRunsOn<kKey> && i > 0) release(i - 1);
     // Of the tile's queries; it was loaded from an even row.
     const float2* const stats =
         shared.stats[stage] + (tile.begin + query) % 2 + thread % 4 * 2;
@@ -396,20 +423,28 @@ __device__ void SumKeyGrads(const Args& args, const SequenceTile& tile,
     }
     Narrow<kQueries>(s, p);
     BeginProducts();
+    if constexpr (!kHasBoth<kKey>) {
+      MultiplyColumns<kValue>(dp, shared.v, group * kHalf, shared.dout[stage]);
+      EndProducts();
+    }
     AddRows<kQueries>(dv, p, shared.dout[stage], i > 0);
     EndProducts();
     WaitForProducts<1>();
 #pragma unroll
     for (int j = 0; j < kQueries / 2; ++j) {
-      const float d = args.scale * s[j] * (dp[j] - stats[j / 4 * 8 + j % 2].y);
+      // s is in p alone, if it lost its registers to dp.
+      const float weight =
+          kHasBoth<kKey> ? s[j] : Element(p[j / 8][j % 8 / 2], j % 2);
+      const float d =
+          args.scale * weight * (dp[j] - stats[j / 4 * 8 + j % 2].y);
       // What lies behind the last query need not be a number.
-      s[j] = s[j] > 0 ? d : 0.f;
+      dp[j] = weight > 0 ? d : 0.f;
     }
-    Narrow<kQueries>(s, ds);
+    Narrow<kQueries>(dp, ds);
     BeginProducts();
     AddRows<kQueries>(dk, ds, shared.q[stage], i > 0);
     EndProducts();
-    if constexpr (!kRunsOn<kDim>) {
+    if constexpr (!kRunsOn<kKey>) {
       WaitForProducts<0>();
       release(i);
     }
@@ -419,25 +454,25 @@ __device__ void SumKeyGrads(const Args& args, const SequenceTile& tile,
   const int kv_head = static_cast<int>(blockIdx.y);
   const int64_t kv_heads = args.num_heads / args.group;
   const int64_t row = tile.begin + first_key;
-  StoreRows<kDim>(dk, kAsIs, length - first_key, args.key_dim,
+  StoreRows<kKey>(dk, kAsIs, length - first_key, args.key_dim,
                   args.dk + (row * kv_heads + kv_head) * args.key_dim,
                   kv_heads * args.key_dim);
-  StoreRows<kDim>(dv, kAsIs, length - first_key, args.value_dim,
-                  args.dv + (row * kv_heads + kv_head) * args.value_dim,
-                  kv_heads * args.value_dim);
+  StoreRows<kValue>(dv, kAsIs, length - first_key, args.value_dim,
+                    args.dv + (row * kv_heads + kv_head) * args.value_dim,
+                    kv_heads * args.value_dim);
 }
 
 #endif  // STRATA_SM90A
 
 // Block (x, y): tile x of keys, of KV head y. The first are seen most.
-template <int kDim>
+template <int kKey, int kValue>
 __global__ void __launch_bounds__(kThreads, 1)
     KeyGradKernel(const Args args, const __grid_constant__ CUtensorMap map_q,
                   const __grid_constant__ CUtensorMap map_dout,
                   const __grid_constant__ CUtensorMap map_k,
                   const __grid_constant__ CUtensorMap map_v) {
 #if STRATA_SM90A
-  auto& shared = SharedMemory<KeyShared<kDim>>();
+  auto& shared = SharedMemory<KeyShared<kKey, kValue>>();
   SequenceTile tile;
   if (!FindSequenceTile<kRows>(args.seq_start, args.num_sequences,
                                static_cast<int>(args.tokens.Get()),
@@ -448,11 +483,12 @@ __global__ void __launch_bounds__(kThreads, 1)
   if (threadIdx.x < kWarpgroup) {
     ShrinkRegisters<24>();
     if (threadIdx.x == 0) {
-      LoadQueries<kDim>(args, tile, shared, &map_q, &map_dout, &map_k, &map_v);
+      LoadQueries<kKey, kValue>(args, tile, shared, &map_q, &map_dout, &map_k,
+                                &map_v);
     }
   } else {
     GrowRegisters<240>();
-    SumKeyGrads<kDim>(args, tile, shared);
+    SumKeyGrads<kKey, kValue>(args, tile, shared);
   }
 #endif
 }
@@ -470,7 +506,7 @@ cudaError_t LaunchOne(Kernel* kernel, dim3 grid, const Args& args,
   return cudaGetLastError();
 }
 
-template <int kDim>
+template <int kKey, int kValue>
 cudaError_t Launch(const CausalAttentionGradArgs& args, const Args& kernel_args,
                    cudaStream_t stream) {
   const int64_t t = args.tokens.bound;
@@ -485,17 +521,19 @@ cudaError_t Launch(const CausalAttentionGradArgs& args, const Args& kernel_args,
     return *std::max_element(errors, errors + 4);
   };
   CUtensorMap of_queries[4], of_keys[4];
-  if (const cudaError_t e = map_all(kRows, kKeys, of_queries); e) return e;
+  if (const cudaError_t e = map_all(kRows, kKeys<kKey>, of_queries); e)
+    return e;
   if (const cudaError_t e = map_all(kQueries, kRows, of_keys); e) return e;
   // Each sequence may have a tile that is not full.
   const auto tiles = static_cast<unsigned>(
       (t + kRows - 1) / kRows + std::min<int64_t>(args.num_sequences, t));
-  const cudaError_t error = LaunchOne<QueryShared<kDim>>(
-      QueryGradKernel<kDim>, dim3(tiles, static_cast<unsigned>(args.num_heads)),
-      kernel_args, of_queries, stream);
+  const cudaError_t error = LaunchOne<QueryShared<kKey, kValue>>(
+      QueryGradKernel<kKey, kValue>,
+      dim3(tiles, static_cast<unsigned>(args.num_heads)), kernel_args,
+      of_queries, stream);
   if (error != cudaSuccess) return error;
-  return LaunchOne<KeyShared<kDim>>(
-      KeyGradKernel<kDim>,
+  return LaunchOne<KeyShared<kKey, kValue>>(
+      KeyGradKernel<kKey, kValue>,
       dim3(tiles, static_cast<unsigned>(args.num_kv_heads)), kernel_args,
       of_keys, stream);
 }
@@ -504,7 +542,7 @@ cudaError_t Launch(const CausalAttentionGradArgs& args, const Args& kernel_args,
 
 bool HasCausalAttentionGrad(int64_t key_dim, int64_t value_dim) {
   return key_dim > 0 && value_dim > 0 && key_dim % 8 == 0 &&
-         value_dim % 8 == 0 && key_dim <= 128 && value_dim <= 128;
+         value_dim % 8 == 0 && key_dim <= 192 && value_dim <= 128;
 }
 
 int64_t AttentionStatsFloats(int64_t tokens, int64_t num_heads) {
@@ -540,9 +578,10 @@ cudaError_t CausalAttentionGrad(const CausalAttentionGradArgs& args,
   StatsKernel<<<static_cast<unsigned>(blocks), 256, 0, stream>>>(
       args.tokens, args.num_heads, args.lse, args.delta, kernel_args.pitch,
       reinterpret_cast<float2*>(args.stats));
+  if (args.key_dim > 128) return Launch<192, 128>(args, kernel_args, stream);
   return args.key_dim <= 64 && args.value_dim <= 64
-             ? Launch<64>(args, kernel_args, stream)
-             : Launch<128>(args, kernel_args, stream);
+             ? Launch<64, 64>(args, kernel_args, stream)
+             : Launch<128, 128>(args, kernel_args, stream);
 }
 
 }  // namespace strata::gpu

@@ -50,6 +50,7 @@ struct Args {
   int height = 0;   // Rows of the result, an expert: of the third.
   const int32_t* offset = nullptr;
   void* result = nullptr;
+  const float* keep = nullptr;  // Of the third: GroupedWeightGradArgs.
 };
 
 struct Shared {
@@ -280,6 +281,34 @@ __device__ void ZeroRows(Shared& shared, int stage, int first) {
   SyncThreads(1, 2 * kWarpgroup);
 }
 
+// d += keep * the rows at `from`, laid out as StoreRows() (store_rows.cuh) has
+// them.
+template <int n, typename Y>
+__device__ __forceinline__ void AddRowsAt(float (&d)[n / 2], float keep,
+                                          int rows, int columns, const Y* from,
+                                          int64_t pitch) {
+  const int thread = threadIdx.x % kWarpgroup;
+  const int first = thread / 32 * 16 + thread % 32 / 4;
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    const int row = first + 8 * half;
+    const Y* const line = from + row * pitch + thread % 4 * 2;
+#pragma unroll
+    for (int g = 0; g < n / 8; ++g) {
+      if (row >= rows || g * 8 >= columns) continue;
+      float2 old;
+      if constexpr (sizeof(Y) == 4) {
+        old = *reinterpret_cast<const float2*>(line + g * 8);
+      } else {
+        old = __bfloat1622float2(
+            *reinterpret_cast<const __nv_bfloat162*>(line + g * 8));
+      }
+      d[4 * g + 2 * half] = fmaf(keep, old.x, d[4 * g + 2 * half]);
+      d[4 * g + 2 * half + 1] = fmaf(keep, old.y, d[4 * g + 2 * half + 1]);
+    }
+  }
+}
+
 template <Product kProduct, typename Y>
 __device__ void MultiplyTiles(const Args& args, Shared& shared, int rank) {
   Schedule<kProduct> schedule(args, shared.first_job);
@@ -359,11 +388,17 @@ __device__ void MultiplyTiles(const Args& args, Shared& shared, int rank) {
           gated, kAsIs, height - row, width - column,
           static_cast<Y*>(args.result) + (first + row) * width + column, width);
     } else {
+      Y* const to = static_cast<Y*>(args.result) +
+                    (first + row) * args.columns + job.column;
+      if constexpr (kRowsSummed) {
+        const float keep = args.keep != nullptr ? *args.keep : 0.f;
+        if (keep != 0) {
+          AddRowsAt<kTileColumns>(sum, keep, height - row,
+                                  args.columns - job.column, to, args.columns);
+        }
+      }
       StoreRows<kTileColumns>(sum, kAsIs, height - row,
-                              args.columns - job.column,
-                              static_cast<Y*>(args.result) +
-                                  (first + row) * args.columns + job.column,
-                              args.columns);
+                              args.columns - job.column, to, args.columns);
     }
   }
 }
@@ -515,9 +550,13 @@ cudaError_t GroupedWeightGrad(const GroupedWeightGradArgs& args,
   tile.height = static_cast<int>(args.n);
   tile.offset = args.offset;
   tile.result = args.dw;
+  tile.keep = args.keep;
   const int64_t jobs =
       args.num_experts * Ceil(args.n, kTileRows) * Ceil(args.k, kTileColumns);
-  return Launch<Product::kOfRows, float>(tile, map_dy, map_x, jobs, stream);
+  return args.bf16_dw ? Launch<Product::kOfRows, __nv_bfloat16>(
+                            tile, map_dy, map_x, jobs, stream)
+                      : Launch<Product::kOfRows, float>(tile, map_dy, map_x,
+                                                        jobs, stream);
 }
 
 }  // namespace strata::gpu

@@ -1,6 +1,7 @@
 #include <cstdint>
 
 #include "cuda/ops/activation.h"
+#include "cuda/ops/bf16/rows.h"
 #include "cuda/ops/device.cuh"
 #include "cuda/runtime/kernel.h"
 
@@ -21,6 +22,7 @@ __global__ void __launch_bounds__(kBlock)
 }  // namespace
 
 cudaError_t RunSwiGlu(const KernelContext& ctx) {
+  if (HasBf16(ctx)) return SwiGluMixed(ctx);
   const Operand& y = ctx.out(0);
   SwiGluKernel<<<BlocksFor(y.max_elements()), kBlock, 0, ctx.stream>>>(
       ctx.in(0).rows(), y.dim(1), ctx.in(0).as<float>(), y.as<float>());
@@ -43,6 +45,7 @@ __global__ void __launch_bounds__(kBlock)
 }
 
 cudaError_t RunSwiGluGrad(const KernelContext& ctx) {
+  if (HasBf16(ctx)) return SwiGluGradMixed(ctx);
   const Operand& dy = ctx.in(0);
   SwiGluGradKernel<<<BlocksFor(dy.max_elements()), kBlock, 0, ctx.stream>>>(
       dy.rows(), dy.dim(1), dy.as<float>(), ctx.in(1).as<float>(),

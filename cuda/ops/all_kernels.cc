@@ -3,6 +3,7 @@
 #include "cuda/nccl/collective.h"
 #include "cuda/ops/activation.h"
 #include "cuda/ops/attention.h"
+#include "cuda/ops/bf16/weight_grad_sum.h"
 #include "cuda/ops/cached_attention.h"
 #include "cuda/ops/decode/fused_latent.h"
 #include "cuda/ops/decode/routed_experts.h"
@@ -50,6 +51,7 @@ KernelTable AllCudaKernels() {
   RegisterQuantMatMulKernels(table);
   RegisterRopeKernels(table);
   RegisterRoutedExpertsKernels(table);
+  RegisterWeightGradSumKernels(table);
   return table;
 }
 

@@ -32,27 +32,32 @@ cudaError_t ToError(const KernelContext& ctx, cublasStatus_t status) {
 // transposition stays as it is.
 cudaError_t Gemm(const KernelContext& ctx, const GemmArgs& args) {
   if (args.m == 0 || args.n == 0 || args.batch == 0) return cudaSuccess;
-  if (args.k == 0) {
+  if (args.k == 0 && args.scalars == nullptr) {
+    const int64_t size = args.bf16_c ? 2 : 4;
     for (int64_t i = 0; i < args.batch; ++i) {
       const cudaError_t error = cudaMemset2DAsync(
-          args.c + i * args.stride_c, args.ldc * sizeof(float), 0,
-          args.n * sizeof(float), args.m, ctx.stream);
+          reinterpret_cast<char*>(args.c) + i * args.stride_c * size,
+          args.ldc * size, 0, args.n * size, args.m, ctx.stream);
       if (error != cudaSuccess) return error;
     }
     return cudaSuccess;
   }
-  const float one = 1, zero = 0;
+  const float as_is[2] = {1, 0};
+  const float* const scalars = args.scalars != nullptr ? args.scalars : as_is;
+  cublasSetPointerMode(ctx.blas, args.scalars != nullptr
+                                     ? CUBLAS_POINTER_MODE_DEVICE
+                                     : CUBLAS_POINTER_MODE_HOST);
   const cudaDataType_t type = args.bf16 ? CUDA_R_16BF : CUDA_R_32F;
   const cublasComputeType_t compute =
       args.bf16 ? CUBLAS_COMPUTE_32F : ComputeType(ctx.precision);
   return ToError(
-      ctx,
-      cublasGemmStridedBatchedEx_64(
-          ctx.blas, args.transpose_b ? CUBLAS_OP_T : CUBLAS_OP_N,
-          args.transpose_a ? CUBLAS_OP_T : CUBLAS_OP_N, args.n, args.m, args.k,
-          &one, args.b, type, args.ldb, args.stride_b, args.a, type, args.lda,
-          args.stride_a, &zero, args.c, CUDA_R_32F, args.ldc, args.stride_c,
-          args.batch, compute, CUBLAS_GEMM_DEFAULT));
+      ctx, cublasGemmStridedBatchedEx_64(
+               ctx.blas, args.transpose_b ? CUBLAS_OP_T : CUBLAS_OP_N,
+               args.transpose_a ? CUBLAS_OP_T : CUBLAS_OP_N, args.n, args.m,
+               args.k, scalars, args.b, type, args.ldb, args.stride_b, args.a,
+               type, args.lda, args.stride_a, scalars + 1, args.c,
+               args.bf16_c ? CUDA_R_16BF : CUDA_R_32F, args.ldc, args.stride_c,
+               args.batch, compute, CUBLAS_GEMM_DEFAULT));
 }
 
 }  // namespace strata::gpu

@@ -1,5 +1,6 @@
 #include <cstdint>
 
+#include "cuda/ops/bf16/rows.h"
 #include "cuda/ops/device.cuh"
 #include "cuda/ops/dispatch.h"
 #include "cuda/ops/dispatch_plan.h"
@@ -178,6 +179,7 @@ cudaError_t WithVectors(int64_t columns, Launch launch) {
 }  // namespace
 
 cudaError_t RunDispatchRows(const KernelContext& ctx) {
+  if (HasBf16(ctx)) return DispatchMixedRows(ctx);
   const Operand& out = ctx.out(0);
   const float* const weight = ctx.has(3) ? ctx.in(3).as<float>() : nullptr;
   return WithVectors(out.dim(1), [&](auto* v, int64_t n) {
@@ -189,6 +191,7 @@ cudaError_t RunDispatchRows(const KernelContext& ctx) {
 }
 
 cudaError_t RunCombineRows(const KernelContext& ctx) {
+  if (HasBf16(ctx)) return CombineMixedRows(ctx);
   const Operand& out = ctx.out(0);
   const Operand& slot_row = ctx.in(2);
   const float* const weight = ctx.has(3) ? ctx.in(3).as<float>() : nullptr;
@@ -203,6 +206,7 @@ cudaError_t RunCombineRows(const KernelContext& ctx) {
 namespace {
 
 cudaError_t RunRowDot(const KernelContext& ctx) {
+  if (HasBf16(ctx)) return RowDotMixed(ctx);
   const Operand& dout = ctx.in(0);
   const Operand& slot_row = ctx.in(2);
   return WithVectors(dout.dim(1), [&](auto* v, int64_t n) {

@@ -1,9 +1,9 @@
 #include <cstdint>
 
 #include "cuda/kernels/grouped_product.h"
-#include "cuda/kernels/round_rows.h"
 #include "cuda/kernels/row_tiles.cuh"
 #include "cuda/kernels/tensor_map.h"
+#include "cuda/ops/bf16/convert.h"
 #include "cuda/ops/device.cuh"
 #include "cuda/ops/gemm_tile.cuh"
 #include "cuda/ops/grouped_matmul.h"
@@ -115,23 +115,8 @@ bool UsesTensorCores(const KernelContext& ctx, int64_t n, int64_t k,
          IsHopper();
 }
 
-// `operand` in BF16: itself, or rounded into scratch. Null if there is none.
-const __nv_bfloat16* Rounded(const KernelContext& ctx, const Operand& operand,
-                             cudaError_t& error) {
-  if (operand.element_size == 2) return operand.as<__nv_bfloat16>();
-  auto* const rounded = ctx.Take<__nv_bfloat16>(operand.max_elements());
-  if (rounded == nullptr) {
-    error = cudaErrorMemoryAllocation;
-    return nullptr;
-  }
-  error = RoundRows(operand.rows(), operand.columns(), operand.as<float>(),
-                    rounded, ctx.stream);
-  return error == cudaSuccess ? rounded : nullptr;
-}
-
 cudaError_t LaunchRounded(const KernelContext& ctx, const ProductArgs& args,
                           bool transposed) {
-  cudaError_t error = cudaSuccess;
   GroupedProductArgs product;
   product.rows = args.rows;
   product.num_experts = args.num_experts;
@@ -140,29 +125,26 @@ cudaError_t LaunchRounded(const KernelContext& ctx, const ProductArgs& args,
   product.transposed = transposed;
   product.offset = args.offset;
   product.y = args.y;
-  product.x = Rounded(ctx, ctx.in(0), error);
-  if (product.x == nullptr) return error;
-  product.w = Rounded(ctx, ctx.in(1), error);
-  if (product.w == nullptr) return error;
+  product.bf16_y = ctx.out(0).element_size == 2;
+  if (const cudaError_t e = Rounded(ctx, ctx.in(0), &product.x); e) return e;
+  if (const cudaError_t e = Rounded(ctx, ctx.in(1), &product.w); e) return e;
   CheckOffsetsKernel<<<1, kBlock, 0, ctx.stream>>>(
       args.offset, args.num_experts, args.rows, args.fault);
   return GroupedProduct(product, ctx.stream);
 }
 
-cudaError_t WeightGradRounded(const KernelContext& ctx) {
-  const Operand& dw = ctx.out(0);
-  cudaError_t error = cudaSuccess;
+cudaError_t WeightGradRounded(const KernelContext& ctx, const Operand& dy,
+                              const Operand& x, const Operand& offset,
+                              float* dw) {
   GroupedWeightGradArgs grad;
-  grad.rows = ctx.in(0).rows();
-  grad.num_experts = static_cast<int>(dw.dim(0));
-  grad.n = dw.dim(1);
-  grad.k = dw.dim(2);
-  grad.offset = ctx.in(2).as<int32_t>();
-  grad.dw = dw.as<float>();
-  grad.dy = Rounded(ctx, ctx.in(0), error);
-  if (grad.dy == nullptr) return error;
-  grad.x = Rounded(ctx, ctx.in(1), error);
-  if (grad.x == nullptr) return error;
+  grad.rows = dy.rows();
+  grad.num_experts = static_cast<int>(offset.dim(0) - 1);
+  grad.n = dy.dim(1);
+  grad.k = x.dim(1);
+  grad.offset = offset.as<int32_t>();
+  grad.dw = dw;
+  if (const cudaError_t e = Rounded(ctx, dy, &grad.dy); e) return e;
+  if (const cudaError_t e = Rounded(ctx, x, &grad.x); e) return e;
   CheckOffsetsKernel<<<1, kBlock, 0, ctx.stream>>>(
       grad.offset, grad.num_experts, grad.rows, ctx.fault);
   return GroupedWeightGrad(grad, ctx.stream);
@@ -193,9 +175,19 @@ cudaError_t RunGroupedMatMul(const KernelContext& ctx) {
       UsesTensorCores(ctx, args.n, args.k, args.num_experts)) {
     return LaunchRounded(ctx, args, transposed);
   }
-  return w.element_size == 2
-             ? LaunchProduct<__nv_bfloat16>(ctx, args, transposed)
-             : LaunchProduct<float>(ctx, args, transposed);
+  const Operand& y = ctx.out(0);
+  if (x.element_size == 2) {
+    if (const cudaError_t e = Widened(ctx, x, &args.x); e) return e;
+  }
+  if (y.element_size == 2) {
+    args.y = ctx.Take<float>(y.max_elements());
+    if (args.y == nullptr) return cudaErrorMemoryAllocation;
+  }
+  const cudaError_t error =
+      w.element_size == 2 ? LaunchProduct<__nv_bfloat16>(ctx, args, transposed)
+                          : LaunchProduct<float>(ctx, args, transposed);
+  if (error != cudaSuccess || y.element_size == 4) return error;
+  return StoreRounded(ctx, args.y, y);
 }
 
 namespace {
@@ -223,22 +215,35 @@ __global__ void __launch_bounds__(kBlock)
 }
 
 cudaError_t RunGroupedWeightGrad(const KernelContext& ctx) {
-  const Operand& dy = ctx.in(0);
-  const Operand& dw = ctx.out(0);
-  const int64_t n = dw.dim(1), k = dw.dim(2);
-  if (dw.max_elements() == 0) return cudaSuccess;
-  if (UsesTensorCores(ctx, n, k, dw.dim(0))) return WeightGradRounded(ctx);
-  const dim3 grid(static_cast<unsigned>(CeilDiv(k, kTile)),
-                  static_cast<unsigned>(CeilDiv(n, kTile)),
-                  static_cast<unsigned>(dw.dim(0)));
-  WeightGradKernel<<<grid, kBlock, 0, ctx.stream>>>(
-      dy.rows(), static_cast<int>(dw.dim(0)), n, k, dy.as<float>(),
-      ctx.in(1).as<float>(), ctx.in(2).as<int32_t>(), dw.as<float>(),
-      ctx.fault);
-  return cudaGetLastError();
+  return WeightGradByExpert(ctx, ctx.in(0), ctx.in(1), ctx.in(2),
+                            ctx.out(0).as<float>());
 }
 
 }  // namespace
+
+cudaError_t WeightGradByExpert(const KernelContext& ctx, const Operand& dy,
+                               const Operand& x, const Operand& offset,
+                               float* dw) {
+  const int64_t n = dy.dim(1), k = x.dim(1), num_experts = offset.dim(0) - 1;
+  if (n == 0 || k == 0 || num_experts == 0) return cudaSuccess;
+  if (UsesTensorCores(ctx, n, k, num_experts)) {
+    return WeightGradRounded(ctx, dy, x, offset, dw);
+  }
+  const float *wide_dy = dy.as<float>(), *wide_x = x.as<float>();
+  if (dy.element_size == 2) {
+    if (const cudaError_t e = Widened(ctx, dy, &wide_dy); e) return e;
+  }
+  if (x.element_size == 2) {
+    if (const cudaError_t e = Widened(ctx, x, &wide_x); e) return e;
+  }
+  const dim3 grid(static_cast<unsigned>(CeilDiv(k, kTile)),
+                  static_cast<unsigned>(CeilDiv(n, kTile)),
+                  static_cast<unsigned>(num_experts));
+  WeightGradKernel<<<grid, kBlock, 0, ctx.stream>>>(
+      dy.rows(), static_cast<int>(num_experts), n, k, wide_dy, wide_x,
+      offset.as<int32_t>(), dw, ctx.fault);
+  return cudaGetLastError();
+}
 
 void RegisterGroupedMatMulKernels(KernelRegistry& kernels) {
   kernels.Register("GroupedMatMul", RunGroupedMatMul);

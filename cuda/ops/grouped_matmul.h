@@ -13,6 +13,12 @@ void RegisterGroupedMatMulKernels(KernelRegistry& kernels);
 // Kernels that composite operators take as parts.
 cudaError_t RunGroupedMatMul(const KernelContext& ctx);
 
+// dw [E, n, k], F32: dw[e] = dy rows^T x rows, of the rows that `offset` [E +
+// 1] gives e. dy [rows, n] and x [rows, k] are F32 or BF16.
+cudaError_t WeightGradByExpert(const KernelContext& ctx, const Operand& dy,
+                               const Operand& x, const Operand& offset,
+                               float* dw);
+
 }  // namespace strata::gpu
 
 #endif  // CUDA_OPS_GROUPED_MATMUL_H_

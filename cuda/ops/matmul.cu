@@ -1,5 +1,6 @@
 #include <cstdint>
 
+#include "cuda/ops/bf16/convert.h"
 #include "cuda/ops/blas.h"
 #include "cuda/ops/decode/few_rows.h"
 #include "cuda/ops/device.cuh"
@@ -124,6 +125,31 @@ cudaError_t NarrowProduct(const KernelContext& ctx, GemmArgs args) {
   return Gemm(ctx, args);
 }
 
+// Products of which any operand or the result may be BF16.
+cudaError_t MixedProduct(const KernelContext& ctx, GemmArgs args) {
+  const Operand& c = ctx.out(0);
+  args.bf16 = ctx.precision == Precision::kBf16;
+  if (args.bf16) {
+    const __nv_bfloat16 *a = nullptr, *b = nullptr;
+    if (const cudaError_t e = Rounded(ctx, ctx.in(0), &a); e) return e;
+    if (const cudaError_t e = Rounded(ctx, ctx.in(1), &b); e) return e;
+    args.a = a;
+    args.b = b;
+    args.bf16_c = c.element_size == 2;
+    return Gemm(ctx, args);
+  }
+  const float *a = nullptr, *b = nullptr;
+  if (const cudaError_t e = Widened(ctx, ctx.in(0), &a); e) return e;
+  if (const cudaError_t e = Widened(ctx, ctx.in(1), &b); e) return e;
+  args.a = a;
+  args.b = b;
+  if (c.element_size == 4) return Gemm(ctx, args);
+  args.c = ctx.Take<float>(c.max_elements());
+  if (args.c == nullptr) return cudaErrorMemoryAllocation;
+  if (const cudaError_t e = Gemm(ctx, args); e) return e;
+  return StoreRounded(ctx, args.c, c);
+}
+
 // Up to so many columns and so much to sum over, a product is one launch of
 // tiles that lie below each other, a block each. A gate has a dozen of them,
 // for which cuBLAS takes two launches where the sum is longer than the result
@@ -174,6 +200,11 @@ cudaError_t RunMatMul(const KernelContext& ctx) {
   args.ldb = args.transpose_b ? args.k : args.n;
   args.ldc = args.n;
   if (args.m == 0 || args.n == 0) return cudaSuccess;
+  const bool by_rows_of_b = !args.transpose_a && args.transpose_b;
+  if (a.element_size == 2 || ctx.out(0).element_size == 2 ||
+      (narrow && !by_rows_of_b)) {
+    return MixedProduct(ctx, args);
+  }
   if (narrow && !args.transpose_a && args.transpose_b &&
       ctx.precision == Precision::kBf16 && HasFewRows(args.m, args.k, args.n)) {
     FewRowsArgs few;

@@ -1,5 +1,6 @@
 #include <cstdint>
 
+#include "cuda/ops/bf16/norm.h"
 #include "cuda/ops/device.cuh"
 #include "cuda/ops/norm.h"
 #include "cuda/ops/rms_norm.h"
@@ -21,6 +22,7 @@ void SetRows(const Operand& x, int64_t width, Args& args) {
 }
 
 cudaError_t RunRmsNorm(const KernelContext& ctx) {
+  if (ctx.out(0).element_size == 2) return RmsNormToBf16(ctx);
   RmsNormArgs<float> args;
   SetRows(ctx.in(0), ctx.in(1).dim(0), args);
   args.x = ctx.in(0).as<float>();
