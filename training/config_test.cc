@@ -108,6 +108,17 @@ TEST(TrainConfigJsonTest, ReadsWhatItWrites) {
   EXPECT_TRUE(MessageDifferencer::Equals(*read, *config));
 }
 
+TEST(TrainConfigJsonTest, StateIsFp32UnlessBf16IsWanted) {
+  absl::StatusOr<TrainConfig> config = TrainPreset("demo");
+  ASSERT_THAT(config, IsOk());
+  EXPECT_EQ(config->state_precision(), TrainConfig::FP32);
+  ASSERT_THAT(SetField(*config, "state_precision=BF16"), IsOk());
+  EXPECT_EQ(config->state_precision(), TrainConfig::BF16);
+  EXPECT_THAT(ToJson(*config), HasSubstr(R"("state_precision": "BF16")"));
+  EXPECT_THAT(SetField(*config, "state_precision=FP8"),
+              StatusIs(kInvalid, HasSubstr("state_precision")));
+}
+
 TEST(TrainConfigJsonTest, RefusesWhatDoesNotFit) {
   EXPECT_THAT(TrainConfigFromJson("{"),
               StatusIs(kInvalid, HasSubstr("not JSON")));

@@ -23,7 +23,6 @@
 #include "cuda/ops/all_kernels.h"
 #include "cuda/runtime/cuda_backend.h"
 #include "cuda/runtime/status.h"
-#include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "nlohmann/json.hpp"
 #include "training/config.pb.h"
@@ -33,8 +32,6 @@
 
 namespace strata {
 namespace {
-
-using ::testing::HasSubstr;
 
 std::vector<float> Values(const TensorView& view) {
   std::vector<float> values;
@@ -159,13 +156,6 @@ TEST_P(CudaStateTest, ResumesFromItsCheckpointAsIfItHadNotStopped) {
               Values((*second)->state().Get(name)))
         << name;
   }
-}
-
-TEST_P(CudaStateTest, TheCpuRefusesIt) {
-  EXPECT_THAT(Make(TrainConfig::BF16, /*on_gpu=*/false),
-              StatusIs(absl::StatusCode::kInvalidArgument,
-                       HasSubstr("train.state_precision is BF16; the cpu "
-                                 "backend trains with FP32 state only")));
 }
 
 INSTANTIATE_TEST_SUITE_P(Models, CudaStateTest,

@@ -183,5 +183,14 @@ TEST_F(TrainerTest, ConfigsThatDoNotFitAreErrorsWithTheNumbers) {
                        HasSubstr("vocab_size is 100")));
 }
 
+TEST_F(TrainerTest, TheCpuRefusesBf16State) {
+  TrainConfig train = LearningTrain();
+  train.set_state_precision(TrainConfig::BF16);
+  EXPECT_THAT(Trainer::Create(TinyModel(), train, &corpus_, /*num_threads=*/1),
+              StatusIs(absl::StatusCode::kInvalidArgument,
+                       HasSubstr("train.state_precision is BF16; the cpu "
+                                 "backend trains with FP32 state only")));
+}
+
 }  // namespace
 }  // namespace strata

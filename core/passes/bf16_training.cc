@@ -31,11 +31,22 @@ struct RowOperands {
 
 const std::vector<RowOperands>& Operators() {
   static const auto* const operators = new std::vector<RowOperands>{
-      {"DispatchRows", {0}, {0}}, {"CombineRows", {0}, {}},
-      {"RowDot", {0, 1}, {}},     {"GroupedMatMul", {0}, {0}},
-      {"MatMul", {0}, {0}},       {"SumWeightGrad", {1, 2}, {}},
-      {"SwiGlu", {0}, {0}},       {"SwiGluGrad", {0, 1}, {0}},
+      {"Add", {0, 1}, {0}},
+      {"Attention", {0, 1, 2}, {0}},
+      {"AttentionGrad", {0, 1, 2, 3, 4}, {0, 1, 2}},
+      {"CombineRows", {0}, {0}},
+      {"CrossEntropyGrad", {}, {0}},
+      {"DispatchRows", {0}, {0}},
+      {"GroupedMatMul", {0}, {0}},
+      {"LatentKeyValue", {0}, {0, 1}},
+      {"LatentKeyValueGrad", {0, 1}, {0}},
+      {"MatMul", {0}, {0}},
       {"RmsNorm", {}, {0}},
+      {"Rope", {0}, {0}},
+      {"RowDot", {0, 1}, {}},
+      {"SumWeightGrad", {1, 2}, {}},
+      {"SwiGlu", {0}, {0}},
+      {"SwiGluGrad", {0, 1}, {0}},
   };
   return *operators;
 }

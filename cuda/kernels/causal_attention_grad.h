@@ -23,10 +23,11 @@ struct CausalAttentionGradArgs : CausalAttentionShape {
   const __nv_bfloat16* dout = nullptr;  // [t, heads * value_dim]
   const float* lse = nullptr;           // [t, heads]
   const float* delta = nullptr;         // [t, heads], dot(dout, o)
-  float* stats = nullptr;  // Scratch: AttentionStatsFloats(), 16-byte aligned.
-  float* dq = nullptr;     // [t, heads * key_dim]
-  float* dk = nullptr;     // [t, kv_heads * key_dim]
-  float* dv = nullptr;     // [t, kv_heads * value_dim]
+  float* stats = nullptr;   // Scratch: AttentionStatsFloats(), 16-byte aligned.
+  void* dq = nullptr;       // [t, heads * key_dim]
+  void* dk = nullptr;       // [t, kv_heads * key_dim]
+  void* dv = nullptr;       // [t, kv_heads * value_dim]
+  bool bf16_grads = false;  // These three; else F32.
 };
 
 // Whether heads of these sizes have a kernel: multiples of 8, up to 192 columns

@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <type_traits>
 
 #include "cuda/kernels/causal_attention_grad.h"
 #include "cuda/kernels/head_maps.h"
@@ -51,9 +52,9 @@ struct Args {
   int num_sequences = 0;
   const float2* stats = nullptr;  // [heads, pitch]: lse in powers of 2, delta.
   int64_t pitch = 0;
-  float* dq = nullptr;
-  float* dk = nullptr;
-  float* dv = nullptr;
+  void* dq = nullptr;  // F32 or BF16, all three.
+  void* dk = nullptr;
+  void* dv = nullptr;
 };
 
 // Whether a tile's last products may run beside the next one's first. For wide
@@ -219,7 +220,7 @@ __device__ void LoadKeys(const Args& args, const SequenceTile& tile,
   }
 }
 
-template <int kKey, int kValue>
+template <int kKey, int kValue, typename D>
 __device__ void SumQueryGrad(const Args& args, const SequenceTile& tile,
                              QueryShared<kKey, kValue>& shared) {
   constexpr int kTile = kKeys<kKey>, kStages = kKeyStages<kKey>;
@@ -287,16 +288,15 @@ __device__ void SumQueryGrad(const Args& args, const SequenceTile& tile,
   WaitForProducts<0>();
   constexpr float kAsIs[2] = {1.f, 1.f};
   const int64_t pitch = int64_t{args.num_heads} * args.key_dim;
-  StoreRows<kKey>(
-      dq, kAsIs, length - first_row, args.key_dim,
-      args.dq + (tile.begin + first_row) * pitch + int64_t{head} * args.key_dim,
-      pitch);
+  D* const to = static_cast<D*>(args.dq) + (tile.begin + first_row) * pitch +
+                int64_t{head} * args.key_dim;
+  StoreRows<kKey>(dq, kAsIs, length - first_row, args.key_dim, to, pitch);
 }
 
 #endif  // STRATA_SM90A
 
 // Block (x, y): tile x of queries from the last, of head y.
-template <int kKey, int kValue>
+template <int kKey, int kValue, typename D>
 __global__ void __launch_bounds__(kThreads, 1)
     QueryGradKernel(const Args args, const __grid_constant__ CUtensorMap map_q,
                     const __grid_constant__ CUtensorMap map_dout,
@@ -320,7 +320,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     }
   } else {
     GrowRegisters<240>();
-    SumQueryGrad<kKey, kValue>(args, tile, shared);
+    SumQueryGrad<kKey, kValue, D>(args, tile, shared);
   }
 #endif
 }
@@ -371,7 +371,7 @@ __device__ void LoadQueries(const Args& args, const SequenceTile& tile,
   }
 }
 
-template <int kKey, int kValue>
+template <int kKey, int kValue, typename D>
 __device__ void SumKeyGrads(const Args& args, const SequenceTile& tile,
                             KeyShared<kKey, kValue>& shared) {
   const int group = static_cast<int>(threadIdx.x) / kWarpgroup - 1;
@@ -454,18 +454,20 @@ __device__ void SumKeyGrads(const Args& args, const SequenceTile& tile,
   const int kv_head = static_cast<int>(blockIdx.y);
   const int64_t kv_heads = args.num_heads / args.group;
   const int64_t row = tile.begin + first_key;
-  StoreRows<kKey>(dk, kAsIs, length - first_key, args.key_dim,
-                  args.dk + (row * kv_heads + kv_head) * args.key_dim,
+  D* const to_k =
+      static_cast<D*>(args.dk) + (row * kv_heads + kv_head) * args.key_dim;
+  D* const to_v =
+      static_cast<D*>(args.dv) + (row * kv_heads + kv_head) * args.value_dim;
+  StoreRows<kKey>(dk, kAsIs, length - first_key, args.key_dim, to_k,
                   kv_heads * args.key_dim);
-  StoreRows<kValue>(dv, kAsIs, length - first_key, args.value_dim,
-                    args.dv + (row * kv_heads + kv_head) * args.value_dim,
+  StoreRows<kValue>(dv, kAsIs, length - first_key, args.value_dim, to_v,
                     kv_heads * args.value_dim);
 }
 
 #endif  // STRATA_SM90A
 
 // Block (x, y): tile x of keys, of KV head y. The first are seen most.
-template <int kKey, int kValue>
+template <int kKey, int kValue, typename D>
 __global__ void __launch_bounds__(kThreads, 1)
     KeyGradKernel(const Args args, const __grid_constant__ CUtensorMap map_q,
                   const __grid_constant__ CUtensorMap map_dout,
@@ -488,12 +490,14 @@ __global__ void __launch_bounds__(kThreads, 1)
     }
   } else {
     GrowRegisters<240>();
-    SumKeyGrads<kKey, kValue>(args, tile, shared);
+    SumKeyGrads<kKey, kValue, D>(args, tile, shared);
   }
 #endif
 }
 
-template <typename Shared, typename Kernel>
+// What a kernel may take is set once for each: `D`, its results' type, tells
+// apart those whose arguments are alike.
+template <typename Shared, typename D, typename Kernel>
 cudaError_t LaunchOne(Kernel* kernel, dim3 grid, const Args& args,
                       const CUtensorMap (&map)[4], cudaStream_t stream) {
   constexpr size_t kSharedBytes = sizeof(Shared) + kSwizzleBytes;
@@ -506,7 +510,7 @@ cudaError_t LaunchOne(Kernel* kernel, dim3 grid, const Args& args,
   return cudaGetLastError();
 }
 
-template <int kKey, int kValue>
+template <int kKey, int kValue, typename D>
 cudaError_t Launch(const CausalAttentionGradArgs& args, const Args& kernel_args,
                    cudaStream_t stream) {
   const int64_t t = args.tokens.bound;
@@ -527,13 +531,13 @@ cudaError_t Launch(const CausalAttentionGradArgs& args, const Args& kernel_args,
   // Each sequence may have a tile that is not full.
   const auto tiles = static_cast<unsigned>(
       (t + kRows - 1) / kRows + std::min<int64_t>(args.num_sequences, t));
-  const cudaError_t error = LaunchOne<QueryShared<kKey, kValue>>(
-      QueryGradKernel<kKey, kValue>,
+  const cudaError_t error = LaunchOne<QueryShared<kKey, kValue>, D>(
+      QueryGradKernel<kKey, kValue, D>,
       dim3(tiles, static_cast<unsigned>(args.num_heads)), kernel_args,
       of_queries, stream);
   if (error != cudaSuccess) return error;
-  return LaunchOne<KeyShared<kKey, kValue>>(
-      KeyGradKernel<kKey, kValue>,
+  return LaunchOne<KeyShared<kKey, kValue>, D>(
+      KeyGradKernel<kKey, kValue, D>,
       dim3(tiles, static_cast<unsigned>(args.num_kv_heads)), kernel_args,
       of_keys, stream);
 }
@@ -578,10 +582,17 @@ cudaError_t CausalAttentionGrad(const CausalAttentionGradArgs& args,
   StatsKernel<<<static_cast<unsigned>(blocks), 256, 0, stream>>>(
       args.tokens, args.num_heads, args.lse, args.delta, kernel_args.pitch,
       reinterpret_cast<float2*>(args.stats));
-  if (args.key_dim > 128) return Launch<192, 128>(args, kernel_args, stream);
-  return args.key_dim <= 64 && args.value_dim <= 64
-             ? Launch<64, 64>(args, kernel_args, stream)
-             : Launch<128, 128>(args, kernel_args, stream);
+  const auto launch = [&](auto* d) {
+    using D = std::remove_pointer_t<decltype(d)>;
+    if (args.key_dim > 128) {
+      return Launch<192, 128, D>(args, kernel_args, stream);
+    }
+    return args.key_dim <= 64 && args.value_dim <= 64
+               ? Launch<64, 64, D>(args, kernel_args, stream)
+               : Launch<128, 128, D>(args, kernel_args, stream);
+  };
+  return args.bf16_grads ? launch(static_cast<__nv_bfloat16*>(nullptr))
+                         : launch(static_cast<float*>(nullptr));
 }
 
 }  // namespace strata::gpu

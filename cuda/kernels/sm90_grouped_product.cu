@@ -287,24 +287,39 @@ template <int n, typename Y>
 __device__ __forceinline__ void AddRowsAt(float (&d)[n / 2], float keep,
                                           int rows, int columns, const Y* from,
                                           int64_t pitch) {
-  const int thread = threadIdx.x % kWarpgroup;
+  const int thread = threadIdx.x % kWarpgroup, lane = thread % 4;
   const int first = thread / 32 * 16 + thread % 32 / 4;
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     const int row = first + 8 * half;
-    const Y* const line = from + row * pitch + thread % 4 * 2;
+    const Y* const line = from + row * pitch;
+    const auto add = [&](int g, float2 old) {
+      float* const at = d + 4 * g + 2 * half;
+      at[0] = fmaf(keep, old.x, at[0]);
+      at[1] = fmaf(keep, old.y, at[1]);
+    };
+    if constexpr (sizeof(Y) == 4) {
 #pragma unroll
-    for (int g = 0; g < n / 8; ++g) {
-      if (row >= rows || g * 8 >= columns) continue;
-      float2 old;
-      if constexpr (sizeof(Y) == 4) {
-        old = *reinterpret_cast<const float2*>(line + g * 8);
-      } else {
-        old = __bfloat1622float2(
-            *reinterpret_cast<const __nv_bfloat162*>(line + g * 8));
+      for (int g = 0; g < n / 8; ++g) {
+        if (row >= rows || g * 8 >= columns) continue;
+        add(g, *reinterpret_cast<const float2*>(line + g * 8 + lane * 2));
       }
-      d[4 * g + 2 * half] = fmaf(keep, old.x, d[4 * g + 2 * half]);
-      d[4 * g + 2 * half + 1] = fmaf(keep, old.y, d[4 * g + 2 * half + 1]);
+    } else {
+#pragma unroll
+      for (int g = 0; g < n / 8; g += 4) {
+        uint32_t word[4] = {};
+        if (row < rows && (g + lane) * 8 < columns) {
+          const uint4 old =
+              *reinterpret_cast<const uint4*>(line + (g + lane) * 8);
+          word[0] = old.x, word[1] = old.y, word[2] = old.z, word[3] = old.w;
+        }
+        Transpose4(word);
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          add(g + i, {__uint_as_float(word[i] << 16),
+                      __uint_as_float(word[i] & 0xffff0000)});
+        }
+      }
     }
   }
 }

@@ -2,6 +2,7 @@
 
 #include "cuda/ops/activation.h"
 #include "cuda/ops/bf16/rows.h"
+#include "cuda/ops/bf16/with_type.h"
 #include "cuda/ops/device.cuh"
 #include "cuda/runtime/kernel.h"
 

@@ -2,10 +2,12 @@
 
 #include "cuda/kernels/causal_attention.h"
 #include "cuda/kernels/causal_attention_grad.h"
-#include "cuda/kernels/round_rows.h"
 #include "cuda/kernels/tensor_map.h"
 #include "cuda/ops/attend.cuh"
 #include "cuda/ops/attention.h"
+#include "cuda/ops/bf16/convert.h"
+#include "cuda/ops/bf16/eight.cuh"
+#include "cuda/ops/bf16/with_type.h"
 #include "cuda/ops/device.cuh"
 #include "cuda/runtime/kernel.h"
 
@@ -169,18 +171,6 @@ bool UsesTensorCores(const KernelContext& ctx, const AttentionArgs& args) {
          args.window < INT32_MAX && IsHopper();
 }
 
-// Input `i` rounded into scratch; null, and why, if that cannot be.
-const __nv_bfloat16* Rounded(const KernelContext& ctx, int i,
-                             cudaError_t& error) {
-  const Operand& operand = ctx.in(i);
-  auto* const rounded = ctx.Take<__nv_bfloat16>(operand.max_elements());
-  error = rounded == nullptr
-              ? cudaErrorMemoryAllocation
-              : RoundRows(operand.rows(), operand.columns(),
-                          operand.as<float>(), rounded, ctx.stream);
-  return error == cudaSuccess ? rounded : nullptr;
-}
-
 // What both directions take: q, k and v are inputs `q` and on.
 cudaError_t ReadRounded(const KernelContext& ctx, const AttentionArgs& args,
                         int q, CausalAttentionShape& shape) {
@@ -193,11 +183,9 @@ cudaError_t ReadRounded(const KernelContext& ctx, const AttentionArgs& args,
   shape.window = static_cast<int>(args.window);
   shape.seq_start = args.seq_start;
   shape.num_sequences = args.num_sequences;
-  cudaError_t error = cudaSuccess;
-  shape.q = Rounded(ctx, q, error);
-  if (error == cudaSuccess) shape.k = Rounded(ctx, q + 1, error);
-  if (error == cudaSuccess) shape.v = Rounded(ctx, q + 2, error);
-  if (error != cudaSuccess) return error;
+  if (const cudaError_t e = Rounded(ctx, ctx.in(q), &shape.q); e) return e;
+  if (const cudaError_t e = Rounded(ctx, ctx.in(q + 1), &shape.k); e) return e;
+  if (const cudaError_t e = Rounded(ctx, ctx.in(q + 2), &shape.v); e) return e;
   CheckSequencesKernel<<<1, kBlock, 0, ctx.stream>>>(args);
   return cudaGetLastError();
 }
@@ -207,8 +195,32 @@ cudaError_t AttendRounded(const KernelContext& ctx, const AttentionArgs& args) {
   const cudaError_t error = ReadRounded(ctx, args, 0, rounded);
   if (error != cudaSuccess) return error;
   rounded.o = args.o;
+  rounded.bf16_o = ctx.out(0).element_size == 2;
   rounded.lse = args.lse;
   return CausalAttention(rounded, ctx.stream);
+}
+
+// --- In F32 ---
+
+// q, k and v, inputs `q` and on, if they are BF16.
+cudaError_t WidenRows(const KernelContext& ctx, int q, AttentionArgs& args) {
+  const float** const to[3] = {&args.q, &args.k, &args.v};
+  for (int i = 0; i < 3; ++i) {
+    if (ctx.in(q + i).element_size == 4) continue;
+    if (const cudaError_t e = Widened(ctx, ctx.in(q + i), to[i]); e) return e;
+  }
+  return cudaSuccess;
+}
+
+// Scratch in place of a result that is BF16, which StoreIfNarrow() then writes.
+cudaError_t RoomFor(const KernelContext& ctx, const Operand& out, float** to) {
+  if (out.element_size == 4) return cudaSuccess;
+  *to = ctx.Take<float>(out.max_elements());
+  return *to == nullptr ? cudaErrorMemoryAllocation : cudaSuccess;
+}
+cudaError_t StoreIfNarrow(const KernelContext& ctx, const float* result,
+                          const Operand& out) {
+  return out.element_size == 4 ? cudaSuccess : StoreRounded(ctx, result, out);
 }
 
 cudaError_t RunAttention(const KernelContext& ctx) {
@@ -217,6 +229,9 @@ cudaError_t RunAttention(const KernelContext& ctx) {
   args.lse = ctx.out(1).as<float>();
   if (args.tokens.bound == 0) return cudaSuccess;
   if (UsesTensorCores(ctx, args)) return AttendRounded(ctx, args);
+  if (const cudaError_t e = WidenRows(ctx, 0, args); e) return e;
+  const Operand& o = ctx.out(0);
+  if (const cudaError_t e = RoomFor(ctx, o, &args.o); e) return e;
   const HeadSizes& sizes = args.sizes;
   const size_t shared =
       sizeof(float) * (kRows * sizes.padded_key() + kKeys * sizes.key_pitch() +
@@ -229,20 +244,32 @@ cudaError_t RunAttention(const KernelContext& ctx) {
     kernel<<<grid, kAttendThreads, shared, ctx.stream>>>(args);
     return cudaGetLastError();
   });
-  return error == cudaErrorNotSupported
-             ? ctx.Refuse("values of more than 256 columns a head")
-             : error;
+  if (error == cudaErrorNotSupported) {
+    return ctx.Refuse("values of more than 256 columns a head");
+  }
+  return error == cudaSuccess ? StoreIfNarrow(ctx, args.o, o) : error;
 }
 
 // delta [t, heads] = dot(dout, o) of a head, a warp each.
+template <typename DOut, typename O>
 __global__ void __launch_bounds__(kBlock)
-    DeltaKernel(Extent tokens, int64_t num_heads, int64_t dim,
-                const float* dout, const float* o, float* delta) {
+    DeltaKernel(Extent tokens, int64_t num_heads, int64_t dim, const DOut* dout,
+                const O* o, float* delta) {
   const int64_t n = tokens.Get() * num_heads;
   for (int64_t i = FirstRow(); i < n; i += RowStride()) {
     float sum = 0;
-    for (int64_t c = Lane(); c < dim; c += kWarp) {
-      sum = fmaf(dout[i * dim + c], o[i * dim + c], sum);
+    if (dim % 8 == 0) {
+      for (int64_t c = Lane() * 8; c < dim; c += kWarp * 8) {
+        float a[8], b[8];
+        Load8(dout + i * dim + c, a);
+        Load8(o + i * dim + c, b);
+#pragma unroll
+        for (int m = 0; m < 8; ++m) sum = fmaf(a[m], b[m], sum);
+      }
+    } else {
+      for (int64_t c = Lane(); c < dim; c += kWarp) {
+        sum = fmaf(dout[i * dim + c], o[i * dim + c], sum);
+      }
     }
     sum = WarpSum(sum);
     if (Lane() == 0) delta[i] = sum;
@@ -415,23 +442,51 @@ __global__ void __launch_bounds__(kAttendThreads)
   }
 }
 
+cudaError_t RoomForGrads(const KernelContext& ctx, AttentionArgs& args) {
+  if (const cudaError_t e = RoomFor(ctx, ctx.out(0), &args.dq); e) return e;
+  if (const cudaError_t e = RoomFor(ctx, ctx.out(1), &args.dk); e) return e;
+  return RoomFor(ctx, ctx.out(2), &args.dv);
+}
+cudaError_t StoreNarrowGrads(const KernelContext& ctx,
+                             const AttentionArgs& args) {
+  const float* const grads[3] = {args.dq, args.dk, args.dv};
+  for (int i = 0; i < 3; ++i) {
+    if (const cudaError_t e = StoreIfNarrow(ctx, grads[i], ctx.out(i)); e) {
+      return e;
+    }
+  }
+  return cudaSuccess;
+}
+
 cudaError_t DifferentiateRounded(const KernelContext& ctx,
                                  const AttentionArgs& args) {
   CausalAttentionGradArgs rounded;
   const cudaError_t error = ReadRounded(ctx, args, 1, rounded);
   if (error != cudaSuccess) return error;
-  cudaError_t of_dout = cudaSuccess;
-  rounded.dout = Rounded(ctx, 0, of_dout);
-  if (rounded.dout == nullptr) return of_dout;
+  if (const cudaError_t e = Rounded(ctx, ctx.in(0), &rounded.dout); e) return e;
   rounded.stats =
       ctx.Take<float>(AttentionStatsFloats(args.tokens.bound, args.num_heads));
   if (rounded.stats == nullptr) return cudaErrorMemoryAllocation;
   rounded.lse = args.lse;
   rounded.delta = args.delta;
-  rounded.dq = args.dq;
-  rounded.dk = args.dk;
-  rounded.dv = args.dv;
-  return CausalAttentionGrad(rounded, ctx.stream);
+  rounded.bf16_grads = ctx.out(0).element_size == 2 &&
+                       ctx.out(1).element_size == 2 &&
+                       ctx.out(2).element_size == 2;
+  if (rounded.bf16_grads) {
+    rounded.dq = ctx.out(0).data;
+    rounded.dk = ctx.out(1).data;
+    rounded.dv = ctx.out(2).data;
+    return CausalAttentionGrad(rounded, ctx.stream);
+  }
+  AttentionArgs wide = args;
+  if (const cudaError_t e = RoomForGrads(ctx, wide); e) return e;
+  rounded.dq = wide.dq;
+  rounded.dk = wide.dk;
+  rounded.dv = wide.dv;
+  if (const cudaError_t e = CausalAttentionGrad(rounded, ctx.stream); e) {
+    return e;
+  }
+  return StoreNarrowGrads(ctx, wide);
 }
 
 cudaError_t RunAttentionGrad(const KernelContext& ctx) {
@@ -447,13 +502,24 @@ cudaError_t RunAttentionGrad(const KernelContext& ctx) {
   if (delta == nullptr) return cudaErrorMemoryAllocation;
   args.delta = delta;
   const HeadSizes& sizes = args.sizes;
-  DeltaKernel<<<BlocksForRows(bound * args.num_heads), kBlock, 0, ctx.stream>>>(
-      args.tokens, args.num_heads, sizes.value_dim, args.dout,
-      ctx.in(4).as<float>(), delta);
+  WithType(ctx.in(0), [&](auto* dout_type) {
+    WithType(ctx.in(4), [&](auto* o_type) {
+      DeltaKernel<<<BlocksForRows(bound * args.num_heads), kBlock, 0,
+                    ctx.stream>>>(
+          args.tokens, args.num_heads, sizes.value_dim,
+          ctx.in(0).as<ElementOf<decltype(dout_type)>>(),
+          ctx.in(4).as<ElementOf<decltype(o_type)>>(), delta);
+    });
+  });
   if (UsesTensorCores(ctx, args) &&
       HasCausalAttentionGrad(sizes.key_dim, sizes.value_dim)) {
     return DifferentiateRounded(ctx, args);
   }
+  if (const cudaError_t e = WidenRows(ctx, 1, args); e) return e;
+  if (ctx.in(0).element_size == 2) {
+    if (const cudaError_t e = Widened(ctx, ctx.in(0), &args.dout); e) return e;
+  }
+  if (const cudaError_t e = RoomForGrads(ctx, args); e) return e;
   // Both kernels hold kRows rows and kKeys lines of either.
   const size_t shared =
       sizeof(float) * (kRows * (sizes.padded_key() + sizes.padded_value()) +
@@ -472,9 +538,10 @@ cudaError_t RunAttentionGrad(const KernelContext& ctx) {
         of_k<<<by_kv_head, kAttendThreads, shared, ctx.stream>>>(args);
         return cudaGetLastError();
       });
-  return error == cudaErrorNotSupported
-             ? ctx.Refuse("keys or values of more than 256 columns a head")
-             : error;
+  if (error == cudaErrorNotSupported) {
+    return ctx.Refuse("keys or values of more than 256 columns a head");
+  }
+  return error == cudaSuccess ? StoreNarrowGrads(ctx, args) : error;
 }
 
 }  // namespace

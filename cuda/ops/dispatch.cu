@@ -1,6 +1,7 @@
 #include <cstdint>
 
 #include "cuda/ops/bf16/rows.h"
+#include "cuda/ops/bf16/with_type.h"
 #include "cuda/ops/device.cuh"
 #include "cuda/ops/dispatch.h"
 #include "cuda/ops/dispatch_plan.h"

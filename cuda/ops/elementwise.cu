@@ -1,5 +1,7 @@
 #include <cstdint>
 
+#include "cuda/ops/bf16/rows.h"
+#include "cuda/ops/bf16/with_type.h"
 #include "cuda/ops/device.cuh"
 #include "cuda/ops/elementwise.h"
 #include "cuda/runtime/kernel.h"
@@ -46,6 +48,7 @@ struct Times {
 }  // namespace
 
 cudaError_t RunAdd(const KernelContext& ctx) {
+  if (HasBf16(ctx)) return AddMixed(ctx);
   return Map(ctx, ctx.in(0), ctx.in(1), Sum{});
 }
 

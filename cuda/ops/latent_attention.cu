@@ -1,5 +1,7 @@
 #include <cstdint>
 
+#include "cuda/ops/bf16/pairs.cuh"
+#include "cuda/ops/bf16/with_type.h"
 #include "cuda/ops/blas.h"
 #include "cuda/ops/device.cuh"
 #include "cuda/ops/latent_attention.h"
@@ -15,21 +17,19 @@ struct Columns {
 
 // k [t, heads * (nope + rope)] and v [t, heads * value], a warp a head of a
 // token.
+template <typename KV, typename K, typename V>
 __global__ void __launch_bounds__(kBlock)
-    KeyValueKernel(Extent tokens, const Columns columns, const float* kv,
-                   const float* k_rope, float* k, float* v) {
+    KeyValueKernel(Extent tokens, const Columns columns, const KV* kv,
+                   const float* k_rope, K* k, V* v) {
   const int64_t n = tokens.Get() * columns.num_heads;
   for (int64_t row = FirstRow(); row < n; row += RowStride()) {
-    const float* const from = kv + row * (columns.nope + columns.value);
+    const KV* const from = kv + row * (columns.nope + columns.value);
     const float* const rotary = k_rope + row / columns.num_heads * columns.rope;
-    float* const key = k + row * (columns.nope + columns.rope);
-    for (int64_t c = Lane(); c < columns.nope; c += kWarp) key[c] = from[c];
-    for (int64_t c = Lane(); c < columns.rope; c += kWarp) {
-      key[columns.nope + c] = rotary[c];
-    }
-    for (int64_t c = Lane(); c < columns.value; c += kWarp) {
-      v[row * columns.value + c] = from[columns.nope + c];
-    }
+    K* const key = k + row * (columns.nope + columns.rope);
+    CopyColumns(static_cast<int>(columns.nope), from, key);
+    CopyColumns(static_cast<int>(columns.rope), rotary, key + columns.nope);
+    CopyColumns(static_cast<int>(columns.value), from + columns.nope,
+                v + row * columns.value);
   }
 }
 
@@ -40,38 +40,57 @@ cudaError_t RunLatentKeyValue(const KernelContext& ctx) {
   columns.nope = ctx.Int("nope");
   columns.value = ctx.Int("value");
   columns.rope = ctx.in(1).dim(1);
-  KeyValueKernel<<<BlocksForRows(kv.dim(0) * columns.num_heads), kBlock, 0,
-                   ctx.stream>>>(kv.rows(), columns, kv.as<float>(),
-                                 ctx.in(1).as<float>(), ctx.out(0).as<float>(),
-                                 ctx.out(1).as<float>());
+  WithType(kv, [&](auto* kv_type) {
+    WithType(ctx.out(0), [&](auto* k_type) {
+      WithType(ctx.out(1), [&](auto* v_type) {
+        KeyValueKernel<<<BlocksForRows(kv.dim(0) * columns.num_heads), kBlock,
+                         0, ctx.stream>>>(
+            kv.rows(), columns, kv.as<ElementOf<decltype(kv_type)>>(),
+            ctx.in(1).as<float>(), ctx.out(0).as<ElementOf<decltype(k_type)>>(),
+            ctx.out(1).as<ElementOf<decltype(v_type)>>());
+      });
+    });
+  });
   return cudaGetLastError();
 }
 
-// A block a token. A gradient that is null counts as zero; heads are summed in
-// order.
+template <typename D>
+__device__ void ZeroColumns(int n, D* to) {
+  for (int c = Lane(); c < n; c += kWarp) to[c] = static_cast<D>(0.f);
+}
+
+// A block a token, a warp a head. A gradient that is null counts as zero; heads
+// are summed in order.
+template <typename DK, typename DV, typename DKV>
 __global__ void __launch_bounds__(kBlock)
-    KeyValueGradKernel(Extent tokens, const Columns columns, const float* dk,
-                       const float* dv, float* dkv, float* dk_rope) {
+    KeyValueGradKernel(Extent tokens, const Columns columns, const DK* dk,
+                       const DV* dv, DKV* dkv, float* dk_rope) {
   const int64_t t = tokens.Get();
   const int64_t width = columns.nope + columns.value;
   const int64_t key_width = columns.nope + columns.rope;
+  const int nope = static_cast<int>(columns.nope);
+  const int value = static_cast<int>(columns.value);
   for (int64_t i = blockIdx.x; i < t; i += gridDim.x) {
-    for (int64_t at = threadIdx.x; at < columns.num_heads * width;
-         at += kBlock) {
-      const int64_t row = i * columns.num_heads + at / width;
-      const int64_t c = at % width;
-      float d = 0;
-      if (c < columns.nope) {
-        if (dk != nullptr) d = dk[row * key_width + c];
-      } else if (dv != nullptr) {
-        d = dv[row * columns.value + c - columns.nope];
+    for (int64_t h = threadIdx.x / kWarp; h < columns.num_heads;
+         h += kWarpsPerBlock) {
+      const int64_t row = i * columns.num_heads + h;
+      DKV* const to = dkv + row * width;
+      if (dk != nullptr) {
+        CopyColumns(nope, dk + row * key_width, to);
+      } else {
+        ZeroColumns(nope, to);
       }
-      dkv[row * width + c] = d;
+      if (dv != nullptr) {
+        CopyColumns(value, dv + row * columns.value, to + nope);
+      } else {
+        ZeroColumns(value, to + nope);
+      }
     }
     for (int64_t c = threadIdx.x; c < columns.rope; c += kBlock) {
       float sum = 0;
       for (int64_t h = 0; dk != nullptr && h < columns.num_heads; ++h) {
-        sum += dk[(i * columns.num_heads + h) * key_width + columns.nope + c];
+        sum += static_cast<float>(
+            dk[(i * columns.num_heads + h) * key_width + columns.nope + c]);
       }
       dk_rope[i * columns.rope + c] = sum;
     }
@@ -88,10 +107,19 @@ cudaError_t RunLatentKeyValueGrad(const KernelContext& ctx) {
   columns.rope = dk_rope.dim(1);
   const auto blocks =
       static_cast<unsigned>(std::clamp<int64_t>(dkv.dim(0), 1, kMaxBlocks));
-  KeyValueGradKernel<<<blocks, kBlock, 0, ctx.stream>>>(
-      dkv.rows(), columns, ctx.has(0) ? ctx.in(0).as<float>() : nullptr,
-      ctx.has(1) ? ctx.in(1).as<float>() : nullptr, dkv.as<float>(),
-      dk_rope.as<float>());
+  const Operand none;
+  const Operand& dk = ctx.has(0) ? ctx.in(0) : none;
+  const Operand& dv = ctx.has(1) ? ctx.in(1) : none;
+  WithType(dk, [&](auto* dk_type) {
+    WithType(dv, [&](auto* dv_type) {
+      WithType(dkv, [&](auto* dkv_type) {
+        KeyValueGradKernel<<<blocks, kBlock, 0, ctx.stream>>>(
+            dkv.rows(), columns, dk.as<ElementOf<decltype(dk_type)>>(),
+            dv.as<ElementOf<decltype(dv_type)>>(),
+            dkv.as<ElementOf<decltype(dkv_type)>>(), dk_rope.as<float>());
+      });
+    });
+  });
   return cudaGetLastError();
 }
 

@@ -1,5 +1,6 @@
 #include <cstdint>
 
+#include "cuda/ops/bf16/with_type.h"
 #include "cuda/ops/device.cuh"
 #include "cuda/ops/loss.h"
 #include "cuda/runtime/kernel.h"
@@ -103,10 +104,11 @@ __global__ void __launch_bounds__(kBlock)
   if (threadIdx.x == 0) *share = *dloss / static_cast<float>(max(1, count));
 }
 
+template <typename D>
 __global__ void __launch_bounds__(kBlock)
     CrossEntropyGradKernel(Extent rows, int64_t vocab, const float* share,
                            const float* logits, const int32_t* target,
-                           const float* lse, float* dlogits, FaultSink fault) {
+                           const float* lse, D* dlogits, FaultSink fault) {
   const int64_t t = rows.Get();
   const float factor = *share;
   for (int64_t i = blockIdx.x; i < t; i += gridDim.x) {
@@ -121,7 +123,7 @@ __global__ void __launch_bounds__(kBlock)
         d = expf(logits[i * vocab + j] - denominator) * factor;
         if (j == want) d -= factor;
       }
-      dlogits[i * vocab + j] = d;
+      dlogits[i * vocab + j] = static_cast<D>(d);
     }
   }
 }
@@ -135,9 +137,12 @@ cudaError_t RunCrossEntropyGrad(const KernelContext& ctx) {
                                             ctx.in(0).as<float>(), share);
   const auto blocks =
       static_cast<unsigned>(std::clamp<int64_t>(logits.dim(0), 1, kMaxBlocks));
-  CrossEntropyGradKernel<<<blocks, kBlock, 0, ctx.stream>>>(
-      logits.rows(), logits.dim(1), share, logits.as<float>(), target,
-      ctx.in(3).as<float>(), ctx.out(0).as<float>(), ctx.fault);
+  WithType(ctx.out(0), [&](auto* type) {
+    CrossEntropyGradKernel<<<blocks, kBlock, 0, ctx.stream>>>(
+        logits.rows(), logits.dim(1), share, logits.as<float>(), target,
+        ctx.in(3).as<float>(), ctx.out(0).as<ElementOf<decltype(type)>>(),
+        ctx.fault);
+  });
   return cudaGetLastError();
 }
 

@@ -1,5 +1,7 @@
 #include <cstdint>
 
+#include "cuda/ops/bf16/pairs.cuh"
+#include "cuda/ops/bf16/with_type.h"
 #include "cuda/ops/device.cuh"
 #include "cuda/ops/rope.h"
 #include "cuda/ops/rope_table.h"
@@ -36,45 +38,56 @@ __device__ double FrequencyOf(const RopeTable& table, int j, double seq_len) {
   return pow(theta, -2.0 * j / r);
 }
 
-// A block a token: sines once, then all heads. Angles are made in double, as on
-// the CPU: at position 100,000 a float's has two digits left.
+constexpr int kRopeTokens = 8;  // Of a block at a time, at most.
+
+// A block `per_block` tokens: their sines once, then all heads, a warp each.
+// Angles are made in double, as on the CPU: at position 100,000 a float's has
+// two digits left.
+template <typename X, typename Y>
 __global__ void __launch_bounds__(kBlock)
-    RopeKernel(Extent tokens, int64_t columns, const RopeTable table,
-               const int* longest, const float* x, const int32_t* position,
-               const int32_t* seq_len, float* y, FaultSink fault) {
-  __shared__ float cosine[RopeTable::kMaxHalf], sine[RopeTable::kMaxHalf];
+    RopeKernel(Extent tokens, int per_block, int64_t columns,
+               const RopeTable table, const int* longest, const X* x,
+               const int32_t* position, const int32_t* seq_len, Y* y,
+               FaultSink fault) {
+  __shared__ float cosine[kRopeTokens][RopeTable::kMaxHalf];
+  __shared__ float sine[kRopeTokens][RopeTable::kMaxHalf];
   const int64_t t = tokens.Get();
   const int half = table.half;
-  const int64_t d = columns / table.num_heads, low = d - 2 * half;
-  for (int64_t i = blockIdx.x; i < t; i += gridDim.x) {
-    if (threadIdx.x == 0 && position[i] < 0) {
-      fault.Report(FaultKind::kPosition, i, position[i], 0);
-    }
-    double length = 0;
-    if (table.dynamic) {
-      length = seq_len != nullptr ? seq_len[i] : *longest + 1.0;
-    }
-    for (int j = threadIdx.x; j < half; j += kBlock) {
+  const int num_heads = static_cast<int>(table.num_heads);
+  const int d = static_cast<int>(columns / num_heads), low = d - 2 * half;
+  for (int64_t first = int64_t{blockIdx.x} * per_block; first < t;
+       first += int64_t{gridDim.x} * per_block) {
+    const int here = static_cast<int>(min(int64_t{per_block}, t - first));
+    for (int at = threadIdx.x; at < here * half; at += kBlock) {
+      const int token = at / half, j = at % half;
+      const int64_t i = first + token;
+      if (j == 0 && position[i] < 0) {
+        fault.Report(FaultKind::kPosition, i, position[i], 0);
+      }
+      double length = 0;
+      if (table.dynamic) {
+        length = seq_len != nullptr ? seq_len[i] : *longest + 1.0;
+      }
       double s, c;
       sincos(position[i] * FrequencyOf(table, j, length), &s, &c);
-      cosine[j] = static_cast<float>(table.magnitude * c);
-      sine[j] = static_cast<float>(table.turn * s);
+      cosine[token][j] = static_cast<float>(table.magnitude * c);
+      sine[token][j] = static_cast<float>(table.turn * s);
     }
     __syncthreads();
-    const float* const from = x + i * columns;
-    float* const to = y + i * columns;
-    for (int64_t at = threadIdx.x; at < table.num_heads * half; at += kBlock) {
-      const int64_t start = at / half * d + low;
-      const int j = static_cast<int>(at % half);
-      const int64_t a = start + (table.interleaved ? 2 * j : j);
-      const int64_t b = table.interleaved ? a + 1 : a + half;
-      const float u = from[a], v = from[b];
-      to[a] = u * cosine[j] - v * sine[j];
-      to[b] = u * sine[j] + v * cosine[j];
-    }
-    for (int64_t at = threadIdx.x; at < table.num_heads * low; at += kBlock) {
-      const int64_t column = at / low * d + at % low;
-      to[column] = from[column];
+    for (int unit = threadIdx.x / kWarp; unit < here * num_heads;
+         unit += kWarpsPerBlock) {
+      const int token = unit / num_heads, h = unit % num_heads;
+      const X* const from = x + (first + token) * columns + h * d;
+      Y* const to = y + (first + token) * columns + h * d;
+      for (int j = Lane(); j < half; j += kWarp) {
+        const int a = low + (table.interleaved ? 2 * j : j);
+        const int b = table.interleaved ? a + 1 : a + half;
+        const float u = from[a], v = from[b];
+        const float c = cosine[token][j], s = sine[token][j];
+        to[a] = static_cast<Y>(u * c - v * s);
+        to[b] = static_cast<Y>(u * s + v * c);
+      }
+      CopyColumns(low, from, to);
     }
     __syncthreads();
   }
@@ -107,11 +120,19 @@ cudaError_t RunRope(const KernelContext& ctx) {
       e != cudaSuccess) {
     return e;
   }
+  // As many as let blocks fill the GPU.
+  const int64_t per_block =
+      std::clamp<int64_t>(CeilDiv(x.dim(0), kMaxBlocks), 1, kRopeTokens);
   const auto blocks =
-      static_cast<unsigned>(std::min<int64_t>(x.dim(0), kMaxBlocks));
-  RopeKernel<<<blocks, kBlock, 0, ctx.stream>>>(
-      x.rows(), x.dim(1), table, longest, x.as<float>(),
-      ctx.in(1).as<int32_t>(), seq_len, ctx.out(0).as<float>(), ctx.fault);
+      static_cast<unsigned>(std::min(CeilDiv(x.dim(0), per_block), kMaxBlocks));
+  WithType(x, [&](auto* x_type) {
+    WithType(ctx.out(0), [&](auto* y_type) {
+      RopeKernel<<<blocks, kBlock, 0, ctx.stream>>>(
+          x.rows(), static_cast<int>(per_block), x.dim(1), table, longest,
+          x.as<ElementOf<decltype(x_type)>>(), ctx.in(1).as<int32_t>(), seq_len,
+          ctx.out(0).as<ElementOf<decltype(y_type)>>(), ctx.fault);
+    });
+  });
   return cudaGetLastError();
 }
 

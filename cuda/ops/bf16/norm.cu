@@ -13,8 +13,8 @@ namespace {
 // a cache; `groups` of them in a row.
 __global__ void __launch_bounds__(kBlock)
     NormKernel(Extent rows, int64_t groups, int64_t width, float eps,
-               const float* x, const float* gain, __nv_bfloat16* y,
-               float* rstd) {
+               const float* __restrict__ x, const float* __restrict__ gain,
+               __nv_bfloat16* __restrict__ y, float* __restrict__ rstd) {
   const int64_t count = rows.Get() * groups;
   for (int64_t r = FirstRow(); r < count; r += RowStride()) {
     const float* const from = x + r * width;

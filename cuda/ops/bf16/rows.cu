@@ -1,8 +1,8 @@
 #include <cstdint>
-#include <type_traits>
 
 #include "cuda/ops/bf16/eight.cuh"
 #include "cuda/ops/bf16/rows.h"
+#include "cuda/ops/bf16/with_type.h"
 #include "cuda/ops/device.cuh"
 #include "cuda/runtime/kernel.h"
 #include "cuda_bf16.h"
@@ -19,42 +19,47 @@ __device__ __forceinline__ void ForEights(int64_t n, Fn fn) {
   for (int64_t c = Lane() * 8; c < n; c += kWarp * 8) fn(c);
 }
 
-// out[r] = weight[row_slot[r]] * x[row_slot[r] / k].
+// out[slot_row[i, j]] = weight[i, j] * x[i]: a warp a token, so that its row is
+// read once, whatever the order of its copies.
 template <typename X, typename Out>
 __global__ void __launch_bounds__(kBlock)
-    DispatchKernel(Extent rows, int64_t n, int k, const X* x,
-                   const int32_t* row_slot, const float* weight, Out* out) {
-  const int64_t count = rows.Get();
-  for (int64_t r = FirstRow(); r < count; r += RowStride()) {
-    const int32_t slot = row_slot[r];
-    const X* const from = x + int64_t{slot / k} * n;
-    const float w = weight != nullptr ? weight[slot] : 1.f;
-    ForEights(n, [&](int64_t c) {
+    DispatchKernel(Extent tokens, int64_t n, int k, const X* __restrict__ x,
+                   const int32_t* slot_row, const float* weight,
+                   Out* __restrict__ out) {
+  const int64_t t = tokens.Get();
+  for (int64_t i = FirstRow(); i < t; i += RowStride()) {
+    for (int64_t c = Lane() * 8; c < n; c += kWarp * 8) {
       float e[8];
-      Load8(from + c, e);
+      Load8(x + i * n + c, e);
+      for (int64_t s = i * k; s < (i + 1) * k; ++s) {
+        const int64_t row = slot_row[s];
+        if (row < 0) continue;
+        const float w = weight != nullptr ? weight[s] : 1.f;
+        float scaled[8];
 #pragma unroll
-      for (float& value : e) value *= w;
-      Store8(e, out + r * n + c);
-    });
+        for (int m = 0; m < 8; ++m) scaled[m] = w * e[m];
+        Store8(scaled, out + row * n + c);
+      }
+    }
   }
 }
 
 // out[i] = sum over j, in order, of weight[i, j] * y[slot_row[i, j]].
 template <typename Y, typename Out>
 __global__ void __launch_bounds__(kBlock)
-    CombineKernel(Extent tokens, int64_t n, int k, const Y* y,
-                  const int32_t* slot_row, const float* weight, Out* out) {
+    CombineKernel(Extent tokens, int64_t n, int k, const Y* __restrict__ y,
+                  const int32_t* slot_row, const float* weight,
+                  Out* __restrict__ out) {
   const int64_t t = tokens.Get();
   for (int64_t i = FirstRow(); i < t; i += RowStride()) {
     for (int64_t c = Lane() * 8; c < n; c += kWarp * 8) {
       float sum[8] = {};
-#pragma unroll 4
+#pragma unroll 8
       for (int j = 0; j < k; ++j) {
         const int64_t slot = i * k + j, row = slot_row[slot];
-        if (row < 0) continue;
-        const float w = weight != nullptr ? weight[slot] : 1.f;
-        float e[8];
-        Load8(y + row * n + c, e);
+        const float w = row < 0 ? 0.f : weight != nullptr ? weight[slot] : 1.f;
+        float e[8] = {};
+        if (row >= 0) Load8(y + row * n + c, e);
 #pragma unroll
         for (int m = 0; m < 8; ++m) sum[m] = fmaf(w, e[m], sum[m]);
       }
@@ -66,8 +71,9 @@ __global__ void __launch_bounds__(kBlock)
 // dweight[s] = dot(dout[s / k], y[slot_row[s]]), a warp a slot.
 template <typename DOut, typename Y>
 __global__ void __launch_bounds__(kBlock)
-    DotKernel(Extent tokens, int64_t n, int k, const DOut* dout, const Y* y,
-              const int32_t* slot_row, float* dweight) {
+    DotKernel(Extent tokens, int64_t n, int k, const DOut* __restrict__ dout,
+              const Y* __restrict__ y, const int32_t* slot_row,
+              float* dweight) {
   const int64_t slots = tokens.Get() * k;
   for (int64_t s = FirstRow(); s < slots; s += RowStride()) {
     const int64_t row = slot_row[s];
@@ -89,7 +95,8 @@ __global__ void __launch_bounds__(kBlock)
 // h [r, 2n] = [gate | up] -> y [r, n] = silu(gate) * up
 template <typename H, typename Y>
 __global__ void __launch_bounds__(kBlock)
-    GluKernel(Extent rows, int64_t n, const H* h, Y* y) {
+    GluKernel(Extent rows, int64_t n, const H* __restrict__ h,
+              Y* __restrict__ y) {
   const int64_t count = rows.Get();
   for (int64_t r = FirstRow(); r < count; r += RowStride()) {
     ForEights(n, [&](int64_t c) {
@@ -105,7 +112,8 @@ __global__ void __launch_bounds__(kBlock)
 
 template <typename DY, typename H, typename DH>
 __global__ void __launch_bounds__(kBlock)
-    GluGradKernel(Extent rows, int64_t n, const DY* dy, const H* h, DH* dh) {
+    GluGradKernel(Extent rows, int64_t n, const DY* __restrict__ dy,
+                  const H* __restrict__ h, DH* __restrict__ dh) {
   const int64_t count = rows.Get();
   for (int64_t r = FirstRow(); r < count; r += RowStride()) {
     ForEights(n, [&](int64_t c) {
@@ -125,17 +133,21 @@ __global__ void __launch_bounds__(kBlock)
   }
 }
 
-// launch(null pointer to the operand's element type).
-template <typename Launch>
-void WithType(const Operand& operand, Launch launch) {
-  if (operand.element_size == 2) {
-    launch(static_cast<__nv_bfloat16*>(nullptr));
-  } else {
-    launch(static_cast<float*>(nullptr));
+// y = x + z, eight at a time: rows lie one behind the other.
+template <typename X, typename Z, typename Y>
+__global__ void __launch_bounds__(kBlock)
+    AddKernel(Extent rows, int64_t n, const X* __restrict__ x,
+              const Z* __restrict__ z, Y* __restrict__ y) {
+  const int64_t count = rows.Get() * n;
+  for (int64_t i = 8 * FirstElement(); i < count; i += 8 * ElementStride()) {
+    float a[8], b[8];
+    Load8(x + i, a);
+    Load8(z + i, b);
+#pragma unroll
+    for (int m = 0; m < 8; ++m) a[m] += b[m];
+    Store8(a, y + i);
   }
 }
-template <typename P>
-using ElementOf = std::remove_pointer_t<P>;
 
 cudaError_t RefuseColumns(const KernelContext& ctx) {
   return ctx.Refuse("BF16 rows whose columns are no multiple of 8");
@@ -145,6 +157,7 @@ cudaError_t RefuseColumns(const KernelContext& ctx) {
 
 cudaError_t DispatchMixedRows(const KernelContext& ctx) {
   const Operand& x = ctx.in(0);
+  const Operand& slot_row = ctx.in(2);
   const Operand& out = ctx.out(0);
   const int64_t n = out.dim(1);
   if (n % 8 != 0) return RefuseColumns(ctx);
@@ -153,9 +166,9 @@ cudaError_t DispatchMixedRows(const KernelContext& ctx) {
     WithType(out, [&](auto* out_type) {
       using X = ElementOf<decltype(x_type)>;
       using Out = ElementOf<decltype(out_type)>;
-      DispatchKernel<<<BlocksForRows(out.dim(0)), kBlock, 0, ctx.stream>>>(
-          ctx.in(1).rows(), n, static_cast<int>(ctx.in(2).dim(1)), x.as<X>(),
-          ctx.in(1).as<int32_t>(), weight, out.as<Out>());
+      DispatchKernel<<<BlocksForRows(slot_row.dim(0)), kBlock, 0, ctx.stream>>>(
+          slot_row.rows(), n, static_cast<int>(slot_row.dim(1)), x.as<X>(),
+          slot_row.as<int32_t>(), weight, out.as<Out>());
     });
   });
   return cudaGetLastError();
@@ -226,6 +239,24 @@ cudaError_t SwiGluGradMixed(const KernelContext& ctx) {
             dy.rows(), dy.dim(1), dy.as<ElementOf<decltype(dy_type)>>(),
             h.as<ElementOf<decltype(h_type)>>(),
             dh.as<ElementOf<decltype(dh_type)>>());
+      });
+    });
+  });
+  return cudaGetLastError();
+}
+
+cudaError_t AddMixed(const KernelContext& ctx) {
+  const Operand& x = ctx.in(0);
+  const Operand& z = ctx.in(1);
+  const Operand& y = ctx.out(0);
+  if (y.columns() % 8 != 0) return RefuseColumns(ctx);
+  WithType(x, [&](auto* x_type) {
+    WithType(z, [&](auto* z_type) {
+      WithType(y, [&](auto* y_type) {
+        AddKernel<<<BlocksFor(y.max_elements(), 8), kBlock, 0, ctx.stream>>>(
+            y.rows(), y.columns(), x.as<ElementOf<decltype(x_type)>>(),
+            z.as<ElementOf<decltype(z_type)>>(),
+            y.as<ElementOf<decltype(y_type)>>());
       });
     });
   });
