@@ -42,6 +42,8 @@ const std::vector<RowOperands>& Operators() {
       {"LatentKeyValueGrad", {0, 1}, {0}},
       {"MatMul", {0}, {0}},
       {"RmsNorm", {}, {0}},
+      {"RmsNormInputGrad", {0}, {0}},
+      {"RmsNormWeightGrad", {0}, {}},
       {"Rope", {0}, {0}},
       {"RowDot", {0, 1}, {}},
       {"SumWeightGrad", {1, 2}, {}},

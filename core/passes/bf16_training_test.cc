@@ -27,11 +27,10 @@ namespace strata {
 namespace {
 
 using ::testing::ElementsAre;
-using ::testing::IsEmpty;
 
 constexpr int64_t kTokens = 4, kWidth = 16, kExperts = 2;
 
-// y = Linear(SwiGlu(GroupedMatMul(RmsNorm(x), experts)), layer) + table rows.
+// y = Linear(SwiGlu(GroupedMatMul(RmsNorm(Linear(x, first)), experts)), layer)
 struct Step {
   Graph model, gradients;
 };
@@ -40,7 +39,9 @@ Step MakeStep() {
   GraphBuilder b;
   const ValueId count = b.Input("n", DType::kI32, {});
   const Dim rows = Ragged(kTokens, count);
-  const ValueId x = b.Input("x", DType::kF32, {rows, Static(kWidth)});
+  const ValueId first = b.Parameter("first", {Static(kWidth), Static(kWidth)});
+  const ValueId x =
+      Linear(b, b.Input("x", DType::kF32, {rows, Static(kWidth)}), first);
   const ValueId offset = b.Input("offset", DType::kI32, {Static(kExperts + 1)});
   const ValueId gain = b.Parameter("gain", {Static(kWidth)});
   const ValueId experts = b.Parameter(
@@ -62,8 +63,9 @@ Step MakeStep() {
     Accumulate(g, g.State("grad." + value.name, DType::kF32, value.type.dims),
                grad, keep);
   };
-  EXPECT_THAT(Differentiate(g, {{y, seed}}, {gain, experts, layer}, accumulate),
-              IsOk());
+  EXPECT_THAT(
+      Differentiate(g, {{y, seed}}, {first, gain, experts, layer}, accumulate),
+      IsOk());
   auto gradients = g.Finish();
   EXPECT_THAT(gradients, IsOk());
   step.gradients = *std::move(gradients);
@@ -89,13 +91,14 @@ DType ResultOf(const Graph& graph, const OpDef& op) {
 }
 
 TEST(Bf16TrainingTest, WeightsOfProductsAreNarrowAndGainsAreNot) {
-  EXPECT_THAT(Bf16Weights(MakeStep().model), ElementsAre("experts", "layer"));
+  EXPECT_THAT(Bf16Weights(MakeStep().model),
+              ElementsAre("experts", "first", "layer"));
 }
 
 TEST(Bf16TrainingTest, GradientsAreAddedWhereTheirSumsLie) {
   const Step step = MakeStep();
   std::map<std::string, int> before = CountNodes(step.gradients);
-  ASSERT_EQ(before["Accumulate"], 3);
+  ASSERT_EQ(before["Accumulate"], 4);
   ASSERT_EQ(before["GroupedWeightGrad"], 1);
 
   const Bf16Gradients narrow =
@@ -103,7 +106,7 @@ TEST(Bf16TrainingTest, GradientsAreAddedWhereTheirSumsLie) {
 
   EXPECT_THAT(Verify(narrow.graph), IsOk());
   std::map<std::string, int> after = CountNodes(narrow.graph);
-  EXPECT_EQ(after["Accumulate"], 1);  // The gain's.
+  EXPECT_EQ(after["Accumulate"], 2);  // The gain's, and that of `first`.
   EXPECT_EQ(after["SumWeightGrad"], 2);
   EXPECT_EQ(after["GroupedWeightGrad"], 0);
   EXPECT_EQ(after["MatMul"], before["MatMul"] - 1);
@@ -127,14 +130,11 @@ TEST(Bf16TrainingTest, RowsAreNarrowWhereAllTakeThemSo) {
   EXPECT_EQ(ResultOf(narrow, kGroupedMatMul), DType::kBF16);
   EXPECT_EQ(ResultOf(narrow, kSwiGlu), DType::kBF16);
   EXPECT_EQ(ResultOf(narrow, kSwiGluGrad), DType::kBF16);
-  // The caller reads y, and the norm's gradient reads what comes to it.
+  EXPECT_EQ(ResultOf(narrow, kRmsNormInputGrad), DType::kBF16);
+  // The caller reads y.
   EXPECT_EQ(narrow.value(narrow.outputs().at("y")).type.dtype, DType::kF32);
-  for (const Node& node : narrow.nodes()) {
-    if (node.op != &kRmsNormInputGrad && node.op != &kRmsNormWeightGrad) {
-      continue;
-    }
-    EXPECT_EQ(narrow.value(node.inputs[0]).type.dtype, DType::kF32);
-  }
+  // Gains are F32, and so are their gradients.
+  EXPECT_EQ(ResultOf(narrow, kRmsNormWeightGrad), DType::kF32);
 }
 
 TEST(Bf16TrainingTest, ValuesAreFoundAgain) {

@@ -1,6 +1,7 @@
 #include <cstdint>
 
 #include "cuda/ops/bf16/norm.h"
+#include "cuda/ops/bf16/with_type.h"
 #include "cuda/ops/device.cuh"
 #include "cuda/ops/norm.h"
 #include "cuda/ops/rms_norm.h"
@@ -34,6 +35,7 @@ cudaError_t RunRmsNorm(const KernelContext& ctx) {
 }
 
 cudaError_t RunInputGrad(const KernelContext& ctx) {
+  if (HasBf16(ctx)) return RmsNormInputGradMixed(ctx);
   RmsNormInputGradArgs<float> args;
   SetRows(ctx.in(0), ctx.in(2).dim(0), args);
   args.dy = ctx.in(0).as<float>();
@@ -45,6 +47,7 @@ cudaError_t RunInputGrad(const KernelContext& ctx) {
 }
 
 cudaError_t RunWeightGrad(const KernelContext& ctx) {
+  if (HasBf16(ctx)) return RmsNormWeightGradMixed(ctx);
   RmsNormWeightGradArgs<float> args;
   SetRows(ctx.in(0), ctx.in(2).dim(0), args);
   args.dy = ctx.in(0).as<float>();

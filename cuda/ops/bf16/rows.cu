@@ -19,26 +19,38 @@ __device__ __forceinline__ void ForEights(int64_t n, Fn fn) {
   for (int64_t c = Lane() * 8; c < n; c += kWarp * 8) fn(c);
 }
 
+constexpr int kHeld = 8;  // Eights of a row that a lane holds.
+
 // out[slot_row[i, j]] = weight[i, j] * x[i]: a warp a token, so that its row is
-// read once, whatever the order of its copies.
+// read once, whatever the order of its copies, each written in one piece.
 template <typename X, typename Out>
 __global__ void __launch_bounds__(kBlock)
     DispatchKernel(Extent tokens, int64_t n, int k, const X* __restrict__ x,
                    const int32_t* slot_row, const float* weight,
                    Out* __restrict__ out) {
+  constexpr int64_t kStep = kWarp * 8;
   const int64_t t = tokens.Get();
   for (int64_t i = FirstRow(); i < t; i += RowStride()) {
-    for (int64_t c = Lane() * 8; c < n; c += kWarp * 8) {
-      float e[8];
-      Load8(x + i * n + c, e);
+    for (int64_t first = Lane() * 8; first < n; first += kHeld * kStep) {
+      float e[kHeld][8];
+#pragma unroll
+      for (int q = 0; q < kHeld; ++q) {
+        const int64_t c = first + q * kStep;
+        if (c < n) Load8(x + i * n + c, e[q]);
+      }
       for (int64_t s = i * k; s < (i + 1) * k; ++s) {
         const int64_t row = slot_row[s];
         if (row < 0) continue;
         const float w = weight != nullptr ? weight[s] : 1.f;
-        float scaled[8];
 #pragma unroll
-        for (int m = 0; m < 8; ++m) scaled[m] = w * e[m];
-        Store8(scaled, out + row * n + c);
+        for (int q = 0; q < kHeld; ++q) {
+          const int64_t c = first + q * kStep;
+          if (c >= n) continue;
+          float scaled[8];
+#pragma unroll
+          for (int m = 0; m < 8; ++m) scaled[m] = w * e[q][m];
+          Store8(scaled, out + row * n + c);
+        }
       }
     }
   }
