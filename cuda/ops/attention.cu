@@ -258,7 +258,9 @@ __global__ void __launch_bounds__(kBlock)
   const int64_t n = tokens.Get() * num_heads;
   for (int64_t i = FirstRow(); i < n; i += RowStride()) {
     float sum = 0;
-    if (dim % 8 == 0) {
+    // Of F32 in the order of the scores' sums: where a row sees one key, what
+    // is subtracted from its score's gradient is equal to it.
+    if (sizeof(DOut) + sizeof(O) < 8 && dim % 8 == 0) {
       for (int64_t c = Lane() * 8; c < dim; c += kWarp * 8) {
         float a[8], b[8];
         Load8(dout + i * dim + c, a);
