@@ -19,40 +19,24 @@ __device__ __forceinline__ void ForEights(int64_t n, Fn fn) {
   for (int64_t c = Lane() * 8; c < n; c += kWarp * 8) fn(c);
 }
 
-constexpr int kHeld = 8;  // Eights of a row that a lane holds.
-
-// out[slot_row[i, j]] = weight[i, j] * x[i]: a warp a token, so that its row is
-// read once, whatever the order of its copies, each written in one piece.
+// out[r] = weight[row_slot[r]] * x[row_slot[r] / k].
 template <typename X, typename Out>
 __global__ void __launch_bounds__(kBlock)
-    DispatchKernel(Extent tokens, int64_t n, int k, const X* __restrict__ x,
-                   const int32_t* slot_row, const float* weight,
+    DispatchKernel(Extent rows, int64_t n, int k, const X* __restrict__ x,
+                   const int32_t* row_slot, const float* weight,
                    Out* __restrict__ out) {
-  constexpr int64_t kStep = kWarp * 8;
-  const int64_t t = tokens.Get();
-  for (int64_t i = FirstRow(); i < t; i += RowStride()) {
-    for (int64_t first = Lane() * 8; first < n; first += kHeld * kStep) {
-      float e[kHeld][8];
+  const int64_t count = rows.Get();
+  for (int64_t r = FirstRow(); r < count; r += RowStride()) {
+    const int32_t slot = row_slot[r];
+    const X* const from = x + int64_t{slot / k} * n;
+    const float w = weight != nullptr ? weight[slot] : 1.f;
+    ForEights(n, [&](int64_t c) {
+      float e[8];
+      Load8(from + c, e);
 #pragma unroll
-      for (int q = 0; q < kHeld; ++q) {
-        const int64_t c = first + q * kStep;
-        if (c < n) Load8(x + i * n + c, e[q]);
-      }
-      for (int64_t s = i * k; s < (i + 1) * k; ++s) {
-        const int64_t row = slot_row[s];
-        if (row < 0) continue;
-        const float w = weight != nullptr ? weight[s] : 1.f;
-#pragma unroll
-        for (int q = 0; q < kHeld; ++q) {
-          const int64_t c = first + q * kStep;
-          if (c >= n) continue;
-          float scaled[8];
-#pragma unroll
-          for (int m = 0; m < 8; ++m) scaled[m] = w * e[q][m];
-          Store8(scaled, out + row * n + c);
-        }
-      }
-    }
+      for (float& value : e) value *= w;
+      Store8(e, out + r * n + c);
+    });
   }
 }
 
@@ -169,7 +153,6 @@ cudaError_t RefuseColumns(const KernelContext& ctx) {
 
 cudaError_t DispatchMixedRows(const KernelContext& ctx) {
   const Operand& x = ctx.in(0);
-  const Operand& slot_row = ctx.in(2);
   const Operand& out = ctx.out(0);
   const int64_t n = out.dim(1);
   if (n % 8 != 0) return RefuseColumns(ctx);
@@ -178,9 +161,9 @@ cudaError_t DispatchMixedRows(const KernelContext& ctx) {
     WithType(out, [&](auto* out_type) {
       using X = ElementOf<decltype(x_type)>;
       using Out = ElementOf<decltype(out_type)>;
-      DispatchKernel<<<BlocksForRows(slot_row.dim(0)), kBlock, 0, ctx.stream>>>(
-          slot_row.rows(), n, static_cast<int>(slot_row.dim(1)), x.as<X>(),
-          slot_row.as<int32_t>(), weight, out.as<Out>());
+      DispatchKernel<<<BlocksForRows(out.dim(0)), kBlock, 0, ctx.stream>>>(
+          ctx.in(1).rows(), n, static_cast<int>(ctx.in(2).dim(1)), x.as<X>(),
+          ctx.in(1).as<int32_t>(), weight, out.as<Out>());
     });
   });
   return cudaGetLastError();
