@@ -102,34 +102,15 @@ struct Chunk {
     LoadGroups(w, row, index, fast);
   }
 
-  // The same of a row that is whole (IsWhole).
+  // The same of a row that is whole (IsWhole), from copies in shared memory: of
+  // both pieces' codes, of 8 bytes
+  // each, and of the 16 bytes that the chunk's scales lie in.
   template <int kGroupShift>
-  __device__ __forceinline__ void LoadWhole(const PackedRows& w,
-                                            const uint8_t* row, int index) {
-    const uint8_t* const at = row + index * kChunkBytes + threadIdx.x % 4 * 8;
-    SetCodes(LoadEightBytes(at), LoadEightBytes(at + 32));
-    const uint8_t* const from =
-        row + w.code_bytes + 2 * (index * kChunkColumns<kBits> >> kGroupShift);
-    if constexpr (kBits == 4 && kGroupShift == 5) {
-      const uint2 v = __ldg(reinterpret_cast<const uint2*>(from));
-      scale[0] = v.x;
-      scale[1] = v.y;
-    } else if constexpr (kChunkColumns<kBits> >> kGroupShift == 2) {
-      scale[0] = __ldg(reinterpret_cast<const uint32_t*>(from));
-    } else {
-      scale[0] = __ldg(reinterpret_cast<const uint16_t*>(from));
-    }
-    zero = kBits == 4 ? 0x08080808u : 0x80808080u;
-  }
-
-  // The same from a copy in shared memory, of its codes and of the 16 bytes
-  // that its scales lie in.
-  template <int kGroupShift>
-  __device__ __forceinline__ void LoadCopy(const uint8_t* codes,
+  __device__ __forceinline__ void LoadCopy(const uint8_t* low,
+                                           const uint8_t* high,
                                            const uint8_t* scales, int index) {
-    const uint8_t* const at = codes + threadIdx.x % 4 * 8;
-    SetCodes(*reinterpret_cast<const uint2*>(at),
-             *reinterpret_cast<const uint2*>(at + 32));
+    SetCodes(*reinterpret_cast<const uint2*>(low),
+             *reinterpret_cast<const uint2*>(high));
     const uint8_t* const from =
         scales + 2 * (index * kChunkColumns<kBits> >> kGroupShift) % 16;
     if constexpr (kBits == 4 && kGroupShift == 5) {

@@ -269,9 +269,8 @@ double PackedSeconds(const Case& c, const PackedRows& format, Kernel kernel) {
   return SecondsOf([&](int i, cudaStream_t stream) {
     QuantProductArgs one = args;
     one.w.data = w + i % copies * c.matrices() * matrix;
-    Check(kernel == Kernel::kFewRows
-              ? QuantProduct(one, /*exact=*/false, stream)
-              : QuantProductSm90(one, rounded, stream));
+    Check(kernel == Kernel::kFewRows ? QuantProduct(one, rounded, stream)
+                                     : QuantProductSm90(one, rounded, stream));
   });
 }
 

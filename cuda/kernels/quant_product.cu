@@ -3,18 +3,22 @@
 #include <cstdint>
 
 #include "cooperative_groups.h"
+#include "cuda/kernels/active_clusters.h"
+#include "cuda/kernels/ahead.cuh"
+#include "cuda/kernels/few_rows_plan.h"
 #include "cuda/kernels/packed_chunk.cuh"
 #include "cuda/kernels/quant_product.h"
+#include "cuda/kernels/quant_round.h"
 #include "cuda/kernels/row_tiles.cuh"
+#include "cuda/kernels/sm90.cuh"
 #include "cuda/kernels/tensor_map.h"
 #include "cuda/runtime/kernel.h"
 #include "cuda_bf16.h"
 
-// A block makes y of 64 columns for 8 rows of x, or of 128 for 16. Rows of w
-// are the rows of the tensor cores' products (16 x 8 x 16), those of x their
-// columns:
+// A block makes y of some columns for 8 or 16 rows of x. Rows of w are the rows
+// of the tensor cores' products (16 x 8 x 16), those of x their columns:
 //
-//   x --cut into one or three BF16--> shared memory, as threads want it
+//   x, rounded, or cut into three BF16 --> shared memory
 //                                       |
 //   w: a warp 32 rows, two chunks at a -+--> sums of a group, of integers
 //      time; the next two are on their way     |  times the scale
@@ -22,12 +26,12 @@
 //                                            sums
 //
 // On their way are they to shared memory where rows are symmetric and whole
-// pieces of 16 bytes, else, a chunk, to registers.
+// pieces of 16 bytes, else, a chunk, to registers. Of a dense product the first
+// of them are asked for before the kernels ahead have ended.
 //
-// Four warps (of 16 rows, two) take pairs of chunks in turn, and the blocks of
-// a cluster a share of the columns each; sums are joined through shared memory,
-// in the order of the blocks. Bound by reading w: x is read by each block that
-// needs it, which is why blocks have many rows of w.
+// Warps of a block have other rows of w or other columns (PlanFewRows), blocks
+// of a cluster a share of the columns each; sums are joined through shared
+// memory, in the order of the blocks. Bound by reading w.
 
 namespace strata::gpu {
 namespace {
@@ -36,46 +40,32 @@ namespace cg = cooperative_groups;
 
 constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / 32;
-constexpr int kWarpRows = 32;  // Of w: two products below each other.
-constexpr int kRows = 8;       // Of x, in a product of the tensor cores.
+static_assert(kWarps == kWarpsOfPlan);
+constexpr int kRows = 8;  // Of x, in a product of the tensor cores.
 // A warp's w on its way: twice so many bytes of each row, and the 16 bytes that
-// their scales lie in. Rows begin 32 bytes apart of 128, so that four threads
-// of four rows meet in no bank.
+// their scales lie in.
 constexpr int kPairBytes = 2 * kChunkBytes;
 constexpr int kSlots = 2;
-constexpr int kCodePitch = kPairBytes + 32;
 constexpr int kScaleBytes = 16;
-// x in shared memory, so that two blocks fit with what is on its way.
-constexpr int kMaxWordsOfX = 24 * 1024 / sizeof(uint2);
 
-// How a block is divided, by products of 8 rows of x: 1 or 2.
+// Rows of products of 8 rows of x: 1 or 2.
 template <int kProducts>
-struct Shape {
-  static constexpr int kRowWarps = kProducts == 1 ? 2 : 4;
-  static constexpr int kDepthWarps = kWarps / kRowWarps;
-  static constexpr int kTileColumns = kRowWarps * kWarpRows;  // Of y.
-  static constexpr int kTileRows = kProducts * kRows;
-  // Sums begin 4 banks apart, so that threads of a warp do not meet.
-  static constexpr int kPitch = kTileColumns + 4;
-};
-
+constexpr int kTileRows = kProducts* kRows;
+// Of 32 bytes of four rows, threads of a half warp meet in no bank: bytes 32 i
+// of row r lie at 32 (i ^ r % 4).
 struct OnItsWay {
-  uint8_t code[kSlots][kWarpRows][kCodePitch];
+  uint8_t code[kSlots][kWarpRows][kPairBytes];
   uint8_t scale[kSlots][kWarpRows][kScaleBytes];
 };
 
-template <int kProducts>
-struct Shared {
-  using S = Shape<kProducts>;
-  union {
-    uint2 x[kMaxWordsOfX];  // [step][piece][row][4]
-    float sum[S::kDepthWarps][S::kTileRows][S::kPitch];
-  };
-  OnItsWay w[kWarps];  // Last: not there where w goes to registers.
-};
-template <int kProducts, bool kCopies>
-constexpr size_t kSharedBytes = kCopies ? sizeof(Shared<kProducts>)
-                                        : offsetof(Shared<kProducts>, w);
+// x in shared memory: rounded (kPieces is 1) as it came, else a vector a thread
+// for both steps of a piece. Vectors of a chunk, of a row or of the tile:
+template <int kBits>
+constexpr int kPairBytesOfRow = 2 * kChunkColumns<kBits> * 2;
+template <int kBits, int kProducts, int kPieces>
+constexpr int kVectorsOfX =
+    kPieces == 1 ? kChunkColumns<kBits> / 8
+                 : kChunkPieces<kBits>* kPieces* kProducts * 32;
 
 __device__ __forceinline__ void CopyAsync(const uint8_t* from, uint8_t* to) {
   asm volatile("cp.async.cg.shared.global.L2::256B [%0], [%1], 16;" ::"r"(
@@ -100,10 +90,11 @@ __device__ __forceinline__ void CopyPair(const PackedRows& w,
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const auto row_bytes = static_cast<int>(w.row_bytes);
   const uint8_t* const at = row + pair * kPairBytes + lane % 8 * 16;
+  const int place = (lane % 8 ^ lane / 8 * 2) * 16;
 #pragma unroll
   for (int i = 0; i < kWarpRows / 4; ++i) {
     const int r = 4 * i + lane / 8;
-    CopyAsync(at + min(r, last) * row_bytes, &to.code[slot][r][lane % 8 * 16]);
+    CopyAsync(at + min(r, last) * row_bytes, &to.code[slot][r][place]);
   }
   const int scale = 2 * (pair * 2 * kChunkColumns<kBits> >> kGroupShift);
   CopyAsync(row + w.code_bytes + scale / kScaleBytes * kScaleBytes +
@@ -112,12 +103,13 @@ __device__ __forceinline__ void CopyPair(const PackedRows& w,
 }
 
 __device__ __forceinline__ void MultiplyAdd(float (&d)[4],
-                                            const uint32_t (&a)[4], uint2 b) {
+                                            const uint32_t (&a)[4], uint32_t b0,
+                                            uint32_t b1) {
   asm volatile(
       "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
       "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
       : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b.x), "r"(b.y));
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
 // What of x is left when `piece` is taken away, which rounds it.
@@ -128,31 +120,27 @@ __device__ __forceinline__ uint32_t TakePiece(float& x, float& y) {
   return PairOf(pair);
 }
 
-// Where eight columns of a row of x lie, and go: a piece has `rows` * 4 of
-// them.
+// Where eight columns of a row of x lie, and go: a warp's threads have those of
+// a piece of eight rows.
+template <int kProducts>
 struct EightOfX {
-  int piece, of_piece;
-  int64_t row;
-  int column;
+  int piece, of_piece, row;
+  int64_t column;
 
-  __device__ EightOfX(const RowTile& tile, int first, int i)
-      : piece(i / (tile.num_rows * 4)),
-        of_piece(i - piece * tile.num_rows * 4),
-        row(tile.row + of_piece / 4),
+  __device__ EightOfX(int first, int i)
+      : piece(i / (kTileRows<kProducts> * 4)),
+        of_piece(i % (kTileRows<kProducts> * 4)),
+        row(of_piece / 4),
         column(first + piece * kPieceColumns + of_piece % 4 * 8) {}
 
   template <int kPieces>
-  __device__ __forceinline__ void Store(float (&v)[8], int rows,
-                                        uint2* to) const {
+  __device__ __forceinline__ void Store(float (&v)[8], uint4* to) const {
 #pragma unroll
-    for (int step = 0; step < 2; ++step) {
-      uint2* const at = to + (piece * 2 + step) * kPieces * rows * 4 + of_piece;
-      float* const u = v + 4 * step;
-#pragma unroll
-      for (int p = 0; p < kPieces; ++p) {
-        const uint32_t even = TakePiece(u[0], u[2]);
-        at[p * rows * 4] = {even, TakePiece(u[1], u[3])};
-      }
+    for (int p = 0; p < kPieces; ++p) {
+      uint4* const at = to + (piece * kPieces + p) * kTileRows<kProducts> * 4;
+      const uint32_t a = TakePiece(v[0], v[2]), b = TakePiece(v[1], v[3]);
+      const uint32_t c = TakePiece(v[4], v[6]), d = TakePiece(v[5], v[7]);
+      at[of_piece] = {a, b, c, d};
     }
   }
 };
@@ -164,23 +152,25 @@ __device__ __forceinline__ void LoadEight(const float* from, float (&v)[8]) {
   v[4] = b.x, v[5] = b.y, v[6] = b.z, v[7] = b.w;
 }
 
-// Columns [first, first + n) of a tile's rows to shared memory, in pieces;
-// where all are there (kWhole) with several loads at a time.
-template <int kPieces, bool kWhole>
+// Columns [first, first + n) of a tile's rows to shared memory, in pieces, and
+// zeros for the rows that it lacks; where all columns are there (kWhole) with
+// several loads at a time.
+template <int kProducts, int kPieces, bool kWhole>
 __device__ void StageX(const QuantProductArgs& args, const RowTile& tile,
-                       int first, int n, uint2* to) {
+                       int first, int n, uint4* to) {
   constexpr int kLoads = kWhole ? 4 : 1;
-  const int k = args.w.k, rows = tile.num_rows;
-  const int items = (n + kPieceColumns - 1) / kPieceColumns * rows * 4;
+  const int k = args.w.k;
+  const int items =
+      (n + kPieceColumns - 1) / kPieceColumns * kTileRows<kProducts> * 4;
   const int thread = static_cast<int>(threadIdx.x);
   for (int i = thread; i < items; i += kLoads * kThreads) {
     float v[kLoads][8] = {};
 #pragma unroll
     for (int j = 0; j < kLoads; ++j) {
-      const int at = i + j * kThreads;
-      if (at >= items) break;
-      const EightOfX eight(tile, first, at);
-      const float* const from = args.x + eight.row * k + eight.column;
+      const EightOfX<kProducts> eight(first, i + j * kThreads);
+      if (i + j * kThreads >= items || eight.row >= tile.num_rows) continue;
+      const float* const from =
+          args.x + (tile.row + eight.row) * k + eight.column;
       if (kWhole || (k % 4 == 0 && eight.column + 8 <= k)) {
         LoadEight(from, v[j]);
       } else {
@@ -192,23 +182,21 @@ __device__ void StageX(const QuantProductArgs& args, const RowTile& tile,
     }
 #pragma unroll
     for (int j = 0; j < kLoads; ++j) {
-      const int at = i + j * kThreads;
-      if (at >= items) break;
-      EightOfX(tile, first, at).Store<kPieces>(v[j], rows, to);
+      if (i + j * kThreads >= items) break;
+      EightOfX<kProducts>(first, i + j * kThreads)
+          .template Store<kPieces>(v[j], to);
     }
   }
 }
 
 // The sums of a chunk of 32 rows of w: thread (g, t) of a warp has rows g,
 // g + 8, g + 16 and g + 24, and of d[m][u] those of rows 16 m + g and eight
-// below for rows 8 u + 2 t and the next of x. `x` is the chunk's, of `rows`
-// rows.
-template <int kBits, int kProducts, int kPieces>
+// below for rows 8 u + 2 t and the next of x. `x(p, q, u)` are the thread's
+// eight columns of a piece of a row.
+template <int kBits, int kProducts, int kPieces, typename X>
 __device__ __forceinline__ void AddChunk(const Chunk<kBits> (&row)[4],
-                                         int group_shift, const uint2* x,
-                                         int rows,
+                                         int group_shift, X x,
                                          float (&total)[2][kProducts][4]) {
-  const int lane = static_cast<int>(threadIdx.x) % 32;
   constexpr int kChunk = kChunkPieces<kBits>;
   float sum[2][kProducts][4];
 #pragma unroll
@@ -223,9 +211,9 @@ __device__ __forceinline__ void AddChunk(const Chunk<kBits> (&row)[4],
         }
       }
     }
+    uint32_t a[2][2][4];  // [step][half of the rows]
 #pragma unroll
     for (int j = 0; j < 2; ++j) {
-      uint32_t a[2][4];
 #pragma unroll
       for (int m = 0; m < 2; ++m) {
 #pragma unroll
@@ -234,25 +222,24 @@ __device__ __forceinline__ void AddChunk(const Chunk<kBits> (&row)[4],
           const Zero<kBits> zero(c.Zero(p));
           const uint32_t word = c.code[WordOf<kBits>(p, j)];
           if (IsHigh<kBits>(p)) {
-            a[m][half] = zero.template Integers<true>(word, 0);
-            a[m][half + 2] = zero.template Integers<true>(word, 1);
+            a[j][m][half] = zero.template Integers<true>(word, 0);
+            a[j][m][half + 2] = zero.template Integers<true>(word, 1);
           } else {
-            a[m][half] = zero.template Integers<false>(word, 0);
-            a[m][half + 2] = zero.template Integers<false>(word, 1);
+            a[j][m][half] = zero.template Integers<false>(word, 0);
+            a[j][m][half + 2] = zero.template Integers<false>(word, 1);
           }
         }
       }
+    }
 #pragma unroll
-      for (int u = 0; u < kProducts; ++u) {
+    for (int u = 0; u < kProducts; ++u) {
 #pragma unroll
-        for (int q = 0; q < kPieces; ++q) {
-          uint2 b = {0, 0};
-          if (u * kRows + lane / 4 < rows) {
-            b = x[((p * 2 + j) * kPieces + q) * rows * 4 + u * 32 + lane];
-          }
-          MultiplyAdd(sum[0][u], a[0], b);
-          MultiplyAdd(sum[1][u], a[1], b);
-        }
+      for (int q = 0; q < kPieces; ++q) {
+        const uint4 b = x(p, q, u);
+        MultiplyAdd(sum[0][u], a[0][0], b.x, b.y);
+        MultiplyAdd(sum[1][u], a[0][1], b.x, b.y);
+        MultiplyAdd(sum[0][u], a[1][0], b.z, b.w);
+        MultiplyAdd(sum[1][u], a[1][1], b.z, b.w);
       }
     }
     if (p + 1 == kChunk || group_shift == 5 ||
@@ -274,40 +261,48 @@ __device__ __forceinline__ void AddChunk(const Chunk<kBits> (&row)[4],
   }
 }
 
+// How the warps of a block share its work, and how many pairs of x lie in
+// shared memory at a time.
+struct Shape {
+  const __nv_bfloat16* rounded = nullptr;  // [rows, columns]
+  int64_t columns = 0;
+  int row_warps = 1, depth_warps = 1, segment = 1;
+  int bytes_of_x = 0;  // Of shared memory; what is on its way is behind them.
+  bool fast = false;
+};
+
 // Grid: splits (a cluster), tiles of columns of y, tiles of rows. With a
 // kGroupShift w is whole (IsWhole), in such groups; 0: as it says.
 template <int kBits, int kProducts, int kPieces, int kGroupShift>
 __global__ void __launch_bounds__(kThreads, 2)
-    FewRowsKernel(const QuantProductArgs args, bool fast) {
-  using S = Shape<kProducts>;
+    FewRowsKernel(const QuantProductArgs args, const Shape shape) {
   constexpr bool kCopies = kGroupShift > 0;
   constexpr int kPairColumns = 2 * kChunkColumns<kBits>;
+  constexpr bool kRounded = kPieces == 1;
+  constexpr int kVectorsOfChunk = kVectorsOfX<kBits, kProducts, kPieces>;
   extern __shared__ __align__(16) char memory[];
-  auto& shared = *reinterpret_cast<Shared<kProducts>*>(memory);
+  __shared__ uint64_t came;  // Of x: its bytes.
+  auto* const staged = reinterpret_cast<uint4*>(memory);
+  auto* const sums = reinterpret_cast<float*>(memory);
   const PackedRows& w = args.w;
   const int group_shift = kCopies ? kGroupShift : w.group_shift;
-  const int64_t rows = args.rows.Get();
-  if (args.num_experts > 0 && blockIdx.x + blockIdx.y + blockIdx.z == 0) {
-    CheckOffsets(args.offset, args.num_experts, rows, args.fault);
-  }
-  RowTile tile;
-  if (!TileOfRows<S::kTileRows>(args.offset, args.num_experts, rows,
-                                static_cast<int>(blockIdx.z), tile)) {
-    return;
-  }
   const int splits = static_cast<int>(gridDim.x);
   const int split = static_cast<int>(blockIdx.x);
-  const int column = static_cast<int>(blockIdx.y) * S::kTileColumns;
   const int warp = static_cast<int>(threadIdx.x) / 32;
   const int lane = static_cast<int>(threadIdx.x) % 32;
-  const int row_warp = warp % S::kRowWarps, depth_warp = warp / S::kRowWarps;
+  const int row_warp = warp % shape.row_warps;
+  const int depth_warp = warp / shape.row_warps;
+  const int depth_warps = shape.depth_warps;
+  const int tile_columns = shape.row_warps * kWarpRows;
+  const int column = static_cast<int>(blockIdx.y) * tile_columns;
+  auto& on_its_way =
+      *(reinterpret_cast<OnItsWay*>(memory + shape.bytes_of_x) + warp);
 
   // Rows of w; those beyond the last are the last.
   const int64_t first_row =
       min(int64_t{column} + row_warp * kWarpRows, w.n - 1);
   const int last_row = static_cast<int>(min(w.n - 1 - first_row, int64_t{31}));
-  const uint8_t* const row =
-      w.data + (tile.expert * w.n + first_row) * w.row_bytes;
+  const uint8_t* row = w.data + first_row * w.row_bytes;
   // Pairs of chunks of this block, [begin, end), of which this warp has some.
   const int pairs = (w.code_bytes + kPairBytes - 1) / kPairBytes;
   const int begin = pairs * split / splits;
@@ -318,37 +313,85 @@ __global__ void __launch_bounds__(kThreads, 2)
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       next[i].Load(w, row + min(8 * i + lane / 4, last_row) * w.row_bytes,
-                   chunk, fast);
+                   chunk, shape.fast);
     }
   };
   const auto copy = [&](int from, int to_slot) {
     if (from < end) {
-      CopyPair<kBits, kGroupShift>(w, row, last_row, from, to_slot,
-                                   shared.w[warp]);
+      CopyPair<kBits, kGroupShift>(w, row, last_row, from, to_slot, on_its_way);
     }
     CommitCopies();
   };
-  if constexpr (kCopies) {
+  const auto begin_loads = [&] {
+    if constexpr (kCopies) {
 #pragma unroll
-    for (int i = 0; i < kSlots; ++i) copy(pair + i * S::kDepthWarps, i);
-  } else if (pair < end) {
-    load(2 * pair);
+      for (int i = 0; i < kSlots; ++i) copy(pair + i * depth_warps, i);
+    } else if (pair < end) {
+      load(2 * pair);
+    }
+  };
+
+  if (args.num_experts == 0) begin_loads();
+#if STRATA_SM90A
+  if (kRounded && threadIdx.x == 0) {
+    InitBarrier(&came, 1);
+    FenceBarrierInit();
+  }
+#endif
+  WaitForEarlier();
+  LetLaterBegin();
+  const int64_t rows = args.rows.Get();
+  if (args.num_experts > 0 && blockIdx.x + blockIdx.y + blockIdx.z == 0) {
+    CheckOffsets(args.offset, args.num_experts, rows, args.fault);
+  }
+  RowTile tile;
+  if (!TileOfRows<kTileRows<kProducts>>(args.offset, args.num_experts, rows,
+                                        static_cast<int>(blockIdx.z), tile)) {
+    if constexpr (kCopies) WaitForCopies<0>();
+    return;
+  }
+  if (args.num_experts > 0) {
+    row += tile.expert * w.n * w.row_bytes;
+    begin_loads();
   }
 
   float total[2][kProducts][4] = {};
-  const int words_of_chunk =
-      kChunkColumns<kBits> / 16 * kPieces * tile.num_rows * 4;
-  // Pairs whose x fits, as many for each warp.
-  const int fit = max(1, kMaxWordsOfX / (2 * words_of_chunk));
-  const int segment =
-      fit < S::kDepthWarps ? fit : fit / S::kDepthWarps * S::kDepthWarps;
-  for (int first = begin; first < end; first += segment) {
-    const int last = min(end, first + segment);
+  const int row_pitch = shape.segment * kPairBytesOfRow<kBits> + kRowPad;
+  // Results of rows that are not there are not stored.
+  const uint4* x_row[kProducts];
+#pragma unroll
+  for (int u = 0; u < kProducts; ++u) {
+    const int r = min(u * kRows + lane / 4, tile.num_rows - 1);
+    x_row[u] =
+        staged + (kRounded ? r * row_pitch / 16 + lane % 4 : u * 32 + lane);
+  }
+  uint32_t phase = 0;
+  if constexpr (kRounded) __syncthreads();  // The barrier is known.
+  for (int first = begin; first < end; first += shape.segment) {
+    const int last = min(end, first + shape.segment);
     if (first > begin) __syncthreads();  // The segment before has been read.
-    StageX<kPieces, kCopies>(args, tile, first * kPairColumns,
-                             (last - first) * kPairColumns, shared.x);
-    __syncthreads();
-    for (; pair < last; pair += S::kDepthWarps) {
+    if constexpr (kRounded) {
+#if STRATA_SM90A
+      const int bytes = (last - first) * kPairBytesOfRow<kBits>;
+      if (threadIdx.x == 0) ArriveExpecting(&came, bytes * tile.num_rows);
+      if (warp == 0) {
+        __syncwarp();
+        if (lane < tile.num_rows) {
+          LoadBytes(shape.rounded + (tile.row + lane) * shape.columns +
+                        first * kPairColumns,
+                    memory + lane * row_pitch, bytes, &came);
+        }
+      }
+      Wait(&came, phase);
+      phase ^= 1;
+#endif
+    } else {
+      StageX<kProducts, kPieces, kCopies>(args, tile, first * kPairColumns,
+                                          (last - first) * kPairColumns,
+                                          staged);
+      __syncthreads();
+    }
+    for (; pair < last; pair += depth_warps) {
       if constexpr (kCopies) {
         WaitForCopies<kSlots - 1>();
         __syncwarp();
@@ -357,43 +400,53 @@ __global__ void __launch_bounds__(kThreads, 2)
       for (int c = 0; c < 2; ++c) {
         Chunk<kBits> now[4];
         if constexpr (kCopies) {
-          const OnItsWay& from = shared.w[warp];
+          const int t = lane % 4 * 8, swap = lane / 4 % 4;
 #pragma unroll
           for (int i = 0; i < 4; ++i) {
             const int r = 8 * i + lane / 4;
+            const uint8_t* const codes = on_its_way.code[slot][r] + t;
             now[i].template LoadCopy<kGroupShift>(
-                from.code[slot][r] + c * kChunkBytes, from.scale[slot][r],
-                2 * pair + c);
+                codes + (2 * c ^ swap) * 32, codes + ((2 * c + 1) ^ swap) * 32,
+                on_its_way.scale[slot][r], 2 * pair + c);
           }
         } else {
 #pragma unroll
           for (int i = 0; i < 4; ++i) now[i] = next[i];
-          load(c == 0 ? 2 * pair + 1 : 2 * (pair + S::kDepthWarps));
+          load(c == 0 ? 2 * pair + 1 : 2 * (pair + depth_warps));
         }
 #pragma unroll
         for (int i = 0; i < 4; ++i) now[i].Spread(group_shift);
+        const int of_chunk = (2 * (pair - first) + c) * kVectorsOfChunk;
         AddChunk<kBits, kProducts, kPieces>(
             now, group_shift,
-            shared.x + (2 * (pair - first) + c) * words_of_chunk, tile.num_rows,
+            [&](int p, int q, int u) {
+              return kRounded
+                         ? x_row[u][of_chunk + p * 4]
+                         : x_row[u]
+                                [of_chunk + (p * kPieces + q) * kProducts * 32];
+            },
             total);
       }
       if constexpr (kCopies) {
         __syncwarp();  // All have read.
-        copy(pair + kSlots * S::kDepthWarps, slot);
+        copy(pair + kSlots * depth_warps, slot);
         slot = (slot + 1) % kSlots;
       }
     }
   }
 
+  // sums [depth_warps][rows of x][pitch]
   __syncthreads();
+  const int pitch = tile_columns + kSumPad;
 #pragma unroll
   for (int m = 0; m < 2; ++m) {
 #pragma unroll
     for (int u = 0; u < kProducts; ++u) {
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        shared.sum[depth_warp][u * kRows + lane % 4 * 2 + i % 2]
-                  [row_warp * kWarpRows + m * 16 + i / 2 * 8 + lane / 4] =
+        const int r = u * kRows + lane % 4 * 2 + i % 2;
+        sums[(depth_warp * kTileRows<kProducts> + r) * pitch +
+             row_warp * kWarpRows + m * 16 + i / 2 * 8 + lane / 4] =
             total[m][u][i];
       }
     }
@@ -405,18 +458,19 @@ __global__ void __launch_bounds__(kThreads, 2)
   __syncthreads();
 #endif
   // Each block has a share of the columns of y.
-  const int share = S::kTileColumns / splits;
+  const int share = tile_columns / splits;
   for (int i = threadIdx.x; i < share * tile.num_rows; i += kThreads) {
     const int at = split * share + i % share, r = i / share;
     float sum = 0;
     for (int s = 0; s < splits; ++s) {
 #if __CUDA_ARCH__ >= 900
-      const auto* const other = cluster.map_shared_rank(&shared, s);
+      const float* const other = cluster.map_shared_rank(sums, s);
 #else
-      const auto* const other = &shared;
+      const float* const other = sums;
 #endif
-#pragma unroll
-      for (int d = 0; d < S::kDepthWarps; ++d) sum += other->sum[d][r][at];
+      for (int d = 0; d < depth_warps; ++d) {
+        sum += other[(d * kTileRows<kProducts> + r) * pitch + at];
+      }
     }
     if (column + at < w.n) {
       args.y[(tile.row + r) * w.n + column + at] = sum;
@@ -427,97 +481,90 @@ __global__ void __launch_bounds__(kThreads, 2)
 #endif
 }
 
-constexpr unsigned kSplits[] = {1, 2, 4, 8};
-
-// How many blocks share the columns of x. More of them read more at a time, as
-// long as all clusters run at once: of several rounds each costs what it reads,
-// and about as much as three pairs of chunks to begin and end.
-unsigned ChooseSplits(const void* kernel, cudaLaunchConfig_t config,
-                      cudaLaunchAttribute& cluster, int64_t clusters,
-                      int64_t pairs_of_warp, int (&active)[4]) {
-  unsigned best = 1;
-  int64_t least = INT64_MAX;
-  for (int i = 0; i < 4; ++i) {
-    cluster.val.clusterDim = {kSplits[i], 1, 1};
-    config.gridDim = dim3(kSplits[i], 1, 1);
-    if (active[i] == 0 && cudaOccupancyMaxActiveClusters(
-                              &active[i], kernel, &config) != cudaSuccess) {
-      active[i] = 1;
-    }
-    const int64_t rounds = (clusters + active[i] - 1) / std::max(1, active[i]);
-    const int64_t cost =
-        rounds * ((pairs_of_warp + kSplits[i] - 1) / kSplits[i] + 3);
-    if (cost < least) {
-      least = cost;
-      best = kSplits[i];
-    }
-  }
-  return best;
-}
-
 template <int kBits, int kProducts, int kPieces, int kGroupShift>
-cudaError_t Launch(const QuantProductArgs& args, cudaStream_t stream) {
-  using S = Shape<kProducts>;
+cudaError_t Launch(const QuantProductArgs& args, const __nv_bfloat16* rounded,
+                   cudaStream_t stream) {
   const auto* const kernel = reinterpret_cast<const void*>(
       FewRowsKernel<kBits, kProducts, kPieces, kGroupShift>);
-  constexpr size_t kBytes = kSharedBytes<kProducts, (kGroupShift > 0)>;
+  constexpr int kWayBytes =
+      kGroupShift > 0 ? kWarps * int{sizeof(OnItsWay)} : 0;
+  constexpr int kMaxBytes = kWayBytes + kMaxBytesOfX;
   static const cudaError_t allowed = cudaFuncSetAttribute(
-      kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes);
+      kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kMaxBytes);
   if (allowed != cudaSuccess) return allowed;
-  const int64_t columns = (args.w.n + S::kTileColumns - 1) / S::kTileColumns;
+  static const ActiveClusters two(kernel, kThreads,
+                                  kWayBytes + kMaxBytesOfXOfTwo);
+  static const ActiveClusters one(kernel, kThreads, kMaxBytes);
   const int64_t rows = args.rows.bound;
+  const int64_t experts = std::min<int64_t>(args.num_experts, rows);
+  FewRowsWork work;
+  work.n = args.w.n;
+  work.tile_rows = kTileRows<kProducts>;
+  work.rows = static_cast<double>(rows) /
+              static_cast<double>(std::max<int64_t>(1, experts));
   // Each expert may have a tile that is not full.
-  const int64_t tiles = (rows + S::kTileRows - 1) / S::kTileRows +
-                        std::min<int64_t>(args.num_experts, rows);
-  const int64_t pairs = (args.w.code_bytes + kPairBytes - 1) / kPairBytes;
-  cudaLaunchAttribute attribute;
-  attribute.id = cudaLaunchAttributeClusterDimension;
+  work.tiles = (rows + work.tile_rows - 1) / work.tile_rows + experts;
+  work.pairs = (args.w.code_bytes + kPairBytes - 1) / kPairBytes;
+  // Rows that are there at most, if they are stored as they come.
+  work.rows_in_memory =
+      kPieces == 1 ? static_cast<int>(std::min<int64_t>(rows, work.tile_rows))
+                   : work.tile_rows;
+  work.pair_bytes_of_row = kPairBytesOfRow<kBits> * kPieces;
+  const FewRowsPlan plan = PlanFewRows(work, one.of, two.of);
+  Shape shape;
+  shape.rounded = rounded;
+  shape.columns = RoundedColumns(args.w);
+  shape.row_warps = plan.row_warps;
+  shape.depth_warps = kWarps / plan.row_warps;
+  shape.segment = plan.segment;
+  shape.bytes_of_x = plan.bytes_of_x;
+  shape.fast = IsAligned8(args.w);
+  cudaLaunchAttribute attributes[2];
+  attributes[0].id = cudaLaunchAttributeClusterDimension;
+  attributes[0].val.clusterDim = {static_cast<unsigned>(plan.splits), 1, 1};
+  attributes[1].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attributes[1].val.programmaticStreamSerializationAllowed = 1;
   cudaLaunchConfig_t config = {};
+  config.gridDim = dim3(static_cast<unsigned>(plan.splits),
+                        static_cast<unsigned>(plan.column_tiles),
+                        static_cast<unsigned>(work.tiles));
   config.blockDim = dim3(kThreads);
-  config.dynamicSmemBytes = kBytes;
+  config.dynamicSmemBytes = kWayBytes + shape.bytes_of_x;
   config.stream = stream;
-  config.attrs = &attribute;
-  config.numAttrs = IsHopper() ? 1 : 0;
-  static int active[4] = {};
-  const unsigned splits =
-      config.numAttrs == 0
-          ? 1
-          : ChooseSplits(kernel, config, attribute, columns * tiles,
-                         (pairs + S::kDepthWarps - 1) / S::kDepthWarps, active);
-  attribute.val.clusterDim = {splits, 1, 1};
-  config.gridDim = dim3(splits, static_cast<unsigned>(columns),
-                        static_cast<unsigned>(tiles));
+  config.attrs = attributes;
+  config.numAttrs = IsHopper() ? 2 : 0;
   return cudaLaunchKernelEx(
       &config, FewRowsKernel<kBits, kProducts, kPieces, kGroupShift>, args,
-      IsAligned8(args.w));
+      shape);
 }
 
 template <int kBits, int kProducts, int kPieces>
-cudaError_t LaunchPieces(const QuantProductArgs& args, cudaStream_t stream) {
+cudaError_t LaunchPieces(const QuantProductArgs& args,
+                         const __nv_bfloat16* rounded, cudaStream_t stream) {
   if (!IsWhole(args.w)) {
-    return Launch<kBits, kProducts, kPieces, 0>(args, stream);
+    return Launch<kBits, kProducts, kPieces, 0>(args, rounded, stream);
   }
   switch (args.w.group_shift) {
     case 5:
-      return Launch<kBits, kProducts, kPieces, 5>(args, stream);
+      return Launch<kBits, kProducts, kPieces, 5>(args, rounded, stream);
     case 6:
-      return Launch<kBits, kProducts, kPieces, 6>(args, stream);
+      return Launch<kBits, kProducts, kPieces, 6>(args, rounded, stream);
     default:
-      return Launch<kBits, kProducts, kPieces, 7>(args, stream);
+      return Launch<kBits, kProducts, kPieces, 7>(args, rounded, stream);
   }
 }
 
 template <int kBits>
-cudaError_t LaunchBits(const QuantProductArgs& args, bool exact,
-                       cudaStream_t stream) {
+cudaError_t LaunchBits(const QuantProductArgs& args,
+                       const __nv_bfloat16* rounded, cudaStream_t stream) {
   const int64_t experts = std::max(1, args.num_experts);
   const bool one = args.rows.bound <= kRows * experts;
-  if (exact) {
-    return one ? LaunchPieces<kBits, 1, 3>(args, stream)
-               : LaunchPieces<kBits, 2, 3>(args, stream);
+  if (rounded == nullptr) {
+    return one ? LaunchPieces<kBits, 1, 3>(args, nullptr, stream)
+               : LaunchPieces<kBits, 2, 3>(args, nullptr, stream);
   }
-  return one ? LaunchPieces<kBits, 1, 1>(args, stream)
-             : LaunchPieces<kBits, 2, 1>(args, stream);
+  return one ? LaunchPieces<kBits, 1, 1>(args, rounded, stream)
+             : LaunchPieces<kBits, 2, 1>(args, rounded, stream);
 }
 
 }  // namespace
@@ -537,11 +584,16 @@ PackedRows DescribePacked(const uint8_t* data, int64_t n, int64_t k, int bits,
   return w;
 }
 
-cudaError_t QuantProduct(const QuantProductArgs& args, bool exact,
+cudaError_t QuantProduct(const QuantProductArgs& args, __nv_bfloat16* rounded,
                          cudaStream_t stream) {
   if (args.rows.bound == 0 || args.w.n == 0) return cudaSuccess;
-  return args.w.bits == 4 ? LaunchBits<4>(args, exact, stream)
-                          : LaunchBits<8>(args, exact, stream);
+  if (rounded != nullptr) {
+    if (!IsHopper()) return cudaErrorNotSupported;
+    const cudaError_t error = RoundForProduct(args, rounded, stream);
+    if (error != cudaSuccess) return error;
+  }
+  return args.w.bits == 4 ? LaunchBits<4>(args, rounded, stream)
+                          : LaunchBits<8>(args, rounded, stream);
 }
 
 }  // namespace strata::gpu

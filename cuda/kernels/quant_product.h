@@ -6,9 +6,9 @@
 //   offset [E + 1]   expert e has rows offset[e] .. offset[e + 1] - 1
 //
 //                        weights are        rows of x are       rows at a time
-//   QuantProduct         exact, as codes    three BF16 (kF32,   8 or 16
-//                        less their zero    exact) or one
-//   QuantProductSm90     rounded to BF16    one BF16            64 or 128
+//   QuantProduct         exact, as codes    three BF16, exact,  8 or 16
+//                        less their zero    or one
+//   QuantProductSm90     rounded to BF16    one BF16            64, 128 or 256
 //
 // Nothing is packed anew: the only copy of a weight is the one that was loaded.
 // Rows may have any length and any alignment; those that are a multiple of 8
@@ -55,18 +55,20 @@ struct QuantProductArgs {
   FaultSink fault;
 };
 
-// Integer products of each group are summed in F32 and scaled behind that: with
-// `exact`, x in three pieces, the F32 product up to the order of its sums; else
-// x rounded to BF16 is all that is lost. Bound by reading w once for up to 16
-// rows (of an expert).
-cudaError_t QuantProduct(const QuantProductArgs& args, bool exact,
-                         cudaStream_t stream);
-
-// How long `rounded` must be: rows of BF16, of columns in multiples of 64.
+// How long `rounded` must be: rows of BF16 with what fills them up.
 int64_t RoundedElements(const QuantProductArgs& args);
 
-// The same in Hopper's tensor cores, for many rows. `rounded` is scratch,
-// aligned to 256 bytes. Returns cudaErrorNotSupported on other GPUs.
+// Integer products of each group are summed in F32 and scaled behind that.
+// Without `rounded` x counts in three pieces: the F32 product up to the order
+// of its sums. With it, scratch aligned to 256 bytes, x rounded to BF16 is all
+// that is lost; returns cudaErrorNotSupported then on GPUs other than Hopper.
+// Bound by reading w once for up to 16 rows (of an expert). Dense weights are
+// read before earlier kernels have ended (ahead.cuh), so no earlier kernel of
+// the program may write them.
+cudaError_t QuantProduct(const QuantProductArgs& args, __nv_bfloat16* rounded,
+                         cudaStream_t stream);
+
+// The same in Hopper's wider products, for many rows.
 cudaError_t QuantProductSm90(const QuantProductArgs& args,
                              __nv_bfloat16* rounded, cudaStream_t stream);
 

@@ -1,8 +1,9 @@
 // bazel run --config=cuda -c opt //cuda/model:model_benchmark
 //
 // A mixture of experts of 7.05 B parameters (moe-7b.textproto), random weights
-// in BF16, from the tokens of a pass to the next ones: from Run() to its
-// return, inputs and results included. A pass is one captured graph.
+// in BF16 (int4: packed in INT4), from the tokens of a pass to the next ones:
+// from Run() to its return, inputs and results included. A pass is one captured
+// graph.
 //
 //   limit_ms   the least a pass can take: the larger of its bytes over those a
 //              second of a copy, and its operations over those of cuBLAS' BF16
@@ -107,7 +108,8 @@ void Add(const ModelWork& work, bool fuse) {
                                : absl::StrCat("BM_Prefill/batch:", work.batch,
                                               "/tokens:", work.tokens);
   benchmark::RegisterBenchmark(
-      absl::StrCat(name, fuse ? "" : "/unfused").c_str(),
+      absl::StrCat(name, fuse ? "" : "/unfused", work.packed ? "/int4" : "")
+          .c_str(),
       [work, fuse](benchmark::State& state) { BM_Model(state, work, fuse); })
       ->UseManualTime()
       ->MinTime(1.0)
@@ -118,6 +120,7 @@ void AddAll() {
   for (const bool fuse : {true, false}) {
     for (const int64_t batch : {1, 8, 32}) {
       Add({batch, 1, 512, 512 + kNewTokens}, fuse);
+      if (fuse) Add({batch, 1, 512, 512 + kNewTokens, /*packed=*/true}, fuse);
     }
     Add({1, 512, 0, 0}, fuse);
     Add({1, 4096, 0, 0}, fuse);

@@ -17,6 +17,8 @@
 #include "core/model/count.h"
 #include "core/ops/gate_select.h"
 #include "core/passes/narrow_weights.h"
+#include "core/passes/quantize_weights.h"
+#include "core/quant/packed_parameters.h"
 #include "core/runtime/fuse_for.h"
 #include "core/tensor/dtype.h"
 #include "core/tensor/tensor.h"
@@ -62,7 +64,17 @@ absl::Status ModelProgram::Compile(bool fuse) {
     graph.SetOutput(router.OffsetName(), router.offset);
   }
   const std::set<std::string> narrow = NarrowableWeights(graph);
-  RETURN_IF_ERROR(state_->Declare(NarrowWeights(graph, narrow)));
+  Graph stored = NarrowWeights(graph, narrow);
+  if (work_.packed) {
+    for (const std::string& name : QuantizableWeights(graph)) {
+      if (IsOfGate(name)) continue;
+      formats_[name].bits = absl::StrContains(name, "lm_head") ? 8 : 4;
+    }
+    ASSIGN_OR_RETURN(stored, QuantizeWeights(graph, formats_));
+    const std::set<std::string> others = NarrowableWeights(stored);
+    stored = NarrowWeights(stored, others);
+  }
+  RETURN_IF_ERROR(state_->Declare(stored));
   if (fuse) graph = FuseFor(graph, *backend_, *state_);
   ASSIGN_OR_RETURN(program_,
                    Program::Compile(std::move(graph), *backend_, *state_));
@@ -83,6 +95,19 @@ absl::Status ModelProgram::FillState() {
     ASSIGN_OR_RETURN(char* const data,
                      backend_->DeviceAddress(tensor.data, tensor.num_bytes()));
     seed += uint64_t{1} << 40;
+    if (const auto it = formats_.find(name); it != formats_.end()) {
+      // Codes have a deviation of the root of (2^(2 bits) - 1) / 12, and groups
+      // of 32 columns 34 bytes, or 18.
+      const double codes = std::sqrt((std::pow(4, it->second.bits) - 1) / 12);
+      const double k = columns * 32 / (4 * it->second.bits + 2);
+      RETURN_IF_ERROR(ToStatus(FillPackedRandom(
+          reinterpret_cast<uint8_t*>(data), tensor.num_elements(),
+          static_cast<int64_t>(columns),
+          static_cast<int64_t>(k) * it->second.bits / 8, it->second.bits,
+          static_cast<float>(1 / std::sqrt(k) / codes), seed,
+          backend_->stream())));
+      continue;
+    }
     RETURN_IF_ERROR(ToStatus(
         FillRandom(data, tensor.num_elements(), tensor.dtype == DType::kBF16,
                    gain ? 1.f : 0.f, deviation, seed, backend_->stream())));

@@ -1,9 +1,10 @@
-// A decoder on the GPU with random weights in BF16, compiled as one program.
+// A decoder on the GPU with random weights, compiled as one program.
 
 #ifndef CUDA_MODEL_MODEL_PROGRAM_H_
 #define CUDA_MODEL_MODEL_PROGRAM_H_
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -12,6 +13,7 @@
 #include "absl/status/statusor.h"
 #include "core/model/config.pb.h"
 #include "core/model/decoder.h"
+#include "core/quant/format.h"
 #include "core/runtime/program.h"
 #include "core/runtime/state_store.h"
 #include "cuda/runtime/cuda_backend.h"
@@ -25,6 +27,9 @@ namespace strata::gpu {
 struct ModelWork {
   int64_t batch = 1, tokens = 1, context = 0;
   int64_t max_context = 0;  // Room in the caches, this step's tokens included.
+  // Weights in BF16, or packed in INT4, groups of 32, the head's in INT8; gates
+  // as they were.
+  bool packed = false;
 };
 
 class ModelProgram {
@@ -59,6 +64,7 @@ class ModelProgram {
   std::unique_ptr<CudaBackend> backend_;
   std::unique_ptr<StateStore> state_;
   std::unique_ptr<Program> program_;
+  std::map<std::string, QuantFormat> formats_;  // Of packed weights.
   std::vector<std::string> offsets_;  // Outputs: rows by expert of each gate.
 };
 

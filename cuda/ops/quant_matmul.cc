@@ -20,13 +20,13 @@ cudaError_t RunProduct(const KernelContext& ctx, const QuantProductArgs& args) {
   const int64_t few = args.num_experts > 0
                           ? kMaxFewRowsOfExpert * args.num_experts
                           : kMaxFewRows;
-  if (ctx.precision != Precision::kBf16 || args.rows.bound <= few ||
-      !IsHopper()) {
-    return QuantProduct(args, ctx.precision != Precision::kBf16, ctx.stream);
+  if (ctx.precision != Precision::kBf16 || !IsHopper()) {
+    return QuantProduct(args, /*rounded=*/nullptr, ctx.stream);
   }
   auto* const rounded = ctx.Take<__nv_bfloat16>(RoundedElements(args));
   if (rounded == nullptr) return cudaErrorMemoryAllocation;
-  return QuantProductSm90(args, rounded, ctx.stream);
+  return args.rows.bound <= few ? QuantProduct(args, rounded, ctx.stream)
+                                : QuantProductSm90(args, rounded, ctx.stream);
 }
 
 // What both operators say of their product; `axis` is w's of rows.

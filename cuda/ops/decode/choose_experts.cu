@@ -1,7 +1,7 @@
 #include <cmath>
 #include <cstdint>
 
-#include "cuda/ops/decode/ahead.cuh"
+#include "cuda/kernels/ahead.cuh"
 #include "cuda/ops/decode/choose_experts.h"
 #include "cuda/ops/device.cuh"
 

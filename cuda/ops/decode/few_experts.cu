@@ -1,7 +1,7 @@
 #include <algorithm>
 #include <cstdint>
 
-#include "cuda/ops/decode/ahead.cuh"
+#include "cuda/kernels/ahead.cuh"
 #include "cuda/ops/decode/few_experts.h"
 #include "cuda/ops/decode/few_rows_tile.cuh"
 #include "cuda/ops/device.cuh"

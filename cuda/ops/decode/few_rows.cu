@@ -1,7 +1,7 @@
 #include <cmath>
 #include <cstdint>
 
-#include "cuda/ops/decode/ahead.cuh"
+#include "cuda/kernels/ahead.cuh"
 #include "cuda/ops/decode/few_rows.h"
 #include "cuda/ops/decode/few_rows_tile.cuh"
 #include "cuda/ops/device.cuh"

@@ -1,7 +1,7 @@
 #include <algorithm>
 #include <cstdint>
 
-#include "cuda/ops/decode/ahead.cuh"
+#include "cuda/kernels/ahead.cuh"
 #include "cuda/ops/decode/latent_rows.h"
 #include "cuda/ops/device.cuh"
 #include "cuda/ops/vector16.cuh"

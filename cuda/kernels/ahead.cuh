@@ -10,8 +10,8 @@
 // Each such kernel waits, in every thread, before it ends or returns: then a
 // kernel that has seen the last one end has seen all of them end.
 
-#ifndef CUDA_OPS_DECODE_AHEAD_CUH_
-#define CUDA_OPS_DECODE_AHEAD_CUH_
+#ifndef CUDA_KERNELS_AHEAD_CUH_
+#define CUDA_KERNELS_AHEAD_CUH_
 
 #include <cstddef>
 
@@ -51,4 +51,4 @@ cudaError_t LaunchAhead(void (*kernel)(Parameters...), dim3 grid, dim3 block,
 
 }  // namespace strata::gpu
 
-#endif  // CUDA_OPS_DECODE_AHEAD_CUH_
+#endif  // CUDA_KERNELS_AHEAD_CUH_

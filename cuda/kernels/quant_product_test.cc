@@ -1,0 +1,220 @@
+#include "cuda/kernels/quant_product.h"
+
+#include <cmath>
+#include <cstdint>
+#include <limits>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/str_cat.h"
+#include "core/base/status_macros.h"
+#include "core/quant/format.h"
+#include "core/quant/packed_rows.h"
+#include "core/tensor/bfloat16.h"
+#include "core/testing/status_matchers.h"
+#include "cuda/kernels/tensor_map.h"
+#include "cuda/runtime/device_array.h"
+#include "cuda/runtime/status.h"
+#include "cuda/testing/test_inputs.h"
+#include "cuda_bf16.h"
+#include "gtest/gtest.h"
+
+// Each kernel against the product of the numbers that the rows stand for, in
+// double. Operators against the CPU's: cuda/ops/quant_matmul_test.cc.
+
+namespace strata::gpu {
+namespace {
+
+enum class Kernel { kFewExact, kFewRounded, kMany };
+
+struct Shape {
+  int64_t n, k;
+  std::vector<int32_t> rows;  // Of each expert; of a dense product one number.
+  bool dense = true;
+};
+
+// A product's operands, the numbers of w, and where experts begin.
+struct Operands {
+  std::vector<float> x, w;
+  std::vector<uint8_t> packed;
+  std::vector<int32_t> offset = {0};
+};
+
+Operands MakeOperands(const QuantFormat& format, const Shape& s) {
+  Operands o;
+  for (const int32_t rows : s.rows) {
+    o.offset.push_back(o.offset.back() + rows);
+  }
+  std::mt19937 rng(5);
+  std::normal_distribution<float> normal;
+  o.x.resize(o.offset.back() * s.k);
+  for (float& x : o.x) x = normal(rng);
+  const int64_t bytes = PackedRow(format, s.k).bytes;
+  const int64_t groups = NumGroups(format, s.k);
+  std::uniform_int_distribution<int> any(0, format.max_code());
+  std::uniform_real_distribution<float> some(0.01f, 0.03f);
+  std::vector<uint8_t> code(s.k), zero(groups);
+  std::vector<BFloat16> scale(groups);
+  const auto matrices = static_cast<int64_t>(s.rows.size());
+  o.packed.resize(matrices * s.n * bytes);
+  o.w.resize(matrices * s.n * s.k);
+  for (int64_t row = 0; row < matrices * s.n; ++row) {
+    for (uint8_t& c : code) c = static_cast<uint8_t>(any(rng));
+    for (uint8_t& z : zero) z = static_cast<uint8_t>(any(rng));
+    for (BFloat16& v : scale) v = RoundToBFloat16(some(rng));
+    uint8_t* const to = &o.packed[row * bytes];
+    PackRow(format, s.k, code.data(), scale.data(), zero.data(), to);
+    UnpackRow(format, s.k, to, &o.w[row * s.k]);
+  }
+  return o;
+}
+
+// Rows of y; beyond those that are there lie three of NaN, which stay.
+absl::StatusOr<std::vector<float>> Multiply(const QuantFormat& format,
+                                            const Shape& s, const Operands& o,
+                                            Kernel kernel) {
+  constexpr int kMore = 3;
+  const int32_t rows = o.offset.back();
+  std::vector<float> x = o.x;
+  x.resize(x.size() + kMore * s.k, std::numeric_limits<float>::quiet_NaN());
+  ASSIGN_OR_RETURN(const auto device_x, DeviceArray<float>::CopyOf(x));
+  ASSIGN_OR_RETURN(const auto w, DeviceArray<uint8_t>::CopyOf(o.packed));
+  ASSIGN_OR_RETURN(const auto offset, DeviceArray<int32_t>::CopyOf(o.offset));
+  ASSIGN_OR_RETURN(const auto count, DeviceArray<int32_t>::CopyOf({rows}));
+  ASSIGN_OR_RETURN(const auto y, DeviceArray<float>::CopyOf(std::vector<float>(
+                                     (rows + kMore) * s.n,
+                                     std::numeric_limits<float>::quiet_NaN())));
+  QuantProductArgs args;
+  // Whether there are more rows at the bound decides who is asked.
+  args.rows = {rows + kMore, count.data()};
+  args.x = device_x.data();
+  args.w = DescribePacked(w.data(), s.n, s.k, format.bits, format.group,
+                          format.symmetric);
+  args.y = y.data();
+  if (!s.dense) {
+    args.num_experts = static_cast<int>(s.rows.size());
+    args.offset = offset.data();
+  }
+  ASSIGN_OR_RETURN(const auto rounded,
+                   DeviceArray<__nv_bfloat16>::Allocate(RoundedElements(args)));
+  RETURN_IF_ERROR(ToStatus(
+      kernel == Kernel::kMany
+          ? QuantProductSm90(args, rounded.data(), /*stream=*/nullptr)
+          : QuantProduct(args,
+                         kernel == Kernel::kFewExact ? nullptr : rounded.data(),
+                         /*stream=*/nullptr)));
+  return y.ToHost();
+}
+
+// Sums of k products in F32, truncated as the tensor cores do it, are off by at
+// most (k + 8) 2^-23 of the sum of their magnitudes; rows of x rounded to BF16
+// by 2^-8 more (half of it, and what truncation may double), and so are
+// rounded weights.
+void ExpectProduct(const QuantFormat& format, const Shape& s, Kernel kernel) {
+  SCOPED_TRACE(absl::StrCat(s.n, " x ", s.k, ", ", s.rows.size(),
+                            " matrices, rows ", s.rows[0], ", kernel ",
+                            static_cast<int>(kernel)));
+  const Operands o = MakeOperands(format, s);
+  const auto y = Multiply(format, s, o, kernel);
+  ASSERT_THAT(y, IsOk());
+  const double relative = (static_cast<double>(s.k) + 8) * 0x1p-23 +
+                          (kernel == Kernel::kFewExact ? 0
+                           : kernel == Kernel::kMany   ? 2
+                                                       : 1) *
+                              0x1p-8;
+  int64_t wrong = 0;
+  for (size_t e = 0; e < s.rows.size(); ++e) {
+    for (int64_t row = o.offset[e]; row < o.offset[e + 1]; ++row) {
+      const float* const x = &o.x[row * s.k];
+      for (int64_t i = 0; i < s.n; ++i) {
+        const float* const w = &o.w[(static_cast<int64_t>(e) * s.n + i) * s.k];
+        double sum = 0, magnitude = 0;
+        for (int64_t c = 0; c < s.k; ++c) {
+          const double product = double{x[c]} * w[c];
+          sum += product;
+          magnitude += std::abs(product);
+        }
+        const double got = (*y)[row * s.n + i];
+        if (std::abs(got - sum) <= relative * magnitude) continue;
+        if (++wrong <= 3) {
+          ADD_FAILURE() << "row " << row << ", column " << i << " is " << got
+                        << ", not " << sum;
+        }
+      }
+    }
+  }
+  EXPECT_EQ(wrong, 0);
+  for (int64_t i = o.offset.back() * s.n; i < static_cast<int64_t>(y->size());
+       ++i) {
+    ASSERT_TRUE(std::isnan((*y)[i])) << "beyond the rows";
+  }
+}
+
+// On both sides of tiles of 8, 16, 64, 128 and 256 rows (three more at the
+// bound), of 32 to 256 columns of y, of pairs of chunks and blocks of columns,
+// and with enough columns that blocks share them.
+std::vector<Shape> FewShapes() {
+  return {{1, 37, {1}},
+          {33, 128, {5}},
+          {64, 256, {6}},
+          {257, 160, {8}},
+          {255, 1100, {13}},
+          {300, 5000, {14}},
+          {129, 2048, {1}},
+          {520, 4096, {12}},
+          {31, 8192, {2}},
+          {96, 640, {17, 0, 3}, false},
+          {130, 1024, {1, 0, 2, 1, 9, 0}, false},
+          {256, 768, {0, 1, 1, 0, 0, 1, 0, 5}, false}};
+}
+std::vector<Shape> ManyShapes() {
+  return {{1, 37, {1}},
+          {127, 64, {61}},
+          {128, 128, {62}},
+          {129, 192, {125}},
+          {65, 513, {126}},
+          {256, 2048, {64}},
+          {130, 1500, {253}},
+          {128, 640, {254}},
+          {257, 1024, {300}},
+          {140, 4096, {200}},
+          {130, 320, {128, 0, 129, 64, 200}, false},
+          {64, 768, {1, 70, 0, 9}, false},
+          {150, 96, {300, 255, 257}, false}};
+}
+
+using QuantProductTest = DeviceTest<QuantFormat>;
+
+TEST_P(QuantProductTest, FewRowsAgreeWithTheirNumbers) {
+  for (Shape s : FewShapes()) {
+    if (GetParam().group > 0) s.k = (s.k + 127) / 128 * 128;
+    if (IsHopper()) ExpectProduct(GetParam(), s, Kernel::kFewRounded);
+    ExpectProduct(GetParam(), s, Kernel::kFewExact);
+  }
+}
+
+TEST_P(QuantProductTest, ManyRowsAgreeWithTheirNumbers) {
+  if (!IsHopper()) GTEST_SKIP() << "no Hopper";
+  for (Shape s : ManyShapes()) {
+    const int64_t group = GetParam().group;
+    if (group > 0) s.k = (s.k + group - 1) / group * group;
+    ExpectProduct(GetParam(), s, Kernel::kMany);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Formats, QuantProductTest,
+    testing::Values(QuantFormat{4, 32, true}, QuantFormat{4, 64, true},
+                    QuantFormat{4, 128, true}, QuantFormat{4, 0, true},
+                    QuantFormat{4, 32, false}, QuantFormat{4, 0, false},
+                    QuantFormat{8, 32, true}, QuantFormat{8, 64, true},
+                    QuantFormat{8, 128, true}, QuantFormat{8, 64, false}),
+    [](const testing::TestParamInfo<QuantFormat>& info) {
+      return absl::StrCat("Int", info.param.bits, "_groups", info.param.group,
+                          info.param.symmetric ? "" : "_zeros");
+    });
+
+}  // namespace
+}  // namespace strata::gpu
