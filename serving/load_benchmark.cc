@@ -7,7 +7,9 @@
 //               machine's bandwidth and FLOP/s allow (engine/step_cost.h),
 //               measured right before and after each, since others use the
 //               machine too: reached / limit, and the gain over one stream
-//   closed loop 32 clients, for SECONDS (20): requests and tokens per second
+//   closed loop 32 clients, for SECONDS (20) after as long a start: requests
+//   and
+//               tokens per second
 //   open loop   Poisson arrivals at 70 % of the closed loop's requests, three
 //               times as long: time to the first token over that of another
 //               prompt of the same length with nobody else there, measured
@@ -83,7 +85,7 @@ void PrintDecoding(Engine& engine, CpuBackend& backend,
 // False if the time was too short for a request to end.
 bool PrintLoops(Engine& engine, double seconds) {
   LoadOptions options;
-  options.duration = absl::Seconds(seconds);
+  options.duration = options.warm_up = absl::Seconds(seconds);
   const LoadResult closed = RunClosedLoop(engine, kClients, options);
   if (closed.requests.empty()) {
     std::printf("closed loop: no request ended in %g s\n", seconds);
