@@ -41,9 +41,15 @@ class Load {
         options_(options),
         before_(engine.stats()),
         start_(absl::Now()),
-        end_(start_ + options.duration) {}
+        end_(start_ + options.warm_up + options.duration) {}
 
   absl::Time end() const { return end_; }
+
+  // What is counted is what comes from now on.
+  void Begin() {
+    before_ = engine_.stats();
+    start_ = absl::Now();
+  }
 
   // Sends request `index` and waits for its end; or for the run's, when it
   // gives up.
@@ -98,8 +104,9 @@ class Load {
  private:
   Engine& engine_;
   const LoadOptions options_;
-  const EngineStats before_;
-  const absl::Time start_, end_;
+  EngineStats before_;
+  absl::Time start_;
+  const absl::Time end_;
   std::atomic<int64_t> num_sent_{0}, num_refused_{0};
   std::mutex mutex_;
   std::vector<RequestTimes> requests_;
@@ -138,6 +145,8 @@ LoadResult RunClosedLoop(Engine& engine, int clients,
       while (absl::Now() < load.end()) load.Ask(next++);
     });
   }
+  absl::SleepFor(options.warm_up);
+  load.Begin();
   for (std::thread& thread : threads) thread.join();
   LoadResult result = load.Result();
   WaitUntilIdle(engine);
@@ -146,7 +155,9 @@ LoadResult RunClosedLoop(Engine& engine, int clients,
 
 LoadResult RunOpenLoop(Engine& engine, double requests_per_second,
                        const LoadOptions& options) {
-  Load load(engine, options);
+  LoadOptions at_once = options;
+  at_once.warm_up = absl::ZeroDuration();
+  Load load(engine, at_once);
   Random random(options.seed, HashName("arrivals"));
   std::vector<std::thread> threads;
   absl::Time next = absl::Now();

@@ -25,6 +25,9 @@ struct LoadOptions {
   uint64_t seed = 0;   // Another seed, other prompts.
   // New requests are sent for so long; those that run then are cancelled.
   absl::Duration duration = absl::Seconds(20);
+  // Of a closed loop, before `duration` begins: all clients start with prompts
+  // at once, so it takes a few answers' time until work is mixed as it stays.
+  absl::Duration warm_up = absl::ZeroDuration();
 };
 
 // A request that ended by itself.

@@ -47,6 +47,10 @@ int64_t CacheBytesPerToken(const ModelConfig& config, CacheFormat format) {
   return config.num_layers() * heads * CacheHeadBytes(format, columns);
 }
 
+double Seconds(absl::Time time) {
+  return absl::ToDoubleSeconds(time - absl::UnixEpoch());
+}
+
 absl::Status WantAtLeast(absl::string_view name, int64_t value, int64_t min) {
   if (value >= min) return absl::OkStatus();
   return absl::InvalidArgumentError(
@@ -101,6 +105,7 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(
   scheduling.max_step_tokens = options.max_step_tokens;
   scheduling.block_size = options.block_size;
   scheduling.num_blocks = options.num_blocks;
+  scheduling.pause_decoding = true;
   if (options.num_blocks == 0) {
     const int64_t of_sequence =
         (config.max_seq_len() + options.block_size - 1) / options.block_size;
@@ -216,10 +221,12 @@ absl::StatusOr<std::shared_ptr<Generation>> Engine::Submit(
   const auto shared = std::make_shared<const EngineRequest>(std::move(request));
   const auto generation = std::shared_ptr<Generation>(new Generation(n));
   std::vector<std::unique_ptr<Choice>> choices;
+  const double arrival = Seconds(absl::Now());
   for (int i = 0; i < n; ++i) {
     choices.push_back(std::make_unique<Choice>(shared, generation, i));
     choices.back()->tokens = shared->prompt;
     choices.back()->priority = shared->priority;
+    choices.back()->arrival = arrival;
     // All of a longer prompt turns by the prompt's length.
     choices.back()->shares_prefix =
         !HasDynamicRope(config_) ||
@@ -334,12 +341,13 @@ void Engine::Loop() {
 }
 
 void Engine::Step() {
-  const Scheduler::Step step = scheduler_.Plan();
-  if (step.work.empty()) return;
   const absl::Time start = absl::Now();
+  const Scheduler::Step step = scheduler_.Plan(Seconds(start));
+  if (step.work.empty()) return;
   absl::Status status = copier_->Copy(step.copies);
   if (status.ok()) status = Forward(step);
-  counts_.forward_seconds += absl::ToDoubleSeconds(absl::Now() - start);
+  const double took = absl::ToDoubleSeconds(absl::Now() - start);
+  counts_.forward_seconds += took;
   if (!status.ok()) {  // An error of ours or of the weights: nobody goes on.
     for (const Scheduler::Work& work : step.work) {
       Finish(static_cast<Choice*>(work.sequence), FinishReason::kFailed,
@@ -347,7 +355,7 @@ void Engine::Step() {
     }
     return;
   }
-  scheduler_.Computed(step);
+  scheduler_.Computed(step, took);
   CountGates();
   ++counts_.num_steps;
   counts_.computed_tokens += step.num_tokens;

@@ -22,36 +22,37 @@ std::vector<int64_t> SharePrompts(absl::Span<const PromptDemand> prompts,
     return share;
   }
 
-  const int64_t of_oldest = std::max<int64_t>(1, budget / 4);
   std::vector<size_t> order(prompts.size());
   std::iota(order.begin(), order.end(), size_t{0});
   std::sort(order.begin(), order.end(), [&](size_t a, size_t b) {
     const auto key = [&](size_t i) {
-      return std::make_tuple(-prompts[i].priority, prompts[i].wanted,
+      return std::make_tuple(-prompts[i].priority, prompts[i].due,
                              prompts[i].id);
     };
     return key(a) < key(b);
   });
   int64_t left = budget;
-  size_t ended = 0;
-  while (ended < order.size() &&
-         prompts[order[ended]].wanted <= left - of_oldest) {
-    share[order[ended]] = prompts[order[ended]].wanted;
-    left -= prompts[order[ended]].wanted;
-    ++ended;
+  bool one_ends = false;
+  const auto give = [&](size_t i, int64_t most) {
+    const int64_t given = std::min({left, most, prompts[i].wanted - share[i]});
+    share[i] += given;
+    left -= given;
+    one_ends = one_ends || share[i] == prompts[i].wanted;
+  };
+  size_t oldest = prompts.size();
+  for (size_t i = 0; i < prompts.size(); ++i) {
+    if (!prompts[i].late || prompts[i].priority < prompts[order[0]].priority) {
+      continue;
+    }
+    if (oldest == prompts.size() || prompts[i].id < prompts[oldest].id) {
+      oldest = i;
+    }
   }
-  // Not all end, so there is one that is cut.
-  const size_t oldest = *std::min_element(
-      order.begin() + static_cast<std::ptrdiff_t>(ended), order.end(),
-      [&](size_t a, size_t b) {
-        return std::make_tuple(-prompts[a].priority, prompts[a].id) <
-               std::make_tuple(-prompts[b].priority, prompts[b].id);
-      });
-  share[oldest] = std::min(of_oldest, prompts[oldest].wanted);
-  if (ended > 0) return share;
-  left -= share[oldest];
-  const size_t shortest = order[0];
-  share[shortest] += std::min(left, prompts[shortest].wanted - share[shortest]);
+  if (oldest < prompts.size()) give(oldest, std::max<int64_t>(1, budget / 8));
+  for (const size_t i : order) {
+    if (left == 0 || (one_ends && prompts[i].wanted - share[i] > left)) break;
+    give(i, left);
+  }
   return share;
 }
 

@@ -8,6 +8,7 @@
 #include "core/base/check.h"
 #include "serving/engine/kv_cache.h"
 #include "serving/engine/prompt_shares.h"
+#include "serving/engine/schedule/step_times.h"
 
 namespace strata {
 namespace {
@@ -39,6 +40,16 @@ int64_t NumWanted(const ScheduledSequence* sequence) {
   return NumTokens(sequence) - sequence->cache.num_computed;
 }
 
+// Whether its first token is out and its next one due.
+bool Decodes(const ScheduledSequence* sequence) {
+  return NumWanted(sequence) == 1 && NumTokens(sequence) > sequence->num_prompt;
+}
+
+// How many times its time alone a prompt's first token may take: above the 3 of
+// the goal, as the last of a hundred are a little late however they are
+// ordered.
+constexpr double kDue = 3.3;
+
 }  // namespace
 
 Scheduler::Scheduler(const SchedulerOptions& options)
@@ -51,6 +62,7 @@ Scheduler::Scheduler(const SchedulerOptions& options)
 
 void Scheduler::Add(ScheduledSequence* sequence) {
   CHECK(!sequence->tokens.empty());
+  sequence->num_prompt = NumTokens(sequence);
   InsertInOrder(sequence, waiting_);
 }
 
@@ -101,22 +113,50 @@ void Scheduler::AddWork(ScheduledSequence* sequence, int64_t count,
   step.num_tokens += count;
 }
 
+void Scheduler::AddDecoding(double now, Step& step) {
+  for (ScheduledSequence* const sequence : running_) {
+    const bool has_work = std::any_of(
+        step.work.begin(), step.work.end(),
+        [&](const Work& work) { return work.sequence == sequence; });
+    if (!Decodes(sequence) || has_work) continue;
+    AddWork(sequence, 1, step);
+    decoded_at_ = now;
+  }
+}
+
 std::vector<ScheduledSequence*> Scheduler::Prompts(const Step& step) const {
   std::vector<ScheduledSequence*> prompts;
   for (ScheduledSequence* const sequence : running_) {
-    const bool decodes = std::any_of(
-        step.work.begin(), step.work.end(),
-        [&](const Work& work) { return work.sequence == sequence; });
-    if (!decodes && NumWanted(sequence) > 0) prompts.push_back(sequence);
+    if (!Decodes(sequence) && NumWanted(sequence) > 0) {
+      prompts.push_back(sequence);
+    }
   }
   return prompts;
+}
+
+PromptDemand Scheduler::DemandOf(const ScheduledSequence& sequence) const {
+  PromptDemand demand;
+  demand.id = sequence.id;
+  demand.priority = sequence.priority;
+  demand.wanted = NumWanted(&sequence);
+  const auto alone = [&](int64_t tokens) {
+    return times_.OfPrompt(tokens, options_.max_step_tokens);
+  };
+  double allowed = kDue * alone(NumTokens(&sequence));
+  const double needed = now_ - sequence.arrival + alone(demand.wanted);
+  while (allowed < needed) {
+    allowed *= 2;
+    demand.late = true;
+  }
+  demand.due = sequence.arrival + allowed;
+  return demand;
 }
 
 std::vector<int64_t> Scheduler::Shares(
     const std::vector<ScheduledSequence*>& prompts, const Step& step) const {
   std::vector<PromptDemand> demands;
   for (const ScheduledSequence* const prompt : prompts) {
-    demands.push_back({prompt->id, prompt->priority, NumWanted(prompt)});
+    demands.push_back(DemandOf(*prompt));
   }
   return SharePrompts(demands, options_.max_step_tokens - step.num_tokens);
 }
@@ -150,27 +190,36 @@ void Scheduler::Admit(Step& step) {
   }
 }
 
-Scheduler::Step Scheduler::Plan() {
+Scheduler::Step Scheduler::Plan(double now) {
+  now_ = now;
   Step step;
-  // Those who decode, then those in the midst of their prompt. Whoever is
-  // preempted meanwhile runs no more.
+  // Room for those who decode, then for those in the midst of their prompt.
+  // Whoever is preempted meanwhile runs no more.
   const std::vector<ScheduledSequence*> order = running_;
   for (const bool decodes : {true, false}) {
     for (ScheduledSequence* const sequence : order) {
-      if (!sequence->running || (NumWanted(sequence) == 1) != decodes) continue;
-      if (MakeRoom(sequence, step) && decodes) AddWork(sequence, 1, step);
+      if (!sequence->running || Decodes(sequence) != decodes) continue;
+      MakeRoom(sequence, step);
     }
   }
+  const bool prompts_wait = !waiting_.empty() || !Prompts(step).empty();
+  const bool pause = options_.pause_decoding && prompts_wait &&
+                     now < decoded_at_ + times_.Of(options_.max_step_tokens);
+  if (!pause) AddDecoding(now, step);
   Admit(step);
+  // Of who came back, the cache may know all but the last token.
+  if (!pause) AddDecoding(now, step);
   const std::vector<ScheduledSequence*> prompts = Prompts(step);
   const std::vector<int64_t> shares = Shares(prompts, step);
   for (size_t i = 0; i < prompts.size(); ++i) {
     AddWork(prompts[i], shares[i], step);
   }
+  if (pause && step.work.empty()) AddDecoding(now, step);
   return step;
 }
 
-void Scheduler::Computed(const Step& step) {
+void Scheduler::Computed(const Step& step, double took) {
+  times_.Add(step.num_tokens, took);
   for (const Work& work : step.work) {
     KvCache::Sequence& cache = work.sequence->cache;
     const bool was_prompt = work.count > 1;
@@ -186,6 +235,7 @@ bool Scheduler::Fork(const ScheduledSequence& parent,
         parent.cache.num_computed == NumTokens(&parent));
   if (num_running() >= options_.max_sequences) return false;
   child->cache = cache_.Fork(parent.cache);
+  child->num_prompt = parent.num_prompt;
   child->running = true;
   InsertInOrder(child, running_);
   return true;

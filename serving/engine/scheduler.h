@@ -8,10 +8,14 @@
 // decodes; then prompts, those that have begun and new ones, by the shares of
 // prompt_shares.h. A new one needs blocks for all of its tokens. Of two
 // sequences the one of higher priority goes first, then the older; of prompts
-// shorter ones may pass longer ones. If a running sequence needs a
+// the one whose first token is due first. If a running sequence needs a
 // block and there is none, the last in that order gives up its blocks and waits
 // again; its full blocks stay known for as long as their room is not needed.
 // One waiting may so displace only a sequence of lower priority.
+//
+// A first token is due after a few times what the prompt would take with nobody
+// else there, by the steps so far (schedule/step_times.h). Who cannot make that
+// any more is late and due after twice the time: it lets those pass who can.
 //
 // The first in the order always gets on, if its tokens fit into the cache at
 // all, which the caller sees to. Pure bookkeeping; not for several threads.
@@ -23,6 +27,8 @@
 #include <vector>
 
 #include "serving/engine/kv_cache.h"
+#include "serving/engine/prompt_shares.h"
+#include "serving/engine/schedule/step_times.h"
 
 namespace strata {
 
@@ -31,6 +37,9 @@ struct SchedulerOptions {
   int64_t max_step_tokens = 512;  // At least max_sequences.
   int64_t num_blocks = 1024;
   int64_t block_size = 16;
+  // While prompts wait, those who decode pause for as long as a whole step of
+  // max_step_tokens takes, so that first tokens come sooner.
+  bool pause_decoding = false;
 };
 
 // A sequence as the scheduler sees it; the caller owns it, and appends to
@@ -42,10 +51,12 @@ struct ScheduledSequence {
   // Whether keys and values follow from the tokens up to theirs alone, so that
   // sequences of one beginning can share them.
   bool shares_prefix = true;
+  double arrival = 0;  // Seconds, on Plan's clock.
   // The scheduler's:
   KvCache::Sequence cache;
   bool running = false;
   int64_t num_preemptions = 0;
+  int64_t num_prompt = 0;  // Tokens when it was added.
 };
 
 class Scheduler {
@@ -75,9 +86,10 @@ class Scheduler {
 
   // The next step; empty only if nothing runs or waits (or what waits does not
   // fit into the cache, which is the caller's error). Work of a step must be
-  // done, and Computed called, before the next.
-  Step Plan();
-  void Computed(const Step& step);
+  // done, and Computed called, before the next. `now` and what the step took
+  // are in seconds.
+  Step Plan(double now);
+  void Computed(const Step& step, double took);
 
   // Lets `child`, whose tokens are those of `parent`, run on with a share of
   // all its blocks, parent having all its tokens computed. False if too many
@@ -103,6 +115,9 @@ class Scheduler {
   void Preempt(ScheduledSequence* sequence, Step& step);
   void Keep(const ScheduledSequence& sequence);
   void AddWork(ScheduledSequence* sequence, int64_t count, Step& step);
+  // One token of each that decodes.
+  void AddDecoding(double now, Step& step);
+  PromptDemand DemandOf(const ScheduledSequence& sequence) const;
   // Running sequences that are in the midst of their prompts.
   std::vector<ScheduledSequence*> Prompts(const Step& step) const;
   // Tokens of each in this step.
@@ -116,6 +131,9 @@ class Scheduler {
   std::vector<ScheduledSequence*> running_;
   std::vector<ScheduledSequence*> waiting_;
   int64_t num_preemptions_ = 0;
+  StepTimes times_;
+  double now_ = 0;         // Of the step that is planned.
+  double decoded_at_ = 0;  // When those who decode last did.
 };
 
 }  // namespace strata

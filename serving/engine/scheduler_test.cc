@@ -42,9 +42,9 @@ int64_t CountOf(const Scheduler::Step& step, const ScheduledSequence& s) {
 }
 
 // Plans and finishes a step; who has logits gets a token.
-Scheduler::Step RunStep(Scheduler& scheduler) {
-  Scheduler::Step step = scheduler.Plan();
-  scheduler.Computed(step);
+Scheduler::Step RunStep(Scheduler& scheduler, double now = 0) {
+  Scheduler::Step step = scheduler.Plan(now);
+  scheduler.Computed(step, /*took=*/0);
   for (const Scheduler::Work& work : step.work) {
     if (work.wants_logits()) work.sequence->tokens.push_back(1);
   }
@@ -59,14 +59,14 @@ TEST(SchedulerTest, DecodesFirstAndCutsPromptsToTheRestOfTheBudget) {
 
   Scheduler::Step step = RunStep(scheduler);
   EXPECT_EQ(CountOf(step, a), 6);
-  EXPECT_EQ(CountOf(step, b), 2);
+  EXPECT_EQ(CountOf(step, b), 0) << "a's step is not prolonged";
   step = RunStep(scheduler);
   EXPECT_EQ(CountOf(step, a), 1);
   EXPECT_EQ(CountOf(step, b), 7);
   EXPECT_EQ(step.num_tokens, 8);
   step = RunStep(scheduler);
   EXPECT_EQ(CountOf(step, a), 1);
-  EXPECT_EQ(CountOf(step, b), 1);
+  EXPECT_EQ(CountOf(step, b), 3);
 }
 
 TEST(SchedulerTest, AShortPromptPassesLongOnes) {
@@ -79,12 +79,66 @@ TEST(SchedulerTest, AShortPromptPassesLongOnes) {
   scheduler.Add(&c);
 
   Scheduler::Step step = RunStep(scheduler);
-  EXPECT_EQ(CountOf(step, a), 2) << "a quarter";
-  EXPECT_EQ(CountOf(step, b), 0);
+  EXPECT_EQ(CountOf(step, a), 0);
+  EXPECT_EQ(CountOf(step, b), 0) << "c's step is not prolonged";
   EXPECT_EQ(CountOf(step, c), 3);
   step = RunStep(scheduler);
-  EXPECT_EQ(CountOf(step, a), 1) << "of the seven that decoding leaves";
-  EXPECT_EQ(CountOf(step, b), 6) << "the shorter";
+  EXPECT_EQ(CountOf(step, a), 0);
+  EXPECT_EQ(CountOf(step, b), 7) << "due before a";
+}
+
+// Before steps were timed, a token is taken to take a millisecond: a is due at
+// 3.3 * 30 = 99 ms, and cannot make twice that at 200 ms.
+TEST(SchedulerTest, WhoIsLateLetsOthersPassAndStillGetsOn) {
+  Scheduler scheduler(Options(4, /*tokens=*/16, 32));
+  ScheduledSequence a = Sequence(1, 30), b = Sequence(2, 40);
+  scheduler.Add(&a);
+  b.arrival = 0.19;  // Due at 322 ms.
+  scheduler.Add(&b);
+
+  Scheduler::Step step = RunStep(scheduler, /*now=*/0.2);
+  EXPECT_EQ(CountOf(step, a), 2) << "an eighth";
+  EXPECT_EQ(CountOf(step, b), 14);
+  step = RunStep(scheduler, /*now=*/0.36);
+  EXPECT_EQ(CountOf(step, a), 16) << "due at 396 ms; b, now late too, at 454";
+}
+
+TEST(SchedulerTest, DecodingPausesForAStepWhilePromptsWait) {
+  SchedulerOptions options = Options(4, /*tokens=*/8, 32);
+  options.pause_decoding = true;
+  Scheduler scheduler(options);
+  ScheduledSequence a = Sequence(1, 3), b = Sequence(2, 20);
+  scheduler.Add(&a);
+  EXPECT_EQ(CountOf(RunStep(scheduler, 1.000), a), 3);
+  EXPECT_EQ(CountOf(RunStep(scheduler, 1.001), a), 1) << "nobody waits";
+  scheduler.Add(&b);
+
+  Scheduler::Step step = RunStep(scheduler, 1.002);
+  EXPECT_EQ(CountOf(step, a), 0);
+  EXPECT_EQ(CountOf(step, b), 8);
+  step = RunStep(scheduler, 1.010);
+  EXPECT_EQ(CountOf(step, a), 1) << "eight milliseconds were long enough";
+  EXPECT_EQ(CountOf(step, b), 7);
+  step = RunStep(scheduler, 1.011);
+  EXPECT_EQ(CountOf(step, a), 0);
+  EXPECT_EQ(CountOf(step, b), 5);
+  step = RunStep(scheduler, 1.012);
+  EXPECT_EQ(CountOf(step, a), 1);
+  EXPECT_EQ(CountOf(step, b), 1);
+}
+
+// One that waits but has no room must not keep others from decoding.
+TEST(SchedulerTest, DecodingGoesOnIfNoPromptCan) {
+  SchedulerOptions options = Options(/*sequences=*/1, 8, 32);
+  options.pause_decoding = true;
+  Scheduler scheduler(options);
+  ScheduledSequence a = Sequence(1, 3), b = Sequence(2, 3);
+  scheduler.Add(&a);
+  RunStep(scheduler, 1);
+  scheduler.Add(&b);
+  RunStep(scheduler, 1.001);
+
+  EXPECT_EQ(CountOf(RunStep(scheduler, 1.002), a), 1);
 }
 
 TEST(SchedulerTest, HigherPriorityGoesFirstAndDisplacesLower) {
@@ -139,8 +193,8 @@ TEST(SchedulerTest, AForkSharesBlocksUntilItWrites) {
   Scheduler scheduler(Options(4, 16, 32));
   ScheduledSequence a = Sequence(1, 6);
   scheduler.Add(&a);
-  Scheduler::Step step = scheduler.Plan();
-  scheduler.Computed(step);
+  Scheduler::Step step = scheduler.Plan(0);
+  scheduler.Computed(step, 0);
   ScheduledSequence b = a;
   b.id = 2;
   b.cache = KvCache::Sequence();
@@ -149,7 +203,7 @@ TEST(SchedulerTest, AForkSharesBlocksUntilItWrites) {
   EXPECT_EQ(a.cache.blocks, b.cache.blocks);
   a.tokens.push_back(1);
   b.tokens.push_back(2);
-  step = scheduler.Plan();
+  step = scheduler.Plan(0);
 
   EXPECT_EQ(step.copies.size(), 1);
   EXPECT_EQ(a.cache.blocks[0], b.cache.blocks[0]);
@@ -161,8 +215,10 @@ TEST(SchedulerTest, KeepsItsPromisesUnderRandomActions) {
   for (int seed = 0; seed < 30; ++seed) {
     std::mt19937 rng(seed);
     const auto below = [&](int n) { return static_cast<int>(rng() % n); };
-    const SchedulerOptions options =
+    SchedulerOptions options =
         Options(1 + below(6), /*tokens=*/6 + below(20), /*blocks=*/10);
+    options.pause_decoding = seed % 2 == 1;
+    double now = 0;
     Scheduler scheduler(options);
     std::vector<std::unique_ptr<ScheduledSequence>> all;
     std::vector<int64_t> length;  // At which each ends, by `all`.
@@ -179,6 +235,7 @@ TEST(SchedulerTest, KeepsItsPromisesUnderRandomActions) {
         auto s = std::make_unique<ScheduledSequence>();
         s->id = ++id;
         s->priority = below(3);
+        s->arrival = now;
         const int64_t prompt = 1 + below(20);
         for (int64_t j = 0; j < prompt; ++j) s->tokens.push_back(below(2));
         scheduler.Add(s.get());
@@ -187,7 +244,7 @@ TEST(SchedulerTest, KeepsItsPromisesUnderRandomActions) {
       }
       if (below(20) == 0 && !all.empty()) remove(below(all.size()));
 
-      const Scheduler::Step step = scheduler.Plan();
+      const Scheduler::Step step = scheduler.Plan(now);
 
       int64_t tokens = 0;
       std::set<const ScheduledSequence*> seen;
@@ -213,7 +270,10 @@ TEST(SchedulerTest, KeepsItsPromisesUnderRandomActions) {
                 static_cast<int64_t>(all.size()));
       idle = step.work.empty() ? idle + 1 : 0;
       ASSERT_TRUE(all.empty() || idle == 0) << "nothing runs, though some wait";
-      scheduler.Computed(step);
+      const double took =
+          1e-3 * static_cast<double>(2 + step.num_tokens + below(5));
+      scheduler.Computed(step, took);
+      now += took;
 
       for (const Scheduler::Work& work : step.work) {
         if (!work.wants_logits()) continue;

@@ -17,12 +17,12 @@ namespace strata {
 struct C5Options {
   uint64_t seed = 1;
   int64_t num_symbols = 32;
-  int64_t ticks_of_burst = 32;
-  int64_t bursts = 200;  // Of a round.
-  int64_t rounds = 15;   // In each of which all engines take their turn.
+  int64_t ticks = 2000;  // Of a run.
+  int64_t rounds = 9;    // In each of which all engines take their turn.
   double load = 0.7;     // Of what the serial engine can bear.
 };
 
+// Returns INTERNAL if engines decide differently.
 absl::StatusOr<ClaimResult> TradingLatency(const C5Options& options);
 
 }  // namespace strata

@@ -47,7 +47,7 @@ TEST(MemoryReuseTest, ComparesOneArenaWithABufferForEachValue) {
 // How fast is for the scorecard to say; here, that all sides were run.
 TEST(TradingLatencyTest, RunsAllSides) {
   C5Options options;
-  options.bursts = 8;
+  options.ticks = 150;
   options.rounds = 2;
   const auto claim = TradingLatency(options);
   ASSERT_THAT(claim, IsOk());

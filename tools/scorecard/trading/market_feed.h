@@ -1,76 +1,58 @@
-// A stream of market ticks, as an exchange's gateway sends it, and the features
-// that are made of it.
+// A stream of market ticks, as an exchange's gateway sends them: messages of
+// feed_message.h about the order books of some symbols.
 //
-//   MarketFeed --bursts of lines--> FeatureDecoder --> TickRow --> a model
-//
-// A line is tag=value pairs after FIX (35 what it is, 55 the symbol, 60 the
-// time in us, 270 the price, 271 the size, 54 the side) and ends with a
-// checksum (10).
+// At each tick a trader acts on a symbol's book: takes shares from the best
+// price, adds some to a level, takes some back, or bids better than the best.
+// Which side acts has a memory, so that prices trend and volatility clusters.
 
 #ifndef TOOLS_SCORECARD_TRADING_MARKET_FEED_H_
 #define TOOLS_SCORECARD_TRADING_MARKET_FEED_H_
 
-#include <array>
 #include <cstdint>
 #include <string>
 #include <vector>
 
-#include "absl/status/statusor.h"
-#include "absl/strings/string_view.h"
 #include "core/base/random.h"
+#include "tools/scorecard/trading/feed_message.h"
+#include "tools/scorecard/trading/order_book.h"
 
 namespace strata {
 
-inline constexpr int64_t kNumFeatures = 16;
+// Of symbol `index`: three letters.
+std::string SymbolName(int64_t index);
 
-// Prices walk at random; how much, and which side buys, has a memory.
 class MarketFeed {
  public:
+  // Of 1 to 17,576 symbols.
   MarketFeed(uint64_t seed, int64_t num_symbols);
 
-  // `ticks` lines of random symbols.
-  std::vector<std::string> NextBurst(int64_t ticks);
+  // `count` messages, one behind the other. The first ones of a feed tell of
+  // whole books.
+  std::vector<std::string> Next(int64_t count);
 
  private:
   struct Symbol {
-    double price = 100;
-    double volatility = 1e-4;  // Of a tick's log-return.
-    double pressure = 0;       // Above 0: buyers.
+    std::string name;
+    OrderBook book;
+    double pressure = 0;  // Above 0: buyers.
+    bool told = false;    // Of its whole book.
   };
+
+  FeedMessage Open(Symbol& symbol);
+  FeedMessage Act(Symbol& symbol);
+  // Sets a level, and says so.
+  void Set(Symbol& symbol, OrderBook::Side side, int64_t price, int64_t size,
+           FeedMessage& message);
+  // Fills the side up behind its last level.
+  void Deepen(Symbol& symbol, OrderBook::Side side, FeedMessage& message);
+  int64_t RandomSize() {
+    return 100 * static_cast<int64_t>(1 + random_.UniformInt(20));
+  }
 
   Random random_;
   std::vector<Symbol> symbols_;
   int64_t time_us_ = 0;
-};
-
-struct TickRow {
-  int32_t symbol = 0;
-  std::array<float, kNumFeatures> features = {};
-};
-
-// Keeps of each symbol what features look back at. Not for several threads.
-class FeatureDecoder {
- public:
-  explicit FeatureDecoder(int64_t num_symbols) : symbols_(num_symbols) {}
-
-  // Returns INVALID_ARGUMENT for a line that lacks a field, names an unknown
-  // symbol, or whose checksum is wrong.
-  absl::StatusOr<TickRow> Decode(absl::string_view line);
-
- private:
-  static constexpr int64_t kHistory = 64;  // Ticks; a power of two.
-
-  struct Symbol {
-    int64_t count = 0;
-    std::array<double, kHistory> log_price = {};
-    std::array<double, kHistory> log_return = {};
-    std::array<double, kHistory> signed_size = {};
-    double fast = 0, slow = 0;  // Moving averages of the log price.
-    double mean_size = 0;
-    int64_t last_us = 0;
-  };
-
-  std::vector<Symbol> symbols_;
+  int64_t sequence_ = 0;
 };
 
 }  // namespace strata

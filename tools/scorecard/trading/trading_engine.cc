@@ -13,81 +13,76 @@
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "core/base/status_macros.h"
-#include "tools/scorecard/trading/market_feed.h"
+#include "tools/scorecard/trading/feature_decoder.h"
 #include "tools/scorecard/trading/trading_model.h"
 
 namespace strata {
 namespace {
 
 using Clock = std::chrono::steady_clock;
-using Bursts = std::vector<std::vector<std::string>>;
 
-double MicrosecondsSince(Clock::time_point start) {
-  return std::chrono::duration<double, std::micro>(Clock::now() - start)
-      .count();
+void Pause() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
 }
 
 // Waits without sleeping, which would take longer than what is measured; lets
-// others run.
+// others run where there are fewer cores than threads.
 template <typename Ready>
 void WaitFor(Ready ready) {
-  for (int spins = 0; !ready(); ++spins) {
-    if (spins % 64 == 63) std::this_thread::yield();
+  for (int spins = 1; !ready(); ++spins) {
+    Pause();
+    if (spins % 256 == 0) std::this_thread::yield();
   }
 }
 
-// Ticks that are decoded before the model is given them: enough for a batch,
-// few enough that it need not wait for a whole burst.
-constexpr size_t kDecodedTicks = 16;
-
-// When bursts come.
+// When messages come.
 class Schedule {
  public:
   explicit Schedule(const std::vector<double>& arrival_us)
       : arrival_us_(arrival_us), start_(Clock::now()) {}
 
-  // Waits until burst `i` is here; returns when it came, in us.
-  double Await(size_t i) const {
-    if (arrival_us_.empty()) return now();
-    const double early = arrival_us_[i] - now() - 100;
-    if (early > 0) {
-      std::this_thread::sleep_for(
-          std::chrono::microseconds(static_cast<int64_t>(early)));
-    }
-    while (now() < arrival_us_[i]) {
-    }
-    return arrival_us_[i];
+  double now() const {
+    return std::chrono::duration<double, std::micro>(Clock::now() - start_)
+        .count();
   }
-  double now() const { return MicrosecondsSince(start_); }
+  double arrival(size_t i) const {
+    return arrival_us_.empty() ? 0 : arrival_us_[i];
+  }
+  bool HasCome(size_t i) const { return now() >= arrival(i); }
+  void Await(size_t i) const {
+    WaitFor([&] { return HasCome(i); });
+  }
 
  private:
   const std::vector<double>& arrival_us_;
   const Clock::time_point start_;
 };
 
-absl::Status RunSerial(bool by_tick, TradingModel& model,
-                       FeatureDecoder& decoder, const Bursts& bursts,
+absl::Status RunInTurn(bool batched, TradingModel& model,
+                       FeatureDecoder& decoder,
+                       const std::vector<std::string>& messages,
                        const Schedule& schedule, TradingRun& run) {
-  std::vector<TickRow> rows;
-  std::vector<Decision> decisions;
-  const auto decide = [&](double arrival) -> absl::Status {
-    decisions.resize(rows.size());
-    RETURN_IF_ERROR(model.Decide(rows, decisions.data()));
-    const double latency = schedule.now() - arrival;
-    run.latency_us.insert(run.latency_us.end(), rows.size(), latency);
-    run.decisions.insert(run.decisions.end(), decisions.begin(),
-                         decisions.end());
-    rows.clear();
-    return absl::OkStatus();
-  };
-  for (size_t i = 0; i < bursts.size(); ++i) {
-    const double arrival = schedule.Await(i);
-    for (const std::string& line : bursts[i]) {
-      ASSIGN_OR_RETURN(const TickRow row, decoder.Decode(line));
-      rows.push_back(row);
-      if (by_tick) RETURN_IF_ERROR(decide(arrival));
+  const size_t most = batched ? model.max_ticks() : 1;
+  std::vector<TickRow> rows(most);
+  for (size_t first = 0; first < messages.size();) {
+    schedule.Await(first);
+    size_t count = 0;
+    while (count < most && first + count < messages.size() &&
+           schedule.HasCome(first + count)) {
+      ASSIGN_OR_RETURN(rows[count], decoder.Decode(messages[first + count]));
+      ++count;
     }
-    if (!by_tick) RETURN_IF_ERROR(decide(arrival));
+    RETURN_IF_ERROR(model.Decide(absl::MakeConstSpan(rows).first(count),
+                                 run.decisions.data() + first));
+    const double now = schedule.now();
+    for (size_t i = first; i < first + count; ++i) {
+      run.latency_us[i] = now - schedule.arrival(i);
+    }
+    first += count;
   }
   return absl::OkStatus();
 }
@@ -97,107 +92,75 @@ class TickQueue {
  public:
   static constexpr uint64_t kRoom = 128;  // A power of two.
 
-  struct Entry {
-    TickRow row;
-    double arrival_us = 0;
-  };
-
-  // Waits while there is no room for all of them; false if the reader has gone.
-  bool Put(const std::vector<Entry>& entries) {
+  // Waits while there is no room; false if the reader has gone.
+  bool Put(const TickRow& row) {
     const uint64_t at = put_.load(std::memory_order_relaxed);
-    const uint64_t end = at + entries.size();
     WaitFor([&] {
-      return end - taken_.load(std::memory_order_acquire) <= kRoom || closed();
+      return at - taken_.load(std::memory_order_acquire) < kRoom || closed();
     });
     if (closed()) return false;
-    for (size_t i = 0; i < entries.size(); ++i) {
-      entries_[(at + i) % kRoom] = entries[i];
-    }
-    put_.store(end, std::memory_order_release);
+    rows_[at % kRoom] = row;
+    put_.store(at + 1, std::memory_order_release);
     return true;
   }
 
-  // Waits for entries, of which `most` at most are given; none at the end.
-  absl::Span<const Entry> Await(uint64_t most) const {
+  // Waits for ticks, of which `most` at most are given; none at the end.
+  absl::Span<const TickRow> Await(uint64_t most) const {
     const uint64_t at = taken_.load(std::memory_order_relaxed);
-    WaitFor([&] {
-      return put_.load(std::memory_order_acquire) > at ||
-             closed_.load(std::memory_order_acquire);
-    });
+    WaitFor(
+        [&] { return put_.load(std::memory_order_acquire) > at || closed(); });
     const uint64_t count = put_.load(std::memory_order_acquire) - at;
     // To the end of the ring at most, so that they lie together.
-    return {entries_ + at % kRoom, std::min({count, most, kRoom - at % kRoom})};
+    return {rows_ + at % kRoom, std::min({count, most, kRoom - at % kRoom})};
   }
   void Taken(uint64_t count) {
     taken_.store(taken_.load(std::memory_order_relaxed) + count,
                  std::memory_order_release);
   }
-  uint64_t num_taken() const { return taken_.load(std::memory_order_acquire); }
 
   bool closed() const { return closed_.load(std::memory_order_acquire); }
-
   // No more will be put in, or taken out.
   void Close() { closed_.store(true, std::memory_order_release); }
 
  private:
-  Entry entries_[kRoom];
+  TickRow rows_[kRoom];
   alignas(64) std::atomic<uint64_t> put_{0};
   alignas(64) std::atomic<uint64_t> taken_{0};
   alignas(64) std::atomic<bool> closed_{false};
 };
 
 absl::Status RunPipelined(TradingModel& model, FeatureDecoder& decoder,
-                          const Bursts& bursts, bool one_by_one,
+                          const std::vector<std::string>& messages,
                           const Schedule& schedule, TradingRun& run) {
   auto queue = std::make_unique<TickQueue>();
   absl::Status decoded;
   std::thread decode([&] {
-    uint64_t num_put = 0;
-    for (size_t i = 0; i < bursts.size(); ++i) {
-      if (one_by_one)
-        WaitFor(
-            [&] { return queue->num_taken() == num_put || queue->closed(); });
-      const double arrival = schedule.Await(i);
-      std::vector<TickQueue::Entry> entries;
-      for (size_t j = 0; j < bursts[i].size(); ++j) {
-        const absl::StatusOr<TickRow> row = decoder.Decode(bursts[i][j]);
-        if (!row.ok()) {
-          decoded = row.status();
-          return queue->Close();
-        }
-        entries.push_back({*row, arrival});
-        if (entries.size() < kDecodedTicks && j + 1 < bursts[i].size()) {
-          continue;
-        }
-        if (!queue->Put(entries)) return queue->Close();
-        num_put += entries.size();
-        entries.clear();
+    for (size_t i = 0; i < messages.size(); ++i) {
+      schedule.Await(i);
+      const absl::StatusOr<TickRow> row = decoder.Decode(messages[i]);
+      if (!row.ok()) {
+        decoded = row.status();
+        break;
       }
+      if (!queue->Put(*row)) break;
     }
     queue->Close();
   });
-  const uint64_t most = model.max_ticks();
-  std::vector<TickRow> rows(most);
-  std::vector<Decision> decisions(most);
   absl::Status status;
-  while (true) {
-    const auto entries = queue->Await(most);
-    if (entries.empty()) break;
-    const size_t count = entries.size();
-    for (size_t i = 0; i < count; ++i) rows[i] = entries[i].row;
-    status =
-        model.Decide(absl::MakeConstSpan(rows).first(count), decisions.data());
+  for (size_t first = 0;;) {
+    const absl::Span<const TickRow> rows = queue->Await(model.max_ticks());
+    if (rows.empty()) break;
+    status = model.Decide(rows, run.decisions.data() + first);
     if (!status.ok()) {
       queue->Close();
       break;
     }
     const double now = schedule.now();
-    for (size_t i = 0; i < count; ++i) {
-      run.latency_us.push_back(now - entries[i].arrival_us);
+    for (size_t i = first; i < first + rows.size(); ++i) {
+      run.latency_us[i] = now - schedule.arrival(i);
     }
-    run.decisions.insert(run.decisions.end(), decisions.begin(),
-                         decisions.begin() + static_cast<int64_t>(count));
-    queue->Taken(count);
+    first += rows.size();
+    queue->Taken(rows.size());
   }
   decode.join();
   return status.ok() ? decoded : status;
@@ -206,19 +169,19 @@ absl::Status RunPipelined(TradingModel& model, FeatureDecoder& decoder,
 }  // namespace
 
 absl::StatusOr<TradingRun> RunTrading(TradingMode mode, TradingModel& model,
-                                      int64_t num_symbols, const Bursts& bursts,
+                                      int64_t num_symbols,
+                                      const std::vector<std::string>& messages,
                                       const std::vector<double>& arrival_us) {
   TradingRun run;
+  run.latency_us.resize(messages.size());
+  run.decisions.resize(messages.size());
   FeatureDecoder decoder(num_symbols);
   model.Forget();
   const Schedule schedule(arrival_us);
-  const absl::Status status =
-      mode == TradingMode::kPipelined
-          ? RunPipelined(model, decoder, bursts, arrival_us.empty(), schedule,
-                         run)
-          : RunSerial(mode == TradingMode::kByTick, model, decoder, bursts,
-                      schedule, run);
-  RETURN_IF_ERROR(status);
+  RETURN_IF_ERROR(mode == TradingMode::kPipelined
+                      ? RunPipelined(model, decoder, messages, schedule, run)
+                      : RunInTurn(mode == TradingMode::kBatched, model, decoder,
+                                  messages, schedule, run));
   run.seconds = 1e-6 * schedule.now();
   return run;
 }

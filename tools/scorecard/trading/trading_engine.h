@@ -1,12 +1,9 @@
-// From a burst of ticks to decisions, one thing after another or side by side.
+// From ticks to decisions, one thing after another or side by side.
 //
-//   kSerial      decode all lines of a burst, then run the model on all of
-//   them,
-//                then decide
-//   kByTick      the same, each tick for itself
+//   kSerial      decode a tick, run the model on it, decide; then the next
+//   kBatched     decode all ticks that have come, run the model on them all
 //   kPipelined   one thread decodes into a bounded queue, another runs the
-//   model
-//                on what is there by then
+//                model on whatever is there by then
 //
 // A decision is the same in all: a tick's value does not depend on which ticks
 // the model sees with it.
@@ -23,7 +20,7 @@
 
 namespace strata {
 
-enum class TradingMode { kSerial, kByTick, kPipelined };
+enum class TradingMode { kSerial, kBatched, kPipelined };
 
 struct TradingRun {
   std::vector<double> latency_us;  // [ticks], from arrival to decision.
@@ -31,15 +28,15 @@ struct TradingRun {
   double seconds = 0;
 };
 
-// Runs `bursts` (lines of ticks, at most as many as the model takes at once),
-// of which burst i arrives `arrival_us[i]` after the start. Without arrivals
-// each comes when the one before is decided.
+// Runs `messages`, of which message i arrives `arrival_us[i]` after the start;
+// all at once if there are no arrivals. Engines look out for the next message
+// without sleeping, as those who trade do.
 //
 // Returns the errors of FeatureDecoder and the model.
-absl::StatusOr<TradingRun> RunTrading(
-    TradingMode mode, TradingModel& model, int64_t num_symbols,
-    const std::vector<std::vector<std::string>>& bursts,
-    const std::vector<double>& arrival_us);
+absl::StatusOr<TradingRun> RunTrading(TradingMode mode, TradingModel& model,
+                                      int64_t num_symbols,
+                                      const std::vector<std::string>& messages,
+                                      const std::vector<double>& arrival_us);
 
 }  // namespace strata
 

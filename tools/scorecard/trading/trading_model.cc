@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <memory>
+#include <numeric>
 #include <utility>
 #include <vector>
 
@@ -16,15 +17,18 @@
 #include "core/graph/builder.h"
 #include "core/graph/graph.h"
 #include "core/model/attention.h"
+#include "core/model/config.h"
 #include "core/model/config.pb.h"
 #include "core/model/init.h"
 #include "core/model/moe.h"
 #include "core/ops/elementwise.h"
 #include "core/ops/matmul.h"
 #include "core/ops/norm.h"
+#include "core/runtime/constants.h"
 #include "core/runtime/fuse_for.h"
 #include "core/runtime/program.h"
-#include "tools/scorecard/trading/market_feed.h"
+#include "core/tensor/tensor.h"
+#include "tools/scorecard/trading/feature_decoder.h"
 
 namespace strata {
 namespace {
@@ -33,30 +37,26 @@ namespace {
 constexpr int64_t kSession = 256;
 constexpr int64_t kDecisions = 3;
 
-ModelConfig Config() {
-  ModelConfig config;
+constexpr int64_t kBlock = 16;  // Ticks of a block of the cache.
+
+absl::StatusOr<ModelConfig> Config() {
+  ASSIGN_OR_RETURN(ModelConfig config, ModelPreset("demo"));
   config.set_name("trading");
-  config.set_vocab_size(1);
-  config.set_d_model(64);
-  config.set_num_layers(2);
+  config.set_d_model(config.d_model() / 2);
   config.set_max_seq_len(kSession);
-  config.set_norm_eps(1e-5);
   AttentionConfig& attention = *config.mutable_attention();
-  attention.set_num_heads(4);
-  attention.set_num_kv_heads(2);
-  attention.set_head_dim(16);
-  attention.set_rope_theta(10000);
+  attention.set_head_dim(attention.head_dim() / 2);
   attention.set_window(64);
-  config.mutable_moe()->set_expert_width(32);
-  FlatRouterConfig& flat = *config.mutable_moe()->mutable_flat();
-  flat.set_num_experts(8);
-  flat.set_k(2);
-  flat.set_normalize(true);
+  MoeConfig& moe = *config.mutable_moe();
+  moe.set_expert_width(moe.expert_width() / 2);
+  HierarchicalRouterConfig& gate = *moe.mutable_hierarchical();
+  gate.set_energy_groups(gate.energy_groups() / 2);
+  gate.set_fine_width(gate.fine_width() / 2);
   return config;
 }
 
-absl::StatusOr<Graph> BuildGraph(const TradingModelOptions& options) {
-  const ModelConfig config = Config();
+absl::StatusOr<Graph> BuildGraph(const ModelConfig& config,
+                                 const TradingModelOptions& options) {
   const int64_t d = config.d_model();
   GraphBuilder b;
   const ValueId num_ticks = b.Input("num_tokens", DType::kI32, {});
@@ -66,8 +66,12 @@ absl::StatusOr<Graph> BuildGraph(const TradingModelOptions& options) {
   AttentionInputs inputs;
   inputs.position = b.Input("position", DType::kI32, {t});
   inputs.cache_row = b.Input("cache_row", DType::kI32, {t});
-  inputs.first_row = b.Input("first_row", DType::kI32, {t});
   inputs.cache_slots = options.num_symbols * kSession;
+  inputs.pages.block_size = kBlock;
+  inputs.pages.block_table =
+      b.Input("block_table", DType::kI32,
+              {Static(options.num_symbols), Static(kSession / kBlock)});
+  inputs.pages.sequence = b.Input("sequence", DType::kI32, {t});
   ValueId h =
       Linear(b, features,
              b.Parameter("features.weight", {Static(d), Static(kNumFeatures)}));
@@ -98,14 +102,23 @@ TradingModel::TradingModel(const TradingModelOptions& options)
 absl::StatusOr<std::unique_ptr<TradingModel>> TradingModel::Create(
     const TradingModelOptions& options) {
   auto model = std::unique_ptr<TradingModel>(new TradingModel(options));
-  ASSIGN_OR_RETURN(Graph graph, BuildGraph(options));
+  ASSIGN_OR_RETURN(const ModelConfig config, Config());
+  ASSIGN_OR_RETURN(Graph graph, BuildGraph(config, options));
   if (options.fuse) graph = FuseFor(graph, model->backend_, model->state_);
+  if (options.fold) {
+    ASSIGN_OR_RETURN(model->constants_,
+                     Constants::TakeOut(graph, model->backend_, model->state_));
+  }
   Program::Options compile;
   compile.reuse_memory = options.plan;
   ASSIGN_OR_RETURN(model->program_,
                    Program::Compile(std::move(graph), model->backend_,
                                     model->state_, compile));
-  InitializeParameters(Config(), /*seed=*/1, model->state_);
+  InitializeParameters(config, /*seed=*/1, model->state_);
+  if (options.fold) RETURN_IF_ERROR(model->constants_->Update());
+  // A symbol's blocks lie side by side.
+  const TensorView& table = model->program_->Input("block_table");
+  std::iota(table.as<int32_t>(), table.as<int32_t>() + table.num_elements(), 0);
   return model;
 }
 
@@ -120,14 +133,14 @@ absl::Status TradingModel::Decide(absl::Span<const TickRow> rows,
   float* const features = program_->Input("features").as<float>();
   int32_t* const position = input("position");
   int32_t* const cache_row = input("cache_row");
-  int32_t* const first_row = input("first_row");
+  int32_t* const sequence = input("sequence");
   for (size_t i = 0; i < rows.size(); ++i) {
     std::copy(rows[i].features.begin(), rows[i].features.end(),
               features + i * kNumFeatures);
     int32_t& next = position_[rows[i].symbol];
     position[i] = next;
-    first_row[i] = static_cast<int32_t>(rows[i].symbol * kSession);
-    cache_row[i] = first_row[i] + next;
+    sequence[i] = rows[i].symbol;
+    cache_row[i] = static_cast<int32_t>(rows[i].symbol * kSession) + next;
     next = static_cast<int32_t>((next + 1) % kSession);
   }
   RETURN_IF_ERROR(program_->Run());
