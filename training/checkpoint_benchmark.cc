@@ -12,6 +12,7 @@
 #include <filesystem>
 #include <fstream>
 #include <iostream>
+#include <optional>
 #include <string>
 #include <thread>
 #include <vector>
@@ -26,6 +27,7 @@
 #include "core/parallel/mesh.h"
 #include "core/parallel/thread_communicator.h"
 #include "nlohmann/json.hpp"
+#include "training/checkpoint/checkpoint_saver.h"
 #include "training/config.h"
 #include "training/data/corpus.h"
 #include "training/trainer.h"
@@ -62,7 +64,7 @@ ModelConfig Model() {
   HierarchicalRouterConfig& tiers =
       *model.mutable_moe()->mutable_hierarchical();
   for (int i = 0; i < tiers.tier_experts_size(); ++i) {
-    tiers.set_tier_experts(i, 24 / tiers.tier_experts_size());
+    tiers.set_tier_experts(i, 16);
   }
   return model;
 }
@@ -94,12 +96,26 @@ void Measure(const Corpus& corpus, const MeshShape& shape) {
         if (first) ForgetPeak();
         CHECK(rank->Barrier().ok());
         const double begin = Now();
-        CHECK((*trainer)->SaveCheckpoint(runs, nlohmann::json::object()).ok());
+        CHECK((*trainer)->BeginCheckpoint(runs, nlohmann::json::object()).ok());
         CHECK(rank->Barrier().ok());
+        const double still = Now() - begin;
+        int64_t steps = 0;
+        std::optional<SaveReport> report;
+        while (!report) {
+          CHECK((*trainer)->Step().ok());
+          ++steps;
+          auto polled = (*trainer)->PollCheckpoint(/*wait=*/false);
+          CHECK(polled.ok()) << polled.status().ToString();
+          report = *std::move(polled);
+        }
+        CHECK(report->status.ok()) << report->status.ToString();
         if (!first) continue;
         std::cout << absl::StrFormat(
-            "%s: still for %.3f s; %.0f MB of %.0f MB more\n", ToText(shape),
-            Now() - begin, Memory("VmHWM") - before, before);
+            "%s: still for %.3f s, saved after %.1f s and %d steps; a copy of "
+            "%.0f MB a rank; %.0f MB of %.0f MB more\n",
+            ToText(shape), still, report->seconds, steps,
+            static_cast<double>(report->snapshot_bytes) / 1e6,
+            Memory("VmHWM") - before, before);
       }
     });
   }
