@@ -2,6 +2,7 @@
 
 #include <filesystem>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -187,6 +188,29 @@ TEST_F(WeightFilesTest, TwoTensorsOfOneNameAreRefused) {
   small.max_shard_bytes = 4;
   EXPECT_THAT(WriteWeights(dir_, tensors, small),
               StatusIs(kInvalid, HasSubstr("two tensors are named \"a\"")));
+}
+
+TEST_F(WeightFilesTest, ExpertsInATensorEachAreThoseOfOneTensor) {
+  const auto write = [&](const std::string& file,
+                         const std::vector<TensorToWrite>& tensors) {
+    ASSERT_THAT(WriteWeightsFile(Path(file), tensors, WriteOptions()), IsOk());
+  };
+  write("whole", {Bytes("m.experts.w", DType::kU8, {2, 1, 3}, "abcdef")});
+  write("each", {Bytes("m.experts.0.w", DType::kU8, {1, 3}, "abc"),
+                 Bytes("m.experts.1.w", DType::kU8, {1, 3}, "def")});
+  write("other", {Bytes("m.experts.0.w", DType::kU8, {1, 3}, "abc"),
+                  Bytes("m.experts.1.w", DType::kU8, {1, 3}, "dEf")});
+
+  for (const auto& [a, b] :
+       {std::pair("whole", "each"), std::pair("each", "whole")}) {
+    const auto same = CompareWeights(Path(a), Path(b));
+    ASSERT_THAT(same, IsOk());
+    EXPECT_EQ(same->num_equal, 2);
+    EXPECT_THAT(same->differences, IsEmpty());
+  }
+  const auto differ = CompareWeights(Path("whole"), Path("other"));
+  ASSERT_THAT(differ, IsOk());
+  EXPECT_THAT(differ->differences, ElementsAre(HasSubstr("m.experts.1.w")));
 }
 
 }  // namespace

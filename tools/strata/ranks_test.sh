@@ -41,6 +41,16 @@ ranks 2 "${train[@]}" --steps=8 --resume=one/step-000006 --ep=2 --out=again >aga
 ranks 2 "${train[@]}" --steps=8 --resume=experts/step-000006 --dp=2 --shard-optimizer --out=other >other.out 2>&1 || fail "$(cat other.out)"
 grep -q '8 of 8 steps are done' again.out other.out || fail "$(cat again.out other.out)"
 
+# A checkpoint of several ranks is read by all that reads models; two of the same
+# tensors are the same, however they are laid out; a shard of another is named.
+[[ $(ls experts/step-000006/model-0000[12]-of-00002.safetensors | wc -l) == 2 ]] || fail "$(ls experts/step-000006)"
+"$strata" generate --model=experts/step-000006 --prompt=one --max-new-tokens=4 >/dev/null 2>generate.err || fail "$(cat generate.err)"
+"$strata" evaluate --model=experts/step-000006 --data=data --tokens=128 >/dev/null 2>evaluate.err || fail "$(cat evaluate.err)"
+"$strata" "${train[@]}" --steps=6 --resume=experts/step-000006 --out=copied >copied.out 2>&1 || fail "$(cat copied.out)"
+"$strata" verify experts/step-000006 copied/step-000006 >verify.out 2>&1 || fail "$(cat verify.out)"
+cp -r experts/step-000006 mixed
+cp experts/step-000003/model-00002-of-00002.safetensors mixed/
+
 # Stages: two layers, the losses of one rank, a checkpoint that one goes on from.
 deep=("${train[@]}" --set model.num_layers=2)
 "$strata" "${deep[@]}" --steps=4 --out=deep >/dev/null 2>&1
@@ -64,5 +74,7 @@ refuses 'has 3 ranks; 2 were started' ranks 2 "${train[@]}" --dp=3 --out=no
 refuses 'there are 1 layers; want at least pp = 2' ranks 2 "${train[@]}" --pp=2 --out=no
 refuses 'experts; want a multiple of ep = 3' ranks 3 "${train[@]}" --set train.accumulation=3 --ep=3 --out=no
 refuses 'want a multiple of dp x ep = 2' ranks 2 "${train[@]}" --set train.accumulation=3 --dp=2 --out=no
+refuses 'mixed/model-00002-of-00002.safetensors is of step 3 of run' ranks 2 "${train[@]}" --steps=8 --resume=mixed --ep=2 --out=no
+refuses 'mixed/model-00002-of-00002.safetensors is of step 3 of run' "$strata" generate --model=mixed --prompt=one
 refuses 'holds a run already' ranks 2 "${train[@]}" --dp=2 --out=two
 [[ ! -e no ]] || fail "a refused run left a folder"
