@@ -156,7 +156,31 @@ absl::StatusOr<Trainer::WholeState> Trainer::DescribeWhole() const {
   return whole;
 }
 
+absl::Status Trainer::BuildBalancer() {
+  if (!options_.balance.moves()) return absl::OkStatus();
+  if (backend_->name() != "cpu") {
+    return absl::UnimplementedError(
+        absl::StrCat("--rebalance moves experts of the CPU's ranks only so "
+                     "far; the device is ",
+                     backend_->name()));
+  }
+  ASSIGN_OR_RETURN(balancer_,
+                   LiveBalancer::Create(options_.balance, *meter_, shards_,
+                                        *options_.mesh, *state_));
+  return absl::OkStatus();
+}
+
+// What is saved does not depend on where experts are.
 absl::StatusOr<std::string> Trainer::SaveCheckpoint(
+    const std::string& runs, const nlohmann::json& manifest) {
+  if (balancer_ == nullptr) return SaveInOrder(runs, manifest);
+  RETURN_IF_ERROR(balancer_->GoHome());
+  absl::StatusOr<std::string> path = SaveInOrder(runs, manifest);
+  RETURN_IF_ERROR(balancer_->GoBack());
+  return path;
+}
+
+absl::StatusOr<std::string> Trainer::SaveInOrder(
     const std::string& runs, const nlohmann::json& manifest) {
   if (options_.mesh == nullptr) {
     return WriteCheckpoint(*state_, runs, manifest);
@@ -279,6 +303,7 @@ absl::Status Trainer::Resume(const std::string& checkpoint) {
                      corpus_->sha256, ")"));
   }
   RETURN_IF_ERROR(LoadRankTensors(checkpoint));
+  if (balancer_ != nullptr) balancer_->BeginInOrder();
   step_ = trainer["step"].get<int64_t>();
   return absl::OkStatus();
 }

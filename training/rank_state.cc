@@ -90,8 +90,12 @@ void TakeShards(const StateStore& whole, const std::vector<std::string>& names,
     const TensorView& from = whole.Get(name);
     if (to.num_bytes() == 0) continue;
     const Shard* const shard = FindShard(shards, name);
-    std::memcpy(to.data, shard == nullptr ? from.data : At(from, shard->begin),
-                to.num_bytes());
+    if (shard == nullptr) {
+      std::memcpy(to.data, from.data, to.num_bytes());
+    } else {
+      const char* const begin = At(from, shard->begin);
+      std::memcpy(to.data, begin, At(from, shard->end) - begin);
+    }
   }
 }
 
@@ -107,7 +111,7 @@ absl::Status InitializeShards(const ModelConfig& config, uint64_t seed,
     for (const int64_t extent : view.shape) {
       value.type.dims.push_back(Static(extent));
     }
-    value.type.dims[0] = Static(shard.whole);
+    value.type.dims[0] = Static(shard.whole);  // However many slots are here.
     Graph graph;
     graph.AddValue(value);
     StateStore whole(backend);
@@ -146,8 +150,12 @@ absl::Status GatherWhole(const StateStore& local,
       const int sender = senders[piece];
       if (world.rank() == sender && sender > 0) {
         const TensorView& view = local.Get(names[i]);
-        RETURN_IF_ERROR(
-            world.Send({view.data, view.num_elements(), view.dtype}, 0));
+        const Shard* const shard = FindShard(shards, names[i]);
+        const int64_t spare =
+            shard == nullptr ? 0
+                             : view.num_elements() / view.dim(0) * shard->spare;
+        RETURN_IF_ERROR(world.Send(
+            {view.data, view.num_elements() - spare, view.dtype}, 0));
       }
       if (world.rank() > 0) continue;
       const TensorView& all = whole->Get(names[i]);

@@ -141,7 +141,8 @@ absl::StatusOr<Forward> BuildForward(const ModelConfig& model,
   if (place.shape.ep > 1) {
     ASSIGN_OR_RETURN(
         PartitionedGraph part,
-        PartitionExperts(forward.step.graph, place.shape.ep, place.ep_rank));
+        PartitionExperts(forward.step.graph, place.shape.ep, place.ep_rank,
+                         place.slots));
     forward.step.graph = std::move(part.graph);
     forward.step.shards = std::move(part.shards);
     MapDecoder(part.value, forward.decoder);
