@@ -3,21 +3,17 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
-#include <functional>
 #include <map>
 #include <memory>
 #include <string>
-#include <thread>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "absl/time/time.h"
 #include "core/base/files.h"
 #include "core/model/config.h"
 #include "core/parallel/mesh.h"
 #include "core/parallel/pipeline_schedule.h"
-#include "core/parallel/thread_communicator.h"
 #include "core/runtime/state_store.h"
 #include "core/tensor/dtype.h"
 #include "core/tensor/tensor.h"
@@ -27,6 +23,7 @@
 #include "nlohmann/json.hpp"
 #include "training/config.h"
 #include "training/data/corpus.h"
+#include "training/mesh_fixture.h"
 #include "training/metrics.h"
 #include "training/routing_fixture.h"
 #include "training/trainer.h"
@@ -99,21 +96,6 @@ RankRun Train(const ModelConfig& model, DType dtype, const Mesh* mesh,
     run.state[name] = ToDoubles(state.Get(name));
   }
   return run;
-}
-
-// Calls `body` as each rank of a mesh.
-void OnMesh(const MeshShape& shape,
-            const std::function<void(const Mesh& mesh)>& body) {
-  const auto world = ThreadCommunicators(shape.size(), absl::Seconds(60));
-  std::vector<std::thread> threads;
-  for (const auto& rank : world) {
-    threads.emplace_back([&, rank = rank.get()] {
-      const auto mesh = Mesh::Create(*rank, shape);
-      ASSERT_THAT(mesh, IsOk());
-      body(**mesh);
-    });
-  }
-  for (std::thread& thread : threads) thread.join();
 }
 
 // The run of each rank.

@@ -235,7 +235,7 @@ class Trainer {
   std::unique_ptr<LayerNorms> layer_norms_;
   std::unique_ptr<ExpertMeter> meter_;
   std::unique_ptr<LiveBalancer> balancer_;  // Null where experts stay.
-  std::unique_ptr<RoutingReplay> replay_;  // Null if there is none.
+  std::unique_ptr<RoutingReplay> replay_;   // Null if there is none.
   int64_t step_ = 0;
 };
 

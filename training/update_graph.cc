@@ -141,11 +141,11 @@ ValueId NormOverRanks(GraphBuilder& b, const ByLayer& common,
                       const ByLayer& sharded, const ByPlacement& movable,
                       const MeshShape& shape, ValueId divisor) {
   const ValueId one = Fill(b, 1.0);
-  ValueId norm = GlobalNorm(
-      b,
-      NormsByLayer(b, common, ExpertNorms(b, movable, divisor),
-                   LayerPart::kCommon, divisor),
-      one);
+  ValueId norm =
+      GlobalNorm(b,
+                 NormsByLayer(b, common, ExpertNorms(b, movable, divisor),
+                              LayerPart::kCommon, divisor),
+                 one);
   if (!sharded.empty()) {
     const ValueId shards = GlobalNorm(
         b, NormsByLayer(b, sharded, {}, LayerPart::kShard, divisor), one);
@@ -241,8 +241,8 @@ absl::StatusOr<Graph> BuildUpdateGraph(const Graph& source,
   }
   if (sums.over_ranks) SumInBuckets(b, loads, "batch");
   for (auto& [placement, experts] : movable) {
-    const int64_t slots = experts.slots.experts +
-                          experts.slots.ranks * sums.place.slots.spare;
+    const int64_t slots =
+        experts.slots.experts + experts.slots.ranks * sums.place.slots.spare;
     experts.slots.table = b.State(placement, DType::kI32, {Static(slots)});
     if (sums.place.slots.spare > 0) {
       SumCopies(b, experts.grads, experts.slots, "ep");

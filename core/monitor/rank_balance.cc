@@ -48,8 +48,7 @@ PlacementShape SlotShape(int num_experts, const RankBalanceOptions& options) {
 }
 
 Placement InOrder(const PlacementShape& shape) {
-  const int of_rank =
-      (shape.num_experts + shape.num_gpus - 1) / shape.num_gpus;
+  const int of_rank = (shape.num_experts + shape.num_gpus - 1) / shape.num_gpus;
   Placement placement;
   for (int rank = 0; rank < shape.num_gpus; ++rank) {
     for (int slot = 0; slot < shape.SlotsPerGpu(); ++slot) {

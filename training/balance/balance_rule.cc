@@ -33,10 +33,10 @@ absl::StatusOr<BalanceRule> ParseBalanceRule(absl::string_view text) {
 absl::Status Validate(const BalanceRule& rule, const MeshShape& shape) {
   if (rule.spare < 0 || rule.max_bytes < 1 || !(rule.max_seconds > 0) ||
       !std::isfinite(rule.max_seconds)) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "spare slots are ", rule.spare, ", the budget of a move ",
-        rule.max_bytes, " bytes and ", rule.max_seconds,
-        " seconds; want at least 0, 1 and more than 0"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("spare slots are ", rule.spare, ", the budget of a move ",
+                     rule.max_bytes, " bytes and ", rule.max_seconds,
+                     " seconds; want at least 0, 1 and more than 0"));
   }
   if (!rule.moves()) {
     if (rule.spare == 0) return absl::OkStatus();

@@ -146,8 +146,7 @@ void LiveBalancer::BeginInOrder() {
              InOrder(SlotShape(static_cast<int>(shard.whole),
                                SlotsOfRanks(mesh_.shape().ep, rule_.spare))));
     const int64_t own = shard.end - shard.begin;
-    for (const std::string& name :
-         StatesOf({shard}, shard.placement, state_)) {
+    for (const std::string& name : StatesOf({shard}, shard.placement, state_)) {
       const TensorView& view = state_.Get(name);
       char* const rows = static_cast<char*>(view.data);
       const int64_t n = view.num_bytes() / view.dim(0);
@@ -210,8 +209,7 @@ absl::Status LiveBalancer::MoveSome(std::vector<ExpertMove>& moves) {
     // The first step of all is taken whatever it costs.
     if (moved > 0 && slots < 2) break;
     const absl::Time begin = absl::Now();
-    const MoveLeg leg =
-        NextLeg(gates_[g].shape, placements_[g], target, slots);
+    const MoveLeg leg = NextLeg(gates_[g].shape, placements_[g], target, slots);
     const Placement after = After(placements_[g], leg);
     ExpertMove move;
     move.layer = gates_[g].layer;

@@ -32,9 +32,8 @@ bool Step(const std::vector<int32_t>& target, Way& way) {
   for (const int32_t e : way.expert) ++copies[e];
   const auto differs = [&](int s) { return way.expert[s] != target[s]; };
   // One of several copies may be overwritten.
-  const int over = FirstSlot(way, [&](int s) {
-    return differs(s) && copies[way.expert[s]] > 1;
-  });
+  const int over = FirstSlot(
+      way, [&](int s) { return differs(s) && copies[way.expert[s]] > 1; });
   if (over >= 0) {
     const int from =
         FirstSlot(way, [&](int s) { return way.expert[s] == target[over]; });
@@ -46,9 +45,8 @@ bool Step(const std::vector<int32_t>& target, Way& way) {
   // Else the only one goes where it belongs, and what was there comes here.
   const int here = FirstSlot(way, differs);
   if (here < 0) return false;
-  const int there = FirstSlot(way, [&](int s) {
-    return differs(s) && target[s] == way.expert[here];
-  });
+  const int there = FirstSlot(
+      way, [&](int s) { return differs(s) && target[s] == way.expert[here]; });
   CHECK(there >= 0) << "expert " << way.expert[here] << " is to have no slot";
   std::swap(way.expert[here], way.expert[there]);
   std::swap(way.origin[here], way.origin[there]);

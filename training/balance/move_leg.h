@@ -2,9 +2,9 @@
 // leg every expert has a slot, so training can go on in between.
 //
 //   present  0 1 | 2 3 | 3 0
+//   leg      2 1 | 2 3 | 3 0     over one of two copies of 0
+//   leg      2 1 | 0 3 | 3 0     over one of two copies of 2
 //   target   2 1 | 0 3 | 3 2
-//   leg      2 1 | 0 3 | 3 0     0 and 2 change places
-//   leg      2 1 | 0 3 | 3 2     a copy of 2 over one of two of 0
 
 #ifndef TRAINING_BALANCE_MOVE_LEG_H_
 #define TRAINING_BALANCE_MOVE_LEG_H_

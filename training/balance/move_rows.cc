@@ -59,7 +59,8 @@ absl::Status MoveRows(absl::Span<const int32_t> origin,
     if (to == ranks.rank()) received[from] += bytes;
   }
   std::vector<int64_t> next(ranks.size(), 0);  // Where each sender's begin.
-  for (int r = 1; r < ranks.size(); ++r) next[r] = next[r - 1] + received[r - 1];
+  for (int r = 1; r < ranks.size(); ++r)
+    next[r] = next[r - 1] + received[r - 1];
   in.resize(next.back() + received.back());
   RETURN_IF_ERROR(ranks.AllToAll(
       {out.data(), static_cast<int64_t>(out.size()), DType::kU8}, sent,

@@ -113,14 +113,17 @@ class ExpertPartition {
             ep_, ", as ranks share the experts of each gate out"));
       }
       const int64_t own = experts / ep_;
-      shards_[weight] = {value.name, own * ep_rank_, own * (ep_rank_ + 1),
-                         experts};
+      const NodeId plan = PlanOf(node);
+      Shard& shard = shards_[weight];
+      shard.parameter = value.name;
+      shard.begin = own * ep_rank_;
+      shard.end = own * (ep_rank_ + 1);
+      shard.whole = experts;
       if (slots_.movable) {
-        const NodeId plan = PlanOf(node);
-        shards_[weight].placement = PlacementName(source_.node(plan).scope);
-        shards_[weight].spare = slots_.spare;
+        shard.placement = PlacementName(source_.node(plan).scope);
+        shard.spare = slots_.spare;
       }
-      plans_[PlanOf(node)] = {};
+      plans_[plan] = {};
     }
     for (const Node& node : source_.nodes()) {
       for (size_t i = 0; i < node.inputs.size(); ++i) {
