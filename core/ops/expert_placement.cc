@@ -94,9 +94,6 @@ double NormFlops(const OpView& op, const Binding& binding) {
 
 // A number of each slot, from every rank to every other.
 void NormBytes(const OpView& op, const Binding& binding, Cost& cost) {
-  for (int i = 2; i < static_cast<int>(op.inputs.size()); ++i) {
-    cost.bytes_read += Bytes(op.type(i), binding);
-  }
   cost.bytes_on_wire =
       static_cast<double>(op.type(1).dims[0].bound * SizeOf(DType::kF64));
 }

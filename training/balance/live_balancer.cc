@@ -76,6 +76,8 @@ RankBalanceOptions SlotsOfRanks(int ranks, int spare) {
   RankBalanceOptions options;
   options.num_ranks = ranks;
   options.spare_slots = spare;
+  // Steps are short windows: some dozen of them count.
+  options.memory = 0.15;
   // docs/placement.md: two per cent of balance save most of the moves.
   options.max_above_eplb = 0.02;
   return options;
