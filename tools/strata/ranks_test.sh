@@ -72,7 +72,7 @@ refuses() {
   "$@" >/dev/null 2>refused || status=$?
   ((status != 0)) || fail "no error: $*"
   [[ $(grep -c "^strata: " refused) == 1 ]] || fail "not one line: $(cat refused)"
-  grep -qF "$want" refused || fail "$(cat refused)"
+  grep -qF -- "$want" refused || fail "$(cat refused)"
 }
 refuses 'start it by mpirun -np 2' "$strata" "${train[@]}" --dp=2 --out=no
 refuses 'has 3 ranks; 2 were started' ranks 2 "${train[@]}" --dp=3 --out=no
