@@ -1,6 +1,8 @@
 // Experts that move while ranks train: the steps stay those of one rank.
 
 #include <cstdint>
+#include <filesystem>
+#include <map>
 #include <memory>
 #include <string>
 #include <utility>
@@ -230,14 +232,17 @@ INSTANTIATE_TEST_SUITE_P(Models, LiveBalancingTest,
                                info.param.moe().has_flat() ? "flat" : "tiers");
                          });
 
-std::string FilesOf(const std::string& checkpoint) {
-  std::string all;
-  for (const char* name : {"model.safetensors", "optimizer.safetensors"}) {
-    const auto text = ReadFile(absl::StrCat(checkpoint, "/", name));
+// The tensors of a checkpoint by file, as they lie on the disk.
+std::map<std::string, std::string> FilesOf(const std::string& checkpoint) {
+  std::map<std::string, std::string> files;
+  for (const auto& entry : std::filesystem::directory_iterator(checkpoint)) {
+    if (entry.path().extension() != ".safetensors") continue;
+    const auto text = ReadFile(entry.path().string());
     EXPECT_THAT(text, IsOk());
-    absl::StrAppend(&all, *text);
+    files[entry.path().filename().string()] = *text;
   }
-  return all;
+  EXPECT_GE(files.size(), 2);
+  return files;
 }
 
 // A checkpoint does not say where experts were, and a run that was resumed, its
