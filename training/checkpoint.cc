@@ -5,11 +5,15 @@
 //   trainer.json                       step, training config, data hash
 //   tokenizer.json, tokenizer_config.json   if it learned ids, not bytes
 //   manifest.json                      where it comes from
+//
+// One rank alone writes so, from its state. Several have a file each, and an
+// index, instead of the two of tensors (training/checkpoint).
 
 #include <algorithm>
 #include <cstdint>
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <string>
 #include <system_error>
 #include <utility>
@@ -20,30 +24,35 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "absl/types/span.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
+#include "core/base/check.h"
 #include "core/base/files.h"
+#include "core/base/sha256.h"
 #include "core/base/staged_directory.h"
 #include "core/base/status_macros.h"
 #include "core/checkpoint/model_files.h"
+#include "core/checkpoint/shards/shard_index.h"
+#include "core/checkpoint/weight_files.h"
 #include "core/graph/graph.h"
 #include "core/model/config.h"
 #include "core/model/gate.h"
+#include "core/parallel/agree.h"
 #include "core/parallel/communicator.h"
 #include "core/parallel/mesh.h"
 #include "core/runtime/state_store.h"
 #include "core/tokenizer/model_tokenizer.h"
 #include "nlohmann/json.hpp"
+#include "training/checkpoint/checkpoint_saver.h"
+#include "training/checkpoint/state_parts.h"
 #include "training/config.h"
-#include "training/rank_state.h"
 #include "training/step_graph.h"
 #include "training/trainer.h"
 
 namespace strata {
 namespace {
 
-constexpr char kOptimizerFile[] = "optimizer.safetensors";
 constexpr char kTrainerFile[] = "trainer.json";
-constexpr char kManifestFile[] = "manifest.json";
 constexpr absl::string_view kStepPrefix = "step-";
 
 bool IsCheckpoint(const std::filesystem::path& path) {
@@ -95,6 +104,29 @@ absl::Status CheckTokenizer(const std::string& checkpoint,
                    "checkpoint's)"));
 }
 
+// Removes the oldest checkpoints below `runs` until `keep` are left; `newest`
+// stays.
+void RemoveOld(const std::string& runs, int64_t keep,
+               const std::string& newest) {
+  if (keep <= 0) return;
+  const std::vector<std::string> all = Checkpoints(runs);
+  const int64_t extra = static_cast<int64_t>(all.size()) - keep;
+  for (int64_t i = 0; i < extra; ++i) {
+    std::error_code error;
+    if (all[i] != newest) std::filesystem::remove_all(all[i], error);
+  }
+}
+
+// The index of tensors in several files; none where there is one file.
+absl::StatusOr<std::optional<ShardIndex>> FindIndex(
+    const std::string& checkpoint, const std::string& file) {
+  std::error_code ignored;
+  if (std::filesystem::exists(absl::StrCat(checkpoint, "/", file), ignored)) {
+    return std::nullopt;
+  }
+  return ReadShardIndex(absl::StrCat(checkpoint, "/", IndexOf(file)));
+}
+
 // What a resumed run needs beyond the model: everything that an update touches
 // and that is no gradient (those begin anew with each step). `names`: all
 // states.
@@ -121,23 +153,28 @@ bool Trainer::is_partitioned() const {
          (options_.mesh != nullptr && options_.shard_optimizer);
 }
 
-absl::StatusOr<Trainer::WholeState> Trainer::DescribeWhole() const {
-  WholeState whole;
+absl::StatusOr<const Trainer::WholeState*> Trainer::DescribeWhole() {
+  if (whole_ != nullptr) return whole_.get();
+  auto whole = std::make_unique<WholeState>();
   std::vector<std::string> names;
   const auto add = [&](const Graph& graph) {
     for (const Value& value : graph.values()) {
       if ((value.role != Role::kParameter && value.role != Role::kState) ||
-          whole.states.FindSource(value.name) != kNone) {
+          whole->states.FindSource(value.name) != kNone) {
         continue;
       }
       names.push_back(value.name);
-      whole.states.AddValue(value);
+      whole->states.AddValue(value);
     }
   };
   if (!is_partitioned()) {
-    whole.model = ModelTensorNames(evaluation_->graph());
-    whole.optimizer = OptimizerTensorNames(state_->names(), whole.model);
-    return whole;
+    if (pipeline_ == nullptr) add(gradients_->graph());
+    add(update_->graph());
+    add(evaluation_->graph());
+    whole->model = ModelTensorNames(evaluation_->graph());
+    whole->optimizer = OptimizerTensorNames(state_->names(), whole->model);
+    whole_ = std::move(whole);
+    return whole_.get();
   }
   const int64_t n = train_.batch_size(), seq_len = train_.seq_len();
   ASSIGN_OR_RETURN(const StepGraph step,
@@ -151,9 +188,10 @@ absl::StatusOr<Trainer::WholeState> Trainer::DescribeWhole() const {
   add(step.graph);
   add(update);
   add(evaluation.graph);
-  whole.model = ModelTensorNames(evaluation.graph);
-  whole.optimizer = OptimizerTensorNames(names, whole.model);
-  return whole;
+  whole->model = ModelTensorNames(evaluation.graph);
+  whole->optimizer = OptimizerTensorNames(names, whole->model);
+  whole_ = std::move(whole);
+  return whole_.get();
 }
 
 absl::Status Trainer::BuildBalancer() {
@@ -170,114 +208,136 @@ absl::Status Trainer::BuildBalancer() {
   return absl::OkStatus();
 }
 
-// What is saved does not depend on where experts are.
 absl::StatusOr<std::string> Trainer::SaveCheckpoint(
     const std::string& runs, const nlohmann::json& manifest) {
-  if (balancer_ == nullptr) return SaveInOrder(runs, manifest);
-  RETURN_IF_ERROR(balancer_->GoHome());
-  absl::StatusOr<std::string> path = SaveInOrder(runs, manifest);
-  RETURN_IF_ERROR(balancer_->GoBack());
-  return path;
+  RETURN_IF_ERROR(BeginCheckpoint(runs, manifest));
+  absl::StatusOr<std::optional<SaveReport>> report =
+      PollCheckpoint(/*wait=*/true);
+  RETURN_IF_ERROR(report.status());
+  CHECK(report->has_value()) << "what was waited for has ended";
+  RETURN_IF_ERROR((*report)->status);
+  return std::move((*report)->path);
 }
 
-absl::StatusOr<std::string> Trainer::SaveInOrder(
-    const std::string& runs, const nlohmann::json& manifest) {
+absl::Status Trainer::BeginCheckpoint(const std::string& runs,
+                                      const nlohmann::json& manifest) {
+  const std::string path =
+      absl::StrFormat("%s/%s%06d", runs, kStepPrefix, step_);
   if (options_.mesh == nullptr) {
-    return WriteCheckpoint(*state_, runs, manifest);
-  }
-  ASSIGN_OR_RETURN(const std::unique_ptr<StateStore> whole, GatherRanks());
-  // All ranks know the same then, so one writes; the others wait, lest they go
-  // on from what may not be there.
-  absl::StatusOr<std::string> path = CheckpointPath(runs);
-  if (is_first_rank()) {
-    path = WriteCheckpoint(whole != nullptr ? *whole : *state_, runs, manifest);
-  }
-  int32_t failed = path.ok() ? 0 : 1;
-  RETURN_IF_ERROR(options_.mesh->world().Broadcast(
-      PayloadOf(absl::MakeSpan(&failed, 1)), /*root=*/0));
-  if (failed != 0 && path.ok()) {
-    return absl::AbortedError("rank 0 could not save the checkpoint");
-  }
-  return path;
-}
-
-// All of the model and its optimizer, on the first rank; null where that has it
-// anyway, and on the others.
-absl::StatusOr<std::unique_ptr<StateStore>> Trainer::GatherRanks() {
-  if (!is_partitioned()) return nullptr;
-  ASSIGN_OR_RETURN(const WholeState whole, DescribeWhole());
-  std::vector<std::string> names = whole.model;
-  names.insert(names.end(), whole.optimizer.begin(), whole.optimizer.end());
-  std::unique_ptr<StateStore> store;
-  if (is_first_rank()) {
-    ASSIGN_OR_RETURN(store, DeclareStates(whole.states, names, *backend_));
-  }
-  RETURN_IF_ERROR(
-      GatherWhole(*state_, names, shards_, *options_.mesh, store.get()));
-  return store;
-}
-
-// Loads the checkpoint's tensors, of which the rank keeps its part.
-absl::Status Trainer::LoadRankTensors(const std::string& checkpoint) {
-  ASSIGN_OR_RETURN(const WholeState whole, DescribeWhole());
-  for (const auto& [file, names] :
-       {std::pair(kWeightsFile, whole.model),
-        std::pair(kOptimizerFile, whole.optimizer)}) {
-    const std::string path = absl::StrCat(checkpoint, "/", file);
-    if (!is_partitioned()) {
-      RETURN_IF_ERROR(LoadTensors(path, names, *state_));
-      continue;
+    const absl::Time begin = absl::Now();
+    SaveReport& report = saved_alone_.emplace();
+    report.path = path;
+    report.status = WriteAlone(path, manifest);
+    if (report.status.ok()) {
+      RemoveOld(runs, train_.checkpoints_to_keep(), path);
     }
-    ASSIGN_OR_RETURN(const std::unique_ptr<StateStore> store,
-                     DeclareStates(whole.states, names, *backend_));
-    RETURN_IF_ERROR(LoadTensors(path, names, *store));
-    TakeShards(*store, names, shards_, *state_);
+    report.seconds = absl::ToDoubleSeconds(absl::Now() - begin);
+    report.seconds_stopped = report.seconds;
+    return absl::OkStatus();
+  }
+  if (saver_ == nullptr) {
+    saver_ = std::make_unique<CheckpointSaver>(options_.mesh->world());
+  }
+  ASSIGN_OR_RETURN(const WholeState* const whole, DescribeWhole());
+  CheckpointContents contents;
+  contents.path = path;
+  contents.of = absl::StrCat(
+      "step ", step_, " of run ",
+      Sha256Hex(absl::StrCat(ToJson(model_), ToJson(train_), corpus_->sha256))
+          .substr(0, 16));
+  contents.whole = &whole->states;
+  contents.model = whole->model;
+  contents.optimizer = whole->optimizer;
+  contents.texts = CheckpointTexts(contents.of);
+  contents.manifest = manifest;
+  contents.saved = [runs, path, keep = train_.checkpoints_to_keep()] {
+    RemoveOld(runs, keep, path);
+  };
+  // What is saved does not depend on where experts are.
+  if (balancer_ != nullptr) RETURN_IF_ERROR(balancer_->GoHome());
+  RETURN_IF_ERROR(saver_->Begin(std::move(contents), *state_, shards_));
+  return balancer_ != nullptr ? balancer_->GoBack() : absl::OkStatus();
+}
+
+absl::StatusOr<std::optional<SaveReport>> Trainer::PollCheckpoint(bool wait) {
+  if (saver_ != nullptr) return saver_->Poll(wait);
+  return std::exchange(saved_alone_, std::nullopt);
+}
+
+// Loads the checkpoint's tensors, of which the rank reads and keeps its part.
+absl::Status Trainer::LoadRankTensors(const std::string& checkpoint,
+                                      const std::string& of) {
+  ASSIGN_OR_RETURN(const WholeState* const whole, DescribeWhole());
+  for (const auto& [file, names] :
+       {std::pair(kWeightsFile, &whole->model),
+        std::pair(kOptimizerFile, &whole->optimizer)}) {
+    ASSIGN_OR_RETURN(const WeightFiles files,
+                     WeightFiles::Open(checkpoint, file));
+    ASSIGN_OR_RETURN(const std::optional<ShardIndex> index,
+                     FindIndex(checkpoint, file));
+    if (index && index->checkpoint != of) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(files.path(), " is of ", index->checkpoint, "; ",
+                       kTrainerFile, " beside it is of ", of));
+    }
+    if (index) {  // Each rank reads some of the files whole for it.
+      const bool alone = options_.mesh == nullptr;
+      RETURN_IF_ERROR(CheckListedSums(
+          files.path(), *index, alone ? 0 : options_.mesh->world().rank(),
+          alone ? 1 : options_.mesh->world().size()));
+    }
+    RETURN_IF_ERROR(ReadParts(files, whole->states, *names, shards_, *state_));
   }
   return absl::OkStatus();
 }
 
-std::string Trainer::CheckpointPath(const std::string& runs) const {
-  return absl::StrFormat("%s/%s%06d", runs, kStepPrefix, step_);
-}
-
-absl::StatusOr<std::string> Trainer::WriteCheckpoint(
-    const StateStore& state, const std::string& runs,
-    const nlohmann::json& manifest) {
-  const std::string path = CheckpointPath(runs);
-  ASSIGN_OR_RETURN(StagedDirectory staged, StagedDirectory::Create(path));
-  RETURN_IF_ERROR(staged.WriteFile(kConfigFile, ToJson(model_)));
-  ASSIGN_OR_RETURN(const WholeState whole, DescribeWhole());
-  RETURN_IF_ERROR(SaveTensors(state, whole.model, kWeightsFile, staged));
-  RETURN_IF_ERROR(SaveTensors(state, whole.optimizer, kOptimizerFile, staged));
+// The files beside those of tensors. `of`: what the latter say they are of.
+std::vector<std::pair<std::string, std::string>> Trainer::CheckpointTexts(
+    const std::string& of) const {
+  std::vector<std::pair<std::string, std::string>> texts;
+  texts.emplace_back(kConfigFile, ToJson(model_));
   nlohmann::json trainer = {{"step", step_},
                             {"data_sha256", corpus_->sha256},
                             {"train", nlohmann::json::parse(ToJson(train_))}};
+  if (!of.empty()) trainer[kCheckpointKey] = of;
   if (corpus_->tokenizer) {
     const CorpusTokenizer& tokenizer = *corpus_->tokenizer;
     trainer["tokenizer"] = ToJson(tokenizer);
-    RETURN_IF_ERROR(staged.WriteFile(kTokenizerFile, tokenizer.json));
-    RETURN_IF_ERROR(staged.WriteFile(kTokenizerConfigFile,
-                                     EndTokenConfig(tokenizer.end_text)));
+    texts.emplace_back(kTokenizerFile, tokenizer.json);
+    texts.emplace_back(kTokenizerConfigFile,
+                       EndTokenConfig(tokenizer.end_text));
   }
-  RETURN_IF_ERROR(staged.WriteFile(kTrainerFile, trainer.dump(2) + "\n"));
+  texts.emplace_back(kTrainerFile, trainer.dump(2) + "\n");
+  return texts;
+}
+
+// Of one rank, from its state: two files of tensors.
+absl::Status Trainer::WriteAlone(const std::string& path,
+                                 const nlohmann::json& manifest) {
+  ASSIGN_OR_RETURN(StagedDirectory staged, StagedDirectory::Create(path));
+  ASSIGN_OR_RETURN(const WholeState* const whole, DescribeWhole());
+  RETURN_IF_ERROR(SaveTensors(*state_, whole->model, kWeightsFile, staged));
+  RETURN_IF_ERROR(
+      SaveTensors(*state_, whole->optimizer, kOptimizerFile, staged));
+  for (const auto& [name, text] : CheckpointTexts(/*of=*/"")) {
+    RETURN_IF_ERROR(staged.WriteFile(name, text));
+  }
   nlohmann::json with_weights = manifest;
   ASSIGN_OR_RETURN(with_weights["weights_hash"], HashWeights(staged.path()));
   RETURN_IF_ERROR(staged.WriteFile(kManifestFile, with_weights.dump(2) + "\n"));
-  RETURN_IF_ERROR(staged.Commit());
-
-  if (train_.checkpoints_to_keep() > 0) {
-    std::vector<std::string> all = Checkpoints(runs);
-    const int64_t extra =
-        static_cast<int64_t>(all.size()) - train_.checkpoints_to_keep();
-    for (int64_t i = 0; i < extra; ++i) {
-      std::error_code error;
-      if (all[i] != path) std::filesystem::remove_all(all[i], error);
-    }
-  }
-  return path;
+  return staged.Commit();
 }
 
 absl::Status Trainer::Resume(const std::string& checkpoint) {
+  const absl::Status resumed = ResumeRank(checkpoint);
+  if (options_.mesh == nullptr) return resumed;
+  // What one cannot read, none goes on from.
+  ASSIGN_OR_RETURN(const Agreement agreement,
+                   Agree(resumed, options_.mesh->world()));
+  return agreement.status;
+}
+
+absl::Status Trainer::ResumeRank(const std::string& checkpoint) {
   ASSIGN_OR_RETURN(const ModelConfig model, LoadModelConfig(checkpoint));
   const std::string trainer_path = absl::StrCat(checkpoint, "/", kTrainerFile);
   ASSIGN_OR_RETURN(const std::string text, ReadFile(trainer_path));
@@ -302,7 +362,10 @@ absl::Status Trainer::Resume(const std::string& checkpoint) {
                      trainer["data_sha256"].get<std::string>(), "; this is ",
                      corpus_->sha256, ")"));
   }
-  RETURN_IF_ERROR(LoadRankTensors(checkpoint));
+  const auto of = trainer.find(kCheckpointKey);
+  RETURN_IF_ERROR(LoadRankTensors(
+      checkpoint,
+      of != trainer.end() && of->is_string() ? of->get<std::string>() : ""));
   if (balancer_ != nullptr) balancer_->BeginInOrder();
   step_ = trainer["step"].get<int64_t>();
   return absl::OkStatus();

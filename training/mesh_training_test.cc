@@ -4,13 +4,10 @@
 #include <cmath>
 #include <cstdint>
 #include <map>
-#include <memory>
 #include <string>
 #include <utility>
 #include <vector>
 
-#include "absl/strings/str_cat.h"
-#include "core/base/files.h"
 #include "core/model/config.h"
 #include "core/parallel/mesh.h"
 #include "core/parallel/pipeline_schedule.h"
@@ -20,7 +17,6 @@
 #include "core/testing/status_matchers.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
-#include "nlohmann/json.hpp"
 #include "training/config.h"
 #include "training/data/corpus.h"
 #include "training/mesh_fixture.h"
@@ -379,63 +375,6 @@ TEST(SharedOutTest, ValidatesAsOneRankDoes) {
       EXPECT_EQ(got.experts.active_share, one.experts.active_share);
     });
   }
-}
-
-// The checkpoint's weights and moments, as they lie on the disk.
-std::string FilesOf(const std::string& checkpoint) {
-  std::string all;
-  for (const char* name : {"model.safetensors", "optimizer.safetensors"}) {
-    const auto text = ReadFile(absl::StrCat(checkpoint, "/", name));
-    EXPECT_THAT(text, IsOk());
-    absl::StrAppend(&all, *text);
-  }
-  return all;
-}
-
-// What a checkpoint holds does not depend on the mesh that wrote it, nor on the
-// one that goes on from it.
-TEST(SharedOutTest, ACheckpointGoesFromMeshToMesh) {
-  const Corpus corpus = TinyCorpus();
-  const std::string runs = absl::StrCat(::testing::TempDir(), "/mesh_runs");
-  const auto make = [&](const Mesh* mesh, bool shard_optimizer = false) {
-    TrainerOptions options;
-    options.mesh = mesh;
-    options.shard_optimizer = shard_optimizer;
-    auto trainer =
-        Trainer::Create(Models()[0], FourMicroBatches(), &corpus, 1, options);
-    EXPECT_THAT(trainer, IsOk());
-    return *std::move(trainer);
-  };
-  const std::string saved = absl::StrCat(runs, "/step-000002");
-  OnMesh({1, 2, 2}, [&](const Mesh& mesh) {
-    const auto trainer = make(&mesh);
-    for (int i = 0; i < 2; ++i) ASSERT_THAT(trainer->Step(), IsOk());
-    const auto path = trainer->SaveCheckpoint(runs, nlohmann::json::object());
-    ASSERT_THAT(path, IsOk());
-    EXPECT_EQ(*path, saved);
-  });
-  const std::string bytes = FilesOf(saved);
-
-  const auto alone = make(nullptr);
-  ASSERT_THAT(alone->Resume(saved), IsOk());
-  ASSERT_THAT(alone->SaveCheckpoint(runs + "_one", nlohmann::json::object()),
-              IsOk());
-  EXPECT_TRUE(FilesOf(runs + "_one/step-000002") == bytes);
-  const auto next = alone->Step();
-  ASSERT_THAT(next, IsOk());
-
-  OnMesh({2, 2, 1}, [&](const Mesh& mesh) {
-    const auto trainer = make(&mesh, /*shard_optimizer=*/true);
-    ASSERT_THAT(trainer->Resume(saved), IsOk());
-    ASSERT_THAT(
-        trainer->SaveCheckpoint(runs + "_four", nlohmann::json::object()),
-        IsOk());
-    const auto metrics = trainer->Step();
-    ASSERT_THAT(metrics, IsOk());
-    // Forward alone: a loss near 5, of 24 bits.
-    EXPECT_NEAR(metrics->loss, next->loss, 1e-5);
-  });
-  EXPECT_TRUE(FilesOf(runs + "_four/step-000002") == bytes);
 }
 
 TEST(SharedOutTest, WantsWhatRanksCanShare) {

@@ -4,25 +4,22 @@
 //
 //   whole   [E, ...]       one rank's; of a parameter, its gradient and moments
 //   shard   [E / ep, ...]  rows [begin, end) of it
+//
+// Which row of a shard is which expert of the model, only LocalRow() knows.
 
 #ifndef TRAINING_RANK_STATE_H_
 #define TRAINING_RANK_STATE_H_
 
 #include <cstdint>
-#include <memory>
-#include <string>
-#include <vector>
 
 #include "absl/status/status.h"
-#include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
-#include "core/graph/graph.h"
 #include "core/model/config.pb.h"
-#include "core/parallel/mesh.h"
 #include "core/passes/partition/partition_experts.h"
 #include "core/runtime/backend.h"
 #include "core/runtime/state_store.h"
+#include "core/tensor/tensor.h"
 
 namespace strata {
 
@@ -33,34 +30,19 @@ namespace strata {
 // ("grad.") or moments ("adam.m.", "adam.v."). Null: a whole tensor.
 const Shard* FindShard(absl::Span<const Shard> shards, absl::string_view state);
 
-// A store with those states of `graph` that `names` has; zeros. `backend` must
-// outlive it.
-//
-// Returns RESOURCE_EXHAUSTED if memory runs out.
-absl::StatusOr<std::unique_ptr<StateStore>> DeclareStates(
-    const Graph& graph, const std::vector<std::string>& names,
-    Backend& backend);
+// Where row `row` of the whole is in this rank's tensor of the state; -1 if it
+// is another's. Of a state that is no shard, all rows are where they are.
+int64_t LocalRow(absl::Span<const Shard> shards, absl::string_view state,
+                 int64_t row);
 
-// Sets this rank's part of `names`, those that `local` has, from `whole`.
-void TakeShards(const StateStore& whole, const std::vector<std::string>& names,
-                absl::Span<const Shard> shards, StateStore& local);
+// Row `row` of a tensor, without its first extent.
+TensorView RowOf(const TensorView& tensor, int64_t row);
 
 // As InitializeParameters() (core/model/init.h): a shard gets what that part of
 // the whole parameter would. One whole parameter at a time is held.
 absl::Status InitializeShards(const ModelConfig& config, uint64_t seed,
                               absl::Span<const Shard> shards, Backend& backend,
                               StateStore& local);
-
-// Fills `names` of `whole`, which the first rank has and the others do not
-// (null), from what the ranks of the mesh hold. To be called by all of them,
-// with the same names. Of ranks that hold the same, the first one's counts. One
-// tensor at a time is on its way.
-//
-// Returns INTERNAL if no rank has one of `names`.
-absl::Status GatherWhole(const StateStore& local,
-                         const std::vector<std::string>& names,
-                         absl::Span<const Shard> shards, const Mesh& mesh,
-                         StateStore* whole);
 
 }  // namespace strata
 

@@ -17,7 +17,9 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -38,6 +40,7 @@
 #include "nlohmann/json.hpp"
 #include "training/balance/balance_rule.h"
 #include "training/balance/live_balancer.h"
+#include "training/checkpoint/checkpoint_saver.h"
 #include "training/config.pb.h"
 #include "training/data/corpus.h"
 #include "training/data/sampler.h"
@@ -132,10 +135,22 @@ class Trainer {
   // Writes <runs>/step-NNNNNN and returns that path. `manifest` goes into the
   // folder as manifest.json, with the hash of the weights. Removes the oldest
   // checkpoints beyond train.checkpoints_to_keep, after the new one is safe.
-  // With a mesh its first rank writes, the experts of the others too, which it
-  // holds the while; and all wait for it.
+  // With a mesh each rank writes its part, and all wait for each other.
   absl::StatusOr<std::string> SaveCheckpoint(const std::string& runs,
                                              const nlohmann::json& manifest);
+
+  // The same while steps go on: the ranks of a mesh write from a copy
+  // (training/checkpoint/checkpoint_saver.h, which has the errors). One rank
+  // alone writes before it returns. None must be under way.
+  absl::Status BeginCheckpoint(const std::string& runs,
+                               const nlohmann::json& manifest);
+  // How it went, if it has ended and was not told yet.
+  absl::StatusOr<std::optional<SaveReport>> PollCheckpoint(bool wait);
+  // Whether there is something to poll for.
+  bool is_saving() const {
+    return saved_alone_.has_value() ||
+           (saver_ != nullptr && saver_->is_saving());
+  }
 
   int64_t step() const { return step_; }  // Steps done.
   bool done() const { return step_ >= train_.steps(); }
@@ -194,11 +209,10 @@ class Trainer {
   template <typename Trace>
   void DescribeMicroBatch(int64_t micro_batch, Trace& trace) const;
   absl::Status Diagnose(const std::string& what);
-  std::string CheckpointPath(const std::string& runs) const;
-  // Writes what `state` holds, which is whole.
-  absl::StatusOr<std::string> WriteCheckpoint(const StateStore& state,
-                                              const std::string& runs,
-                                              const nlohmann::json& manifest);
+  std::vector<std::pair<std::string, std::string>> CheckpointTexts(
+      const std::string& of) const;
+  absl::Status WriteAlone(const std::string& path,
+                          const nlohmann::json& manifest);
   // Whether this rank holds a part of the model only.
   bool is_partitioned() const;
   // What one rank alone would hold: a checkpoint does not depend on the mesh.
@@ -207,11 +221,10 @@ class Trainer {
     std::vector<std::string> model;      // Tensors of the weights' file,
     std::vector<std::string> optimizer;  // and of the optimizer's.
   };
-  absl::StatusOr<WholeState> DescribeWhole() const;
-  absl::StatusOr<std::unique_ptr<StateStore>> GatherRanks();
-  absl::StatusOr<std::string> SaveInOrder(const std::string& runs,
-                                          const nlohmann::json& manifest);
-  absl::Status LoadRankTensors(const std::string& checkpoint);
+  absl::StatusOr<const WholeState*> DescribeWhole();
+  absl::Status ResumeRank(const std::string& checkpoint);
+  absl::Status LoadRankTensors(const std::string& checkpoint,
+                               const std::string& of);
 
   ModelConfig model_;
   TrainConfig train_;
@@ -236,6 +249,9 @@ class Trainer {
   std::unique_ptr<ExpertMeter> meter_;
   std::unique_ptr<LiveBalancer> balancer_;  // Null where experts stay.
   std::unique_ptr<RoutingReplay> replay_;   // Null if there is none.
+  std::unique_ptr<WholeState> whole_;       // Once it was asked for.
+  std::unique_ptr<CheckpointSaver> saver_;  // Of a mesh, likewise.
+  std::optional<SaveReport> saved_alone_;   // Not told yet.
   int64_t step_ = 0;
 };
 

@@ -14,6 +14,7 @@
 #include "absl/strings/string_view.h"
 #include "core/base/status_macros.h"
 #include "core/checkpoint/hf_fields.h"
+#include "core/checkpoint/shards/expert_parts.h"
 #include "core/checkpoint/stored_tensor.h"
 #include "core/checkpoint/weight_files.h"
 #include "core/tensor/dtype.h"
@@ -90,18 +91,22 @@ absl::StatusOr<WeightComparison> CompareWeights(
     const std::function<void(int64_t done, int64_t all)>& progress) {
   ASSIGN_OR_RETURN(const WeightFiles first, OpenAny(a));
   ASSIGN_OR_RETURN(const WeightFiles second, OpenAny(b));
+  // One may have a gate's experts in a tensor, the other in one each.
+  StoredTensors in_a = first.tensors(), in_b = second.tensors();
+  SplitAsIn(in_b, in_a);
+  SplitAsIn(in_a, in_b);
   std::set<std::string> names;
-  for (const auto& [name, tensor] : first.tensors()) names.insert(name);
-  for (const auto& [name, tensor] : second.tensors()) names.insert(name);
+  for (const auto& [name, tensor] : in_a) names.insert(name);
+  for (const auto& [name, tensor] : in_b) names.insert(name);
   WeightComparison result;
   int64_t done = 0;
   for (const std::string& name : names) {
-    const auto in_first = first.tensors().find(name);
-    const auto in_second = second.tensors().find(name);
+    const auto in_first = in_a.find(name);
+    const auto in_second = in_b.find(name);
     std::string difference;
-    if (in_first == first.tensors().end()) {
+    if (in_first == in_a.end()) {
       difference = "is only in the second";
-    } else if (in_second == second.tensors().end()) {
+    } else if (in_second == in_b.end()) {
       difference = "is only in the first";
     } else if (in_first->second.packing != StoredTensor::Packing::kNone ||
                in_second->second.packing != StoredTensor::Packing::kNone) {

@@ -22,6 +22,7 @@
 #include "core/checkpoint/hf_config.h"
 #include "core/checkpoint/hf_fields.h"
 #include "core/checkpoint/model_files.h"
+#include "core/checkpoint/shards/expert_parts.h"
 #include "core/checkpoint/stored_tensor.h"
 #include "core/checkpoint/weight_files.h"
 #include "core/checkpoint/weight_map.h"
@@ -154,19 +155,11 @@ std::string ReasonOf(const ModelConfig& config, const std::string& name) {
 
 }  // namespace
 
-std::string ExpertPart(const std::string& name, int64_t e) {
-  constexpr absl::string_view kExperts = ".experts.";
-  const size_t at = absl::string_view(name).rfind(kExperts);
-  CHECK(at != name.npos) << name;
-  return absl::StrCat(name.substr(0, at + kExperts.size()), e,
-                      name.substr(at + kExperts.size() - 1));
-}
-
 void SplitExperts(const StoredTensors& tensors, WeightLayout& layout) {
   if (!layout.own) return;
   for (WeightParts& entry : layout.map) {
-    if (entry.shape.size() != 3 || tensors.count(entry.name) > 0 ||
-        !absl::StrContains(entry.name, ".experts.") ||
+    if (!IsOfExperts(entry.name, entry.shape) ||
+        tensors.count(entry.name) > 0 ||
         tensors.count(ExpertPart(entry.name, 0)) == 0) {
       continue;
     }

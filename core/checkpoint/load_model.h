@@ -39,9 +39,6 @@ struct WeightLayout {
 // parts of their entry.
 void SplitExperts(const StoredTensors& tensors, WeightLayout& layout);
 
-// The name of expert `e`'s matrix of "...experts.down_proj.weight".
-std::string ExpertPart(const std::string& name, int64_t e);
-
 // Fills every tensor of `layout` from `tensors`; `where` is for messages.
 //
 // Returns INVALID_ARGUMENT with the names if some are missing, have another

@@ -12,9 +12,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_format.h"
 #include "absl/strings/string_view.h"
 #include "core/base/check.h"
 #include "core/base/files.h"
@@ -22,58 +20,18 @@
 #include "core/checkpoint/hf_fields.h"
 #include "core/checkpoint/safetensors.h"
 #include "core/checkpoint/safetensors_header.h"
+#include "core/checkpoint/shards/shard_index.h"
 #include "core/checkpoint/stored_tensor.h"
-#include "core/model/proto_json.h"
 #include "core/quant/packed_tensors.h"
 #include "core/tensor/dtype.h"
 #include "core/tensor/shape.h"
-#include "nlohmann/json.hpp"
 
 namespace strata {
 namespace {
 
-// Hugging Face's loaders refuse a file that does not say so.
-const std::map<std::string, std::string>& Metadata() {
-  static const auto* const kMetadata =
-      new std::map<std::string, std::string>{{"format", "pt"}};
-  return *kMetadata;
-}
-
 bool Exists(const std::string& path) {
   std::error_code ignored;
   return std::filesystem::exists(path, ignored);
-}
-
-// A file beside the index, by a name that leads nowhere else.
-bool IsPlainName(const std::string& name) {
-  return !name.empty() && name != "." && name != ".." &&
-         !absl::StrContains(name, '/') && !absl::StrContains(name, '\\') &&
-         name.find('\0') == std::string::npos;
-}
-
-// Tensor -> file.
-absl::StatusOr<std::map<std::string, std::string>> ReadIndex(
-    const std::string& path) {
-  ASSIGN_OR_RETURN(const std::string text, ReadFile(path));
-  const auto error = [&](absl::string_view what) {
-    return absl::InvalidArgumentError(absl::StrCat(path, ": ", what));
-  };
-  const absl::StatusOr<nlohmann::json> json = ParseJson(text);
-  if (!json.ok()) return error(json.status().message());
-  if (!json->is_object() || !json->contains("weight_map") ||
-      !json->at("weight_map").is_object()) {
-    return error("want an object with the object \"weight_map\"");
-  }
-  std::map<std::string, std::string> file_of;
-  for (const auto& [tensor, file] : json->at("weight_map").items()) {
-    if (!file.is_string() || !IsPlainName(file.get<std::string>())) {
-      return error(absl::StrCat("tensor ", Shown(tensor),
-                                " is in no file; want the name of a file "
-                                "beside the index"));
-    }
-    file_of[tensor] = file.get<std::string>();
-  }
-  return file_of;
 }
 
 // The larger elements first, so that all data is aligned.
@@ -97,7 +55,9 @@ absl::Status WriteOne(const std::string& path,
                       const std::vector<TensorToWrite>& tensors,
                       const WriteOptions& options, int64_t& done) {
   SafetensorsHeader header;
-  header.metadata = Metadata();
+  header.metadata = options.metadata;
+  // Hugging Face's loaders refuse a file that does not say so.
+  header.metadata["format"] = "pt";
   int64_t end = 0;
   const std::vector<const TensorToWrite*> order = InOrder(tensors);
   for (const TensorToWrite* const tensor : order) {
@@ -130,6 +90,7 @@ absl::Status WriteOne(const std::string& path,
 
 absl::StatusOr<WeightFiles> WeightFiles::OpenFile(const std::string& path) {
   WeightFiles weights;
+  weights.path_ = path;
   ASSIGN_OR_RETURN(SafetensorsFile file, SafetensorsFile::Open(path));
   for (const auto& [name, view] : file.tensors()) {
     weights.tensors_[name].view = view;
@@ -139,51 +100,57 @@ absl::StatusOr<WeightFiles> WeightFiles::OpenFile(const std::string& path) {
   return weights;
 }
 
-absl::StatusOr<WeightFiles> WeightFiles::Open(const std::string& folder) {
-  const std::string single = absl::StrCat(folder, "/", kWeightsFile);
+absl::StatusOr<WeightFiles> WeightFiles::Open(const std::string& folder,
+                                              const std::string& file) {
+  const std::string single = absl::StrCat(folder, "/", file);
   if (Exists(single)) return OpenFile(single);
-  const std::string index = absl::StrCat(folder, "/", kWeightsIndexFile);
-  if (!Exists(index)) {
-    return absl::NotFoundError(absl::StrCat(folder, " holds no weights; want ",
-                                            kWeightsFile, " or ",
-                                            kWeightsIndexFile));
-  }
-  ASSIGN_OR_RETURN(const auto file_of, ReadIndex(index));
-  std::set<std::string> names;
-  for (const auto& [tensor, file] : file_of) names.insert(file);
+  const std::string index_name = IndexOf(file);
   WeightFiles weights;
+  weights.path_ = absl::StrCat(folder, "/", index_name);
+  if (!Exists(weights.path_)) {
+    return absl::NotFoundError(absl::StrCat(folder, " holds no weights; want ",
+                                            file, " or ", index_name));
+  }
+  ASSIGN_OR_RETURN(const ShardIndex index, ReadShardIndex(weights.path_));
+  std::set<std::string> names;
+  for (const auto& [tensor, name] : index.file_of) names.insert(name);
   std::map<std::string, std::string> found_in;
   for (const std::string& name : names) {
     const std::string path = absl::StrCat(folder, "/", name);
     if (!Exists(path)) {
       return absl::NotFoundError(absl::StrCat("shard ", path, " is missing; ",
-                                              kWeightsIndexFile, " lists it"));
+                                              index_name, " lists it"));
     }
-    ASSIGN_OR_RETURN(SafetensorsFile file, SafetensorsFile::Open(path));
-    for (const auto& [tensor, view] : file.tensors()) {
+    ASSIGN_OR_RETURN(SafetensorsFile shard, SafetensorsFile::Open(path));
+    const auto of = shard.metadata().find(kCheckpointKey);
+    RETURN_IF_ERROR(
+        CheckListedFile(weights.path_, index, name,
+                        of == shard.metadata().end() ? "" : of->second));
+    for (const auto& [tensor, view] : shard.tensors()) {
       const auto [at, is_first] = found_in.emplace(tensor, name);
       if (!is_first) {
         return absl::InvalidArgumentError(
             absl::StrCat(path, ": tensor ", Shown(tensor), " is in ",
                          at->second, " too; want it in one shard"));
       }
-      const auto listed = file_of.find(tensor);
-      if (listed == file_of.end() || listed->second != name) {
-        return absl::InvalidArgumentError(absl::StrCat(
-            path, ": tensor ", Shown(tensor), " is here, but ",
-            kWeightsIndexFile, " has it ",
-            listed == file_of.end() ? "nowhere"
-                                    : absl::StrCat("in ", listed->second)));
+      const auto listed = index.file_of.find(tensor);
+      if (listed == index.file_of.end() || listed->second != name) {
+        return absl::InvalidArgumentError(
+            absl::StrCat(path, ": tensor ", Shown(tensor), " is here, but ",
+                         index_name, " has it ",
+                         listed == index.file_of.end()
+                             ? "nowhere"
+                             : absl::StrCat("in ", listed->second)));
       }
       weights.tensors_[tensor].view = view;
     }
-    weights.files_.push_back(std::move(file));
+    weights.files_.push_back(std::move(shard));
   }
-  for (const auto& [tensor, file] : file_of) {
+  for (const auto& [tensor, name] : index.file_of) {
     if (found_in.count(tensor) > 0) continue;
     return absl::InvalidArgumentError(
-        absl::StrCat(folder, "/", file, ": tensor ", Shown(tensor),
-                     " is missing; ", kWeightsIndexFile, " has it there"));
+        absl::StrCat(folder, "/", name, ": tensor ", Shown(tensor),
+                     " is missing; ", index_name, " has it there"));
   }
   RETURN_IF_ERROR(MergePackedTensors(folder, weights.tensors_));
   return weights;
@@ -222,24 +189,23 @@ absl::Status WriteWeights(const std::string& folder,
     return WriteOne(absl::StrCat(folder, "/", kWeightsFile), tensors, options,
                     done);
   }
-  nlohmann::ordered_json index;
-  index["metadata"]["total_size"] = total;
-  for (size_t i = 0; i < shards.size(); ++i) {
-    const std::string name =
-        absl::StrFormat("model-%05d-of-%05d.safetensors", i + 1, shards.size());
+  ShardIndex index;
+  index.total_size = total;
+  const int num_shards = static_cast<int>(shards.size());
+  for (int i = 0; i < num_shards; ++i) {
+    const std::string name = ShardOf(kWeightsFile, i, num_shards);
     RETURN_IF_ERROR(
         WriteOne(absl::StrCat(folder, "/", name), shards[i], options, done));
     for (const TensorToWrite& tensor : shards[i]) {
-      if (index["weight_map"].contains(tensor.name)) {
+      if (!index.file_of.emplace(tensor.name, name).second) {
         return absl::InvalidArgumentError(
             absl::StrCat("cannot write ", folder, ": two tensors are named ",
                          Shown(tensor.name)));
       }
-      index["weight_map"][tensor.name] = name;
     }
   }
   return WriteFileAtomically(absl::StrCat(folder, "/", kWeightsIndexFile),
-                             JsonText(index));
+                             ToText(index));
 }
 
 }  // namespace strata

@@ -6,6 +6,8 @@
 //   model.safetensors.index.json   {"metadata": {"total_size": bytes},
 //                                   "weight_map": {"tensor": "file", ...}}
 //   model-00001-of-00003.safetensors ...
+//
+// Our own index says more (core/checkpoint/shards/shard_index.h).
 
 #ifndef CORE_CHECKPOINT_WEIGHT_FILES_H_
 #define CORE_CHECKPOINT_WEIGHT_FILES_H_
@@ -33,21 +35,26 @@ inline constexpr char kWeightsIndexFile[] = "model.safetensors.index.json";
 // Mapped, so nothing is read before it is used. Tensors end with this object.
 class WeightFiles {
  public:
-  // Where there are both, the single file counts, as for Hugging Face.
+  // Where there are both, the single file counts, as for Hugging Face. `file`
+  // is how the single one is called.
   //
   // Returns NOT_FOUND if the folder has neither; INVALID_ARGUMENT, naming file
   // and tensor, if a file is no valid safetensors file, the index is no valid
-  // index, a shard is missing, a tensor is in two shards, or index and shards
-  // differ in what lies where.
-  static absl::StatusOr<WeightFiles> Open(const std::string& folder);
+  // index, a shard is missing, a tensor is in two shards, index and shards
+  // differ in what lies where, or a shard is of another save than the index.
+  static absl::StatusOr<WeightFiles> Open(
+      const std::string& folder, const std::string& file = kWeightsFile);
   // One safetensors file.
   static absl::StatusOr<WeightFiles> OpenFile(const std::string& path);
 
   const StoredTensors& tensors() const { return tensors_; }
+  // The single file, or the index.
+  const std::string& path() const { return path_; }
   // The paths that were read.
   std::vector<std::string> paths() const;
 
  private:
+  std::string path_;
   std::vector<SafetensorsFile> files_;
   StoredTensors tensors_;
 };
@@ -67,6 +74,8 @@ struct WriteOptions {
   int64_t max_shard_bytes = 5'000'000'000;
   // Sees the bytes written so far, often.
   std::function<void(int64_t num_bytes)> progress;
+  // What each file says of itself.
+  std::map<std::string, std::string> metadata;
 };
 
 // Writes the tensors into the folder: in one file if they fit, else in shards

@@ -22,6 +22,7 @@
 #include "core/checkpoint/load_model.h"
 #include "core/checkpoint/model_files.h"
 #include "core/checkpoint/model_source.h"
+#include "core/checkpoint/shards/expert_parts.h"
 #include "core/checkpoint/stored_tensor.h"
 #include "core/checkpoint/weight_files.h"
 #include "core/checkpoint/weight_map.h"

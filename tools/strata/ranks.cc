@@ -74,7 +74,7 @@ void AddMesh(OptionParser& app, MeshFlags& flags) {
       ->Check(BetweenNumbers(0.001, 86400));
   app.AddOption("--timeout", flags.timeout,
                 "How long a rank waits for the others before it gives up; a "
-                "validation and a checkpoint must fit into it")
+                "validation must fit into it")
       ->TypeName("SECONDS")
       ->Check(BetweenNumbers(0.001, 86400));
 }

@@ -50,6 +50,15 @@ grep '"rebalance":"moved"' moving/metrics.jsonl | grep -q '"bytes":[1-9].*"sprea
 "$strata" "${train[@]}" --steps=8 --resume=moving/step-000006 --out=still >still.out 2>&1 || fail "$(cat still.out)"
 ranks 2 "${train[@]}" --steps=6 --ep=2 --rebalance=alarm --spare-experts=1 --out=copies >copies.out 2>copies.err || fail "$(cat copies.err)"
 same one copies
+# A checkpoint of several ranks is read by all that reads models; two of the same
+# tensors are the same, however they are laid out; a shard of another is named.
+[[ $(ls experts/step-000006/model-0000[12]-of-00002.safetensors | wc -l) == 2 ]] || fail "$(ls experts/step-000006)"
+"$strata" generate --model=experts/step-000006 --prompt=one --max-new-tokens=4 >/dev/null 2>generate.err || fail "$(cat generate.err)"
+"$strata" evaluate --model=experts/step-000006 --data=data --tokens=128 >/dev/null 2>evaluate.err || fail "$(cat evaluate.err)"
+"$strata" "${train[@]}" --steps=6 --resume=experts/step-000006 --out=copied >copied.out 2>&1 || fail "$(cat copied.out)"
+"$strata" verify experts/step-000006 copied/step-000006 >verify.out 2>&1 || fail "$(cat verify.out)"
+cp -r experts/step-000006 mixed
+cp experts/step-000003/model-00002-of-00002.safetensors mixed/
 
 # Stages: two layers, the losses of one rank, a checkpoint that one goes on from.
 deep=("${train[@]}" --set model.num_layers=2)
@@ -82,5 +91,7 @@ refuses 'want a multiple of dp x ep = 2' ranks 2 "${train[@]}" --set train.accum
 refuses '--rebalance moves experts between the ranks of --ep, and --ep is 1' ranks 2 "${train[@]}" --dp=2 --rebalance=alarm --out=no
 refuses '--rebalance is sometimes; want alarm, never or a number of steps' ranks 2 "${train[@]}" --ep=2 --rebalance=sometimes --out=no
 refuses '--spare-experts are for copies' ranks 2 "${train[@]}" --ep=2 --spare-experts=1 --out=no
+refuses 'mixed/model-00002-of-00002.safetensors is of step 3 of run' ranks 2 "${train[@]}" --steps=8 --resume=mixed --ep=2 --out=no
+refuses 'mixed/model-00002-of-00002.safetensors is of step 3 of run' "$strata" generate --model=mixed --prompt=one
 refuses 'holds a run already' ranks 2 "${train[@]}" --dp=2 --out=two
 [[ ! -e no ]] || fail "a refused run left a folder"

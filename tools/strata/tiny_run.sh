@@ -17,3 +17,11 @@ fail() {
 }
 # "step loss" of each step of a run.
 losses() { sed -nE '/"kind":"step"/s/.*"loss":([^,}]*).*"step":([0-9]+).*/\2 \1/p' "$1/metrics.jsonl"; }
+# That two checkpoints of the same ranks have the same tensors, bit for bit.
+same_files() {
+  local file
+  ls "$1"/model*.safetensors "$1"/optimizer*.safetensors >/dev/null || return 1
+  for file in "$1"/model*.safetensors "$1"/optimizer*.safetensors; do
+    cmp "$file" "$2/${file##*/}" || return 1
+  done
+}

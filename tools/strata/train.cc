@@ -134,6 +134,10 @@ std::string Describe(const ValidationMetrics& metrics) {
 // Of an alarm or a rebalancing (training/run/training_monitor.h).
 std::string DescribeEvent(const nlohmann::json& event) {
   const auto step = event.at("step").get<int64_t>();
+  if (event.value("kind", "") == "checkpoint") {
+    return absl::StrFormat("step %d: no checkpoint: %s", step,
+                           event["error"].get<std::string>());
+  }
   if (event.contains("alarm")) {
     return absl::StrFormat(
         "step %d: alarm %s %s: %s", step, event["alarm"].get<std::string>(),

@@ -70,7 +70,8 @@ absl::StatusOr<int> RunCommand(const std::vector<std::string>& command) {
                            : kSignalled + WTERMSIG(status);
 }
 
-// Whether the log of `out` ends with a step, written since `start`.
+// Whether the log of `out` ends with a step or what comes of one, written since
+// `start`.
 bool MadeSteps(const std::string& out, fs::file_time_type start) {
   const std::string path = absl::StrCat(out, "/", kMetricsFile);
   std::error_code error;
@@ -84,7 +85,7 @@ bool MadeSteps(const std::string& out, fs::file_time_type start) {
   const auto json = nlohmann::json::parse(last, nullptr, false);
   if (!json.is_object()) return false;
   const std::string kind = json.value("kind", "");
-  return kind == "step" || kind == "validation";
+  return !kind.empty() && kind != "manifest" && kind != "resume";
 }
 
 }  // namespace

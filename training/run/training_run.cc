@@ -20,6 +20,8 @@
 #include "core/base/sha256.h"
 #include "core/base/status_macros.h"
 #include "core/checkpoint/model_files.h"
+#include "core/checkpoint/shards/shard_index.h"
+#include "core/checkpoint/weight_files.h"
 #include "core/model/config.h"
 #include "core/model/gate.h"
 #include "core/parallel/communicator.h"
@@ -27,6 +29,7 @@
 #include "core/trace/routing_trace.pb.h"
 #include "nlohmann/json.hpp"
 #include "training/balance/gate_use.h"
+#include "training/checkpoint/checkpoint_saver.h"
 #include "training/config.h"
 #include "training/metrics.h"
 #include "training/routing_recording.h"
@@ -56,6 +59,18 @@ absl::Status CheckForMesh(const RunOptions& options) {
         "out --record-routing and --replay-routing");
   }
   return absl::OkStatus();
+}
+
+// Of the weights, which were held to the sums that their index lists.
+absl::StatusOr<std::string> HashOf(const std::string& checkpoint) {
+  std::error_code ignored;
+  if (fs::exists(absl::StrCat(checkpoint, "/", kWeightsFile), ignored)) {
+    return HashWeights(checkpoint);
+  }
+  ASSIGN_OR_RETURN(
+      const ShardIndex index,
+      ReadShardIndex(absl::StrCat(checkpoint, "/", kWeightsIndexFile)));
+  return index.files.empty() ? HashWeights(checkpoint) : ListedHash(index);
 }
 
 bool Due(int64_t interval, int64_t step) {
@@ -127,8 +142,9 @@ absl::StatusOr<std::unique_ptr<TrainingRun>> TrainingRun::Start(
   }
   if (resumes) {
     RETURN_IF_ERROR(trainer->Resume(options.resume_from));
-    ASSIGN_OR_RETURN(manifest["weights_hash"],
-                     HashWeights(options.resume_from));
+    if (is_first) {
+      ASSIGN_OR_RETURN(manifest["weights_hash"], HashOf(options.resume_from));
+    }
   }
 
   const auto make = [&](std::unique_ptr<RoutingRecording> recording,
@@ -238,17 +254,56 @@ bool TrainingRun::checkpoint_due() const {
 }
 
 absl::StatusOr<std::string> TrainingRun::Save() {
-  if (saved_step_ == trainer_->step()) return last_checkpoint_;
+  RETURN_IF_ERROR(BeginSave());
+  RETURN_IF_ERROR(PollSave(/*wait=*/true).status());
+  if (!last_save_.ok()) return WithLastCheckpoint(last_save_);
+  return last_checkpoint_;
+}
+
+absl::Status TrainingRun::BeginSave() {
+  if (saved_step_ == trainer_->step()) return absl::OkStatus();
+  RETURN_IF_ERROR(PollSave(/*wait=*/true).status());
   if (recording_ != nullptr) {
     const absl::Status flushed = recording_->Flush();
     if (!flushed.ok()) return WithLastCheckpoint(flushed);
   }
-  absl::StatusOr<std::string> path =
-      trainer_->SaveCheckpoint(options_.out, manifest_);
-  if (!path.ok()) return WithLastCheckpoint(path.status());
+  const absl::Status begun = trainer_->BeginCheckpoint(options_.out, manifest_);
+  if (!begun.ok()) return WithLastCheckpoint(begun);
   saved_step_ = trainer_->step();
-  last_checkpoint_ = *path;
-  return path;
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::optional<SaveReport>> TrainingRun::PollSave(bool wait) {
+  if (!trainer_->is_saving()) return std::nullopt;
+  absl::StatusOr<std::optional<SaveReport>> report =
+      trainer_->PollCheckpoint(wait);
+  if (!report.ok()) return WithLastCheckpoint(report.status());
+  if (!report->has_value()) return report;
+  last_save_ = (*report)->status;
+  nlohmann::json line = {
+      {"kind", "checkpoint"}, {"step", saved_step_}, {"path", (*report)->path}};
+  if (last_save_.ok()) {
+    last_checkpoint_ = (*report)->path;
+    if (options_.mesh == nullptr) return report;
+    line["seconds"] = (*report)->seconds;
+    line["seconds_stopped"] = (*report)->seconds_stopped;
+    line["snapshot_bytes"] = (*report)->snapshot_bytes;
+  } else {
+    saved_step_ = -1;
+    line["error"] = std::string(last_save_.message());
+    events_.push_back(line);
+  }
+  const absl::Status logged = Log(line);
+  if (!logged.ok()) return WithLastCheckpoint(logged);
+  return report;
+}
+
+absl::Status TrainingRun::Watch(const RunObserver& observer, bool wait) {
+  ASSIGN_OR_RETURN(const std::optional<SaveReport> report, PollSave(wait));
+  if (report && report->status.ok() && observer.on_checkpoint) {
+    observer.on_checkpoint(report->path);
+  }
+  return absl::OkStatus();
 }
 
 absl::StatusOr<RunSummary> TrainingRun::Finish(
@@ -269,14 +324,16 @@ absl::StatusOr<RunSummary> TrainingRun::Finish(
     }
     RETURN_IF_ERROR(Agree(turn));
     summary.stopped = turn.stops != 0;
+    const bool ends = done() || summary.stopped;
     if (turn.saves != 0) {
-      const bool is_new = saved_step_ != trainer_->step();
-      ASSIGN_OR_RETURN(summary.checkpoint, Save());
-      if (is_new && observer.on_checkpoint) {
-        observer.on_checkpoint(summary.checkpoint);
-      }
+      RETURN_IF_ERROR(Watch(observer, /*wait=*/true));  // One before.
+      RETURN_IF_ERROR(BeginSave());
     }
-    if (done() || summary.stopped) break;
+    RETURN_IF_ERROR(Watch(observer, /*wait=*/ends));
+    if (ends) {
+      if (!last_save_.ok()) return WithLastCheckpoint(last_save_);
+      break;
+    }
     ASSIGN_OR_RETURN(summary.last_step, Step());
     if (observer.on_step) observer.on_step(*summary.last_step);
     for (const nlohmann::json& event : TakeEvents()) {

@@ -29,6 +29,7 @@
 #include "nlohmann/json.hpp"
 #include "training/balance/balance_rule.h"
 #include "training/balance/gate_use.h"
+#include "training/checkpoint/checkpoint_saver.h"
 #include "training/config.pb.h"
 #include "training/data/corpus.h"
 #include "training/metrics.h"
@@ -63,8 +64,9 @@ struct RunOptions {
 struct RunObserver {
   std::function<void(const StepMetrics&)> on_step;
   std::function<void(const ValidationMetrics&)> on_validation;
-  std::function<void(const std::string& path)> on_checkpoint;
-  // Alarms and rebalancings (training/run/training_monitor.h), and moves of
+  std::function<void(const std::string& path)> on_checkpoint;  // That counts.
+  // Checkpoints that could not be saved ("kind": "checkpoint", with "error"),
+  // alarms and rebalancings (training/run/training_monitor.h), and moves of
   // experts: {"rebalance": "moved", ...} with what ExpertMove has.
   std::function<void(const nlohmann::json& event)> on_event;
 };
@@ -105,11 +107,17 @@ class TrainingRun {
 
   // Writes a checkpoint unless this step has one; returns its path.
   absl::StatusOr<std::string> Save();
+  // The same while steps go on: begins one, after that which is under way.
+  absl::Status BeginSave();
+  // How the one that was begun went, if it has ended, as logged. One that
+  // failed is an event, and no error: the checkpoints before it stay.
+  absl::StatusOr<std::optional<SaveReport>> PollSave(bool wait);
   bool checkpoint_due() const;
 
   // All steps that are left, with validations and checkpoints as they fall due
   // and a checkpoint at the end; closes the routing trace. Asks `stop` between
-  // steps; where it says true, saves and returns.
+  // steps; where it says true, saves and returns. That the last checkpoint
+  // could not be saved is an error.
   absl::StatusOr<RunSummary> Finish(const RunObserver& observer,
                                     const std::function<bool()>& stop);
 
@@ -139,6 +147,8 @@ class TrainingRun {
 
   absl::Status Log(const nlohmann::json& line);
   absl::Status LogStep(const StepMetrics& metrics);
+  // Tells the observer what has come of the checkpoint under way.
+  absl::Status Watch(const RunObserver& observer, bool wait);
   // Makes `turn` that of the first rank.
   absl::Status Agree(Turn& turn);
   absl::Status WithLastCheckpoint(const absl::Status& status) const;
@@ -152,7 +162,8 @@ class TrainingRun {
   TrainingMonitor monitor_;
   std::vector<nlohmann::json> events_;
   std::string last_checkpoint_;
-  int64_t saved_step_ = -1;
+  int64_t saved_step_ = -1;  // Or being saved.
+  absl::Status last_save_;   // How the last that has ended went.
 };
 
 // The manifest of what `model` learns from `corpus`: with the configs, the

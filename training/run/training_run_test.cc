@@ -8,13 +8,16 @@
 
 #include <filesystem>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "core/base/files.h"
 #include "core/model/config.h"
 #include "core/testing/status_matchers.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "nlohmann/json.hpp"
 #include "training/config.h"
 #include "training/data/corpus.h"
 
@@ -23,7 +26,9 @@ namespace {
 
 namespace fs = std::filesystem;
 using ::testing::AllOf;
+using ::testing::ElementsAre;
 using ::testing::HasSubstr;
+using ::testing::SizeIs;
 using ::testing::StartsWith;
 
 class TrainingRunTest : public ::testing::Test {
@@ -112,6 +117,51 @@ TEST_F(TrainingRunTest, LeavesNoLockBehind) {
 
   EXPECT_TRUE(fs::exists(absl::StrCat(options_.out, "/metrics.jsonl")));
   EXPECT_FALSE(fs::exists(absl::StrCat(options_.out, "/.lock")));
+}
+
+// A file in the way stands for a disk that is full.
+TEST_F(TrainingRunTest,
+       GoesOnWithoutACheckpointThatCannotBeSavedButNotTheLast) {
+  options_.train.set_checkpoint_interval(3);
+  options_.train.set_validation_interval(0);
+  const auto in_the_way = [&](const char* step) {
+    const std::string path = absl::StrCat(options_.out, "/step-00000", step);
+    EXPECT_THAT(MakeFolders(options_.out), IsOk());
+    EXPECT_THAT(WriteFileAtomically(path, ""), IsOk());
+    return path;
+  };
+  const auto finish = [&](RunObserver observer) {
+    auto run = TrainingRun::Start(options_, &corpus_);
+    EXPECT_THAT(run, IsOk());
+    return (*run)->Finish(observer, [] { return false; });
+  };
+  in_the_way("6");
+  std::vector<std::string> saved;
+  std::vector<nlohmann::json> events;
+  RunObserver observer;
+  observer.on_checkpoint = [&](const std::string& path) {
+    saved.push_back(path);
+  };
+  observer.on_event = [&](const nlohmann::json& event) {
+    if (event["kind"] == "checkpoint") events.push_back(event);
+  };
+
+  const auto summary = finish(observer);
+
+  ASSERT_THAT(summary, IsOk());
+  EXPECT_EQ(summary->checkpoint, options_.out + "/step-000008");
+  EXPECT_THAT(saved, ElementsAre(options_.out + "/step-000003",
+                                 options_.out + "/step-000008"));
+  ASSERT_THAT(events, SizeIs(1));
+  EXPECT_EQ(events[0]["step"], 6);
+  EXPECT_THAT(events[0]["error"].get<std::string>(), HasSubstr("step-000006"));
+
+  fs::remove_all(options_.out);
+  in_the_way("8");
+  EXPECT_THAT(finish({}).status().message(),
+              AllOf(HasSubstr("step-000008"),
+                    HasSubstr("the last good checkpoint is " + options_.out +
+                              "/step-000006")));
 }
 
 }  // namespace
