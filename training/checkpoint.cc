@@ -194,6 +194,20 @@ absl::StatusOr<const Trainer::WholeState*> Trainer::DescribeWhole() {
   return whole_.get();
 }
 
+absl::Status Trainer::BuildBalancer() {
+  if (!options_.balance.moves()) return absl::OkStatus();
+  if (backend_->name() != "cpu") {
+    return absl::UnimplementedError(
+        absl::StrCat("--rebalance moves experts of the CPU's ranks only so "
+                     "far; the device is ",
+                     backend_->name()));
+  }
+  ASSIGN_OR_RETURN(balancer_,
+                   LiveBalancer::Create(options_.balance, *meter_, shards_,
+                                        *options_.mesh, *state_));
+  return absl::OkStatus();
+}
+
 absl::StatusOr<std::string> Trainer::SaveCheckpoint(
     const std::string& runs, const nlohmann::json& manifest) {
   RETURN_IF_ERROR(BeginCheckpoint(runs, manifest));
@@ -239,7 +253,10 @@ absl::Status Trainer::BeginCheckpoint(const std::string& runs,
   contents.saved = [runs, path, keep = train_.checkpoints_to_keep()] {
     RemoveOld(runs, keep, path);
   };
-  return saver_->Begin(std::move(contents), *state_, shards_);
+  // What is saved does not depend on where experts are.
+  if (balancer_ != nullptr) RETURN_IF_ERROR(balancer_->GoHome());
+  RETURN_IF_ERROR(saver_->Begin(std::move(contents), *state_, shards_));
+  return balancer_ != nullptr ? balancer_->GoBack() : absl::OkStatus();
 }
 
 absl::StatusOr<std::optional<SaveReport>> Trainer::PollCheckpoint(bool wait) {
@@ -349,6 +366,7 @@ absl::Status Trainer::ResumeRank(const std::string& checkpoint) {
   RETURN_IF_ERROR(LoadRankTensors(
       checkpoint,
       of != trainer.end() && of->is_string() ? of->get<std::string>() : ""));
+  if (balancer_ != nullptr) balancer_->BeginInOrder();
   step_ = trainer["step"].get<int64_t>();
   return absl::OkStatus();
 }

@@ -13,6 +13,17 @@ nlohmann::json ToJson(const ExpertUse& use) {
           {"tier_tokens", use.tier_tokens}};
 }
 
+nlohmann::json ToJson(const ExpertMove& move) {
+  return {{"layer", move.layer},
+          {"tier", move.tier},
+          {"experts", move.experts},
+          {"bytes", move.bytes},
+          {"seconds", move.seconds},
+          {"spread_before", move.spread_before},
+          {"spread_after", move.spread_after},
+          {"slots_left", move.slots_left}};
+}
+
 nlohmann::json ToJson(const StepMetrics& metrics) {
   return {{"kind", "step"},
           {"step", metrics.step},

@@ -29,6 +29,19 @@ struct ExpertUse {
   TierShares tier_tokens;    // Share of tokens that reach each tier.
 };
 
+// Experts of a gate that moved after a step (training/balance).
+struct ExpertMove {
+  int64_t layer = 0;
+  int64_t tier = 0;
+  int64_t experts = 0;  // That a rank got from another, copies too.
+  int64_t bytes = 0;    // Of these, in an ep group.
+  double seconds = 0;
+  // Of rank utilisation, for the gate's loads of late.
+  double spread_before = 0;
+  double spread_after = 0;
+  int64_t slots_left = 0;  // Not yet as planned: for the next steps.
+};
+
 struct StepMetrics {
   int64_t step = 0;       // That was just done; the first is 1.
   double loss = 0;        // Cross-entropy, nats a token.
@@ -38,8 +51,9 @@ struct StepMetrics {
   // Of each layer's parameters, before clipping: core/monitor/gradient_flow.h.
   LayerGradNorms layer_grad_norms;
   int64_t tokens = 0;
-  double seconds = 0;
+  double seconds = 0;  // With those of the moves.
   ExpertUse experts;
+  std::vector<ExpertMove> moves;
 
   double tokens_per_second() const { return tokens / seconds; }
 };
@@ -71,6 +85,8 @@ struct ValidationMetrics {
 };
 
 nlohmann::json ToJson(const ExpertUse& use);
+nlohmann::json ToJson(const ExpertMove& move);
+// Without the moves.
 nlohmann::json ToJson(const StepMetrics& metrics);
 nlohmann::json ToJson(const ValidationMetrics& metrics);
 

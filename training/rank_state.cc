@@ -56,7 +56,7 @@ absl::Status InitializeShards(const ModelConfig& config, uint64_t seed,
     for (const int64_t extent : view.shape) {
       value.type.dims.push_back(Static(extent));
     }
-    value.type.dims[0] = Static(shard.whole);
+    value.type.dims[0] = Static(shard.whole);  // However many slots are here.
     Graph graph;
     graph.AddValue(value);
     StateStore whole(backend);

@@ -23,6 +23,9 @@
 
 namespace strata {
 
+// The rows of spare slots (Shard::spare), behind a shard's own, are of no
+// concern here.
+
 // The shard that `state` is of: a parameter's own, or one of its gradient
 // ("grad.") or moments ("adam.m.", "adam.v."). Null: a whole tensor.
 const Shard* FindShard(absl::Span<const Shard> shards, absl::string_view state);

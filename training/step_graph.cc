@@ -140,9 +140,9 @@ absl::StatusOr<Forward> BuildForward(const ModelConfig& model,
   forward.decoder = BuildDecoder(b, model, options);
   ASSIGN_OR_RETURN(forward.step.graph, b.Finish());
   if (place.shape.ep > 1) {
-    ASSIGN_OR_RETURN(
-        PartitionedGraph part,
-        PartitionExperts(forward.step.graph, place.shape.ep, place.ep_rank));
+    ASSIGN_OR_RETURN(PartitionedGraph part,
+                     PartitionExperts(forward.step.graph, place.shape.ep,
+                                      place.ep_rank, place.slots));
     forward.step.graph = std::move(part.graph);
     forward.step.shards = std::move(part.shards);
     MapDecoder(part.value, forward.decoder);

@@ -36,6 +36,7 @@ struct MeshPlace {
   int dp_rank = 0;
   int ep_rank = 0;
   int pp_rank = 0;
+  ExpertSlots slots;  // Whether experts can move, of several ranks of ep.
 
   bool is_last_stage() const { return pp_rank == shape.pp - 1; }
 };

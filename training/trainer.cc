@@ -87,6 +87,8 @@ absl::StatusOr<std::unique_ptr<Trainer>> Trainer::Create(
   if (options.mesh != nullptr) {
     RETURN_IF_ERROR(CheckMesh(options.mesh->shape(), train));
   }
+  RETURN_IF_ERROR(strata::Validate(
+      options.balance, options.mesh ? options.mesh->shape() : MeshShape()));
   auto trainer =
       std::unique_ptr<Trainer>(new Trainer(model, train, corpus, options));
   RETURN_IF_ERROR(trainer->Build(num_threads));
@@ -118,7 +120,7 @@ absl::Status Trainer::Build(int num_threads) {
   ASSIGN_OR_RETURN(Sampler created, Sampler::Create(corpus_, sampler));
   sampler_ = std::make_unique<Sampler>(std::move(created));
   meter_ = std::make_unique<ExpertMeter>(model_, routers_);
-  return absl::OkStatus();
+  return BuildBalancer();
 }
 
 absl::Status Trainer::BuildGradients() {
@@ -289,6 +291,9 @@ absl::StatusOr<StepMetrics> Trainer::Step(RoutingRecording* recording) {
       AtThisStep(layer_norms_->Read(*update_, metrics.layer_grad_norms)));
   ++step_;
   metrics.experts = meter_->Use();
+  if (balancer_ != nullptr) {
+    RETURN_IF_ERROR(balancer_->AfterStep(step_, *meter_, metrics.moves));
+  }
   metrics.seconds = SecondsSince(start);
   return metrics;
 }
@@ -327,7 +332,8 @@ bool Trainer::is_first_rank() const {
 MeshPlace Trainer::Place() const {
   if (options_.mesh == nullptr) return {};
   return {options_.mesh->shape(), options_.mesh->dp().rank(),
-          options_.mesh->ep().rank(), options_.mesh->pp().rank()};
+          options_.mesh->ep().rank(), options_.mesh->pp().rank(),
+          options_.balance.slots()};
 }
 
 int64_t Trainer::FirstMicroBatch() const {

@@ -39,6 +39,8 @@
 #include "core/trace/routing_replay.h"
 #include "core/trace/routing_trace.pb.h"
 #include "nlohmann/json.hpp"
+#include "training/balance/balance_rule.h"
+#include "training/balance/live_balancer.h"
 #include "training/checkpoint/checkpoint_saver.h"
 #include "training/config.pb.h"
 #include "training/data/corpus.h"
@@ -87,6 +89,9 @@ struct TrainerOptions {
   // it. Not with a pipeline. Where a rank has several micro-batches a step the
   // last has a program, and activations, of its own.
   bool overlap_sums = false;
+  // Experts move between the ranks of ep as this says (training/balance). On
+  // the CPU.
+  BalanceRule balance;
   DType dtype = DType::kF32;  // kF64: the reference, of no checkpoints.
 };
 
@@ -168,6 +173,8 @@ class Trainer {
   Program& update_program() { return *update_; }
   // How experts were used in the latest step or validation.
   const ExpertMeter& meter() const { return *meter_; }
+  // Moves experts as the rule says; null without one.
+  const LiveBalancer* balancer() const { return balancer_.get(); }
   // FLOPs of the latest step by the graph's own cost, at its live counts.
   double StepFlops() const;
 
@@ -184,6 +191,7 @@ class Trainer {
   absl::Status BuildPipeline(StepGraph step);
   absl::Status BuildUpdate();
   absl::Status BuildEvaluation();
+  absl::Status BuildBalancer();
   absl::Status OpenReplay();
   bool Replays(RoutingTraceHeader::Source source) const;
   RouteSource RouteOf(RoutingTraceHeader::Source source) const;
@@ -243,6 +251,7 @@ class Trainer {
   std::vector<StageMessage> evaluation_received_, evaluation_sent_;
   std::unique_ptr<LayerNorms> layer_norms_;
   std::unique_ptr<ExpertMeter> meter_;
+  std::unique_ptr<LiveBalancer> balancer_;  // Null where experts stay.
   std::unique_ptr<RoutingReplay> replay_;   // Null if there is none.
   std::unique_ptr<WholeState> whole_;       // Once it was asked for.
   std::unique_ptr<CheckpointSaver> saver_;  // Of a mesh, likewise.

@@ -21,6 +21,7 @@
 #include "core/model/gate.h"
 #include "core/ops/collective.h"
 #include "core/ops/elementwise.h"
+#include "core/ops/expert_placement.h"
 #include "core/ops/optimizer.h"
 #include "core/parallel/mesh.h"
 #include "core/passes/partition/partition_experts.h"
@@ -95,13 +96,39 @@ class Owners {
 // Gradients of this rank by layer of the model; -1 is what is in none.
 using ByLayer = std::map<int64_t, std::vector<ValueId>>;
 
+// The gradients of experts that can move, by the state of their placement.
+struct MovableExperts {
+  SlotTable slots;
+  int64_t layer = -1;
+  std::vector<ValueId> grads;
+};
+using ByPlacement = std::map<std::string, MovableExperts>;
+
+// The norms of each gate's experts on all ranks of ep, by layer.
+ByLayer ExpertNorms(GraphBuilder& b, const ByPlacement& movable,
+                    ValueId divisor) {
+  ByLayer norms;
+  for (const auto& [placement, experts] : movable) {
+    norms[experts.layer].push_back(
+        ExpertNorm(b, experts.grads, divisor, experts.slots, "ep"));
+  }
+  return norms;
+}
+
 // The norms of each layer's gradients, and outputs of them. The whole norm is
-// one of these, so that nothing is read twice.
+// one of these, so that nothing is read twice. `known`: norms that are parts of
+// a layer's.
 std::vector<ValueId> NormsByLayer(GraphBuilder& b, const ByLayer& grads,
-                                  LayerPart part, ValueId divisor) {
+                                  const ByLayer& known, LayerPart part,
+                                  ValueId divisor) {
   std::vector<ValueId> norms;
   for (const auto& [layer, of_layer] : grads) {
     norms.push_back(GlobalNorm(b, of_layer, divisor));
+    if (const auto it = known.find(layer); it != known.end()) {
+      std::vector<ValueId> parts = it->second;
+      parts.push_back(norms.back());
+      norms.back() = GlobalNorm(b, parts, Fill(b, 1.0));
+    }
     if (layer >= 0) b.Output(LayerNormName(layer, part), norms.back());
   }
   return norms;
@@ -111,14 +138,17 @@ std::vector<ValueId> NormsByLayer(GraphBuilder& b, const ByLayer& grads,
 // hold alike, of the shards of each rank of ep, and of all stages. A norm of
 // norms, as each is the root of a sum of squares.
 ValueId NormOverRanks(GraphBuilder& b, const ByLayer& common,
-                      const ByLayer& sharded, const MeshShape& shape,
-                      ValueId divisor) {
+                      const ByLayer& sharded, const ByPlacement& movable,
+                      const MeshShape& shape, ValueId divisor) {
   const ValueId one = Fill(b, 1.0);
   ValueId norm =
-      GlobalNorm(b, NormsByLayer(b, common, LayerPart::kCommon, divisor), one);
+      GlobalNorm(b,
+                 NormsByLayer(b, common, ExpertNorms(b, movable, divisor),
+                              LayerPart::kCommon, divisor),
+                 one);
   if (!sharded.empty()) {
     const ValueId shards = GlobalNorm(
-        b, NormsByLayer(b, sharded, LayerPart::kShard, divisor), one);
+        b, NormsByLayer(b, sharded, {}, LayerPart::kShard, divisor), one);
     norm = GlobalNorm(b, {norm, AllGather(b, shards, shape.ep, "ep")}, one);
   }
   if (shape.pp > 1) {
@@ -160,13 +190,14 @@ absl::StatusOr<Graph> BuildUpdateGraph(const Graph& source,
     Dims dims;
   };
   std::vector<Trained> trained;
-  std::set<std::string> shards;
-  for (const Shard& shard : sums.shards) shards.insert(shard.parameter);
+  std::map<std::string, const Shard*> shards;
+  for (const Shard& shard : sums.shards) shards[shard.parameter] = &shard;
   const std::set<std::string> tied(sums.tied.begin(), sums.tied.end());
   std::vector<ValueId> grads;       // That all ranks of the stage hold,
   std::vector<ValueId> sharded;     // of this rank's shards,
   std::vector<ValueId> at_ends;     // and of the first and the last stage.
   ByLayer counted, counted_shards;  // In this stage's norm.
+  ByPlacement movable;
   std::vector<ValueId> common_parameters, sharded_parameters;
   for (const ValueId id : Parameters(source)) {
     const Value& value = source.value(id);
@@ -176,10 +207,19 @@ absl::StatusOr<Graph> BuildUpdateGraph(const Graph& source,
                        b.State(GradName(value.name), dtype, dims), value.name,
                        dims});
     const ValueId grad = trained.back().grad;
-    if (shards.count(value.name) > 0) {
+    if (const auto it = shards.find(value.name); it != shards.end()) {
+      const Shard& shard = *it->second;
       sharded.push_back(grad);
-      counted_shards[LayerOf(value.name)].push_back(grad);
       sharded_parameters.push_back(trained.back().parameter);
+      if (shard.placement.empty()) {
+        counted_shards[LayerOf(value.name)].push_back(grad);
+        continue;
+      }
+      MovableExperts& experts = movable[shard.placement];
+      experts.slots.experts = shard.whole;
+      experts.slots.ranks = sums.place.shape.ep;
+      experts.layer = LayerOf(value.name);
+      experts.grads.push_back(grad);
       continue;
     }
     grads.push_back(grad);
@@ -200,8 +240,16 @@ absl::StatusOr<Graph> BuildUpdateGraph(const Graph& source,
     if (sums.place.shape.dp > 1) SumInBuckets(b, sharded, "dp");
   }
   if (sums.over_ranks) SumInBuckets(b, loads, "batch");
-  const ValueId norm =
-      NormOverRanks(b, counted, counted_shards, sums.place.shape, divisor);
+  for (auto& [placement, experts] : movable) {
+    const int64_t slots =
+        experts.slots.experts + experts.slots.ranks * sums.place.slots.spare;
+    experts.slots.table = b.State(placement, DType::kI32, {Static(slots)});
+    if (sums.place.slots.spare > 0) {
+      SumCopies(b, experts.grads, experts.slots, "ep");
+    }
+  }
+  const ValueId norm = NormOverRanks(b, counted, counted_shards, movable,
+                                     sums.place.shape, divisor);
   b.Output("grad_norm", norm);
 
   AdamWOptions options;

@@ -18,6 +18,7 @@
 #include "core/cpu/matmul.h"
 #include "core/cpu/norm.h"
 #include "core/cpu/optimizer.h"
+#include "core/cpu/placement/expert_placement.h"
 #include "core/cpu/quant_matmul.h"
 #include "core/cpu/rope.h"
 #include "core/runtime/kernel_registry.h"
@@ -33,6 +34,7 @@ KernelRegistry AllCpuKernels() {
   RegisterDispatchKernels(registry);
   RegisterElementwiseKernels(registry);
   RegisterEmbeddingKernels(registry);
+  RegisterExpertPlacementKernels(registry);
   RegisterFullAttentionKernels(registry);
   RegisterFusedKernels(registry);
   RegisterGateKernels(registry);

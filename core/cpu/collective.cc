@@ -19,9 +19,7 @@
 #include "core/tensor/tensor.h"
 
 namespace strata {
-namespace {
 
-// The node's group, of as many ranks as it was made for if it says so.
 absl::StatusOr<Communicator*> GroupOf(const KernelContext& ctx) {
   const std::string& name = ctx.attrs().String("group");
   Communicator* const group =
@@ -37,6 +35,8 @@ absl::StatusOr<Communicator*> GroupOf(const KernelContext& ctx) {
   }
   return group;
 }
+
+namespace {
 
 // Copies the states into one message, exchanges it, and copies it back.
 template <typename Exchange>

@@ -38,6 +38,28 @@ double UtilisationSpread(absl::Span<const double> rank_load) {
   return std::sqrt(squares);
 }
 
+PlacementShape SlotShape(int num_experts, const RankBalanceOptions& options) {
+  PlacementShape shape;
+  shape.num_experts = num_experts;
+  shape.num_gpus = options.num_ranks;
+  const int of_rank = (num_experts + options.num_ranks - 1) / options.num_ranks;
+  shape.num_slots = (of_rank + options.spare_slots) * options.num_ranks;
+  return shape;
+}
+
+Placement InOrder(const PlacementShape& shape) {
+  const int of_rank = (shape.num_experts + shape.num_gpus - 1) / shape.num_gpus;
+  Placement placement;
+  for (int rank = 0; rank < shape.num_gpus; ++rank) {
+    for (int slot = 0; slot < shape.SlotsPerGpu(); ++slot) {
+      // Round again where experts or the rank's own run out.
+      const int expert = rank * of_rank + slot % of_rank;
+      placement.expert.push_back(expert % shape.num_experts);
+    }
+  }
+  return placement;
+}
+
 absl::StatusOr<RankBalance> RankBalance::Create(
     std::vector<int> num_experts, const RankBalanceOptions& options) {
   if (options.num_ranks < 1 || options.spare_slots < 0) {
@@ -48,27 +70,20 @@ absl::StatusOr<RankBalance> RankBalance::Create(
   RankBalance balance;
   balance.options_ = options;
   for (const int experts : num_experts) {
-    PlacementShape shape;
-    shape.num_experts = experts;
-    shape.num_gpus = options.num_ranks;
-    const int of_rank = (experts + options.num_ranks - 1) / options.num_ranks;
-    const int slots = of_rank + options.spare_slots;
-    shape.num_slots = slots * options.num_ranks;
+    const PlacementShape shape = SlotShape(experts, options);
     RETURN_IF_ERROR(ValidateShape(shape));
-    Placement placement;
-    for (int rank = 0; rank < options.num_ranks; ++rank) {
-      for (int slot = 0; slot < slots; ++slot) {
-        // Round again where experts or the rank's own run out.
-        const int expert = rank * of_rank + slot % of_rank;
-        placement.expert.push_back(expert % experts);
-      }
-    }
+    Placement placement = InOrder(shape);
     RETURN_IF_ERROR(ValidatePlacement(shape, placement));
     balance.shapes_.push_back(shape);
     balance.placements_.push_back(std::move(placement));
     balance.faded_.emplace_back(experts, 0.0);
   }
   return balance;
+}
+
+void RankBalance::SetPlacements(std::vector<Placement> placements) {
+  CHECK(placements.size() == shapes_.size()) << placements.size() << " gates";
+  placements_ = std::move(placements);
 }
 
 RankBalance::Balance RankBalance::Of(
@@ -113,12 +128,14 @@ double RankBalance::Observe(absl::Span<const std::vector<double>> load) {
 
 absl::StatusOr<RankBalance::Result> RankBalance::Rebalance() {
   Result result;
+  RebalanceOptions options;
+  options.max_above_eplb = options_.max_above_eplb;
   result.spread_before = Of(faded_).spread;
   for (size_t gate = 0; gate < shapes_.size(); ++gate) {
     if (IsEmpty(faded_[gate])) continue;
     ASSIGN_OR_RETURN(Rebalanced rebalanced,
-                     strata::Rebalance(shapes_[gate], faded_[gate],
-                                       RebalanceOptions(), &placements_[gate]));
+                     strata::Rebalance(shapes_[gate], faded_[gate], options,
+                                       &placements_[gate]));
     result.slots_changed +=
         static_cast<int64_t>(rebalanced.migration.copies.size());
     placements_[gate] = std::move(rebalanced.placement);

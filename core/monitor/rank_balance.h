@@ -29,15 +29,24 @@ struct RankBalanceOptions {
   int spare_slots = 1;  // Of each rank, for replicas.
   // Weight of a window in the loads that placements are made for, in (0, 1].
   double memory = 0.3;
+  // RebalanceOptions::max_above_eplb (core/parallel/rebalance.h).
+  double max_above_eplb = 0;
 };
+
+// The slots of a gate of so many experts: as many for each rank as it takes,
+// and its spare ones. GPUs of the shape are the ranks.
+PlacementShape SlotShape(int num_experts, const RankBalanceOptions& options);
+
+// Expert after expert dealt to the ranks in equal runs; spare slots repeat the
+// rank's first experts.
+Placement InOrder(const PlacementShape& shape);
 
 // Standard deviation over ranks of load / largest load; 0 without load.
 double UtilisationSpread(absl::Span<const double> rank_load);
 
 class RankBalance {
  public:
-  // `num_experts` of each gate. At first, expert after expert is dealt to the
-  // ranks in equal runs, and spare slots repeat the rank's first experts.
+  // `num_experts` of each gate, which begin in order.
   //
   // Returns INVALID_ARGUMENT if there are no ranks, a negative number of spare
   // slots, or a gate without experts.
@@ -56,6 +65,12 @@ class RankBalance {
   // Places experts anew, for the loads of the latest windows.
   absl::StatusOr<Result> Rebalance();
 
+  // Says where experts are, of whoever moves them; valid placements of as many
+  // gates.
+  void SetPlacements(std::vector<Placement> placements);
+
+  // The faded loads that placements are made for, [gates][experts].
+  const std::vector<std::vector<double>>& loads() const { return faded_; }
   double spread() const { return spread_; }  // As Observe said last.
   double max_over_mean() const { return max_over_mean_; }  // Likewise, mean.
   double worst_max_over_mean() const { return worst_; }    // Over gates.

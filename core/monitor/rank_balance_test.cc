@@ -15,6 +15,7 @@
 namespace strata {
 namespace {
 
+using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
 // Utilisations 1, 0.5, 0.5, 0: mean 0.5, variance (0.25 + 0 + 0 + 0.25) / 4.
@@ -95,6 +96,15 @@ TEST(RankBalanceTest, LoadsThatAreEvenMoveNothing) {
   const auto result = balance->Rebalance();
   ASSERT_THAT(result, IsOk());
   EXPECT_EQ(result->slots_changed, 0);
+}
+
+TEST(RankBalanceTest, IsToldWhereExpertsAre) {
+  auto balance = RankBalance::Create({4}, {/*num_ranks=*/2, 0});
+  ASSERT_THAT(balance, IsOk());
+  EXPECT_DOUBLE_EQ(balance->Observe({{4, 4, 0, 0}}), 0.5);
+  balance->SetPlacements({{{0, 2, 1, 3}}});
+  EXPECT_EQ(balance->Observe({{4, 4, 0, 0}}), 0);
+  EXPECT_THAT(balance->loads(), ElementsAre(ElementsAre(4, 4, 0, 0)));
 }
 
 TEST(RankBalanceTest, GatesWithoutLoadSayNothing) {

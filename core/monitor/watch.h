@@ -27,6 +27,7 @@
 #include "core/monitor/alarm_board.h"
 #include "core/monitor/expert_use.h"
 #include "core/monitor/rank_balance.h"
+#include "core/parallel/placement.h"
 #include "nlohmann/json.hpp"
 
 namespace strata {
@@ -68,6 +69,17 @@ class Watch {
   // Any other metric.
   void Judge(absl::string_view metric, double value, absl::Time now);
 
+  // Calls the balancer, as the rule does.
+  void Rebalance();
+  // Null without figures of ranks.
+  const RankBalance* balance() const {
+    return balance_.has_value() ? &*balance_ : nullptr;
+  }
+  // RankBalance::SetPlacements, if there are figures of ranks.
+  void SetPlacements(std::vector<Placement> placements) {
+    if (balance_.has_value()) balance_->SetPlacements(std::move(placements));
+  }
+
   // What has happened since it was last asked: alarms (above), and
   // {"rebalance": "done" or "failed", ...} with the spread before and after.
   std::vector<nlohmann::ordered_json> TakeEvents();
@@ -79,8 +91,6 @@ class Watch {
   int64_t slots_changed() const { return slots_changed_; }
 
  private:
-  void Rebalance();
-
   AlarmBoard board_;
   bool balances_;
   std::vector<GateUse> window_;  // So far.

@@ -167,10 +167,16 @@ class Suite {
     ExpectEqual(what, out, want);
   }
 
-  // From rank a to rank b go n * ((a + 2 b) % 3) / 2 elements of 100 a + b.
   void Exchanges(int64_t n) {
-    const std::string what = absl::StrCat("exchange of ", n);
-    const auto count = [&](int a, int b) { return n * ((a + 2 * b) % 3) / 2; };
+    Exchange(absl::StrCat("exchange of ", n),
+             [&](int a, int b) { return n * ((a + 2 * b) % 3) / 2; });
+    Exchange(absl::StrCat("exchange of ", n, ", of which rank 0 has none"),
+             [&](int a, int b) { return a == 0 || b == 0 ? 0 : n; });
+  }
+
+  // From rank a to rank b go count(a, b) elements of 100 a + b.
+  template <typename Count>
+  void Exchange(const std::string& what, Count count) {
     const int me = group_.rank();
     std::vector<int64_t> send, receive;
     std::vector<int32_t> in, want;

@@ -14,6 +14,7 @@
 #include "tools/strata/cuda_device.h"
 #include "tools/strata/option_parser.h"
 #include "tools/strata/output.h"
+#include "training/balance/balance_rule.h"
 #include "training/distributed/mpi_communicator.h"
 
 namespace strata {
@@ -52,11 +53,38 @@ void AddMesh(OptionParser& app, MeshFlags& flags) {
               "Sum gradients over ranks beside the backward pass of a step's "
               "last micro-batch, whose activations then have memory of their "
               "own; not with --pp");
+  app.AddOption("--rebalance", flags.rebalance,
+                "When experts move between the ranks of --ep, to even out what "
+                "they do: never, alarm (the spread of their utilisation is "
+                "above 0.15), or every so many steps")
+      ->TypeName("WHEN");
+  app.AddOption("--spare-experts", flags.spare_experts,
+                "Slots of each rank and gate for copies of experts that have "
+                "much to do; with --rebalance")
+      ->TypeName("N")
+      ->Check(AtLeast(0));
+  app.AddOption("--move-bytes", flags.move_bytes,
+                "The most that moves between two steps; what is left goes on "
+                "after the next")
+      ->TypeName("N")
+      ->Check(AtLeast(1));
+  app.AddOption("--move-seconds", flags.move_seconds,
+                "Likewise, in time; without --spare-experts")
+      ->TypeName("SECONDS")
+      ->Check(BetweenNumbers(0.001, 86400));
   app.AddOption("--timeout", flags.timeout,
                 "How long a rank waits for the others before it gives up; a "
                 "validation must fit into it")
       ->TypeName("SECONDS")
       ->Check(BetweenNumbers(0.001, 86400));
+}
+
+absl::StatusOr<BalanceRule> BalanceOf(const MeshFlags& flags) {
+  ASSIGN_OR_RETURN(BalanceRule rule, ParseBalanceRule(flags.rebalance));
+  rule.spare = flags.spare_experts;
+  rule.max_bytes = flags.move_bytes;
+  rule.max_seconds = flags.move_seconds;
+  return rule;
 }
 
 absl::StatusOr<std::unique_ptr<Ranks>> Ranks::Join(const MeshFlags& flags,

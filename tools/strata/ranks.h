@@ -3,6 +3,7 @@
 #ifndef TOOLS_STRATA_RANKS_H_
 #define TOOLS_STRATA_RANKS_H_
 
+#include <cstdint>
 #include <memory>
 #include <string>
 
@@ -11,6 +12,7 @@
 #include "core/parallel/communicator.h"
 #include "core/parallel/mesh.h"
 #include "tools/strata/option_parser.h"
+#include "training/balance/balance_rule.h"
 #include "training/distributed/mpi_communicator.h"
 
 namespace strata {
@@ -20,10 +22,17 @@ struct MeshFlags {
   std::string schedule = "1f1b";  // Of pp stages.
   bool shard_optimizer = false;
   bool overlap_sums = false;
+  std::string rebalance = "never";
+  int spare_experts = 0;
+  int64_t move_bytes = BalanceRule().max_bytes;
+  double move_seconds = BalanceRule().max_seconds;
   double timeout = 120;  // Seconds.
 };
 
 void AddMesh(OptionParser& app, MeshFlags& flags);
+
+// Returns INVALID_ARGUMENT if --rebalance is none of its values.
+absl::StatusOr<BalanceRule> BalanceOf(const MeshFlags& flags);
 
 class Ranks {
  public:

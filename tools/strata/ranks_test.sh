@@ -41,6 +41,15 @@ ranks 2 "${train[@]}" --steps=8 --resume=one/step-000006 --ep=2 --out=again >aga
 ranks 2 "${train[@]}" --steps=8 --resume=experts/step-000006 --dp=2 --shard-optimizer --out=other >other.out 2>&1 || fail "$(cat other.out)"
 grep -q '8 of 8 steps are done' again.out other.out || fail "$(cat again.out other.out)"
 
+# Experts that move in between: the same losses, a line for each gate that moves,
+# and a checkpoint that one rank goes on from.
+ranks 2 "${train[@]}" --steps=6 --ep=2 --rebalance=2 --out=moving >moving.out 2>moving.err || fail "$(cat moving.err)"
+same one moving
+grep -q 'experts moved' moving.err || fail "$(cat moving.err)"
+grep '"rebalance":"moved"' moving/metrics.jsonl | grep -q '"bytes":[1-9].*"spread_after".*"spread_before"' || fail "$(cat moving/metrics.jsonl)"
+"$strata" "${train[@]}" --steps=8 --resume=moving/step-000006 --out=still >still.out 2>&1 || fail "$(cat still.out)"
+ranks 2 "${train[@]}" --steps=6 --ep=2 --rebalance=alarm --spare-experts=1 --out=copies >copies.out 2>copies.err || fail "$(cat copies.err)"
+same one copies
 # A checkpoint of several ranks is read by all that reads models; two of the same
 # tensors are the same, however they are laid out; a shard of another is named.
 [[ $(ls experts/step-000006/model-0000[12]-of-00002.safetensors | wc -l) == 2 ]] || fail "$(ls experts/step-000006)"
@@ -56,6 +65,11 @@ deep=("${train[@]}" --set model.num_layers=2)
 "$strata" "${deep[@]}" --steps=4 --out=deep >/dev/null 2>&1
 ranks 4 "${deep[@]}" --steps=4 --ep=2 --pp=2 --schedule=zb-h1 --out=stages >stages.out 2>stages.err || fail "$(cat stages.err)"
 same deep stages
+# How far each layer's gradient is behind, whatever the mesh.
+vanishing() { sed -nE '/"kind":"step"/s/.*"vanishing_index":\[([^]]*)\].*/\1/p' "$1/metrics.jsonl"; }
+[[ $(vanishing stages | wc -l) == 4 ]] || fail "no index of vanishing gradients: $(cat stages/metrics.jsonl)"
+paste -d, <(vanishing deep) <(vanishing stages) |
+  awk -F, '{ for (i = 1; i <= 2; ++i) { d = $i - $(i + 2); if (NF != 4 || d > 1e-3 || d < -1e-3) { print "differs: " $0; exit 1 } } }' >&2
 "$strata" "${deep[@]}" --steps=5 --resume=stages/step-000004 --out=whole >whole.out 2>&1 || fail "$(cat whole.out)"
 ranks 2 "${deep[@]}" --steps=5 --resume=deep/step-000004 --pp=2 --shard-optimizer --out=cut >cut.out 2>&1 || fail "$(cat cut.out)"
 grep -q '5 of 5 steps are done' cut.out || fail "$(cat cut.out)"
@@ -67,13 +81,16 @@ refuses() {
   "$@" >/dev/null 2>refused || status=$?
   ((status != 0)) || fail "no error: $*"
   [[ $(grep -c "^strata: " refused) == 1 ]] || fail "not one line: $(cat refused)"
-  grep -qF "$want" refused || fail "$(cat refused)"
+  grep -qF -- "$want" refused || fail "$(cat refused)"
 }
 refuses 'start it by mpirun -np 2' "$strata" "${train[@]}" --dp=2 --out=no
 refuses 'has 3 ranks; 2 were started' ranks 2 "${train[@]}" --dp=3 --out=no
 refuses 'there are 1 layers; want at least pp = 2' ranks 2 "${train[@]}" --pp=2 --out=no
 refuses 'experts; want a multiple of ep = 3' ranks 3 "${train[@]}" --set train.accumulation=3 --ep=3 --out=no
 refuses 'want a multiple of dp x ep = 2' ranks 2 "${train[@]}" --set train.accumulation=3 --dp=2 --out=no
+refuses '--rebalance moves experts between the ranks of --ep, and --ep is 1' ranks 2 "${train[@]}" --dp=2 --rebalance=alarm --out=no
+refuses '--rebalance is sometimes; want alarm, never or a number of steps' ranks 2 "${train[@]}" --ep=2 --rebalance=sometimes --out=no
+refuses '--spare-experts are for copies' ranks 2 "${train[@]}" --ep=2 --spare-experts=1 --out=no
 refuses 'mixed/model-00002-of-00002.safetensors is of step 3 of run' ranks 2 "${train[@]}" --steps=8 --resume=mixed --ep=2 --out=no
 refuses 'mixed/model-00002-of-00002.safetensors is of step 3 of run' "$strata" generate --model=mixed --prompt=one
 refuses 'holds a run already' ranks 2 "${train[@]}" --dp=2 --out=two

@@ -147,6 +147,16 @@ std::string DescribeEvent(const nlohmann::json& event) {
     return absl::StrFormat("step %d: rebalancing failed: %s", step,
                            event["message"].get<std::string>());
   }
+  if (event["rebalance"] == "moved") {
+    return absl::StrFormat(
+        "step %d: layer %d tier %d: %d experts moved, %s bytes: spread of "
+        "utilisation %.3f -> %.3f",
+        step, event["layer"].get<int64_t>(), event["tier"].get<int64_t>(),
+        event["experts"].get<int64_t>(),
+        FormatCount(event["bytes"].get<double>()),
+        event["spread_before"].get<double>(),
+        event["spread_after"].get<double>());
+  }
   return absl::StrFormat(
       "step %d: rebalanced virtual ranks: spread of utilisation %.3f -> %.3f, "
       "%d slots change",
@@ -195,6 +205,7 @@ absl::StatusOr<int> TrainOn(const Ranks* ranks, const TrainFlags& flags) {
   ASSIGN_OR_RETURN(options.schedule, ParsePipelineKind(flags.mesh.schedule));
   options.shard_optimizer = flags.mesh.shard_optimizer;
   options.overlap_sums = flags.mesh.overlap_sums;
+  ASSIGN_OR_RETURN(options.balance, BalanceOf(flags.mesh));
   options.overwrite = flags.overwrite;
   options.num_threads = flags.threads;
   options.backend = [&flags, mesh, ranks] {

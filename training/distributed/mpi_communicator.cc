@@ -56,6 +56,14 @@ struct Pieces {
   }
 };
 
+// Where what is sent begins. Open MPI takes equal addresses for a call in
+// place, also those of two empty buffers; that is another algorithm, which with
+// nothing to do takes no part, and then the group's next call never ends.
+void* SourceOf(const Payload& in) {
+  static char nothing;
+  return in.count == 0 ? &nothing : in.data;
+}
+
 class MpiCommunicator : public Communicator {
  public:
   MpiCommunicator(const MpiLibrary& mpi, MPI_Comm group, bool owned,
@@ -111,9 +119,9 @@ class MpiCommunicator : public Communicator {
     MPI_Request request;
     return Do(
         "all_gather", request,
-        mpi_.iallgatherv(in.data, pieces.counts[rank_], mpi_.byte, out.data,
-                         pieces.counts.data(), pieces.offsets.data(), mpi_.byte,
-                         group_, &request));
+        mpi_.iallgatherv(SourceOf(in), pieces.counts[rank_], mpi_.byte,
+                         out.data, pieces.counts.data(), pieces.offsets.data(),
+                         mpi_.byte, group_, &request));
   }
 
   absl::Status ReduceScatter(const Payload& in,
@@ -124,7 +132,7 @@ class MpiCommunicator : public Communicator {
     MPI_Request request;
     return Do(
         "reduce_scatter", request,
-        mpi_.ireduce_scatter(in.data, out.data, pieces.counts.data(),
+        mpi_.ireduce_scatter(SourceOf(in), out.data, pieces.counts.data(),
                              TypeOf(in.dtype), mpi_.sum, group_, &request));
   }
 
@@ -136,10 +144,11 @@ class MpiCommunicator : public Communicator {
     ASSIGN_OR_RETURN(const Pieces from, Pieces::Of(send, width));
     ASSIGN_OR_RETURN(const Pieces to, Pieces::Of(receive, width));
     MPI_Request request;
-    return Do("all_to_all", request,
-              mpi_.ialltoallv(in.data, from.counts.data(), from.offsets.data(),
-                              mpi_.byte, out.data, to.counts.data(),
-                              to.offsets.data(), mpi_.byte, group_, &request));
+    return Do(
+        "all_to_all", request,
+        mpi_.ialltoallv(SourceOf(in), from.counts.data(), from.offsets.data(),
+                        mpi_.byte, out.data, to.counts.data(),
+                        to.offsets.data(), mpi_.byte, group_, &request));
   }
 
   absl::Status Broadcast(const Payload& data, int root) override {

@@ -8,14 +8,12 @@
 
 #include "absl/time/time.h"
 #include "absl/types/span.h"
-#include "core/model/moe.h"
 #include "core/monitor/alarm_board.h"
 #include "core/monitor/expert_use.h"
 #include "core/monitor/gradient_flow.h"
 #include "core/monitor/rank_balance.h"
 #include "core/monitor/watch.h"
 #include "nlohmann/json.hpp"
-#include "training/expert_meter.h"
 #include "training/metrics.h"
 
 namespace strata {
@@ -26,10 +24,10 @@ using Json = nlohmann::json;
 constexpr int kVirtualRanks = 8;
 constexpr double kLossMemory = 0.05;  // Weight of a step in the fading mean.
 
-RankBalanceOptions RanksOf(int ranks) {
+RankBalanceOptions RanksOf(int ranks, int spare) {
   RankBalanceOptions options;
   options.num_ranks = ranks > 1 ? ranks : kVirtualRanks;
-  options.spare_slots = ranks > 1 ? 0 : 1;
+  options.spare_slots = ranks > 1 ? spare : 1;
   return options;
 }
 
@@ -49,29 +47,10 @@ std::vector<AlarmRule> DefaultTrainingRules() {
   };
 }
 
-std::vector<int> NumExperts(const ExpertMeter& meter) {
-  std::vector<int> experts;
-  for (const RouterValues& router : meter.routers()) {
-    experts.push_back(static_cast<int>(router.num_experts));
-  }
-  return experts;
-}
-
-std::vector<GateUse> GatesOf(const ExpertMeter& meter) {
-  std::vector<GateUse> gates;
-  for (size_t i = 0; i < meter.routers().size(); ++i) {
-    const std::vector<int64_t>& load = meter.load(static_cast<int>(i));
-    gates.push_back({meter.routers()[i].tier,
-                     meter.reached(static_cast<int>(i)),
-                     {load.begin(), load.end()}});
-  }
-  return gates;
-}
-
 TrainingMonitor::TrainingMonitor(std::vector<int> num_experts, int ranks,
-                                 std::vector<AlarmRule> rules)
+                                 std::vector<AlarmRule> rules, int spare)
     : watch_(std::move(rules), /*balances=*/ranks <= 1) {
-  watch_.SetGates(std::move(num_experts), RanksOf(ranks));
+  watch_.SetGates(std::move(num_experts), RanksOf(ranks, spare));
 }
 
 Json TrainingMonitor::Observe(const StepMetrics& metrics,

@@ -5,14 +5,16 @@
 //   StepMetrics, loads of the gates   -> figures of the step, for its log line
 //                                     -> alarms and rebalancings, a line each
 //
-// Ranks are those of ep; with one, eight virtual ones with a spare slot each,
-// for which the balancer is called, so that a run says how its experts would
-// have been spread. No weight moves.
+// Ranks are those of ep, with the experts that live balancing gave them; with
+// one, eight virtual ones with a spare slot each, for which the balancer is
+// called, so that a run says how its experts would have been spread. No weight
+// moves here.
 
 #ifndef TRAINING_RUN_TRAINING_MONITOR_H_
 #define TRAINING_RUN_TRAINING_MONITOR_H_
 
 #include <cstdint>
+#include <utility>
 #include <vector>
 
 #include "absl/time/time.h"
@@ -20,8 +22,8 @@
 #include "core/monitor/alarm_board.h"
 #include "core/monitor/expert_use.h"
 #include "core/monitor/watch.h"
+#include "core/parallel/placement.h"
 #include "nlohmann/json.hpp"
-#include "training/expert_meter.h"
 #include "training/metrics.h"
 
 namespace strata {
@@ -32,15 +34,18 @@ namespace strata {
 // step_seconds.
 std::vector<AlarmRule> DefaultTrainingRules();
 
-// The gates of a model, and what they did since the meter was reset.
-std::vector<int> NumExperts(const ExpertMeter& meter);
-std::vector<GateUse> GatesOf(const ExpertMeter& meter);
-
 class TrainingMonitor {
  public:
-  // Gates of so many experts each; `ranks` that share them out, 1: none do.
+  // Gates of so many experts each; `ranks` that share them out, 1: none do,
+  // with `spare` slots each.
   TrainingMonitor(std::vector<int> num_experts, int ranks,
-                  std::vector<AlarmRule> rules = DefaultTrainingRules());
+                  std::vector<AlarmRule> rules = DefaultTrainingRules(),
+                  int spare = 0);
+
+  // Where experts are from the next step on, by gate.
+  void SetPlacements(std::vector<Placement> placements) {
+    watch_.SetPlacements(std::move(placements));
+  }
 
   // Takes a step. Returns its figures: "tier_activation" (experts that a token
   // takes over those there are, by tier), "rank_utilisation_spread",

@@ -28,8 +28,10 @@
 #include "core/parallel/mesh.h"
 #include "core/trace/routing_trace.pb.h"
 #include "nlohmann/json.hpp"
+#include "training/balance/gate_use.h"
 #include "training/checkpoint/checkpoint_saver.h"
 #include "training/config.h"
+#include "training/metrics.h"
 #include "training/routing_recording.h"
 #include "training/run/metrics_log.h"
 #include "training/run/training_monitor.h"
@@ -132,7 +134,7 @@ absl::StatusOr<std::unique_ptr<TrainingRun>> TrainingRun::Start(
           options.model, options.train, corpus, options.num_threads,
           {options.record.tokens, options.route, RoutingTraceHeader::TRAIN,
            options.backend, options.mesh, options.schedule,
-           options.shard_optimizer, options.overlap_sums}));
+           options.shard_optimizer, options.overlap_sums, options.balance}));
   nlohmann::json manifest =
       TrainingManifest(options.model, options.train, *corpus);
   if (options.route.source != RouteSource::kGate) {
@@ -191,6 +193,16 @@ absl::Status TrainingRun::LogStep(const StepMetrics& metrics) {
   RETURN_IF_ERROR(Log(line));
   for (nlohmann::json event : monitor_.TakeEvents()) {
     event["kind"] = event.contains("alarm") ? "alarm" : "rebalance";
+    event["step"] = metrics.step;
+    RETURN_IF_ERROR(Log(event));
+    events_.push_back(std::move(event));
+  }
+  if (metrics.moves.empty()) return absl::OkStatus();
+  monitor_.SetPlacements(trainer_->balancer()->placements());
+  for (const ExpertMove& move : metrics.moves) {
+    nlohmann::json event = ToJson(move);
+    event["kind"] = "rebalance";
+    event["rebalance"] = "moved";
     event["step"] = metrics.step;
     RETURN_IF_ERROR(Log(event));
     events_.push_back(std::move(event));

@@ -27,6 +27,8 @@
 #include "core/parallel/mesh.h"
 #include "core/parallel/pipeline_schedule.h"
 #include "nlohmann/json.hpp"
+#include "training/balance/balance_rule.h"
+#include "training/balance/gate_use.h"
 #include "training/checkpoint/checkpoint_saver.h"
 #include "training/config.pb.h"
 #include "training/data/corpus.h"
@@ -55,6 +57,7 @@ struct RunOptions {
   PipelineKind schedule = PipelineKind::k1F1B;
   bool shard_optimizer = false;
   bool overlap_sums = false;
+  BalanceRule balance;  // Experts move between ranks; each move is an event.
 };
 
 // What a caller may want to see as it happens; any may be null.
@@ -63,7 +66,8 @@ struct RunObserver {
   std::function<void(const ValidationMetrics&)> on_validation;
   std::function<void(const std::string& path)> on_checkpoint;  // That counts.
   // Checkpoints that could not be saved ("kind": "checkpoint", with "error"),
-  // alarms and rebalancings (training/run/training_monitor.h).
+  // alarms and rebalancings (training/run/training_monitor.h), and moves of
+  // experts: {"rebalance": "moved", ...} with what ExpertMove has.
   std::function<void(const nlohmann::json& event)> on_event;
 };
 
@@ -137,7 +141,8 @@ class TrainingRun {
         manifest_(std::move(manifest)),
         log_(std::move(log)),
         monitor_(NumExperts(trainer_->meter()),
-                 options.mesh != nullptr ? options.mesh->shape().ep : 1),
+                 options.mesh != nullptr ? options.mesh->shape().ep : 1,
+                 DefaultTrainingRules(), options.balance.spare),
         last_checkpoint_(options.resume_from) {}
 
   absl::Status Log(const nlohmann::json& line);

@@ -22,6 +22,7 @@
 #include "core/ops/collective_rows.h"
 #include "core/ops/dispatch.h"
 #include "core/ops/elementwise.h"
+#include "core/ops/expert_placement.h"
 #include "core/ops/grouped_matmul.h"
 #include "core/tensor/dtype.h"
 
@@ -30,6 +31,8 @@ namespace {
 
 constexpr absl::string_view kGroup = "ep";
 // Of DispatchPlan's outputs.
+constexpr int kRowSlot = 0;
+constexpr int kSlotRow = 1;
 constexpr int kOffset = 2;
 constexpr int kRows = 3;
 // Of GroupedMatMul's inputs.
@@ -53,10 +56,12 @@ DType ComputeDType(const Graph& graph) {
 
 class ExpertPartition {
  public:
-  ExpertPartition(const Graph& graph, int ep, int ep_rank)
+  ExpertPartition(const Graph& graph, int ep, int ep_rank,
+                  const ExpertSlots& slots)
       : source_(graph),
         ep_(ep),
         ep_rank_(ep_rank),
+        slots_(slots),
         b_(ComputeDType(graph)),
         home_(graph.values().size(), kNone),
         owner_(graph.values().size(), kNone) {}
@@ -108,9 +113,17 @@ class ExpertPartition {
             ep_, ", as ranks share the experts of each gate out"));
       }
       const int64_t own = experts / ep_;
-      shards_[weight] = {value.name, own * ep_rank_, own * (ep_rank_ + 1),
-                         experts};
-      plans_[PlanOf(node)] = {};
+      const NodeId plan = PlanOf(node);
+      Shard& shard = shards_[weight];
+      shard.parameter = value.name;
+      shard.begin = own * ep_rank_;
+      shard.end = own * (ep_rank_ + 1);
+      shard.whole = experts;
+      if (slots_.movable) {
+        shard.placement = PlacementName(source_.node(plan).scope);
+        shard.spare = slots_.spare;
+      }
+      plans_[plan] = {};
     }
     for (const Node& node : source_.nodes()) {
       for (size_t i = 0; i < node.inputs.size(); ++i) {
@@ -145,7 +158,8 @@ class ExpertPartition {
     Dims dims = HomeDims(value.type.dims);
     const auto shard = shards_.find(id);
     if (shard != shards_.end()) {
-      dims[0] = Static(shard->second.end - shard->second.begin);
+      dims[0] =
+          Static(shard->second.end - shard->second.begin + shard->second.spare);
     }
     switch (value.role) {
       case Role::kParameter:
@@ -199,9 +213,27 @@ class ExpertPartition {
       (at_owner ? owner_ : home_)[node.outputs[i]] = outputs[i];
     }
     if (const auto plan = plans_.find(id); plan != plans_.end()) {
+      const auto by_slot =
+          slots_.movable ? PlanBySlot(node, inputs[0])
+                         : DispatchPlanResult{kNone, kNone, outputs[kOffset],
+                                              outputs[kRows]};
       plan->second =
-          ExchangePlan(b_, outputs[kOffset], outputs[kRows], ep_, kGroup);
+          ExchangePlan(b_, by_slot.offset, by_slot.rows, ep_, kGroup);
     }
+  }
+
+  // Has what reads the rows of `plan` read those of slots instead.
+  DispatchPlanResult PlanBySlot(const Node& plan, ValueId expert) {
+    const int64_t experts = plan.attrs.Int("num_experts");
+    const int64_t slots = experts + int64_t{ep_} * slots_.spare;
+    const ValueId table =
+        b_.State(PlacementName(plan.scope), DType::kI32, {Static(slots)});
+    const DispatchPlanResult by_slot = DispatchPlan(
+        b_, PlaceChoices(b_, expert, {table, experts, ep_}), slots);
+    home_[plan.outputs[kRowSlot]] = by_slot.row_slot;
+    home_[plan.outputs[kSlotRow]] = by_slot.slot_row;
+    home_[plan.outputs[kRows]] = by_slot.rows;
+    return by_slot;
   }
 
   // The exchange of the plan that counts the rows of `id`.
@@ -229,6 +261,7 @@ class ExpertPartition {
   const Graph& source_;
   const int ep_;
   const int ep_rank_;
+  const ExpertSlots slots_;
   GraphBuilder b_;
   NodeId next_ = 0;             // The first that is not there yet.
   std::vector<ValueId> home_;   // [values of source_], kNone: not there
@@ -239,10 +272,15 @@ class ExpertPartition {
 
 }  // namespace
 
+std::string PlacementName(absl::string_view scope) {
+  return absl::StrCat("placement.", scope);
+}
+
 absl::StatusOr<PartitionedGraph> PartitionExperts(const Graph& graph, int ep,
-                                                  int ep_rank) {
+                                                  int ep_rank,
+                                                  const ExpertSlots& slots) {
   CHECK(0 <= ep_rank && ep_rank < ep) << "rank " << ep_rank << " of " << ep;
-  if (ep > 1) return ExpertPartition(graph, ep, ep_rank).Run();
+  if (ep > 1) return ExpertPartition(graph, ep, ep_rank, slots).Run();
   PartitionedGraph whole;
   whole.graph = graph;
   whole.value.resize(graph.values().size());

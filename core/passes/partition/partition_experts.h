@@ -9,6 +9,12 @@
 //        +--> ExchangePlan -------------+                               v
 //                                                                  CombineRows
 //
+// With movable experts a state says which expert is in which slot, and rows go
+// by slot (core/ops/expert_placement.h): a second plan, of slots, takes the
+// first one's place in all but the counts of rows by expert.
+//
+//   choice --> PlaceChoices(placement) --> DispatchPlan --> DispatchRows ...
+//
 // Gates, losses and loads stay as they are: they see the tokens of their rank,
 // among all experts. Operators between the two products that work row by row
 // run where the rows are. Any other that reads such rows gets them sent back
@@ -23,6 +29,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "core/graph/graph.h"
 
 namespace strata {
@@ -33,7 +40,21 @@ struct Shard {
   int64_t begin = 0;
   int64_t end = 0;
   int64_t whole = 0;  // The extent that all ranks hold together.
+  // Where experts can move: the state that has the expert of each slot, and how
+  // many slots the rank has beyond those of [begin, end), behind them. That
+  // part is then what the rank begins with.
+  std::string placement;
+  int64_t spare = 0;
 };
+
+struct ExpertSlots {
+  bool movable = false;
+  int spare = 0;  // Slots of a rank beyond E / ep, for copies.
+};
+
+// The state of the gate whose block has that scope ("model.layers.0.mlp"):
+// I32 [slots], core/ops/expert_placement.h.
+std::string PlacementName(absl::string_view scope);
 
 struct PartitionedGraph {
   Graph graph;
@@ -50,8 +71,8 @@ struct PartitionedGraph {
 // Returns INVALID_ARGUMENT if the experts of a gate are not a multiple of ep,
 // and UNIMPLEMENTED if an operator other than GroupedMatMul reads their
 // weights.
-absl::StatusOr<PartitionedGraph> PartitionExperts(const Graph& graph, int ep,
-                                                  int ep_rank);
+absl::StatusOr<PartitionedGraph> PartitionExperts(
+    const Graph& graph, int ep, int ep_rank, const ExpertSlots& slots = {});
 
 }  // namespace strata
 

@@ -10,6 +10,7 @@
 #include "core/ops/activation.h"
 #include "core/ops/collective_rows.h"
 #include "core/ops/dispatch.h"
+#include "core/ops/expert_placement.h"
 #include "core/ops/grouped_matmul.h"
 #include "core/tensor/dtype.h"
 #include "core/testing/status_matchers.h"
@@ -30,6 +31,7 @@ struct Block {
   ValueId x = kNone;
   ValueId y = kNone;    // Rows of the experts.
   ValueId sum = kNone;  // [t, kWidth]
+  ValueId offset = kNone;
 };
 
 // One block of experts, of `num_experts`.
@@ -51,6 +53,7 @@ Block AddBlock(GraphBuilder& b, int64_t num_experts) {
   const ValueId hidden = SwiGlu(b, GroupedMatMul(b, rows, up, plan.offset));
   block.y = GroupedMatMul(b, hidden, down, plan.offset);
   block.sum = CombineRows(b, block.y, plan, weight);
+  block.offset = plan.offset;
   return block;
 }
 
@@ -104,6 +107,44 @@ TEST(PartitionExpertsTest, ARankHoldsItsShareOfTheExperts) {
     EXPECT_EQ(shard.end, 4);
     EXPECT_EQ(shard.whole, kExperts);
   }
+}
+
+// Rows go by slot; the counts that others read stay those of experts.
+TEST(PartitionExpertsTest, MovableExpertsAreFoundByATable) {
+  GraphBuilder b;
+  const Block block = AddBlock(b, kExperts);
+  b.Output("sum", block.sum);
+  b.Output("offset", block.offset);
+  auto graph = b.Finish();
+  ASSERT_THAT(graph, IsOk());
+
+  const auto part = PartitionExperts(*graph, /*ep=*/3, /*ep_rank=*/1,
+                                     {/*movable=*/true, /*spare=*/1});
+
+  ASSERT_THAT(part, IsOk());
+  const Graph& got = part->graph;
+  const ValueId table = got.FindSource(PlacementName("mlp"));
+  ASSERT_NE(table, kNone);
+  EXPECT_EQ(got.value(table).type.dims[0].bound, kExperts + 3);
+  EXPECT_EQ(got.value(got.FindSource("up")).type.dims[0].bound, 2 + 1);
+  EXPECT_EQ(part->shards[0].placement, PlacementName("mlp"));
+  EXPECT_EQ(part->shards[0].spare, 1);
+  EXPECT_EQ(part->shards[0].begin, 2);
+
+  const auto producer = [&](ValueId id) -> const Node& {
+    return got.node(got.value(id).producer);
+  };
+  const Node& by_expert = producer(got.outputs().at("offset"));
+  EXPECT_EQ(by_expert.op, &kDispatchPlan);
+  EXPECT_EQ(by_expert.attrs.Int("num_experts"), kExperts);
+  const Node& combine = producer(got.outputs().at("sum"));
+  const Node& by_slot = producer(combine.inputs[2]);
+  EXPECT_EQ(by_slot.op, &kDispatchPlan);
+  EXPECT_EQ(by_slot.attrs.Int("num_experts"), kExperts + 3);
+  const Node& placed = producer(by_slot.inputs[0]);
+  EXPECT_EQ(placed.op, &kPlaceChoices);
+  EXPECT_EQ(placed.inputs[0], by_expert.inputs[0]);
+  EXPECT_EQ(placed.inputs[1], table);
 }
 
 TEST(PartitionExpertsTest, RowsThatAnotherOperatorReadsComeBackOnce) {
