@@ -198,7 +198,7 @@ TEST_P(MeshTrainingTest, RepeatsBitForBit) {
 }
 
 std::vector<ModelConfig> Models() {
-  ModelConfig hierarchical = Hierarchical();
+  ModelConfig hierarchical = TinyHierarchical();
   hierarchical.set_name("hierarchical");
   HierarchicalRouterConfig& tiers =
       *hierarchical.mutable_moe()->mutable_hierarchical();
@@ -386,7 +386,7 @@ TEST(SharedOutTest, WantsWhatRanksCanShare) {
       TrainerOptions options;
       options.mesh = &mesh;
       errors[mesh.world().rank()] = std::string(
-          Trainer::Create(Hierarchical(), train, &corpus, 1, options)
+          Trainer::Create(TinyHierarchical(), train, &corpus, 1, options)
               .status()
               .message());
     });

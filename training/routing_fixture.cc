@@ -26,7 +26,7 @@ Corpus TinyCorpus() {
   return *std::move(corpus);
 }
 
-ModelConfig Hierarchical() {
+ModelConfig TinyHierarchical() {
   ModelConfig config = *ModelPreset("demo");
   config.set_d_model(32);
   config.set_num_layers(2);
@@ -45,8 +45,8 @@ ModelConfig Hierarchical() {
   return config;
 }
 
-ModelConfig Flat() {
-  ModelConfig config = Hierarchical();
+ModelConfig TinyFlat() {
+  ModelConfig config = TinyHierarchical();
   FlatRouterConfig& flat = *config.mutable_moe()->mutable_flat();
   flat.set_num_experts(8);
   flat.set_k(2);

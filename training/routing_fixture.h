@@ -20,10 +20,10 @@ Corpus TinyCorpus();
 
 // Two layers of two tiers, 4 and 6 experts, 2 a token at most. In evaluation
 // some tokens leave after each tier.
-ModelConfig Hierarchical();
+ModelConfig TinyHierarchical();
 
 // Two layers of 8 experts, 2 a token.
-ModelConfig Flat();
+ModelConfig TinyFlat();
 
 // Steps of 2 micro-batches of 4 sequences of 32 tokens; validations of 10
 // sequences a domain, in batches of 4, 4 and 2.

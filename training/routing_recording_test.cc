@@ -68,7 +68,7 @@ class RoutingRecordingTest : public testing::Test {
 };
 
 TEST_F(RoutingRecordingTest, ChangesNothingOfTheTraining) {
-  for (const ModelConfig& model : {Hierarchical(), Flat()}) {
+  for (const ModelConfig& model : {TinyHierarchical(), TinyFlat()}) {
     options_.tokens = false;
     const auto plain = Make(model);
     options_.tokens = true;
@@ -87,7 +87,7 @@ TEST_F(RoutingRecordingTest, ChangesNothingOfTheTraining) {
 
 // One step, of which the trainer measures what the trace must say.
 TEST_F(RoutingRecordingTest, SaysWhatTheExpertMeterSays) {
-  for (const ModelConfig& model : {Hierarchical(), Flat()}) {
+  for (const ModelConfig& model : {TinyHierarchical(), TinyFlat()}) {
     const auto trainer = Make(model);
     for (int i = 0; i < 2; ++i) ASSERT_THAT(trainer->Step(), IsOk());
     const auto recording = Start(*trainer, RoutingTraceHeader::TRAIN);
@@ -122,7 +122,7 @@ TEST_F(RoutingRecordingTest, SaysWhatTheExpertMeterSays) {
 
 TEST_F(RoutingRecordingTest, HasARecordAMicroBatchWithItsSequences) {
   options_.num_ranks = 3;
-  const auto trainer = Make(Hierarchical());
+  const auto trainer = Make(TinyHierarchical());
   const auto recording = Start(*trainer, RoutingTraceHeader::TRAIN);
   for (int i = 0; i < 3; ++i) {
     ASSERT_THAT(trainer->Step(recording.get()), IsOk());
@@ -156,7 +156,7 @@ TEST_F(RoutingRecordingTest, HasARecordAMicroBatchWithItsSequences) {
 
 TEST_F(RoutingRecordingTest, TokensAreThoseOfTheProgram) {
   options_.tokens = true;
-  for (const ModelConfig& model : {Hierarchical(), Flat()}) {
+  for (const ModelConfig& model : {TinyHierarchical(), TinyFlat()}) {
     const auto trainer = Make(model);
     const auto recording = Start(*trainer, RoutingTraceHeader::TRAIN);
     for (int i = 0; i < 2; ++i) {
@@ -207,7 +207,7 @@ TEST_F(RoutingRecordingTest, TokensAreThoseOfTheProgram) {
 }
 
 TEST_F(RoutingRecordingTest, RecordsAValidationByBatchAndDomain) {
-  const auto trainer = Make(Hierarchical());
+  const auto trainer = Make(TinyHierarchical());
   const auto recording = Start(*trainer, RoutingTraceHeader::EVALUATE);
   const auto metrics = trainer->Validate(recording.get());
   ASSERT_THAT(metrics, IsOk());
@@ -235,7 +235,7 @@ TEST_F(RoutingRecordingTest, RecordsAValidationByBatchAndDomain) {
 
 TEST_F(RoutingRecordingTest, SaysWhatItCannotRecordBeforeItMakesAFile) {
   std::filesystem::remove(options_.path);
-  const auto trainer = Make(Hierarchical());
+  const auto trainer = Make(TinyHierarchical());
   for (const int num_ranks : {0, 129}) {
     options_.num_ranks = num_ranks;
     EXPECT_THAT(
@@ -245,7 +245,7 @@ TEST_F(RoutingRecordingTest, SaysWhatItCannotRecordBeforeItMakesAFile) {
                                         "; want 1 to 128"))));
   }
   options_.num_ranks = 1;
-  ModelConfig dense = Flat();
+  ModelConfig dense = TinyFlat();
   dense.set_num_dense_layers(2);
   dense.set_dense_width(32);
   EXPECT_THAT(

@@ -37,7 +37,7 @@ constexpr auto kTrain = RoutingTraceHeader::TRAIN;
 constexpr auto kEvaluate = RoutingTraceHeader::EVALUATE;
 
 ModelConfig DeepSeek() {
-  ModelConfig config = Flat();
+  ModelConfig config = TinyFlat();
   FlatRouterConfig& flat = *config.mutable_moe()->mutable_flat();
   flat.set_score(FlatRouterConfig::SIGMOID);
   flat.set_correction_bias(true);
@@ -48,7 +48,7 @@ ModelConfig DeepSeek() {
 }
 
 ModelConfig WithChoice(FlatRouterConfig::Choice choice) {
-  ModelConfig config = Flat();
+  ModelConfig config = TinyFlat();
   config.mutable_moe()->mutable_flat()->set_choice(choice);
   config.mutable_moe()->mutable_flat()->set_top_p(0.3);
   return config;
@@ -56,7 +56,7 @@ ModelConfig WithChoice(FlatRouterConfig::Choice choice) {
 
 // Every gate there is.
 std::vector<ModelConfig> AllGates() {
-  return {Hierarchical(), Flat(), DeepSeek(),
+  return {TinyHierarchical(), TinyFlat(), DeepSeek(),
           WithChoice(FlatRouterConfig::TOP_P),
           WithChoice(FlatRouterConfig::EXPERT_CHOICE)};
 }
@@ -214,7 +214,7 @@ TEST_F(RoutingReplayTest, ValidationsAreThoseRecordedWithTheirExits) {
 }
 
 TEST_F(RoutingReplayTest, OtherWeightsTakeTheRecordedChoices) {
-  for (const ModelConfig& model : {Hierarchical(), Flat()}) {
+  for (const ModelConfig& model : {TinyHierarchical(), TinyFlat()}) {
     const std::string path = Path("weights");
     const auto recorded = Make(model);
     const auto recording = Record(*recorded, kEvaluate, path);
@@ -246,7 +246,7 @@ TEST_F(RoutingReplayTest, OtherWeightsTakeTheRecordedChoices) {
 TEST_F(RoutingReplayTest, AResumedRunFindsItsPlace) {
   const std::string path = Path("resume");
   const std::string runs = absl::StrCat(testing::TempDir(), "/replay_runs");
-  const auto recorded = Make(Hierarchical());
+  const auto recorded = Make(TinyHierarchical());
   const auto recording = Record(*recorded, kTrain, path);
   Steps(*recorded, 2, recording.get());
   const auto checkpoint = recorded->SaveCheckpoint(runs, {});
@@ -254,7 +254,7 @@ TEST_F(RoutingReplayTest, AResumedRunFindsItsPlace) {
   const std::vector<double> want = Steps(*recorded, 2, recording.get());
   ASSERT_THAT(recording->Close(), IsOk());
 
-  const auto resumed = Make(Hierarchical(), {RouteSource::kReplay, path});
+  const auto resumed = Make(TinyHierarchical(), {RouteSource::kReplay, path});
   ASSERT_THAT(resumed->Resume(*checkpoint), IsOk());
 
   EXPECT_EQ(Steps(*resumed, 2), want);
@@ -263,7 +263,7 @@ TEST_F(RoutingReplayTest, AResumedRunFindsItsPlace) {
 // --- Traces that cannot be replayed ---
 
 TEST_F(RoutingReplayTest, RefusesATraceOfSomethingElse) {
-  const std::string path = TrainTrace(Flat(), 1);
+  const std::string path = TrainTrace(TinyFlat(), 1);
   const RouteOptions route = {RouteSource::kReplay, path};
   const auto expect = [&](const absl::StatusOr<std::unique_ptr<Trainer>>& got,
                           const std::string& words) {
@@ -271,33 +271,33 @@ TEST_F(RoutingReplayTest, RefusesATraceOfSomethingElse) {
                               AllOf(HasSubstr("cannot replay " + path),
                                     HasSubstr(words))));
   };
-  ModelConfig wider = Flat();
+  ModelConfig wider = TinyFlat();
   wider.mutable_moe()->set_expert_width(24);
   expect(Create(wider, route), "is of another model (demo, config hash ");
-  expect(Create(Hierarchical(), route), "is of another model");
-  expect(Create(Flat(), route, kEvaluate),
+  expect(Create(TinyHierarchical(), route), "is of another model");
+  expect(Create(TinyFlat(), route, kEvaluate),
          "recorded by strata train; want one of strata evaluate");
   TrainConfig train = TinyTrain();
   train.set_seed(77);
-  expect(Create(Flat(), route, kTrain, train), "seed ");
+  expect(Create(TinyFlat(), route, kTrain, train), "seed ");
   corpus_.sha256 = "other";
-  expect(Create(Flat(), route), "is of other data (hash ");
+  expect(Create(TinyFlat(), route), "is of other data (hash ");
   corpus_ = TinyCorpus();
-  TrainTrace(Flat(), 1, /*tokens=*/false);
-  expect(Create(Flat(), route),
+  TrainTrace(TinyFlat(), 1, /*tokens=*/false);
+  expect(Create(TinyFlat(), route),
          "counts alone; want one recorded with "
          "--record-tokens");
-  EXPECT_THAT(Create(Flat(), {RouteSource::kReplay, Path("none")}),
+  EXPECT_THAT(Create(TinyFlat(), {RouteSource::kReplay, Path("none")}),
               StatusIs(absl::StatusCode::kNotFound, HasSubstr(Path("none"))));
   ASSERT_THAT(WriteFileAtomically(path, "no trace"), IsOk());
-  EXPECT_THAT(Create(Flat(), route),
+  EXPECT_THAT(Create(TinyFlat(), route),
               StatusIs(absl::StatusCode::kInvalidArgument,
                        HasSubstr(path + " is no routing trace")));
 }
 
 TEST_F(RoutingReplayTest, SaysWhereTheTraceEnds) {
-  const std::string path = TrainTrace(Flat(), 2);
-  const auto trainer = Make(Flat(), {RouteSource::kReplay, path});
+  const std::string path = TrainTrace(TinyFlat(), 2);
+  const auto trainer = Make(TinyFlat(), {RouteSource::kReplay, path});
   Steps(*trainer, 2);
   EXPECT_THAT(trainer->Step(),
               StatusIs(absl::StatusCode::kOutOfRange,
@@ -306,11 +306,11 @@ TEST_F(RoutingReplayTest, SaysWhereTheTraceEnds) {
 }
 
 TEST_F(RoutingReplayTest, SaysWhichRecordIsOfAnotherBatch) {
-  const std::string path = TrainTrace(Flat(), 1);
+  const std::string path = TrainTrace(TinyFlat(), 1);
   TrainConfig train = TinyTrain();
   train.set_batch_size(2);
   const auto smaller =
-      Make(Flat(), {RouteSource::kReplay, path}, kTrain, train);
+      Make(TinyFlat(), {RouteSource::kReplay, path}, kTrain, train);
   EXPECT_THAT(
       smaller->Step(),
       StatusIs(absl::StatusCode::kInvalidArgument,
@@ -319,8 +319,9 @@ TEST_F(RoutingReplayTest, SaysWhichRecordIsOfAnotherBatch) {
                                "sequences (tokens: 32"))));
   train = TinyTrain();
   train.set_accumulation(3);
-  TrainTrace(Flat(), 2);
-  const auto longer = Make(Flat(), {RouteSource::kReplay, path}, kTrain, train);
+  TrainTrace(TinyFlat(), 2);
+  const auto longer =
+      Make(TinyFlat(), {RouteSource::kReplay, path}, kTrain, train);
   EXPECT_THAT(longer->Step(),
               StatusIs(absl::StatusCode::kInvalidArgument,
                        HasSubstr(path + ": record 3 is of step 2, micro-batch "
@@ -329,7 +330,7 @@ TEST_F(RoutingReplayTest, SaysWhichRecordIsOfAnotherBatch) {
 }
 
 TEST_F(RoutingReplayTest, StopsAtTheDamage) {
-  const std::string path = TrainTrace(Flat(), 2);
+  const std::string path = TrainTrace(TinyFlat(), 2);
   const auto whole = ReadFile(path);
   ASSERT_THAT(whole, IsOk());
   std::string flipped = *whole;
@@ -337,7 +338,7 @@ TEST_F(RoutingReplayTest, StopsAtTheDamage) {
   for (const std::string& damaged :
        {whole->substr(0, whole->size() / 2), flipped}) {
     ASSERT_THAT(WriteFileAtomically(path, damaged), IsOk());
-    const auto trainer = Make(Flat(), {RouteSource::kReplay, path});
+    const auto trainer = Make(TinyFlat(), {RouteSource::kReplay, path});
     absl::Status status;
     for (int i = 0; i < 2 && status.ok(); ++i) {
       status = trainer->Step().status();
@@ -349,8 +350,8 @@ TEST_F(RoutingReplayTest, StopsAtTheDamage) {
 }
 
 TEST_F(RoutingReplayTest, DoesNotRecordOverTheTraceThatItReplays) {
-  const std::string path = TrainTrace(Flat(), 1);
-  const auto trainer = Make(Flat(), {RouteSource::kReplay, path});
+  const std::string path = TrainTrace(TinyFlat(), 1);
+  const auto trainer = Make(TinyFlat(), {RouteSource::kReplay, path});
   RecordOptions options;
   options.path = absl::StrCat(testing::TempDir(), "/../",
                               std::filesystem::path(testing::TempDir())
@@ -396,8 +397,8 @@ TEST_F(RoutingReplayTest, ForcedBalanceGivesExpertsEvenLoads) {
 }
 
 TEST_F(RoutingReplayTest, ForcedBalanceTrainsOnItsOwnChoices) {
-  const auto balanced = Make(Hierarchical(), {RouteSource::kBalanced, ""});
-  const auto gates = Make(Hierarchical());
+  const auto balanced = Make(TinyHierarchical(), {RouteSource::kBalanced, ""});
+  const auto gates = Make(TinyHierarchical());
   EXPECT_NE(Steps(*balanced, 1), Steps(*gates, 1));
   const std::vector<double> losses = Steps(*balanced, 9);
   EXPECT_LT(losses[16], losses[0]);

@@ -25,7 +25,7 @@ using ::testing::AllOf;
 using ::testing::HasSubstr;
 
 ModelConfig TinyModel() {
-  ModelConfig config = Hierarchical();
+  ModelConfig config = TinyHierarchical();
   config.mutable_moe()->mutable_hierarchical()->set_exit_threshold(0.3);
   return config;
 }

@@ -488,13 +488,13 @@ absl::Status CheckPipelineShape(const PipelineShape& shape) {
   }
   if (shape.kind == PipelineKind::kZb1p) {
     // So that sums over all items fit.
-    constexpr int64_t kMaxDuration =
-        std::numeric_limits<int64_t>::max() / (4 * kMaxItems);
+    const int64_t max_duration =
+        std::numeric_limits<int64_t>::max() / (12 * p * m);
     for (const int64_t duration :
          {shape.forward, shape.input_grad, shape.weight_grad}) {
-      if (duration < 0 || duration > kMaxDuration) {
+      if (duration < 0 || duration > max_duration) {
         return Wrong(shape, "as a duration", duration,
-                     absl::StrCat("0 to ", kMaxDuration));
+                     absl::StrCat("0 to ", max_duration));
       }
     }
   }

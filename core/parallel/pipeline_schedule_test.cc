@@ -148,11 +148,18 @@ TEST(PipelineScheduleTest, RejectsWhatDoesNotExist) {
            {{PipelineKind::kDualPipe, 4, 8, 3}, "3 chunks a device; want 2"},
            {{PipelineKind::kDualPipeV, 4, 7}, "want at least twice"},
            {{PipelineKind::k1F1B, 1 << 20, 1 << 20}, "too many items"},
-           {{PipelineKind::kZb1p, 4, 8, 1, -1, 1, 1}, "-1 as a duration"}}) {
+           {{PipelineKind::kZb1p, 4, 8, 1, -1, 1, 1}, "-1 as a duration"},
+           {{PipelineKind::kZb1p, 4, 8, 1, int64_t{1} << 55, 1, 1},
+            "as a duration; want 0 to"}}) {
     EXPECT_THAT(
         MakePipelineSchedule(c.shape),
         StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr(c.message)));
   }
+  // Ten seconds, in picoseconds, are no reason to refuse.
+  constexpr int64_t kTenSeconds = 10'000'000'000'000;
+  EXPECT_THAT(MakePipelineSchedule({PipelineKind::kZb1p, 16, 512, 1,
+                                    kTenSeconds, kTenSeconds, kTenSeconds}),
+              IsOk());
 }
 
 }  // namespace

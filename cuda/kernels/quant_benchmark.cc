@@ -28,6 +28,7 @@
 #include "cublas_v2.h"
 #include "cuda/kernels/grouped_product.h"
 #include "cuda/kernels/quant_product.h"
+#include "cuda/testing/benchmark_set.h"
 #include "cuda_bf16.h"
 #include "cuda_runtime_api.h"
 
@@ -337,11 +338,7 @@ void AddAll() {
   }
 }
 
+const BenchmarkSet kSet(AddAll);
+
 }  // namespace
 }  // namespace strata::gpu
-
-int main(int argc, char** argv) {
-  benchmark::Initialize(&argc, argv);
-  strata::gpu::AddAll();
-  benchmark::RunSpecifiedBenchmarks();
-}

@@ -32,6 +32,7 @@
 #include "cuda/model/energy_meter.h"
 #include "cuda/model/model_program.h"
 #include "cuda/model/moe_7b_text.h"
+#include "cuda/testing/benchmark_set.h"
 #include "cuda/testing/gpu_limits.h"
 
 namespace strata::gpu {
@@ -128,14 +129,7 @@ void AddAll() {
   }
 }
 
+const BenchmarkSet kSet(AddAll);
+
 }  // namespace
 }  // namespace strata::gpu
-
-int main(int argc, char** argv) {
-  benchmark::Initialize(&argc, argv);
-  std::printf("copy %.0f GB/s, cuBLAS BF16 %.0f TFLOP/s\n",
-              1e-9 * strata::gpu::CopyBandwidth(),
-              1e-12 * strata::gpu::BlasBf16Peak());
-  strata::gpu::AddAll();
-  benchmark::RunSpecifiedBenchmarks();
-}

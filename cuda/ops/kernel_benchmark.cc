@@ -31,6 +31,7 @@
 #include "cuda/ops/decode_attention.h"
 #include "cuda/ops/dispatch_plan.h"
 #include "cuda/ops/expert_layer.h"
+#include "cuda/testing/benchmark_set.h"
 #include "cuda_bf16.h"
 #include "cuda_runtime_api.h"
 
@@ -570,11 +571,7 @@ void AddAll() {
   }
 }
 
+const BenchmarkSet kSet(AddAll);
+
 }  // namespace
 }  // namespace strata::gpu
-
-int main(int argc, char** argv) {
-  benchmark::Initialize(&argc, argv);
-  strata::gpu::AddAll();
-  benchmark::RunSpecifiedBenchmarks();
-}

@@ -38,6 +38,7 @@
 #include "core/tensor/dtype.h"
 #include "cuda/ops/all_kernels.h"
 #include "cuda/runtime/cuda_backend.h"
+#include "cuda/testing/benchmark_set.h"
 #include "cuda/testing/gpu_limits.h"
 
 namespace strata::gpu {
@@ -311,11 +312,7 @@ void AddAll() {
   AddAdamW(int64_t{1} << 27);
 }
 
+const BenchmarkSet kSet(AddAll);
+
 }  // namespace
 }  // namespace strata::gpu
-
-int main(int argc, char** argv) {
-  benchmark::Initialize(&argc, argv);
-  strata::gpu::AddAll();
-  benchmark::RunSpecifiedBenchmarks();
-}

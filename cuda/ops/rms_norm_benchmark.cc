@@ -2,24 +2,22 @@
 //
 // Time is the device's, between two events around the work of one call. Arrays
 // are several times the L2 cache and read once, so they come from memory. Bytes
-// are the least that can move; of_copy holds their rate against that of a
-// device-to-device copy (bytes read plus bytes written) measured at the start.
+// are the least that can move; of_copy holds their rate against
+// CopyBandwidth().
 
-#include <algorithm>
 #include <cstdint>
-#include <cstdio>
 #include <random>
 #include <string>
 #include <utility>
 #include <vector>
 
-#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "benchmark/benchmark.h"
 #include "core/base/status_macros.h"
 #include "cuda/ops/rms_norm.h"
 #include "cuda/runtime/device_array.h"
-#include "cuda/runtime/status.h"
+#include "cuda/testing/benchmark_set.h"
+#include "cuda/testing/gpu_limits.h"
 #include "cuda_bf16.h"
 #include "cuda_runtime_api.h"
 
@@ -51,29 +49,6 @@ class DeviceTimer {
   cudaEvent_t start_;
   cudaEvent_t stop_;
 };
-
-// Returns the median rate of twenty copies of 1 GiB, in bytes read and written.
-absl::StatusOr<double> CopyBytesPerSecond() {
-  constexpr int64_t kBytes = int64_t{1} << 30;
-  constexpr int kCopies = 20;
-  ASSIGN_OR_RETURN(const auto from, DeviceArray<char>::Allocate(kBytes));
-  ASSIGN_OR_RETURN(const auto to, DeviceArray<char>::Allocate(kBytes));
-  RETURN_IF_ERROR(ToStatus(cudaMemset(from.data(), 0x5a, kBytes)));
-  DeviceTimer timer;
-  std::vector<double> seconds;
-  for (int i = 0; i < 3 + kCopies; ++i) {
-    timer.Start();
-    RETURN_IF_ERROR(ToStatus(cudaMemcpyAsync(to.data(), from.data(), kBytes,
-                                             cudaMemcpyDeviceToDevice)));
-    seconds.push_back(timer.Stop());
-  }
-  seconds.erase(seconds.begin(), seconds.begin() + 3);  // Warm-up.
-  std::nth_element(seconds.begin(), seconds.begin() + kCopies / 2,
-                   seconds.end());
-  return 2.0 * kBytes / seconds[kCopies / 2];
-}
-
-double copy_bytes_per_second = 0;
 
 template <typename Element>
 absl::StatusOr<DeviceArray<Element>> Random(int64_t size) {
@@ -184,7 +159,7 @@ void Run(benchmark::State& state, int passes,
       arrays->rows * sizeof(float);
   state.SetBytesProcessed(state.iterations() * bytes);
   state.counters["of_copy"] =
-      state.iterations() * bytes / total_seconds / copy_bytes_per_second;
+      state.iterations() * bytes / total_seconds / CopyBandwidth();
 }
 
 template <typename Element>
@@ -212,27 +187,24 @@ void Shapes(benchmark::internal::Benchmark* benchmark) {
       ->Args({32768, 7168})
       ->UseManualTime();
 }
-BENCHMARK_TEMPLATE(BM_RmsNorm, __nv_bfloat16)->Apply(Shapes);
-BENCHMARK_TEMPLATE(BM_RmsNorm, float)->Apply(Shapes);
-BENCHMARK_TEMPLATE(BM_RmsNormInputGrad, __nv_bfloat16)->Apply(Shapes);
-BENCHMARK_TEMPLATE(BM_RmsNormInputGrad, float)->Apply(Shapes);
-BENCHMARK_TEMPLATE(BM_RmsNormWeightGrad, __nv_bfloat16)->Apply(Shapes);
-BENCHMARK_TEMPLATE(BM_RmsNormWeightGrad, float)->Apply(Shapes);
+
+template <typename Element>
+void Add(const std::string& type) {
+  const auto add = [&](const std::string& name, auto* run) {
+    Shapes(
+        benchmark::RegisterBenchmark((name + "<" + type + ">").c_str(), run));
+  };
+  add("RmsNorm", BM_RmsNorm<Element>);
+  add("RmsNormInputGrad", BM_RmsNormInputGrad<Element>);
+  add("RmsNormWeightGrad", BM_RmsNormWeightGrad<Element>);
+}
+
+void AddAll() {
+  Add<__nv_bfloat16>("BF16");
+  Add<float>("F32");
+}
+
+const BenchmarkSet kSet(AddAll);
 
 }  // namespace
 }  // namespace strata::gpu
-
-int main(int argc, char** argv) {
-  benchmark::Initialize(&argc, argv);
-  if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 1;
-  const absl::StatusOr<double> copy = strata::gpu::CopyBytesPerSecond();
-  if (!copy.ok()) {
-    std::fprintf(stderr, "%s\n", copy.status().ToString().c_str());
-    return 1;
-  }
-  strata::gpu::copy_bytes_per_second = *copy;
-  benchmark::AddCustomContext("copy_GB_per_second",
-                              std::to_string(*copy * 1e-9));
-  benchmark::RunSpecifiedBenchmarks();
-  return 0;
-}

@@ -42,6 +42,11 @@ class Cluster {
   // Nodes of the same kind and with as many GPUs have the same number.
   int KindOf(int node) const { return kind_[node]; }
   const NodeConfig& Node(int node) const { return kinds_[kind_[node]]; }
+  // By whose name calibrations know the node's kind: its own, or that of the
+  // preset that it is like.
+  const std::string& CalibratedKind(int node) const {
+    return Node(node).like().empty() ? Node(node).name() : Node(node).like();
+  }
   const GpuConfig& Gpu(int rank) const { return Node(NodeOf(rank)).gpu(); }
 
   // At least 1; the rank's work and its transfers take this many times as long.

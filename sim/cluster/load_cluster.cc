@@ -58,8 +58,28 @@ absl::StatusOr<ClusterConfig> ReadConfig(const std::string& path) {
   return config;
 }
 
+// What `node` says, and beside it what the preset says that it is like.
+absl::Status AddValuesOfPreset(NodeConfig& node) {
+  if (node.like().empty()) return absl::OkStatus();
+  absl::StatusOr<NodeConfig> all = NodePreset(node.like());
+  if (!all.ok()) {
+    return absl::Status(all.status().code(),
+                        absl::StrCat("kind \"", node.name(), "\" is like ",
+                                     all.status().message()));
+  }
+  // A preset may itself be like another one, whose calibrations count.
+  const std::string like = all->like().empty() ? node.like() : all->like();
+  all->MergeFrom(node);
+  all->set_like(like);
+  node = *std::move(all);
+  return absl::OkStatus();
+}
+
 // Appends the preset of each kind that a group names and the config lacks.
 absl::Status AddPresetKinds(ClusterConfig& config) {
+  for (NodeConfig& kind : *config.mutable_kind()) {
+    RETURN_IF_ERROR(AddValuesOfPreset(kind));
+  }
   for (const NodeGroup& group : config.nodes()) {
     if (std::any_of(config.kind().begin(), config.kind().end(),
                     [&](const NodeConfig& kind) {
@@ -81,6 +101,7 @@ std::vector<std::string> NodePresetNames() {
 absl::StatusOr<NodeConfig> NodePreset(absl::string_view name) {
   NodeConfig node;
   RETURN_IF_ERROR(ReadPreset(NodePresetTexts(), "node", name, node));
+  RETURN_IF_ERROR(AddValuesOfPreset(node));
   return node;
 }
 

@@ -61,7 +61,8 @@ TEST(LoadClusterTest, EveryPresetLoadsFromOneGpuTo16384) {
 TEST(LoadClusterTest, NamesThePresetsWhereThereIsNone) {
   constexpr auto kNotFound = absl::StatusCode::kNotFound;
   const auto lists_presets =
-      AllOf(HasSubstr("a100, h100, h200, h800, b200"), HasSubstr("h800x2048"));
+      AllOf(HasSubstr("a100, h100, h200, h800, b200, a3high"),
+            HasSubstr("h800x2048"));
 
   EXPECT_THAT(LoadCluster("h900"), StatusIs(kNotFound, lists_presets));
   EXPECT_THAT(LoadCluster(""), StatusIs(kNotFound, lists_presets));
@@ -102,6 +103,37 @@ TEST(LoadClusterTest, ReadsAFileWithDifferentNodes) {
   EXPECT_EQ(cluster->Gpu(16).bf16_tflops(), 312);
   EXPECT_EQ(cluster->Slowdown(17), 1.5);
   EXPECT_EQ(cluster->Slowdown(16), 1);
+}
+
+TEST(LoadClusterTest, TakesWhatAKindDoesNotSayFromThePresetItIsLike) {
+  const absl::StatusOr<Cluster> cluster = FromFile(R"(
+    nodes { kind: "slow" count: 2 }
+    kind { name: "slow" like: "h100" nic { count: 4 gb_per_s: 25 } }
+    fabric { nodes_per_leaf: 8 oversubscription: 1 }
+  )");
+
+  ASSERT_THAT(cluster, IsOk());
+  EXPECT_EQ(cluster->num_ranks(), 16);
+  EXPECT_EQ(cluster->Gpu(0).bf16_tflops(), 989.4);
+  EXPECT_EQ(cluster->Node(0).name(), "slow");
+  EXPECT_EQ(cluster->Node(0).nic().count(), 4);
+  EXPECT_EQ(cluster->Node(0).nic().gb_per_s(), 25);
+  EXPECT_EQ(cluster->Node(0).nic().latency_us(), 2);
+  EXPECT_EQ(cluster->CalibratedKind(0), "h100");
+
+  const absl::StatusOr<Cluster> cloud = FromFile(R"(
+    nodes { kind: "mine" count: 1 }
+    kind { name: "mine" like: "a3high" }
+  )");
+  ASSERT_THAT(cloud, IsOk());
+  EXPECT_EQ(cloud->num_ranks(), 8);
+  EXPECT_EQ(cloud->Node(0).nic().count(), 4);
+  EXPECT_EQ(cloud->CalibratedKind(0), "h100");
+  EXPECT_THAT(
+      FromFile("nodes { kind: \"a\" count: 1 } "
+               "kind { name: \"a\" like: \"h900\" }"),
+      StatusIs(absl::StatusCode::kNotFound,
+               AllOf(HasSubstr("kind \"a\" is like"), HasSubstr("h900"))));
 }
 
 TEST(LoadClusterTest, SaysWhatIsWrongWithAFile) {

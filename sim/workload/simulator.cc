@@ -160,7 +160,7 @@ absl::StatusOr<ModelConfig> ParseModel(absl::string_view text) {
 Machine MachineOf(const Cluster& cluster) {
   Machine machine;
   machine.name = cluster.name();
-  machine.kind = cluster.Node(0).name();
+  machine.kind = cluster.CalibratedKind(0);
   machine.num_gpus = cluster.num_ranks();
   machine.gpus_per_node = cluster.NumGpus(0);
   // The slowest sets the pace.
@@ -206,8 +206,7 @@ absl::StatusOr<const Simulator::ClusterParts*> Simulator::ClusterOf(
   ASSIGN_OR_RETURN(Cluster cluster, LoadCluster(name));
   parts->cluster = std::make_unique<Cluster>(std::move(cluster));
   parts->machine = MachineOf(*parts->cluster);
-  // Calibrations bear the names of kinds of node.
-  const std::string device = parts->cluster->Node(0).name();
+  const std::string& device = parts->cluster->CalibratedKind(0);
   absl::StatusOr<CalibratedKernels> kernels = CalibratedKernels::Load(device);
   if (kernels.ok()) {
     parts->notes = kernels->notes();

@@ -1,4 +1,5 @@
-"""cuda_library: a cc_library whose .cu sources nvcc compiles.
+"""cuda_library: a cc_library whose .cu sources nvcc compiles; and tests and
+benchmarks that need a GPU.
 
 The rule does one thing: it runs nvcc once per source and hands the objects to
 Bazel's own C++ linking, so that cc_library, cc_test and cc_binary can depend on
@@ -8,6 +9,7 @@ sources; keep __device__ functions that others call in .cuh headers.
 
 load("@bazel_skylib//rules:common_settings.bzl", "BuildSettingInfo")
 load("@bazel_tools//tools/cpp:toolchain_utils.bzl", "find_cpp_toolchain")
+load("@rules_cc//cc:defs.bzl", "cc_binary", "cc_library", "cc_test")
 
 # target_compatible_with for a target that needs the CUDA toolkit to build.
 # Without --config=cuda, `bazel test //...` skips such a target and says so.
@@ -23,8 +25,7 @@ def with_cuda(values, otherwise = []):
         "//conditions:default": otherwise,
     })
 
-# tags for a test or benchmark that needs a GPU to run.
-GPU_TEST_TAGS = [
+_GPU_TEST_TAGS = [
     "exclusive",  # One test at a time on the device.
     "gpu",
     "no-sandbox",  # /dev/nvidia*.
@@ -128,4 +129,67 @@ def cuda_library(name, deps = [], **kwargs):
         deps = deps + ["@local_cuda//:cudart"],
         target_compatible_with = REQUIRES_CUDA,
         **kwargs
+    )
+
+def gpu_test(name, srcs, deps, size):
+    """A cc_test that needs a GPU; its cases are in //tools/release:gpu_tests too.
+
+    Args:
+      name: the target's name; that of the cases is <name>_cases.
+      srcs: the cases.
+      deps: libraries; GoogleTest is among them already.
+      size: the test's.
+    """
+    cc_library(
+        name = name + "_cases",
+        testonly = True,
+        srcs = srcs,
+        alwayslink = True,
+        target_compatible_with = REQUIRES_CUDA,
+        visibility = ["//tools/release:__pkg__"],
+        deps = deps + ["@com_google_googletest//:gtest"],
+    )
+    cc_test(
+        name = name,
+        size = size,
+        tags = _GPU_TEST_TAGS,
+        target_compatible_with = REQUIRES_CUDA,
+        deps = [
+            ":" + name + "_cases",
+            "@com_google_googletest//:gtest_main",
+        ],
+    )
+
+def gpu_benchmark(name, srcs, deps):
+    """A benchmark that needs a GPU; it is in //tools/release:gpu_benchmarks too.
+
+    Args:
+      name: the target's name; that of the benchmarks' library is <name>_set.
+      srcs: with a BenchmarkSet (cuda/testing/benchmark_set.h).
+      deps: libraries; those of benchmarks are among them already.
+    """
+    cc_library(
+        name = name + "_set",
+        testonly = True,
+        srcs = srcs,
+        alwayslink = True,
+        target_compatible_with = REQUIRES_CUDA,
+        visibility = ["//tools/release:__pkg__"],
+        deps = deps + [
+            "//cuda/testing:benchmark_set",
+            "@com_github_google_benchmark//:benchmark",
+        ],
+    )
+    cc_binary(
+        name = name,
+        testonly = True,
+        tags = [
+            "benchmark",
+            "gpu",
+        ],
+        target_compatible_with = REQUIRES_CUDA,
+        deps = [
+            ":" + name + "_set",
+            "//cuda/testing:benchmark_main",
+        ],
     )

@@ -44,6 +44,52 @@ std::string Describe(const char* name, const LayoutsSide& side) {
       side.sweep.points.size(), side.sweep.tried);
 }
 
+// Seconds of a step on cluster `index`; a ratio is the baseline's over ours.
+void AddSteps(const std::vector<C1Run>& runs, size_t index,
+              ClaimResult& result) {
+  using Side = LayoutsSide LayoutsOutcome::*;
+  const std::string& cluster = runs[0].layouts[index].cluster;
+  const auto seconds = [&](Side side) -> Value {
+    return [=](const C1Run& r) { return (r.layouts[index].*side).seconds; };
+  };
+  const auto add = [&](const std::string& what,
+                       const std::string& baseline_name, Side baseline,
+                       const std::string& ours_name, Side ours) -> Measure& {
+    Measure of = MeasureOf(runs, "", "", seconds(ours), "", seconds(baseline));
+    std::swap(of.baseline, of.ours);
+    of.what = absl::StrCat(cluster, what);
+    of.baseline_name = absl::StrCat("data + expert, ", baseline_name);
+    of.ours_name = absl::StrCat("data + expert", ours_name);
+    result.measures.push_back(std::move(of));
+    return result.measures.back();
+  };
+  using Outcome = LayoutsOutcome;
+  const std::string once = "placed once", ours = " + pipeline, dynamic";
+  Measure& step = add(": seconds of a step, 99 B parameters (baseline / ours)",
+                      once, &Outcome::two_d, ours, &Outcome::three_d);
+  if (index == 0) {
+    step.want = Measure::Want::kAtLeast;
+    step.promised = 2.41;
+  }
+  add(", balancing alone", once, &Outcome::two_d, ", dynamic",
+      &Outcome::two_d_dynamic);
+  add(", the third dimension alone", once, &Outcome::two_d,
+      " + pipeline, placed once", &Outcome::three_d_fixed);
+  // No side shards weights.
+  add(", weights not sharded, beside", once, &Outcome::two_d_zero1, ours,
+      &Outcome::three_d_zero1);
+  add(", weights not sharded, beside", "in order, no spare slots",
+      &Outcome::two_d_zero1_plain, ours, &Outcome::three_d_zero1);
+  for (const C1Run& run : runs) {
+    const std::string who = absl::StrCat(cluster, ", seed ", run.seed, ": ");
+    const LayoutsOutcome& outcome = run.layouts[index];
+    result.notes.push_back(absl::StrCat(
+        who, Describe("data + expert, placed once", outcome.two_d)));
+    result.notes.push_back(absl::StrCat(
+        who, Describe("data + expert + pipeline, dynamic", outcome.three_d)));
+  }
+}
+
 }  // namespace
 
 absl::StatusOr<std::vector<C1Run>> RunC1(const Corpus& corpus,
@@ -130,55 +176,8 @@ ClaimResult BalancedParallelism(const std::vector<C1Run>& runs) {
   worst.promised = 1;
   result.measures.push_back(std::move(worst));
 
-  // The ratio is the baseline's time over ours.
-  const auto seconds_2d = [](const C1Run& r) {
-    return r.layouts.two_d.seconds;
-  };
-  const auto seconds_3d = [](const C1Run& r) {
-    return r.layouts.three_d.seconds;
-  };
-  Measure step = MeasureOf(runs, "", "", seconds_3d, "", seconds_2d);
-  std::swap(step.baseline, step.ours);
-  step.what = "seconds of a step, 256 nodes, 99 B parameters (baseline / ours)";
-  step.baseline_name = "data + expert, placed once";
-  step.ours_name = "data + expert + pipeline, dynamic";
-  step.want = Measure::Want::kAtLeast;
-  step.promised = 2.41;
-  result.measures.push_back(std::move(step));
-  result.measures.push_back(MeasureOf(
-      runs, "seconds of a step, balancing alone", "data + expert, placed once",
-      seconds_2d, "data + expert, dynamic",
-      [](const C1Run& r) { return r.layouts.two_d_dynamic.seconds; }));
-  result.measures.push_back(MeasureOf(
-      runs, "seconds of a step, the third dimension alone",
-      "data + expert, placed once", seconds_2d,
-      "data + expert + pipeline, placed once",
-      [](const C1Run& r) { return r.layouts.three_d_fixed.seconds; }));
-
-  // The same beside, where no side shards weights.
-  const auto zero1 = [&](const std::string& name,
-                         LayoutsSide LayoutsOutcome::*baseline) {
-    Measure of = MeasureOf(
-        runs, "", "",
-        [](const C1Run& r) { return r.layouts.three_d_zero1.seconds; }, "",
-        [&](const C1Run& r) { return (r.layouts.*baseline).seconds; });
-    std::swap(of.baseline, of.ours);
-    of.what =
-        "seconds of a step, weights not sharded (baseline / ours), beside";
-    of.baseline_name = absl::StrCat("data + expert, ", name);
-    of.ours_name = "data + expert + pipeline, dynamic";
-    result.measures.push_back(std::move(of));
-  };
-  zero1("placed once", &LayoutsOutcome::two_d_zero1);
-  zero1("in order, no spare slots", &LayoutsOutcome::two_d_zero1_plain);
-
-  for (const C1Run& run : runs) {
-    result.notes.push_back(absl::StrCat(
-        "seed ", run.seed, ": ",
-        Describe("data + expert, placed once", run.layouts.two_d)));
-    result.notes.push_back(absl::StrCat(
-        "seed ", run.seed, ": ",
-        Describe("data + expert + pipeline, dynamic", run.layouts.three_d)));
+  for (size_t i = 0; i < runs[0].layouts.size(); ++i) {
+    AddSteps(runs, i, result);
   }
   result.not_measured.push_back(
       "training on 256 real nodes: step times are the simulator's");
@@ -186,10 +185,14 @@ ClaimResult BalancedParallelism(const std::vector<C1Run>& runs) {
 }
 
 nlohmann::json ToJson(const C1Run& run) {
+  nlohmann::json layouts = nlohmann::json::array();
+  for (const LayoutsOutcome& outcome : run.layouts) {
+    layouts.push_back(ToJson(outcome));
+  }
   return {{"seed", run.seed},
           {"trace", run.trace},
           {"balance", ToJson(run.balance)},
-          {"layouts", ToJson(run.layouts)}};
+          {"layouts", std::move(layouts)}};
 }
 
 }  // namespace strata

@@ -35,7 +35,7 @@ struct C1Run {
   uint64_t seed = 0;
   std::string trace;
   BalanceOutcome balance;
-  LayoutsOutcome layouts;
+  std::vector<LayoutsOutcome> layouts;  // One for each cluster.
 };
 
 struct C1Observer {

@@ -69,16 +69,16 @@ enum class Placing { kInOrder, kOnce, kDynamic };
 class Comparison {
  public:
   Comparison(const std::vector<sim::LoadWindow>& windows,
-             const LayoutsOptions& options)
-      : windows_(windows), options_(options) {}
+             const LayoutsOptions& options, const LayoutsCluster& cluster)
+      : windows_(windows), options_(options), cluster_(cluster) {}
 
   absl::StatusOr<LayoutsOutcome> Run() {
     ASSIGN_OR_RETURN(const sim::ModelGraph* model,
                      simulator_.Model(options_.model));
     gates_ = model->gates();
     scenario_.model = options_.model;
-    scenario_.cluster = options_.cluster;
-    scenario_.layout = options_.layout;
+    scenario_.cluster = cluster_.name;
+    scenario_.layout = cluster_.layout;
     ASSIGN_OR_RETURN(const sim::Constants constants, sim::DefaultConstants());
     ASSIGN_OR_RETURN(scenario_.software,
                      sim::SoftwareOf(constants, options_.framework));
@@ -94,6 +94,7 @@ class Comparison {
       timed_.push_back(profile_ + (2 * i + 1) * measured / (2 * timed));
     }
     LayoutsOutcome outcome;
+    outcome.cluster = cluster_.name;
     constexpr Placing kOnce = Placing::kOnce, kDynamic = Placing::kDynamic;
     const std::vector<int64_t> any = {1, 3}, one = {1};
     ASSIGN_OR_RETURN(outcome.two_d, Side(/*pipeline=*/false, kOnce, any));
@@ -151,9 +152,9 @@ class Comparison {
     ASSIGN_OR_RETURN(side.sweep,
                      sim::SweepLayouts(scenario_, simulator_, sweep));
     if (side.sweep.points.empty()) {
-      return absl::NotFoundError(absl::StrCat(
-          "none of ", side.sweep.tried, " layouts of ", options_.model,
-          " fits in memory on ", options_.cluster));
+      return absl::NotFoundError(
+          absl::StrCat("none of ", side.sweep.tried, " layouts of ",
+                       options_.model, " fits in memory on ", cluster_.name));
     }
     const size_t finalists =
         std::min<size_t>(options_.finalists, side.sweep.points.size());
@@ -197,6 +198,7 @@ class Comparison {
 
   const std::vector<sim::LoadWindow>& windows_;
   const LayoutsOptions& options_;
+  const LayoutsCluster& cluster_;
   sim::Simulator simulator_;
   sim::Scenario scenario_;
   std::vector<sim::Gate> gates_;
@@ -219,14 +221,21 @@ nlohmann::json ToJson(const LayoutsSide& side) {
 
 }  // namespace
 
-absl::StatusOr<LayoutsOutcome> CompareLayouts(
+absl::StatusOr<std::vector<LayoutsOutcome>> CompareLayouts(
     const std::vector<sim::LoadWindow>& windows,
     const LayoutsOptions& options) {
-  return Comparison(windows, options).Run();
+  std::vector<LayoutsOutcome> outcomes;
+  for (const LayoutsCluster& cluster : options.clusters) {
+    ASSIGN_OR_RETURN(LayoutsOutcome outcome,
+                     Comparison(windows, options, cluster).Run());
+    outcomes.push_back(std::move(outcome));
+  }
+  return outcomes;
 }
 
 nlohmann::json ToJson(const LayoutsOutcome& outcome) {
   return {
+      {"cluster", outcome.cluster},
       {"data_expert_fixed", ToJson(outcome.two_d)},
       {"data_expert_dynamic", ToJson(outcome.two_d_dynamic)},
       {"data_expert_pipeline_fixed", ToJson(outcome.three_d_fixed)},

@@ -22,11 +22,20 @@ inline constexpr char kC1Model[] =
     "layers=48 hidden=4096 heads=32 kv_heads=8 vocab=32000 experts=64 top_k=4 "
     "expert_ffn=2560";
 
+// Where both sides train, and what is the same in their layouts.
+struct LayoutsCluster {
+  std::string name;
+  std::string layout;
+};
+
 struct LayoutsOptions {
   std::string model = kC1Model;
-  std::string cluster = "h100x2048";
-  // What is the same on both sides: 16.8 million tokens a step.
-  std::string layout = "gbs4096,seq4096,deepep";
+  // 4.2 million tokens a step, as LLaMA's 65 B; networks of 400, 800 and 3,200
+  // Gb/s a node. The promise is held against the first.
+  std::vector<LayoutsCluster> clusters = {
+      {"p4dex2048", "gbs2048,seq2048"},
+      {"a3highx2048", "gbs2048,seq2048,deepep"},
+      {"h100x2048", "gbs2048,seq2048,deepep"}};
   std::string framework = "megatron-core";
   int spare_per_rank = 1;
   int64_t timed_windows = 4;  // Of the trace, on which the best are timed.
@@ -43,6 +52,7 @@ struct LayoutsSide {
 };
 
 struct LayoutsOutcome {
+  std::string cluster;
   LayoutsSide two_d;    // Data + expert parallel, fixed placement.
   LayoutsSide three_d;  // Pipeline too, dynamic placement.
   // What each part of the difference is worth alone.
@@ -55,9 +65,9 @@ struct LayoutsOutcome {
   LayoutsSide three_d_zero1;
 };
 
-// Returns NOT_FOUND if no layout of a side fits in memory, or the errors of the
-// sweep and of the placements.
-absl::StatusOr<LayoutsOutcome> CompareLayouts(
+// One outcome for each cluster. Returns NOT_FOUND if no layout of a side fits
+// in memory, or the errors of the sweep and of the placements.
+absl::StatusOr<std::vector<LayoutsOutcome>> CompareLayouts(
     const std::vector<sim::LoadWindow>& windows, const LayoutsOptions& options);
 
 nlohmann::json ToJson(const LayoutsOutcome& outcome);

@@ -98,10 +98,10 @@ TEST(RunC1Test, MeasuresBothSidesOnARecordedTrace) {
   options.steps = 6;
   options.folder = absl::StrCat(::testing::TempDir(), "/c1");
   options.layouts.model =
-      "layers=4 hidden=512 heads=4 vocab=1000 experts=64 top_k=4 "
-      "expert_ffn=512";
-  options.layouts.cluster = "h100x16";
-  options.layouts.layout = "gbs32,seq1024";
+      "layers=4 hidden=4096 heads=32 vocab=1000 experts=64 top_k=4 "
+      "expert_ffn=2560";
+  options.layouts.clusters = {{"h100x16", "gbs32,seq4096"},
+                              {"a3highx16", "gbs32,seq4096"}};
   options.layouts.timed_windows = 2;
   options.layouts.finalists = 3;
   int64_t steps = 0;
@@ -123,25 +123,31 @@ TEST(RunC1Test, MeasuresBothSidesOnARecordedTrace) {
   EXPECT_LE(run.balance.known.worst_ratio, 1);
   EXPECT_GE(run.balance.known.ours, 1);
   EXPECT_GE(run.balance.known.eplb, run.balance.known.ours);
-  // Each side is the best of what it may choose from, and 3-D may do all that
-  // 2-D does.
-  EXPECT_GT(run.layouts.three_d.sweep.tried, run.layouts.two_d.sweep.tried);
-  EXPECT_LE(run.layouts.three_d.sweep.points[0].seconds,
-            run.layouts.two_d_dynamic.sweep.points[0].seconds);
-  // A side that may not shard weights chooses among fewer.
-  EXPECT_GE(run.layouts.two_d_zero1.sweep.points[0].seconds,
-            run.layouts.two_d.sweep.points[0].seconds);
-  EXPECT_GE(run.layouts.three_d_zero1.sweep.points[0].seconds,
-            run.layouts.three_d.sweep.points[0].seconds);
-  EXPECT_THAT(run.layouts.two_d_zero1_plain.layout, Not(HasSubstr("zero3")));
-  EXPECT_THAT(run.layouts.two_d.seconds_of_windows, SizeIs(2));
-  EXPECT_GE(run.layouts.two_d.seconds, run.layouts.two_d.seconds_even);
-  EXPECT_THAT(run.layouts.two_d.layout, Not(HasSubstr("pp")));
+  ASSERT_THAT(run.layouts, SizeIs(2));
+  for (const LayoutsOutcome& layouts : run.layouts) {
+    SCOPED_TRACE(layouts.cluster);
+    // Each side is the best of what it may choose from, and 3-D may do all that
+    // 2-D does.
+    EXPECT_GT(layouts.three_d.sweep.tried, layouts.two_d.sweep.tried);
+    EXPECT_LE(layouts.three_d.sweep.points[0].seconds,
+              layouts.two_d_dynamic.sweep.points[0].seconds);
+    // A side that may not shard weights chooses among fewer.
+    EXPECT_GE(layouts.two_d_zero1.sweep.points[0].seconds,
+              layouts.two_d.sweep.points[0].seconds);
+    EXPECT_GE(layouts.three_d_zero1.sweep.points[0].seconds,
+              layouts.three_d.sweep.points[0].seconds);
+    EXPECT_THAT(layouts.two_d_zero1_plain.layout, Not(HasSubstr("zero3")));
+    EXPECT_THAT(layouts.two_d.seconds_of_windows, SizeIs(2));
+    EXPECT_GE(layouts.two_d.seconds, layouts.two_d.seconds_even);
+    EXPECT_THAT(layouts.two_d.layout, Not(HasSubstr("pp")));
+  }
+  EXPECT_GT(run.layouts[1].two_d.seconds, run.layouts[0].two_d.seconds)
+      << "a quarter of the bandwidth between nodes";
 
   const ClaimResult claim = BalancedParallelism(*runs);
   EXPECT_EQ(claim.id, "C1");
   EXPECT_THAT(claim.measures, Contains(Field(&Measure::promised, 2.41)));
-  EXPECT_THAT(claim.notes, SizeIs(2));
+  EXPECT_THAT(claim.notes, SizeIs(4));
   EXPECT_TRUE(ToJson(run)["balance"]["windows"][0].contains("fixed"));
 
   // The trace that was recorded gives the same again.
@@ -149,7 +155,8 @@ TEST(RunC1Test, MeasuresBothSidesOnARecordedTrace) {
   const auto again = RunC1(corpus, options, {}, [] { return false; });
   ASSERT_THAT(again, IsOk());
   EXPECT_EQ((*again)[0].balance.dynamic.spread, run.balance.dynamic.spread);
-  EXPECT_EQ((*again)[0].layouts.three_d.seconds, run.layouts.three_d.seconds);
+  EXPECT_EQ((*again)[0].layouts[1].three_d.seconds,
+            run.layouts[1].three_d.seconds);
 
   EXPECT_THAT(RunC1(corpus, C1Options(options), {}, [] { return true; }),
               IsOk())

@@ -191,12 +191,14 @@ absl::Status ScoreC1(const ScorecardFlags& flags, nlohmann::json& json,
   RETURN_IF_ERROR(runs.status());
   for (const C1Run& run : *runs) {
     json["c1"].push_back(ToJson(run));
-    const std::string base =
-        absl::StrCat(flags.study.out, "/c1-seed-", run.seed);
-    RETURN_IF_ERROR(WriteFileAtomically(base + "-data-expert.csv",
-                                        sim::ToCsv(run.layouts.two_d.sweep)));
-    RETURN_IF_ERROR(WriteFileAtomically(base + "-data-expert-pipeline.csv",
-                                        sim::ToCsv(run.layouts.three_d.sweep)));
+    for (const LayoutsOutcome& layouts : run.layouts) {
+      const std::string base = absl::StrCat(flags.study.out, "/c1-seed-",
+                                            run.seed, "-", layouts.cluster);
+      RETURN_IF_ERROR(WriteFileAtomically(base + "-data-expert.csv",
+                                          sim::ToCsv(layouts.two_d.sweep)));
+      RETURN_IF_ERROR(WriteFileAtomically(base + "-data-expert-pipeline.csv",
+                                          sim::ToCsv(layouts.three_d.sweep)));
+    }
   }
   if (!json.contains("manifest")) json["manifest"] = ToJson(manifest);
   results.push_back(BalancedParallelism(*runs));

@@ -47,7 +47,7 @@ TrainConfig Steps() {
 
 // Two tiers of 4 and 8 experts; nothing else keeps their loads even.
 ModelConfig Tiers() {
-  ModelConfig model = Hierarchical();
+  ModelConfig model = TinyHierarchical();
   HierarchicalRouterConfig& gate = *model.mutable_moe()->mutable_hierarchical();
   gate.set_tier_experts(1, 8);
   gate.set_balance_weight(0);
@@ -226,7 +226,7 @@ TEST_P(LiveBalancingTest, TheAlarmMovesExpertsAndTheSpreadComesDown) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Models, LiveBalancingTest,
-                         ::testing::Values(Tiers(), Flat()),
+                         ::testing::Values(Tiers(), TinyFlat()),
                          [](const auto& info) {
                            return std::string(
                                info.param.moe().has_flat() ? "flat" : "tiers");
@@ -255,7 +255,7 @@ TEST(BalancedCheckpointTest, IsTheSameWhereverExpertsAre) {
                          int64_t steps) {
     double loss = 0;
     OnMesh(shape, [&](const Mesh& mesh) {
-      auto trainer = Trainer::Create(Flat(), Steps(), &corpus, 1,
+      auto trainer = Trainer::Create(TinyFlat(), Steps(), &corpus, 1,
                                      Options(DType::kF32, &mesh, rule));
       ASSERT_THAT(trainer, IsOk());
       if (!resume.empty()) ASSERT_THAT((*trainer)->Resume(resume), IsOk());
@@ -292,7 +292,7 @@ TEST(BalancedCheckpointTest, IsTheSameWhereverExpertsAre) {
 
 TEST(LiveBalancerTest, WantsRanksThatShareExpertsOut) {
   const Corpus corpus = TinyCorpus();
-  EXPECT_THAT(Trainer::Create(Flat(), Steps(), &corpus, 1,
+  EXPECT_THAT(Trainer::Create(TinyFlat(), Steps(), &corpus, 1,
                               Options(DType::kF32, nullptr, Every(5)))
                   .status(),
               StatusIs(absl::StatusCode::kInvalidArgument,

@@ -38,7 +38,7 @@ TrainConfig FourMicroBatches() {
 
 // Tiers of 4 and 8 experts.
 ModelConfig ForFourRanks() {
-  ModelConfig model = Hierarchical();
+  ModelConfig model = TinyHierarchical();
   model.mutable_moe()->mutable_hierarchical()->set_tier_experts(1, 8);
   return model;
 }

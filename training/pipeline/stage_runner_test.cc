@@ -38,7 +38,7 @@ constexpr int64_t kSequences = 2;
 constexpr int64_t kSeqLen = 16;
 
 ModelConfig ThreeLayers() {
-  ModelConfig model = Flat();
+  ModelConfig model = TinyFlat();
   model.set_num_layers(kStages);
   return model;
 }

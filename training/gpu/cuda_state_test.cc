@@ -65,7 +65,7 @@ class CudaStateTest : public ::testing::TestWithParam<Case> {
     train_ = TinyTrain();
     train_.set_steps(20);
     train_.set_learning_rate(3e-3);
-    model_ = GetParam().hierarchical ? Hierarchical() : Flat();
+    model_ = GetParam().hierarchical ? TinyHierarchical() : TinyFlat();
   }
 
   absl::StatusOr<std::unique_ptr<Trainer>> Make(

@@ -146,7 +146,7 @@ class CudaRanksTest : public ::testing::TestWithParam<Param> {
       GTEST_SKIP() << num_gpus_ << " GPUs; wants " << way().shape.size();
     }
     const bool hierarchical = std::get<0>(GetParam());
-    model_ = hierarchical ? Hierarchical() : Flat();
+    model_ = hierarchical ? TinyHierarchical() : TinyFlat();
     model_.set_num_layers(4);  // For four stages; and experts for four ranks.
     if (!hierarchical) return;
     model_.mutable_moe()->mutable_hierarchical()->set_tier_experts(1, 8);

@@ -46,7 +46,7 @@ class CudaTrainingTest : public ::testing::TestWithParam<bool> {
     train_ = TinyTrain();
     train_.set_steps(kSteps);
     train_.set_learning_rate(3e-3);
-    model_ = GetParam() ? Hierarchical() : Flat();
+    model_ = GetParam() ? TinyHierarchical() : TinyFlat();
   }
 
   std::unique_ptr<Trainer> Make(bool on_gpu,
