@@ -72,7 +72,7 @@ struct TrainerOptions {
   // kBalanced is for steps and validations alike. A replay is for those that
   // `replayed` names, steps (TRAIN) or validations (EVALUATE); in the others
   // the gates choose.
-  RouteOptions route;
+  RouteOptions route = {};
   RoutingTraceHeader::Source replayed = RoutingTraceHeader::TRAIN;
   BackendFactory backend = nullptr;  // Null: the CPU, with Create's threads.
   // The ranks that train together, each stage of pp with part of the layers,
@@ -91,7 +91,7 @@ struct TrainerOptions {
   bool overlap_sums = false;
   // Experts move between the ranks of ep as this says (training/balance). On
   // the CPU.
-  BalanceRule balance;
+  BalanceRule balance = {};
   DType dtype = DType::kF32;  // kF64: the reference, of no checkpoints.
 };
 

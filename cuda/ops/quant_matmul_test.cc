@@ -19,17 +19,22 @@
 namespace strata::gpu {
 namespace {
 
-// The CPU rounds few rows to 8 bits, a scale a 32 columns, so rows of x are
-// multiples of 1/64 that include 127/64 in each 32 columns: exact there, and in
-// BF16.
-void FillSteps(const TensorView& view) {
+// Rows of x, which the CPU rounds to 8 or 16 bits, a scale a 32 columns: what
+// each is exact in.
+enum class X { k8Bits, k16Bits };  // The latter not in BF16.
+
+// Multiples of 1/64 that include the largest in each 32 columns. It is so far
+// beyond the others of 16 bits that 8 would not do.
+void FillSteps(const TensorView& view, X x) {
+  const int largest = x == X::k8Bits ? 127 : 32767;
+  const int range = x == X::k8Bits ? 127 : 2047;
   const int64_t k = view.dim(1);
   const std::vector<int32_t> steps =
-      RandomInts(view.num_elements(), -127, 127, /*seed=*/3);
+      RandomInts(view.num_elements(), -range, range, /*seed=*/3);
   float* const to = view.as<float>();
   for (int64_t i = 0; i < view.num_elements(); ++i) {
     const bool first = i % k % 32 == 0;
-    to[i] = (first ? (steps[i] < 0 ? -127 : 127) : steps[i]) / 64.f;
+    to[i] = (first ? (steps[i] < 0 ? -largest : largest) : steps[i]) / 64.f;
   }
 }
 
@@ -61,15 +66,13 @@ struct Product {
   int64_t m, n, k;
 };
 
-enum class X { kSteps, kNormal };
-
 FillFn Inputs(const QuantFormat& format, int64_t k, int64_t rows, X x,
               const std::vector<int32_t>& offset = {}) {
   return WithRows(rows, [=](const std::string& name, const TensorView& view) {
     if (name == "w") {
       FillPacked(view, format, k);
-    } else if (name == "x" && x == X::kSteps) {
-      FillSteps(view);
+    } else if (name == "x") {
+      FillSteps(view, x);
     } else if (name == "offset") {
       return FillInts(view, offset);
     } else {
@@ -138,18 +141,18 @@ TEST_P(QuantMatMulTest, AgreesWithTheCpu) {
   for (const Product& p : kDense) {
     SCOPED_TRACE(absl::StrCat(p.m, " x ", p.n, " x ", p.k));
     EXPECT_THAT(
-        CompareDense(GetParam(), p, X::kSteps, 8. + p.k, Precision::kF32),
+        CompareDense(GetParam(), p, X::k8Bits, 8. + p.k, Precision::kF32),
         IsOk());
   }
 }
 
-// Many rows are rounded by neither side.
+// Rows that BF16 would round.
 TEST_P(QuantMatMulTest, TakesF32RowsAsTheyAre) {
   for (const Product& p : kDense) {
     if (p.m <= 16) continue;
     SCOPED_TRACE(absl::StrCat(p.m, " x ", p.n, " x ", p.k));
     EXPECT_THAT(
-        CompareDense(GetParam(), p, X::kNormal, 8. + p.k, Precision::kF32),
+        CompareDense(GetParam(), p, X::k16Bits, 8. + p.k, Precision::kF32),
         IsOk());
   }
 }
@@ -158,7 +161,7 @@ TEST_P(QuantMatMulTest, TakesF32RowsAsTheyAre) {
 TEST_P(QuantMatMulTest, RoundedOperandsStayWithinTheirRounding) {
   for (const Product& p : kDense) {
     SCOPED_TRACE(absl::StrCat(p.m, " x ", p.n, " x ", p.k));
-    EXPECT_THAT(CompareDense(GetParam(), p, X::kSteps, /*roundings=*/4,
+    EXPECT_THAT(CompareDense(GetParam(), p, X::k8Bits, /*roundings=*/4,
                              Precision::kBf16),
                 IsOk());
   }
@@ -185,10 +188,10 @@ std::vector<Grouped> GroupedShapes() {
 TEST_P(QuantMatMulTest, ExpertsAgreeWithTheCpu) {
   for (const Grouped& p : GroupedShapes()) {
     SCOPED_TRACE(absl::StrCat(p.rows.size(), " experts, ", p.n, " x ", p.k));
-    EXPECT_THAT(CompareGrouped(GetParam(), p.n, p.k, p.rows, X::kSteps,
+    EXPECT_THAT(CompareGrouped(GetParam(), p.n, p.k, p.rows, X::k8Bits,
                                8. + p.k, Precision::kF32),
                 IsOk());
-    EXPECT_THAT(CompareGrouped(GetParam(), p.n, p.k, p.rows, X::kSteps,
+    EXPECT_THAT(CompareGrouped(GetParam(), p.n, p.k, p.rows, X::k8Bits,
                                /*roundings=*/4, Precision::kBf16),
                 IsOk());
   }
@@ -222,7 +225,7 @@ TEST(QuantMatMulErrorTest, OffsetsThatFallAreInvalid) {
                       return std::vector<ValueId>{};
                     },
                     {/*roundings=*/16,
-                     Inputs(format, 64, 90, X::kSteps, {0, 50, 30, 90}),
+                     Inputs(format, 64, 90, X::k8Bits, {0, 50, 30, 90}),
                      /*seed=*/1, precision}),
                 StatusIs(absl::StatusCode::kInvalidArgument, testing::_));
   }
