@@ -1,7 +1,6 @@
 #include "serving/engine/scheduler.h"
 
 #include <algorithm>
-#include <cstdlib>
 #include <cstddef>
 #include <cstdint>
 #include <vector>
@@ -46,10 +45,9 @@ bool Decodes(const ScheduledSequence* sequence) {
   return NumWanted(sequence) == 1 && NumTokens(sequence) > sequence->num_prompt;
 }
 
-// How many times its time alone a prompt's first token may take: above the 3 of
-// the goal, as the last of a hundred are a little late however they are
-// ordered.
-const double kDue = std::getenv("DUE") ? std::atof(std::getenv("DUE")) : 3.3;
+// How many times its time alone a prompt's first token may take: a little less
+// than the 3 of the goal, as a step that has begun is waited for.
+constexpr double kDue = 2.9;
 
 }  // namespace
 

@@ -88,19 +88,19 @@ TEST(SchedulerTest, AShortPromptPassesLongOnes) {
 }
 
 // Before steps were timed, a token is taken to take a millisecond: a is due at
-// 3.3 * 30 = 99 ms, and cannot make twice that at 200 ms.
+// 2.9 * 30 = 87 ms, and cannot make twice that at 200 ms.
 TEST(SchedulerTest, WhoIsLateLetsOthersPassAndStillGetsOn) {
   Scheduler scheduler(Options(4, /*tokens=*/16, 32));
   ScheduledSequence a = Sequence(1, 30), b = Sequence(2, 40);
   scheduler.Add(&a);
-  b.arrival = 0.19;  // Due at 322 ms.
+  b.arrival = 0.19;  // Due at 306 ms.
   scheduler.Add(&b);
 
   Scheduler::Step step = RunStep(scheduler, /*now=*/0.2);
   EXPECT_EQ(CountOf(step, a), 2) << "an eighth";
   EXPECT_EQ(CountOf(step, b), 14);
-  step = RunStep(scheduler, /*now=*/0.36);
-  EXPECT_EQ(CountOf(step, a), 16) << "due at 396 ms; b, now late too, at 454";
+  step = RunStep(scheduler, /*now=*/0.32);
+  EXPECT_EQ(CountOf(step, a), 16) << "due at 348 ms; b, now late too, at 422";
 }
 
 TEST(SchedulerTest, DecodingPausesForAStepWhilePromptsWait) {

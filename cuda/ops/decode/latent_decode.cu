@@ -2,12 +2,12 @@
 #include <cmath>
 #include <cstdint>
 
+#include "cuda/kernels/ahead.cuh"
 #include "cuda/kernels/sm90.cuh"
 #include "cuda/kernels/sm90_product.cuh"
 #include "cuda/kernels/store_rows.cuh"
 #include "cuda/kernels/tensor_map.h"
 #include "cuda/ops/cache_places.cuh"
-#include "cuda/kernels/ahead.cuh"
 #include "cuda/ops/decode/latent_decode.h"
 #include "cuda/ops/vector16.cuh"
 #include "cuda/runtime/kernel.h"
