@@ -99,7 +99,7 @@ TEST(SchedulerTest, WhoIsLateLetsOthersPassAndStillGetsOn) {
   Scheduler::Step step = RunStep(scheduler, /*now=*/0.2);
   EXPECT_EQ(CountOf(step, a), 2) << "an eighth";
   EXPECT_EQ(CountOf(step, b), 14);
-  step = RunStep(scheduler, /*now=*/0.32);
+  step = RunStep(scheduler, /*now=*/0.31);
   EXPECT_EQ(CountOf(step, a), 16) << "due at 348 ms; b, now late too, at 422";
 }
 
