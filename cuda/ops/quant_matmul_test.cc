@@ -26,7 +26,7 @@ enum class X { k8Bits, k16Bits };  // The latter not in BF16.
 // Multiples of 1/64 that include the largest in each 32 columns. It is so far
 // beyond the others of 16 bits that 8 would not do.
 void FillSteps(const TensorView& view, X x) {
-  const int largest = x == X::k8Bits ? 127 : 32767;
+  const int largest = x == X::k8Bits ? 127 : 127 * 256;  // Codes.
   const int range = x == X::k8Bits ? 127 : 2047;
   const int64_t k = view.dim(1);
   const std::vector<int32_t> steps =
