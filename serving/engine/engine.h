@@ -45,11 +45,11 @@
 namespace strata {
 
 struct EngineOptions {
-  int64_t max_sequences = 64;     // In one step.
+  int64_t max_sequences = 64;  // In one step.
   // In one step, which whoever comes waits for.
   int64_t max_step_tokens = 160;
-  int64_t block_size = 16;        // Tokens of a block of the cache.
-  int64_t num_blocks = 0;         // 0: as cache_bytes allow.
+  int64_t block_size = 16;  // Tokens of a block of the cache.
+  int64_t num_blocks = 0;   // 0: as cache_bytes allow.
   // At most what max_sequences of max_seq_len need.
   int64_t cache_bytes = int64_t{1} << 30;
   // Keys and values in fewer bits, and attention's probabilities in powers of
