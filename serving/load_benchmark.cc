@@ -8,12 +8,12 @@
 //               measured right before and after each, since others use the
 //               machine too: reached / limit, and the gain over one stream
 //   closed loop 32 clients, for SECONDS (20) after as long a start: requests
-//   and
-//               tokens per second
+//               and tokens per second
 //   open loop   Poisson arrivals at 70 % of the closed loop's requests, three
 //               times as long: time to the first token over that of another
 //               prompt of the same length with nobody else there, measured
-//               afterwards, and the longest gap between two tokens
+//               afterwards, and the longest gap between two tokens; of requests
+//               that ended before the run did
 //
 // Prompts and answers are log-normal with medians of 300 and 150 tokens.
 

@@ -7,7 +7,7 @@ here=$PWD/tools/strata
 strata=$PWD/$1
 # mpirun keeps files under its process's number there: of this test alone, as
 # numbers are those of a sandbox, and short, as sockets want it.
-TMPDIR=$(mktemp -d /tmp/XXXXXX)
+TMPDIR=$(mktemp -d -p /tmp)
 trap 'rm -rf "$TMPDIR"' EXIT
 export HOME=${HOME:-$TEST_TMPDIR} TMPDIR
 cd "$TEST_TMPDIR"
