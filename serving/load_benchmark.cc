@@ -9,11 +9,11 @@
 //               machine too: reached / limit, and the gain over one stream
 //   closed loop 32 clients, for SECONDS (20) after as long a start: requests
 //               and tokens per second
-//   open loop   Poisson arrivals at 70 % of the closed loop's requests, three
-//               times as long: time to the first token over that of another
-//               prompt of the same length with nobody else there, measured
-//               afterwards, and the longest gap between two tokens; of requests
-//               that ended before the run did
+//   open loop   Poisson arrivals at 70 % of the closed loop's requests, for
+//               three times SECONDS after as long a start as above: time to the
+//               first token over that of another prompt of the same length with
+//               nobody else there, measured afterwards, and the longest gap
+//               between two tokens; of all requests of that time
 //
 // Prompts and answers are log-normal with medians of 300 and 150 tokens.
 
@@ -135,13 +135,12 @@ bool PrintLoops(Engine& engine, double seconds) {
     return false;
   }
   std::printf(
-      "open loop, %.2f requests/s: %d sent, %d refused, %d ended; first token "
+      "open loop, %.2f requests/s: %d measured, %d refused; first token "
       "p50 %.3f s p99 %.3f s, over unloaded p50 %.2f p90 %.2f p99 %.2f, "
       "at most %.2f (%.3f s of %d tokens); longest gap p50 %.3f s p99 %.3f s; "
       "unloaded %.3f s of %d tokens, %.3f s of %d\n",
-      kLoad * capacity, static_cast<int>(open.num_sent),
-      static_cast<int>(open.num_refused),
-      static_cast<int>(open.requests.size()), Percentile(first, 0.5),
+      kLoad * capacity, static_cast<int>(open.requests.size()),
+      static_cast<int>(open.num_refused), Percentile(first, 0.5),
       Percentile(first, 0.99), Percentile(ratio, 0.5), Percentile(ratio, 0.9),
       Percentile(ratio, 0.99), most, worst.first_token,
       static_cast<int>(worst.prompt), Percentile(gap, 0.5),

@@ -40,10 +40,7 @@ class Load {
       : engine_(engine),
         options_(options),
         before_(engine.stats()),
-        start_(absl::Now()),
-        end_(start_ + options.warm_up + options.duration) {}
-
-  absl::Time end() const { return end_; }
+        start_(absl::Now()) {}
 
   // What is counted is what comes from now on.
   void Begin() {
@@ -51,9 +48,12 @@ class Load {
     start_ = absl::Now();
   }
 
-  // Sends request `index` and waits for its end; or for the run's, when it
-  // gives up.
-  void Ask(int64_t index) {
+  // Those that are not measured need not wait any longer.
+  void Stop() { stopped_ = true; }
+
+  // Sends request `index` and waits for its end; or until `end`, or, where it
+  // is not measured, Stop: then it gives up.
+  void Ask(int64_t index, bool measured, absl::Time end) {
     RequestTimes times;
     const Lengths lengths = DrawLengths(options_, engine_.max_tokens(), index);
     times.prompt = lengths.prompt;
@@ -63,17 +63,19 @@ class Load {
     const absl::Time sent = absl::Now();
     const auto generation = engine_.Submit(std::move(request));
     if (!generation.ok()) {
-      ++num_refused_;
+      if (measured) ++num_refused_;
       return;
     }
     absl::Time last = sent;
     while (!(*generation)->done()) {
-      const std::optional<EngineEvent> event = (*generation)->Next(end_);
-      if (!event.has_value()) {  // The run has ended.
+      const absl::Time look = absl::Now() + absl::Milliseconds(100);
+      const std::optional<EngineEvent> event =
+          (*generation)->Next(std::min(end, look));
+      if (absl::Now() >= end || (!measured && stopped_)) {
         (*generation)->Cancel();
         return;
       }
-      if (!event->has_token) continue;
+      if (!event.has_value() || !event->has_token) continue;
       const absl::Time now = absl::Now();
       const double gap = absl::ToDoubleSeconds(now - last);
       if (times.output++ == 0) {
@@ -83,6 +85,7 @@ class Load {
       }
       last = now;
     }
+    if (!measured) return;
     times.seconds = absl::ToDoubleSeconds(last - sent);
     const std::lock_guard<std::mutex> lock(mutex_);
     requests_.push_back(times);
@@ -106,7 +109,7 @@ class Load {
   const LoadOptions options_;
   EngineStats before_;
   absl::Time start_;
-  const absl::Time end_;
+  std::atomic<bool> stopped_{false};
   std::atomic<int64_t> num_sent_{0}, num_refused_{0};
   std::mutex mutex_;
   std::vector<RequestTimes> requests_;
@@ -138,11 +141,12 @@ Lengths DrawLengths(const LoadOptions& options, int64_t max_tokens,
 LoadResult RunClosedLoop(Engine& engine, int clients,
                          const LoadOptions& options) {
   Load load(engine, options);
+  const absl::Time end = absl::Now() + options.warm_up + options.duration;
   std::atomic<int64_t> next{0};
   std::vector<std::thread> threads;
   for (int i = 0; i < clients; ++i) {
     threads.emplace_back([&] {
-      while (absl::Now() < load.end()) load.Ask(next++);
+      while (absl::Now() < end) load.Ask(next++, /*measured=*/true, end);
     });
   }
   absl::SleepFor(options.warm_up);
@@ -155,20 +159,32 @@ LoadResult RunClosedLoop(Engine& engine, int clients,
 
 LoadResult RunOpenLoop(Engine& engine, double requests_per_second,
                        const LoadOptions& options) {
-  LoadOptions at_once = options;
-  at_once.warm_up = absl::ZeroDuration();
-  Load load(engine, at_once);
+  Load load(engine, options);
   Random random(options.seed, HashName("arrivals"));
   std::vector<std::thread> threads;
+  std::atomic<int64_t> num_open{0};  // Of those measured.
   absl::Time next = absl::Now();
+  const absl::Time start = next + options.warm_up;
+  const absl::Time end = start + options.duration;
   for (int64_t index = 0;; ++index) {
     // An exponential gap: arrivals are a Poisson process.
     next +=
         absl::Seconds(-std::log(1 - random.Uniform()) / requests_per_second);
-    if (next >= load.end()) break;
+    if (next >= end) {
+      while (num_open > 0 && absl::Now() < next) {
+        absl::SleepFor(absl::Milliseconds(1));
+      }
+      if (num_open == 0) break;
+    }
     absl::SleepFor(next - absl::Now());
-    threads.emplace_back([&load, index] { load.Ask(index); });
+    const bool measured = start <= next && next < end;
+    if (measured) ++num_open;
+    threads.emplace_back([&load, &num_open, index, measured] {
+      load.Ask(index, measured, absl::InfiniteFuture());
+      if (measured) --num_open;
+    });
   }
+  load.Stop();
   for (std::thread& thread : threads) thread.join();
   LoadResult result = load.Result();
   WaitUntilIdle(engine);

@@ -2,7 +2,8 @@
 //
 //   closed loop   each of `clients` sends its next request when its last ends
 //   open loop     requests come at random (exponential gaps), whether or not
-//                 those before have ended
+//                 those before have ended; they go on coming until the last of
+//                 those that are measured has ended, so none is left out
 //
 // Prompt and answer lengths are log-normal, as those of chat services are said
 // to be; tokens are random, so that no prompt is the beginning of another.
@@ -23,10 +24,12 @@ struct LoadOptions {
   double median_output = 150;
   double sigma = 0.5;  // Of the lengths' logarithms.
   uint64_t seed = 0;   // Another seed, other prompts.
-  // New requests are sent for so long; those that run then are cancelled.
+  // What is measured: by a closed loop what is done meanwhile, by an open one
+  // the requests sent meanwhile.
   absl::Duration duration = absl::Seconds(20);
-  // Of a closed loop, before `duration` begins: all clients start with prompts
-  // at once, so it takes a few answers' time until work is mixed as it stays.
+  // Before that. The clients of a closed loop start with prompts at once, the
+  // first of an open one finds nobody there: it takes a few answers' time until
+  // work is mixed as it stays.
   absl::Duration warm_up = absl::ZeroDuration();
 };
 
@@ -40,9 +43,11 @@ struct RequestTimes {
 };
 
 struct LoadResult {
+  // Of a closed loop all that ended before it did; of an open one all that are
+  // measured and were not refused.
   std::vector<RequestTimes> requests;
-  int64_t num_sent = 0;
-  int64_t num_refused = 0;
+  int64_t num_sent = 0;       // Measured or not.
+  int64_t num_refused = 0;    // Of those measured.
   double seconds = 0;         // That were measured.
   int64_t prompt_tokens = 0;  // Computed meanwhile, by any request.
   int64_t output_tokens = 0;

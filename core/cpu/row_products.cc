@@ -117,12 +117,11 @@ HWY_INLINE void SumFour(V<T> v0, V<T> v1, V<T> v2, V<T> v3, T* out) {
 }
 
 // A tile of kRows rows and, of kDotColumns columns, the first `columns`. The
-// others repeat the last, so that every element is made alike.
-// With kFetch it asks for the columns behind, which memory is too slow to have
-// ready: the processor does not guess four streams that end after a few pages.
-template <typename T, typename W, int kRows, bool kFetch>
+// others repeat the last, so that every element is made alike. Meanwhile it
+// asks for kFetch rows of b from `next` on.
+template <typename T, typename W, int kRows, int kFetch>
 HWY_INLINE void DotTile(const RowProductArgs<T, W>& g, int64_t row,
-                        int64_t column, int64_t columns) {
+                        int64_t column, int64_t columns, const W* next) {
   const Tag<T> d;
   const int64_t lanes = hn::Lanes(d);
   const W* const b0 = g.b + column * g.ldb;
@@ -137,47 +136,47 @@ HWY_INLINE void DotTile(const RowProductArgs<T, W>& g, int64_t row,
   const T* const a1 = row_of_a(1);
   const T* const a2 = row_of_a(2);
   const T* const a3 = row_of_a(3);
-  const int64_t ahead = kDotColumns * g.ldb;
   V<T> s00 = hn::Zero(d), s01 = s00, s02 = s00, s03 = s00;
   V<T> s10 = s00, s11 = s00, s12 = s00, s13 = s00;
   V<T> s20 = s00, s21 = s00, s22 = s00, s23 = s00;
   V<T> s30 = s00, s31 = s00, s32 = s00, s33 = s00;
-  const auto step = [&](V<T> y0, V<T> y1, V<T> y2, V<T> y3, auto load)
-                        HWY_ATTR {
-                          const V<T> x0 = load(a0);
-                          s00 = hn::MulAdd(x0, y0, s00);
-                          s01 = hn::MulAdd(x0, y1, s01);
-                          s02 = hn::MulAdd(x0, y2, s02);
-                          s03 = hn::MulAdd(x0, y3, s03);
-                          if constexpr (kRows >= 2) {
-                            const V<T> x1 = load(a1);
-                            s10 = hn::MulAdd(x1, y0, s10);
-                            s11 = hn::MulAdd(x1, y1, s11);
-                            s12 = hn::MulAdd(x1, y2, s12);
-                            s13 = hn::MulAdd(x1, y3, s13);
-                          }
-                          if constexpr (kRows >= 3) {
-                            const V<T> x2 = load(a2);
-                            s20 = hn::MulAdd(x2, y0, s20);
-                            s21 = hn::MulAdd(x2, y1, s21);
-                            s22 = hn::MulAdd(x2, y2, s22);
-                            s23 = hn::MulAdd(x2, y3, s23);
-                          }
-                          if constexpr (kRows >= 4) {
-                            const V<T> x3 = load(a3);
-                            s30 = hn::MulAdd(x3, y0, s30);
-                            s31 = hn::MulAdd(x3, y1, s31);
-                            s32 = hn::MulAdd(x3, y2, s32);
-                            s33 = hn::MulAdd(x3, y3, s33);
-                          }
-                        };
+  // Were it a call, sums would live in memory and be stored in each step.
+  const auto step = [&](V<T> y0, V<T> y1, V<T> y2, V<T> y3, auto load) HWY_ATTR
+      __attribute__((always_inline)) {
+    const V<T> x0 = load(a0);
+    s00 = hn::MulAdd(x0, y0, s00);
+    s01 = hn::MulAdd(x0, y1, s01);
+    s02 = hn::MulAdd(x0, y2, s02);
+    s03 = hn::MulAdd(x0, y3, s03);
+    if constexpr (kRows >= 2) {
+      const V<T> x1 = load(a1);
+      s10 = hn::MulAdd(x1, y0, s10);
+      s11 = hn::MulAdd(x1, y1, s11);
+      s12 = hn::MulAdd(x1, y2, s12);
+      s13 = hn::MulAdd(x1, y3, s13);
+    }
+    if constexpr (kRows >= 3) {
+      const V<T> x2 = load(a2);
+      s20 = hn::MulAdd(x2, y0, s20);
+      s21 = hn::MulAdd(x2, y1, s21);
+      s22 = hn::MulAdd(x2, y2, s22);
+      s23 = hn::MulAdd(x2, y3, s23);
+    }
+    if constexpr (kRows >= 4) {
+      const V<T> x3 = load(a3);
+      s30 = hn::MulAdd(x3, y0, s30);
+      s31 = hn::MulAdd(x3, y1, s31);
+      s32 = hn::MulAdd(x3, y2, s32);
+      s33 = hn::MulAdd(x3, y3, s33);
+    }
+  };
   int64_t i = 0;
   for (; i + lanes <= g.k; i += lanes) {
-    if constexpr (kFetch) {
-      hwy::Prefetch(b0 + ahead + i);
-      hwy::Prefetch(b1 + ahead + i);
-      hwy::Prefetch(b2 + ahead + i);
-      hwy::Prefetch(b3 + ahead + i);
+    if constexpr (kFetch >= 1) hwy::Prefetch(next + i);
+    if constexpr (kFetch >= 2) hwy::Prefetch(next + g.ldb + i);
+    if constexpr (kFetch >= 4) {
+      hwy::Prefetch(next + 2 * g.ldb + i);
+      hwy::Prefetch(next + 3 * g.ldb + i);
     }
     step(LoadWeights(b0 + i), LoadWeights(b1 + i), LoadWeights(b2 + i),
          LoadWeights(b3 + i),
@@ -205,33 +204,52 @@ HWY_INLINE void DotTile(const RowProductArgs<T, W>& g, int64_t row,
   if constexpr (kRows >= 4) store(s30, s31, s32, s33, c + 3 * g.ldc);
 }
 
-template <typename T, typename W, bool kFetch>
+template <typename T, typename W, int kFetch>
 HWY_INLINE void DotRows(const RowProductArgs<T, W>& g, int64_t row, int rows,
-                        int64_t column, int64_t columns) {
+                        int64_t column, int64_t columns, const W* next) {
   switch (rows) {
     case 1:
-      return DotTile<T, W, 1, kFetch>(g, row, column, columns);
+      return DotTile<T, W, 1, kFetch>(g, row, column, columns, next);
     case 2:
-      return DotTile<T, W, 2, kFetch>(g, row, column, columns);
+      return DotTile<T, W, 2, kFetch>(g, row, column, columns, next);
     case 3:
-      return DotTile<T, W, 3, kFetch>(g, row, column, columns);
+      return DotTile<T, W, 3, kFetch>(g, row, column, columns, next);
     default:
-      return DotTile<T, W, kTileRows, kFetch>(g, row, column, columns);
+      return DotTile<T, W, kTileRows, kFetch>(g, row, column, columns, next);
   }
 }
 
-// Columns outside, rows inside: four rows of b stay in the first cache while
-// all rows of a pass. An expert often has few rows, so the rest is one tile.
+// Some columns at a time, whose rows of b stay in the first cache while all
+// rows of a pass. Meanwhile the next columns' come from memory, which is too
+// slow to have them ready: the processor does not guess streams that end after
+// a page. They are asked for by several tiles, as a core waits for few lines at
+// a time. An expert often has few rows, so the rest is one tile.
 template <typename T, typename W>
 void ByDots(const RowProductArgs<T, W>& g) {
-  for (int64_t column = 0; column < g.n; column += kDotColumns) {
-    const int64_t columns = std::min(kDotColumns, g.n - column);
-    const auto rows = [&](int64_t row) HWY_ATTR {
-      return static_cast<int>(std::min(kTileRows, g.m - row));
-    };
-    if (g.m > 0) DotRows<T, W, true>(g, 0, rows(0), column, columns);
-    for (int64_t row = kTileRows; row < g.m; row += kTileRows) {
-      DotRows<T, W, false>(g, row, rows(row), column, columns);
+  const int64_t row_tiles = (g.m + kTileRows - 1) / kTileRows;
+  const int64_t group =
+      row_tiles > 1 && sizeof(W) == 2 ? 2 * kDotColumns : kDotColumns;
+  for (int64_t first = 0; first < g.n; first += group) {
+    const int64_t end = std::min(first + group, g.n);
+    const W* next = g.b + end * g.ldb;
+    const W* const next_end = g.b + std::min(end + group, g.n) * g.ldb;
+    for (int64_t row = 0; row < g.m; row += kTileRows) {
+      const int rows = static_cast<int>(std::min(kTileRows, g.m - row));
+      for (int64_t column = first; column < end; column += kDotColumns) {
+        const int64_t columns = std::min(kDotColumns, end - column);
+        if (next >= next_end) {
+          DotRows<T, W, 0>(g, row, rows, column, columns, next);
+        } else if (row_tiles == 1) {
+          DotRows<T, W, 4>(g, row, rows, column, columns, next);
+          next += 4 * g.ldb;
+        } else if (row_tiles <= 3) {
+          DotRows<T, W, 2>(g, row, rows, column, columns, next);
+          next += 2 * g.ldb;
+        } else {
+          DotRows<T, W, 1>(g, row, rows, column, columns, next);
+          next += g.ldb;
+        }
+      }
     }
   }
 }

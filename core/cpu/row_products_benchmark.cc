@@ -78,11 +78,13 @@ void BM_FromMemory(benchmark::State& state) {
     benchmark::DoNotOptimize(c.data());
   }
   state.SetBytesProcessed(state.iterations() * n * k * 2);
+  state.counters["FLOPS"] = benchmark::Counter(
+      2.0 * m * n * k, benchmark::Counter::kIsIterationInvariantRate);
 }
 BENCHMARK(BM_FromMemory)
     ->ArgNames({"m", "n", "k"})
-    ->ArgsProduct({{1, 3, 6, 16}, {384}, {1024}})
-    ->ArgsProduct({{1, 3, 6, 16}, {1024}, {384}});
+    ->ArgsProduct({{1, 3, 6, 16, 32}, {384}, {1024}})
+    ->ArgsProduct({{1, 3, 6, 16, 32}, {1024}, {384}});
 
 }  // namespace
 }  // namespace strata

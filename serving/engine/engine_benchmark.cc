@@ -9,7 +9,7 @@
 // share of a step that is not the model: scheduling, drawing, handing over.
 //
 // `moe_1b` is in BF16, the presets in F32. With STRATA_PROFILE=1 in the
-// environment, the time of a step by operator goes to stderr, prompts included.
+// environment, the time of a step by operator goes to stderr, first of prompts.
 
 #include <algorithm>
 #include <cstdint>
@@ -45,8 +45,17 @@ namespace {
 
 constexpr int64_t kNewTokens = 96;
 
-void PrintProfile(const std::vector<Program::OpTime>& profile, double steps) {
-  for (const Program::OpTime& op : profile) {
+// What came since Profile() was `before`, `steps` steps ago.
+void PrintProfile(const char* what, std::vector<Program::OpTime> profile,
+                  const std::vector<Program::OpTime>& before, double steps) {
+  std::fprintf(stderr, "%s, %.0f steps\n", what, steps);
+  for (Program::OpTime& op : profile) {
+    for (const Program::OpTime& was : before) {
+      if (was.op != op.op) continue;
+      op.seconds -= was.seconds;
+      op.runs -= was.runs;
+      op.flops -= was.flops;
+    }
     std::fprintf(stderr, "%-24s %8.1f us a step, %6.2f runs, %6.2f GFLOP/s\n",
                  op.op.c_str(), 1e6 * op.seconds / steps,
                  static_cast<double>(op.runs) / steps,
@@ -73,6 +82,14 @@ void BM_Engine(benchmark::State& state, const std::string& model, bool narrow) {
   // Once a process.
   static const MachineLimits machine = MeasureMachine(backend.pool());
 
+  std::vector<Program::OpTime> before;
+  double steps = 0;
+  if (options.profile) {  // What comes after knows the prompts, but for a rest.
+    DecodeRate(**engine, batch, /*new_tokens=*/1);
+    before = (*engine)->Profile();
+    steps = static_cast<double>((*engine)->stats().num_steps);
+    PrintProfile("prompts", before, {}, steps);
+  }
   double rate = 0;
   for (auto _ : state) {
     rate = std::max(rate, DecodeRate(**engine, batch, kNewTokens));
@@ -86,7 +103,8 @@ void BM_Engine(benchmark::State& state, const std::string& model, bool narrow) {
   if (batch == 1) single[model] = rate;
   const EngineStats stats = (*engine)->stats();
   if (options.profile) {
-    PrintProfile((*engine)->Profile(), static_cast<double>(stats.num_steps));
+    PrintProfile("decoding", (*engine)->Profile(), before,
+                 static_cast<double>(stats.num_steps) - steps);
   }
   double parameter_bytes = 0;
   for (const std::string& name : store.names()) {

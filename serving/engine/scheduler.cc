@@ -47,7 +47,7 @@ bool Decodes(const ScheduledSequence* sequence) {
 
 // How many times its time alone a prompt's first token may take: a little less
 // than the 3 of the goal, as a step that has begun is waited for.
-constexpr double kDue = 2.9;
+constexpr double kDue = 2.8;
 
 }  // namespace
 

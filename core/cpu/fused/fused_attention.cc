@@ -128,7 +128,7 @@ class NormQkvKernel {
     for (const Projection<T>& p : parts_) {
       widest = std::max(widest, p.heads_of_piece * p.dim);
     }
-    const int64_t tile_size = std::min(t_, kTileRows) * widest;
+    const int64_t tile_size = std::min(t_, kHeadRows) * widest;
     T* const tiles =
         ctx_.scratch.template Take<T>(ctx_.pool.num_threads() * tile_size);
     T* const normed = ctx_.out(1).as<T>();  // [64, d]
@@ -142,13 +142,18 @@ class NormQkvKernel {
     for (int64_t first = 0; first < t_; first += kTileRows) {
       const int64_t rows = std::min(kTileRows, t_ - first);
       NormRows(ctx_.pool, x + first * d_, gain, eps, rows, d_, normed);
+      const int64_t row_pieces = CeilDiv(rows, kHeadRows);
       const auto run = [&](int64_t piece, int worker) {
+        // Neighbours share their part of the weights.
+        const int64_t row = piece % row_pieces * kHeadRows;
+        piece /= row_pieces;
         const Projection<T>* p = parts_;
         for (; piece >= p->pieces(); ++p) piece -= p->pieces();
-        RunPiece(*p, piece * p->heads_of_piece, first, rows, normed,
+        RunPiece(*p, piece * p->heads_of_piece, first + row,
+                 std::min(kHeadRows, rows - row), normed + row * d_,
                  tiles + worker * tile_size);
       };
-      ForPieces(ctx_.pool, pieces, rows * d_ * columns, run);
+      ForPieces(ctx_.pool, pieces * row_pieces, rows * d_ * columns, run);
     }
     return absl::OkStatus();
   }

@@ -64,9 +64,12 @@ absl::Status RunNormMlp(const KernelContext& ctx) {
 // --- RoutedExperts ---
 
 // Tokens of a piece of the gate, where there are enough of them to be shared
-// out; below, threads share the experts' keys.
-constexpr int64_t kGateRows = 16;
+// out; below, threads share the experts' keys. A choice takes as long as the
+// scores do, so pieces are small.
 constexpr int64_t kFewTokens = 32;
+int64_t GateRows(int64_t tokens) {
+  return std::clamp<int64_t>(tokens / 16, 2, 4);
+}
 
 // Norm, scores, choice and weights: the gate of all tokens.
 template <typename T>
@@ -127,9 +130,10 @@ struct Gate {
       for (int64_t i = 0; i < t; ++i) choose(i, /*worker=*/0);
       return;
     }
-    ctx.pool.ParallelFor(CeilDiv(t, kGateRows), [&](int64_t piece, int worker) {
-      const int64_t begin = piece * kGateRows;
-      const int64_t end = std::min(t, begin + kGateRows);
+    const int64_t rows = GateRows(t);
+    ctx.pool.ParallelFor(CeilDiv(t, rows), [&](int64_t piece, int worker) {
+      const int64_t begin = piece * rows;
+      const int64_t end = std::min(t, begin + rows);
       for (int64_t i = begin; i < end; ++i) {
         NormRow(h + i * d, gain, eps, d, normed + i * d);
       }

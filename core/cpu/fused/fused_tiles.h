@@ -23,6 +23,9 @@ namespace strata {
 
 // Rows of a tile that one piece of work multiplies.
 inline constexpr int64_t kTileRows = 64;
+// Where a head of a projection is a piece, rows of a piece: there are few
+// heads.
+inline constexpr int64_t kHeadRows = 16;
 
 inline int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -43,10 +46,11 @@ void ForPieces(ThreadPool& pool, int64_t pieces, int64_t products, Fn fn) {
   });
 }
 
-// Columns of a piece of a product over k by a weight of `n` rows: 128 KB of
-// floats, so that they stay in a core's second cache while rows pass.
+// Columns of a piece of a product over k by a weight of `n` rows: 64 KB of
+// floats, so that they stay in a core's second cache while rows pass, and that
+// there are enough pieces for many cores.
 inline int64_t PieceColumns(int64_t n, int64_t k) {
-  return std::clamp<int64_t>(32768 / std::max<int64_t>(1, k) / 16 * 16, 16,
+  return std::clamp<int64_t>(16384 / std::max<int64_t>(1, k) / 16 * 16, 16,
                              std::max<int64_t>(16, n));
 }
 
