@@ -26,7 +26,7 @@ struct PromptDemand {
   int priority = 0;    // The higher goes before all of lower ones.
   int64_t wanted = 0;  // Tokens to the end of the prompt, at least 1.
   double due = 0;
-  bool late = false;  // It will miss the time at which it was due at first.
+  bool late = false;  // It will miss the times at which it was due at first.
 };
 
 // Tokens of each, in all at most `budget`. With budget > 0 the first of the

@@ -47,7 +47,11 @@ bool Decodes(const ScheduledSequence* sequence) {
 
 // How many times its time alone a prompt's first token may take: a little less
 // than the 3 of the goal, as a step that has begun is waited for.
-constexpr double kDue = 2.8;
+constexpr double kDue = 2.9;
+
+// Whole steps for which those who decode may pause. With fewer, prompts that
+// come together share the machine with decoding, and first tokens are late.
+constexpr int kPauseSteps = 8;
 
 }  // namespace
 
@@ -143,9 +147,9 @@ PromptDemand Scheduler::DemandOf(const ScheduledSequence& sequence) const {
   };
   double allowed = kDue * alone(NumTokens(&sequence));
   const double needed = now_ - sequence.arrival + alone(demand.wanted);
-  while (allowed < needed) {
+  for (int times = 0; allowed < needed; ++times) {
     allowed *= 2;
-    demand.late = true;
+    demand.late = times > 0;
   }
   demand.due = sequence.arrival + allowed;
   return demand;
@@ -202,8 +206,9 @@ Scheduler::Step Scheduler::Plan(double now) {
     }
   }
   const bool prompts_wait = !waiting_.empty() || !Prompts(step).empty();
-  const bool pause = options_.pause_decoding && prompts_wait &&
-                     now < decoded_at_ + times_.Of(options_.max_step_tokens);
+  const bool pause =
+      options_.pause_decoding && prompts_wait &&
+      now < decoded_at_ + kPauseSteps * times_.Of(options_.max_step_tokens);
   if (!pause) AddDecoding(now, step);
   Admit(step);
   // Of who came back, the cache may know all but the last token.

@@ -15,7 +15,8 @@
 //
 // A first token is due after a few times what the prompt would take with nobody
 // else there, by the steps so far (schedule/step_times.h). Who cannot make that
-// any more is late and due after twice the time: it lets those pass who can.
+// any more is due after twice the time: it lets those pass who can. Who cannot
+// make that either is late, and the oldest of these gets a share of each step.
 //
 // The first in the order always gets on, if its tokens fit into the cache at
 // all, which the caller sees to. Pure bookkeeping; not for several threads.
@@ -37,8 +38,8 @@ struct SchedulerOptions {
   int64_t max_step_tokens = 512;  // At least max_sequences.
   int64_t num_blocks = 1024;
   int64_t block_size = 16;
-  // While prompts wait, those who decode pause for as long as a whole step of
-  // max_step_tokens takes, so that first tokens come sooner.
+  // While prompts wait, those who decode pause for as long as a few whole steps
+  // of max_step_tokens take, so that first tokens come sooner.
   bool pause_decoding = false;
 };
 

@@ -88,22 +88,25 @@ TEST(SchedulerTest, AShortPromptPassesLongOnes) {
 }
 
 // Before steps were timed, a token is taken to take a millisecond: a is due at
-// 2.9 * 30 = 87 ms, and cannot make twice that at 200 ms.
+// 2.9 * 30 = 87 ms, and cannot make that at 80 ms, nor twice that at 200 ms.
 TEST(SchedulerTest, WhoIsLateLetsOthersPassAndStillGetsOn) {
   Scheduler scheduler(Options(4, /*tokens=*/16, 32));
   ScheduledSequence a = Sequence(1, 30), b = Sequence(2, 40);
   scheduler.Add(&a);
-  b.arrival = 0.19;  // Due at 306 ms.
+  b.arrival = 0.05;  // Due at 166 ms.
   scheduler.Add(&b);
 
-  Scheduler::Step step = RunStep(scheduler, /*now=*/0.2);
-  EXPECT_EQ(CountOf(step, a), 2) << "an eighth";
-  EXPECT_EQ(CountOf(step, b), 14);
-  step = RunStep(scheduler, /*now=*/0.31);
-  EXPECT_EQ(CountOf(step, a), 16) << "due at 348 ms; b, now late too, at 422";
+  Scheduler::Step step = RunStep(scheduler, /*now=*/0.08);
+  EXPECT_EQ(CountOf(step, a), 0) << "due at 174 ms";
+  EXPECT_EQ(CountOf(step, b), 16);
+  step = RunStep(scheduler, /*now=*/0.2);
+  EXPECT_EQ(CountOf(step, a), 2) << "an eighth; due at 348 ms";
+  EXPECT_EQ(CountOf(step, b), 14) << "due at 282 ms";
+  step = RunStep(scheduler, /*now=*/0.29);
+  EXPECT_EQ(CountOf(step, a), 16) << "b, now later than a, at 514 ms";
 }
 
-TEST(SchedulerTest, DecodingPausesForAStepWhilePromptsWait) {
+TEST(SchedulerTest, DecodingPausesForSomeStepsWhilePromptsWait) {
   SchedulerOptions options = Options(4, /*tokens=*/8, 32);
   options.pause_decoding = true;
   Scheduler scheduler(options);
@@ -116,15 +119,14 @@ TEST(SchedulerTest, DecodingPausesForAStepWhilePromptsWait) {
   Scheduler::Step step = RunStep(scheduler, 1.002);
   EXPECT_EQ(CountOf(step, a), 0);
   EXPECT_EQ(CountOf(step, b), 8);
-  step = RunStep(scheduler, 1.010);
-  EXPECT_EQ(CountOf(step, a), 1) << "eight milliseconds were long enough";
-  EXPECT_EQ(CountOf(step, b), 7);
-  step = RunStep(scheduler, 1.011);
+  step = RunStep(scheduler, 1.064);
   EXPECT_EQ(CountOf(step, a), 0);
-  EXPECT_EQ(CountOf(step, b), 5);
-  step = RunStep(scheduler, 1.012);
-  EXPECT_EQ(CountOf(step, a), 1);
-  EXPECT_EQ(CountOf(step, b), 1);
+  EXPECT_EQ(CountOf(step, b), 8);
+  step = RunStep(scheduler, 1.066);
+  EXPECT_EQ(CountOf(step, a), 1) << "eight steps of eight ms were long enough";
+  EXPECT_EQ(CountOf(step, b), 4);
+  step = RunStep(scheduler, 1.067);
+  EXPECT_EQ(CountOf(step, a), 1) << "nobody waits any more";
 }
 
 // One that waits but has no room must not keep others from decoding.
