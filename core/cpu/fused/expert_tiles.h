@@ -39,7 +39,7 @@ void HiddenTile(const TileRowsOf<T>& x, const SwiGluWeights<T>& w,
                 T* hidden, T* tile) {
   const VectorMath<T>& vec = VectorMath<T>::Get();
   const int64_t ld = 2 * count, row = matrix * 2 * w.width + first;
-  x.Times(w.gate_up, row, count, tile, ld);
+  x.Times(w.gate_up, row, count, tile, ld, /*then=*/row + w.width);
   x.Times(w.gate_up, row + w.width, count, tile + count, ld);
   for (int64_t i = 0; i < x.m; ++i) {
     T* const gate = tile + i * ld;
@@ -174,8 +174,10 @@ struct ExpertTiles {
         of_expert.a = hidden + offset[e] * routed.width;
         of_expert.m = offset[e + 1] - offset[e];
         of_expert.k = of_expert.lda = routed.width;
+        const bool last = b + 1 == num_experts;
         of_expert.Times(routed.down, e * d + first, count,
-                        tile + offset[e] * count, count);
+                        tile + offset[e] * count, count,
+                        last ? -1 : busy[b + 1].expert * d + first);
       }
       if (shared_rows > 0) {
         TileRowsOf<T> of_all;

@@ -63,22 +63,23 @@ struct TileRowsOf {
 
   // c [m, n] = a w^T, w being the `n` rows of `weight` from `first` on (of a
   // stack of matrices, counted through). BF16 beside floats is read in place.
+  // `then`: the first row of the same weight that is read next, if it is known.
   void Times(const TensorView& weight, int64_t first, int64_t n, T* c,
-             int64_t ldc) const {
+             int64_t ldc, int64_t then = -1) const {
     if constexpr (std::is_same_v<T, float>) {
       if (weight.dtype == DType::kBF16) {
         NarrowRowProducts::Get().by_dots(
-            Args<BFloat16>(weight, first, n, c, ldc));
+            Args<BFloat16>(weight, first, n, c, ldc, then));
         return;
       }
     }
-    RowProducts<T>::Get().by_dots(Args<T>(weight, first, n, c, ldc));
+    RowProducts<T>::Get().by_dots(Args<T>(weight, first, n, c, ldc, then));
   }
 
  private:
   template <typename W>
   RowProductArgs<T, W> Args(const TensorView& weight, int64_t first, int64_t n,
-                            T* c, int64_t ldc) const {
+                            T* c, int64_t ldc, int64_t then) const {
     RowProductArgs<T, W> g;
     g.m = m;
     g.n = n;
@@ -88,6 +89,7 @@ struct TileRowsOf {
     g.a_row = a_row;
     g.b = weight.as<W>() + first * k;
     g.ldb = k;
+    if (then >= 0) g.then = weight.as<W>() + then * k;
     g.c = c;
     g.ldc = ldc;
     return g;
