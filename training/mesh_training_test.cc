@@ -209,7 +209,8 @@ TEST(SharedOutTest, SumsWithinTheBackwardPassAreTheSame) {
   }
 }
 
-// A validation runs in the rank's own graph, where tokens may leave a tier.
+// A validation runs in the rank's own graph, where tokens may leave a tier; the
+// ranks of a stage share its batches out.
 TEST(SharedOutTest, ValidatesAsOneRankDoes) {
   const Corpus corpus = TinyCorpus();
   const auto validate = [&](const Mesh* mesh) {
@@ -225,7 +226,10 @@ TEST(SharedOutTest, ValidatesAsOneRankDoes) {
     return *metrics;
   };
   const ValidationMetrics one = validate(nullptr);
-  for (const MeshShape& shape : {MeshShape{1, 2, 1}, MeshShape{1, 2, 2}}) {
+  for (const MeshShape& shape :
+       {MeshShape{1, 2, 1}, MeshShape{1, 2, 2}, MeshShape{4, 1, 1},
+        MeshShape{2, 2, 1}, MeshShape{2, 1, 2}}) {
+    SCOPED_TRACE(ToText(shape));
     OnMesh(shape, [&](const Mesh& mesh) {
       const ValidationMetrics got = validate(&mesh);
       EXPECT_NEAR(got.nll, one.nll, 1e-9);

@@ -70,60 +70,71 @@ absl::Status Trainer::BuildEvaluation() {
   return absl::OkStatus();
 }
 
-// Every rank of a stage validates all there is, so that rows find their experts
-// and values their stages.
+// The ranks of a stage share the batches out. Where they are no multiple, some
+// ranks run one again that does not count: rows of others go to their experts.
 absl::Status Trainer::ValidateDomain(const ValidationWindows& windows, int d,
                                      RoutingRecording* recording,
                                      int64_t& num_batches, ExpertMeter& meter,
                                      DomainMetrics& domain) {
   RoutingReplay* const replay =
       Replays(RoutingTraceHeader::EVALUATE) ? replay_.get() : nullptr;
+  const Mesh* const mesh = options_.mesh;
+  const int64_t ranks = mesh != nullptr ? mesh->batch().size() : 1;
+  const int64_t rank = mesh != nullptr ? mesh->batch().rank() : 0;
   const int64_t before = num_batches;
   const int64_t size = train_.batch_size();
   const int64_t batches = (windows.num_windows(d) + size - 1) / size;
-  const auto filled = [&](int64_t i) {
-    return std::min(size, windows.num_windows(d) - i * size);
+  const auto filled = [&](int64_t batch) {
+    return std::min(size, windows.num_windows(d) - batch * size);
   };
-  const auto describe = [&](int64_t i, auto& trace) {
-    trace.Begin(before + i + 1, /*micro_batch=*/0);
-    for (int64_t s = 0; s < filled(i); ++s) {
+  const auto describe = [&](int64_t batch, auto& trace) {
+    trace.Begin(before + batch + 1, /*micro_batch=*/0);
+    for (int64_t s = 0; s < filled(batch); ++s) {
       trace.AddSequence(train_.seq_len(), d);
     }
+  };
+  const auto counts = [&](int64_t i) { return i * ranks + rank < batches; };
+  const auto batch_of = [&](int64_t i) {
+    return counts(i) ? i * ranks + rank : 0;
   };
   const auto fill = [&](int64_t i, Program& program) {
     const auto input = [&](absl::string_view name) {
       return program.HasInput(name) ? program.Input(name).span<int32_t>()
                                     : absl::MakeSpan(ignored_ids_);
     };
-    const int64_t n = windows.Fill(d, i * size, input("ids"), input("target"));
+    const int64_t n =
+        windows.Fill(d, batch_of(i) * size, input("ids"), input("target"));
     // Rows without text are no tokens: they never reach a gate.
     FillLayout(program, n, train_.seq_len());
     if (replay == nullptr) return absl::OkStatus();
-    describe(i, *replay);
+    describe(batch_of(i), *replay);
     return replay->Feed(program);
   };
   const auto look = [&](int64_t i, int chunk, const Program& program) {
+    if (!counts(i)) return absl::OkStatus();
+    const int64_t batch = batch_of(i);
     if (IsLastStage(chunk)) {
       domain.nll += SumOf(program.Output("nll"));
       for (const uint8_t hit : program.Output("hit").span<uint8_t>()) {
         domain.accuracy += hit;
       }
     }
-    meter.Add(program, IsLastStage(chunk) ? filled(i) * train_.seq_len() : 0);
+    meter.Add(program,
+              IsLastStage(chunk) ? filled(batch) * train_.seq_len() : 0);
     if (recording == nullptr) return absl::OkStatus();
-    describe(i, *recording);
+    describe(batch, *recording);
     return recording->Finish(program);
   };
-  RETURN_IF_ERROR(evaluation_->Run(batches, fill, look));
-  for (int64_t i = 0; i < batches; ++i) {
-    domain.tokens += filled(i) * train_.seq_len();
-    domain.bytes += windows.NumTextBytes(d, i * size, filled(i));
+  RETURN_IF_ERROR(evaluation_->Run((batches + ranks - 1) / ranks, fill, look));
+  for (int64_t batch = 0; batch < batches; ++batch) {
+    domain.tokens += filled(batch) * train_.seq_len();
+    domain.bytes += windows.NumTextBytes(d, batch * size, filled(batch));
   }
   num_batches += batches;
-  if (Place().shape.pp == 1) return absl::OkStatus();
-  double sums[] = {domain.nll, domain.accuracy};  // What the last stage found.
-  RETURN_IF_ERROR(options_.mesh->pp().AllReduce(PayloadOf(absl::MakeSpan(sums)),
-                                                ReduceOp::kSum));
+  if (mesh == nullptr) return absl::OkStatus();
+  double sums[] = {domain.nll, domain.accuracy};  // Of the last stage's ranks.
+  RETURN_IF_ERROR(
+      mesh->world().AllReduce(PayloadOf(absl::MakeSpan(sums)), ReduceOp::kSum));
   domain.nll = sums[0];
   domain.accuracy = sums[1];
   return absl::OkStatus();
@@ -162,8 +173,8 @@ absl::StatusOr<ValidationMetrics> Trainer::Validate(
     metrics.domains.push_back(std::move(domain));
   }
   metrics.bits_per_byte = nats_per_byte / std::log(2.0);
-  if (Place().shape.pp > 1) {
-    RETURN_IF_ERROR(meter.SumOverRanks(options_.mesh->pp()));
+  if (options_.mesh != nullptr) {
+    RETURN_IF_ERROR(meter.SumOverRanks(options_.mesh->world()));
   }
   metrics.experts = meter.Use();
   for (size_t i = 0; i < meter.routers().size(); ++i) {
