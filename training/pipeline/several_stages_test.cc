@@ -2,9 +2,7 @@
 // weights and loads.
 
 #include <cstddef>
-#include <cstdint>
 #include <filesystem>
-#include <memory>
 #include <string>
 #include <utility>
 #include <vector>
