@@ -170,8 +170,9 @@ absl::StatusOr<const Trainer::WholeState*> Trainer::DescribeWhole() {
   if (!is_partitioned()) {
     if (pipeline_ == nullptr) add(gradients_->graph());
     add(update_->graph());
-    add(evaluation_->graph());
-    whole->model = ModelTensorNames(evaluation_->graph());
+    const Graph& evaluation = evaluation_->program(/*chunk=*/0).graph();
+    add(evaluation);
+    whole->model = ModelTensorNames(evaluation);
     whole->optimizer = OptimizerTensorNames(state_->names(), whole->model);
     whole_ = std::move(whole);
     return whole_.get();

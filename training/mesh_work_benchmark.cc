@@ -20,10 +20,13 @@
 #include "absl/time/time.h"
 #include "core/base/check.h"
 #include "core/model/config.h"
+#include "core/model/config.pb.h"
 #include "core/parallel/mesh.h"
+#include "core/parallel/pipeline_schedule.h"
 #include "core/parallel/thread_communicator.h"
 #include "training/config.h"
 #include "training/data/corpus.h"
+#include "training/pipeline/pipeline_plan.h"
 #include "training/trainer.h"
 
 namespace strata {
@@ -38,10 +41,22 @@ double CpuSeconds() {
   return static_cast<double>(now.tv_sec) + 1e-9 * now.tv_nsec;
 }
 
-// CPU seconds of a step of the demo, all ranks together; its first is left out.
-double Measure(const Corpus& corpus, const MeshShape& shape) {
+struct Row {
+  MeshShape shape;
+  PipelineKind schedule = PipelineKind::k1F1B;
+  int micro_batches = 2;
+  int layers = 2;
+};
+
+// CPU seconds of a step of the demo's layers, all ranks together; its first is
+// left out.
+double Measure(const Corpus& corpus, const Row& row) {
+  MeshShape shape = row.shape;
+  shape.mirrored = IsMirrored(row.schedule);
   TrainConfig train = *TrainPreset("demo");
-  train.set_accumulation(2);
+  train.set_accumulation(row.micro_batches);
+  ModelConfig model = *ModelPreset("demo");
+  model.set_num_layers(row.layers);
   const auto world = ThreadCommunicators(shape.size(), absl::Seconds(60));
   double begin = 0;
   double end = 0;
@@ -52,7 +67,8 @@ double Measure(const Corpus& corpus, const MeshShape& shape) {
       CHECK(mesh.ok()) << mesh.status().ToString();
       TrainerOptions options;
       options.mesh = mesh->get();
-      const auto trainer = Trainer::Create(*ModelPreset("demo"), train, &corpus,
+      options.schedule = row.schedule;
+      const auto trainer = Trainer::Create(model, train, &corpus,
                                            /*num_threads=*/1, options);
       CHECK(trainer.ok()) << trainer.status().ToString();
       for (int step = 0; step <= kSteps; ++step) {
@@ -75,17 +91,32 @@ void Run() {
   }
   const auto corpus = MakeCorpus({{"a", {{"a", text}}}});
   CHECK(corpus.ok()) << corpus.status().ToString();
-  const std::vector<MeshShape> shapes = {
-      {1, 1, 1}, {2, 1, 1}, {1, 2, 1}, {1, 1, 2}};
-  std::vector<double> least(shapes.size(), 1e9);
+  // Those with several stages a rank want more micro-batches and layers; each
+  // row is held to one rank with as many.
+  const std::vector<Row> rows = {
+      {{1, 1, 1}},
+      {{2, 1, 1}},
+      {{1, 2, 1}},
+      {{1, 1, 2}},
+      {{1, 1, 1}, PipelineKind::k1F1B, 4, 4},
+      {{1, 1, 2}, PipelineKind::k1F1B, 4, 4},
+      {{1, 1, 2}, PipelineKind::kInterleaved, 4, 4},
+      {{1, 1, 2}, PipelineKind::kDualPipe, 4, 4},
+      {{1, 1, 2}, PipelineKind::kDualPipeV, 4, 4},
+  };
+  std::vector<double> least(rows.size(), 1e9);
   for (int round = 0; round < kRounds; ++round) {
-    for (size_t i = 0; i < shapes.size(); ++i) {
-      least[i] = std::min(least[i], Measure(*corpus, shapes[i]));
+    for (size_t i = 0; i < rows.size(); ++i) {
+      least[i] = std::min(least[i], Measure(*corpus, rows[i]));
     }
   }
-  for (size_t i = 0; i < shapes.size(); ++i) {
-    std::cout << absl::StrFormat("%s  %.3f s of CPU  %.3f\n", ToText(shapes[i]),
-                                 least[i], least[i] / least[0]);
+  double alone = 0;
+  for (size_t i = 0; i < rows.size(); ++i) {
+    if (rows[i].shape.size() == 1) alone = least[i];
+    std::cout << absl::StrFormat(
+        "%s, %s, %d micro-batches, %d layers  %.3f s of CPU  %.3f\n",
+        ToText(rows[i].shape), Name(rows[i].schedule), rows[i].micro_batches,
+        rows[i].layers, least[i], least[i] / alone);
   }
 }
 

@@ -18,6 +18,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "absl/types/span.h"
 #include "core/graph/graph.h"
 #include "core/model/config.pb.h"
 #include "core/model/gate.h"
@@ -30,7 +31,9 @@
 
 namespace strata {
 
-// Where in the mesh a rank stands, of a run of several.
+// Where in the mesh a rank stands, of a run of several. In the place of a
+// stage's graphs pp is the number of stages, and pp_rank the stage: where a
+// rank holds several stages, they are not those of the mesh (OfStage).
 struct MeshPlace {
   MeshShape shape;
   int dp_rank = 0;
@@ -39,6 +42,12 @@ struct MeshPlace {
   ExpertSlots slots;  // Whether experts can move, of several ranks of ep.
 
   bool is_last_stage() const { return pp_rank == shape.pp - 1; }
+  MeshPlace OfStage(int stage, int num_stages) const {
+    MeshPlace place = *this;
+    place.shape.pp = num_stages;
+    place.pp_rank = stage;
+    return place;
+  }
 };
 
 // A value that one stage of a pipeline makes and a later one reads, by the
@@ -91,8 +100,8 @@ struct RankSums {
   bool in_gradients = false;     // Those of gradients are made already.
   bool shard_optimizer = false;  // Each has the moments of some parameters.
   MeshPlace place;
-  std::vector<Shard> shards;      // Of the gradient graph.
-  std::vector<std::string> tied;  // Likewise.
+  std::vector<Shard> shards;      // Of the gradient graphs.
+  std::vector<std::string> tied;  // That the rank at the other end holds too.
 };
 
 // The parameters of a graph, in order of their ids.
@@ -111,12 +120,20 @@ std::string LayerNormName(int64_t layer, LayerPart part);
 // Inputs: "divisor" [] (micro-batches summed), "learning_rate" [], "step" [].
 // States: "adam.m.<parameter>" and "adam.v.<parameter>". Outputs: "grad_norm",
 // and LayerNormName of the layers that the rank has part of.
-// `gradients` is the gradient graph. Gradients and loads are summed over all
-// ranks with sequences of their own, those of shards over the ranks that hold
-// the same (core/ops/collective.h); the norm is that of all ranks' gradients.
+// `gradients` are the gradient graphs of the rank's stages, the first first.
+// Gradients and loads are summed over all ranks with sequences of their own,
+// those of shards over the ranks that hold the same (core/ops/collective.h); of
+// a mirrored mesh, over the two that hold the same stages too. The norm is that
+// of all ranks' gradients, each counted once.
 // With shard_optimizer a rank has the moments of, and updates, those parameters
 // that are its own, and is sent the others by their owners: whole parameters,
 // the largest first to the rank that has the fewest elements.
+absl::StatusOr<Graph> BuildUpdateGraph(absl::Span<const Graph* const> gradients,
+                                       const ModelConfig& model,
+                                       const TrainConfig& train,
+                                       const RankSums& sums, DType dtype);
+
+// The same, of one graph.
 absl::StatusOr<Graph> BuildUpdateGraph(const Graph& gradients,
                                        const ModelConfig& model,
                                        const TrainConfig& train,

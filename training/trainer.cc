@@ -25,13 +25,13 @@
 #include "core/model/init.h"
 #include "core/parallel/communicator.h"
 #include "core/parallel/mesh.h"
-#include "core/parallel/pipeline_schedule.h"
 #include "core/passes/bf16_training.h"
 #include "core/runtime/program.h"
 #include "core/trace/router_tap.h"
 #include "core/trace/routing_replay.h"
 #include "core/trace/routing_trace.pb.h"
 #include "training/config.h"
+#include "training/pipeline/pipeline_plan.h"
 #include "training/pipeline/stage_runner.h"
 #include "training/program_inputs.h"
 #include "training/rank_state.h"
@@ -124,13 +124,14 @@ absl::Status Trainer::Build(int num_threads) {
 }
 
 absl::Status Trainer::BuildGradients() {
+  if (Place().shape.pp > 1) return BuildPipeline();
+  RETURN_IF_ERROR(
+      CheckPipeline({options_.schedule, options_.chunks}, Place().shape));
   const bool several = EndMicroBatch() - FirstMicroBatch() > 1;
   ASSIGN_OR_RETURN(StepGraph step,
-                   GradientGraph(SumsInGradients() && !several));
+                   GradientGraph(Place(), SumsInGradients() && !several));
   routers_ = std::move(step.routers);
   shards_ = std::move(step.shards);
-  tied_ = std::move(step.tied);
-  if (Place().shape.pp > 1) return BuildPipeline(std::move(step));
   const auto compile = [&](StepGraph& graphs) {
     if (options_.expose_tokens) ExposeTokens(graphs.graph, routers_);
     return Program::Compile(std::move(graphs.graph), *backend_, *state_);
@@ -138,42 +139,25 @@ absl::Status Trainer::BuildGradients() {
   ASSIGN_OR_RETURN(gradients_, compile(step));
   FillLayout(*gradients_, train_.batch_size(), train_.seq_len());
   if (!SumsInGradients() || !several) return absl::OkStatus();
-  ASSIGN_OR_RETURN(StepGraph last, GradientGraph(/*sums=*/true));
+  ASSIGN_OR_RETURN(StepGraph last, GradientGraph(Place(), /*sums=*/true));
   ASSIGN_OR_RETURN(last_gradients_, compile(last));
   FillLayout(*last_gradients_, train_.batch_size(), train_.seq_len());
   return absl::OkStatus();
 }
 
-absl::StatusOr<StepGraph> Trainer::GradientGraph(bool sums) const {
+absl::StatusOr<StepGraph> Trainer::GradientGraph(const MeshPlace& place,
+                                                 bool sums) const {
   ASSIGN_OR_RETURN(
       StepGraph step,
       BuildGradientGraph(model_, train_.batch_size(), train_.seq_len(),
                          options_.dtype, RouteOf(RoutingTraceHeader::TRAIN),
-                         Place(), sums));
+                         place, sums));
   return InBf16(std::move(step), bf16_weights_);
 }
 
 bool Trainer::SumsInGradients() const {
   return options_.overlap_sums && options_.mesh != nullptr &&
          Place().shape.pp == 1;
-}
-
-absl::Status Trainer::BuildPipeline(StepGraph step) {
-  PipelineShape shape;
-  shape.kind = options_.schedule;
-  shape.num_devices = Place().shape.pp;
-  shape.num_micro_batches =
-      static_cast<int>(EndMicroBatch() - FirstMicroBatch());
-  RETURN_IF_ERROR(CheckRunnable(shape));
-  ASSIGN_OR_RETURN(PipelineSchedule schedule, MakePipelineSchedule(shape));
-  ASSIGN_OR_RETURN(pipeline_,
-                   StageRunner::Create(step, std::move(schedule), *backend_,
-                                       *state_, options_.mesh->pp()));
-  gradient_graph_ = std::move(step.graph);
-  for (Program* const program : pipeline_->programs()) {
-    FillLayout(*program, train_.batch_size(), train_.seq_len());
-  }
-  return absl::OkStatus();
 }
 
 absl::Status Trainer::BuildUpdate() {
@@ -183,8 +167,9 @@ absl::Status Trainer::BuildUpdate() {
                          Place(),
                          shards_,
                          tied_};
-  const Graph& gradients =
-      pipeline_ != nullptr ? gradient_graph_ : gradients_->graph();
+  std::vector<const Graph*> gradients;
+  for (const Graph& graph : stage_graphs_) gradients.push_back(&graph);
+  if (gradients_ != nullptr) gradients.push_back(&gradients_->graph());
   ASSIGN_OR_RETURN(Graph graph, BuildUpdateGraph(gradients, model_, train_,
                                                  sums, options_.dtype));
   ASSIGN_OR_RETURN(update_, Program::Compile(UpdateInBf16(graph, bf16_weights_),
@@ -230,17 +215,17 @@ absl::Status Trainer::FillBatch(int64_t micro_batch, Program& program) {
   return replay_->Feed(program);
 }
 
-void Trainer::AddMetrics(const Program& program, StepMetrics& metrics) {
-  if (Place().is_last_stage()) {
+void Trainer::AddMetrics(const Program& program, int chunk,
+                         StepMetrics& metrics) {
+  if (IsLastStage(chunk)) {
     metrics.loss +=
         Scalar(program, "loss") / static_cast<double>(train_.accumulation());
     metrics.total_loss += Scalar(program, "total_loss") /
                           static_cast<double>(train_.accumulation());
   }
   // Tokens count once, at the last stage.
-  meter_->Add(program, Place().is_last_stage()
-                           ? train_.batch_size() * train_.seq_len()
-                           : 0);
+  meter_->Add(program,
+              IsLastStage(chunk) ? train_.batch_size() * train_.seq_len() : 0);
 }
 
 absl::Status Trainer::RunMicroBatches(RoutingRecording* recording,
@@ -250,7 +235,9 @@ absl::Status Trainer::RunMicroBatches(RoutingRecording* recording,
         [&](int m, Program& program) {
           return FillBatch(FirstMicroBatch() + m, program);
         },
-        [&](int m, const Program& forward) { AddMetrics(forward, metrics); });
+        [&](int m, int chunk, const Program& forward) {
+          AddMetrics(forward, chunk, metrics);
+        });
   }
   for (int64_t m = FirstMicroBatch(); m < EndMicroBatch(); ++m) {
     const bool is_last = m == EndMicroBatch() - 1;
@@ -258,7 +245,7 @@ absl::Status Trainer::RunMicroBatches(RoutingRecording* recording,
         is_last && last_gradients_ != nullptr ? *last_gradients_ : *gradients_;
     RETURN_IF_ERROR(FillBatch(m, gradients));
     RETURN_IF_ERROR(gradients.Run());
-    AddMetrics(gradients, metrics);
+    AddMetrics(gradients, /*chunk=*/0, metrics);
     if (recording != nullptr) {
       DescribeMicroBatch(m, *recording);
       RETURN_IF_ERROR(recording->Finish(gradients));
@@ -375,7 +362,8 @@ absl::StatusOr<std::unique_ptr<RoutingRecording>> Trainer::StartRecording(
   const bool evaluates = source == RoutingTraceHeader::EVALUATE;
   RoutingTraceHeader header = TraceHeader(source);
   header.set_weights_hash(weights_hash);
-  RouterTap tap(evaluates ? evaluation_->graph() : gradients_->graph(),
+  RouterTap tap(evaluates ? evaluation_->program(/*chunk=*/0).graph()
+                          : gradients_->graph(),
                 evaluates ? evaluation_routers_ : routers_, options.tokens);
   return RoutingRecording::Start(options, std::move(header), std::move(tap),
                                  train_.batch_size() * train_.seq_len());

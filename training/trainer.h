@@ -48,6 +48,7 @@
 #include "training/expert_meter.h"
 #include "training/layer_norms.h"
 #include "training/metrics.h"
+#include "training/pipeline/stage_evaluation.h"
 #include "training/pipeline/stage_runner.h"
 #include "training/routing_recording.h"
 #include "training/step_graph.h"
@@ -81,6 +82,8 @@ struct TrainerOptions {
   // Null: one rank.
   const Mesh* mesh = nullptr;
   PipelineKind schedule = PipelineKind::k1F1B;  // Where pp is not 1.
+  // Stages of a rank (training/pipeline/pipeline_plan.h).
+  int chunks = 0;
   // Of ranks that hold the same parameters, each has the moments of some of
   // them and updates those (ZeRO-1).
   bool shard_optimizer = false;
@@ -101,7 +104,7 @@ class Trainer {
   //
   // Returns INVALID_ARGUMENT if a config is wrong or the corpus too short, or
   // wants BF16 state of a backend, or with options, that have none; and the
-  // errors of RoutingReplay::Open.
+  // errors of PlanPipeline and RoutingReplay::Open.
   static absl::StatusOr<std::unique_ptr<Trainer>> Create(
       const ModelConfig& model, const TrainConfig& train, const Corpus* corpus,
       int num_threads, const TrainerOptions& options = {});
@@ -186,9 +189,10 @@ class Trainer {
   absl::Status Build(int num_threads);
   absl::Status ChooseState();
   absl::Status BuildGradients();
-  absl::StatusOr<StepGraph> GradientGraph(bool sums) const;
+  absl::StatusOr<StepGraph> GradientGraph(const MeshPlace& place,
+                                          bool sums) const;
   bool SumsInGradients() const;
-  absl::Status BuildPipeline(StepGraph step);
+  absl::Status BuildPipeline();
   absl::Status BuildUpdate();
   absl::Status BuildEvaluation();
   absl::Status BuildBalancer();
@@ -206,8 +210,15 @@ class Trainer {
   absl::Status RunMicroBatches(RoutingRecording* recording,
                                StepMetrics& metrics);
   // Adds what a program says of a micro-batch that it ran.
-  void AddMetrics(const Program& program, StepMetrics& metrics);
-  absl::Status RunEvaluation();
+  void AddMetrics(const Program& program, int chunk, StepMetrics& metrics);
+  absl::Status ValidateDomain(const ValidationWindows& windows, int d,
+                              RoutingRecording* recording, int64_t& num_batches,
+                              ExpertMeter& meter, DomainMetrics& domain);
+  // Whether stage `chunk` of this rank is the pipeline's last, which has the
+  // loss.
+  bool IsLastStage(int chunk) const {
+    return stages_[chunk] == num_stages_ - 1;
+  }
   absl::Status AtThisStep(const absl::Status& status) const;
   template <typename Trace>
   void DescribeMicroBatch(int64_t micro_batch, Trace& trace) const;
@@ -239,16 +250,17 @@ class Trainer {
   std::unique_ptr<StageRunner> pipeline_;    // and the other way about.
   std::unique_ptr<Program> last_gradients_;  // With sums; null: as the others.
   std::unique_ptr<Program> update_;
-  std::unique_ptr<Program> evaluation_;
+  std::unique_ptr<StageEvaluation> evaluation_;
   std::unique_ptr<Sampler> sampler_;
   std::vector<RouterValues> routers_;
   std::vector<RouterValues> evaluation_routers_;
-  Graph gradient_graph_;       // Of a pipeline's stage, whole.
-  std::vector<Shard> shards_;  // None where this rank holds all experts.
+  std::vector<int> stages_ = {0};  // Of this rank, by chunk.
+  int num_stages_ = 1;
+  std::vector<Graph> stage_graphs_;  // Of a pipeline: whole, by stage.
+  std::vector<Shard> shards_;        // None where this rank holds all experts.
   std::vector<std::string> tied_;
   std::set<std::string> bf16_weights_;  // None with FP32 state.
   std::vector<int32_t> ignored_ids_;    // That a stage's graph does not read.
-  std::vector<StageMessage> evaluation_received_, evaluation_sent_;
   std::unique_ptr<LayerNorms> layer_norms_;
   std::unique_ptr<ExpertMeter> meter_;
   std::unique_ptr<LiveBalancer> balancer_;  // Null where experts stay.

@@ -100,6 +100,7 @@ using ByLayer = std::map<int64_t, std::vector<ValueId>>;
 struct MovableExperts {
   SlotTable slots;
   int64_t layer = -1;
+  bool counted = true;  // In this rank's norm.
   std::vector<ValueId> grads;
 };
 using ByPlacement = std::map<std::string, MovableExperts>;
@@ -109,6 +110,7 @@ ByLayer ExpertNorms(GraphBuilder& b, const ByPlacement& movable,
                     ValueId divisor) {
   ByLayer norms;
   for (const auto& [placement, experts] : movable) {
+    if (!experts.counted) continue;
     norms[experts.layer].push_back(
         ExpertNorm(b, experts.grads, divisor, experts.slots, "ep"));
   }
@@ -165,6 +167,40 @@ int64_t LayerOf(absl::string_view parameter) {
   return absl::SimpleAtoi(parts[0], &layer) ? layer : -1;
 }
 
+// A parameter of the rank's.
+struct Held {
+  const Value* value = nullptr;
+  bool tied = false;     // At the pipeline's other end too.
+  bool counted = false;  // In this rank's norm.
+};
+
+// Those that have gradients, in order of stages: of the ranks that hold the
+// same, all have one order. Each is counted at one rank of pp.
+std::vector<Held> HeldParameters(absl::Span<const Graph* const> sources,
+                                 const RankSums& sums) {
+  const MeshPlace& place = sums.place;
+  // Of the two stages on two ranks each rank counts one, its chunk 0.
+  const size_t mine = place.pp_rank < place.shape.pp / 2 ? 0 : 1;
+  const std::set<std::string> tied(sums.tied.begin(), sums.tied.end());
+  std::set<std::string> known;  // Two stages of a rank may share some.
+  std::vector<Held> all;
+  for (size_t stage = 0; stage < sources.size(); ++stage) {
+    const Graph& source = *sources[stage];
+    for (const ValueId id : Parameters(source)) {
+      const std::string& name = source.value(id).name;
+      if (source.FindSource(GradName(name)) == kNone) continue;
+      if (!known.insert(name).second) continue;
+      Held held;
+      held.value = &source.value(id);
+      held.tied = tied.count(name) > 0;
+      held.counted = place.shape.mirrored ? stage == mine
+                                          : !held.tied || place.pp_rank == 0;
+      all.push_back(held);
+    }
+  }
+  return all;
+}
+
 }  // namespace
 
 std::string LayerNormName(int64_t layer, LayerPart part) {
@@ -173,7 +209,14 @@ std::string LayerNormName(int64_t layer, LayerPart part) {
       layer);
 }
 
-absl::StatusOr<Graph> BuildUpdateGraph(const Graph& source,
+absl::StatusOr<Graph> BuildUpdateGraph(const Graph& gradients,
+                                       const ModelConfig& model,
+                                       const TrainConfig& train,
+                                       const RankSums& sums, DType dtype) {
+  return BuildUpdateGraph({&gradients}, model, train, sums, dtype);
+}
+
+absl::StatusOr<Graph> BuildUpdateGraph(absl::Span<const Graph* const> sources,
                                        const ModelConfig& model,
                                        const TrainConfig& train,
                                        const RankSums& sums, DType dtype) {
@@ -192,64 +235,68 @@ absl::StatusOr<Graph> BuildUpdateGraph(const Graph& source,
   std::vector<Trained> trained;
   std::map<std::string, const Shard*> shards;
   for (const Shard& shard : sums.shards) shards[shard.parameter] = &shard;
-  const std::set<std::string> tied(sums.tied.begin(), sums.tied.end());
+  const MeshPlace& place = sums.place;
   std::vector<ValueId> grads;       // That all ranks of the stage hold,
   std::vector<ValueId> sharded;     // of this rank's shards,
   std::vector<ValueId> at_ends;     // and of the first and the last stage.
   ByLayer counted, counted_shards;  // In this stage's norm.
   ByPlacement movable;
   std::vector<ValueId> common_parameters, sharded_parameters;
-  for (const ValueId id : Parameters(source)) {
-    const Value& value = source.value(id);
-    if (source.FindSource(GradName(value.name)) == kNone) continue;
-    const Dims& dims = value.type.dims;
-    trained.push_back({b.Parameter(value.name, dims),
-                       b.State(GradName(value.name), dtype, dims), value.name,
-                       dims});
+  for (const Held& held : HeldParameters(sources, sums)) {
+    const Dims& dims = held.value->type.dims;
+    const std::string& name = held.value->name;
+    trained.push_back({b.Parameter(name, dims),
+                       b.State(GradName(name), dtype, dims), name, dims});
     const ValueId grad = trained.back().grad;
-    if (const auto it = shards.find(value.name); it != shards.end()) {
+    if (const auto it = shards.find(name); it != shards.end()) {
       const Shard& shard = *it->second;
       sharded.push_back(grad);
       sharded_parameters.push_back(trained.back().parameter);
       if (shard.placement.empty()) {
-        counted_shards[LayerOf(value.name)].push_back(grad);
+        if (held.counted) counted_shards[LayerOf(name)].push_back(grad);
         continue;
       }
       MovableExperts& experts = movable[shard.placement];
       experts.slots.experts = shard.whole;
-      experts.slots.ranks = sums.place.shape.ep;
-      experts.layer = LayerOf(value.name);
+      experts.slots.ranks = place.shape.ep;
+      experts.layer = LayerOf(name);
+      experts.counted = held.counted;
       experts.grads.push_back(grad);
       continue;
     }
     grads.push_back(grad);
     common_parameters.push_back(trained.back().parameter);
-    if (tied.count(value.name) > 0) at_ends.push_back(grad);
-    if (tied.count(value.name) == 0 || sums.place.pp_rank == 0) {
-      counted[LayerOf(value.name)].push_back(grad);
-    }
+    if (held.tied) at_ends.push_back(grad);
+    if (held.counted) counted[LayerOf(name)].push_back(grad);
   }
   std::vector<ValueId> loads;  // Of the gates.
-  for (const Value& value : source.values()) {
-    if (GateOfLoad(value.name).empty()) continue;
-    loads.push_back(b.State(value.name, DType::kI32, value.type.dims));
+  for (const Graph* const source : sources) {
+    for (const Value& value : source->values()) {
+      if (GateOfLoad(value.name).empty()) continue;
+      loads.push_back(b.State(value.name, DType::kI32, value.type.dims));
+    }
   }
   if (sums.over_ranks && !sums.in_gradients) {
     SumInBuckets(b, grads, "batch");
     SumInBuckets(b, at_ends, "ends");
-    if (sums.place.shape.dp > 1) SumInBuckets(b, sharded, "dp");
+    if (place.shape.dp > 1) SumInBuckets(b, sharded, "dp");
   }
   if (sums.over_ranks) SumInBuckets(b, loads, "batch");
+  if (place.shape.mirrored) {
+    for (const auto* const states : {&grads, &sharded, &loads}) {
+      SumInBuckets(b, *states, "mirror");
+    }
+  }
   for (auto& [placement, experts] : movable) {
     const int64_t slots =
-        experts.slots.experts + experts.slots.ranks * sums.place.slots.spare;
+        experts.slots.experts + experts.slots.ranks * place.slots.spare;
     experts.slots.table = b.State(placement, DType::kI32, {Static(slots)});
-    if (sums.place.slots.spare > 0) {
+    if (place.slots.spare > 0) {
       SumCopies(b, experts.grads, experts.slots, "ep");
     }
   }
-  const ValueId norm = NormOverRanks(b, counted, counted_shards, movable,
-                                     sums.place.shape, divisor);
+  const ValueId norm =
+      NormOverRanks(b, counted, counted_shards, movable, place.shape, divisor);
   b.Output("grad_norm", norm);
 
   AdamWOptions options;
@@ -257,7 +304,6 @@ absl::StatusOr<Graph> BuildUpdateGraph(const Graph& source,
   options.beta2 = train.beta2();
   options.eps = train.adam_eps();
   options.max_norm = train.max_grad_norm();
-  const MeshPlace& place = sums.place;
   const Owners common(
       b, common_parameters, "batch",
       sums.shard_optimizer ? place.shape.dp * place.shape.ep : 1,

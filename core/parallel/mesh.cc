@@ -1,5 +1,6 @@
 #include "core/parallel/mesh.h"
 
+#include <algorithm>
 #include <memory>
 #include <string>
 
@@ -27,6 +28,11 @@ absl::StatusOr<std::unique_ptr<Mesh>> Mesh::Create(Communicator& world,
         absl::StrCat("the mesh ", ToText(shape), " has ", shape.size(),
                      " ranks; ", world.size(), " were started"));
   }
+  if (shape.mirrored && shape.pp % 2 != 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("pp is ", shape.pp,
+                     "; want an even number, as each stage is on two ranks"));
+  }
   auto mesh = std::unique_ptr<Mesh>(new Mesh(world, shape));
   const int rank = world.rank();
   const int ep_rank = rank % shape.ep;
@@ -45,12 +51,18 @@ absl::StatusOr<std::unique_ptr<Mesh>> Mesh::Create(Communicator& world,
                                         : Communicator::kNoColor,
                                  rank, "ends"));
   }
+  if (shape.mirrored) {
+    const int pair = std::min(pp_rank, shape.pp - 1 - pp_rank);
+    ASSIGN_OR_RETURN(mesh->mirror_, world.Split(rank % (shape.dp * shape.ep) +
+                                                    pair * shape.dp * shape.ep,
+                                                rank, "mirror"));
+  }
   return mesh;
 }
 
 Communicator* Mesh::Find(absl::string_view group) const {
-  for (Communicator* const one :
-       {&world_, batch_.get(), dp_.get(), ep_.get(), pp_.get(), ends_.get()}) {
+  for (Communicator* const one : {&world_, batch_.get(), dp_.get(), ep_.get(),
+                                  pp_.get(), ends_.get(), mirror_.get()}) {
     if (one != nullptr && one->name() == group) return one;
   }
   return nullptr;

@@ -9,6 +9,9 @@
 //           hold the same attention, norms and gates.
 //
 //   ends  the first and the last of several stages: they may share parameters
+//   mirror  of a mirrored pipeline, pp_rank s and pp - 1 - s, which hold the
+//   same
+//           two stages' layers (DualPipe, core/parallel/pipeline_schedule.h)
 //
 // Ranks of one ep group are neighbours: dispatch and combine move the most.
 
@@ -28,6 +31,8 @@ struct MeshShape {
   int dp = 1;
   int ep = 1;
   int pp = 1;
+  // Each stage is on two ranks of pp, which is even then.
+  bool mirrored = false;
 
   int size() const { return dp * ep * pp; }
 };
@@ -39,13 +44,15 @@ class Mesh {
  public:
   // To be called by every rank of `world`, which must outlive the mesh.
   //
-  // Returns INVALID_ARGUMENT if the world has not as many ranks as the shape.
+  // Returns INVALID_ARGUMENT if the world has not as many ranks as the shape,
+  // or an odd pp is to be mirrored.
   static absl::StatusOr<std::unique_ptr<Mesh>> Create(Communicator& world,
                                                       const MeshShape& shape);
 
   const MeshShape& shape() const { return shape_; }
   // Calls change the communicator, not the mesh.
-  // By name, as an operator has it: "world", "batch", "dp", "ep", "pp", "ends".
+  // By name, as an operator has it: "world", "batch", "dp", "ep", "pp", "ends",
+  // "mirror".
   // Null if there is no such group, or if this rank is in none.
   Communicator* Find(absl::string_view group) const;
   Communicator& world() const { return world_; }
@@ -60,7 +67,7 @@ class Mesh {
 
   Communicator& world_;
   const MeshShape shape_;
-  std::unique_ptr<Communicator> batch_, dp_, ep_, pp_, ends_;
+  std::unique_ptr<Communicator> batch_, dp_, ep_, pp_, ends_, mirror_;
 };
 
 }  // namespace strata

@@ -76,6 +76,15 @@ TEST(MeshTest, TheEndsOfAPipelineAreAGroup) {
   for (std::thread& thread : threads) thread.join();
 }
 
+TEST(MeshTest, StagesOfAMirroredPipelineAreOnTwoRanks) {
+  const MeshShape shape = {/*dp=*/1, /*ep=*/2, /*pp=*/4, /*mirrored=*/true};
+  const auto mirror = Members(shape, "mirror");
+  EXPECT_THAT(mirror[0], ElementsAre(0, 6));
+  EXPECT_THAT(mirror[7], ElementsAre(1, 7));
+  EXPECT_THAT(mirror[3], ElementsAre(3, 5));
+  EXPECT_THAT(mirror[4], ElementsAre(2, 4));
+}
+
 TEST(MeshTest, WantsAsManyRanksAsItHas) {
   const auto world = ThreadCommunicators(1, absl::Seconds(60));
   EXPECT_THAT(Mesh::Create(*world[0], {2, 3, 1}),
@@ -85,6 +94,9 @@ TEST(MeshTest, WantsAsManyRanksAsItHas) {
   EXPECT_THAT(Mesh::Create(*world[0], {1, 0, 1}),
               StatusIs(absl::StatusCode::kInvalidArgument,
                        HasSubstr("want 1 or more of each")));
+  EXPECT_THAT(Mesh::Create(*world[0], {1, 1, 1, /*mirrored=*/true}),
+              StatusIs(absl::StatusCode::kInvalidArgument,
+                       HasSubstr("pp is 1; want an even number")));
 }
 
 TEST(MeshTest, KnowsNoOtherGroup) {

@@ -16,6 +16,7 @@
 #include "tools/strata/output.h"
 #include "training/balance/balance_rule.h"
 #include "training/distributed/mpi_communicator.h"
+#include "training/pipeline/pipeline_plan.h"
 
 namespace strata {
 namespace {
@@ -39,13 +40,21 @@ void AddMesh(OptionParser& app, MeshFlags& flags) {
       ->TypeName("N")
       ->Check(AtLeast(1));
   app.AddOption("--pp", flags.shape.pp,
-                "Stages of the pipeline, each of which has part of the layers; "
+                "Ranks of the pipeline, each of which has part of the layers; "
                 "of the ranks, dp x ep x pp, a stage has dp x ep")
       ->TypeName("N")
       ->Check(AtLeast(1));
   app.AddOption("--schedule", flags.schedule,
-                "The order in which a stage runs micro-batches")
-      ->Check(OneOf({"gpipe", "1f1b", "zb-h1", "zb1p"}));
+                "The order in which a rank of the pipeline runs micro-batches; "
+                "the last three give it several stages, dualpipe each stage to "
+                "two ranks")
+      ->Check(OneOf({"gpipe", "1f1b", "zb-h1", "zb1p", "interleaved",
+                     "dualpipe", "dualpipev"}));
+  app.AddOption("--chunks", flags.chunks,
+                "Stages of a rank, with --schedule=interleaved (default: 2)")
+      ->TypeName("N")
+      ->Check(AtLeast(1))
+      ->ShowDefault("");
   app.AddFlag("--shard-optimizer", flags.shard_optimizer,
               "Each rank holds the optimizer's moments of some parameters and "
               "updates those (ZeRO-1)");
@@ -113,6 +122,11 @@ absl::Status Ranks::Open(const MeshFlags& flags, bool on_gpus) {
         absl::StrCat("--overlap-sums is not for stages, and --pp is ",
                      flags.shape.pp, "; leave one of them out"));
   }
+  ASSIGN_OR_RETURN(const PipelineOptions pipeline,
+                   ParsePipeline(flags.schedule, flags.chunks));
+  RETURN_IF_ERROR(CheckPipeline(pipeline, flags.shape));
+  MeshShape shape = flags.shape;
+  shape.mirrored = IsMirrored(pipeline.schedule);
   Communicator* world = &mpi_->world();
   if (on_gpus) {
     gpu_ = LaunchedRankOfMachine();
@@ -120,7 +134,7 @@ absl::Status Ranks::Open(const MeshFlags& flags, bool on_gpus) {
         gpus_, JoinGpus(mpi_->world(), gpu_, absl::Seconds(flags.timeout)));
     world = gpus_.get();
   }
-  ASSIGN_OR_RETURN(mesh_, Mesh::Create(*world, flags.shape));
+  ASSIGN_OR_RETURN(mesh_, Mesh::Create(*world, shape));
   return absl::OkStatus();
 }
 

@@ -19,7 +19,8 @@ namespace strata {
 
 struct MeshFlags {
   MeshShape shape;
-  std::string schedule = "1f1b";  // Of pp stages.
+  std::string schedule = "1f1b";  // Of the pipeline over pp ranks.
+  int chunks = 0;                 // Stages of a rank; 0: the schedule's.
   bool shard_optimizer = false;
   bool overlap_sums = false;
   std::string rebalance = "never";

@@ -74,6 +74,16 @@ paste -d, <(vanishing deep) <(vanishing stages) |
 ranks 2 "${deep[@]}" --steps=5 --resume=deep/step-000004 --pp=2 --shard-optimizer --out=cut >cut.out 2>&1 || fail "$(cat cut.out)"
 grep -q '5 of 5 steps are done' cut.out || fail "$(cat cut.out)"
 
+# Several stages a rank: each stage on one rank or on two.
+four=("${train[@]}" --set model.num_layers=4 --set train.accumulation=8)
+"$strata" "${four[@]}" --steps=4 --out=four >/dev/null 2>&1
+ranks 2 "${four[@]}" --steps=4 --pp=2 --schedule=interleaved --out=interleaved >interleaved.out 2>interleaved.err || fail "$(cat interleaved.err)"
+same four interleaved
+ranks 4 "${four[@]}" --steps=4 --ep=2 --pp=2 --schedule=dualpipe --out=dualpipe >dualpipe.out 2>dualpipe.err || fail "$(cat dualpipe.err)"
+same four dualpipe
+ranks 2 "${four[@]}" --steps=5 --resume=dualpipe/step-000004 --pp=2 --schedule=dualpipev --shard-optimizer --out=dualpipev >dualpipev.out 2>&1 || fail "$(cat dualpipev.out)"
+grep -q '5 of 5 steps are done' dualpipev.out || fail "$(cat dualpipev.out)"
+
 # $1: what is expected on stderr; the rest: a command that fails.
 refuses() {
   local want=$1 status=0
@@ -86,6 +96,11 @@ refuses() {
 refuses 'start it by mpirun -np 2' "$strata" "${train[@]}" --dp=2 --out=no
 refuses 'has 3 ranks; 2 were started' ranks 2 "${train[@]}" --dp=3 --out=no
 refuses 'there are 1 layers; want at least pp = 2' ranks 2 "${train[@]}" --pp=2 --out=no
+refuses '--schedule=dualpipe has each stage on two ranks; --pp is 3, want an even number' ranks 3 "${train[@]}" --pp=3 --schedule=dualpipe --out=no
+refuses '--schedule=dualpipe wants an even number of at least 2 x pp = 4 micro-batches, train.accumulation over dp x ep, in a step; there are 2' ranks 2 "${four[@]}" --set train.accumulation=2 --pp=2 --schedule=dualpipe --out=no
+refuses '--schedule=interleaved has 3 stages on each of pp = 2 ranks; there are 4 layers, want at least 6' ranks 2 "${four[@]}" --pp=2 --schedule=interleaved --chunks=3 --out=no
+refuses '--schedule=interleaved gives each rank of a pipeline several stages, and --pp is 1' "$strata" "${train[@]}" --schedule=interleaved --out=no
+refuses '--schedule=1f1b gives a rank 1 stage; --chunks is 2' ranks 2 "${four[@]}" --pp=2 --chunks=2 --out=no
 refuses 'experts; want a multiple of ep = 3' ranks 3 "${train[@]}" --set train.accumulation=3 --ep=3 --out=no
 refuses 'want a multiple of dp x ep = 2' ranks 2 "${train[@]}" --set train.accumulation=3 --dp=2 --out=no
 refuses '--rebalance moves experts between the ranks of --ep, and --ep is 1' ranks 2 "${train[@]}" --dp=2 --rebalance=alarm --out=no

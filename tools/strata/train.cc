@@ -203,6 +203,7 @@ absl::StatusOr<int> TrainOn(const Ranks* ranks, const TrainFlags& flags) {
   RunOptions options;
   options.mesh = mesh;
   ASSIGN_OR_RETURN(options.schedule, ParsePipelineKind(flags.mesh.schedule));
+  options.chunks = flags.mesh.chunks;
   options.shard_optimizer = flags.mesh.shard_optimizer;
   options.overlap_sums = flags.mesh.overlap_sums;
   ASSIGN_OR_RETURN(options.balance, BalanceOf(flags.mesh));

@@ -2,19 +2,23 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <memory>
+#include <map>
 #include <thread>
 #include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "core/cpu/all_kernels.h"
 #include "core/cpu/cpu_backend.h"
 #include "core/model/config.pb.h"
 #include "core/model/init.h"
 #include "core/parallel/communicator.h"
+#include "core/parallel/mesh.h"
 #include "core/parallel/pipeline_schedule.h"
+#include "core/parallel/pipeline_timeline.h"
 #include "core/parallel/thread_communicator.h"
 #include "core/runtime/program.h"
 #include "core/runtime/state_store.h"
@@ -22,6 +26,7 @@
 #include "core/testing/status_matchers.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "training/pipeline/pipeline_plan.h"
 #include "training/routing_fixture.h"
 #include "training/step_graph.h"
 
@@ -32,23 +37,21 @@ using ::testing::Each;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
-constexpr int kStages = 3;
-constexpr int kMicroBatches = 6;
 constexpr int64_t kSequences = 2;
 constexpr int64_t kSeqLen = 16;
 
-ModelConfig ThreeLayers() {
+// A layer a stage.
+ModelConfig Layers(int num_stages) {
   ModelConfig model = TinyFlat();
-  model.set_num_layers(kStages);
+  model.set_num_layers(num_stages);
   return model;
 }
 
-PipelineSchedule MakeSchedule(PipelineKind kind) {
-  PipelineShape shape;
-  shape.kind = kind;
-  shape.num_devices = kStages;
-  shape.num_micro_batches = kMicroBatches;
-  auto schedule = MakePipelineSchedule(shape);
+PipelineSchedule MakeSchedule(PipelineKind kind, int devices, int micro_batches,
+                              int chunks = 0) {
+  const MeshShape shape = {1, 1, devices, IsMirrored(kind)};
+  auto schedule =
+      PlanPipeline({kind, chunks}, shape, micro_batches, /*num_layers=*/100);
   EXPECT_THAT(schedule, IsOk());
   return *std::move(schedule);
 }
@@ -71,40 +74,42 @@ absl::Status FillInputs(int m, Program& program) {
   return absl::OkStatus();
 }
 
-struct StageRun {
+struct RankRun {
   int most_held = 0;
-  std::vector<double> losses;  // By micro-batch, of the last stage.
+  std::map<int, double> losses;  // By micro-batch, where the last stage is.
 };
 
-// Two steps of each stage; what the second said.
-std::vector<StageRun> RunStages(PipelineKind kind) {
-  const auto world = ThreadCommunicators(kStages, absl::Seconds(60));
-  std::vector<StageRun> runs(kStages);
+// Two steps of each rank; what the second said.
+std::vector<RankRun> RunRanks(const PipelineSchedule& schedule) {
+  const int n = schedule.num_devices;
+  const ModelConfig model = Layers(schedule.num_stages);
+  const auto world = ThreadCommunicators(n, absl::Seconds(60));
+  std::vector<RankRun> runs(n);
   std::vector<std::thread> threads;
   for (const auto& rank : world) {
     threads.emplace_back([&, rank = rank.get()] {
-      MeshPlace place;
-      place.shape.pp = kStages;
-      place.pp_rank = rank->rank();
-      auto step = BuildGradientGraph(ThreeLayers(), kSequences, kSeqLen,
-                                     DType::kF64, RouteSource::kGate, place);
-      ASSERT_THAT(step, IsOk());
+      const std::vector<int> stages = StagesOf(schedule, rank->rank());
+      std::vector<StepGraph> steps;
+      for (const int stage : stages) {
+        auto step = BuildGradientGraph(
+            model, kSequences, kSeqLen, DType::kF64, RouteSource::kGate,
+            MeshPlace().OfStage(stage, schedule.num_stages));
+        ASSERT_THAT(step, IsOk());
+        steps.push_back(*std::move(step));
+      }
       CpuBackend backend(1, AllCpuKernels());
       StateStore state(backend);
-      auto runner =
-          StageRunner::Create(*step, MakeSchedule(kind), backend, state, *rank);
+      auto runner = StageRunner::Create(steps, schedule, backend, state, *rank);
       ASSERT_THAT(runner, IsOk());
-      InitializeParameters(ThreeLayers(), /*seed=*/1, state);
-      StageRun& run = runs[rank->rank()];
+      InitializeParameters(model, /*seed=*/1, state);
+      RankRun& run = runs[rank->rank()];
       for (int i = 0; i < 2; ++i) {
-        run.losses.assign(kMicroBatches, 0);
-        ASSERT_THAT((*runner)->Run(FillInputs,
-                                   [&](int m, const Program& forward) {
-                                     if (!place.is_last_stage()) return;
-                                     run.losses[m] =
-                                         *forward.Output("loss").as<double>();
-                                   }),
-                    IsOk());
+        run.losses.clear();
+        const auto look = [&](int m, int chunk, const Program& forward) {
+          if (stages[chunk] != schedule.num_stages - 1) return;
+          run.losses[m] = *forward.Output("loss").as<double>();
+        };
+        ASSERT_THAT((*runner)->Run(FillInputs, look), IsOk());
       }
       run.most_held = (*runner)->most_held();
     });
@@ -113,39 +118,97 @@ std::vector<StageRun> RunStages(PipelineKind kind) {
   return runs;
 }
 
-std::vector<int> MostHeld(PipelineKind kind) {
+std::vector<int> MostHeld(const PipelineSchedule& schedule) {
   std::vector<int> held;
-  for (const StageRun& run : RunStages(kind)) held.push_back(run.most_held);
+  for (const RankRun& run : RunRanks(schedule)) held.push_back(run.most_held);
   return held;
 }
 
+// Of all micro-batches, in order.
+std::vector<double> Losses(const PipelineSchedule& schedule) {
+  std::map<int, double> losses;
+  for (const RankRun& run : RunRanks(schedule)) {
+    losses.insert(run.losses.begin(), run.losses.end());
+  }
+  EXPECT_EQ(static_cast<int>(losses.size()), schedule.num_micro_batches);
+  std::vector<double> in_order;
+  for (const auto& [m, loss] : losses) in_order.push_back(loss);
+  return in_order;
+}
+
 TEST(StageRunnerTest, HoldsAsManyMicroBatchesAsTheScheduleSays) {
-  EXPECT_THAT(MostHeld(PipelineKind::kGPipe), Each(kMicroBatches));
+  EXPECT_THAT(MostHeld(MakeSchedule(PipelineKind::kGPipe, 3, 6)), Each(6));
   // The last stage runs each backward at once, the first waits for all.
-  EXPECT_THAT(MostHeld(PipelineKind::k1F1B), ElementsAre(3, 2, 1));
+  EXPECT_THAT(MostHeld(MakeSchedule(PipelineKind::k1F1B, 3, 6)),
+              ElementsAre(3, 2, 1));
+}
+
+// Of several stages a rank, one each: as many as the table of
+// core/parallel/pipeline_schedule.h has for the first rank, and as many as the
+// simulator reckons with on each.
+TEST(StageRunnerTest, HoldsAsManyActivationsAsTheSimulatorReckons) {
+  struct Case {
+    PipelineSchedule schedule;
+    int first_rank;
+  };
+  const std::vector<Case> cases = {
+      // v p + p - 1
+      {MakeSchedule(PipelineKind::kInterleaved, 2, 6), 2 * 2 + 1},
+      {MakeSchedule(PipelineKind::kInterleaved, 2, 6, /*chunks=*/3), 3 * 2 + 1},
+      {MakeSchedule(PipelineKind::kInterleaved, 3, 6), 2 * 3 + 2},
+      {MakeSchedule(PipelineKind::kDualPipe, 2, 6), 2 + 1},
+      {MakeSchedule(PipelineKind::kDualPipe, 4, 8), 4 + 1},
+      {MakeSchedule(PipelineKind::kDualPipeV, 2, 6), 2 * 2 + 1},
+  };
+  for (const Case& one : cases) {
+    SCOPED_TRACE(absl::StrCat(Name(one.schedule.kind), " over ",
+                              one.schedule.num_devices));
+    const auto timeline = RunPipeline(one.schedule, EvenCosts({}));
+    ASSERT_THAT(timeline, IsOk());
+    const std::vector<int> held = MostHeld(one.schedule);
+    EXPECT_EQ(held[0], one.first_rank);
+    for (int rank = 0; rank < one.schedule.num_devices; ++rank) {
+      EXPECT_EQ(held[rank], timeline->peak_activations[rank]) << rank;
+    }
+  }
 }
 
 TEST(StageRunnerTest, AStepLeavesNothingBehind) {
   // Weights stand still, so that both steps say the same.
-  const std::vector<double> gpipe = RunStages(PipelineKind::kGPipe)[2].losses;
-  EXPECT_EQ(RunStages(PipelineKind::k1F1B)[2].losses, gpipe);
-  EXPECT_EQ(RunStages(PipelineKind::kZbH1)[2].losses, gpipe);
+  const std::vector<double> gpipe =
+      Losses(MakeSchedule(PipelineKind::kGPipe, 3, 6));
+  EXPECT_EQ(Losses(MakeSchedule(PipelineKind::k1F1B, 3, 6)), gpipe);
+  EXPECT_EQ(Losses(MakeSchedule(PipelineKind::kZbH1, 3, 6)), gpipe);
   EXPECT_GT(*std::min_element(gpipe.begin(), gpipe.end()), 0);
 }
 
-TEST(StageRunnerTest, RunsSchedulesOfOneStageARank) {
-  PipelineShape shape;
-  shape.num_devices = 2;
-  shape.num_micro_batches = 4;
-  for (const PipelineKind kind : {PipelineKind::kGPipe, PipelineKind::k1F1B,
-                                  PipelineKind::kZbH1, PipelineKind::kZb1p}) {
-    shape.kind = kind;
-    EXPECT_THAT(CheckRunnable(shape), IsOk());
-  }
-  shape.kind = PipelineKind::kDualPipe;
-  EXPECT_THAT(CheckRunnable(shape),
-              StatusIs(absl::StatusCode::kUnimplemented,
-                       HasSubstr("dualpipe gives a rank several stages")));
+// Four stages, on four ranks or two.
+TEST(StageRunnerTest, StagesOfOneRankSayWhatThoseOfSeveralDo) {
+  const std::vector<double> apart =
+      Losses(MakeSchedule(PipelineKind::k1F1B, 4, 8));
+  EXPECT_EQ(Losses(MakeSchedule(PipelineKind::kInterleaved, 2, 8)), apart);
+  EXPECT_EQ(Losses(MakeSchedule(PipelineKind::kDualPipe, 4, 8)), apart);
+  EXPECT_EQ(Losses(MakeSchedule(PipelineKind::kDualPipeV, 2, 8)), apart);
+}
+
+class OtherBackend : public CpuBackend {
+ public:
+  OtherBackend() : CpuBackend(1, AllCpuKernels()) {}
+  absl::string_view name() const override { return "other"; }
+};
+
+TEST(StageRunnerTest, OtherDevicesRunOneStageARank) {
+  const auto world = ThreadCommunicators(2, absl::Seconds(60));
+  OtherBackend backend;
+  StateStore state(backend);
+  const std::vector<StepGraph> steps(2);
+  EXPECT_THAT(
+      StageRunner::Create(steps, MakeSchedule(PipelineKind::kDualPipe, 2, 4),
+                          backend, state, *world[0])
+          .status(),
+      StatusIs(absl::StatusCode::kUnimplemented,
+               HasSubstr("dualpipe gives a rank several stages, which the "
+                         "CPU's ranks run only so far; the device is other")));
 }
 
 }  // namespace

@@ -133,7 +133,7 @@ absl::StatusOr<std::unique_ptr<TrainingRun>> TrainingRun::Start(
       Trainer::Create(
           options.model, options.train, corpus, options.num_threads,
           {options.record.tokens, options.route, RoutingTraceHeader::TRAIN,
-           options.backend, options.mesh, options.schedule,
+           options.backend, options.mesh, options.schedule, options.chunks,
            options.shard_optimizer, options.overlap_sums, options.balance}));
   nlohmann::json manifest =
       TrainingManifest(options.model, options.train, *corpus);

@@ -55,6 +55,7 @@ struct RunOptions {
   // or replayed.
   const Mesh* mesh = nullptr;
   PipelineKind schedule = PipelineKind::k1F1B;
+  int chunks = 0;
   bool shard_optimizer = false;
   bool overlap_sums = false;
   BalanceRule balance;  // Experts move between ranks; each move is an event.

@@ -1,0 +1,186 @@
+#include "training/pipeline/stage.h"
+
+#include <cstdint>
+#include <cstring>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "core/base/status_macros.h"
+#include "core/graph/graph.h"
+#include "core/graph/op_def.h"
+#include "core/parallel/communicator.h"
+#include "core/passes/partition/cut_graph.h"
+#include "core/runtime/program.h"
+#include "core/tensor/dtype.h"
+#include "core/tensor/tensor.h"
+#include "training/pipeline/stage_links.h"
+#include "training/pipeline/stage_messages.h"
+#include "training/pipeline/stash.h"
+#include "training/step_graph.h"
+
+namespace strata {
+namespace {
+
+std::vector<std::string> Names(const std::vector<ValueId>& exports) {
+  std::vector<std::string> names;
+  for (const ValueId id : exports) names.push_back(PieceValueName("phase", id));
+  return names;
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Stage>> Stage::Create(const StepGraph& step,
+                                                     int chunk,
+                                                     const Context& context) {
+  auto stage = std::unique_ptr<Stage>(new Stage(chunk, context));
+  stage->received_ = step.received;
+  stage->sent_ = step.sent;
+  ASSIGN_OR_RETURN(std::vector<GraphPiece> pieces, SplitPhases(step.graph));
+  stage->kept_forward_ = Names(pieces[0].exports);
+  stage->kept_input_grad_ = Names(pieces[1].exports);
+  const auto compile = [&](GraphPiece& piece) {
+    return Program::Compile(std::move(piece.graph), context.backend,
+                            context.state);
+  };
+  ASSIGN_OR_RETURN(stage->forward_, compile(pieces[0]));
+  ASSIGN_OR_RETURN(stage->input_grad_, compile(pieces[1]));
+  ASSIGN_OR_RETURN(stage->weight_grad_, compile(pieces[2]));
+  stage->ExpectKept();
+  return stage;
+}
+
+// Inputs that come from a stash, or from another stage.
+void Stage::ExpectKept() {
+  ExpectValues(received_, *forward_);
+  std::vector<std::string> names = kept_forward_;
+  names.insert(names.end(), kept_input_grad_.begin(), kept_input_grad_.end());
+  for (const StageMessage& m : received_) names.push_back(m.value);
+  for (const StageMessage& m : sent_) {
+    if (!m.grad.empty()) names.push_back(m.grad);
+  }
+  for (Program* const program : {input_grad_.get(), weight_grad_.get()}) {
+    for (const std::string& name : names) {
+      if (program->HasInput(name) && IsLarge(InputType(*program, name))) {
+        program->FillInPlace(name);
+      }
+    }
+  }
+}
+
+double Stage::MicroBatchFlops() const {
+  double flops = 0;
+  for (const Program* const program : programs()) {
+    flops += CostOf(program->graph(), program->LiveBinding()).flops;
+  }
+  return flops;
+}
+
+absl::Status Stage::Keep(const Program& program,
+                         const std::vector<std::string>& outputs,
+                         Stash& stash) {
+  for (const std::string& name : outputs) {
+    RETURN_IF_ERROR(KeepOne(name, OutputType(program, name),
+                            OutputOf(program, name), stash));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Stage::KeepOne(const std::string& name, const ValueType& type,
+                            const TensorView& view, Stash& stash) {
+  ASSIGN_OR_RETURN(Kept* const kept,
+                   stashes_.RoomFor(name, type, view.num_bytes(), stash));
+  if (kept->memory != nullptr) {
+    return backend_.Copy(kept->memory->data(), view.data, kept->num_bytes);
+  }
+  const char* const data = static_cast<const char*>(view.data);
+  kept->host.assign(data, data + view.num_bytes());
+  return absl::OkStatus();
+}
+
+absl::Status Stage::Restore(const Stash& stash, Program& program) {
+  for (const auto& [name, kept] : stash.values) {
+    if (kept.num_bytes == 0 || !program.HasInput(name)) continue;
+    void* const to = program.Input(name).data;
+    if (kept.memory != nullptr) {
+      RETURN_IF_ERROR(backend_.Copy(to, kept.memory->data(), kept.num_bytes));
+    } else {
+      std::memcpy(to, kept.host.data(), kept.num_bytes);
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Stage::Forward(int m, Fill fill) {
+  const StageVisit visit = {m, chunk_};
+  RETURN_IF_ERROR(fill(m, *forward_));
+  RETURN_IF_ERROR(ReceiveValues(received_, links_, visit, backend_, *forward_));
+  RETURN_IF_ERROR(forward_->Run());
+  RETURN_IF_ERROR(SendValues(sent_, links_, visit, backend_, *forward_));
+  Stash& stash = stashes_.Of(m);
+  RETURN_IF_ERROR(Keep(*forward_, kept_forward_, stash));
+  // What other stages sent may be an input of the later programs too.
+  for (const StageMessage& message : received_) {
+    RETURN_IF_ERROR(KeepOne(message.value, InputType(*forward_, message.value),
+                            LiveInput(*forward_, message.value), stash));
+  }
+  for (const StageMessage& message : sent_) {
+    if (message.grad.empty()) continue;  // Its gradient is of its size.
+    const TensorView value = forward_->OutputInPlace(message.value);
+    RETURN_IF_ERROR(stashes_
+                        .RoomFor(message.grad,
+                                 OutputType(*forward_, message.value),
+                                 value.num_bytes(), stash)
+                        .status());
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Stage::InputGrad(int m, Fill fill) {
+  Stash& stash = stashes_.Of(m);
+  for (const StageMessage& message : sent_) {
+    if (message.grad.empty()) continue;
+    Kept& kept = stash.values[message.grad];
+    const DType dtype = OutputType(*forward_, message.value).dtype;
+    Payload payload = {kept.host.data(), kept.num_bytes / SizeOf(dtype), dtype};
+    if (kept.memory != nullptr) {
+      ASSIGN_OR_RETURN(payload.data,
+                       backend_.KernelAddress(kept.memory->data()));
+    }
+    const StageLink link = links_.From(message.stage, m, chunk_);
+    RETURN_IF_ERROR(link.group->Receive(payload, link.rank));
+  }
+  RETURN_IF_ERROR(fill(m, *input_grad_));
+  RETURN_IF_ERROR(Restore(stash, *input_grad_));
+  RETURN_IF_ERROR(input_grad_->Run());
+  for (const StageMessage& message : received_) {
+    if (message.grad.empty()) continue;
+    ASSIGN_OR_RETURN(
+        const Payload payload,
+        PayloadOfTensor(OutputOf(*input_grad_, message.grad),
+                        OutputType(*input_grad_, message.grad), backend_));
+    const StageLink link = links_.To(message.stage, m, chunk_);
+    RETURN_IF_ERROR(link.group->Send(payload, link.rank));
+  }
+  return Keep(*input_grad_, kept_input_grad_, stash);
+}
+
+absl::Status Stage::WeightGrad(int m, bool keep, Fill fill) {
+  Stash& stash = stashes_.Of(m);
+  RETURN_IF_ERROR(fill(m, *weight_grad_));
+  RETURN_IF_ERROR(Restore(stash, *weight_grad_));
+  const TensorView& input = weight_grad_->Input("keep");
+  if (input.dtype == DType::kF64) {
+    *input.as<double>() = keep ? 1 : 0;
+  } else {
+    *input.as<float>() = keep ? 1.f : 0.f;
+  }
+  RETURN_IF_ERROR(weight_grad_->Run());
+  stashes_.Free(stash);
+  return absl::OkStatus();
+}
+
+}  // namespace strata

@@ -1,0 +1,96 @@
+// One stage of a pipeline, as the rank that holds it runs it.
+//
+//   forward        messages of earlier stages --> graph --> to later ones
+//   input grad     their gradients of later stages --> graph --> to earlier
+//   weight grad    nobody waits for it: sums into the states "grad.*"
+//
+// The three are programs of their own, so that several micro-batches may be on
+// their way. What one program makes and a later one reads is copied to a stash
+// of its micro-batch, and from there; a stash is free again when its last
+// program has run.
+
+#ifndef TRAINING_PIPELINE_STAGE_H_
+#define TRAINING_PIPELINE_STAGE_H_
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/functional/function_ref.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "core/graph/graph.h"
+#include "core/runtime/backend.h"
+#include "core/runtime/program.h"
+#include "core/runtime/state_store.h"
+#include "core/tensor/tensor.h"
+#include "training/pipeline/stage_links.h"
+#include "training/pipeline/stash.h"
+#include "training/step_graph.h"
+
+namespace strata {
+
+class Stage {
+ public:
+  // What a stage stands on; all must outlive it.
+  struct Context {
+    const StageLinks& links;
+    StashMemory& memory;
+    Backend& backend;
+    StateStore& state;
+  };
+
+  // `step`: the gradient graph of the stage, which is `chunk` of its rank's.
+  static absl::StatusOr<std::unique_ptr<Stage>> Create(const StepGraph& step,
+                                                       int chunk,
+                                                       const Context& context);
+
+  // Sets the inputs that a program has of its own (tokens, targets), for
+  // micro-batch `m` of the schedule.
+  using Fill = absl::FunctionRef<absl::Status(int m, Program& program)>;
+
+  // Of a micro-batch in this order; each returns the errors of the programs and
+  // of the other stages' ranks.
+  absl::Status Forward(int m, Fill fill);
+  absl::Status InputGrad(int m, Fill fill);
+  // `keep`: adds to the sums that are there; otherwise begins them anew.
+  absl::Status WeightGrad(int m, bool keep, Fill fill);
+
+  // Forgets what a step that failed has left.
+  void FreeStashes() { stashes_.FreeAll(); }
+  const Program& forward() const { return *forward_; }
+  std::vector<Program*> programs() const {
+    return {forward_.get(), input_grad_.get(), weight_grad_.get()};
+  }
+  // FLOPs of a micro-batch at the counts of the latest one.
+  double MicroBatchFlops() const;
+
+ private:
+  Stage(int chunk, const Context& context)
+      : chunk_(chunk),
+        links_(context.links),
+        backend_(context.backend),
+        stashes_(context.memory) {}
+
+  void ExpectKept();
+  // Copies of what `program` gives to later programs, and back.
+  absl::Status Keep(const Program& program,
+                    const std::vector<std::string>& outputs, Stash& stash);
+  absl::Status KeepOne(const std::string& name, const ValueType& type,
+                       const TensorView& view, Stash& stash);
+  absl::Status Restore(const Stash& stash, Program& program);
+
+  const int chunk_;
+  const StageLinks& links_;
+  Backend& backend_;
+  Stashes stashes_;
+  std::vector<StageMessage> received_;
+  std::vector<StageMessage> sent_;
+  std::unique_ptr<Program> forward_, input_grad_, weight_grad_;
+  // Outputs that later programs read.
+  std::vector<std::string> kept_forward_, kept_input_grad_;
+};
+
+}  // namespace strata
+
+#endif  // TRAINING_PIPELINE_STAGE_H_

@@ -1,0 +1,59 @@
+// A trainer's pipeline: the stages that its rank holds.
+
+#include <algorithm>
+#include <numeric>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "core/base/status_macros.h"
+#include "core/parallel/mesh.h"
+#include "core/parallel/pipeline_schedule.h"
+#include "core/passes/partition/partition_experts.h"
+#include "core/runtime/program.h"
+#include "training/pipeline/pipeline_plan.h"
+#include "training/pipeline/stage_runner.h"
+#include "training/program_inputs.h"
+#include "training/step_graph.h"
+#include "training/trainer.h"
+
+namespace strata {
+
+absl::Status Trainer::BuildPipeline() {
+  ASSIGN_OR_RETURN(
+      PipelineSchedule schedule,
+      PlanPipeline({options_.schedule, options_.chunks}, Place().shape,
+                   EndMicroBatch() - FirstMicroBatch(), model_.num_layers()));
+  stages_ = StagesOf(schedule, Place().pp_rank);
+  num_stages_ = schedule.num_stages;
+  std::vector<StepGraph> steps;  // By chunk.
+  for (const int stage : stages_) {
+    ASSIGN_OR_RETURN(
+        StepGraph step,
+        GradientGraph(Place().OfStage(stage, num_stages_), /*sums=*/false));
+    steps.push_back(std::move(step));
+  }
+  ASSIGN_OR_RETURN(pipeline_,
+                   StageRunner::Create(steps, std::move(schedule), *backend_,
+                                       *state_, options_.mesh->pp()));
+  for (Program* const program : pipeline_->programs()) {
+    FillLayout(*program, train_.batch_size(), train_.seq_len());
+  }
+  routers_ = std::move(steps[0].routers);
+  if (EndsAreApart(options_.schedule)) tied_ = std::move(steps[0].tied);
+  // By stage, which two ranks that hold the same have in one order.
+  std::vector<int> chunks(steps.size());
+  std::iota(chunks.begin(), chunks.end(), 0);
+  std::sort(chunks.begin(), chunks.end(),
+            [&](int a, int b) { return stages_[a] < stages_[b]; });
+  for (const int chunk : chunks) {
+    for (Shard& shard : steps[chunk].shards) {
+      shards_.push_back(std::move(shard));
+    }
+    stage_graphs_.push_back(std::move(steps[chunk].graph));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace strata
