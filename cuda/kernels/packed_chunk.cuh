@@ -208,6 +208,15 @@ __device__ __forceinline__ __nv_bfloat162 AsPair(uint32_t bits) {
   return *reinterpret_cast<const __nv_bfloat162*>(&bits);
 }
 
+// Eight columns of x, rounded, in the order of a thread's slots: those of step
+// 0, then of step 1.
+__device__ __forceinline__ uint4 RoundedEight(const float (&v)[8]) {
+  return {PairOf(__floats2bfloat162_rn(v[0], v[2])),
+          PairOf(__floats2bfloat162_rn(v[1], v[3])),
+          PairOf(__floats2bfloat162_rn(v[4], v[6])),
+          PairOf(__floats2bfloat162_rn(v[5], v[7]))};
+}
+
 // What is taken from a piece's codes; of one row.
 template <int kBits>
 struct Zero;

@@ -36,11 +36,7 @@ __global__ void __launch_bounds__(kRoundThreads)
         if (at + j < k) v[j] = __ldg(from + j);
       }
     }
-    *reinterpret_cast<uint4*>(y + i * 8) = {
-        PairOf(__floats2bfloat162_rn(v[0], v[2])),
-        PairOf(__floats2bfloat162_rn(v[1], v[3])),
-        PairOf(__floats2bfloat162_rn(v[4], v[6])),
-        PairOf(__floats2bfloat162_rn(v[5], v[7]))};
+    *reinterpret_cast<uint4*>(y + i * 8) = RoundedEight(v);
   }
 }
 
