@@ -35,6 +35,9 @@ struct FewRowsWork {
   int tile_rows = 8;          // At most.
   int rows_in_memory = 8;     // Of a tile, at most.
   int pair_bytes_of_row = 0;  // Of a row of x.
+  // A row of x costs so many times one of w to bring: BF16's two bytes a column
+  // are four times those of INT4, but come from L2.
+  double cost_of_x = 2;
 };
 
 struct FewRowsPlan {

@@ -383,6 +383,7 @@ cudaError_t LaunchFewRows(const QuantProductArgs& args,
       kExact ? work.tile_rows
              : static_cast<int>(std::min<int64_t>(rows, work.tile_rows));
   work.pair_bytes_of_row = kPairBytesOfRow<kBits> * (kExact ? kExactPieces : 1);
+  work.cost_of_x = kX == OfX::kRounded ? 4 : 2;
   const FewRowsPlan plan = PlanFewRows(work, one.of, two.of);
   Shape shape;
   shape.rounded = rounded;
