@@ -17,6 +17,7 @@
 #include "core/ops/grouped_matmul.h"
 #include "core/ops/matmul.h"
 #include "core/ops/mixed_matmul.h"
+#include "core/ops/quant_fused.h"
 #include "core/ops/quant_matmul.h"
 #include "core/quant/format.h"
 #include "core/quant/mixed_rows.h"
@@ -40,6 +41,13 @@ bool IsLayer(const Node& node) {
   }
   return node.op->name == kGroupedMatMul.name &&
          node.attrs.Int("transpose_w") != 0;
+}
+
+// Whether `node`, a product or a fused operator, may have input `i` packed.
+bool MayBePacked(const Node& node, int i) {
+  if (IsLayer(node)) return i == kWeight;
+  const QuantFused* const twin = FindQuantFused(*node.op);
+  return twin != nullptr && twin->MayBePacked(i);
 }
 
 // Bytes of experts' matrices F32[experts, n, k] in those formats.
@@ -67,7 +75,7 @@ std::set<std::string> QuantizableWeights(const Graph& graph) {
       const ValueId id = node.inputs[i];
       if (id == kNone || !IsCandidate(graph.value(id))) continue;
       read[id] = true;
-      if (i != kWeight || !IsLayer(node)) refused[id] = true;
+      if (!MayBePacked(node, static_cast<int>(i))) refused[id] = true;
     }
   }
   std::set<std::string> names;
@@ -120,6 +128,22 @@ absl::StatusOr<Graph> QuantizeWeights(
       } else if (several != mixed.end()) {
         node.op = &kMixedGroupedMatMul;
         node.attrs = MixedAttrs(several->second, weight.type.dims[1].bound);
+      }
+    }
+    if (const QuantFused* const twin = FindQuantFused(*node.op)) {
+      for (const QuantWeight& weight : twin->weights) {
+        const auto input = static_cast<size_t>(weight.input);
+        if (input >= node.inputs.size() || node.inputs[input] == kNone) {
+          continue;
+        }
+        const Value& value = graph.value(node.inputs[input]);
+        if (!IsCandidate(value)) continue;
+        if (mixed.count(value.name) > 0) {
+          return absl::InvalidArgumentError(
+              absl::StrCat(value.name, " has formats of its experts' own; ",
+                           node.op->name, " takes one"));
+        }
+        if (formats.count(value.name) > 0) node.op = twin->op;
       }
     }
     packed.AddNode(std::move(node));

@@ -6,7 +6,9 @@
 #include "absl/status/status.h"
 #include "core/graph/builder.h"
 #include "core/graph/graph.h"
+#include "core/graph/op_def.h"
 #include "core/ops/embedding.h"
+#include "core/ops/fused_experts.h"
 #include "core/ops/grouped_matmul.h"
 #include "core/ops/matmul.h"
 #include "core/quant/format.h"
@@ -72,6 +74,54 @@ TEST(QuantizeWeightsTest, ReplacesProductsByLayersAndExperts) {
   for (const Node& node : packed->nodes()) {
     EXPECT_THAT(node.op->infer({*packed, node.inputs, {}, node.attrs}), IsOk());
   }
+}
+
+// Whose weights may have a format each.
+TEST(QuantizeWeightsTest, MakesFusedOperatorsTheirTwins) {
+  GraphBuilder b;
+  const ValueId h =
+      b.Input("h", DType::kF32, {Static(kTokens), Static(kWidth)});
+  b.Output("y", b.Add(kNormMlp,
+                      {h, b.Parameter("gain", {Static(kWidth)}),
+                       b.Parameter("up", {Static(64), Static(kWidth)}),
+                       b.Parameter("down", {Static(kWidth), Static(32)})},
+                      {{"eps", 1e-6}, {"in_place", int64_t{0}}})[0]);
+  const Graph graph = Finish(b);
+  EXPECT_THAT(QuantizableWeights(graph), ElementsAre("down", "up"));
+
+  const auto packed =
+      QuantizeWeights(graph, {{"up", {4, 32, true}}, {"down", {8, 32, false}}});
+
+  ASSERT_THAT(packed, IsOk());
+  const Node& node = packed->node(0);
+  EXPECT_EQ(node.op->name, "QuantNormMlp");
+  EXPECT_THAT(node.op->infer({*packed, node.inputs, {}, node.attrs}), IsOk());
+  const Cost plain = CostOf(graph, {}), twin = CostOf(*packed, {});
+  EXPECT_EQ(twin.flops, plain.flops);
+  // up has 64 rows of 32 + 4 bytes instead of 256, down 64 of 64 + 3 instead of
+  // 128.
+  EXPECT_EQ(plain.bytes_read - twin.bytes_read, 64 * (256 - 36 + 128 - 67));
+}
+
+TEST(QuantizeWeightsTest, RefusesFusedExpertsOfSeveralFormats) {
+  GraphBuilder b;
+  const auto experts = [&](const char* name, int64_t n, int64_t k) {
+    return b.Parameter(name, {Static(kExperts), Static(n), Static(k)});
+  };
+  RoutedOptions options;
+  options.k = 1;
+  b.Output(
+      "y",
+      b.Add(kRoutedExperts,
+            {b.Input("h", DType::kF32, {Static(kTokens), Static(kWidth)}),
+             b.Parameter("gain", {Static(kWidth)}),
+             b.Parameter("gate", {Static(kExperts), Static(kWidth)}), kNone,
+             experts("up", 64, kWidth), experts("down", kWidth, 32)},
+            RoutedAttrs(options))[0]);
+  const ExpertFormats formats(kExperts, QuantFormat{4, 32, true});
+  EXPECT_THAT(QuantizeWeights(Finish(b), {}, {{"up", formats}}),
+              StatusIs(absl::StatusCode::kInvalidArgument,
+                       HasSubstr("RoutedExperts takes one")));
 }
 
 TEST(QuantizeWeightsTest, GivesExpertsFormatsOfTheirOwn) {

@@ -3,27 +3,48 @@
 #ifndef CORE_RUNTIME_FUSE_FOR_H_
 #define CORE_RUNTIME_FUSE_FOR_H_
 
-#include <string>
+#include <cstddef>
+#include <vector>
 
 #include "core/graph/graph.h"
+#include "core/graph/op_def.h"
+#include "core/ops/quant_fused.h"
 #include "core/passes/fuse/fuse.h"
 #include "core/runtime/backend.h"
 #include "core/runtime/state_store.h"
 #include "core/tensor/dtype.h"
+#include "core/tensor/tensor.h"
 
 namespace strata {
 
 // `graph` fused (core/passes/fuse/fuse.h) by the operators that `backend` runs.
-// Products by weights that `state` holds in integers stay: Program::Compile
-// makes them operators of their own (core/passes/quantize_weights.h).
+// Products by weights that `state` holds in integers stay, unless it also runs
+// the fused operator's twin for packed weights (core/ops/quant_fused.h):
+// Program::Compile makes them what they are (core/passes/quantize_weights.h).
 inline Graph FuseFor(const Graph& graph, const Backend& backend,
                      const StateStore& state) {
-  FuseOptions options;
-  options.has_kernel = [&](const OpDef& op, DType dtype) {
+  const auto runs = [&](const OpDef& op, DType dtype) {
     return backend.FindKernel(op.name, dtype) != nullptr;
   };
-  options.stays = [&](const std::string& parameter) {
-    return state.Has(parameter) && state.Peek(parameter).dtype == DType::kU8;
+  FuseOptions options;
+  options.has_kernel = runs;
+  options.stays = [&](const OpDef& op,
+                      const std::vector<const Value*>& inputs) {
+    for (size_t i = 0; i < inputs.size(); ++i) {
+      const Value* const value = inputs[i];
+      if (value == nullptr || value->role != Role::kParameter ||
+          !state.Has(value->name)) {
+        continue;
+      }
+      const TensorView& here = state.Peek(value->name);
+      if (here.dtype != DType::kU8) continue;
+      const QuantFused* const twin = FindQuantFused(op);
+      if (twin == nullptr || !twin->MayBePacked(static_cast<int>(i)) ||
+          here.rank() != value->type.rank() || !runs(*twin->op, DType::kF32)) {
+        return true;
+      }
+    }
+    return false;
   };
   return Fuse(graph, options);
 }

@@ -18,7 +18,7 @@
 #define CORE_PASSES_FUSE_FUSE_H_
 
 #include <functional>
-#include <string>
+#include <vector>
 
 #include "core/graph/graph.h"
 #include "core/graph/op_def.h"
@@ -30,9 +30,11 @@ struct FuseOptions {
   // Whether the backend has a kernel; operators that have none are not used.
   // Null: it has all.
   std::function<bool(const OpDef& op, DType dtype)> has_kernel;
-  // Whether what reads the parameter stays as it is, for a later pass that
-  // knows basic operators only. Null: nothing does.
-  std::function<bool(const std::string& parameter)> stays;
+  // Whether what would become `op` stays as it is, as a later pass could not
+  // make of it what it has to: `inputs` are those of `op`, null where one is
+  // absent. Null: nothing does.
+  std::function<bool(const OpDef& op, const std::vector<const Value*>& inputs)>
+      stays;
 };
 
 // `graph` fused as far as the patterns and the options allow. Names of inputs,

@@ -151,12 +151,12 @@ bool Rewriter::Replace(const Fusion& fusion) {
     place = std::max(place, IdOf(*node));
     first = std::min(first, IdOf(*node));
   }
-  for (const ValueId input : fusion.inputs) {
-    if (stays_ && input != kNone &&
-        work_.value(input).role == Role::kParameter &&
-        stays_(work_.value(input).name)) {
-      return false;
+  if (stays_) {
+    std::vector<const Value*> inputs;
+    for (const ValueId input : fusion.inputs) {
+      inputs.push_back(input == kNone ? nullptr : &work_.value(input));
     }
+    if (stays_(*fusion.op, inputs)) return false;
   }
   std::vector<ValueType> types;
   if (!Allowed(fusion, place) || !Fits(fusion, types)) return false;

@@ -25,8 +25,10 @@ class Rewriter {
  public:
   // Whether something runs the operator on the dtype that selects its kernel.
   using HasKernel = std::function<bool(const OpDef& op, DType dtype)>;
-  // Whether what reads the parameter is to stay; may be null.
-  using Stays = std::function<bool(const std::string& parameter)>;
+  // Whether what would become `op` of those inputs is to stay (fuse.h); may be
+  // null.
+  using Stays = std::function<bool(const OpDef& op,
+                                   const std::vector<const Value*>& inputs)>;
 
   Rewriter(const Graph& graph, HasKernel has_kernel, Stays stays);
 
@@ -68,7 +70,7 @@ class Rewriter {
   //   another node between them;
   //   the operator's inference does not give the outputs' types;
   //   nothing runs it;
-  //   it reads a parameter whose readers stay.
+  //   it is to stay.
   bool Replace(const Fusion& fusion);
 
   // The outputs of a node that is put before the first one replaced, the same
