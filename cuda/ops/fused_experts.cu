@@ -6,7 +6,7 @@
 #include "cuda/ops/elementwise.h"
 #include "cuda/ops/expert_layer.h"
 #include "cuda/ops/fused_experts.h"
-#include "cuda/ops/grouped_matmul.h"
+#include "cuda/ops/linear_part.h"
 #include "cuda/ops/sub_kernel.h"
 #include "cuda/runtime/kernel.h"
 #include "cuda_bf16.h"
@@ -46,7 +46,7 @@ ExpertLayerArgs ReadArgs(const KernelContext& ctx) {
   a.k = static_cast<int>(ctx.in(kSlotRow).dim(1));
   a.num_experts = static_cast<int>(ctx.in(kGateUp).dim(0));
   a.d = x.dim(1);
-  a.width = ctx.in(kDown).dim(2);
+  a.width = ctx.in(kGateUp).dim(1) / 2;
   a.x = x.data;
   if (ctx.has(kWeight)) a.weight = ctx.in(kWeight).as<float>();
   a.row_slot = ctx.in(kRowSlot).as<int32_t>();
@@ -65,7 +65,7 @@ ExpertLayerArgs ReadArgs(const KernelContext& ctx) {
 cudaError_t RunByParts(const KernelContext& ctx) {
   const Operand& x = ctx.in(kX);
   const Extent slots = ctx.in(kRowSlot).rows();
-  const int64_t d = x.dim(1), width = ctx.in(kDown).dim(2);
+  const int64_t d = x.dim(1), width = ctx.in(kGateUp).dim(1) / 2;
   const Operand rows = TakeMatrix(ctx, slots, d);
   const Operand both = TakeMatrix(ctx, slots, 2 * width);
   const Operand hidden = TakeMatrix(ctx, slots, width);
@@ -74,20 +74,17 @@ cudaError_t RunByParts(const KernelContext& ctx) {
     if (part.data == nullptr) return cudaErrorMemoryAllocation;
   }
   const Operand none;
-  const OneAttribute transposed("transpose_w", 1);
   const Operand& row_slot = ctx.in(kRowSlot);
   const Operand& slot_row = ctx.in(kSlotRow);
   const Operand& offset = ctx.in(kOffset);
   const Operand weight = ctx.has(kWeight) ? ctx.in(kWeight) : none;
   cudaError_t e = RunPart(ctx, RunDispatchRows, {x, row_slot, slot_row}, rows);
   if (e == cudaSuccess) {
-    e = RunPart(ctx, RunGroupedMatMul, {rows, ctx.in(kGateUp), offset}, both,
-                transposed);
+    e = RunExpertLinear(ctx, rows, ctx.in(kGateUp), offset, both);
   }
   if (e == cudaSuccess) e = RunPart(ctx, RunSwiGlu, {both}, hidden);
   if (e == cudaSuccess) {
-    e = RunPart(ctx, RunGroupedMatMul, {hidden, ctx.in(kDown), offset}, rows,
-                transposed);
+    e = RunExpertLinear(ctx, hidden, ctx.in(kDown), offset, rows);
   }
   if (e == cudaSuccess) {
     e = RunPart(ctx, RunCombineRows, {rows, row_slot, slot_row, weight}, sum);
@@ -103,10 +100,11 @@ cudaError_t RunByParts(const KernelContext& ctx) {
 
 cudaError_t RunExpertsResidual(const KernelContext& ctx) {
   ExpertLayerArgs a = ReadArgs(ctx);
-  const bool narrow =
-      ctx.in(kGateUp).element_size == 2 && ctx.in(kDown).element_size == 2;
+  const int up = ctx.in(kGateUp).element_size;
+  const int down = ctx.in(kDown).element_size;
+  const bool narrow = up == 2 && down == 2, packed = up == 1 || down == 1;
   // Few slots read less of F32 weights than rounding them would.
-  if (ctx.precision != Precision::kBf16 || !HasExpertLayer(a) ||
+  if (ctx.precision != Precision::kBf16 || packed || !HasExpertLayer(a) ||
       (!narrow && a.max_slots() <= kMaxFewSlots)) {
     return RunByParts(ctx);
   }

@@ -9,17 +9,21 @@
 #include "absl/strings/str_cat.h"
 #include "core/graph/builder.h"
 #include "core/ops/fused_attention.h"
+#include "core/ops/quant_fused.h"
 #include "core/ops/rope.h"
+#include "core/quant/format.h"
 #include "core/tensor/bfloat16.h"
+#include "core/tensor/dtype.h"
 #include "core/testing/status_matchers.h"
 #include "cuda/testing/both_backends.h"
+#include "cuda/testing/packed_inputs.h"
 #include "cuda/testing/test_inputs.h"
 #include "gtest/gtest.h"
 
 namespace strata::gpu {
 namespace {
 
-// One sequence whose last tokens are given; weights are BF16.
+// One sequence whose last tokens are given; weights are BF16 or packed.
 struct Latents {
   const char* name;
   int64_t tokens, context;  // Rows of the cache that came before.
@@ -27,6 +31,7 @@ struct Latents {
   int64_t q_rank = 0;  // 0: queries straight from x.
   bool interleaved = false, bias = false;
   int64_t window = 0;
+  QuantFormat format = {/*bits=*/0, 0, false};  // Of projections; 0: BF16.
 };
 std::string LatentsName(const testing::TestParamInfo<Latents>& info) {
   return info.param.name;
@@ -36,10 +41,6 @@ constexpr int64_t kBlockSize = 16;
 
 class FusedLatentTest : public DeviceTest<Latents> {
  protected:
-  static ValueId Narrow(GraphBuilder& b, const std::string& name, int64_t rows,
-                        int64_t columns) {
-    return b.Input(name, DType::kBF16, {Static(rows), Static(columns)});
-  }
   static ValueId Vector(GraphBuilder& b, const std::string& name, int64_t n) {
     return b.Input(name, DType::kF32, {Static(n)});
   }
@@ -50,6 +51,10 @@ class FusedLatentTest : public DeviceTest<Latents> {
   static std::vector<ValueId> Build(GraphBuilder& b, const Latents& p) {
     const Dim t = Tokens(b, p.tokens);
     const int64_t width = p.rank + p.rope;
+    const bool packed = p.format.bits != 0;
+    const auto weight = [&](const char* name, int64_t rows, int64_t columns) {
+      return WeightInput(b, name, {Static(rows), Static(columns)}, p.format);
+    };
     const ValueId position = b.Input("position", DType::kI32, {t});
     RopeOptions turn;
     turn.rotary_dim = p.rope;
@@ -69,20 +74,20 @@ class FusedLatentTest : public DeviceTest<Latents> {
     const ValueId cache =
         b.State("cache", DType::kF32, {Static(Slots(p)), Static(width)});
     const ValueId q = b.Add(
-        kLatentQkv,
+        packed ? kQuantLatentQkv : kLatentQkv,
         {x, Vector(b, "gain", p.d),
-         down ? Narrow(b, "wq_down", p.q_rank, p.d) : kNone,
+         down ? weight("wq_down", p.q_rank, p.d) : kNone,
          down && p.bias ? Vector(b, "bq_down", p.q_rank) : kNone,
          down ? Vector(b, "q_gain", p.q_rank) : kNone,
-         Narrow(b, "wq", p.heads * (p.nope + p.rope), down ? p.q_rank : p.d),
-         Narrow(b, "wkv", width, p.d), p.bias ? Vector(b, "bkv", width) : kNone,
+         weight("wq", p.heads * (p.nope + p.rope), down ? p.q_rank : p.d),
+         weight("wkv", width, p.d), p.bias ? Vector(b, "bkv", width) : kNone,
          Vector(b, "kv_gain", p.rank), kv_b, table[0], table[1], cache,
          b.Input("row", DType::kI32, {t})},
         LatentQkvAttrs(options))[0];
     b.Output("q", q);
 
     const ValueId h = FloatInput(b, "h", t, p.d);
-    const ValueId w = Narrow(b, "w", p.d, p.heads * p.value);
+    const ValueId w = weight("w", p.d, p.heads * p.value);
     const ValueId bias = p.bias ? Vector(b, "bias", p.d) : kNone;
     const auto attend = [&](const OpDef& op, std::vector<ValueId> inputs,
                             int64_t in_place) {
@@ -99,12 +104,14 @@ class FusedLatentTest : public DeviceTest<Latents> {
                     {"value", p.value},
                     {"in_place", in_place}})[0];
     };
-    b.Output("rows", attend(kCachedLatentAttendProject,
+    b.Output("rows", attend(packed ? kQuantCachedLatentAttendProject
+                                   : kCachedLatentAttendProject,
                             {q, cache, b.Input("first_row", DType::kI32, {t}),
                              position},
                             /*in_place=*/4));
     b.Output("paged",
-             attend(kPagedLatentAttendProject,
+             attend(packed ? kQuantPagedLatentAttendProject
+                           : kPagedLatentAttendProject,
                     {q, cache,
                      b.Input("table", DType::kI32,
                              {Static(1), Static(Slots(p) / kBlockSize)}),
@@ -121,6 +128,13 @@ class FusedLatentTest : public DeviceTest<Latents> {
             for (int64_t i = 0; i < view.num_elements(); ++i) {
               to[i] = RoundToBFloat16(0.001f * ((i * 37 + i / 41) % 201 - 100));
             }
+            return true;
+          }
+          if (view.dtype == DType::kU8) {
+            FillPacked(view, p.format,
+                       name == "w"                    ? p.heads * p.value
+                       : name == "wq" && p.q_rank > 0 ? p.q_rank
+                                                      : p.d);
             return true;
           }
           if (name == "kv_b") {
@@ -183,6 +197,79 @@ INSTANTIATE_TEST_SUITE_P(
         Latents{"plain", 5, 40, 72, 3, 20, 8, 10, 24, 0, false, true},
         Latents{"plain_many", 70, 10, 72, 3, 20, 8, 10, 24, 36}),
     LatentsName);
+
+INSTANTIATE_TEST_SUITE_P(Packed, FusedLatentTest,
+                         testing::Values(Latents{"int4",
+                                                 1,
+                                                 130,
+                                                 2048,
+                                                 16,
+                                                 128,
+                                                 64,
+                                                 128,
+                                                 512,
+                                                 0,
+                                                 false,
+                                                 false,
+                                                 0,
+                                                 {4, 32, true}},
+                                         Latents{"groups_of_128",
+                                                 7,
+                                                 20,
+                                                 768,
+                                                 8,
+                                                 32,
+                                                 64,
+                                                 32,
+                                                 512,
+                                                 0,
+                                                 true,
+                                                 false,
+                                                 0,
+                                                 {4, 128, true}},
+                                         Latents{"int8",
+                                                 2,
+                                                 30,
+                                                 320,
+                                                 4,
+                                                 32,
+                                                 64,
+                                                 16,
+                                                 512,
+                                                 0,
+                                                 false,
+                                                 false,
+                                                 0,
+                                                 {8, 64, true}},
+                                         Latents{"int4_nine",
+                                                 9,
+                                                 55,
+                                                 256,
+                                                 16,
+                                                 64,
+                                                 64,
+                                                 64,
+                                                 512,
+                                                 0,
+                                                 false,
+                                                 false,
+                                                 0,
+                                                 {4, 32, true}},
+                                         Latents{"int4_down",
+                                                 3,
+                                                 30,
+                                                 256,
+                                                 4,
+                                                 32,
+                                                 64,
+                                                 16,
+                                                 512,
+                                                 96,
+                                                 true,
+                                                 true,
+                                                 0,
+                                                 {4, 32, false}}),
+                         LatentsName);
 
 }  // namespace
 }  // namespace strata::gpu

@@ -28,6 +28,7 @@
 #include "cuda/kernels/grouped_product.h"
 #include "cuda/ops/decode/few_experts.h"
 #include "cuda/ops/decode/latent_decode.h"
+#include "cuda/ops/decode/weight_rows.h"
 #include "cuda/ops/decode_attention.h"
 #include "cuda/ops/dispatch_plan.h"
 #include "cuda/ops/expert_layer.h"
@@ -504,8 +505,10 @@ void AddFewExperts(const MoeShape& m, int64_t tokens, const Published& best) {
         args.num_experts = static_cast<int>(m.experts);
         args.d = m.d;
         args.width = m.width;
-        args.gate_up = arrays.Normal(m.experts * 2 * m.width * m.d);
-        args.down = arrays.Normal(m.experts * m.d * m.width);
+        args.gate_up = Bf16Rows(arrays.Normal(m.experts * 2 * m.width * m.d),
+                                2 * m.width, m.d);
+        args.down =
+            Bf16Rows(arrays.Normal(m.experts * m.d * m.width), m.d, m.width);
         args.weight = arrays.Copy(std::vector<float>(slots, 0.125f));
         args.num_active =
             arrays.Copy(std::vector<int32_t>(1, static_cast<int32_t>(slots)));

@@ -3,6 +3,7 @@
 #include "cuda/ops/bf16/convert.h"
 #include "cuda/ops/blas.h"
 #include "cuda/ops/decode/few_rows.h"
+#include "cuda/ops/decode/weight_rows.h"
 #include "cuda/ops/device.cuh"
 #include "cuda/ops/gemm_tile.cuh"
 #include "cuda/ops/matmul.h"
@@ -206,13 +207,13 @@ cudaError_t RunMatMul(const KernelContext& ctx) {
     return MixedProduct(ctx, args);
   }
   if (narrow && !args.transpose_a && args.transpose_b &&
-      ctx.precision == Precision::kBf16 && HasFewRows(args.m, args.k, args.n)) {
+      ctx.precision == Precision::kBf16 &&
+      HasFewRows(args.m, Bf16Rows(b.as<__nv_bfloat16>(), args.n, args.k))) {
     FewRowsArgs few;
     few.tokens = a.rows();
     few.k = few.pitch = args.k;
     few.x = a.as<float>();
-    few.product[0].w = b.as<__nv_bfloat16>();
-    few.product[0].n = args.n;
+    few.product[0].w = Bf16Rows(b.as<__nv_bfloat16>(), args.n, args.k);
     few.product[0].y = args.c;
     return FewRowsProducts(few, ctx.stream);
   }

@@ -44,6 +44,8 @@ QuantProductArgs ReadArgs(const KernelContext& ctx, int axis) {
   return args;
 }
 
+}  // namespace
+
 cudaError_t RunQuantMatMul(const KernelContext& ctx) {
   return RunProduct(ctx, ReadArgs(ctx, 0));
 }
@@ -54,8 +56,6 @@ cudaError_t RunQuantGroupedMatMul(const KernelContext& ctx) {
   args.offset = ctx.in(2).as<int32_t>();
   return RunProduct(ctx, args);
 }
-
-}  // namespace
 
 void RegisterQuantMatMulKernels(KernelRegistry& kernels) {
   kernels.Register("QuantMatMul", RunQuantMatMul);

@@ -8,10 +8,15 @@
 #define CUDA_OPS_QUANT_MATMUL_H_
 
 #include "cuda/runtime/kernel.h"
+#include "cuda_runtime_api.h"
 
 namespace strata::gpu {
 
 void RegisterQuantMatMulKernels(KernelRegistry& kernels);
+
+// Kernels that composite operators take as parts.
+cudaError_t RunQuantMatMul(const KernelContext& ctx);
+cudaError_t RunQuantGroupedMatMul(const KernelContext& ctx);
 
 }  // namespace strata::gpu
 

@@ -1,7 +1,6 @@
 #include "core/ops/quant_matmul.h"
 
 #include <cstdint>
-#include <random>
 #include <string>
 #include <vector>
 
@@ -9,9 +8,9 @@
 #include "core/graph/builder.h"
 #include "core/quant/format.h"
 #include "core/quant/packed_rows.h"
-#include "core/tensor/bfloat16.h"
 #include "core/testing/status_matchers.h"
 #include "cuda/testing/both_backends.h"
+#include "cuda/testing/packed_inputs.h"
 #include "cuda/testing/test_inputs.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -35,24 +34,6 @@ void FillSteps(const TensorView& view, X x) {
   for (int64_t i = 0; i < view.num_elements(); ++i) {
     const bool first = i % k % 32 == 0;
     to[i] = (first ? (steps[i] < 0 ? -largest : largest) : steps[i]) / 64.f;
-  }
-}
-
-// Rows of random codes, scales and zeros.
-void FillPacked(const TensorView& view, const QuantFormat& format, int64_t k) {
-  const int64_t bytes = PackedRow(format, k).bytes;
-  const int64_t groups = NumGroups(format, k);
-  std::mt19937 rng(7);
-  std::uniform_int_distribution<int> any(0, format.max_code());
-  std::uniform_real_distribution<float> some(0.01f, 0.03f);
-  std::vector<uint8_t> code(k), zero(groups);
-  std::vector<BFloat16> scale(groups);
-  for (int64_t at = 0; at < view.num_elements(); at += bytes) {
-    for (uint8_t& c : code) c = static_cast<uint8_t>(any(rng));
-    for (uint8_t& z : zero) z = static_cast<uint8_t>(any(rng));
-    for (BFloat16& s : scale) s = RoundToBFloat16(some(rng));
-    PackRow(format, k, code.data(), scale.data(), zero.data(),
-            view.as<uint8_t>() + at);
   }
 }
 

@@ -8,13 +8,18 @@
 #include "absl/status/statusor.h"
 #include "core/base/status_macros.h"
 #include "core/graph/builder.h"
+#include "core/graph/op_def.h"
 #include "core/ops/fused_experts.h"
+#include "core/ops/quant_fused.h"
+#include "core/quant/format.h"
 #include "core/tensor/bfloat16.h"
+#include "core/tensor/dtype.h"
 #include "core/testing/status_matchers.h"
 #include "cuda/ops/decode/choose_experts.h"
 #include "cuda/runtime/device_array.h"
 #include "cuda/runtime/status.h"
 #include "cuda/testing/both_backends.h"
+#include "cuda/testing/packed_inputs.h"
 #include "cuda/testing/test_inputs.h"
 #include "gtest/gtest.h"
 
@@ -28,6 +33,16 @@ void FillNarrow(const TensorView& view, float size) {
   }
 }
 
+constexpr QuantFormat kNotPacked = {/*bits=*/0, 0, false};
+
+// Fills `view`, whose rows have `columns`, if it is a weight.
+bool FillWeight(const TensorView& view, const QuantFormat& format,
+                int64_t columns) {
+  if (view.dtype == DType::kBF16) FillNarrow(view, 0.001f);
+  if (view.dtype == DType::kU8) FillPacked(view, format, columns);
+  return view.dtype != DType::kF32 && view.dtype != DType::kI32;
+}
+
 // --- RoutedExperts ---
 
 struct Routed {
@@ -35,6 +50,7 @@ struct Routed {
   int64_t tokens, experts, k, d, width, shared;
   bool softmax = false;
   int64_t groups = 1, top_groups = 1;
+  QuantFormat format = kNotPacked;  // Of weights but the gate's.
 };
 std::string RoutedName(const testing::TestParamInfo<Routed>& info) {
   return info.param.name;
@@ -45,7 +61,7 @@ class RoutedExpertsTest : public DeviceTest<Routed> {
   static std::vector<ValueId> Build(GraphBuilder& b, const Routed& p) {
     const Dim t = Tokens(b, p.tokens);
     const auto narrow = [&](const char* name, const Dims& dims) {
-      return b.Input(name, DType::kBF16, dims);
+      return WeightInput(b, name, dims, p.format);
     };
     RoutedOptions options;
     options.eps = 1e-6;
@@ -58,7 +74,7 @@ class RoutedExpertsTest : public DeviceTest<Routed> {
     std::vector<ValueId> inputs = {
         FloatInput(b, "h", t, p.d),
         b.Input("gain", DType::kF32, {Static(p.d)}),
-        narrow("gate", {Static(p.experts), Static(p.d)}),
+        b.Input("gate", DType::kBF16, {Static(p.experts), Static(p.d)}),
         b.Input("bias", DType::kF32, {Static(p.experts)}),
         narrow("up", {Static(p.experts), Static(2 * p.width), Static(p.d)}),
         narrow("down", {Static(p.experts), Static(p.d), Static(p.width)})};
@@ -68,7 +84,8 @@ class RoutedExpertsTest : public DeviceTest<Routed> {
       inputs.push_back(narrow("shared_down", {Static(p.d), Static(p.shared)}));
     }
     const std::vector<ValueId> y =
-        b.Add(kRoutedExperts, inputs, RoutedAttrs(options));
+        b.Add(p.format.bits == 0 ? kRoutedExperts : kQuantRoutedExperts, inputs,
+              RoutedAttrs(options));
     b.Output("y", y[kRoutedY]);
     b.Output("offset", y[kRoutedOffset]);
     return {};
@@ -78,11 +95,11 @@ class RoutedExpertsTest : public DeviceTest<Routed> {
   // choice.
   static FillFn Inputs(const Routed& p) {
     return WithRows(
-        p.tokens, [](const std::string& name, const TensorView& view) {
-          if (view.dtype == DType::kBF16) {
-            FillNarrow(view, 0.001f);
-            return true;
-          }
+        p.tokens, [p](const std::string& name, const TensorView& view) {
+          const int64_t columns = name == "down"          ? p.width
+                                  : name == "shared_down" ? p.shared
+                                                          : p.d;
+          if (FillWeight(view, p.format, columns)) return true;
           if (name != "bias") return false;
           const int64_t n = view.num_elements();
           for (int64_t e = 0; e < n; ++e) {
@@ -109,17 +126,76 @@ TEST_P(RoutedExpertsTest, RoundedOperandsStayWithinTheirRounding) {
               IsOk());
 }
 
-// Up to 64 slots of up to 8 tokens go another way than more; and widths that
-// have no tiles.
+// Up to 8 tokens, and up to 32, go other ways than more; and widths that have
+// no tiles.
 INSTANTIATE_TEST_SUITE_P(
     Layers, RoutedExpertsTest,
     testing::Values(Routed{"one", 1, 16, 8, 256, 128, 128},
                     Routed{"softmax", 2, 48, 2, 512, 128, 0, true},
                     Routed{"eight", 8, 32, 8, 256, 256, 128},
                     Routed{"nine", 9, 32, 8, 256, 256, 128},
+                    Routed{"thirty", 25, 16, 4, 256, 128, 128},
                     Routed{"many", 200, 16, 3, 256, 128, 64},
                     Routed{"groups", 4, 16, 4, 256, 128, 64, false, 4, 2},
                     Routed{"odd", 5, 6, 2, 40, 24, 13, true}),
+    RoutedName);
+
+// Packed experts in the formats that have tiles, down's in units that its warps
+// do not divide evenly; and others, which go by their parts.
+INSTANTIATE_TEST_SUITE_P(
+    Packed, RoutedExpertsTest,
+    testing::Values(
+        Routed{"int4", 1, 16, 8, 2048, 384, 256, false, 1, 1, {4, 32, true}},
+        Routed{
+            "groups_of_64", 8, 24, 4, 512, 256, 0, true, 1, 1, {4, 64, true}},
+        Routed{"groups_of_128",
+               3,
+               16,
+               8,
+               768,
+               512,
+               256,
+               false,
+               1,
+               1,
+               {4, 128, true}},
+        Routed{"int4_thirty",
+               25,
+               32,
+               8,
+               512,
+               768,
+               256,
+               false,
+               1,
+               1,
+               {4, 32, true}},
+        Routed{"int8", 5, 16, 4, 256, 128, 128, false, 1, 1, {8, 32, true}},
+        Routed{"int8_groups_of_64",
+               2,
+               16,
+               4,
+               512,
+               256,
+               0,
+               false,
+               1,
+               1,
+               {8, 64, true}},
+        Routed{"int8_thirty",
+               25,
+               16,
+               4,
+               256,
+               256,
+               256,
+               false,
+               1,
+               1,
+               {8, 128, true}},
+        Routed{
+            "int4_many", 150, 16, 3, 256, 128, 64, false, 1, 1, {4, 32, true}},
+        Routed{"zeros", 4, 16, 4, 256, 128, 64, false, 1, 1, {4, 32, false}}),
     RoutedName);
 
 // --- NormMlp ---
@@ -127,6 +203,7 @@ INSTANTIATE_TEST_SUITE_P(
 struct Mlp {
   int64_t rows, columns, width;
   bool bias;
+  QuantFormat format = kNotPacked;
 };
 using NormMlpTest = DeviceTest<Mlp>;
 
@@ -140,26 +217,29 @@ TEST_P(NormMlpTest, AgreesWithTheCpu) {
               const auto vector = [&](const char* name, int64_t n) {
                 return p.bias ? b.Input(name, DType::kF32, {Static(n)}) : kNone;
               };
-              b.Output("y",
-                       b.Add(kNormMlp,
-                             {FloatInput(b, "h", t, p.columns),
-                              b.Input("gain", DType::kF32, {Static(p.columns)}),
-                              b.Input("up", DType::kBF16,
-                                      {Static(2 * p.width), Static(p.columns)}),
-                              b.Input("down", DType::kBF16,
-                                      {Static(p.columns), Static(p.width)}),
-                              vector("up_bias", 2 * p.width),
-                              vector("down_bias", p.columns)},
-                             {{"eps", 1e-6}, {"in_place", int64_t{0}}})[0]);
+              const OpDef& op = p.format.bits == 0 ? kNormMlp : kQuantNormMlp;
+              b.Output(
+                  "y",
+                  b.Add(op,
+                        {FloatInput(b, "h", t, p.columns),
+                         b.Input("gain", DType::kF32, {Static(p.columns)}),
+                         WeightInput(b, "up",
+                                     {Static(2 * p.width), Static(p.columns)},
+                                     p.format),
+                         WeightInput(b, "down",
+                                     {Static(p.columns), Static(p.width)},
+                                     p.format),
+                         vector("up_bias", 2 * p.width),
+                         vector("down_bias", p.columns)},
+                        {{"eps", 1e-6}, {"in_place", int64_t{0}}})[0]);
               return std::vector<ValueId>{};
             },
             {precision == Precision::kBf16 ? 16.
                                            : 256. + 4. * (p.columns + p.width),
              WithRows(p.rows,
-                      [](const std::string& name, const TensorView& view) {
-                        if (view.dtype != DType::kBF16) return false;
-                        FillNarrow(view, 0.001f);
-                        return true;
+                      [p](const std::string& name, const TensorView& view) {
+                        return FillWeight(view, p.format,
+                                          name == "down" ? p.width : p.columns);
                       }),
              /*seed=*/1, precision}),
         IsOk());
@@ -170,7 +250,12 @@ INSTANTIATE_TEST_SUITE_P(
     Layers, NormMlpTest,
     testing::Values(Mlp{1, 256, 512, false}, Mlp{8, 512, 256, false},
                     Mlp{9, 256, 256, false}, Mlp{3, 256, 512, true},
-                    Mlp{5, 40, 24, false}, Mlp{1, 2048, 8192, false}));
+                    Mlp{5, 40, 24, false}, Mlp{1, 2048, 8192, false},
+                    Mlp{1, 2048, 1024, false, {4, 32, true}},
+                    Mlp{7, 384, 256, false, {4, 128, true}},
+                    Mlp{4, 320, 192, false, {8, 64, true}},
+                    Mlp{9, 256, 256, false, {4, 64, true}},
+                    Mlp{2, 96, 64, true, {4, 32, false}}));
 
 // --- ChooseExperts ---
 

@@ -28,6 +28,7 @@
 #include "core/tensor/dtype.h"
 #include "cuda/ops/all_kernels.h"
 #include "cuda/runtime/cuda_backend.h"
+#include "cuda/testing/unpacked_kernels.h"
 
 namespace strata::gpu {
 namespace {
@@ -202,6 +203,7 @@ absl::Status CompareBackends(const BuildFn& build,
   ASSIGN_OR_RETURN(const Graph graph, BuildWithGradients(build));
   strata::KernelRegistry cpu_kernels = AllCpuKernels();
   RegisterPagedAttentionKernels(cpu_kernels);  // Else of those that serve only.
+  RegisterUnpackedKernels(cpu_kernels);
   CpuBackend cpu(/*num_threads=*/2, std::move(cpu_kernels));
   Side want(cpu, options);
   RETURN_IF_ERROR(want.Compile(graph));

@@ -1,12 +1,14 @@
-// The experts of up to eight tokens behind their choice (choose_experts.h), in
-// BF16 with F32 sums, in two launches that read each chosen expert once:
+// The experts of up to eight tokens behind their choice (choose_experts.h), by
+// weights in BF16, INT4 or INT8 with F32 sums, in two launches that read each
+// chosen expert once:
 //
 //   x [t, d] BF16
-//     |  a block 8 columns of an expert: products by both halves of gate_up,
-//     |  SwiGLU, times the token's weight
+//     |  a block 8 or 16 columns of an expert: products by both halves of
+//     |  gate_up, SwiGLU, times the token's weight
 //   hidden [t, k, width] BF16
-//     |  a block 16 columns of y: products by down of all chosen experts, warps
-//     |  taking turns, and by the shared expert's; their sum + h
+//     |  a block 16 columns of y: products by down of all chosen experts, their
+//     |  columns divided over the warps, and by the shared expert's; their sum
+//     |  + h
 //   y [t, d] F32
 
 #ifndef CUDA_OPS_DECODE_FEW_EXPERTS_H_
@@ -14,6 +16,8 @@
 
 #include <cstdint>
 
+#include "cuda/kernels/quant_product.h"
+#include "cuda/ops/decode/weight_rows.h"
 #include "cuda/runtime/kernel.h"
 #include "cuda_bf16.h"
 #include "cuda_runtime_api.h"
@@ -25,16 +29,16 @@ struct FewExpertsArgs {
   int k = 1, num_experts = 0;
   int64_t d = 0, width = 0;
   const __nv_bfloat16* x = nullptr;
-  const __nv_bfloat16* gate_up = nullptr;  // [E, 2 width, d]
-  const __nv_bfloat16* down = nullptr;     // [E, d, width]
-  const float* weight = nullptr;           // [t, k]
-  const int32_t* num_active = nullptr;     // As ChooseExpertsArgs'.
+  PackedRows gate_up;                   // [E, 2 width, d]
+  PackedRows down;                      // [E, d, width]
+  const float* weight = nullptr;        // [t, k]
+  const int32_t* num_active = nullptr;  // As ChooseExpertsArgs'.
   const int32_t* active = nullptr;
   const int32_t* pick = nullptr;
 
-  // What every token has beside its experts, behind its SwiGLU; or null.
-  const float* shared_hidden = nullptr;        // [t, shared_width]
-  const __nv_bfloat16* shared_down = nullptr;  // [d, shared_width]
+  // What every token has beside its experts, behind its SwiGLU; or no width.
+  const float* shared_hidden = nullptr;  // [t, shared_width]
+  PackedRows shared_down;                // [d, shared_width], as down
   int64_t shared_width = 0;
 
   const float* h = nullptr;         // [t, d]
@@ -42,7 +46,8 @@ struct FewExpertsArgs {
   __nv_bfloat16* hidden = nullptr;  // [t, k, width]
 };
 
-// Whether there is a kernel: d and shared_width multiples of 256, width of 32.
+// Whether there is a kernel: weights of tiles (HasTiles) with d a multiple of
+// 16, width of 8.
 bool HasFewExperts(const FewExpertsArgs& args);
 cudaError_t FewExperts(const FewExpertsArgs& args, cudaStream_t stream);
 

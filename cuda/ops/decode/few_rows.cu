@@ -1,9 +1,13 @@
 #include <cmath>
 #include <cstdint>
+#include <type_traits>
 
 #include "cuda/kernels/ahead.cuh"
+#include "cuda/kernels/quant_product.h"
 #include "cuda/ops/decode/few_rows.h"
 #include "cuda/ops/decode/few_rows_tile.cuh"
+#include "cuda/ops/decode/packed_tile.cuh"
+#include "cuda/ops/decode/weight_rows.h"
 #include "cuda/ops/device.cuh"
 #include "cuda/ops/vector16.cuh"
 #include "cuda_bf16.h"
@@ -117,31 +121,21 @@ __device__ void StageRows(const FewRowsArgs& a, int tokens, int64_t first_row,
   }
 }
 
-template <bool kJoin>
-__global__ void __launch_bounds__(kBlock, 2)
-    FewRowsKernel(const __grid_constant__ FewRowsArgs a) {
-  extern __shared__ uint4 memory[];
-  __shared__ float sums[kWarps][kRows][kTileTokens];
-  char* const rows = reinterpret_cast<char*>(memory);
-  int64_t tile = blockIdx.x;
-  int which = 0;
-  while (which + 1 < a.num_products && tile >= a.product[which].n / kRows) {
-    tile -= a.product[which].n / kRows;
-    ++which;
-  }
-  const FewRowsProduct& p = a.product[which];
+// What a block does for 16 rows of a product, whose weights are of a Format.
+template <typename Format, bool kJoin>
+__device__ __forceinline__ void MultiplyRows(
+    const FewRowsArgs& a, const FewRowsProduct& p, int64_t tile, char* rows,
+    float (&sums)[kWarps][kRows][kTileTokens]) {
   const int warp = static_cast<int>(threadIdx.x) / kWarp;
   const int g = Lane() / 4, c = Lane() % 4;
   // Of SwiGLU, eight rows of the one half and the same of the other.
   const int64_t first = tile * (p.swiglu ? kRows / 2 : kRows);
-  const int64_t below = p.swiglu ? p.n / 2 : kRows / 2;
-  const int64_t slice = a.k / kWarps;
-  const int steps = static_cast<int>(slice / kTileColumns);
-  StepsAhead w;
-  w.upper = reinterpret_cast<const uint4*>(p.w + (first + g) * a.k +
-                                           warp * slice + c * 8);
-  w.lower = w.upper + below * a.k / 8;
-  w.Load(0, steps);
+  const RowsOfTile w(p.w, first + g, p.swiglu ? p.w.n / 2 : kRows / 2);
+  const int units = static_cast<int>(a.k) / Format::kColumns;
+  const int begin = units * warp / kWarps, end = units * (warp + 1) / kWarps;
+  constexpr bool kPacked = !std::is_same_v<Format, Bf16Tile>;
+  typename Format::Unit ahead[kPacked ? 4 : 1][kPacked ? 1 : 8];
+  LoadUnits<Format>(w, begin, end, ahead);
   if (a.gain != nullptr) {
     for (int64_t i = threadIdx.x * 32; i < a.k; i += kBlock * 32) {
       asm volatile("prefetch.global.L2 [%0];" ::"l"(a.gain + i));
@@ -153,20 +147,41 @@ __global__ void __launch_bounds__(kBlock, 2)
   StageRows<kJoin>(a, tokens, first, rows);
   __syncthreads();
 
-  float d[4] = {0, 0, 0, 0};
-  const char* const x =
-      rows + g * (a.k * 2 + kPadBytes) + (warp * slice + c * 8) * 2;
-  MultiplySteps(
-      w, steps,
+  float d[4] = {};
+  const char* const x = rows + g * (a.k * 2 + kPadBytes) + c * 16;
+  MultiplyUnits<Format>(
+      w, begin, end, ahead,
       [&](int step) {
         return g < tokens ? *reinterpret_cast<const uint4*>(
-                                x + step * kTileColumns * 2)
+                                x + step * kStepColumns * 2)
                           : uint4{0, 0, 0, 0};
       },
       d);
   StoreTile(d, sums[warp]);
+}
+
+template <typename Format, bool kJoin>
+__global__ void __launch_bounds__(kBlock, 2)
+    FewRowsKernel(const __grid_constant__ FewRowsArgs a) {
+  extern __shared__ uint4 memory[];
+  __shared__ float sums[kWarps][kRows][kTileTokens];
+  char* const rows = reinterpret_cast<char*>(memory);
+  int64_t tile = blockIdx.x;
+  int which = 0;
+  while (which + 1 < a.num_products && tile >= a.product[which].w.n / kRows) {
+    tile -= a.product[which].w.n / kRows;
+    ++which;
+  }
+  const FewRowsProduct& p = a.product[which];
+  if (p.w.bits == kBf16Bits) {
+    MultiplyRows<Bf16Tile, kJoin>(a, p, tile, rows, sums);
+  } else if constexpr (!std::is_same_v<Format, Bf16Tile>) {
+    MultiplyRows<Format, kJoin>(a, p, tile, rows, sums);
+  }
   __syncthreads();
+  const int tokens = static_cast<int>(a.tokens.Get());
   const int columns = p.swiglu ? kRows / 2 : kRows;
+  const int64_t first = tile * columns;
   const int column = static_cast<int>(threadIdx.x) % columns;
   const int token = static_cast<int>(threadIdx.x) / columns;
   if (token >= tokens) return;
@@ -174,13 +189,13 @@ __global__ void __launch_bounds__(kBlock, 2)
   if (p.swiglu) {
     value *= SigmoidOf(value) * SumOfWarps(sums, column + kRows / 2, token);
   }
-  const int64_t at = token * (p.swiglu ? p.n / 2 : p.n) + first + column;
+  const int64_t at = token * (p.swiglu ? p.w.n / 2 : p.w.n) + first + column;
   p.y[at] = p.add != nullptr ? p.add[at] + value : value;
 }
 
-template <bool kJoin>
+template <typename Format, bool kJoin>
 cudaError_t Launch(const FewRowsArgs& args, cudaStream_t stream) {
-  auto* const kernel = FewRowsKernel<kJoin>;
+  auto* const kernel = FewRowsKernel<Format, kJoin>;
   const auto shared =
       static_cast<size_t>(args.tokens.bound * (args.k * 2 + kPadBytes));
   static const cudaError_t allowed = cudaFuncSetAttribute(
@@ -190,27 +205,47 @@ cudaError_t Launch(const FewRowsArgs& args, cudaStream_t stream) {
   if (allowed != cudaSuccess) return allowed;
   int64_t blocks = 0;
   for (int i = 0; i < args.num_products; ++i) {
-    blocks += args.product[i].n / kRows;
+    blocks += args.product[i].w.n / kRows;
   }
   return LaunchAhead(kernel, dim3(static_cast<unsigned>(blocks)), dim3(kBlock),
                      shared, stream, args);
 }
 
+// The packed product of the first that is; null if none is.
+const FewRowsProduct* FirstPacked(const FewRowsArgs& args) {
+  for (int i = 0; i < args.num_products; ++i) {
+    if (args.product[i].w.bits != kBf16Bits) return &args.product[i];
+  }
+  return nullptr;
+}
+
 }  // namespace
 
-bool HasFewRows(int64_t rows, int64_t k, int64_t n) {
-  return rows >= 1 && rows <= kMaxFewRows && k > 0 && k <= kMaxDepth &&
-         k % (kWarps * kTileColumns) == 0 && n > 0 && n % kRows == 0;
+bool HasFewRows(int64_t rows, const PackedRows& w) {
+  return rows >= 1 && rows <= kMaxFewRows && w.k <= kMaxDepth && HasTiles(w) &&
+         w.n % kRows == 0 &&
+         (w.bits != kBf16Bits || w.k % (kWarps * kStepColumns) == 0);
+}
+
+bool HasFewRowsProducts(const FewRowsArgs& args) {
+  const FewRowsProduct* const packed = FirstPacked(args);
+  if (packed != nullptr && args.splits > 1) return false;
+  for (int i = 0; i < args.num_products; ++i) {
+    const PackedRows& w = args.product[i].w;
+    if (!HasFewRows(args.tokens.bound, w) || w.k != args.k) return false;
+    if (w.bits != kBf16Bits && !SameFormat(w, packed->w)) return false;
+  }
+  return true;
 }
 
 cudaError_t FewRowsProducts(const FewRowsArgs& args, cudaStream_t stream) {
-  for (int i = 0; i < args.num_products; ++i) {
-    if (!HasFewRows(args.tokens.bound, args.k, args.product[i].n)) {
-      return cudaErrorInvalidValue;
-    }
-  }
-  return args.splits > 1 ? Launch<true>(args, stream)
-                         : Launch<false>(args, stream);
+  if (!HasFewRowsProducts(args)) return cudaErrorInvalidValue;
+  if (args.splits > 1) return Launch<Bf16Tile, true>(args, stream);
+  const FewRowsProduct* const packed = FirstPacked(args);
+  const FewRowsProduct& any = packed != nullptr ? *packed : args.product[0];
+  return WithFormat(any.w, [&](auto format) {
+    return Launch<decltype(format), false>(args, stream);
+  });
 }
 
 }  // namespace strata::gpu

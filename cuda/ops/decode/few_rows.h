@@ -1,11 +1,14 @@
-// Products of up to eight rows by BF16 weights, in the tensor cores: what
-// decoding a few sequences does, bound by reading the weights once.
+// Products of up to eight rows by weights in BF16, INT4 or INT8, in the tensor
+// cores: what decoding a few sequences does, bound by reading the weights once.
 //
 //   x [t, k] F32, normalised where there is a gain --> rounded to BF16
 //     |
 //     +-- W0 [n0, k] --> y0 [t, n0] F32       up to three products of one x, in
 //     +-- W1 [n1, k] --> y1 [t, n1]           one launch, a block 16 rows of a
 //     +-- W2 [n2, k] --> y2 [t, n2]           weight; sums are F32
+//
+// Packed weights count as the integers that they are, times their groups'
+// scales: x is all that is rounded.
 //
 // Weights are loaded before earlier kernels have ended (ahead.cuh), so no
 // earlier kernel of the program may write them.
@@ -15,6 +18,8 @@
 
 #include <cstdint>
 
+#include "cuda/kernels/quant_product.h"
+#include "cuda/ops/decode/weight_rows.h"
 #include "cuda/runtime/kernel.h"
 #include "cuda_bf16.h"
 #include "cuda_runtime_api.h"
@@ -24,10 +29,9 @@ namespace strata::gpu {
 constexpr int64_t kMaxFewRows = 8;
 
 struct FewRowsProduct {
-  const __nv_bfloat16* w = nullptr;  // [n, k]
-  int64_t n = 0;                     // A multiple of 16.
-  float* y = nullptr;                // [t, n]; of SwiGLU [t, n / 2]
-  const float* add = nullptr;        // As y, added to it; or null.
+  PackedRows w;                // [n, k], n a multiple of 16.
+  float* y = nullptr;          // [t, n]; of SwiGLU [t, n / 2]
+  const float* add = nullptr;  // As y, added to it; or null.
   // y = silu(first half) * second half of the n columns.
   bool swiglu = false;
 };
@@ -55,9 +59,14 @@ struct FewRowsArgs {
   int num_products = 1;
 };
 
-// Whether there is a kernel: at most eight rows, k a multiple of 256 up to 8192
-// and n of 16, pointers aligned to 16 bytes, a GPU with BF16 tensor cores.
-bool HasFewRows(int64_t rows, int64_t k, int64_t n);
+// Whether there is a kernel: at most eight rows, k up to 8192 and of BF16 a
+// multiple of 256, n of 16; pointers aligned to 16 bytes; a GPU with BF16
+// tensor cores. Packed weights as HasTiles says.
+bool HasFewRows(int64_t rows, const PackedRows& w);
+
+// The same of all products: of the formats that are packed there is one.
+// Pieces of attention are multiplied by BF16.
+bool HasFewRowsProducts(const FewRowsArgs& args);
 
 cudaError_t FewRowsProducts(const FewRowsArgs& args, cudaStream_t stream);
 

@@ -1,14 +1,16 @@
 #include <cstdint>
 
+#include "cuda/kernels/quant_product.h"
 #include "cuda/kernels/round_rows.h"
 #include "cuda/ops/cached_attention.h"
 #include "cuda/ops/decode/few_rows.h"
 #include "cuda/ops/decode/fused_latent.h"
 #include "cuda/ops/decode/latent_decode.h"
 #include "cuda/ops/decode/latent_rows.h"
+#include "cuda/ops/decode/weight_rows.h"
 #include "cuda/ops/elementwise.h"
 #include "cuda/ops/latent_attention.h"
-#include "cuda/ops/matmul.h"
+#include "cuda/ops/linear_part.h"
 #include "cuda/ops/norm.h"
 #include "cuda/ops/rope.h"
 #include "cuda/ops/sub_kernel.h"
@@ -65,12 +67,24 @@ LatentRowsArgs RowsOf(const KernelContext& ctx) {
   return a;
 }
 
+// The projections of normalised rows, without results.
+FewRowsArgs ProjectionsOf(const KernelContext& ctx) {
+  const Operand& x = ctx.in(kX);
+  FewRowsArgs a;
+  a.tokens = x.rows();
+  a.k = a.pitch = x.dim(1);
+  a.x = x.as<float>();
+  a.gain = ctx.in(kGain).as<float>();
+  a.eps = ctx.Float("eps");
+  a.num_products = 2;
+  a.product[0].w = WeightRows(ctx.in(kWq), a.k);
+  a.product[1].w = WeightRows(ctx.in(kWkv), a.k);
+  return a;
+}
+
 bool IsFewLatents(const KernelContext& ctx) {
   return ctx.precision == Precision::kBf16 && !ctx.has(kWqDown) &&
-         ctx.in(kWq).element_size == 2 && ctx.in(kWkv).element_size == 2 &&
-         HasFewRows(ctx.in(kX).dim(0), ctx.in(kX).dim(1), ctx.in(kWq).dim(0)) &&
-         HasFewRows(ctx.in(kX).dim(0), ctx.in(kX).dim(1),
-                    ctx.in(kWkv).dim(0)) &&
+         HasFewRowsProducts(ProjectionsOf(ctx)) &&
          HasAbsorbQueries(RowsOf(ctx));
 }
 
@@ -94,18 +108,8 @@ cudaError_t RunFewLatents(const KernelContext& ctx) {
   if (q == nullptr || kv == nullptr || rows.kv_b == nullptr) {
     return cudaErrorMemoryAllocation;
   }
-  FewRowsArgs a;
-  a.tokens = x.rows();
-  a.k = a.pitch = x.dim(1);
-  a.x = x.as<float>();
-  a.gain = ctx.in(kGain).as<float>();
-  a.eps = ctx.Float("eps");
-  a.num_products = 2;
-  a.product[0].w = ctx.in(kWq).as<__nv_bfloat16>();
-  a.product[0].n = ctx.in(kWq).dim(0);
+  FewRowsArgs a = ProjectionsOf(ctx);
   a.product[0].y = q;
-  a.product[1].w = ctx.in(kWkv).as<__nv_bfloat16>();
-  a.product[1].n = ctx.in(kWkv).dim(0);
   a.product[1].y = kv;
   if (const cudaError_t e = FewRowsProducts(a, ctx.stream); e) return e;
   rows.q = q;
@@ -126,18 +130,16 @@ cudaError_t RunLatentQkv(const KernelContext& ctx) {
   if (normed.data == nullptr || q.data == nullptr || kv.data == nullptr) {
     return cudaErrorMemoryAllocation;
   }
-  const OneAttribute linear("transpose_rhs", 1);
   cudaError_t e = NormRows(ctx, x, ctx.in(kGain), ctx.Float("eps"), normed);
-  if (e == cudaSuccess) {
-    e = RunPart(ctx, RunMatMul, {normed, ctx.in(kWkv)}, kv, linear);
-  }
+  if (e == cudaSuccess) e = RunLinear(ctx, normed, ctx.in(kWkv), kv);
   if (e == cudaSuccess && ctx.has(kWqDown)) {
-    const Operand down = TakeMatrix(ctx, x.rows(), wq.dim(1));
-    const Operand normed_down = TakeMatrix(ctx, x.rows(), wq.dim(1));
+    const int64_t columns = ctx.in(kWqDown).dim(0);
+    const Operand down = TakeMatrix(ctx, x.rows(), columns);
+    const Operand normed_down = TakeMatrix(ctx, x.rows(), columns);
     if (down.data == nullptr || normed_down.data == nullptr) {
       return cudaErrorMemoryAllocation;
     }
-    e = RunPart(ctx, RunMatMul, {normed, ctx.in(kWqDown)}, down, linear);
+    e = RunLinear(ctx, normed, ctx.in(kWqDown), down);
     if (e == cudaSuccess && ctx.has(kBqDown)) {
       e = RunPart(ctx, RunAddBias, {down, ctx.in(kBqDown)}, down);
     }
@@ -146,9 +148,7 @@ cudaError_t RunLatentQkv(const KernelContext& ctx) {
     }
     normed = normed_down;
   }
-  if (e == cudaSuccess) {
-    e = RunPart(ctx, RunMatMul, {normed, wq}, q, linear);
-  }
+  if (e == cudaSuccess) e = RunLinear(ctx, normed, wq, q);
   rows.q = q.as<float>();
   rows.kv = kv.as<float>();
   if (e == cudaSuccess) e = TurnQueries(rows, ctx.stream);
@@ -163,16 +163,23 @@ cudaError_t RunLatentQkv(const KernelContext& ctx) {
 // Behind the inputs of attention.
 enum ProjectInput { kH, kW, kBias, kProjectKvB };
 
+// Of a token, all heads.
+int64_t ValueColumns(const KernelContext& ctx) {
+  return ctx.Int("num_heads") * ctx.Int("value");
+}
+
 template <int kAttendInputs>
 bool IsFewOutputs(const KernelContext& ctx) {
-  const Operand& q = ctx.in(0);
-  const Operand& w = ctx.in(kAttendInputs + kW);
-  const int64_t rank = ctx.Int("rank"), value = ctx.Int("value");
-  return ctx.precision == Precision::kBf16 && w.element_size == 2 &&
-         !ctx.has(kAttendInputs + kBias) && value % 16 == 0 &&
+  const int64_t tokens = ctx.in(0).dim(0), rank = ctx.Int("rank");
+  const int64_t columns = ValueColumns(ctx);
+  // Where W_V lies is not known yet; it is aligned.
+  const PackedRows values = Bf16Rows(
+      ctx.in(kAttendInputs + kProjectKvB).as<__nv_bfloat16>(), columns, rank);
+  return ctx.precision == Precision::kBf16 && !ctx.has(kAttendInputs + kBias) &&
+         ctx.Int("value") % 16 == 0 &&
          HasLatentDecode(rank, ctx.in(1).dim(1)) &&
-         HasFewRows(q.dim(0), rank, ctx.Int("num_heads") * value) &&
-         HasFewRows(q.dim(0), w.dim(1), w.dim(0));
+         HasFewRows(tokens, values) &&
+         HasFewRows(tokens, WeightRows(ctx.in(kAttendInputs + kW), columns));
 }
 
 // W_V of all heads below each other, in BF16.
@@ -199,7 +206,7 @@ template <int kAttendInputs>
 cudaError_t RunFewOutputs(const KernelContext& ctx) {
   const Operand& h = ctx.in(kAttendInputs + kH);
   const Operand& w = ctx.in(kAttendInputs + kW);
-  const int64_t rank = ctx.Int("rank"), columns = w.dim(1);
+  const int64_t rank = ctx.Int("rank"), columns = ValueColumns(ctx);
   LatentDecodeArgs attend;
   cudaError_t e = kAttendInputs == 4 ? ReadCachedLatents(ctx, attend)
                                      : ReadPagedLatents(ctx, attend);
@@ -208,8 +215,8 @@ cudaError_t RunFewOutputs(const KernelContext& ctx) {
   attend.o = ctx.Take<float>(rows * attend.num_heads * rank);
   auto* const values = ctx.Take<float>(rows * columns);
   FewRowsArgs a;
-  a.product[0].w = ctx.Keep<__nv_bfloat16>(kNarrowKvB, columns * rank);
-  if (attend.o == nullptr || values == nullptr || a.product[0].w == nullptr) {
+  const auto* const w_v = ctx.Keep<__nv_bfloat16>(kNarrowKvB, columns * rank);
+  if (attend.o == nullptr || values == nullptr || w_v == nullptr) {
     return cudaErrorMemoryAllocation;
   }
   attend.join = false;
@@ -223,15 +230,14 @@ cudaError_t RunFewOutputs(const KernelContext& ctx) {
   a.x = a.splits > 1 ? attend.partial : attend.o;
   a.max = attend.max;
   a.sum = attend.sum;
-  a.product[0].n = columns;
+  a.product[0].w = Bf16Rows(w_v, columns, rank);
   a.product[0].y = values;
   if (e = FewRowsProducts(a, ctx.stream); e != cudaSuccess) return e;
   FewRowsArgs project;
   project.tokens = attend.tokens;
   project.k = project.pitch = columns;
   project.x = values;
-  project.product[0].w = w.as<__nv_bfloat16>();
-  project.product[0].n = w.dim(0);
+  project.product[0].w = WeightRows(w, columns);
   project.product[0].y = ctx.out(0).as<float>();
   project.product[0].add = h.as<float>();
   return FewRowsProducts(project, ctx.stream);
@@ -247,7 +253,7 @@ cudaError_t RunAttendProject(const KernelContext& ctx) {
   const Operand& w = ctx.in(kAttendInputs + kW);
   const Operand latents =
       TakeMatrix(ctx, q.rows(), ctx.Int("num_heads") * ctx.Int("rank"));
-  const Operand values = TakeMatrix(ctx, q.rows(), w.dim(1));
+  const Operand values = TakeMatrix(ctx, q.rows(), ValueColumns(ctx));
   const Operand projected = TakeMatrix(ctx, q.rows(), w.dim(0));
   for (const Operand& part : {latents, values, projected}) {
     if (part.data == nullptr) return cudaErrorMemoryAllocation;
@@ -266,10 +272,7 @@ cudaError_t RunAttendProject(const KernelContext& ctx) {
                 {latents, ctx.in(kAttendInputs + kProjectKvB)}, values,
                 *ctx.attrs);
   }
-  if (e == cudaSuccess) {
-    e = RunPart(ctx, RunMatMul, {values, w}, projected,
-                OneAttribute("transpose_rhs", 1));
-  }
+  if (e == cudaSuccess) e = RunLinear(ctx, values, w, projected);
   if (e == cudaSuccess && ctx.has(kAttendInputs + kBias)) {
     e = RunPart(ctx, RunAddBias, {projected, ctx.in(kAttendInputs + kBias)},
                 projected);
@@ -286,6 +289,12 @@ void RegisterFusedLatentKernels(KernelRegistry& kernels) {
   kernels.Register("CachedLatentAttendProject", RunAttendProject<4>,
                    PrepareAttendProject<4>);
   kernels.Register("PagedLatentAttendProject", RunAttendProject<5>,
+                   PrepareAttendProject<5>);
+  // With packed weights (core/ops/quant_fused.h).
+  kernels.Register("QuantLatentQkv", RunLatentQkv, PrepareLatentQkv);
+  kernels.Register("QuantCachedLatentAttendProject", RunAttendProject<4>,
+                   PrepareAttendProject<4>);
+  kernels.Register("QuantPagedLatentAttendProject", RunAttendProject<5>,
                    PrepareAttendProject<5>);
 }
 

@@ -10,7 +10,7 @@
 #include "cuda/ops/fused_experts.h"
 #include "cuda/ops/gate.h"
 #include "cuda/ops/gate_select.h"
-#include "cuda/ops/matmul.h"
+#include "cuda/ops/linear_part.h"
 #include "cuda/ops/norm.h"
 #include "cuda/ops/sub_kernel.h"
 #include "cuda/runtime/kernel.h"
@@ -57,71 +57,70 @@ FewExpertsArgs ExpertsOf(const KernelContext& ctx) {
   a.k = static_cast<int>(ctx.Int("k"));
   a.num_experts = static_cast<int>(ctx.in(kGateUp).dim(0));
   a.d = ctx.in(kH).dim(1);
-  a.width = ctx.in(kDown).dim(2);
+  a.width = ctx.in(kGateUp).dim(1) / 2;
   a.x = ctx.out(kX).as<__nv_bfloat16>();
-  a.gate_up = ctx.in(kGateUp).as<__nv_bfloat16>();
-  a.down = ctx.in(kDown).as<__nv_bfloat16>();
+  a.gate_up = WeightRows(ctx.in(kGateUp), a.d);
+  a.down = WeightRows(ctx.in(kDown), a.width);
   a.h = ctx.in(kH).as<float>();
   a.y = ctx.out(kY).as<float>();
   a.hidden = ctx.out(kHidden).as<__nv_bfloat16>();
   if (ctx.has(kSharedUp)) {
     a.shared_hidden = ctx.out(kShared).as<float>();
-    a.shared_down = ctx.in(kSharedDown).as<__nv_bfloat16>();
-    a.shared_width = ctx.in(kSharedDown).dim(1);
+    a.shared_width = ctx.in(kSharedUp).dim(0) / 2;
+    a.shared_down = WeightRows(ctx.in(kSharedDown), a.shared_width);
+  }
+  return a;
+}
+
+// The gate with the first half of the shared expert, in one launch.
+FewRowsArgs GateOf(const KernelContext& ctx) {
+  const Operand& h = ctx.in(kH);
+  FewRowsArgs a;
+  a.tokens = h.rows();
+  a.k = a.pitch = h.dim(1);
+  a.x = h.as<float>();
+  a.gain = ctx.in(kGain).as<float>();
+  a.eps = ctx.Float("eps");
+  a.normed = ctx.out(kX).as<__nv_bfloat16>();
+  a.product[0].w = WeightRows(ctx.in(kGate), a.k);
+  if (ctx.has(kSharedUp)) {
+    a.num_products = 2;
+    a.product[1].w = WeightRows(ctx.in(kSharedUp), a.k);
+    a.product[1].y = ctx.out(kShared).as<float>();
+    a.product[1].swiglu = true;
   }
   return a;
 }
 
 bool IsFewTokens(const KernelContext& ctx) {
-  const Operand& h = ctx.in(kH);
-  for (const int w : {kGate, kGateUp, kDown, kSharedUp, kSharedDown}) {
-    if (ctx.has(w) && ctx.in(w).element_size != 2) return false;
-  }
   return ctx.precision == Precision::kBf16 &&
          ctx.Int("num_groups") == ctx.Int("top_groups") &&
          HasChooseExperts(ChoiceOf(ctx)) && HasFewExperts(ExpertsOf(ctx)) &&
-         HasFewRows(h.dim(0), h.dim(1), ctx.in(kGate).dim(0)) &&
-         (!ctx.has(kSharedUp) ||
-          HasFewRows(h.dim(0), h.dim(1), ctx.in(kSharedUp).dim(0)));
+         HasFewRowsProducts(GateOf(ctx));
 }
 
 cudaError_t RunFewTokens(const KernelContext& ctx) {
-  const Operand& h = ctx.in(kH);
+  const Extent t = ctx.in(kH).rows();
   ChooseExpertsArgs choice = ChoiceOf(ctx);
   FewExpertsArgs experts = ExpertsOf(ctx);
-  const int64_t slots = h.dim(0) * choice.k;
-  auto* const logits = ctx.Take<float>(h.dim(0) * choice.num_experts);
+  const int64_t slots = t.bound * choice.k;
+  const Operand logits = TakeMatrix(ctx, t, choice.num_experts);
   choice.expert = ctx.Take<int32_t>(slots);
   choice.weight = ctx.Take<float>(slots);
   choice.num_active = ctx.Take<int32_t>(1);
   choice.active = ctx.Take<int32_t>(choice.num_experts);
   choice.pick = ctx.Take<int32_t>(choice.num_experts * kMaxFewRows);
   for (const void* const p :
-       {static_cast<void*>(logits), static_cast<void*>(choice.expert),
+       {logits.data, static_cast<void*>(choice.expert),
         static_cast<void*>(choice.weight),
         static_cast<void*>(choice.num_active),
         static_cast<void*>(choice.active), static_cast<void*>(choice.pick)}) {
     if (p == nullptr) return cudaErrorMemoryAllocation;
   }
-  FewRowsArgs gate;
-  gate.tokens = h.rows();
-  gate.k = gate.pitch = h.dim(1);
-  gate.x = h.as<float>();
-  gate.gain = ctx.in(kGain).as<float>();
-  gate.eps = ctx.Float("eps");
-  gate.normed = ctx.out(kX).as<__nv_bfloat16>();
-  gate.product[0].w = ctx.in(kGate).as<__nv_bfloat16>();
-  gate.product[0].n = choice.num_experts;
-  gate.product[0].y = logits;
-  if (ctx.has(kSharedUp)) {
-    gate.num_products = 2;
-    gate.product[1].w = ctx.in(kSharedUp).as<__nv_bfloat16>();
-    gate.product[1].n = ctx.in(kSharedUp).dim(0);
-    gate.product[1].y = ctx.out(kShared).as<float>();
-    gate.product[1].swiglu = true;
-  }
+  FewRowsArgs gate = GateOf(ctx);
+  gate.product[0].y = logits.as<float>();
   if (const cudaError_t e = FewRowsProducts(gate, ctx.stream); e) return e;
-  choice.logits = logits;
+  choice.logits = logits.as<float>();
   if (const cudaError_t e = ChooseExperts(choice, ctx.stream); e) return e;
   experts.weight = choice.weight;
   experts.num_active = choice.num_active;
@@ -151,18 +150,16 @@ Operand TakeIndices(const KernelContext& ctx, Extent rows, int64_t columns) {
 }
 
 cudaError_t AddShared(const KernelContext& ctx, const Operand& x) {
-  const OneAttribute linear("transpose_rhs", 1);
   const Extent t = x.rows();
   const Operand both = TakeMatrix(ctx, t, ctx.in(kSharedUp).dim(0));
   const Operand sum = TakeMatrix(ctx, t, x.dim(1));
   if (both.data == nullptr || sum.data == nullptr) {
     return cudaErrorMemoryAllocation;
   }
-  cudaError_t e = RunPart(ctx, RunMatMul, {x, ctx.in(kSharedUp)}, both, linear);
+  cudaError_t e = RunLinear(ctx, x, ctx.in(kSharedUp), both);
   if (e == cudaSuccess) e = RunPart(ctx, RunSwiGlu, {both}, ctx.out(kShared));
   if (e == cudaSuccess) {
-    e = RunPart(ctx, RunMatMul, {ctx.out(kShared), ctx.in(kSharedDown)}, sum,
-                linear);
+    e = RunLinear(ctx, ctx.out(kShared), ctx.in(kSharedDown), sum);
   }
   if (e != cudaSuccess) return e;
   return RunPart(ctx, RunAdd, {ctx.out(kY), sum}, ctx.out(kY));
@@ -195,10 +192,7 @@ cudaError_t RunRoutedExperts(const KernelContext& ctx) {
     if (p == nullptr) return cudaErrorMemoryAllocation;
   }
   cudaError_t e = NormRows(ctx, h, ctx.in(kGain), ctx.Float("eps"), x);
-  if (e == cudaSuccess) {
-    e = RunPart(ctx, RunMatMul, {x, ctx.in(kGate)}, logits,
-                OneAttribute("transpose_rhs", 1));
-  }
+  if (e == cudaSuccess) e = RunLinear(ctx, x, ctx.in(kGate), logits);
   if (e == cudaSuccess) {
     e = ctx.Int("softmax") != 0 ? RunPart(ctx, RunMaskedSoftmax, {logits, none},
                                           logits, UnitScale())
@@ -241,20 +235,21 @@ enum MlpInput {
   kMlpDownBias
 };
 
+int64_t MlpWidth(const KernelContext& ctx) {
+  return ctx.in(kMlpGateUp).dim(0) / 2;
+}
+
 bool IsFewMlp(const KernelContext& ctx) {
   const Operand& h = ctx.in(kMlpH);
-  const Operand& up = ctx.in(kMlpGateUp);
-  const Operand& down = ctx.in(kMlpDown);
-  return ctx.precision == Precision::kBf16 && up.element_size == 2 &&
-         down.element_size == 2 && !ctx.has(kMlpUpBias) &&
-         HasFewRows(h.dim(0), h.dim(1), up.dim(0)) &&
-         HasFewRows(h.dim(0), down.dim(1), down.dim(0));
+  return ctx.precision == Precision::kBf16 && !ctx.has(kMlpUpBias) &&
+         HasFewRows(h.dim(0), WeightRows(ctx.in(kMlpGateUp), h.dim(1))) &&
+         HasFewRows(h.dim(0), WeightRows(ctx.in(kMlpDown), MlpWidth(ctx)));
 }
 
 cudaError_t RunFewMlp(const KernelContext& ctx) {
   const Operand& h = ctx.in(kMlpH);
-  const Operand& down = ctx.in(kMlpDown);
-  auto* const hidden = ctx.Take<float>(h.dim(0) * down.dim(1));
+  const int64_t width = MlpWidth(ctx);
+  auto* const hidden = ctx.Take<float>(h.dim(0) * width);
   if (hidden == nullptr) return cudaErrorMemoryAllocation;
   FewRowsArgs a;
   a.tokens = h.rows();
@@ -262,17 +257,15 @@ cudaError_t RunFewMlp(const KernelContext& ctx) {
   a.x = h.as<float>();
   a.gain = ctx.in(kMlpGain).as<float>();
   a.eps = ctx.Float("eps");
-  a.product[0].w = ctx.in(kMlpGateUp).as<__nv_bfloat16>();
-  a.product[0].n = ctx.in(kMlpGateUp).dim(0);
+  a.product[0].w = WeightRows(ctx.in(kMlpGateUp), a.k);
   a.product[0].y = hidden;
   a.product[0].swiglu = true;
   if (const cudaError_t e = FewRowsProducts(a, ctx.stream); e) return e;
   FewRowsArgs b;
   b.tokens = h.rows();
-  b.k = b.pitch = down.dim(1);
+  b.k = b.pitch = width;
   b.x = hidden;
-  b.product[0].w = down.as<__nv_bfloat16>();
-  b.product[0].n = down.dim(0);
+  b.product[0].w = WeightRows(ctx.in(kMlpDown), width);
   b.product[0].y = ctx.out(0).as<float>();
   b.product[0].add = h.as<float>();
   return FewRowsProducts(b, ctx.stream);
@@ -283,25 +276,20 @@ cudaError_t RunNormMlp(const KernelContext& ctx) {
   if (h.dim(0) == 0) return cudaSuccess;
   if (IsFewMlp(ctx)) return RunFewMlp(ctx);
   const Extent t = h.rows();
-  const int64_t d = h.dim(1), width = ctx.in(kMlpDown).dim(1);
+  const int64_t d = h.dim(1), width = MlpWidth(ctx);
   const Operand x = TakeMatrix(ctx, t, d);
   const Operand both = TakeMatrix(ctx, t, 2 * width);
   const Operand hidden = TakeMatrix(ctx, t, width);
   for (const Operand& part : {x, both, hidden}) {
     if (part.data == nullptr) return cudaErrorMemoryAllocation;
   }
-  const OneAttribute linear("transpose_rhs", 1);
   cudaError_t e = NormRows(ctx, h, ctx.in(kMlpGain), ctx.Float("eps"), x);
-  if (e == cudaSuccess) {
-    e = RunPart(ctx, RunMatMul, {x, ctx.in(kMlpGateUp)}, both, linear);
-  }
+  if (e == cudaSuccess) e = RunLinear(ctx, x, ctx.in(kMlpGateUp), both);
   if (e == cudaSuccess && ctx.has(kMlpUpBias)) {
     e = RunPart(ctx, RunAddBias, {both, ctx.in(kMlpUpBias)}, both);
   }
   if (e == cudaSuccess) e = RunPart(ctx, RunSwiGlu, {both}, hidden);
-  if (e == cudaSuccess) {
-    e = RunPart(ctx, RunMatMul, {hidden, ctx.in(kMlpDown)}, x, linear);
-  }
+  if (e == cudaSuccess) e = RunLinear(ctx, hidden, ctx.in(kMlpDown), x);
   if (e == cudaSuccess && ctx.has(kMlpDownBias)) {
     e = RunPart(ctx, RunAddBias, {x, ctx.in(kMlpDownBias)}, x);
   }
@@ -314,6 +302,9 @@ cudaError_t RunNormMlp(const KernelContext& ctx) {
 void RegisterRoutedExpertsKernels(KernelRegistry& kernels) {
   kernels.Register("RoutedExperts", RunRoutedExperts);
   kernels.Register("NormMlp", RunNormMlp);
+  // With packed weights (core/ops/quant_fused.h).
+  kernels.Register("QuantRoutedExperts", RunRoutedExperts);
+  kernels.Register("QuantNormMlp", RunNormMlp);
 }
 
 }  // namespace strata::gpu
