@@ -5,8 +5,9 @@
 //        --QuantizeWeights(graph, {{"w", INT4}})-->
 //   w: parameter U8[n, bytes]    y = QuantMatMul(x, w)
 //
-// Experts' matrices F32[experts, n, k] and GroupedMatMul likewise; where
-// experts have formats of their own, w becomes U8[bytes]
+// Experts' matrices F32[experts, n, k] and GroupedMatMul likewise, and fused
+// operators, which become their twins (core/ops/quant_fused.h); where experts
+// of a product have formats of their own, w becomes U8[bytes]
 // (core/quant/mixed_rows.h) and the operator MixedGroupedMatMul. All other
 // values stay what they were.
 
@@ -25,14 +26,16 @@
 namespace strata {
 
 // The F32 parameters that nodes read only as a layer's weights: as the w of
-// x w^T. Those that no node reads are not among them.
+// x w^T, or as such of a fused operator that has a twin. Those that no node
+// reads are not among them.
 std::set<std::string> QuantizableWeights(const Graph& graph);
 
 // `graph` with the parameters `formats` packed, and those of `mixed` with a
 // format an expert.
 //
-// Returns INVALID_ARGUMENT, naming the parameter, if one is not quantisable or
-// its columns cannot have its format.
+// Returns INVALID_ARGUMENT, naming the parameter, if one is not quantisable, if
+// its columns cannot have its format, or if a fused operator reads one of
+// `mixed`.
 absl::StatusOr<Graph> QuantizeWeights(
     const Graph& graph, const std::map<std::string, QuantFormat>& formats,
     const std::map<std::string, ExpertFormats>& mixed = {});
