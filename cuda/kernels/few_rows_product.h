@@ -1,5 +1,5 @@
-// The products of QuantProduct (quant_product.h), a source a format, which
-// takes a compiler a minute.
+// The products of QuantProduct (quant_product.h), a source a format, so that
+// both compile at once.
 
 #ifndef CUDA_KERNELS_FEW_ROWS_PRODUCT_H_
 #define CUDA_KERNELS_FEW_ROWS_PRODUCT_H_
