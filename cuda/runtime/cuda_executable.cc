@@ -63,6 +63,20 @@ bool RunsBeside(const Node& node) {
   return node.op->name == absl::string_view("AllReduce");
 }
 
+// Whose kernel takes the inputs of several nodes, one behind the other: there
+// is one for each parameter of a model.
+bool RunsTogether(const Node& node) {
+  return node.op->name == absl::string_view("AdamW");
+}
+
+bool SameAttributes(const Node& a, const Node& b) {
+  return absl::c_all_of(std::vector<const char*>{"beta1", "beta2", "eps",
+                                                 "weight_decay", "max_norm"},
+                        [&](const char* name) {
+                          return a.attrs.Float(name) == b.attrs.Float(name);
+                        });
+}
+
 template <typename T>
 absl::StatusOr<std::unique_ptr<DeviceArray<T>>> CopyToDevice(
     const std::vector<T>& host) {
@@ -114,6 +128,7 @@ absl::Status CudaExecutable::Bind(absl::Span<char* const> address) {
     ASSIGN_OR_RETURN(Step step, BindStep(id));
     steps_.push_back(std::move(step));
   }
+  BindTogether();
   return OpenSide();
 }
 
@@ -276,6 +291,46 @@ absl::StatusOr<CudaExecutable::Step> CudaExecutable::BindStep(NodeId id) const {
   return step;
 }
 
+void CudaExecutable::BindTogether() {
+  const auto end = static_cast<NodeId>(steps_.size());
+  for (NodeId first = 0; first < end;) {
+    Together together;
+    std::set<ValueId> touched, written;
+    NodeId id = first;
+    for (; id < end; ++id) {
+      const Node& node = graph_.node(id);
+      const auto depends = [&](int i) { return touched.count(node.inputs[i]); };
+      if (!RunsTogether(node) || node.op != graph_.node(first).op ||
+          absl::c_any_of(node.inputs,
+                         [&](ValueId v) { return written.count(v) > 0; }) ||
+          absl::c_any_of(node.mutates, depends)) {
+        break;
+      }
+      touched.insert(node.inputs.begin(), node.inputs.end());
+      for (const int i : node.mutates) written.insert(node.inputs[i]);
+      const auto call = absl::c_find_if(together.like, [&](NodeId like) {
+        return SameAttributes(graph_.node(like), node);
+      });
+      if (call == together.like.end()) {
+        together.like.push_back(id);
+        together.calls.push_back(steps_[id]);
+        continue;
+      }
+      Step& step = together.calls[call - together.like.begin()];
+      const Step& more = steps_[id];
+      step.inputs.insert(step.inputs.end(), more.inputs.begin(),
+                         more.inputs.end());
+      step.makers.insert(step.makers.end(), more.makers.begin(),
+                         more.makers.end());
+    }
+    if (id - first > 1) {
+      together.end = id;
+      together_[first] = std::move(together);
+    }
+    first = std::max(id, first + 1);
+  }
+}
+
 absl::Status CudaExecutable::OpenSide() {
   if (!absl::c_any_of(steps_, [](const Step& s) { return s.beside; })) {
     return absl::OkStatus();
@@ -314,9 +369,21 @@ absl::Status CudaExecutable::JoinBefore(NodeId id) {
   return ToStatus(cudaStreamWaitEvent(backend_.stream(), joined_, 0));
 }
 
-absl::Status CudaExecutable::EnqueueStep(NodeId id, Kernel kernel,
-                                         cudaStream_t stream) {
-  const Step& step = steps_[id];
+absl::Status CudaExecutable::EnqueueTogether(NodeId first,
+                                             const Together& together) {
+  for (NodeId id = first; id < together.end; ++id) {
+    RETURN_IF_ERROR(JoinBefore(id));
+  }
+  for (size_t i = 0; i < together.calls.size(); ++i) {
+    const Step& call = together.calls[i];
+    RETURN_IF_ERROR(EnqueueCall(together.like[i], call, call.kernels.run,
+                                backend_.stream()));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CudaExecutable::EnqueueCall(NodeId id, const Step& step,
+                                         Kernel kernel, cudaStream_t stream) {
   const Node& node = graph_.node(id);
   const NodeAttributes attrs(node.attrs);
   KernelContext ctx;
@@ -346,6 +413,15 @@ absl::Status CudaExecutable::EnqueueSteps(Part part, const Options* options) {
   using Clock = std::chrono::steady_clock;
   for (size_t id = 0; id < steps_.size(); ++id) {
     const Step& step = steps_[id];
+    // Node by node an error has a name, and a time an operator.
+    const auto several = together_.find(static_cast<NodeId>(id));
+    if (options == nullptr && several != together_.end()) {
+      if (part != Part::kConstants) {
+        RETURN_IF_ERROR(EnqueueTogether(several->first, several->second));
+      }
+      id = several->second.end - 1;
+      continue;
+    }
     const Clock::time_point start =
         options != nullptr ? Clock::now() : Clock::time_point();
     if (part != Part::kRest && step.kernels.prepare != nullptr) {

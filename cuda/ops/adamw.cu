@@ -1,0 +1,261 @@
+#include <algorithm>
+#include <cstdint>
+
+#include "cuda/ops/adamw.h"
+#include "cuda/ops/bf16/eight.cuh"
+#include "cuda/ops/device.cuh"
+#include "cuda/runtime/kernel.h"
+#include "cuda_bf16.h"
+
+// All parameters of a launch are cut into pieces, which the blocks take in
+// turn; as many blocks as are resident at once, so that none begins late. A
+// thread works on eight elements of BF16 at a time, or four of F32: 112 bytes.
+// Bound by these.
+namespace strata::gpu {
+namespace {
+
+constexpr int kInputs = 8;              // Of a node.
+constexpr int kPiece = 4 * kBlock * 8;  // Elements: four rounds of a block.
+constexpr int kBlocksPerProcessor = 4;  // With 64 registers a thread.
+
+struct Parameter {
+  int64_t n = 0;
+  void* param = nullptr;  // F32 or BF16, all four alike.
+  void* m = nullptr;
+  void* v = nullptr;
+  const void* grad = nullptr;
+};
+
+struct StepArgs {
+  const float* norm = nullptr;
+  const float* divisor = nullptr;
+  const float* lr = nullptr;
+  const int32_t* step = nullptr;
+  double beta1 = 0, beta2 = 0, max_norm = 0;
+  float eps = 0, weight_decay = 0;
+  FaultSink fault;
+};
+
+// Of one launch, by value: 22 of the 32 kB that a kernel's arguments may have.
+constexpr int kMaxParameters = 512;
+struct Table {
+  StepArgs step;
+  int count = 0;
+  int32_t first_piece[kMaxParameters + 1] = {};
+  Parameter parameter[kMaxParameters];
+};
+static_assert(sizeof(Table) < 32764);
+
+// What all elements share; one thread of a block works it out.
+struct AdamWStep {
+  float grad_scale, m_scale, v_scale;
+  float beta1, beta2, lr, eps, weight_decay;
+
+  __device__ __forceinline__ void Update(float g, float& p, float& m,
+                                         float& v) const {
+    g *= grad_scale;
+    m = beta1 * m + (1.f - beta1) * g;
+    v = beta2 * v + (1.f - beta2) * g * g;
+    const float update = m * m_scale / (sqrtf(v * v_scale) + eps);
+    p = p - lr * (update + weight_decay * p);
+  }
+};
+
+// False if nothing may change. To all threads of a block.
+__device__ bool ShareStep(const StepArgs& args, AdamWStep& step) {
+  __shared__ AdamWStep shared;
+  const double norm = *args.norm;
+  // A gradient that is NaN or infinite would spoil every weight.
+  if (!isfinite(norm)) return false;
+  if (threadIdx.x == 0) {
+    const int number = *args.step;
+    if (number < 1) args.fault.Report(FaultKind::kStep, 0, number, 0);
+    shared.grad_scale = static_cast<float>(fmin(1.0, args.max_norm / norm) /
+                                           static_cast<double>(*args.divisor));
+    shared.m_scale = static_cast<float>(1 / (1 - pow(args.beta1, number)));
+    shared.v_scale = static_cast<float>(1 / (1 - pow(args.beta2, number)));
+    shared.beta1 = static_cast<float>(args.beta1);
+    shared.beta2 = static_cast<float>(args.beta2);
+    shared.lr = *args.lr;
+    shared.eps = args.eps;
+    shared.weight_decay = args.weight_decay;
+  }
+  __syncthreads();
+  step = shared;
+  return *args.step >= 1;
+}
+
+// Bits for element i of a step: two multiplications of Murmur3's finaliser.
+__device__ __forceinline__ uint32_t RandomBits(uint32_t seed, int64_t i) {
+  uint32_t h = static_cast<uint32_t>(i) ^
+               static_cast<uint32_t>(i >> 32) * 0x9e3779b9u ^ seed;
+  h = (h ^ (h >> 16)) * 0x85ebca6bu;
+  h = (h ^ (h >> 13)) * 0xc2b2ae35u;
+  return h ^ (h >> 16);
+}
+
+// x, of which the lower half is cut off after the lower half of `random` was
+// added: BF16 as the upper half of a float.
+__device__ __forceinline__ uint32_t RoundAtRandom(float x, uint32_t random) {
+  const uint32_t bits = __float_as_uint(x);
+  const bool finite = (bits & 0x7f800000u) != 0x7f800000u;
+  return (bits + (finite ? random & 0xffff : 0)) & 0xffff0000u;
+}
+
+// Elements [begin, end) of a parameter by a block; begin is a multiple of 8,
+// and so is end where it is not the parameter's.
+__device__ void UpdatePiece(const AdamWStep& step, uint32_t seed,
+                            const Parameter& of, int64_t begin, int64_t end,
+                            float) {
+  auto* const param = static_cast<float*>(of.param);
+  auto* const m = static_cast<float*>(of.m);
+  auto* const v = static_cast<float*>(of.v);
+  const auto* const grad = static_cast<const float*>(of.grad);
+  for (int64_t i = begin / 4 + threadIdx.x; i < end / 4; i += kBlock) {
+    const float4 g4 = reinterpret_cast<const float4*>(grad)[i];
+    float4 p4 = reinterpret_cast<const float4*>(param)[i];
+    float4 m4 = reinterpret_cast<const float4*>(m)[i];
+    float4 v4 = reinterpret_cast<const float4*>(v)[i];
+    step.Update(g4.x, p4.x, m4.x, v4.x);
+    step.Update(g4.y, p4.y, m4.y, v4.y);
+    step.Update(g4.z, p4.z, m4.z, v4.z);
+    step.Update(g4.w, p4.w, m4.w, v4.w);
+    reinterpret_cast<float4*>(param)[i] = p4;
+    reinterpret_cast<float4*>(m)[i] = m4;
+    reinterpret_cast<float4*>(v)[i] = v4;
+  }
+  const int64_t last = end / 4 * 4 + threadIdx.x;
+  if (last < end) step.Update(grad[last], param[last], m[last], v[last]);
+}
+
+__device__ void UpdatePiece(const AdamWStep& step, uint32_t seed,
+                            const Parameter& of, int64_t begin, int64_t end,
+                            __nv_bfloat16) {
+  auto* const param = static_cast<__nv_bfloat16*>(of.param);
+  auto* const m = static_cast<__nv_bfloat16*>(of.m);
+  auto* const v = static_cast<__nv_bfloat16*>(of.v);
+  const auto* const grad = static_cast<const __nv_bfloat16*>(of.grad);
+  const auto update = [&](int64_t i, float g, float& p, float& m_i,
+                          float& v_i) {
+    step.Update(g, p, m_i, v_i);
+    const uint32_t random = RandomBits(seed, i);
+    p = __uint_as_float(RoundAtRandom(p, random));
+    m_i = __uint_as_float(RoundAtRandom(m_i, random >> 16));
+    v_i = __uint_as_float(RoundAtRandom(v_i, random * 0x9e3779b1u >> 16));
+  };
+  for (int64_t i = begin / 8 + threadIdx.x; i < end / 8; i += kBlock) {
+    float g8[8], p8[8], m8[8], v8[8];
+    Load8(grad + 8 * i, g8);
+    Load8(param + 8 * i, p8);
+    Load8(m + 8 * i, m8);
+    Load8(v + 8 * i, v8);
+#pragma unroll
+    for (int j = 0; j < 8; ++j) update(8 * i + j, g8[j], p8[j], m8[j], v8[j]);
+    // Exact: they are rounded.
+    Store8(p8, param + 8 * i);
+    Store8(m8, m + 8 * i);
+    Store8(v8, v + 8 * i);
+  }
+  const int64_t last = end / 8 * 8 + threadIdx.x;
+  if (last >= end) return;
+  float p_i = param[last], m_i = m[last], v_i = v[last];
+  update(last, grad[last], p_i, m_i, v_i);
+  param[last] = p_i;
+  m[last] = m_i;
+  v[last] = v_i;
+}
+
+// The parameter that a piece is of: the last that begins no later.
+__device__ int ParameterOf(const Table& table, int piece) {
+  int low = 0, high = table.count;
+  while (high - low > 1) {
+    const int middle = (low + high) / 2;
+    (table.first_piece[middle] <= piece ? low : high) = middle;
+  }
+  return low;
+}
+
+template <typename T>
+__global__ void __launch_bounds__(kBlock, kBlocksPerProcessor)
+    AdamWKernel(const __grid_constant__ Table table) {
+  AdamWStep step;
+  if (!ShareStep(table.step, step)) return;
+  const uint32_t seed = static_cast<uint32_t>(*table.step.step) * 0x9e3779b9u;
+  const int pieces = table.first_piece[table.count];
+  for (int piece = static_cast<int>(blockIdx.x); piece < pieces;
+       piece += static_cast<int>(gridDim.x)) {
+    const int p = ParameterOf(table, piece);
+    const Parameter& of = table.parameter[p];
+    const int64_t begin = int64_t{piece - table.first_piece[p]} * kPiece;
+    UpdatePiece(step, seed, of, begin, min(begin + kPiece, of.n), T());
+  }
+}
+
+template <typename T>
+cudaError_t Launch(const Table& table, cudaStream_t stream) {
+  const int pieces = table.first_piece[table.count];
+  if (pieces == 0) return cudaSuccess;
+  int device = 0, processors = 0;
+  if (const cudaError_t e = cudaGetDevice(&device); e) return e;
+  if (const cudaError_t e = cudaDeviceGetAttribute(
+          &processors, cudaDevAttrMultiProcessorCount, device)) {
+    return e;
+  }
+  const int blocks = std::min(pieces, processors * kBlocksPerProcessor);
+  AdamWKernel<T><<<static_cast<unsigned>(blocks), kBlock, 0, stream>>>(table);
+  return cudaGetLastError();
+}
+
+// The parameters of one type, in as few launches as hold them.
+template <typename T>
+cudaError_t LaunchAll(const KernelContext& ctx, Table& table) {
+  table.count = 0;
+  for (int first = 0; first < ctx.num_inputs; first += kInputs) {
+    const Operand& param = ctx.in(first);
+    if (param.element_size != sizeof(T)) continue;
+    if (table.count == kMaxParameters) {
+      if (const cudaError_t e = Launch<T>(table, ctx.stream); e) return e;
+      table.count = 0;
+    }
+    const int p = table.count++;
+    table.parameter[p] = {param.max_elements(), param.data,
+                          ctx.in(first + 1).data, ctx.in(first + 2).data,
+                          ctx.in(first + 3).data};
+    table.first_piece[p + 1] =
+        table.first_piece[p] +
+        static_cast<int32_t>(CeilDiv(param.max_elements(), kPiece));
+  }
+  return Launch<T>(table, ctx.stream);
+}
+
+cudaError_t RunAdamW(const KernelContext& ctx) {
+  Table table;
+  StepArgs& step = table.step;
+  step.norm = ctx.in(4).as<float>();
+  step.divisor = ctx.in(5).as<float>();
+  step.lr = ctx.in(6).as<float>();
+  step.step = ctx.in(7).as<int32_t>();
+  step.beta1 = ctx.Double("beta1");
+  step.beta2 = ctx.Double("beta2");
+  step.max_norm = ctx.Double("max_norm");
+  step.eps = ctx.Float("eps");
+  step.weight_decay = ctx.Float("weight_decay");
+  step.fault = ctx.fault;
+  for (int first = kInputs; first < ctx.num_inputs; first += kInputs) {
+    for (int i = 4; i < kInputs; ++i) {
+      if (ctx.in(first + i).data != ctx.in(i).data) {
+        return ctx.Refuse("parameters of one call have steps of their own");
+      }
+    }
+  }
+  if (const cudaError_t e = LaunchAll<float>(ctx, table); e) return e;
+  return LaunchAll<__nv_bfloat16>(ctx, table);
+}
+
+}  // namespace
+
+void RegisterAdamWKernels(KernelRegistry& kernels) {
+  kernels.Register("AdamW", RunAdamW);
+}
+
+}  // namespace strata::gpu
