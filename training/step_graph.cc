@@ -26,6 +26,7 @@
 #include "core/parallel/mesh.h"
 #include "core/passes/autodiff.h"
 #include "core/passes/bf16_training.h"
+#include "core/passes/chunk_losses.h"
 #include "core/passes/partition/cut_graph.h"
 #include "core/passes/partition/partition_experts.h"
 #include "core/tensor/dtype.h"
@@ -275,6 +276,13 @@ absl::StatusOr<StepGraph> BuildEvaluationGraph(const ModelConfig& model,
   options.max_sequences = num_sequences;
   ASSIGN_OR_RETURN(Forward forward, BuildForward(model, options, dtype, place));
   return std::move(forward.step);
+}
+
+StepGraph WithChunkedLosses(StepGraph step) {
+  ChunkedLosses chunked = ChunkLosses(step.graph);
+  step.graph = std::move(chunked.graph);
+  MapRouters(chunked.value, step.routers);
+  return step;
 }
 
 StepGraph InBf16(StepGraph step, const std::set<std::string>& weights) {

@@ -90,6 +90,10 @@ absl::StatusOr<StepGraph> BuildEvaluationGraph(const ModelConfig& model,
                                                RouteSource route,
                                                const MeshPlace& place);
 
+// `step`, a gradient graph, with losses that never have the logits of all
+// tokens (core/passes/chunk_losses.h). Before InBf16().
+StepGraph WithChunkedLosses(StepGraph step);
+
 // `step` with `weights`, the sums of their gradients, and rows in BF16
 // (core/passes/bf16_training.h); as it is without weights.
 StepGraph InBf16(StepGraph step, const std::set<std::string>& weights);

@@ -152,6 +152,11 @@ absl::StatusOr<StepGraph> Trainer::GradientGraph(const MeshPlace& place,
       BuildGradientGraph(model_, train_.batch_size(), train_.seq_len(),
                          options_.dtype, RouteOf(RoutingTraceHeader::TRAIN),
                          place, sums));
+  // Where a device has memory of its own, it is short. A pipeline's stages run
+  // weight gradients apart.
+  if (!backend_->shares_host_memory() && place.shape.pp == 1) {
+    step = WithChunkedLosses(std::move(step));
+  }
   return InBf16(std::move(step), bf16_weights_);
 }
 

@@ -38,6 +38,7 @@ const std::vector<RowOperands>& Operators() {
       {"CrossEntropyGrad", {}, {0}},
       {"DispatchRows", {0}, {0}},
       {"GroupedMatMul", {0}, {0}},
+      {"HeadLoss", {0}, {3}},
       {"LatentKeyValue", {0}, {0, 1}},
       {"LatentKeyValueGrad", {0, 1}, {0}},
       {"MatMul", {0}, {0}},

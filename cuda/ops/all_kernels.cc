@@ -16,6 +16,7 @@
 #include "cuda/ops/gate_loss.h"
 #include "cuda/ops/gate_select.h"
 #include "cuda/ops/grouped_matmul.h"
+#include "cuda/ops/head_loss.h"
 #include "cuda/ops/latent_attention.h"
 #include "cuda/ops/loss.h"
 #include "cuda/ops/matmul.h"
@@ -43,6 +44,7 @@ KernelTable AllCudaKernels() {
   RegisterGateLossKernels(table);
   RegisterGateSelectKernels(table);
   RegisterGroupedMatMulKernels(table);
+  RegisterHeadLossKernels(table);
   RegisterLatentAttentionKernels(table);
   RegisterLossKernels(table);
   RegisterMatMulKernels(table);

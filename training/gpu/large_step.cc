@@ -52,7 +52,7 @@ absl::Status LargeStep::Compile() {
   }
   ASSIGN_OR_RETURN(StepGraph gradients,
                    BuildGradientGraph(model_, sequences, seq_len));
-  gradients = InBf16(std::move(gradients), bf16_weights_);
+  gradients = InBf16(WithChunkedLosses(std::move(gradients)), bf16_weights_);
   ASSIGN_OR_RETURN(const Graph update,
                    BuildUpdateGraph(gradients.graph, model_, train_));
   // Moments first, so that what is said not to fit is the activations.

@@ -4,6 +4,7 @@
 #include "core/cpu/fused/fused_experts.h"
 #include "core/cpu/fused/fused_gate.h"
 #include "core/cpu/fused/fused_latent.h"
+#include "core/cpu/fused/fused_loss.h"
 #include "core/runtime/kernel_registry.h"
 
 namespace strata {
@@ -13,6 +14,7 @@ void RegisterFusedKernels(KernelRegistry& kernels) {
   RegisterFusedExpertsKernels(kernels);
   RegisterFusedGateKernels(kernels);
   RegisterFusedLatentKernels(kernels);
+  RegisterFusedLossKernels(kernels);
 }
 
 }  // namespace strata
