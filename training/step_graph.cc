@@ -29,6 +29,7 @@
 #include "core/passes/chunk_losses.h"
 #include "core/passes/partition/cut_graph.h"
 #include "core/passes/partition/partition_experts.h"
+#include "core/passes/slot_dots.h"
 #include "core/tensor/dtype.h"
 #include "training/buckets.h"
 #include "training/config.pb.h"
@@ -278,16 +279,17 @@ absl::StatusOr<StepGraph> BuildEvaluationGraph(const ModelConfig& model,
   return std::move(forward.step);
 }
 
-StepGraph WithChunkedLosses(StepGraph step) {
-  ChunkedLosses chunked = ChunkLosses(step.graph);
+StepGraph InLessMemory(StepGraph step) {
+  ChunkedLosses chunked = ChunkLosses(UseSlotDots(step.graph));
   step.graph = std::move(chunked.graph);
   MapRouters(chunked.value, step.routers);
   return step;
 }
 
-StepGraph InBf16(StepGraph step, const std::set<std::string>& weights) {
+StepGraph InBf16(StepGraph step, const std::set<std::string>& weights,
+                 WeightState state) {
   if (weights.empty()) return step;
-  Bf16Gradients narrow = GradientsInBf16(step.graph, weights);
+  Bf16Gradients narrow = GradientsInBf16(step.graph, weights, state);
   step.graph = std::move(narrow.graph);
   MapRouters(narrow.value, step.routers);
   return step;

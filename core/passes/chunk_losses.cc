@@ -16,7 +16,7 @@
 namespace strata {
 namespace {
 
-constexpr int64_t kChunkLogits = int64_t{1} << 26;
+constexpr int64_t kChunkLogits = int64_t{1} << 27;
 constexpr int64_t kLeastRows = 128;  // And a multiple of it.
 
 // The nodes that one HeadLoss stands for.

@@ -22,7 +22,7 @@
 
 namespace strata {
 
-// How many rows have their logits at once: those of 2^26, 256 MB of F32, and
+// How many rows have their logits at once: those of 2^27, 512 MB of F32, and
 // 128 at least, so that products are large enough to be bound by arithmetic.
 int64_t LossChunkRows(int64_t vocab);
 

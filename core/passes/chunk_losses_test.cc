@@ -198,8 +198,8 @@ TEST(ChunkLossesTest, AHeadThatIsNotTrainedKeepsItsLogits) {
 }
 
 TEST(ChunkLossesTest, ChunksHaveAsManyLogits) {
-  EXPECT_EQ(LossChunkRows(32000), 2048);
-  EXPECT_EQ(LossChunkRows(256), 262144);
+  EXPECT_EQ(LossChunkRows(32000), 4096);
+  EXPECT_EQ(LossChunkRows(256), 524288);
   EXPECT_EQ(LossChunkRows(1 << 20), 128);
 }
 

@@ -14,7 +14,7 @@
 namespace strata::gpu {
 namespace {
 
-constexpr int kInputs = 8;              // Of a node.
+constexpr int kInputs = 8;  // Of a node; one more where weights lie in halves.
 constexpr int kPiece = 4 * kBlock * 8;  // Elements: four rounds of a block.
 constexpr int kBlocksPerProcessor = 4;  // With 64 registers a thread.
 
@@ -24,6 +24,7 @@ struct Parameter {
   void* m = nullptr;
   void* v = nullptr;
   const void* grad = nullptr;
+  int16_t* low = nullptr;  // Of halves: param is BF16, the others F32.
 };
 
 struct StepArgs {
@@ -36,7 +37,7 @@ struct StepArgs {
   FaultSink fault;
 };
 
-// Of one launch, by value: 22 of the 32 kB that a kernel's arguments may have.
+// Of one launch, by value: 27 of the 32 kB that a kernel's arguments may have.
 constexpr int kMaxParameters = 512;
 struct Table {
   StepArgs step;
@@ -165,6 +166,61 @@ __device__ void UpdatePiece(const AdamWStep& step, uint32_t seed,
   v[last] = v_i;
 }
 
+struct Halves {};  // In place of an element's type.
+
+// Bits of a float, from the half that products read and what lies below.
+__device__ __forceinline__ float Join(uint32_t high, uint32_t low) {
+  const auto signed_low = static_cast<int16_t>(low & 0xffff);
+  return __uint_as_float(
+      (high << 16) + static_cast<uint32_t>(static_cast<int32_t>(signed_low)));
+}
+// The upper 16 bits, to the nearest; the lower ones are those of what is left.
+__device__ __forceinline__ uint32_t HighHalf(float x) {
+  return (__float_as_uint(x) + 0x8000u) >> 16;
+}
+
+// Two weights, the first in the lower bits of both words.
+__device__ __forceinline__ void UpdateTwo(const AdamWStep& step, float2 g,
+                                          uint32_t& high, uint32_t& low,
+                                          float2& m, float2& v) {
+  float first = Join(high & 0xffff, low), second = Join(high >> 16, low >> 16);
+  step.Update(g.x, first, m.x, v.x);
+  step.Update(g.y, second, m.y, v.y);
+  high = HighHalf(first) | HighHalf(second) << 16;
+  low = (__float_as_uint(first) & 0xffff) | __float_as_uint(second) << 16;
+}
+
+__device__ void UpdatePiece(const AdamWStep& step, uint32_t seed,
+                            const Parameter& of, int64_t begin, int64_t end,
+                            Halves) {
+  auto* const high = static_cast<uint16_t*>(of.param);
+  auto* const low = reinterpret_cast<uint16_t*>(of.low);
+  auto* const m = static_cast<float*>(of.m);
+  auto* const v = static_cast<float*>(of.v);
+  const auto* const grad = static_cast<const float*>(of.grad);
+  for (int64_t i = begin / 4 + threadIdx.x; i < end / 4; i += kBlock) {
+    const float4 g4 = reinterpret_cast<const float4*>(grad)[i];
+    uint2 high4 = reinterpret_cast<const uint2*>(high)[i];
+    uint2 low4 = reinterpret_cast<const uint2*>(low)[i];
+    const float4 m4 = reinterpret_cast<const float4*>(m)[i];
+    const float4 v4 = reinterpret_cast<const float4*>(v)[i];
+    float2 m_a = {m4.x, m4.y}, m_b = {m4.z, m4.w};
+    float2 v_a = {v4.x, v4.y}, v_b = {v4.z, v4.w};
+    UpdateTwo(step, {g4.x, g4.y}, high4.x, low4.x, m_a, v_a);
+    UpdateTwo(step, {g4.z, g4.w}, high4.y, low4.y, m_b, v_b);
+    reinterpret_cast<uint2*>(high)[i] = high4;
+    reinterpret_cast<uint2*>(low)[i] = low4;
+    reinterpret_cast<float4*>(m)[i] = {m_a.x, m_a.y, m_b.x, m_b.y};
+    reinterpret_cast<float4*>(v)[i] = {v_a.x, v_a.y, v_b.x, v_b.y};
+  }
+  const int64_t last = end / 4 * 4 + threadIdx.x;
+  if (last >= end) return;
+  float weight = Join(high[last], low[last]);
+  step.Update(grad[last], weight, m[last], v[last]);
+  high[last] = static_cast<uint16_t>(HighHalf(weight));
+  low[last] = static_cast<uint16_t>(__float_as_uint(weight));
+}
+
 // The parameter that a piece is of: the last that begins no later.
 __device__ int ParameterOf(const Table& table, int piece) {
   int low = 0, high = table.count;
@@ -206,21 +262,26 @@ cudaError_t Launch(const Table& table, cudaStream_t stream) {
   return cudaGetLastError();
 }
 
-// The parameters of one type, in as few launches as hold them.
+// The parameters of elements of `size` bytes, in as few launches as hold them.
 template <typename T>
-cudaError_t LaunchAll(const KernelContext& ctx, Table& table) {
+cudaError_t LaunchAll(const KernelContext& ctx, int inputs, int size,
+                      Table& table) {
   table.count = 0;
-  for (int first = 0; first < ctx.num_inputs; first += kInputs) {
+  for (int first = 0; first < ctx.num_inputs; first += inputs) {
     const Operand& param = ctx.in(first);
-    if (param.element_size != sizeof(T)) continue;
+    if (param.element_size != size) continue;
     if (table.count == kMaxParameters) {
       if (const cudaError_t e = Launch<T>(table, ctx.stream); e) return e;
       table.count = 0;
     }
     const int p = table.count++;
-    table.parameter[p] = {param.max_elements(), param.data,
-                          ctx.in(first + 1).data, ctx.in(first + 2).data,
-                          ctx.in(first + 3).data};
+    table.parameter[p] = {
+        param.max_elements(),
+        param.data,
+        ctx.in(first + 1).data,
+        ctx.in(first + 2).data,
+        ctx.in(first + 3).data,
+        inputs > kInputs ? ctx.in(first + kInputs).as<int16_t>() : nullptr};
     table.first_piece[p + 1] =
         table.first_piece[p] +
         static_cast<int32_t>(CeilDiv(param.max_elements(), kPiece));
@@ -228,9 +289,8 @@ cudaError_t LaunchAll(const KernelContext& ctx, Table& table) {
   return Launch<T>(table, ctx.stream);
 }
 
-cudaError_t RunAdamW(const KernelContext& ctx) {
-  Table table;
-  StepArgs& step = table.step;
+// What all have in common.
+cudaError_t ReadStep(const KernelContext& ctx, int inputs, StepArgs& step) {
   step.norm = ctx.in(4).as<float>();
   step.divisor = ctx.in(5).as<float>();
   step.lr = ctx.in(6).as<float>();
@@ -241,21 +301,36 @@ cudaError_t RunAdamW(const KernelContext& ctx) {
   step.eps = ctx.Float("eps");
   step.weight_decay = ctx.Float("weight_decay");
   step.fault = ctx.fault;
-  for (int first = kInputs; first < ctx.num_inputs; first += kInputs) {
+  for (int first = inputs; first < ctx.num_inputs; first += inputs) {
     for (int i = 4; i < kInputs; ++i) {
       if (ctx.in(first + i).data != ctx.in(i).data) {
         return ctx.Refuse("parameters of one call have steps of their own");
       }
     }
   }
-  if (const cudaError_t e = LaunchAll<float>(ctx, table); e) return e;
-  return LaunchAll<__nv_bfloat16>(ctx, table);
+  return cudaSuccess;
+}
+
+cudaError_t RunAdamW(const KernelContext& ctx) {
+  Table table;
+  if (const cudaError_t e = ReadStep(ctx, kInputs, table.step); e) return e;
+  if (const cudaError_t e = LaunchAll<float>(ctx, kInputs, 4, table); e) {
+    return e;
+  }
+  return LaunchAll<__nv_bfloat16>(ctx, kInputs, 2, table);
+}
+
+cudaError_t RunAdamWHalves(const KernelContext& ctx) {
+  Table table;
+  if (const cudaError_t e = ReadStep(ctx, kInputs + 1, table.step); e) return e;
+  return LaunchAll<Halves>(ctx, kInputs + 1, 2, table);
 }
 
 }  // namespace
 
 void RegisterAdamWKernels(KernelRegistry& kernels) {
   kernels.Register("AdamW", RunAdamW);
+  kernels.Register("AdamWHalves", RunAdamWHalves);
 }
 
 }  // namespace strata::gpu

@@ -1,4 +1,5 @@
-// CUDA kernel: AdamW of any number of parameters in one launch.
+// CUDA kernels: AdamW, also of weights in halves (core/ops/adamw_halves.h), of
+// any number of parameters in one launch.
 //
 // A node's inputs are those of the operator (core/ops/optimizer.h); a call may
 // have those of several nodes, one behind the other, of the same attributes,

@@ -24,6 +24,7 @@
 #include "cuda/ops/optimizer.h"
 #include "cuda/ops/quant_matmul.h"
 #include "cuda/ops/rope.h"
+#include "cuda/ops/slot_dot.h"
 #include "cuda/runtime/kernel_table.h"
 
 namespace strata::gpu {
@@ -53,6 +54,7 @@ KernelTable AllCudaKernels() {
   RegisterQuantMatMulKernels(table);
   RegisterRopeKernels(table);
   RegisterRoutedExpertsKernels(table);
+  RegisterSlotDotKernels(table);
   RegisterWeightGradSumKernels(table);
   return table;
 }

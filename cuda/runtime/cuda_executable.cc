@@ -66,11 +66,13 @@ bool RunsBeside(const Node& node) {
 // Whose kernel takes the inputs of several nodes, one behind the other: there
 // is one for each parameter of a model.
 bool RunsTogether(const Node& node) {
-  return node.op->name == absl::string_view("AdamW");
+  return node.op->name == absl::string_view("AdamW") ||
+         node.op->name == absl::string_view("AdamWHalves");
 }
 
-bool SameAttributes(const Node& a, const Node& b) {
-  return absl::c_all_of(std::vector<const char*>{"beta1", "beta2", "eps",
+bool InOneCall(const Node& a, const Node& b) {
+  return a.op == b.op &&
+         absl::c_all_of(std::vector<const char*>{"beta1", "beta2", "eps",
                                                  "weight_decay", "max_norm"},
                         [&](const char* name) {
                           return a.attrs.Float(name) == b.attrs.Float(name);
@@ -300,7 +302,7 @@ void CudaExecutable::BindTogether() {
     for (; id < end; ++id) {
       const Node& node = graph_.node(id);
       const auto depends = [&](int i) { return touched.count(node.inputs[i]); };
-      if (!RunsTogether(node) || node.op != graph_.node(first).op ||
+      if (!RunsTogether(node) ||
           absl::c_any_of(node.inputs,
                          [&](ValueId v) { return written.count(v) > 0; }) ||
           absl::c_any_of(node.mutates, depends)) {
@@ -309,7 +311,7 @@ void CudaExecutable::BindTogether() {
       touched.insert(node.inputs.begin(), node.inputs.end());
       for (const int i : node.mutates) written.insert(node.inputs[i]);
       const auto call = absl::c_find_if(together.like, [&](NodeId like) {
-        return SameAttributes(graph_.node(like), node);
+        return InOneCall(graph_.node(like), node);
       });
       if (call == together.like.end()) {
         together.like.push_back(id);

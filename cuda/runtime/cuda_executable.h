@@ -50,11 +50,11 @@ class CudaExecutable : public Executable {
     // it.
     bool beside = false;
   };
-  // Neighbouring nodes of one operator that do not depend on each other, run by
-  // few calls of its kernel, each of which has the inputs of several.
+  // Neighbouring nodes that do not depend on each other, run by few calls of
+  // their kernels, each of which has the inputs of several.
   struct Together {
     NodeId end = 0;            // Behind the last.
-    std::vector<NodeId> like;  // [calls] a node with the call's attributes.
+    std::vector<NodeId> like;  // [calls] a node of the call.
     std::vector<Step> calls;
   };
   enum class Part {

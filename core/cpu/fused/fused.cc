@@ -5,6 +5,7 @@
 #include "core/cpu/fused/fused_gate.h"
 #include "core/cpu/fused/fused_latent.h"
 #include "core/cpu/fused/fused_loss.h"
+#include "core/cpu/fused/slot_dot.h"
 #include "core/runtime/kernel_registry.h"
 
 namespace strata {
@@ -15,6 +16,7 @@ void RegisterFusedKernels(KernelRegistry& kernels) {
   RegisterFusedGateKernels(kernels);
   RegisterFusedLatentKernels(kernels);
   RegisterFusedLossKernels(kernels);
+  RegisterSlotDotKernels(kernels);
 }
 
 }  // namespace strata
