@@ -16,7 +16,6 @@
 #include "cuda/ops/gate_loss.h"
 #include "cuda/ops/gate_select.h"
 #include "cuda/ops/grouped_matmul.h"
-#include "cuda/ops/head_loss.h"
 #include "cuda/ops/latent_attention.h"
 #include "cuda/ops/loss.h"
 #include "cuda/ops/matmul.h"
@@ -24,7 +23,8 @@
 #include "cuda/ops/optimizer.h"
 #include "cuda/ops/quant_matmul.h"
 #include "cuda/ops/rope.h"
-#include "cuda/ops/slot_dot.h"
+#include "cuda/ops/step/head_loss.h"
+#include "cuda/ops/step/slot_dot.h"
 #include "cuda/runtime/kernel_table.h"
 
 namespace strata::gpu {

@@ -1,9 +1,9 @@
 #include <cstdint>
 
-#include "cuda/ops/adamw.h"
 #include "cuda/ops/bf16/eight.cuh"
 #include "cuda/ops/device.cuh"
 #include "cuda/ops/optimizer.h"
+#include "cuda/ops/step/adamw.h"
 #include "cuda/runtime/kernel.h"
 #include "cuda_bf16.h"
 

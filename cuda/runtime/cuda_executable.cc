@@ -24,6 +24,7 @@
 #include "core/tensor/dtype.h"
 #include "cuda/runtime/cuda_backend.h"
 #include "cuda/runtime/status.h"
+#include "cuda/runtime/together.h"
 #include "cuda_runtime_api.h"
 
 namespace strata::gpu {
@@ -61,22 +62,6 @@ class NodeAttributes : public AttributeReader {
 // Only what copies and adds for others, and needs little of the GPU.
 bool RunsBeside(const Node& node) {
   return node.op->name == absl::string_view("AllReduce");
-}
-
-// Whose kernel takes the inputs of several nodes, one behind the other: there
-// is one for each parameter of a model.
-bool RunsTogether(const Node& node) {
-  return node.op->name == absl::string_view("AdamW") ||
-         node.op->name == absl::string_view("AdamWHalves");
-}
-
-bool InOneCall(const Node& a, const Node& b) {
-  return a.op == b.op &&
-         absl::c_all_of(std::vector<const char*>{"beta1", "beta2", "eps",
-                                                 "weight_decay", "max_norm"},
-                        [&](const char* name) {
-                          return a.attrs.Float(name) == b.attrs.Float(name);
-                        });
 }
 
 template <typename T>
@@ -294,42 +279,20 @@ absl::StatusOr<CudaExecutable::Step> CudaExecutable::BindStep(NodeId id) const {
 }
 
 void CudaExecutable::BindTogether() {
-  const auto end = static_cast<NodeId>(steps_.size());
-  for (NodeId first = 0; first < end;) {
-    Together together;
-    std::set<ValueId> touched, written;
-    NodeId id = first;
-    for (; id < end; ++id) {
-      const Node& node = graph_.node(id);
-      const auto depends = [&](int i) { return touched.count(node.inputs[i]); };
-      if (!RunsTogether(node) ||
-          absl::c_any_of(node.inputs,
-                         [&](ValueId v) { return written.count(v) > 0; }) ||
-          absl::c_any_of(node.mutates, depends)) {
-        break;
+  for (const NodesTogether& nodes : FindTogether(graph_)) {
+    Together& together = together_[nodes.first];
+    together.end = nodes.end;
+    for (const std::vector<NodeId>& call : nodes.calls) {
+      together.like.push_back(call[0]);
+      Step& step = together.calls.emplace_back(steps_[call[0]]);
+      for (size_t i = 1; i < call.size(); ++i) {
+        const Step& more = steps_[call[i]];
+        step.inputs.insert(step.inputs.end(), more.inputs.begin(),
+                           more.inputs.end());
+        step.makers.insert(step.makers.end(), more.makers.begin(),
+                           more.makers.end());
       }
-      touched.insert(node.inputs.begin(), node.inputs.end());
-      for (const int i : node.mutates) written.insert(node.inputs[i]);
-      const auto call = absl::c_find_if(together.like, [&](NodeId like) {
-        return InOneCall(graph_.node(like), node);
-      });
-      if (call == together.like.end()) {
-        together.like.push_back(id);
-        together.calls.push_back(steps_[id]);
-        continue;
-      }
-      Step& step = together.calls[call - together.like.begin()];
-      const Step& more = steps_[id];
-      step.inputs.insert(step.inputs.end(), more.inputs.begin(),
-                         more.inputs.end());
-      step.makers.insert(step.makers.end(), more.makers.begin(),
-                         more.makers.end());
     }
-    if (id - first > 1) {
-      together.end = id;
-      together_[first] = std::move(together);
-    }
-    first = std::max(id, first + 1);
   }
 }
 
@@ -418,10 +381,9 @@ absl::Status CudaExecutable::EnqueueSteps(Part part, const Options* options) {
     // Node by node an error has a name, and a time an operator.
     const auto several = together_.find(static_cast<NodeId>(id));
     if (options == nullptr && several != together_.end()) {
-      if (part != Part::kConstants) {
-        RETURN_IF_ERROR(EnqueueTogether(several->first, several->second));
-      }
       id = several->second.end - 1;
+      if (part == Part::kConstants) continue;
+      RETURN_IF_ERROR(EnqueueTogether(several->first, several->second));
       continue;
     }
     const Clock::time_point start =

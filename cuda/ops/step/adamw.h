@@ -8,8 +8,8 @@
 // rounded by (optimizer.h), follow from it, its place in its own parameter, and
 // the step.
 
-#ifndef CUDA_OPS_ADAMW_H_
-#define CUDA_OPS_ADAMW_H_
+#ifndef CUDA_OPS_STEP_ADAMW_H_
+#define CUDA_OPS_STEP_ADAMW_H_
 
 #include "cuda/runtime/kernel.h"
 
@@ -19,4 +19,4 @@ void RegisterAdamWKernels(KernelRegistry& kernels);
 
 }  // namespace strata::gpu
 
-#endif  // CUDA_OPS_ADAMW_H_
+#endif  // CUDA_OPS_STEP_ADAMW_H_

@@ -1,7 +1,7 @@
 // CUDA kernel: SlotDot (core/ops/slot_dot.h), of rows in F32 or BF16.
 
-#ifndef CUDA_OPS_SLOT_DOT_H_
-#define CUDA_OPS_SLOT_DOT_H_
+#ifndef CUDA_OPS_STEP_SLOT_DOT_H_
+#define CUDA_OPS_STEP_SLOT_DOT_H_
 
 #include "cuda/runtime/kernel.h"
 
@@ -11,4 +11,4 @@ void RegisterSlotDotKernels(KernelRegistry& kernels);
 
 }  // namespace strata::gpu
 
-#endif  // CUDA_OPS_SLOT_DOT_H_
+#endif  // CUDA_OPS_STEP_SLOT_DOT_H_

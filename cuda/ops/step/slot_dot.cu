@@ -3,7 +3,7 @@
 #include "cuda/ops/bf16/eight.cuh"
 #include "cuda/ops/bf16/with_type.h"
 #include "cuda/ops/device.cuh"
-#include "cuda/ops/slot_dot.h"
+#include "cuda/ops/step/slot_dot.h"
 #include "cuda/runtime/kernel.h"
 
 namespace strata::gpu {

@@ -2,8 +2,8 @@
 // scratch, 4 chunk_rows vocab bytes, and their gradient takes their place, BF16
 // where products are. x and w may be F32 or BF16, and so may dx; dw is F32.
 
-#ifndef CUDA_OPS_HEAD_LOSS_H_
-#define CUDA_OPS_HEAD_LOSS_H_
+#ifndef CUDA_OPS_STEP_HEAD_LOSS_H_
+#define CUDA_OPS_STEP_HEAD_LOSS_H_
 
 #include "cuda/runtime/kernel.h"
 
@@ -13,4 +13,4 @@ void RegisterHeadLossKernels(KernelRegistry& kernels);
 
 }  // namespace strata::gpu
 
-#endif  // CUDA_OPS_HEAD_LOSS_H_
+#endif  // CUDA_OPS_STEP_HEAD_LOSS_H_

@@ -5,8 +5,8 @@
 #include "cuda/ops/bf16/convert.h"
 #include "cuda/ops/blas.h"
 #include "cuda/ops/device.cuh"
-#include "cuda/ops/head_loss.h"
 #include "cuda/ops/loss.h"
+#include "cuda/ops/step/head_loss.h"
 #include "cuda/runtime/kernel.h"
 #include "cuda_bf16.h"
 

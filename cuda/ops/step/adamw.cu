@@ -1,9 +1,9 @@
 #include <algorithm>
 #include <cstdint>
 
-#include "cuda/ops/adamw.h"
 #include "cuda/ops/bf16/eight.cuh"
 #include "cuda/ops/device.cuh"
+#include "cuda/ops/step/adamw.h"
 #include "cuda/runtime/kernel.h"
 #include "cuda_bf16.h"
 
@@ -47,18 +47,22 @@ struct Table {
 };
 static_assert(sizeof(Table) < 32764);
 
-// What all elements share; one thread of a block works it out.
+// What all elements share; one thread of a block works it out. Each rounding is
+// written out: left to the compiler, which product of a sum is fused with it
+// differs from kernel to kernel, and weights in halves would not be those in
+// F32.
 struct AdamWStep {
   float grad_scale, m_scale, v_scale;
   float beta1, beta2, lr, eps, weight_decay;
 
   __device__ __forceinline__ void Update(float g, float& p, float& m,
                                          float& v) const {
-    g *= grad_scale;
-    m = beta1 * m + (1.f - beta1) * g;
-    v = beta2 * v + (1.f - beta2) * g * g;
-    const float update = m * m_scale / (sqrtf(v * v_scale) + eps);
-    p = p - lr * (update + weight_decay * p);
+    g = __fmul_rn(g, grad_scale);
+    m = fmaf(beta1, m, __fmul_rn(1.f - beta1, g));
+    v = fmaf(beta2, v, __fmul_rn(__fmul_rn(1.f - beta2, g), g));
+    const float root = __fsqrt_rn(__fmul_rn(v, v_scale));
+    const float update = __fdiv_rn(__fmul_rn(m, m_scale), __fadd_rn(root, eps));
+    p = fmaf(-lr, fmaf(weight_decay, p, update), p);
   }
 };
 
