@@ -115,6 +115,8 @@ TEST(TrainConfigJsonTest, StateIsFp32UnlessBf16IsWanted) {
   ASSERT_THAT(SetField(*config, "state_precision=BF16"), IsOk());
   EXPECT_EQ(config->state_precision(), TrainConfig::BF16);
   EXPECT_THAT(ToJson(*config), HasSubstr(R"("state_precision": "BF16")"));
+  ASSERT_THAT(SetField(*config, "state_precision=FP32_HALVES"), IsOk());
+  EXPECT_EQ(config->state_precision(), TrainConfig::FP32_HALVES);
   EXPECT_THAT(SetField(*config, "state_precision=FP8"),
               StatusIs(kInvalid, HasSubstr("state_precision")));
 }

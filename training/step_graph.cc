@@ -26,8 +26,10 @@
 #include "core/parallel/mesh.h"
 #include "core/passes/autodiff.h"
 #include "core/passes/bf16_training.h"
+#include "core/passes/chunk_losses.h"
 #include "core/passes/partition/cut_graph.h"
 #include "core/passes/partition/partition_experts.h"
+#include "core/passes/slot_dots.h"
 #include "core/tensor/dtype.h"
 #include "training/buckets.h"
 #include "training/config.pb.h"
@@ -277,9 +279,17 @@ absl::StatusOr<StepGraph> BuildEvaluationGraph(const ModelConfig& model,
   return std::move(forward.step);
 }
 
-StepGraph InBf16(StepGraph step, const std::set<std::string>& weights) {
+StepGraph InLessMemory(StepGraph step) {
+  ChunkedLosses chunked = ChunkLosses(UseSlotDots(step.graph));
+  step.graph = std::move(chunked.graph);
+  MapRouters(chunked.value, step.routers);
+  return step;
+}
+
+StepGraph InBf16(StepGraph step, const std::set<std::string>& weights,
+                 WeightState state) {
   if (weights.empty()) return step;
-  Bf16Gradients narrow = GradientsInBf16(step.graph, weights);
+  Bf16Gradients narrow = GradientsInBf16(step.graph, weights, state);
   step.graph = std::move(narrow.graph);
   MapRouters(narrow.value, step.routers);
   return step;

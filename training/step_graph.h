@@ -24,6 +24,7 @@
 #include "core/model/gate.h"
 #include "core/model/moe.h"
 #include "core/parallel/mesh.h"
+#include "core/passes/bf16_training.h"
 #include "core/passes/partition/cut_graph.h"
 #include "core/passes/partition/partition_experts.h"
 #include "core/tensor/dtype.h"
@@ -90,9 +91,15 @@ absl::StatusOr<StepGraph> BuildEvaluationGraph(const ModelConfig& model,
                                                RouteSource route,
                                                const MeshPlace& place);
 
+// `step`, a gradient graph, in less memory: losses that never have the logits
+// of all tokens (core/passes/chunk_losses.h), gates' gradients for which no
+// rows that experts made are kept (core/passes/slot_dots.h). Before InBf16().
+StepGraph InLessMemory(StepGraph step);
+
 // `step` with `weights`, the sums of their gradients, and rows in BF16
 // (core/passes/bf16_training.h); as it is without weights.
-StepGraph InBf16(StepGraph step, const std::set<std::string>& weights);
+StepGraph InBf16(StepGraph step, const std::set<std::string>& weights,
+                 WeightState state = WeightState::kBf16);
 
 // How a step's sums are over ranks.
 struct RankSums {

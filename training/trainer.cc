@@ -152,7 +152,12 @@ absl::StatusOr<StepGraph> Trainer::GradientGraph(const MeshPlace& place,
       BuildGradientGraph(model_, train_.batch_size(), train_.seq_len(),
                          options_.dtype, RouteOf(RoutingTraceHeader::TRAIN),
                          place, sums));
-  return InBf16(std::move(step), bf16_weights_);
+  // Where a device has memory of its own, it is short. A pipeline's stages run
+  // weight gradients apart.
+  if (!backend_->shares_host_memory() && place.shape.pp == 1) {
+    step = InLessMemory(std::move(step));
+  }
+  return InBf16(std::move(step), bf16_weights_, weight_state_);
 }
 
 bool Trainer::SumsInGradients() const {
@@ -172,7 +177,8 @@ absl::Status Trainer::BuildUpdate() {
   if (gradients_ != nullptr) gradients.push_back(&gradients_->graph());
   ASSIGN_OR_RETURN(Graph graph, BuildUpdateGraph(gradients, model_, train_,
                                                  sums, options_.dtype));
-  ASSIGN_OR_RETURN(update_, Program::Compile(UpdateInBf16(graph, bf16_weights_),
+  ASSIGN_OR_RETURN(update_, Program::Compile(UpdateInBf16(graph, bf16_weights_,
+                                                          weight_state_),
                                              *backend_, *state_));
   SetScalar(*update_, "divisor", static_cast<double>(train_.accumulation()));
   layer_norms_ = std::make_unique<LayerNorms>(

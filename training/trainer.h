@@ -31,6 +31,7 @@
 #include "core/model/moe.h"
 #include "core/parallel/mesh.h"
 #include "core/parallel/pipeline_schedule.h"
+#include "core/passes/bf16_training.h"
 #include "core/passes/partition/partition_experts.h"
 #include "core/runtime/backend.h"
 #include "core/runtime/program.h"
@@ -259,8 +260,9 @@ class Trainer {
   std::vector<Graph> stage_graphs_;  // Of a pipeline: whole, by stage.
   std::vector<Shard> shards_;        // None where this rank holds all experts.
   std::vector<std::string> tied_;
-  std::set<std::string> bf16_weights_;  // None with FP32 state.
-  std::vector<int32_t> ignored_ids_;    // That a stage's graph does not read.
+  std::set<std::string> bf16_weights_;             // None with FP32 state.
+  WeightState weight_state_ = WeightState::kBf16;  // Theirs.
+  std::vector<int32_t> ignored_ids_;  // That a stage's graph does not read.
   std::unique_ptr<LayerNorms> layer_norms_;
   std::unique_ptr<ExpertMeter> meter_;
   std::unique_ptr<LiveBalancer> balancer_;  // Null where experts stay.

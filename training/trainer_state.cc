@@ -1,5 +1,7 @@
 // In which precision a trainer holds weights and what belongs to them.
 
+#include <string>
+
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
@@ -15,15 +17,18 @@
 namespace strata {
 
 absl::Status Trainer::ChooseState() {
-  if (train_.state_precision() != TrainConfig::BF16) return absl::OkStatus();
+  if (train_.state_precision() == TrainConfig::FP32) return absl::OkStatus();
+  const std::string& precision =
+      TrainConfig::StatePrecision_Name(train_.state_precision());
   if (options_.mesh != nullptr || options_.dtype != DType::kF32) {
-    return absl::InvalidArgumentError(
-        "train.state_precision is BF16, which one rank trains with, in F32 "
-        "arithmetic; want FP32 for several ranks or F64");
+    return absl::InvalidArgumentError(absl::StrCat(
+        "train.state_precision is ", precision,
+        ", which one rank trains "
+        "with, in F32 arithmetic; want FP32 for several ranks or F64"));
   }
   if (backend_->FindKernel(kSumWeightGrad.name, DType::kBF16) == nullptr) {
     return absl::InvalidArgumentError(absl::StrCat(
-        "train.state_precision is BF16; the ", backend_->name(),
+        "train.state_precision is ", precision, "; the ", backend_->name(),
         " backend trains with FP32 state only: want FP32, or a GPU"));
   }
   ASSIGN_OR_RETURN(
@@ -31,6 +36,9 @@ absl::Status Trainer::ChooseState() {
       BuildEvaluationGraph(model_, train_.batch_size(), train_.seq_len(),
                            options_.dtype, RouteSource::kGate, Place()));
   bf16_weights_ = Bf16Weights(forward.graph);
+  if (train_.state_precision() == TrainConfig::FP32_HALVES) {
+    weight_state_ = WeightState::kHalves;
+  }
   return absl::OkStatus();
 }
 

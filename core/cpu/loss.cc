@@ -18,21 +18,6 @@
 namespace strata {
 namespace {
 
-// The number of tokens that count, which are those with a target.
-absl::StatusOr<int64_t> CountTargets(const int32_t* target, int64_t t,
-                                     int64_t vocab) {
-  int64_t count = 0;
-  for (int64_t i = 0; i < t; ++i) {
-    if (target[i] < -1 || target[i] >= vocab) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("token ", i, " has target ", target[i],
-                       "; want -1 (left out) to ", vocab - 1));
-    }
-    count += target[i] >= 0;
-  }
-  return count;
-}
-
 template <typename T>
 absl::Status RunCrossEntropy(const KernelContext& ctx) {
   const VectorMath<T>& vec = VectorMath<T>::Get();
@@ -104,6 +89,20 @@ absl::Status RunNextTarget(const KernelContext& ctx) {
 }
 
 }  // namespace
+
+absl::StatusOr<int64_t> CountTargets(const int32_t* target, int64_t t,
+                                     int64_t vocab) {
+  int64_t count = 0;
+  for (int64_t i = 0; i < t; ++i) {
+    if (target[i] < -1 || target[i] >= vocab) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("token ", i, " has target ", target[i],
+                       "; want -1 (left out) to ", vocab - 1));
+    }
+    count += target[i] >= 0;
+  }
+  return count;
+}
 
 void RegisterLossKernels(KernelRegistry& kernels) {
   kernels.Register(kCrossEntropy, DType::kF32, RunCrossEntropy<float>);

@@ -6,11 +6,12 @@
 #include <utility>
 #include <vector>
 
-#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 #include "absl/strings/strip.h"
 #include "core/graph/graph.h"
 #include "core/graph/op_def.h"
+#include "core/ops/adamw_halves.h"
 #include "core/ops/grouped_matmul.h"
 #include "core/ops/matmul.h"
 #include "core/ops/optimizer.h"
@@ -38,6 +39,7 @@ const std::vector<RowOperands>& Operators() {
       {"CrossEntropyGrad", {}, {0}},
       {"DispatchRows", {0}, {0}},
       {"GroupedMatMul", {0}, {0}},
+      {"HeadLoss", {0}, {3}},
       {"LatentKeyValue", {0}, {0, 1}},
       {"LatentKeyValueGrad", {0, 1}, {0}},
       {"MatMul", {0}, {0}},
@@ -46,6 +48,7 @@ const std::vector<RowOperands>& Operators() {
       {"RmsNormWeightGrad", {0}, {}},
       {"Rope", {0}, {0}},
       {"RowDot", {0, 1}, {}},
+      {"SlotDot", {0, 1}, {}},
       {"SumWeightGrad", {1, 2}, {}},
       {"SwiGlu", {0}, {0}},
       {"SwiGluGrad", {0, 1}, {0}},
@@ -61,9 +64,11 @@ absl::string_view WeightOf(absl::string_view name) {
   return name;
 }
 
-void NarrowState(const std::set<std::string>& weights, Value& value) {
+void NarrowState(const std::set<std::string>& weights, WeightState state,
+                 Value& value) {
   const bool is_state =
-      value.role == Role::kParameter || value.role == Role::kState;
+      value.role == Role::kParameter ||
+      (value.role == Role::kState && state == WeightState::kBf16);
   if (is_state && value.type.dtype == DType::kF32 &&
       weights.count(std::string(WeightOf(value.name))) > 0) {
     value.type.dtype = DType::kBF16;
@@ -191,6 +196,33 @@ Graph WithValues(const Graph& graph, Change change) {
   return changed;
 }
 
+// `update` with the other halves of `weights`, which are narrow already.
+Graph InHalves(const Graph& update, const std::set<std::string>& weights) {
+  Graph halves;
+  for (Value value : update.values()) {
+    value.producer = kNone;
+    halves.AddValue(std::move(value));
+  }
+  for (Node node : update.nodes()) {
+    if (node.op == &kAdamW) {
+      const Value& param = update.value(node.inputs[0]);
+      if (weights.count(param.name) > 0) {
+        Value low = param;
+        low.name = absl::StrCat("low.", param.name);
+        low.type.dtype = DType::kI16;
+        low.role = Role::kState;
+        node.op = &kAdamWHalves;
+        node.inputs.push_back(halves.AddValue(std::move(low)));
+        node.mutates.assign(kAdamWHalves.mutates.begin(),
+                            kAdamWHalves.mutates.end());
+      }
+    }
+    halves.AddNode(std::move(node));
+  }
+  for (const auto& [name, id] : update.outputs()) halves.SetOutput(name, id);
+  return halves;
+}
+
 }  // namespace
 
 std::set<std::string> Bf16Weights(const Graph& model) {
@@ -214,19 +246,23 @@ bool TakesBf16(absl::string_view op, bool is_output, int index) {
 }
 
 Bf16Gradients GradientsInBf16(const Graph& gradients,
-                              const std::set<std::string>& weights) {
+                              const std::set<std::string>& weights,
+                              WeightState state) {
   Bf16Gradients result = SumWeightGrads(gradients, weights);
   const std::vector<bool> narrow = RowsInBf16(result.graph);
   result.graph = WithValues(result.graph, [&](size_t id, Value& value) {
-    NarrowState(weights, value);
+    NarrowState(weights, state, value);
     if (narrow[id]) value.type.dtype = DType::kBF16;
   });
   return result;
 }
 
-Graph UpdateInBf16(const Graph& update, const std::set<std::string>& weights) {
-  return WithValues(
-      update, [&](size_t id, Value& value) { NarrowState(weights, value); });
+Graph UpdateInBf16(const Graph& update, const std::set<std::string>& weights,
+                   WeightState state) {
+  Graph narrow = WithValues(update, [&](size_t id, Value& value) {
+    NarrowState(weights, state, value);
+  });
+  return state == WeightState::kBf16 ? narrow : InHalves(narrow, weights);
 }
 
 }  // namespace strata

@@ -8,8 +8,14 @@
 //               rows of experts F32     BF16, where all that touch them can
 //   update      w, grad.w, adam.m.w, adam.v.w: BF16
 //
+// Or weights lie in two halves, and all else of their state is F32
+// (WeightState::kHalves): products and rows are the same, but sums are F32, and
+//
+//   update      AdamW(w, ...)           AdamWHalves(w, ..., low.w: state I16)
+//
 // Graphs so rewritten are for backends that have SumWeightGrad
-// (core/ops/weight_grad_sum.h). Such a backend also takes these in BF16, though
+// (core/ops/weight_grad_sum.h), and AdamWHalves (core/ops/adamw_halves.h) for
+// halves. Such a backend also takes these in BF16, though
 // inference, which knows of F32 and of forward products, would not have made
 // them: w in the products of input gradients; Accumulate's sum and GlobalNorm's
 // gradients beside F32 scalars; AdamW's param, m, v and grad, alike; and the
@@ -39,18 +45,26 @@ std::set<std::string> Bf16Weights(const Graph& model);
 // of 8 columns each.
 bool TakesBf16(absl::string_view op, bool is_output, int index);
 
+enum class WeightState {
+  kBf16,    // 8 bytes a weight.
+  kHalves,  // 16, as F32 takes.
+};
+
 struct Bf16Gradients {
   Graph graph;
   std::vector<ValueId> value;  // Of the graph before: where it is; or kNone.
 };
 
 // The gradient graph of a step (training/step_graph.h) with `weights`, their
-// gradients' sums "grad.<weight>", and rows in BF16.
+// gradients' sums "grad.<weight>" unless of halves, and rows in BF16.
 Bf16Gradients GradientsInBf16(const Graph& gradients,
-                              const std::set<std::string>& weights);
+                              const std::set<std::string>& weights,
+                              WeightState state = WeightState::kBf16);
 
-// The update graph with `weights` and what belongs to them in BF16.
-Graph UpdateInBf16(const Graph& update, const std::set<std::string>& weights);
+// The update graph with `weights`, and what belongs to them unless of halves,
+// in BF16.
+Graph UpdateInBf16(const Graph& update, const std::set<std::string>& weights,
+                   WeightState state = WeightState::kBf16);
 
 }  // namespace strata
 

@@ -11,6 +11,7 @@
 #include "core/graph/builder.h"
 #include "core/graph/graph.h"
 #include "core/ops/activation.h"
+#include "core/ops/adamw_halves.h"
 #include "core/ops/elementwise.h"
 #include "core/ops/grouped_matmul.h"
 #include "core/ops/matmul.h"
@@ -156,7 +157,20 @@ TEST(Bf16TrainingTest, ValuesAreFoundAgain) {
   EXPECT_EQ(gone, 2);
 }
 
-TEST(Bf16TrainingTest, TheUpdatesMomentsFollowTheirWeight) {
+TEST(Bf16TrainingTest, SumsOfWeightsInHalvesAreWide) {
+  const Step step = MakeStep();
+  const Graph halves = GradientsInBf16(step.gradients, {"experts", "layer"},
+                                       WeightState::kHalves)
+                           .graph;
+  EXPECT_THAT(Verify(halves), IsOk());
+  EXPECT_EQ(CountNodes(halves)["SumWeightGrad"], 2);
+  EXPECT_EQ(TypeOf(halves, "experts"), DType::kBF16);
+  EXPECT_EQ(TypeOf(halves, "grad.experts"), DType::kF32);
+  EXPECT_EQ(ResultOf(halves, kGroupedMatMul), DType::kBF16);
+}
+
+// AdamW of "w" and "other".
+Graph MakeUpdate() {
   GraphBuilder b;
   const Dims dims = {Static(3), Static(5)};
   const ValueId scalar = b.Input("scalar", DType::kF32, {});
@@ -169,9 +183,34 @@ TEST(Bf16TrainingTest, TheUpdatesMomentsFollowTheirWeight) {
           step, AdamWOptions());
   }
   auto graph = b.Finish();
-  ASSERT_THAT(graph, IsOk());
+  EXPECT_THAT(graph, IsOk());
+  return *std::move(graph);
+}
 
-  const Graph narrow = UpdateInBf16(*graph, {"w"});
+TEST(Bf16TrainingTest, AWeightInHalvesHasTheOther) {
+  const Graph halves = UpdateInBf16(MakeUpdate(), {"w"}, WeightState::kHalves);
+
+  EXPECT_THAT(Verify(halves), IsOk());
+  EXPECT_EQ(TypeOf(halves, "w"), DType::kBF16);
+  EXPECT_EQ(TypeOf(halves, "low.w"), DType::kI16);
+  EXPECT_EQ(TypeOf(halves, "other"), DType::kF32);
+  for (const std::string prefix : {"grad.", "adam.m.", "adam.v."}) {
+    EXPECT_EQ(TypeOf(halves, prefix + "w"), DType::kF32);
+  }
+  EXPECT_EQ(halves.FindSource("low.other"), kNone);
+  std::map<std::string, int> count = CountNodes(halves);
+  EXPECT_EQ(count["AdamW"], 1);
+  EXPECT_EQ(count["AdamWHalves"], 1);
+  for (const Node& node : halves.nodes()) {
+    EXPECT_THAT(node.op->infer({halves, node.inputs, {}, node.attrs}).status(),
+                IsOk());
+    EXPECT_EQ(std::vector<int>(node.mutates.begin(), node.mutates.end()),
+              node.op->mutates);
+  }
+}
+
+TEST(Bf16TrainingTest, TheUpdatesMomentsFollowTheirWeight) {
+  const Graph narrow = UpdateInBf16(MakeUpdate(), {"w"});
 
   for (const std::string prefix : {"", "grad.", "adam.m.", "adam.v."}) {
     EXPECT_EQ(TypeOf(narrow, prefix + "w"), DType::kBF16);

@@ -23,6 +23,8 @@
 #include "cuda/ops/optimizer.h"
 #include "cuda/ops/quant_matmul.h"
 #include "cuda/ops/rope.h"
+#include "cuda/ops/step/head_loss.h"
+#include "cuda/ops/step/slot_dot.h"
 #include "cuda/runtime/kernel_table.h"
 
 namespace strata::gpu {
@@ -43,6 +45,7 @@ KernelTable AllCudaKernels() {
   RegisterGateLossKernels(table);
   RegisterGateSelectKernels(table);
   RegisterGroupedMatMulKernels(table);
+  RegisterHeadLossKernels(table);
   RegisterLatentAttentionKernels(table);
   RegisterLossKernels(table);
   RegisterMatMulKernels(table);
@@ -51,6 +54,7 @@ KernelTable AllCudaKernels() {
   RegisterQuantMatMulKernels(table);
   RegisterRopeKernels(table);
   RegisterRoutedExpertsKernels(table);
+  RegisterSlotDotKernels(table);
   RegisterWeightGradSumKernels(table);
   return table;
 }

@@ -1,5 +1,6 @@
 #include <cstdint>
 
+#include "cuda/ops/best.cuh"
 #include "cuda/ops/bf16/with_type.h"
 #include "cuda/ops/device.cuh"
 #include "cuda/ops/loss.h"
@@ -7,31 +8,6 @@
 
 namespace strata::gpu {
 namespace {
-
-// The largest of a row and where it is first, over a block, to all threads.
-struct Best {
-  float value;
-  int64_t index;
-};
-__device__ Best Better(Best a, Best b) {
-  return b.value > a.value || (b.value == a.value && b.index < a.index) ? b : a;
-}
-__device__ Best BlockBest(Best best) {
-  __shared__ Best warp_best[kWarpsPerBlock];
-#pragma unroll
-  for (int offset = kWarp / 2; offset > 0; offset /= 2) {
-    const Best other = {__shfl_xor_sync(kWholeWarp, best.value, offset),
-                        __shfl_xor_sync(kWholeWarp, best.index, offset)};
-    best = Better(best, other);
-  }
-  if (Lane() == 0) warp_best[threadIdx.x / kWarp] = best;
-  __syncthreads();
-  best = warp_best[0];
-#pragma unroll
-  for (int w = 1; w < kWarpsPerBlock; ++w) best = Better(best, warp_best[w]);
-  __syncthreads();
-  return best;
-}
 
 // A block a row, which it reads twice.
 __global__ void __launch_bounds__(kBlock)
@@ -88,9 +64,7 @@ cudaError_t RunCrossEntropy(const KernelContext& ctx) {
   CrossEntropyKernel<<<blocks, kBlock, 0, ctx.stream>>>(
       logits.rows(), logits.dim(1), logits.as<float>(), target, nll,
       ctx.out(2).as<float>(), ctx.out(3).as<uint8_t>(), ctx.fault);
-  MeanLossKernel<<<1, kBlock, 0, ctx.stream>>>(logits.rows(), target, nll,
-                                               ctx.out(0).as<float>());
-  return cudaGetLastError();
+  return MeanLoss(ctx.in(1), nll, ctx.out(0).as<float>(), ctx.stream);
 }
 
 // *share = dloss / the number of tokens that count, by one block.
@@ -133,8 +107,10 @@ cudaError_t RunCrossEntropyGrad(const KernelContext& ctx) {
   const int32_t* const target = ctx.in(2).as<int32_t>();
   float* const share = ctx.Take<float>(1);
   if (share == nullptr) return cudaErrorMemoryAllocation;
-  ShareKernel<<<1, kBlock, 0, ctx.stream>>>(logits.rows(), target,
-                                            ctx.in(0).as<float>(), share);
+  if (const cudaError_t e =
+          ShareOfTarget(ctx.in(2), ctx.in(0).as<float>(), share, ctx.stream)) {
+    return e;
+  }
   const auto blocks =
       static_cast<unsigned>(std::clamp<int64_t>(logits.dim(0), 1, kMaxBlocks));
   WithType(ctx.out(0), [&](auto* type) {
@@ -179,6 +155,20 @@ cudaError_t RunNextTarget(const KernelContext& ctx) {
 }
 
 }  // namespace
+
+cudaError_t MeanLoss(const Operand& target, const float* nll, float* loss,
+                     cudaStream_t stream) {
+  MeanLossKernel<<<1, kBlock, 0, stream>>>(target.rows(), target.as<int32_t>(),
+                                           nll, loss);
+  return cudaGetLastError();
+}
+
+cudaError_t ShareOfTarget(const Operand& target, const float* dloss,
+                          float* share, cudaStream_t stream) {
+  ShareKernel<<<1, kBlock, 0, stream>>>(target.rows(), target.as<int32_t>(),
+                                        dloss, share);
+  return cudaGetLastError();
+}
 
 void RegisterLossKernels(KernelRegistry& kernels) {
   kernels.Register("CrossEntropy", RunCrossEntropy);

@@ -3,6 +3,7 @@
 #include "cuda/ops/bf16/eight.cuh"
 #include "cuda/ops/device.cuh"
 #include "cuda/ops/optimizer.h"
+#include "cuda/ops/step/adamw.h"
 #include "cuda/runtime/kernel.h"
 #include "cuda_bf16.h"
 
@@ -157,155 +158,6 @@ cudaError_t RunGlobalNorm(const KernelContext& ctx) {
   return cudaGetLastError();
 }
 
-struct AdamWArgs {
-  int64_t n = 0;
-  void* param = nullptr;  // F32 or BF16, all four alike.
-  void* m = nullptr;
-  void* v = nullptr;
-  const void* grad = nullptr;
-  const float* norm = nullptr;
-  const float* divisor = nullptr;
-  const float* lr = nullptr;
-  const int32_t* step = nullptr;
-  double beta1 = 0, beta2 = 0, max_norm = 0;
-  float eps = 0, weight_decay = 0;
-  FaultSink fault;
-};
-
-// What all elements share; one thread of a block works it out.
-struct AdamWStep {
-  float grad_scale, m_scale, v_scale;
-  float beta1, beta2, lr, eps, weight_decay;
-
-  __device__ __forceinline__ void Update(float g, float& p, float& m,
-                                         float& v) const {
-    g *= grad_scale;
-    m = beta1 * m + (1.f - beta1) * g;
-    v = beta2 * v + (1.f - beta2) * g * g;
-    const float update = m * m_scale / (sqrtf(v * v_scale) + eps);
-    p = p - lr * (update + weight_decay * p);
-  }
-};
-
-// False if nothing may change. To all threads of a block.
-__device__ bool ShareStep(const AdamWArgs& args, AdamWStep& step) {
-  __shared__ AdamWStep shared;
-  const double norm = *args.norm;
-  // A gradient that is NaN or infinite would spoil every weight.
-  if (!isfinite(norm)) return false;
-  if (threadIdx.x == 0) {
-    const int number = *args.step;
-    if (number < 1) args.fault.Report(FaultKind::kStep, 0, number, 0);
-    shared.grad_scale = static_cast<float>(fmin(1.0, args.max_norm / norm) /
-                                           static_cast<double>(*args.divisor));
-    shared.m_scale = static_cast<float>(1 / (1 - pow(args.beta1, number)));
-    shared.v_scale = static_cast<float>(1 / (1 - pow(args.beta2, number)));
-    shared.beta1 = static_cast<float>(args.beta1);
-    shared.beta2 = static_cast<float>(args.beta2);
-    shared.lr = *args.lr;
-    shared.eps = args.eps;
-    shared.weight_decay = args.weight_decay;
-  }
-  __syncthreads();
-  step = shared;
-  return *args.step >= 1;
-}
-
-__global__ void __launch_bounds__(kBlock) AdamWKernel(const AdamWArgs args) {
-  AdamWStep step;
-  if (!ShareStep(args, step)) return;
-  auto* const param = static_cast<float*>(args.param);
-  auto* const m = static_cast<float*>(args.m);
-  auto* const v = static_cast<float*>(args.v);
-  const auto* const grad = static_cast<const float*>(args.grad);
-  for (int64_t i = FirstElement(); i < args.n; i += ElementStride()) {
-    step.Update(grad[i], param[i], m[i], v[i]);
-  }
-}
-
-// Bits for element i of a step: two multiplications of Murmur3's finaliser.
-__device__ __forceinline__ uint32_t RandomBits(uint32_t seed, int64_t i) {
-  uint32_t h = static_cast<uint32_t>(i) ^
-               static_cast<uint32_t>(i >> 32) * 0x9e3779b9u ^ seed;
-  h = (h ^ (h >> 16)) * 0x85ebca6bu;
-  h = (h ^ (h >> 13)) * 0xc2b2ae35u;
-  return h ^ (h >> 16);
-}
-
-// x, of which the lower half is cut off after the lower half of `random` was
-// added: BF16 as the upper half of a float.
-__device__ __forceinline__ uint32_t RoundAtRandom(float x, uint32_t random) {
-  const uint32_t bits = __float_as_uint(x);
-  const bool finite = (bits & 0x7f800000u) != 0x7f800000u;
-  return (bits + (finite ? random & 0xffff : 0)) & 0xffff0000u;
-}
-
-// A thread eight elements at a time: 112 bytes. Bound by these.
-__global__ void __launch_bounds__(kBlock)
-    AdamWBf16Kernel(const AdamWArgs args) {
-  AdamWStep step;
-  if (!ShareStep(args, step)) return;
-  auto* const param = static_cast<__nv_bfloat16*>(args.param);
-  auto* const m = static_cast<__nv_bfloat16*>(args.m);
-  auto* const v = static_cast<__nv_bfloat16*>(args.v);
-  const auto* const grad = static_cast<const __nv_bfloat16*>(args.grad);
-  const uint32_t seed = static_cast<uint32_t>(*args.step) * 0x9e3779b9u;
-  const auto update = [&](int64_t i, float g, float& p, float& m_i,
-                          float& v_i) {
-    step.Update(g, p, m_i, v_i);
-    const uint32_t random = RandomBits(seed, i);
-    p = __uint_as_float(RoundAtRandom(p, random));
-    m_i = __uint_as_float(RoundAtRandom(m_i, random >> 16));
-    v_i = __uint_as_float(RoundAtRandom(v_i, random * 0x9e3779b1u >> 16));
-  };
-  for (int64_t i = FirstElement(); i < args.n / 8; i += ElementStride()) {
-    float g8[8], p8[8], m8[8], v8[8];
-    Load8(grad + 8 * i, g8);
-    Load8(param + 8 * i, p8);
-    Load8(m + 8 * i, m8);
-    Load8(v + 8 * i, v8);
-#pragma unroll
-    for (int j = 0; j < 8; ++j) update(8 * i + j, g8[j], p8[j], m8[j], v8[j]);
-    // Exact: they are rounded.
-    Store8(p8, param + 8 * i);
-    Store8(m8, m + 8 * i);
-    Store8(v8, v + 8 * i);
-  }
-  for (int64_t i = args.n / 8 * 8 + FirstElement(); i < args.n;
-       i += ElementStride()) {
-    float p_i = param[i], m_i = m[i], v_i = v[i];
-    update(i, grad[i], p_i, m_i, v_i);
-    param[i] = p_i;
-    m[i] = m_i;
-    v[i] = v_i;
-  }
-}
-
-cudaError_t RunAdamW(const KernelContext& ctx) {
-  AdamWArgs args;
-  args.n = ctx.in(0).max_elements();
-  args.param = ctx.in(0).data;
-  args.m = ctx.in(1).data;
-  args.v = ctx.in(2).data;
-  args.grad = ctx.in(3).data;
-  args.norm = ctx.in(4).as<float>();
-  args.divisor = ctx.in(5).as<float>();
-  args.lr = ctx.in(6).as<float>();
-  args.step = ctx.in(7).as<int32_t>();
-  args.beta1 = ctx.Double("beta1");
-  args.beta2 = ctx.Double("beta2");
-  args.max_norm = ctx.Double("max_norm");
-  args.eps = ctx.Float("eps");
-  args.weight_decay = ctx.Float("weight_decay");
-  args.fault = ctx.fault;
-  if (ctx.in(0).element_size == 2) {
-    AdamWBf16Kernel<<<BlocksFor(args.n, 8), kBlock, 0, ctx.stream>>>(args);
-  } else {
-    AdamWKernel<<<BlocksFor(args.n, 4), kBlock, 0, ctx.stream>>>(args);
-  }
-  return cudaGetLastError();
-}
-
 }  // namespace
 
 cudaError_t AddToSum(const Operand& sum, const float* value, const float* keep,
@@ -317,7 +169,7 @@ void RegisterOptimizerKernels(KernelRegistry& kernels) {
   kernels.Register("Accumulate", RunAccumulate);
   kernels.Register("AccumulateCounts", RunAccumulateCounts);
   kernels.Register("GlobalNorm", RunGlobalNorm);
-  kernels.Register("AdamW", RunAdamW);
+  RegisterAdamWKernels(kernels);
 }
 
 }  // namespace strata::gpu

@@ -189,7 +189,8 @@ TEST_P(OptimizerTest, AgreesWithTheCpu) {
     const ValueId keep = b.Input("keep", DType::kF32, {});
     const ValueId step = b.Input("step", DType::kI32, {});
     std::vector<ValueId> grads;
-    const int kParameters = 130;  // More than one launch of norms takes.
+    // More than one launch of norms takes, and of steps by the same decay.
+    const int kParameters = 1100;
     const auto size = [&](int i) { return i == 0 ? n : 1 + i % 7; };
     for (int i = 0; i < kParameters; ++i) {
       const ValueId sum =
@@ -204,11 +205,13 @@ TEST_P(OptimizerTest, AgreesWithTheCpu) {
                      b.Input("counts", DType::kI32, {Static(n)}), keep);
     const ValueId norm = GlobalNorm(b, grads, divisor);
     b.Output("norm", norm);
-    for (int i = 0; i < kParameters; i += 43) {
+    for (int i = 0; i < kParameters; ++i) {
+      AdamWOptions options;
+      options.weight_decay = i % 2 == 0 ? 0.1 : 0;
       AdamW(b, b.Parameter(absl::StrCat("p", i), {Static(size(i))}),
             b.State(absl::StrCat("m", i), DType::kF32, {Static(size(i))}),
             b.State(absl::StrCat("v", i), DType::kF32, {Static(size(i))}),
-            grads[i], norm, divisor, lr, step, AdamWOptions());
+            grads[i], norm, divisor, lr, step, options);
     }
     return std::vector<ValueId>{};
   };
@@ -229,7 +232,8 @@ TEST_P(OptimizerTest, AgreesWithTheCpu) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Sizes, OptimizerTest,
-                         testing::Values(1, 255, 257, 100000));
+                         testing::Values(1, 255, 257, 8191, 8192, 8193,
+                                         100000));
 
 }  // namespace
 }  // namespace strata::gpu

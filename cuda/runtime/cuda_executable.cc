@@ -24,6 +24,7 @@
 #include "core/tensor/dtype.h"
 #include "cuda/runtime/cuda_backend.h"
 #include "cuda/runtime/status.h"
+#include "cuda/runtime/together.h"
 #include "cuda_runtime_api.h"
 
 namespace strata::gpu {
@@ -114,6 +115,7 @@ absl::Status CudaExecutable::Bind(absl::Span<char* const> address) {
     ASSIGN_OR_RETURN(Step step, BindStep(id));
     steps_.push_back(std::move(step));
   }
+  BindTogether();
   return OpenSide();
 }
 
@@ -276,6 +278,24 @@ absl::StatusOr<CudaExecutable::Step> CudaExecutable::BindStep(NodeId id) const {
   return step;
 }
 
+void CudaExecutable::BindTogether() {
+  for (const NodesTogether& nodes : FindTogether(graph_)) {
+    Together& together = together_[nodes.first];
+    together.end = nodes.end;
+    for (const std::vector<NodeId>& call : nodes.calls) {
+      together.like.push_back(call[0]);
+      Step& step = together.calls.emplace_back(steps_[call[0]]);
+      for (size_t i = 1; i < call.size(); ++i) {
+        const Step& more = steps_[call[i]];
+        step.inputs.insert(step.inputs.end(), more.inputs.begin(),
+                           more.inputs.end());
+        step.makers.insert(step.makers.end(), more.makers.begin(),
+                           more.makers.end());
+      }
+    }
+  }
+}
+
 absl::Status CudaExecutable::OpenSide() {
   if (!absl::c_any_of(steps_, [](const Step& s) { return s.beside; })) {
     return absl::OkStatus();
@@ -314,9 +334,21 @@ absl::Status CudaExecutable::JoinBefore(NodeId id) {
   return ToStatus(cudaStreamWaitEvent(backend_.stream(), joined_, 0));
 }
 
-absl::Status CudaExecutable::EnqueueStep(NodeId id, Kernel kernel,
-                                         cudaStream_t stream) {
-  const Step& step = steps_[id];
+absl::Status CudaExecutable::EnqueueTogether(NodeId first,
+                                             const Together& together) {
+  for (NodeId id = first; id < together.end; ++id) {
+    RETURN_IF_ERROR(JoinBefore(id));
+  }
+  for (size_t i = 0; i < together.calls.size(); ++i) {
+    const Step& call = together.calls[i];
+    RETURN_IF_ERROR(EnqueueCall(together.like[i], call, call.kernels.run,
+                                backend_.stream()));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CudaExecutable::EnqueueCall(NodeId id, const Step& step,
+                                         Kernel kernel, cudaStream_t stream) {
   const Node& node = graph_.node(id);
   const NodeAttributes attrs(node.attrs);
   KernelContext ctx;
@@ -346,6 +378,14 @@ absl::Status CudaExecutable::EnqueueSteps(Part part, const Options* options) {
   using Clock = std::chrono::steady_clock;
   for (size_t id = 0; id < steps_.size(); ++id) {
     const Step& step = steps_[id];
+    // Node by node an error has a name, and a time an operator.
+    const auto several = together_.find(static_cast<NodeId>(id));
+    if (options == nullptr && several != together_.end()) {
+      id = several->second.end - 1;
+      if (part == Part::kConstants) continue;
+      RETURN_IF_ERROR(EnqueueTogether(several->first, several->second));
+      continue;
+    }
     const Clock::time_point start =
         options != nullptr ? Clock::now() : Clock::time_point();
     if (part != Part::kRest && step.kernels.prepare != nullptr) {

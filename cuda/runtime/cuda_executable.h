@@ -5,6 +5,7 @@
 #define CUDA_RUNTIME_CUDA_EXECUTABLE_H_
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <set>
 #include <string>
@@ -49,6 +50,13 @@ class CudaExecutable : public Executable {
     // it.
     bool beside = false;
   };
+  // Neighbouring nodes that do not depend on each other, run by few calls of
+  // their kernels, each of which has the inputs of several.
+  struct Together {
+    NodeId end = 0;            // Behind the last.
+    std::vector<NodeId> like;  // [calls] a node of the call.
+    std::vector<Step> calls;
+  };
   enum class Part {
     kAll,
     kConstants,  // Constant steps, and what the others prepare.
@@ -77,6 +85,7 @@ class CudaExecutable : public Executable {
   absl::Status BindConstants();
   absl::Status OpenSide();
   absl::StatusOr<Step> BindStep(NodeId id) const;
+  void BindTogether();
   Operand OperandOf(ValueId value, NodeId user) const;
 
   // Enqueues a part of the program, with inputs and results unless that is
@@ -84,7 +93,12 @@ class CudaExecutable : public Executable {
   // error names it.
   absl::Status Enqueue(Part part, const Options* options);
   absl::Status EnqueueSteps(Part part, const Options* options);
-  absl::Status EnqueueStep(NodeId id, Kernel kernel, cudaStream_t stream);
+  absl::Status EnqueueStep(NodeId id, Kernel kernel, cudaStream_t stream) {
+    return EnqueueCall(id, steps_[id], kernel, stream);
+  }
+  absl::Status EnqueueCall(NodeId id, const Step& step, Kernel kernel,
+                           cudaStream_t stream);
+  absl::Status EnqueueTogether(NodeId first, const Together& together);
   // Lets a step run on the side stream, behind all steps so far; or lets what
   // follows wait for those that do, if `id` has an operand of one, or is -1.
   absl::Status EnqueueBeside(NodeId id);
@@ -97,10 +111,11 @@ class CudaExecutable : public Executable {
 
   const Graph& graph_;
   CudaBackend& backend_;
-  std::vector<char*> device_;      // [values]
-  std::vector<Step> steps_;        // [nodes]
-  std::vector<bool> is_constant_;  // [nodes]
-  std::vector<bool> is_left_;      // [values] inputs that are on the device.
+  std::vector<char*> device_;            // [values]
+  std::vector<Step> steps_;              // [nodes]
+  std::map<NodeId, Together> together_;  // By the first node.
+  std::vector<bool> is_constant_;        // [nodes]
+  std::vector<bool> is_left_;  // [values] inputs that are on the device.
   std::vector<std::unique_ptr<DeviceArray<char>>> constants_;
   bool updates_parameters_ = false;
   DeviceScratch scratch_;

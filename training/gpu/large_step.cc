@@ -9,6 +9,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
 #include "core/base/status_macros.h"
 #include "core/graph/graph.h"
 #include "core/model/config.pb.h"
@@ -43,7 +44,10 @@ absl::StatusOr<std::unique_ptr<LargeStep>> LargeStep::Create(
 
 absl::Status LargeStep::Compile() {
   const int64_t sequences = train_.batch_size(), seq_len = train_.seq_len();
-  if (train_.state_precision() == TrainConfig::BF16) {
+  const WeightState state = train_.state_precision() == TrainConfig::BF16
+                                ? WeightState::kBf16
+                                : WeightState::kHalves;
+  if (train_.state_precision() != TrainConfig::FP32) {
     ASSIGN_OR_RETURN(
         const StepGraph forward,
         BuildEvaluationGraph(model_, sequences, seq_len, DType::kF32,
@@ -52,13 +56,13 @@ absl::Status LargeStep::Compile() {
   }
   ASSIGN_OR_RETURN(StepGraph gradients,
                    BuildGradientGraph(model_, sequences, seq_len));
-  gradients = InBf16(std::move(gradients), bf16_weights_);
+  gradients = InBf16(InLessMemory(std::move(gradients)), bf16_weights_, state);
   ASSIGN_OR_RETURN(const Graph update,
                    BuildUpdateGraph(gradients.graph, model_, train_));
   // Moments first, so that what is said not to fit is the activations.
-  ASSIGN_OR_RETURN(
-      update_, Program::Compile(UpdateInBf16(update, bf16_weights_), *backend_,
-                                *state_));
+  ASSIGN_OR_RETURN(update_,
+                   Program::Compile(UpdateInBf16(update, bf16_weights_, state),
+                                    *backend_, *state_));
   ASSIGN_OR_RETURN(gradients_, Program::Compile(std::move(gradients.graph),
                                                 *backend_, *state_));
   return absl::OkStatus();
@@ -148,8 +152,14 @@ double LargeStep::UpdateBytes() const {
   double bytes = 0;
   for (const std::string& name : state_->names()) {
     if (state_->role(name) != Role::kParameter) continue;
-    // Read: weight, gradient twice, two moments; written: weight and moments.
-    bytes += 8 * static_cast<double>(state_->Peek(name).num_bytes());
+    // Read and written: the weight, whose halves may be apart, and two moments.
+    for (const char* part : {"", "low.", "adam.m.", "adam.v."}) {
+      const std::string state = absl::StrCat(part, name);
+      if (!state_->Has(state)) continue;
+      bytes += 2 * static_cast<double>(state_->Peek(state).num_bytes());
+    }
+    // Read twice: for the norm, and for the step.
+    bytes += 2 * static_cast<double>(state_->Peek(GradName(name)).num_bytes());
   }
   return bytes;
 }

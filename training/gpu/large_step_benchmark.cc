@@ -3,13 +3,14 @@
 // A training step of a mixture of experts of 7.05 B parameters
 // (cuda/model/moe-7b.textproto), 8 sequences of 2,048 tokens, AdamW, random
 // weights and tokens: from the first micro-batch's Run() to the update's
-// return. BF16 state, then FP32, each in as few micro-batches as fit; what does
-// not fit is said with its numbers.
+// return. BF16 state, then FP32 with weights in halves, then FP32, each in as
+// few micro-batches as fit; what does not fit is said with its numbers.
 //
 //   MFU      products' operations (LargeStep::Flops) over 989 TFLOP/s, and over
 //            those a second of cuBLAS' BF16 product of 8192^3 in this run
 //   update   its bytes over those a second of a copy in this run
 //
+// STRATA_STATE=BF16 runs that state alone, as TrainConfig calls it;
 // STRATA_MICRO_BATCHES=N begins with N micro-batches; STRATA_PROFILE=1 adds the
 // time of each operator, run one after another, so with the wait for each.
 
@@ -19,6 +20,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -125,11 +127,13 @@ absl::Status RunSteps(LargeStep& step, int64_t micro_batches) {
 }
 
 void Run(const ModelConfig& model, TrainConfig::StatePrecision precision) {
+  const std::string& name = TrainConfig::StatePrecision_Name(precision);
+  const char* const only = std::getenv("STRATA_STATE");
+  if (only != nullptr && name != only) return;
   const char* const first = std::getenv("STRATA_MICRO_BATCHES");
   for (int64_t micro = first != nullptr ? std::atoi(first) : 1;
        micro <= kSequences; micro *= 2) {
-    std::printf("%s state:\n",
-                precision == TrainConfig::BF16 ? "BF16" : "FP32");
+    std::printf("%s state:\n", name.c_str());
     auto step = LargeStep::Create(model, Config(precision, micro));
     absl::Status status = step.status();
     if (status.ok()) {
@@ -163,5 +167,6 @@ int main() {
               1e-9 * strata::gpu::CopyBandwidth(),
               1e-12 * strata::gpu::BlasBf16Peak());
   strata::gpu::Run(model, TrainConfig::BF16);
+  strata::gpu::Run(model, TrainConfig::FP32_HALVES);
   strata::gpu::Run(model, TrainConfig::FP32);
 }

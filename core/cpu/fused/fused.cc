@@ -4,6 +4,8 @@
 #include "core/cpu/fused/fused_experts.h"
 #include "core/cpu/fused/fused_gate.h"
 #include "core/cpu/fused/fused_latent.h"
+#include "core/cpu/fused/fused_loss.h"
+#include "core/cpu/fused/slot_dot.h"
 #include "core/runtime/kernel_registry.h"
 
 namespace strata {
@@ -13,6 +15,8 @@ void RegisterFusedKernels(KernelRegistry& kernels) {
   RegisterFusedExpertsKernels(kernels);
   RegisterFusedGateKernels(kernels);
   RegisterFusedLatentKernels(kernels);
+  RegisterFusedLossKernels(kernels);
+  RegisterSlotDotKernels(kernels);
 }
 
 }  // namespace strata

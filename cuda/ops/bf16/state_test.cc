@@ -1,13 +1,17 @@
 // Sums of gradients, their norm and AdamW with state in BF16, for which the CPU
 // has no kernels.
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <memory>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "core/graph/builder.h"
 #include "core/graph/graph.h"
@@ -18,6 +22,7 @@
 #include "core/runtime/state_store.h"
 #include "core/tensor/bfloat16.h"
 #include "core/tensor/dtype.h"
+#include "core/tensor/tensor.h"
 #include "core/testing/status_matchers.h"
 #include "cuda/ops/all_kernels.h"
 #include "cuda/runtime/cuda_backend.h"
@@ -253,6 +258,148 @@ TEST_F(UpdateTest, ElementsStepAsInF32ButForTheirRounding) {
     EXPECT_NEAR(got_m[i], mi, near(mi)) << i;
     EXPECT_NEAR(got_v[i], vi, near(vi)) << i;
     EXPECT_NEAR(got_w[i], wi, near(wi) + std::abs(kLr * update) * 1e-5) << i;
+  }
+}
+
+// As one captured program and node by node: what goes into a launch together
+// changes no bit, of weights or of what is drawn at random to round them.
+TEST_F(UpdateTest, ParametersTogetherStepAsEachAlone) {
+  const std::vector<int64_t> sizes = {1, 7, 8, 8191, 8192, 8193, 70001};
+  GraphBuilder b;
+  const auto scalar = [&](const char* name) {
+    return b.Input(name, DType::kF32, {});
+  };
+  const ValueId norm = scalar("norm"), divisor = scalar("divisor"),
+                lr = scalar("lr"), step = b.Input("step", DType::kI32, {});
+  std::set<std::string> narrow;
+  for (size_t i = 0; i < 2 * sizes.size(); ++i) {
+    const std::string name = absl::StrCat("w", i);
+    const Dims dims = {Static(sizes[i % sizes.size()])};
+    AdamWOptions options;
+    options.weight_decay = i % 3 == 0 ? 0 : 0.1;
+    AdamW(b, b.Parameter(name, dims),
+          b.State("adam.m." + name, DType::kF32, dims),
+          b.State("adam.v." + name, DType::kF32, dims),
+          b.State("grad." + name, DType::kF32, dims), norm, divisor, lr, step,
+          options);
+    if (i % 2 == 0) narrow.insert(name);
+  }
+  const auto graph = b.Finish();
+  ASSERT_THAT(graph, IsOk());
+  std::vector<std::string> bytes;
+  for (const bool capture : {false, true}) {
+    CudaOptions options;
+    options.capture = capture;
+    auto backend = CudaBackend::Create(options, AllCudaKernels());
+    ASSERT_THAT(backend, IsOk());
+    StateStore state(**backend);
+    auto program =
+        Program::Compile(UpdateInBf16(*graph, narrow), **backend, state);
+    ASSERT_THAT(program, IsOk());
+    int seed = 0;
+    for (const std::string& name : state.names()) {
+      const TensorView view = state.Get(name);
+      const std::vector<float> values = Numbers(view.num_elements(), ++seed);
+      for (size_t j = 0; j < values.size(); ++j) {
+        const float x =
+            absl::StartsWith(name, "adam.v.") ? std::abs(values[j]) : values[j];
+        if (view.dtype == DType::kBF16) {
+          view.as<BFloat16>()[j] = RoundToBFloat16(x);
+        } else {
+          view.as<float>()[j] = x;
+        }
+      }
+    }
+    for (int32_t i = 1; i <= 4; ++i) {
+      *(*program)->Input("norm").as<float>() = 3;
+      *(*program)->Input("divisor").as<float>() = 2;
+      *(*program)->Input("lr").as<float>() = 0.01f;
+      *(*program)->Input("step").as<int32_t>() = i;
+      ASSERT_THAT((*program)->Run(), IsOk());
+    }
+    std::string& all = bytes.emplace_back();
+    for (const std::string& name : state.names()) {
+      const TensorView view = state.Get(name);
+      all.append(static_cast<const char*>(view.data), view.num_bytes());
+    }
+  }
+  EXPECT_EQ(bytes[0].size(), bytes[1].size());
+  EXPECT_TRUE(bytes[0] == bytes[1]);
+}
+
+// The weight that both halves are of, and that the upper one is the nearest.
+TEST_F(UpdateTest, WeightsInHalvesStepAsInF32BitForBit) {
+  const std::vector<int64_t> sizes = {1, 3, 4, 8191, 8192, 8193, 70001};
+  GraphBuilder b;
+  const auto scalar = [&](const char* name) {
+    return b.Input(name, DType::kF32, {});
+  };
+  const ValueId norm = scalar("norm"), divisor = scalar("divisor"),
+                lr = scalar("lr"), step = b.Input("step", DType::kI32, {});
+  std::set<std::string> names;
+  for (size_t i = 0; i < sizes.size(); ++i) {
+    const std::string name = absl::StrCat("w", i);
+    const Dims dims = {Static(sizes[i])};
+    AdamW(b, b.Parameter(name, dims),
+          b.State("adam.m." + name, DType::kF32, dims),
+          b.State("adam.v." + name, DType::kF32, dims),
+          b.State("grad." + name, DType::kF32, dims), norm, divisor, lr, step,
+          AdamWOptions());
+    names.insert(name);
+  }
+  const auto graph = b.Finish();
+  ASSERT_THAT(graph, IsOk());
+  auto backend = CudaBackend::Create(CudaOptions(), AllCudaKernels());
+  ASSERT_THAT(backend, IsOk());
+  StateStore wide(**backend), halves(**backend);
+  auto want = Program::Compile(*graph, **backend, wide);
+  ASSERT_THAT(want, IsOk());
+  auto got = Program::Compile(UpdateInBf16(*graph, names, WeightState::kHalves),
+                              **backend, halves);
+  ASSERT_THAT(got, IsOk());
+  int seed = 0;
+  for (const std::string& name : names) {
+    const int64_t n = wide.Peek(name).num_elements();
+    const std::vector<float> values = Numbers(n, ++seed);
+    for (int64_t j = 0; j < n; ++j) {
+      wide.Get(name).as<float>()[j] = values[j];
+      halves.Get(name).as<BFloat16>()[j] = RoundToBFloat16(values[j]);
+    }
+  }
+  for (int32_t i = 1; i <= 5; ++i) {  // Alone, captured, replayed.
+    for (const std::string& name : names) {
+      const std::string grad = "grad." + name;
+      const std::vector<float> values =
+          Numbers(wide.Peek(grad).num_elements(), ++seed);
+      std::copy(values.begin(), values.end(), wide.Get(grad).as<float>());
+      std::copy(values.begin(), values.end(), halves.Get(grad).as<float>());
+    }
+    for (Program* const program : {want->get(), got->get()}) {
+      *program->Input("norm").as<float>() = 3;
+      *program->Input("divisor").as<float>() = 2;
+      *program->Input("lr").as<float>() = 1e-3f;
+      *program->Input("step").as<int32_t>() = i;
+      ASSERT_THAT(program->Run(), IsOk());
+    }
+  }
+  for (const std::string& name : names) {
+    const TensorView whole = wide.Get(name);
+    const TensorView high = halves.Get(name), low = halves.Get("low." + name);
+    int64_t moved = 0;
+    for (int64_t j = 0; j < whole.num_elements(); ++j) {
+      uint32_t bits = 0;
+      std::memcpy(&bits, whole.as<float>() + j, sizeof(bits));
+      const int16_t below = static_cast<const int16_t*>(low.data)[j];
+      const uint32_t joined = (uint32_t{high.as<BFloat16>()[j].bits} << 16) +
+                              static_cast<uint32_t>(int32_t{below});
+      ASSERT_EQ(joined, bits) << name << " " << j;
+      moved += below != 0;
+    }
+    EXPECT_GT(2 * moved, whole.num_elements());
+    for (const char* part : {"adam.m.", "adam.v."}) {
+      const TensorView a = wide.Get(part + name), c = halves.Get(part + name);
+      EXPECT_EQ(std::memcmp(a.data, c.data, a.num_bytes()), 0) << part << name;
+    }
   }
 }
 
