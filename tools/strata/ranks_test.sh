@@ -89,6 +89,10 @@ ranks 4 "${deep[@]}" --steps=4 --ep=2 --pp=2 --trace=traces --trace-steps=2 --re
 grep -q 'trace       traces, 2 steps in' traced.out || fail "$(cat traced.out)"
 [[ $(ls traces) == $'train.0.et\ntrain.1.et\ntrain.2.et\ntrain.3.et' ]] || fail "$(ls traces)"
 "$strata" simulate --chakra traces --cluster=h100x8 --json >replayed.json 2>replay.err || fail "$(cat replay.err)"
+"$strata" calibrate --traces=traces --out=machine.json >calibrated.out 2>calibrate.err || fail "$(cat calibrate.err)"
+grep -q '^GroupedMatMul ' calibrated.out || fail "$(cat calibrated.out)"
+"$strata" simulate --chakra traces --machine=machine.json >predicted.out 2>predict.err || fail "$(cat predict.err)"
+grep -q 'ranks: 4, nodes: .* on machine.json' predicted.out || fail "$(cat predicted.out)"
 "$strata" "${deep[@]}" --steps=4 --record-routing=deep.gz --record-tokens --out=routed >routed.out 2>&1 || fail "$(cat routed.out)"
 # Loads of all records, to three digits: a choice may change with a rounding.
 loads() { "$strata" trace "$1" | sed -nE '/^(layer|[0-9]+\.[0-9]+ )/p; s/^(records.*tokens, 1 rank).*/\1/p'; }
