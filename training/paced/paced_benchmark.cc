@@ -1,10 +1,14 @@
-// bazel run -c opt //training/paced:paced_benchmark
+// bazel run -c opt //training/paced:paced_benchmark [-- SECONDS]
 //
 // Steps of meshes of up to eight ranks (threads) whose operators take their
 // cost in time, beside what the graphs and the schedule predict, and beside the
 // simulator's replay of the traces that they left; then bubbles beside the
 // closed formulas, where only the operators of blocks cost time, so that stages
-// are even. Sleeps most of the time: ranks may be more than cores.
+// are even. Sleeps most of the time: ranks may be more than cores. SECONDS (20)
+// is the step of one rank; eight take an eighth, or somewhat more. An exchange
+// takes time of its own, 0.1 ms on an idle machine and ten times that on a busy
+// one, and a step of many ranks has hundreds: the longer steps are, the less
+// that counts.
 
 #include <algorithm>
 #include <cmath>
@@ -14,6 +18,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "core/base/check.h"
@@ -28,10 +33,7 @@
 namespace strata {
 namespace {
 
-// Of a step of one rank; eight take an eighth, or somewhat more. An exchange
-// takes time of its own, 0.1 ms and more, some thousand times in some meshes.
 constexpr double kOneRankSeconds = 20;
-constexpr int kSteps = 1;
 
 struct Row {
   std::string name;
@@ -43,13 +45,14 @@ double PercentOff(double predicted, double measured) {
   return 100 * (predicted / measured - 1);
 }
 
-absl::StatusOr<Row> MeasureMesh(const Corpus& corpus, const MeshShape& shape,
-                                PipelineKind kind) {
+absl::StatusOr<Row> MeasureMesh(const Corpus& corpus, double one_rank_seconds,
+                                const MeshShape& shape, PipelineKind kind) {
   PacedSetup setup = PacedExample(shape, kind);
-  ASSIGN_OR_RETURN(setup.pace, PaceOf(setup, kOneRankSeconds));
+  ASSIGN_OR_RETURN(setup.pace, PaceOf(setup, one_rank_seconds));
   ASSIGN_OR_RETURN(const StepPrediction predicted, PredictPaced(setup));
-  ASSIGN_OR_RETURN(const PacedRun run,
-                   RunPaced(setup, corpus, PacedRank::Clock::kReal, kSteps));
+  ASSIGN_OR_RETURN(
+      const PacedRun run,
+      RunPaced(setup, corpus, PacedRank::Clock::kReal, /*num_steps=*/1));
   ASSIGN_OR_RETURN(const double replayed, ReplaySeconds(run.traces));
   Row row;
   row.name = ToText(shape);
@@ -59,8 +62,8 @@ absl::StatusOr<Row> MeasureMesh(const Corpus& corpus, const MeshShape& shape,
   std::cout << absl::StrFormat(
                    "%-26s %7.3f %10.3f %+6.2f %% %9.3f %+6.2f %% %8.2f\n",
                    row.name, row.paced, row.predicted,
-                   PercentOff(row.predicted, row.paced), replayed / kSteps,
-                   PercentOff(replayed / kSteps, row.paced), 1e3 * run.lateness)
+                   PercentOff(row.predicted, row.paced), replayed,
+                   PercentOff(replayed, row.paced), 1e3 * run.lateness)
             << std::flush;
   return row;
 }
@@ -80,14 +83,15 @@ int WrongPairs(const std::vector<Row>& rows, int& pairs) {
   return wrong;
 }
 
-absl::Status MeasureBubble(const Corpus& corpus, int stages,
-                           PipelineKind kind) {
+absl::Status MeasureBubble(const Corpus& corpus, double one_rank_seconds,
+                           int stages, PipelineKind kind) {
   PacedSetup setup = PacedExample({1, 1, stages}, kind);
   setup.pace.scope = "model.layers.";
-  ASSIGN_OR_RETURN(setup.pace, PaceOf(setup, kOneRankSeconds));
+  ASSIGN_OR_RETURN(setup.pace, PaceOf(setup, one_rank_seconds));
   ASSIGN_OR_RETURN(const StepPrediction stage, PredictPaced(setup));
-  ASSIGN_OR_RETURN(const PacedRun run,
-                   RunPaced(setup, corpus, PacedRank::Clock::kReal, kSteps));
+  ASSIGN_OR_RETURN(
+      const PacedRun run,
+      RunPaced(setup, corpus, PacedRank::Clock::kReal, /*num_steps=*/1));
   const double busy = static_cast<double>(setup.train.accumulation()) *
                       (stage.forward + stage.input_grad + stage.weight_grad);
   const double bubble = run.step_seconds - busy - stage.update;
@@ -99,7 +103,7 @@ absl::Status MeasureBubble(const Corpus& corpus, int stages,
   return absl::OkStatus();
 }
 
-absl::Status Run() {
+absl::Status Run(double one_rank_seconds) {
   ASSIGN_OR_RETURN(const Corpus corpus, PacedCorpus());
   constexpr PipelineKind kKinds[] = {PipelineKind::kGPipe, PipelineKind::k1F1B,
                                      PipelineKind::kZbH1, PipelineKind::kZb1p};
@@ -118,7 +122,8 @@ absl::Status Run() {
           kind != PipelineKind::kZbH1) {
         continue;
       }
-      ASSIGN_OR_RETURN(rows.emplace_back(), MeasureMesh(corpus, shape, kind));
+      ASSIGN_OR_RETURN(rows.emplace_back(),
+                       MeasureMesh(corpus, one_rank_seconds, shape, kind));
     }
   }
   double worst = 0;
@@ -134,7 +139,7 @@ absl::Status Run() {
       worst, pairs, wrong);
   for (const int stages : {2, 4, 8}) {
     for (const PipelineKind kind : kKinds) {
-      RETURN_IF_ERROR(MeasureBubble(corpus, stages, kind));
+      RETURN_IF_ERROR(MeasureBubble(corpus, one_rank_seconds, stages, kind));
     }
   }
   return absl::OkStatus();
@@ -143,7 +148,10 @@ absl::Status Run() {
 }  // namespace
 }  // namespace strata
 
-int main() {
-  const absl::Status status = strata::Run();
+int main(int argc, char** argv) {
+  double seconds = strata::kOneRankSeconds;
+  CHECK(argc < 2 || (absl::SimpleAtod(argv[1], &seconds) && seconds > 0))
+      << "want seconds of one rank's step";
+  const absl::Status status = strata::Run(seconds);
   CHECK(status.ok()) << status.ToString();
 }
