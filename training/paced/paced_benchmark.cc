@@ -6,9 +6,8 @@
 // closed formulas, where only the operators of blocks cost time, so that stages
 // are even. Sleeps most of the time: ranks may be more than cores. SECONDS (20)
 // is the step of one rank; eight take an eighth, or somewhat more. An exchange
-// takes time of its own, 0.1 ms on an idle machine and ten times that on a busy
-// one, and a step of many ranks has hundreds: the longer steps are, the less
-// that counts.
+// takes time of its own, up to a millisecond on a busy machine, and a step of
+// many ranks has hundreds: the longer steps are, the less that counts.
 
 #include <algorithm>
 #include <cmath>
