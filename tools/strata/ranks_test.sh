@@ -123,8 +123,8 @@ refuses '--rebalance is sometimes; want alarm, never or a number of steps' ranks
 refuses '--spare-experts are for copies' ranks 2 "${train[@]}" --ep=2 --spare-experts=1 --out=no
 refuses 'mixed/model-00002-of-00002.safetensors is of step 3 of run' ranks 2 "${train[@]}" --steps=8 --resume=mixed --ep=2 --out=no
 refuses 'mixed/model-00002-of-00002.safetensors is of step 3 of run' "$strata" generate --model=mixed --prompt=one
-refuses 'traces is not empty' ranks 2 "${train[@]}" --steps=6 --dp=2 --trace=traces --out=no
-refuses '--trace-after and --trace-steps are 2 and 9, and 6 steps are left' ranks 2 "${train[@]}" --steps=6 --dp=2 --trace=none --trace-steps=9 --out=no
+refuses 'traces is not empty' "$strata" "${train[@]}" --steps=6 --trace=traces --out=no
+refuses '--trace-after and --trace-steps are 2 and 9, and 6 steps are left' "$strata" "${train[@]}" --steps=6 --trace=none --trace-steps=9 --out=no
 refuses 'a routing trace is replayed by one rank so far' ranks 2 "${train[@]}" --steps=6 --dp=2 --replay-routing=deep.gz --out=no
 refuses 'holds a run already' ranks 2 "${train[@]}" --dp=2 --out=two
 [[ ! -e no ]] || fail "a refused run left a folder"
