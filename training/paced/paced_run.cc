@@ -11,6 +11,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
 #include "core/base/status_macros.h"
 #include "core/cpu/all_kernels.h"
@@ -213,6 +214,14 @@ absl::StatusOr<double> ReplaySeconds(const std::vector<std::string>& traces) {
 }
 
 absl::StatusOr<StepPrediction> PredictPaced(const PacedSetup& setup) {
+  if (setup.schedule != PipelineKind::kGPipe &&
+      setup.schedule != PipelineKind::k1F1B &&
+      setup.schedule != PipelineKind::kZbH1 &&
+      setup.schedule != PipelineKind::kZb1p) {
+    return absl::UnimplementedError(
+        absl::StrCat("ranks have several stages under ", Name(setup.schedule),
+                     "; want one of gpipe, 1f1b, zb-h1 and zb1p"));
+  }
   const int batch_ranks = setup.shape.dp * setup.shape.ep;
   const auto micro_batches =
       static_cast<int>(setup.train.accumulation() / batch_ranks);

@@ -60,7 +60,8 @@ struct StepPrediction {
 // loads, carried out by the schedule's timeline
 // (core/parallel/pipeline_timeline.h). Exchanges take no time.
 //
-// Returns the errors of BuildGradientGraph and MakePipelineSchedule.
+// Returns the errors of BuildGradientGraph and MakePipelineSchedule, and
+// UNIMPLEMENTED for schedules in which a rank has several stages.
 absl::StatusOr<StepPrediction> PredictPaced(const PacedSetup& setup);
 
 // The bubble of even stages of these durations by a closed formula, for p
