@@ -4,17 +4,24 @@
 //                    trainer->StartRecording(options, source, weights_hash));
 //   RETURN_IF_ERROR(trainer->Step(recording.get()).status());   // many times
 //   RETURN_IF_ERROR(recording->Close());
+//
+// Of ranks that train together each records its micro-batches, and of these the
+// gates of its stage; the first one gathers and writes them. The trace is then
+// that of one rank, but for roundings.
 
 #ifndef TRAINING_ROUTING_RECORDING_H_
 #define TRAINING_ROUTING_RECORDING_H_
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "core/parallel/mesh.h"
 #include "core/runtime/program.h"
 #include "core/trace/router_tap.h"
 #include "core/trace/routing_layout.h"
@@ -33,13 +40,15 @@ struct RecordOptions {
 class RoutingRecording {
  public:
   // Begins the trace. The gates, ranks and has_tokens of `header` are set here.
+  // `mesh`: null for one rank; of several, all call this, and the mesh must
+  // outlive the recording.
   //
   // Returns INVALID_ARGUMENT if there are more ranks than `max_tokens`, those
   // of a batch, or if the model has no gate; otherwise the errors of
   // RoutingRecorder::Create.
   static absl::StatusOr<std::unique_ptr<RoutingRecording>> Start(
       const RecordOptions& options, RoutingTraceHeader header, RouterTap tap,
-      int64_t max_tokens);
+      int64_t max_tokens, const Mesh* mesh = nullptr);
 
   // Begins the record of a batch ...
   void Begin(int64_t step, int64_t micro_batch);
@@ -50,24 +59,34 @@ class RoutingRecording {
   // Returns the errors of EncodeChoices and RoutingRecorder::Append.
   absl::Status Finish(const Program& program);
 
-  // As of the recorder: until Close() the trace has no end mark.
-  absl::Status Flush() { return recorder_.Flush(); }
-  absl::Status Close() { return recorder_.Close(); }
+  // Of several ranks, to be called by each after as many records: the first one
+  // writes those of all. Returns the errors of Append there, and of the mesh.
+  absl::Status Gather();
 
-  int64_t num_records() const { return recorder_.num_records(); }
-  int64_t num_bytes() const { return recorder_.num_bytes(); }
+  // As of the recorder: until Close() the trace has no end mark. Ranks other
+  // than the first have nothing to write.
+  absl::Status Flush() {
+    return recorder_ ? recorder_->Flush() : absl::OkStatus();
+  }
+  absl::Status Close() {
+    return recorder_ ? recorder_->Close() : absl::OkStatus();
+  }
+
+  int64_t num_records() const {
+    return recorder_ ? recorder_->num_records() : 0;
+  }
+  int64_t num_bytes() const { return recorder_ ? recorder_->num_bytes() : 0; }
 
  private:
-  RoutingRecording(RouterTap tap, RoutingLayout layout,
-                   RoutingRecorder recorder)
-      : tap_(std::move(tap)),
-        layout_(std::move(layout)),
-        recorder_(std::move(recorder)) {}
+  RoutingRecording(RouterTap tap, const Mesh* mesh)
+      : tap_(std::move(tap)), mesh_(mesh) {}
 
   RouterTap tap_;
-  RoutingLayout layout_;
-  RoutingRecorder recorder_;
+  const Mesh* const mesh_;
+  std::optional<RoutingLayout> layout_;  // None: the rank's stage has no gate.
+  std::optional<RoutingRecorder> recorder_;  // The first rank's.
   RoutingRecord record_;
+  std::vector<RoutingRecord> pending_;  // Of several ranks, since Gather().
 };
 
 }  // namespace strata

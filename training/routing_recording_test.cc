@@ -18,6 +18,7 @@
 #include "absl/types/span.h"
 #include "core/model/config.h"
 #include "core/model/count.h"
+#include "core/parallel/mesh.h"
 #include "core/testing/status_matchers.h"
 #include "core/trace/routing_layout.h"
 #include "core/trace/routing_reader.h"
@@ -28,6 +29,7 @@
 #include "gtest/gtest.h"
 #include "training/config.h"
 #include "training/data/corpus.h"
+#include "training/mesh_fixture.h"
 #include "training/routing_fixture.h"
 #include "training/trainer.h"
 
@@ -253,6 +255,54 @@ TEST_F(RoutingRecordingTest, SaysWhatItCannotRecordBeforeItMakesAFile) {
       StatusIs(absl::StatusCode::kInvalidArgument,
                HasSubstr("no mixture of experts")));
   EXPECT_FALSE(std::filesystem::exists(options_.path));
+}
+
+// In the first step weights are those of one rank, so that choices are equal
+// whatever is rounded later.
+TEST_F(RoutingRecordingTest, RanksRecordWhatOneRankDoes) {
+  TrainConfig train = TinyTrain();
+  train.set_accumulation(4);
+  const auto record = [&](const Mesh* mesh, const ModelConfig& model,
+                          const RecordOptions& options) {
+    TrainerOptions trainer_options;
+    trainer_options.expose_tokens = options.tokens;
+    trainer_options.mesh = mesh;
+    auto trainer = Trainer::Create(model, train, &corpus_, /*num_threads=*/1,
+                                   trainer_options);
+    ASSERT_THAT(trainer, IsOk());
+    auto recording = (*trainer)->StartRecording(
+        options, RoutingTraceHeader::TRAIN, /*weights_hash=*/"");
+    ASSERT_THAT(recording, IsOk());
+    ASSERT_THAT((*trainer)->Step(recording->get()), IsOk());
+    ASSERT_THAT((*recording)->Close(), IsOk());
+  };
+  for (const ModelConfig& model : {TinyHierarchical(), TinyFlat()}) {
+    options_.tokens = true;
+    options_.num_ranks = 2;
+    record(nullptr, model, options_);
+    const Trace alone = ReadTrace(options_.path);
+    ASSERT_THAT(alone.records, SizeIs(4));
+    for (const MeshShape shape :
+         {MeshShape{2, 1, 1}, MeshShape{1, 2, 1}, MeshShape{1, 1, 2},
+          MeshShape{2, 1, 2}, MeshShape{1, 2, 2}}) {
+      SCOPED_TRACE(ToText(shape));
+      RecordOptions together = options_;
+      together.path += ".ranks";
+      OnMesh(shape, [&](const Mesh& mesh) { record(&mesh, model, together); });
+      const Trace trace = ReadTrace(together.path);
+      ASSERT_THAT(trace.records, SizeIs(4));
+      ASSERT_EQ(trace.header.gates_size(), alone.header.gates_size());
+      for (int g = 0; g < alone.header.gates_size(); ++g) {
+        EXPECT_EQ(trace.header.gates(g).SerializeAsString(),
+                  alone.header.gates(g).SerializeAsString());
+      }
+      for (size_t i = 0; i < alone.records.size(); ++i) {
+        EXPECT_EQ(trace.records[i].SerializeAsString(),
+                  alone.records[i].SerializeAsString())
+            << "record " << i;
+      }
+    }
+  }
 }
 
 }  // namespace

@@ -37,6 +37,7 @@
 #include "training/rank_state.h"
 #include "training/routing_recording.h"
 #include "training/schedule.h"
+#include "training/stage_routers.h"
 #include "training/step_graph.h"
 
 namespace strata {
@@ -237,13 +238,19 @@ void Trainer::AddMetrics(const Program& program, int chunk,
 absl::Status Trainer::RunMicroBatches(RoutingRecording* recording,
                                       StepMetrics& metrics) {
   if (pipeline_ != nullptr) {
-    return pipeline_->Run(
+    absl::Status recorded;
+    RETURN_IF_ERROR(pipeline_->Run(
         [&](int m, Program& program) {
           return FillBatch(FirstMicroBatch() + m, program);
         },
         [&](int m, int chunk, const Program& forward) {
           AddMetrics(forward, chunk, metrics);
-        });
+          if (recording == nullptr || !recorded.ok()) return;
+          DescribeMicroBatch(FirstMicroBatch() + m, *recording);
+          recorded = recording->Finish(forward);
+        }));
+    RETURN_IF_ERROR(recorded);
+    return recording != nullptr ? recording->Gather() : absl::OkStatus();
   }
   for (int64_t m = FirstMicroBatch(); m < EndMicroBatch(); ++m) {
     const bool is_last = m == EndMicroBatch() - 1;
@@ -257,7 +264,7 @@ absl::Status Trainer::RunMicroBatches(RoutingRecording* recording,
       RETURN_IF_ERROR(recording->Finish(gradients));
     }
   }
-  return absl::OkStatus();
+  return recording != nullptr ? recording->Gather() : absl::OkStatus();
 }
 
 absl::StatusOr<StepMetrics> Trainer::Step(RoutingRecording* recording) {
@@ -365,14 +372,22 @@ absl::StatusOr<std::unique_ptr<RoutingRecording>> Trainer::StartRecording(
         absl::StrCat("--record-routing ", options.path,
                      " is the trace that is replayed; want another file"));
   }
+  if (stages_.size() > 1) {
+    return absl::UnimplementedError(
+        "routing is recorded of ranks with one stage each so far; leave out "
+        "--record-routing, or take another --schedule");
+  }
   const bool evaluates = source == RoutingTraceHeader::EVALUATE;
   RoutingTraceHeader header = TraceHeader(source);
   header.set_weights_hash(weights_hash);
-  RouterTap tap(evaluates ? evaluation_->program(/*chunk=*/0).graph()
-                          : gradients_->graph(),
-                evaluates ? evaluation_routers_ : routers_, options.tokens);
+  const Graph& gradients =
+      pipeline_ != nullptr ? stage_graphs_[0] : gradients_->graph();
+  RouterTap tap(
+      evaluates ? evaluation_->program(/*chunk=*/0).graph() : gradients,
+      OfThisStage(evaluates ? evaluation_routers_ : routers_), options.tokens);
   return RoutingRecording::Start(options, std::move(header), std::move(tap),
-                                 train_.batch_size() * train_.seq_len());
+                                 train_.batch_size() * train_.seq_len(),
+                                 options_.mesh);
 }
 
 double Trainer::StepFlops() const {

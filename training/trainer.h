@@ -130,7 +130,8 @@ class Trainer {
       RoutingRecording* recording = nullptr);
 
   // Begins the trace of what Step (TRAIN) or Validate (EVALUATE) is given it
-  // for. `weights_hash` may be empty.
+  // for. `weights_hash` may be empty. With a mesh every rank
+  // begins it, for steps.
   //
   // Returns INVALID_ARGUMENT if it would replace the trace that is replayed;
   // otherwise the errors of RoutingRecording::Start.

@@ -12,9 +12,11 @@
 #include "core/parallel/pipeline_schedule.h"
 #include "core/passes/partition/partition_experts.h"
 #include "core/runtime/program.h"
+#include "core/trace/router_tap.h"
 #include "training/pipeline/pipeline_plan.h"
 #include "training/pipeline/stage_runner.h"
 #include "training/program_inputs.h"
+#include "training/stage_routers.h"
 #include "training/step_graph.h"
 #include "training/trainer.h"
 
@@ -33,6 +35,9 @@ absl::Status Trainer::BuildPipeline() {
         StepGraph step,
         GradientGraph(Place().OfStage(stage, num_stages_), /*sums=*/false));
     steps.push_back(std::move(step));
+  }
+  if (options_.expose_tokens) {
+    ExposeTokens(steps[0].graph, OfThisStage(steps[0].routers));
   }
   ASSIGN_OR_RETURN(pipeline_,
                    StageRunner::Create(steps, std::move(schedule), *backend_,

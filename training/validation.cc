@@ -25,6 +25,7 @@
 #include "training/pipeline/stage_runner.h"
 #include "training/program_inputs.h"
 #include "training/routing_recording.h"
+#include "training/stage_routers.h"
 #include "training/step_graph.h"
 #include "training/trainer.h"
 
@@ -60,7 +61,7 @@ absl::Status Trainer::BuildEvaluation() {
   }
   evaluation_routers_ = std::move(steps[0].routers);
   if (options_.expose_tokens) {
-    ExposeTokens(steps[0].graph, evaluation_routers_);
+    ExposeTokens(steps[0].graph, OfThisStage(evaluation_routers_));
   }
   ASSIGN_OR_RETURN(evaluation_,
                    StageEvaluation::Create(

@@ -26,8 +26,9 @@
 #include <memory>
 #include <string>
 
-#include "absl/strings/string_view.h"
+#include "absl/status/status.h"
 #include "core/parallel/communicator.h"
+#include "core/parallel/observed_communicator.h"
 
 namespace strata {
 
@@ -38,9 +39,9 @@ struct Traffic {
 };
 
 // Of one rank: not for several threads.
-class TrafficMeter {
+class TrafficMeter : public CommObserver {
  public:
-  void Add(absl::string_view group, int64_t steps, double bytes);
+  absl::Status Before(const CommCall& call, Communicator& group) override;
   void Reset() { traffic_.clear(); }
   // By group; none of groups of one rank, which send nothing.
   const std::map<std::string, Traffic>& traffic() const { return traffic_; }

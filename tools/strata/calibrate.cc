@@ -16,20 +16,26 @@
 #include "core/base/files.h"
 #include "core/base/status_macros.h"
 #include "nlohmann/json.hpp"
+#include "sim/chakra/workload.h"
 #include "sim/compute/calibration.pb.h"
 #include "sim/compute/fitted_kernel.h"
 #include "sim/compute/known_devices.h"
 #include "sim/compute/measurement.h"
+#include "sim/replay/machine_times.h"
 #include "tools/strata/command.h"
 #include "tools/strata/config_flags.h"
 #include "tools/strata/option_parser.h"
 #include "tools/strata/output.h"
+#include "tools/strata/simulate_chakra.h"
 
 namespace strata {
 namespace {
 
+constexpr double kNoSeconds = 1e-15;  // Of a FLOP or a byte: not in the fit.
+
 struct CalibrateFlags {
   std::vector<std::string> files;
+  std::vector<std::string> traces;
   std::string device;
   std::string out;
   bool check = false;
@@ -162,7 +168,51 @@ absl::StatusOr<int> RunFit(const CalibrateFlags& flags,
   return 0;
 }
 
+// Of this machine, or whichever recorded the traces.
+absl::StatusOr<int> RunMachine(const CalibrateFlags& flags) {
+  if (!flags.files.empty() || !flags.device.empty() || flags.check) {
+    return absl::InvalidArgumentError(
+        "--traces are of the machine that recorded them; want no files, "
+        "--device or --check beside");
+  }
+  if (flags.out.empty()) {
+    return absl::InvalidArgumentError(
+        "nowhere to write the calibration to; give --out FILE");
+  }
+  std::vector<chakra::Workload> workloads;
+  for (const std::string& traces : flags.traces) {
+    ASSIGN_OR_RETURN(workloads.emplace_back(), LoadTraces(traces));
+  }
+  ASSIGN_OR_RETURN(const sim::MachineTimes times,
+                   sim::FitMachineTimes(workloads));
+  RETURN_IF_ERROR(WriteFileAtomically(flags.out, sim::ToJson(times)));
+  if (flags.json) {
+    PrintJson(nlohmann::json::parse(sim::ToJson(times)));
+    return 0;
+  }
+  std::vector<std::vector<std::string>> rows = {
+      {"operator", "us a run", "GFLOP/s", "GB/s"}};
+  const auto rate = [](double seconds) {
+    return seconds > kNoSeconds ? absl::StrFormat("%.2f", 1e-9 / seconds) : "";
+  };
+  for (const auto& [name, time] : times.operators) {
+    rows.push_back({Printable(name),
+                    absl::StrFormat("%.1f", 1e6 * time.seconds),
+                    rate(time.seconds_per_flop), rate(time.seconds_per_byte)});
+  }
+  Print(absl::StrCat(
+      FormatTable(rows),
+      absl::StrFormat("\na step of a collective %.1f us, its bytes %s GB/s\n",
+                      1e6 * times.step_seconds, rate(times.seconds_per_byte))));
+  return 0;
+}
+
 absl::StatusOr<int> RunCalibrate(const CalibrateFlags& flags) {
+  if (!flags.traces.empty()) return RunMachine(flags);
+  if (flags.files.empty() || flags.device.empty()) {
+    return absl::InvalidArgumentError(
+        "nothing to fit to; want files and their --device, or --traces");
+  }
   if (!flags.check && flags.out.empty()) {
     return absl::InvalidArgumentError(
         "nowhere to write the calibration to; give --out FILE, or --check");
@@ -188,12 +238,17 @@ Command AddCalibrate(OptionParser& app) {
       ->AddOption("files", flags->files,
                   "CSV of kernel times, may be gzipped; docs/compute_model.md "
                   "has the columns")
-      ->TypeName("FILE")
-      ->Required();
+      ->TypeName("FILE");
   calibrate
       ->AddOption("--device", flags->device, "Where the times were measured")
-      ->TypeName("NAME")
-      ->Required();
+      ->TypeName("NAME");
+  calibrate
+      ->AddOption(
+          "--traces", flags->traces,
+          "Instead: what strata train --trace recorded here, for strata "
+          "simulate --chakra DIR --machine; repeat it for several runs")
+      ->TypeName("DIR")
+      ->OneValueAtATime();
   calibrate->AddOption("--out", flags->out, "Write the calibration to")
       ->TypeName("FILE");
   calibrate->AddFlag("--check", flags->check,

@@ -83,7 +83,13 @@ TEST(CalibrateTest, SaysWhatIsWrong) {
   ExpectFailure(Strata({"calibrate", rows, "--device", "h100", "--check",
                         "--calibration", out}),
                 1, {"wrong.textproto is not a calibration: line 2", "speed"});
-  ExpectFailure(Strata({"calibrate", "--device", "h100"}), 2, {"files"});
+  ExpectFailure(Strata({"calibrate", "--device", "h100"}), 1, {"want files"});
+  ExpectFailure(Strata({"calibrate", "--traces", Path("none"), "--out", out}),
+                1, {"none"});
+  ExpectFailure(Strata({"calibrate", "--traces", Path("none")}), 1, {"--out"});
+  ExpectFailure(
+      Strata({"calibrate", rows, "--traces", Path("none"), "--out", out}), 1,
+      {"want no files"});
   ExpectFailure(Strata({"calibrate", rows, "--device", "h100", "--rows", "1"}),
                 2, {"--rows", "at least 10"});
 }

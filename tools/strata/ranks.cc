@@ -11,12 +11,14 @@
 #include "core/base/status_macros.h"
 #include "core/parallel/communicator.h"
 #include "core/parallel/mesh.h"
+#include "core/parallel/observed_communicator.h"
 #include "tools/strata/cuda_device.h"
 #include "tools/strata/option_parser.h"
 #include "tools/strata/output.h"
 #include "training/balance/balance_rule.h"
 #include "training/distributed/mpi_communicator.h"
 #include "training/pipeline/pipeline_plan.h"
+#include "training/trace/execution_recorder.h"
 
 namespace strata {
 namespace {
@@ -97,7 +99,7 @@ absl::StatusOr<BalanceRule> BalanceOf(const MeshFlags& flags) {
 }
 
 absl::StatusOr<std::unique_ptr<Ranks>> Ranks::Join(const MeshFlags& flags,
-                                                   bool on_gpus) {
+                                                   bool on_gpus, bool traced) {
   const int launched = NumLaunchedRanks();
   const int wanted = flags.shape.size();
   if (launched == 1 && wanted == 1) return nullptr;
@@ -108,7 +110,7 @@ absl::StatusOr<std::unique_ptr<Ranks>> Ranks::Join(const MeshFlags& flags,
   }
   auto ranks = std::make_unique<Ranks>();
   ASSIGN_OR_RETURN(ranks->mpi_, MpiWorld::Start(absl::Seconds(flags.timeout)));
-  const absl::Status opened = ranks->Open(flags, on_gpus);
+  const absl::Status opened = ranks->Open(flags, on_gpus, traced);
   if (!opened.ok()) {
     ranks->Fail(opened);
     return opened;
@@ -116,7 +118,7 @@ absl::StatusOr<std::unique_ptr<Ranks>> Ranks::Join(const MeshFlags& flags,
   return ranks;
 }
 
-absl::Status Ranks::Open(const MeshFlags& flags, bool on_gpus) {
+absl::Status Ranks::Open(const MeshFlags& flags, bool on_gpus, bool traced) {
   if (flags.overlap_sums && flags.shape.pp > 1) {
     return absl::InvalidArgumentError(
         absl::StrCat("--overlap-sums is not for stages, and --pp is ",
@@ -133,6 +135,11 @@ absl::Status Ranks::Open(const MeshFlags& flags, bool on_gpus) {
     ASSIGN_OR_RETURN(
         gpus_, JoinGpus(mpi_->world(), gpu_, absl::Seconds(flags.timeout)));
     world = gpus_.get();
+  }
+  if (traced) {
+    recorder_ = std::make_unique<ExecutionRecorder>(world->rank());
+    traced_ = Observed(*world, *recorder_);
+    world = traced_.get();
   }
   ASSIGN_OR_RETURN(mesh_, Mesh::Create(*world, shape));
   return absl::OkStatus();

@@ -14,6 +14,7 @@
 #include "tools/strata/option_parser.h"
 #include "training/balance/balance_rule.h"
 #include "training/distributed/mpi_communicator.h"
+#include "training/trace/execution_recorder.h"
 
 namespace strata {
 
@@ -43,23 +44,27 @@ class Ranks {
   // Returns INVALID_ARGUMENT if the mesh has several ranks and mpirun started
   // none. If it started another number, all end as by Fail.
   // `on_gpus`: each takes the GPU of its number among the ranks of its machine,
-  // and they exchange data over NCCL.
+  // and they exchange data over NCCL. `traced`: a recorder observes what the
+  // ranks exchange.
   static absl::StatusOr<std::unique_ptr<Ranks>> Join(const MeshFlags& flags,
-                                                     bool on_gpus);
+                                                     bool on_gpus, bool traced);
 
   const Mesh& mesh() const { return *mesh_; }
   int gpu() const { return gpu_; }
+  ExecutionRecorder* recorder() const { return recorder_.get(); }  // Or null.
 
   // Says what went wrong and ends all ranks, with status 1. Where all ranks
   // fail alike, only the first is heard.
   void Fail(const absl::Status& status);
 
  private:
-  absl::Status Open(const MeshFlags& flags, bool on_gpus);
+  absl::Status Open(const MeshFlags& flags, bool on_gpus, bool traced);
 
   std::unique_ptr<MpiWorld> mpi_;
   int gpu_ = 0;
   std::unique_ptr<Communicator> gpus_;  // Null: MPI's is the mesh's world.
+  std::unique_ptr<ExecutionRecorder> recorder_;
+  std::unique_ptr<Communicator> traced_;  // The mesh's world, with a recorder.
   std::unique_ptr<Mesh> mesh_;
 };
 

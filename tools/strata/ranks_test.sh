@@ -84,6 +84,21 @@ same four dualpipe
 ranks 2 "${four[@]}" --steps=5 --resume=dualpipe/step-000004 --pp=2 --schedule=dualpipev --shard-optimizer --out=dualpipev >dualpipev.out 2>&1 || fail "$(cat dualpipev.out)"
 grep -q '5 of 5 steps are done' dualpipev.out || fail "$(cat dualpipev.out)"
 
+# What ranks did, as the simulator reads it; routing of all, as one rank's.
+ranks 4 "${deep[@]}" --steps=4 --ep=2 --pp=2 --trace=traces --trace-steps=2 --record-routing=stages.gz --record-tokens --out=traced >traced.out 2>traced.err || fail "$(cat traced.err)"
+grep -q 'trace       traces, 2 steps in' traced.out || fail "$(cat traced.out)"
+[[ $(ls traces) == $'train.0.et\ntrain.1.et\ntrain.2.et\ntrain.3.et' ]] || fail "$(ls traces)"
+"$strata" simulate --chakra traces --cluster=h100x8 --json >replayed.json 2>replay.err || fail "$(cat replay.err)"
+"$strata" calibrate --traces=traces --out=machine.json >calibrated.out 2>calibrate.err || fail "$(cat calibrate.err)"
+grep -q '^GroupedMatMul ' calibrated.out || fail "$(cat calibrated.out)"
+"$strata" simulate --chakra traces --machine=machine.json >predicted.out 2>predict.err || fail "$(cat predict.err)"
+grep -q 'ranks: 4, nodes: .* on machine.json' predicted.out || fail "$(cat predicted.out)"
+"$strata" "${deep[@]}" --steps=4 --record-routing=deep.gz --record-tokens --out=routed >routed.out 2>&1 || fail "$(cat routed.out)"
+# Loads of all records, to three digits: a choice may change with a rounding.
+loads() { "$strata" trace "$1" | sed -nE '/^(layer|[0-9]+\.[0-9]+ )/p; s/^(records.*tokens, 1 rank).*/\1/p'; }
+[[ $(loads stages.gz | wc -l) -ge 4 ]] || fail "$("$strata" trace stages.gz)"
+diff <(loads deep.gz | cut -c1-24) <(loads stages.gz | cut -c1-24) || fail "routing traces differ"
+
 # $1: what is expected on stderr; the rest: a command that fails.
 refuses() {
   local want=$1 status=0
@@ -108,5 +123,8 @@ refuses '--rebalance is sometimes; want alarm, never or a number of steps' ranks
 refuses '--spare-experts are for copies' ranks 2 "${train[@]}" --ep=2 --spare-experts=1 --out=no
 refuses 'mixed/model-00002-of-00002.safetensors is of step 3 of run' ranks 2 "${train[@]}" --steps=8 --resume=mixed --ep=2 --out=no
 refuses 'mixed/model-00002-of-00002.safetensors is of step 3 of run' "$strata" generate --model=mixed --prompt=one
+refuses 'traces is not empty' "$strata" "${train[@]}" --steps=6 --trace=traces --out=no
+refuses '--trace-after and --trace-steps are 2 and 9, and 6 steps are left' "$strata" "${train[@]}" --steps=6 --trace=none --trace-steps=9 --out=no
+refuses 'a routing trace is replayed by one rank so far' ranks 2 "${train[@]}" --steps=6 --dp=2 --replay-routing=deep.gz --out=no
 refuses 'holds a run already' ranks 2 "${train[@]}" --dp=2 --out=two
 [[ ! -e no ]] || fail "a refused run left a folder"

@@ -2,6 +2,7 @@
 
 #include <filesystem>
 #include <map>
+#include <optional>
 #include <set>
 #include <string>
 #include <system_error>
@@ -12,6 +13,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/strip.h"
 #include "core/base/files.h"
@@ -20,6 +22,7 @@
 #include "sim/chakra/workload.h"
 #include "sim/cluster/cluster.h"
 #include "sim/cluster/load_cluster.h"
+#include "sim/replay/machine_times.h"
 #include "sim/replay/replay.h"
 #include "sim/replay/replay_summary.h"
 #include "sim/report/replay_report.h"
@@ -60,8 +63,12 @@ absl::StatusOr<std::map<std::string, std::set<int>>> ListTraces(
   return found;
 }
 
-absl::StatusOr<sim::Cluster> LoadSlowed(const ChakraFlags& flags) {
-  ASSIGN_OR_RETURN(sim::Cluster cluster, sim::LoadCluster(flags.cluster));
+absl::StatusOr<sim::Cluster> LoadSlowed(
+    const ChakraFlags& flags, const std::optional<sim::MachineTimes>& machine,
+    int num_ranks) {
+  ASSIGN_OR_RETURN(sim::Cluster cluster,
+                   machine ? sim::MachineCluster(*machine, num_ranks)
+                           : sim::LoadCluster(flags.cluster));
   if (flags.slow.empty()) return cluster;
   sim::ClusterConfig config = cluster.config();
   for (const auto& [rank, factor] : flags.slow) {
@@ -70,6 +77,14 @@ absl::StatusOr<sim::Cluster> LoadSlowed(const ChakraFlags& flags) {
     slowdown->set_factor(factor);
   }
   return sim::Cluster::Create(config);
+}
+
+absl::StatusOr<std::optional<sim::MachineTimes>> LoadMachine(
+    const std::string& path) {
+  if (path.empty()) return std::nullopt;
+  ASSIGN_OR_RETURN(const std::string text, ReadFile(path));
+  ASSIGN_OR_RETURN(sim::MachineTimes times, sim::ParseMachineTimes(text, path));
+  return times;
 }
 
 }  // namespace
@@ -117,10 +132,18 @@ absl::StatusOr<std::pair<std::string, int>> FindTraces(
   return std::make_pair(prefix, num_ranks);
 }
 
+absl::StatusOr<chakra::Workload> LoadTraces(const std::string& traces) {
+  ASSIGN_OR_RETURN(const auto found, FindTraces(traces));
+  return chakra::LoadWorkload(found.first, found.second);
+}
+
 absl::StatusOr<int> RunSimulateChakra(const ChakraFlags& flags) {
   ASSIGN_OR_RETURN(const auto traces, FindTraces(flags.traces));
   const auto& [prefix, num_ranks] = traces;
-  ASSIGN_OR_RETURN(const sim::Cluster cluster, LoadSlowed(flags));
+  ASSIGN_OR_RETURN(const std::optional<sim::MachineTimes> machine,
+                   LoadMachine(flags.machine));
+  ASSIGN_OR_RETURN(const sim::Cluster cluster,
+                   LoadSlowed(flags, machine, num_ranks));
   if (num_ranks > cluster.num_ranks()) {
     return absl::InvalidArgumentError(absl::StrCat(
         prefix, " has ", num_ranks, " ranks, cluster ", flags.cluster, " ",
@@ -136,6 +159,8 @@ absl::StatusOr<int> RunSimulateChakra(const ChakraFlags& flags) {
     ASSIGN_OR_RETURN(workload.groups,
                      chakra::ParseProcessGroups(text, flags.groups, num_ranks));
   }
+  double unknown = 0;
+  if (machine) unknown = sim::SetOperatorTimes(*machine, workload);
   sim::ReplayOptions options;
   options.roofline = flags.roofline;
   ASSIGN_OR_RETURN(sim::ReplayResult result,
@@ -144,9 +169,14 @@ absl::StatusOr<int> RunSimulateChakra(const ChakraFlags& flags) {
     result.notes.insert(result.notes.end(), rank.notes.begin(),
                         rank.notes.end());
   }
+  if (unknown > 0) {
+    result.notes.push_back(absl::StrFormat(
+        "operators that %s lacks keep the time they had, %.1f %% of all",
+        flags.machine, 100 * unknown));
+  }
   sim::ReplayReport report;
   report.traces = prefix;
-  report.cluster_name = flags.cluster;
+  report.cluster_name = machine ? flags.machine : flags.cluster;
   report.cluster = &cluster;
   report.result = &result;
   report.summary = sim::Summarise(result);

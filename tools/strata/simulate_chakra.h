@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "sim/chakra/workload.h"
 
 namespace strata {
 
@@ -15,6 +16,7 @@ struct ChakraFlags {
   std::string traces;  // A folder, or a prefix: PREFIX.<rank>.et.
   std::string cluster;
   std::string groups;
+  std::string machine;  // A calibration, in place of the cluster.
   bool roofline = false;
   std::vector<std::pair<int, double>> slow;  // Rank, factor.
   std::string trace;
@@ -29,6 +31,10 @@ struct ChakraFlags {
 // those of several workloads, or if a rank's is missing.
 absl::StatusOr<std::pair<std::string, int>> FindTraces(
     const std::string& traces);
+
+// The traces of all ranks of a folder, or of a prefix. Returns the errors of
+// FindTraces and chakra::LoadWorkload.
+absl::StatusOr<chakra::Workload> LoadTraces(const std::string& traces);
 
 absl::StatusOr<int> RunSimulateChakra(const ChakraFlags& flags);
 

@@ -45,6 +45,7 @@ struct ModelFlags {
   std::string model;
   std::string chakra;
   std::string groups;
+  std::string machine;
   bool roofline = false;
   std::string cluster = "h100";
   std::string layout;
@@ -249,8 +250,8 @@ const std::vector<Mode>& Modes() {
       {"--validate", {"--rows", "--constants", "--json"}},
       {"--compare", {}},
       {"--chakra",
-       {"--cluster", "--groups", "--roofline", "--slow", "--trace", "--html",
-        "--json"}},
+       {"--cluster", "--machine", "--groups", "--roofline", "--slow", "--trace",
+        "--html", "--json"}},
       {"--sweep",
        {"--model", "--cluster", "--layout", "--framework", "--efficiency",
         "--constants", "--routing", "--expert-loads", "--power-law", "--slow"}},
@@ -297,6 +298,7 @@ absl::StatusOr<int> RunChakra(const ModelFlags& flags) {
   chakra.traces = flags.chakra;
   chakra.cluster = flags.cluster;
   chakra.groups = flags.groups;
+  chakra.machine = flags.machine;
   chakra.roofline = flags.roofline;
   for (const std::string& slow : flags.slow) {
     ASSIGN_OR_RETURN(const auto parsed, ParseSlow(slow));
@@ -398,6 +400,12 @@ Command AddSimulateModel(OptionParser& simulate) {
                  "With --chakra: process groups, {\"1\": [0, 1]}, beside those "
                  "of the traces; 0 is all ranks")
       ->TypeName("JSON");
+  simulate
+      .AddOption("--machine", flags->machine,
+                 "With --chakra, of strata train --trace: on the machine that "
+                 "strata calibrate --traces has measured, computations by its "
+                 "fit instead of as recorded")
+      ->TypeName("FILE");
   simulate.AddFlag("--roofline", flags->roofline,
                    "With --chakra: computations with num_ops by a roofline "
                    "of the cluster's GPU, not as recorded");

@@ -15,12 +15,15 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/time/time.h"
+#include "core/base/files.h"
 #include "core/base/progress.h"
 #include "core/base/signals.h"
 #include "core/base/status_macros.h"
 #include "core/checkpoint/model_files.h"
 #include "core/parallel/mesh.h"
 #include "core/parallel/pipeline_schedule.h"
+#include "core/runtime/backend.h"
+#include "core/runtime/observed_backend.h"
 #include "core/tokenizer/model_tokenizer.h"
 #include "nlohmann/json.hpp"
 #include "tools/strata/command.h"
@@ -35,6 +38,7 @@
 #include "training/routing_recording.h"
 #include "training/run/model_folder.h"
 #include "training/run/training_run.h"
+#include "training/trace/execution_recorder.h"
 
 namespace strata {
 namespace {
@@ -55,6 +59,9 @@ struct TrainFlags {
   bool json = false;
   RecordOptions record;
   RouteOptions route;
+  std::string trace;
+  int64_t trace_after = 2;
+  int64_t trace_steps = 1;
 
   const Option* preset_option = nullptr;
   Option* resume_option = nullptr;
@@ -63,6 +70,22 @@ struct TrainFlags {
 
   bool resumes() const { return resume_option->is_given(); }
 };
+
+// Where the execution traces go, which must be a folder without any.
+absl::Status ChooseTrace(const TrainFlags& flags, bool tells,
+                         ExecutionRecorder* recorder, TraceOptions& trace) {
+  trace.recorder = recorder;
+  trace.prefix = flags.trace + "/train";
+  trace.after = flags.trace_after;
+  trace.steps = flags.trace_steps;
+  if (!tells) return absl::OkStatus();
+  RETURN_IF_ERROR(MakeFolders(flags.trace));
+  if (std::filesystem::is_empty(flags.trace)) return absl::OkStatus();
+  return absl::AlreadyExistsError(
+      absl::StrCat("--trace ", flags.trace,
+                   " is not empty; want a folder for this run's "
+                   "traces alone"));
+}
 
 // Where the run is, and what it resumes.
 absl::Status ChooseFolders(const TrainFlags& flags, RunOptions& options) {
@@ -178,6 +201,11 @@ void PrintResult(const TrainFlags& flags, const RunOptions& options,
                            {"manifest", run.manifest()}};
     if (summary.last_step) json["last_step"] = ToJson(*summary.last_step);
     if (summary.validation) json["validation"] = ToJson(*summary.validation);
+    if (options.trace.recorder != nullptr) {
+      json["trace"] = {{"folder", flags.trace},
+                       {"steps", flags.trace_steps},
+                       {"seconds", options.trace.recorder->seconds()}};
+    }
     PrintJson(json);
     return;
   }
@@ -192,6 +220,11 @@ void PrintResult(const TrainFlags& flags, const RunOptions& options,
                   options.out, "/", kMetricsFile, "\n");
   if (!options.record.path.empty()) {
     absl::StrAppend(&text, "routing     ", options.record.path, "\n");
+  }
+  if (options.trace.recorder != nullptr) {
+    absl::StrAppendFormat(&text, "trace       %s, %d steps in %.3f s\n",
+                          flags.trace, flags.trace_steps,
+                          options.trace.recorder->seconds());
   }
   Print(text);
 }
@@ -209,9 +242,22 @@ absl::StatusOr<int> TrainOn(const Ranks* ranks, const TrainFlags& flags) {
   ASSIGN_OR_RETURN(options.balance, BalanceOf(flags.mesh));
   options.overwrite = flags.overwrite;
   options.num_threads = flags.threads;
-  options.backend = [&flags, mesh, ranks] {
-    return MakeBackend(flags.device, flags.threads, mesh,
-                       ranks != nullptr ? ranks->gpu() : 0);
+  std::unique_ptr<ExecutionRecorder> alone;
+  ExecutionRecorder* recorder = ranks != nullptr ? ranks->recorder() : nullptr;
+  if (!flags.trace.empty()) {
+    if (ranks == nullptr) {
+      alone = std::make_unique<ExecutionRecorder>(/*rank=*/0);
+      recorder = alone.get();
+    }
+    RETURN_IF_ERROR(ChooseTrace(flags, tells, recorder, options.trace));
+  }
+  options.backend = [&flags, mesh, ranks,
+                     recorder]() -> absl::StatusOr<std::unique_ptr<Backend>> {
+    ASSIGN_OR_RETURN(std::unique_ptr<Backend> backend,
+                     MakeBackend(flags.device, flags.threads, mesh,
+                                 ranks != nullptr ? ranks->gpu() : 0));
+    if (recorder == nullptr) return backend;
+    return Observed(std::move(backend), *recorder);
   };
   options.record = flags.record;
   options.route = flags.route;
@@ -273,13 +319,36 @@ absl::StatusOr<int> TrainOn(const Ranks* ranks, const TrainFlags& flags) {
 }
 
 absl::StatusOr<int> RunTrain(const TrainFlags& flags) {
-  ASSIGN_OR_RETURN(
-      const std::unique_ptr<Ranks> ranks,
-      Ranks::Join(flags.mesh, /*on_gpus=*/flags.device.device == "cuda"));
+  const bool on_gpus = flags.device.device == "cuda";
+  if (on_gpus && !flags.trace.empty()) {
+    return absl::UnimplementedError(
+        "--trace is of --device=cpu, as a GPU runs a graph whole");
+  }
+  ASSIGN_OR_RETURN(const std::unique_ptr<Ranks> ranks,
+                   Ranks::Join(flags.mesh, on_gpus, !flags.trace.empty()));
   absl::StatusOr<int> exit_code = TrainOn(ranks.get(), flags);
   if (ranks == nullptr) return exit_code;
   if (!exit_code.ok()) ranks->Fail(exit_code.status());
   return exit_code;
+}
+
+void AddTrace(OptionParser& app, TrainFlags& flags) {
+  Option* const trace =
+      app.AddOption("--trace", flags.trace,
+                    "Write what each rank does in some steps to "
+                    "DIR/train.<rank>.et, Chakra traces for strata simulate "
+                    "--chakra DIR")
+          ->TypeName("DIR");
+  app.AddOption("--trace-after", flags.trace_after,
+                "With it: steps before the first that is recorded")
+      ->TypeName("N")
+      ->Check(AtLeast(0))
+      ->Needs(trace);
+  app.AddOption("--trace-steps", flags.trace_steps,
+                "With it: how many steps, and what stands between them")
+      ->TypeName("N")
+      ->Check(AtLeast(1))
+      ->Needs(trace);
 }
 
 }  // namespace
@@ -333,6 +402,7 @@ Command AddTrain(OptionParser& app) {
           ->ShowDefault("");
   AddRecordRouting(*train, flags->record);
   AddRoute(*train, flags->route);
+  AddTrace(*train, *flags);
   AddThreads(*train, flags->threads);
   AddDevice(*train, flags->device);
   AddMesh(*train, flags->mesh);

@@ -52,11 +52,15 @@ bool HoldsRun(const std::string& out) {
 }
 
 absl::Status CheckForMesh(const RunOptions& options) {
-  if (!options.record.path.empty() ||
-      options.route.source == RouteSource::kReplay) {
+  if (options.route.source == RouteSource::kReplay) {
     return absl::UnimplementedError(
-        "routing traces are recorded and replayed by one rank so far; leave "
-        "out --record-routing and --replay-routing");
+        "a routing trace is replayed by one rank so far; leave out "
+        "--replay-routing");
+  }
+  if (options.record.tokens && options.balance.slots().movable) {
+    return absl::UnimplementedError(
+        "each token's choices are not recorded while experts move; leave out "
+        "--record-tokens or --rebalance");
   }
   return absl::OkStatus();
 }
@@ -147,6 +151,14 @@ absl::StatusOr<std::unique_ptr<TrainingRun>> TrainingRun::Start(
     }
   }
 
+  const int64_t steps_left = options.train.steps() - trainer->step();
+  if (options.trace.recorder != nullptr &&
+      options.trace.after + options.trace.steps > steps_left) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "--trace-after and --trace-steps are ", options.trace.after, " and ",
+        options.trace.steps, ", and ", steps_left, " steps are left"));
+  }
+
   const auto make = [&](std::unique_ptr<RoutingRecording> recording,
                         std::optional<MetricsLog> log) {
     auto run = std::unique_ptr<TrainingRun>(
@@ -159,9 +171,10 @@ absl::StatusOr<std::unique_ptr<TrainingRun>> TrainingRun::Start(
     }
     return run;
   };
-  if (!is_first) return make(/*recording=*/nullptr, /*log=*/std::nullopt);
-  RETURN_IF_ERROR(MakeFolders(options.out));
-  if (!exists) RETURN_IF_ERROR(take_folder());
+  if (is_first) {
+    RETURN_IF_ERROR(MakeFolders(options.out));
+    if (!exists) RETURN_IF_ERROR(take_folder());
+  }
   // Before the old run goes: a trace that may not be replaced is an error.
   std::unique_ptr<RoutingRecording> recording;
   if (!options.record.path.empty()) {
@@ -169,6 +182,7 @@ absl::StatusOr<std::unique_ptr<TrainingRun>> TrainingRun::Start(
                                     options.record, RoutingTraceHeader::TRAIN,
                                     /*weights_hash=*/""));
   }
+  if (!is_first) return make(std::move(recording), /*log=*/std::nullopt);
   if (!resumes) RETURN_IF_ERROR(RemoveRun(options.out));
   const std::string path = MetricsPath(options.out);
   ASSIGN_OR_RETURN(MetricsLog log,
@@ -178,11 +192,38 @@ absl::StatusOr<std::unique_ptr<TrainingRun>> TrainingRun::Start(
 }
 
 absl::StatusOr<StepMetrics> TrainingRun::Step() {
+  RETURN_IF_ERROR(BeginTrace());
   absl::StatusOr<StepMetrics> metrics = trainer_->Step(recording_.get());
   if (!metrics.ok()) return WithLastCheckpoint(metrics.status());
+  const absl::Status traced = EndTrace();
+  if (!traced.ok()) return WithLastCheckpoint(traced);
   const absl::Status logged = LogStep(*metrics);
   if (!logged.ok()) return WithLastCheckpoint(logged);
   return metrics;
+}
+
+absl::Status TrainingRun::BeginTrace() {
+  const TraceOptions& trace = options_.trace;
+  if (trace.recorder == nullptr || trace.recorder->is_recording() ||
+      trainer_->step() != first_step_ + trace.after) {
+    return absl::OkStatus();
+  }
+  // Traces of ranks begin together.
+  if (options_.mesh != nullptr) {
+    RETURN_IF_ERROR(options_.mesh->world().Barrier());
+  }
+  trace.recorder->Start();
+  return absl::OkStatus();
+}
+
+absl::Status TrainingRun::EndTrace() {
+  const TraceOptions& trace = options_.trace;
+  if (trace.recorder == nullptr || !trace.recorder->is_recording() ||
+      trainer_->step() != first_step_ + trace.after + trace.steps) {
+    return absl::OkStatus();
+  }
+  trace.recorder->Stop();
+  return trace.recorder->Write(trace.prefix);
 }
 
 absl::Status TrainingRun::LogStep(const StepMetrics& metrics) {

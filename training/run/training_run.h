@@ -36,9 +36,19 @@
 #include "training/routing_recording.h"
 #include "training/run/metrics_log.h"
 #include "training/run/training_monitor.h"
+#include "training/trace/execution_recorder.h"
 #include "training/trainer.h"
 
 namespace strata {
+
+// An execution trace of some steps: PREFIX.<rank>.et.
+struct TraceOptions {
+  // That the backend and the mesh's world are observed by; null: none.
+  ExecutionRecorder* recorder = nullptr;
+  std::string prefix;
+  int64_t after = 0;  // Steps of this run before the first that is recorded.
+  int64_t steps = 1;
+};
 
 struct RunOptions {
   ModelConfig model;
@@ -48,11 +58,12 @@ struct RunOptions {
   bool overwrite = false;   // Replace a run that `out` holds.
   RecordOptions record;     // A routing trace of the steps.
   RouteOptions route;       // Replays such a trace, or balances.
+  TraceOptions trace;
   int num_threads = 1;
   BackendFactory backend = nullptr;  // Null: the CPU.
   // The ranks that train together (TrainerOptions). The first one has the
-  // folder, and decides when to validate, save and stop. No trace is recorded
-  // or replayed.
+  // folder, and decides when to validate, save and stop. No routing is
+  // replayed.
   const Mesh* mesh = nullptr;
   PipelineKind schedule = PipelineKind::k1F1B;
   int chunks = 0;
@@ -144,9 +155,13 @@ class TrainingRun {
         monitor_(NumExperts(trainer_->meter()),
                  options.mesh != nullptr ? options.mesh->shape().ep : 1,
                  DefaultTrainingRules(), options.balance.spare),
-        last_checkpoint_(options.resume_from) {}
+        last_checkpoint_(options.resume_from),
+        first_step_(trainer_->step()) {}
 
   absl::Status Log(const nlohmann::json& line);
+  // Of the steps that are to be traced the first, and the last.
+  absl::Status BeginTrace();
+  absl::Status EndTrace();
   absl::Status LogStep(const StepMetrics& metrics);
   // Tells the observer what has come of the checkpoint under way.
   absl::Status Watch(const RunObserver& observer, bool wait);
@@ -163,6 +178,7 @@ class TrainingRun {
   TrainingMonitor monitor_;
   std::vector<nlohmann::json> events_;
   std::string last_checkpoint_;
+  int64_t first_step_ = 0;   // Done before this run.
   int64_t saved_step_ = -1;  // Or being saved.
   absl::Status last_save_;   // How the last that has ended went.
 };

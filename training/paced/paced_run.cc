@@ -1,0 +1,281 @@
+#include "training/paced/paced_run.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/str_cat.h"
+#include "absl/time/time.h"
+#include "core/base/status_macros.h"
+#include "core/cpu/all_kernels.h"
+#include "core/cpu/cpu_backend.h"
+#include "core/graph/graph.h"
+#include "core/graph/op_def.h"
+#include "core/model/gate.h"
+#include "core/ops/collective_rows.h"
+#include "core/parallel/communicator.h"
+#include "core/parallel/mesh.h"
+#include "core/parallel/observed_communicator.h"
+#include "core/parallel/pipeline_schedule.h"
+#include "core/parallel/pipeline_timeline.h"
+#include "core/parallel/thread_communicator.h"
+#include "core/runtime/backend.h"
+#include "core/runtime/observed_backend.h"
+#include "core/tensor/dtype.h"
+#include "sim/chakra/trace_reader.h"
+#include "sim/chakra/trace_writer.h"
+#include "sim/chakra/workload.h"
+#include "sim/cluster/cluster.h"
+#include "sim/cluster/cluster.pb.h"
+#include "sim/cluster/load_cluster.h"
+#include "sim/replay/replay.h"
+#include "training/paced/paced_rank.h"
+#include "training/step_graph.h"
+#include "training/trace/execution_recorder.h"
+#include "training/trainer.h"
+
+namespace strata {
+namespace {
+
+constexpr double kPicosecondsPerSecond = 1e12;
+constexpr double kNoCostGbPerSecond = 1e6;
+
+struct RankResult {
+  double seconds = 0;  // Of all steps.
+  double lateness = 0;
+  std::string trace;
+};
+
+absl::StatusOr<RankResult> RunRank(const PacedSetup& setup,
+                                   const Corpus& corpus, PacedRank::Clock clock,
+                                   int num_steps, Communicator& rank) {
+  PacedRank pacer(setup.pace, clock);
+  // The recorder is told last of what ends, when the pacer knows how late it
+  // is, and goes by that clock.
+  ExecutionRecorder recorder(rank.rank(), [&pacer] { return pacer.Now(); });
+  const std::unique_ptr<Communicator> paced = Observed(rank, pacer);
+  const std::unique_ptr<Communicator> world = Observed(*paced, recorder);
+  ASSIGN_OR_RETURN(const std::unique_ptr<Mesh> mesh,
+                   Mesh::Create(*world, setup.shape));
+  TrainerOptions options;
+  options.mesh = mesh.get();
+  options.schedule = setup.schedule;
+  options.route.source = RouteSource::kBalanced;
+  options.backend = [&]() -> absl::StatusOr<std::unique_ptr<Backend>> {
+    auto cpu = std::make_unique<CpuBackend>(/*num_threads=*/1, AllCpuKernels());
+    cpu->set_mesh(mesh.get());
+    return Observed(Observed(std::move(cpu), pacer), recorder);
+  };
+  ASSIGN_OR_RETURN(const std::unique_ptr<Trainer> trainer,
+                   Trainer::Create(setup.model, setup.train, &corpus,
+                                   /*num_threads=*/1, options));
+  RETURN_IF_ERROR(trainer->Step().status());
+  RETURN_IF_ERROR(rank.Barrier());
+  pacer.Start();
+  recorder.Start();
+  for (int step = 0; step < num_steps; ++step) {
+    RETURN_IF_ERROR(trainer->Step().status());
+  }
+  RETURN_IF_ERROR(world->Barrier());
+  recorder.Stop();
+  return RankResult{pacer.Now(), pacer.lateness(), recorder.Serialize()};
+}
+
+// Counts of even loads: what is laid out is used, but of the rows that ranks
+// send one another, which might all go to one.
+Binding EvenLoads(const Graph& graph) {
+  return [&graph](ValueId count, int64_t bound) {
+    const NodeId producer = graph.value(count).producer;
+    if (producer == kNone || graph.node(producer).op != &kExchangePlan) {
+      return static_cast<double>(bound);
+    }
+    // count [ranks, experts of a rank]
+    const ValueId of_ranks = graph.node(producer).outputs[0];
+    return static_cast<double>(bound) /
+           static_cast<double>(graph.value(of_ranks).type.dims[0].bound);
+  };
+}
+
+// Seconds of the graph's nodes by phase.
+struct PhaseSeconds {
+  double forward = 0;
+  double input_grad = 0;
+  double weight_grad = 0;
+
+  double all() const { return forward + input_grad + weight_grad; }
+};
+
+PhaseSeconds SecondsOf(const Graph& graph, const Pace& pace) {
+  const Binding binding = EvenLoads(graph);
+  PhaseSeconds seconds;
+  for (const Node& node : graph.nodes()) {
+    double& phase = node.phase == Phase::kForward     ? seconds.forward
+                    : node.phase == Phase::kInputGrad ? seconds.input_grad
+                                                      : seconds.weight_grad;
+    phase += PacedSeconds(pace, node, CostOf(graph, node, binding));
+  }
+  return seconds;
+}
+
+int64_t Picoseconds(double seconds) {
+  return std::llround(seconds * kPicosecondsPerSecond);
+}
+
+// A stage sends the gradients of its inputs before it makes those of its
+// weights (training/pipeline/stage_runner.h).
+std::vector<PipelineItem> AsRun(const std::vector<PipelineItem>& items) {
+  std::vector<PipelineItem> run;
+  for (PipelineItem item : items) {
+    if (item.kind != PipelineItem::Kind::kBackward) {
+      run.push_back(item);
+      continue;
+    }
+    item.kind = PipelineItem::Kind::kInputGrad;
+    run.push_back(item);
+    item.kind = PipelineItem::Kind::kWeightGrad;
+    run.push_back(item);
+  }
+  return run;
+}
+
+absl::StatusOr<PipelineTimeline> Timeline(
+    const PacedSetup& setup, int num_micro_batches,
+    const std::vector<PhaseSeconds>& stages) {
+  PipelineShape shape;
+  shape.kind = setup.schedule;
+  shape.num_devices = setup.shape.pp;
+  shape.num_micro_batches = num_micro_batches;
+  ASSIGN_OR_RETURN(PipelineSchedule schedule, MakePipelineSchedule(shape));
+  for (std::vector<PipelineItem>& items : schedule.items) {
+    items = AsRun(items);
+  }
+  PipelineCosts costs;
+  costs.duration = [&](int device, const PipelineItem& item) {
+    const PhaseSeconds& stage = stages[device];
+    return Picoseconds((item.has_forward() ? stage.forward : 0) +
+                       (item.has_input_grad() ? stage.input_grad : 0) +
+                       (item.has_weight_grad() ? stage.weight_grad : 0));
+  };
+  return RunPipeline(schedule, costs);
+}
+
+}  // namespace
+
+absl::StatusOr<PacedRun> RunPaced(const PacedSetup& setup, const Corpus& corpus,
+                                  PacedRank::Clock clock, int num_steps) {
+  const auto world =
+      ThreadCommunicators(setup.shape.size(), absl::Seconds(120));
+  std::vector<absl::StatusOr<RankResult>> results(world.size(), RankResult());
+  std::vector<std::thread> threads;
+  for (const auto& rank : world) {
+    threads.emplace_back([&, rank = rank.get()] {
+      results[rank->rank()] = RunRank(setup, corpus, clock, num_steps, *rank);
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  PacedRun run;
+  for (absl::StatusOr<RankResult>& result : results) {
+    RETURN_IF_ERROR(result.status());
+    run.step_seconds = std::max(run.step_seconds, result->seconds / num_steps);
+    run.lateness = std::max(run.lateness, result->lateness);
+    run.traces.push_back(std::move(result->trace));
+  }
+  return run;
+}
+
+absl::StatusOr<double> ReplaySeconds(const std::vector<std::string>& traces) {
+  const auto num_ranks = static_cast<int>(traces.size());
+  chakra::Workload workload;
+  for (int rank = 0; rank < num_ranks; ++rank) {
+    ASSIGN_OR_RETURN(chakra::TraceReader reader,
+                     chakra::TraceReader::FromBytes(
+                         chakra::TracePath("paced", rank), traces[rank]));
+    ASSIGN_OR_RETURN(chakra::RankTrace trace,
+                     chakra::LoadRank(std::move(reader)));
+    workload.ranks.push_back(std::move(trace));
+  }
+  ASSIGN_OR_RETURN(sim::ClusterConfig config, sim::ClusterPreset("h100"));
+  config.mutable_nodes(0)->set_count((num_ranks + 7) / 8);
+  sim::DimensionConfig& network = *config.add_dimension();
+  network.set_kind(sim::DimensionConfig::SWITCH);
+  network.set_size(config.nodes(0).count() * 8);
+  network.set_gb_per_s(kNoCostGbPerSecond);
+  ASSIGN_OR_RETURN(const sim::Cluster cluster, sim::Cluster::Create(config));
+  ASSIGN_OR_RETURN(const sim::ReplayResult result,
+                   sim::ReplayTraces(workload, cluster, {}));
+  return static_cast<double>(result.total) / kPicosecondsPerSecond;
+}
+
+absl::StatusOr<StepPrediction> PredictPaced(const PacedSetup& setup) {
+  if (setup.schedule != PipelineKind::kGPipe &&
+      setup.schedule != PipelineKind::k1F1B &&
+      setup.schedule != PipelineKind::kZbH1 &&
+      setup.schedule != PipelineKind::kZb1p) {
+    return absl::UnimplementedError(
+        absl::StrCat("ranks have several stages under ", Name(setup.schedule),
+                     "; want one of gpipe, 1f1b, zb-h1 and zb1p"));
+  }
+  const int batch_ranks = setup.shape.dp * setup.shape.ep;
+  const auto micro_batches =
+      static_cast<int>(setup.train.accumulation() / batch_ranks);
+  StepPrediction prediction;
+  std::vector<PhaseSeconds> stages;
+  for (int stage = 0; stage < setup.shape.pp; ++stage) {
+    MeshPlace place;
+    place.shape = setup.shape;
+    place.pp_rank = stage;
+    ASSIGN_OR_RETURN(const StepGraph step,
+                     BuildGradientGraph(setup.model, setup.train.batch_size(),
+                                        setup.train.seq_len(), DType::kF32,
+                                        RouteSource::kBalanced, place));
+    RankSums sums;
+    sums.over_ranks = true;
+    sums.place = place;
+    sums.shards = step.shards;
+    sums.tied = step.tied;
+    ASSIGN_OR_RETURN(
+        const Graph update,
+        BuildUpdateGraph(step.graph, setup.model, setup.train, sums));
+    const PhaseSeconds seconds = SecondsOf(step.graph, setup.pace);
+    if (stages.empty() || seconds.all() > prediction.forward +
+                                              prediction.input_grad +
+                                              prediction.weight_grad) {
+      prediction.forward = seconds.forward;
+      prediction.input_grad = seconds.input_grad;
+      prediction.weight_grad = seconds.weight_grad;
+    }
+    stages.push_back(seconds);
+    prediction.update =
+        std::max(prediction.update, SecondsOf(update, setup.pace).all());
+  }
+  double gradients = micro_batches * stages[0].all();
+  if (setup.shape.pp > 1) {
+    ASSIGN_OR_RETURN(const PipelineTimeline timeline,
+                     Timeline(setup, micro_batches, stages));
+    gradients = static_cast<double>(timeline.total) / kPicosecondsPerSecond;
+    int64_t idle = timeline.total;
+    for (int stage = 0; stage < setup.shape.pp; ++stage) {
+      idle = std::min(idle, timeline.Idle(stage));
+    }
+    prediction.bubble = static_cast<double>(idle) / kPicosecondsPerSecond;
+  }
+  prediction.step_seconds = gradients + prediction.update;
+  return prediction;
+}
+
+double FormulaBubble(PipelineKind kind, int num_stages,
+                     const StepPrediction& stage) {
+  const bool splits =
+      kind == PipelineKind::kZbH1 || kind == PipelineKind::kZb1p;
+  return (num_stages - 1) *
+         (stage.forward + stage.input_grad - (splits ? stage.weight_grad : 0));
+}
+
+}  // namespace strata

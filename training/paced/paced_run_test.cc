@@ -1,0 +1,86 @@
+// Paced steps by virtual clocks, which nothing but the schedule, the graphs'
+// costs and the exchanges between ranks decide: against the prediction from the
+// graphs, against the simulator's replay of what was recorded, and against the
+// closed formulas of bubbles.
+
+#include "training/paced/paced_run.h"
+
+#include <string>
+#include <vector>
+
+#include "core/parallel/mesh.h"
+#include "core/parallel/pipeline_schedule.h"
+#include "core/testing/status_matchers.h"
+#include "gtest/gtest.h"
+#include "training/data/corpus.h"
+#include "training/paced/paced_example.h"
+#include "training/paced/paced_rank.h"
+
+namespace strata {
+namespace {
+
+constexpr double kOneRankSeconds = 8;
+
+class PacedRunTest : public ::testing::Test {
+ protected:
+  void SetUp() override { ASSERT_THAT(corpus_, IsOk()); }
+
+  PacedSetup Setup(const MeshShape& shape, PipelineKind schedule,
+                   const std::string& scope = "") {
+    PacedSetup setup = PacedExample(shape, schedule);
+    setup.pace.scope = scope;
+    const auto pace = PaceOf(setup, kOneRankSeconds);
+    EXPECT_THAT(pace, IsOk());
+    setup.pace = *pace;
+    return setup;
+  }
+
+  PacedRun Run(const PacedSetup& setup) {
+    auto run = RunPaced(setup, *corpus_, PacedRank::Clock::kVirtual,
+                        /*num_steps=*/1);
+    EXPECT_THAT(run, IsOk());
+    return *std::move(run);
+  }
+
+  const absl::StatusOr<Corpus> corpus_ = PacedCorpus();
+};
+
+TEST_F(PacedRunTest, StepsTakeWhatGraphsAndScheduleSay) {
+  const std::vector<MeshShape> shapes = {{1, 1, 1}, {2, 1, 1}, {1, 2, 1},
+                                         {1, 1, 2}, {1, 1, 4}, {2, 2, 1},
+                                         {1, 2, 2}};
+  for (const MeshShape& shape : shapes) {
+    SCOPED_TRACE(ToText(shape));
+    const PacedSetup setup = Setup(shape, PipelineKind::k1F1B);
+    const auto want = PredictPaced(setup);
+    ASSERT_THAT(want, IsOk());
+    const PacedRun run = Run(setup);
+    EXPECT_NEAR(run.step_seconds, want->step_seconds,
+                2e-3 * want->step_seconds);
+    // Durations are whole microseconds.
+    const auto replayed = ReplaySeconds(run.traces);
+    ASSERT_THAT(replayed, IsOk());
+    EXPECT_NEAR(*replayed, run.step_seconds, 1e-4 * run.step_seconds);
+  }
+}
+
+TEST_F(PacedRunTest, BubblesAreThoseOfTheFormulas) {
+  for (const PipelineKind kind : {PipelineKind::kGPipe, PipelineKind::k1F1B,
+                                  PipelineKind::kZbH1, PipelineKind::kZb1p}) {
+    SCOPED_TRACE(Name(kind));
+    const MeshShape shape = {1, 1, 4};
+    const PacedSetup setup = Setup(shape, kind, "model.layers.");
+    const auto stage = PredictPaced(setup);
+    ASSERT_THAT(stage, IsOk());
+    const double busy =
+        static_cast<double>(setup.train.accumulation()) *
+        (stage->forward + stage->input_grad + stage->weight_grad);
+    const double bubble = Run(setup).step_seconds - busy - stage->update;
+    const double formula = FormulaBubble(kind, shape.pp, *stage);
+    EXPECT_NEAR(bubble, formula, 0.01 * formula);
+    EXPECT_NEAR(stage->bubble, formula, 0.01 * formula);
+  }
+}
+
+}  // namespace
+}  // namespace strata

@@ -1,0 +1,114 @@
+// Records what a rank does in some steps, as a Chakra execution trace
+// (docs/chakra.md): `strata simulate --chakra` replays those of all ranks.
+//
+//   ExecutionRecorder recorder(rank);
+//   world = Observed(*world, recorder);         before the mesh is made
+//   backend = Observed(std::move(backend), recorder);
+//   recorder.Start();  ... steps ...  recorder.Stop();
+//   RETURN_IF_ERROR(recorder.Write("traces/train"));
+//
+//   operator            a computation, with its FLOPs and bytes
+//   between operators   a host operation: batches, copies, logs
+//   all-reduce, ...     a collective of its group
+//   send, receive       a message
+//   all-to-all          a message to and from each rank whose piece is not
+//                       empty, as Chakra's all-to-all has pieces of one size
+//
+// A rank does one thing after the other, so each node depends on the one
+// before, but nothing on a send, which returns before the message has come. An
+// operator that exchanges data is what it does before and after. Groups of one
+// rank have no nodes.
+//
+// Times are whole microseconds since Start(), cut, so that rounding does not
+// add up; what takes less than one is left out, and its time is in the next.
+
+#ifndef TRAINING_TRACE_EXECUTION_RECORDER_H_
+#define TRAINING_TRACE_EXECUTION_RECORDER_H_
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/strings/string_view.h"
+#include "core/graph/graph.h"
+#include "core/graph/op_def.h"
+#include "core/parallel/communicator.h"
+#include "core/parallel/observed_communicator.h"
+#include "core/runtime/observed_backend.h"
+
+namespace strata {
+
+// Of one rank: not for several threads.
+class ExecutionRecorder : public NodeObserver, public CommObserver {
+ public:
+  // Seconds, of any beginning.
+  using Clock = std::function<double()>;
+
+  // `rank` of the world. Null: the time of day.
+  explicit ExecutionRecorder(int rank, Clock clock = nullptr);
+
+  // Begins anew; the ranks should be at the same point, as behind a barrier.
+  void Start();
+  void Stop();
+  bool is_recording() const { return is_recording_; }
+  // From Start() to Stop().
+  double seconds() const { return seconds_; }
+
+  // The bytes of the rank's trace, after Stop().
+  std::string Serialize() const;
+  // Writes them to PREFIX.<rank>.et.
+  absl::Status Write(absl::string_view prefix) const;
+
+  void Begin(const Node& node) override;
+  void End(const Node& node, const Cost& cost) override;
+  absl::Status Before(const CommCall& call, Communicator& group) override;
+  absl::Status After(const CommCall& call, Communicator& group) override;
+
+ private:
+  enum class Kind { kCompute, kHost, kSend, kReceive, kCollective };
+  struct Entry {
+    Kind kind = Kind::kCompute;
+    std::string name;
+    int64_t start = 0;  // Microseconds.
+    int64_t duration = 0;
+    // Indexes of the entries that it follows: [first, first + count).
+    int64_t first_parent = 0;
+    int64_t num_parents = 0;
+    double flops = 0;
+    double bytes = 0;     // That a computation touches, or of a communication.
+    int64_t group = 0;    // RankGroup::number.
+    int collective = -1;  // A ChakraProtoMsg::CollectiveCommType.
+    int peer = -1;        // Of the world.
+  };
+
+  int64_t Now() const;
+  // What was done since the last cut, up to now.
+  void Cut(Kind kind, absl::string_view name, double flops, double bytes);
+  Entry& Add(Kind kind, absl::string_view name, int64_t start, int64_t end);
+  // What comes next follows entries from `first` on.
+  void Follow(int64_t first) {
+    first_parent_ = first;
+    num_parents_ = static_cast<int64_t>(entries_.size()) - first;
+  }
+  void AddMessage(const CommCall& call, Kind kind, int peer, int64_t bytes,
+                  int64_t start, int64_t end);
+
+  const int rank_;
+  const Clock clock_;
+  bool is_recording_ = false;
+  double begin_ = 0;
+  double seconds_ = 0;
+  int64_t cut_ = 0;             // Microseconds.
+  const Node* node_ = nullptr;  // That runs.
+  int64_t first_parent_ = 0;
+  int64_t num_parents_ = 0;
+  std::vector<Entry> entries_;
+  std::map<int64_t, RankGroup> groups_;  // By number.
+};
+
+}  // namespace strata
+
+#endif  // TRAINING_TRACE_EXECUTION_RECORDER_H_
