@@ -35,8 +35,8 @@ struct RowProductArgs {
   const int32_t* a_row = nullptr;
   const W* b = nullptr;
   int64_t ldb = 0;
-  // by_dots: what the caller multiplies by next, as far apart as b's rows; null:
-  // not known. The last tiles ask memory for it.
+  // by_dots: what the caller multiplies by next, as far apart as b's rows;
+  // null: not known. The last tiles ask memory for it.
   const W* then = nullptr;
   T* c = nullptr;
   int64_t ldc = 0;

@@ -10,8 +10,8 @@
 //
 //   ends  the first and the last of several stages: they may share parameters
 //   mirror  of a mirrored pipeline, pp_rank s and pp - 1 - s, which hold the
-//   same
-//           two stages' layers (DualPipe, core/parallel/pipeline_schedule.h)
+//           same two stages' layers (DualPipe,
+//           core/parallel/pipeline_schedule.h)
 //
 // Ranks of one ep group are neighbours: dispatch and combine move the most.
 

@@ -1,8 +1,7 @@
 // What carries messages between the stages of a pipeline.
 //
-//   rank 0: chunk 0 ---0 to 0---> chunk 0 :rank 1     a group of the ranks of
-//   pp
-//           chunk 1 <--0 to 1---                      for each pair of chunks
+//   rank 0: chunk 0 ---0 to 0---> chunk 0 :rank 1    a group of pp's ranks
+//           chunk 1 <--0 to 1---                     for each pair of chunks
 //                   ---1 to 1---> chunk 1
 //
 // A rank that holds several stages sends another rank several streams of
