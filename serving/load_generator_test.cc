@@ -3,13 +3,14 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <memory>
 #include <vector>
 
+#include "absl/status/statusor.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "core/cpu/batch_invariant.h"
 #include "core/cpu/cpu_backend.h"
-#include "core/model/config.pb.h"
 #include "core/model/init.h"
 #include "core/runtime/state_store.h"
 #include "core/testing/status_matchers.h"
@@ -54,29 +55,42 @@ TEST(PercentileTest, IsTheLeastThatEnoughDoNotExceed) {
   EXPECT_EQ(Percentile({4, 1, 3, 2}, 1), 4);
 }
 
+// An engine with a tiny model.
+struct Served {
+  explicit Served(int64_t max_sequences)
+      : backend(1, BatchInvariantCpuKernels()),
+        state(backend),
+        engine(Engine::Create(Dense(), backend, state, [&] {
+          EngineOptions options;
+          options.max_sequences = max_sequences;
+          return options;
+        }())) {
+    if (engine.ok()) InitializeParameters(Dense(), /*seed=*/1, state);
+  }
+
+  CpuBackend backend;
+  StateStore state;
+  absl::StatusOr<std::unique_ptr<Engine>> engine;
+};
+
 TEST(LoadTest, EveryRequestThatWasSentEndsInTheEngineOnce) {
-  const ModelConfig config = Dense();
-  CpuBackend backend(1, BatchInvariantCpuKernels());
-  StateStore state(backend);
-  EngineOptions engine_options;
-  engine_options.max_sequences = 4;
-  const auto engine = Engine::Create(config, backend, state, engine_options);
-  ASSERT_THAT(engine, IsOk());
-  InitializeParameters(config, /*seed=*/1, state);
+  Served served(/*max_sequences=*/4);
+  ASSERT_THAT(served.engine, IsOk());
+  Engine& engine = **served.engine;
   LoadOptions options;
   options.median_prompt = 6;
   options.median_output = 4;
   options.duration = absl::Milliseconds(300);
 
-  const LoadResult closed = RunClosedLoop(**engine, 3, options);
+  const LoadResult closed = RunClosedLoop(engine, 3, options);
   options.warm_up = absl::Milliseconds(100);
-  const LoadResult open = RunOpenLoop(**engine, 100, options);
+  const LoadResult open = RunOpenLoop(engine, 100, options);
 
   EXPECT_GT(closed.requests.size(), 0);
   EXPECT_GT(open.requests.size(), 0);
   // Counts follow a little after the last event.
-  EXPECT_TRUE((*engine)->Drain(absl::Now() + absl::Seconds(60)));
-  const EngineStats stats = (*engine)->stats();
+  EXPECT_TRUE(engine.Drain(absl::Now() + absl::Seconds(60)));
+  const EngineStats stats = engine.stats();
   int64_t ended = 0;
   for (const int64_t count : stats.num_finished) ended += count;
   EXPECT_EQ(ended, closed.num_sent + open.num_sent);
@@ -92,14 +106,9 @@ TEST(LoadTest, EveryRequestThatWasSentEndsInTheEngineOnce) {
 
 // An open loop gives up none that it measures, however slow the engine.
 TEST(LoadTest, AnOpenLoopLeavesNoneOut) {
-  const ModelConfig config = Dense();
-  CpuBackend backend(1, BatchInvariantCpuKernels());
-  StateStore state(backend);
-  EngineOptions engine_options;
-  engine_options.max_sequences = 1;
-  const auto engine = Engine::Create(config, backend, state, engine_options);
-  ASSERT_THAT(engine, IsOk());
-  InitializeParameters(config, /*seed=*/1, state);
+  Served served(/*max_sequences=*/1);
+  ASSERT_THAT(served.engine, IsOk());
+  Engine& engine = **served.engine;
   LoadOptions options;
   options.median_prompt = 6;
   options.median_output = 8;
@@ -108,7 +117,7 @@ TEST(LoadTest, AnOpenLoopLeavesNoneOut) {
 
   // Of 140 that come in 70 ms, some 100 are measured (10 is the deviation), and
   // one at a time they do not all end within that time.
-  const LoadResult open = RunOpenLoop(**engine, 2000, options);
+  const LoadResult open = RunOpenLoop(engine, 2000, options);
 
   EXPECT_EQ(open.num_refused, 0);
   EXPECT_GT(open.requests.size(), 50);

@@ -342,10 +342,6 @@ __global__ void __launch_bounds__(kThreads<kTokens>, 1)
 
 int64_t Ceil(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-int64_t PaddedColumns(const PackedRows& w) {
-  return Ceil(w.k, kDepth) * kDepth;
-}
-
 // How many blocks of a cluster share the columns: as many as make use of the
 // GPU in the fewest steps. To begin and end takes as much as some blocks of
 // columns, to join sums, too.
