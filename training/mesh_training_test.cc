@@ -158,13 +158,6 @@ TEST(SharedOutTest, AllSchedulesGiveTheSameSteps) {
 
 // The moments of each parameter are on one of the ranks that hold it.
 TEST(SharedOutTest, RanksShareTheOptimizerOut) {
-  const auto num_moments = [](const RankRun& run) {
-    size_t sum = 0;
-    for (const auto& [name, values] : run.state) {
-      if (name.rfind("adam.m.", 0) == 0) sum += values.size();
-    }
-    return sum;
-  };
   Way way;
   way.shard_optimizer = true;
   constexpr int kFew = 8;
@@ -178,13 +171,13 @@ TEST(SharedOutTest, RanksShareTheOptimizerOut) {
     size_t sum = 0;
     size_t most = 0;
     for (const RankRun& run : runs) {
-      sum += num_moments(run);
-      most = std::max(most, num_moments(run));
+      sum += NumMoments(run);
+      most = std::max(most, NumMoments(run));
     }
     // Of a pipeline, both ends have those of the tied embedding.
     const size_t tied =
         shape.pp == 1 ? 0 : one.state.at("model.embed_tokens.weight").size();
-    EXPECT_EQ(sum, num_moments(one) + tied);
+    EXPECT_EQ(sum, NumMoments(one) + tied);
     // Whole parameters, so not quite even; stages are not even anyway.
     if (shape.pp > 1) continue;
     EXPECT_LE(most * runs.size(), sum * 3 / 2);

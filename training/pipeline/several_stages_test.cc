@@ -153,13 +153,6 @@ TEST_P(SeveralStagesTest, APredictionModuleSharesTheEmbedding) {
 // The moments of each parameter are on one of the ranks of its stage; of
 // DualPipe on one of either rank's.
 TEST_P(SeveralStagesTest, RanksShareTheOptimizerOut) {
-  const auto num_moments = [](const RankRun& run) {
-    size_t sum = 0;
-    for (const auto& [name, values] : run.state) {
-      if (name.rfind("adam.m.", 0) == 0) sum += values.size();
-    }
-    return sum;
-  };
   constexpr int kFew = 8;
   const ModelConfig model = Hierarchical(4);
   Way way = WayOf(GetParam(), 16);
@@ -169,17 +162,17 @@ TEST_P(SeveralStagesTest, RanksShareTheOptimizerOut) {
   const auto runs = TrainOnMesh(model, DType::kF64, shape, kFew, way);
   ExpectSameRun(shape, one, runs);
   size_t sum = 0;
-  for (const RankRun& run : runs) sum += num_moments(run);
+  for (const RankRun& run : runs) sum += NumMoments(run);
   const size_t tied = one.state.at("model.embed_tokens.weight").size();
   switch (GetParam()) {
     case PipelineKind::kDualPipe:
-      EXPECT_EQ(sum, 2 * num_moments(one));
+      EXPECT_EQ(sum, 2 * NumMoments(one));
       break;
     case PipelineKind::kInterleaved:
-      EXPECT_EQ(sum, num_moments(one) + tied);
+      EXPECT_EQ(sum, NumMoments(one) + tied);
       break;
     default:  // Both of its stages are on one rank.
-      EXPECT_EQ(sum, num_moments(one));
+      EXPECT_EQ(sum, NumMoments(one));
   }
 }
 

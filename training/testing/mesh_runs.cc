@@ -121,6 +121,14 @@ std::map<std::string, std::vector<double>> WholeState(
   return whole;
 }
 
+size_t NumMoments(const RankRun& run) {
+  size_t sum = 0;
+  for (const auto& [name, values] : run.state) {
+    if (name.rfind("adam.m.", 0) == 0) sum += values.size();
+  }
+  return sum;
+}
+
 void ExpectSameRun(const MeshShape& shape, const RankRun& one,
                    const std::vector<RankRun>& runs) {
   for (const RankRun& run : runs) {

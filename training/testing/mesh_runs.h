@@ -3,6 +3,7 @@
 #ifndef TRAINING_TESTING_MESH_RUNS_H_
 #define TRAINING_TESTING_MESH_RUNS_H_
 
+#include <cstddef>
 #include <map>
 #include <string>
 #include <vector>
@@ -46,6 +47,9 @@ RankRun Train(const ModelConfig& model, DType dtype, const Mesh* mesh,
 std::vector<RankRun> TrainOnMesh(const ModelConfig& model, DType dtype,
                                  const MeshShape& shape, int steps = kSteps,
                                  const Way& way = {});
+
+// Elements of the first moments that the rank of that run has.
+size_t NumMoments(const RankRun& run);
 
 // What all ranks hold together; expects that ranks which hold the same hold the
 // same bits.
