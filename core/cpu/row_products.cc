@@ -231,10 +231,11 @@ void ByDots(const RowProductArgs<T, W>& g) {
       row_tiles > 1 && sizeof(W) == 2 ? 2 * kDotColumns : kDotColumns;
   for (int64_t first = 0; first < g.n; first += group) {
     const int64_t end = std::min(first + group, g.n);
-    const W* next = end < g.n ? g.b + end * g.ldb : g.then;
+    const bool last = end == g.n;
+    const W* next = last ? g.then : g.b + end * g.ldb;
+    const int64_t fetched = last ? group : std::min(group, g.n - end);
     const W* const next_end =
-        next == nullptr ? nullptr
-                        : next + std::min(group, g.n - end % g.n) * g.ldb;
+        next == nullptr ? nullptr : next + fetched * g.ldb;
     for (int64_t row = 0; row < g.m; row += kTileRows) {
       const int rows = static_cast<int>(std::min(kTileRows, g.m - row));
       for (int64_t column = first; column < end; column += kDotColumns) {
