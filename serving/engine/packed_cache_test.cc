@@ -58,19 +58,22 @@ struct Answer {
   std::vector<float> logprobs;
 };
 
-Answer Read(Generation& generation) {
-  Answer answer;
+std::vector<Answer> ReadAll(Generation& generation, int num_choices) {
+  std::vector<Answer> answers(num_choices);
   while (auto event = generation.Next(absl::Now() + absl::Seconds(60))) {
     if (event->has_token) {
-      answer.tokens.push_back(event->token);
-      answer.logprobs.push_back(event->logprobs[0].logprob);
+      answers[event->choice].tokens.push_back(event->token);
+      answers[event->choice].logprobs.push_back(event->logprobs[0].logprob);
     }
     EXPECT_THAT(event->error, IsOk());
   }
-  return answer;
+  return answers;
 }
 
-// Prompts of which every third begins alike, so that they share blocks.
+Answer Read(Generation& generation) { return ReadAll(generation, 1)[0]; }
+
+// Prompts of which every third begins alike, so that they share blocks; the
+// first asks for so many choices that they want 40 blocks at once.
 std::vector<EngineRequest> Requests() {
   std::vector<EngineRequest> requests;
   for (int i = 0; i < 12; ++i) {
@@ -86,6 +89,8 @@ std::vector<EngineRequest> Requests() {
     r.num_logprobs = 0;
     requests.push_back(r);
   }
+  requests[0].num_choices = 5;
+  requests[0].max_new_tokens = 30;
   return requests;
 }
 
@@ -97,11 +102,13 @@ TEST(PackedCacheTest, AnAnswerIsTheSameBitForBitInAnyCompany) {
       options.cache = cache;
       options.max_sequences = 8;
       options.max_step_tokens = 64;
-      std::vector<Answer> alone;
+      const std::vector<EngineRequest> requests = Requests();
+      std::vector<std::vector<Answer>> alone;
       {
         Served served(config, options, /*threads=*/1);
-        for (const EngineRequest& request : Requests()) {
-          alone.push_back(Read(**served.engine->Submit(request)));
+        for (const EngineRequest& request : requests) {
+          alone.push_back(ReadAll(**served.engine->Submit(request),
+                                  request.num_choices));
         }
       }
       // Steps so small that prompts are cut, and blocks so few that sequences
@@ -111,13 +118,16 @@ TEST(PackedCacheTest, AnAnswerIsTheSameBitForBitInAnyCompany) {
       options.num_blocks = 24;
       Served served(config, options, /*threads=*/2);
       std::vector<std::shared_ptr<Generation>> generations;
-      for (const EngineRequest& request : Requests()) {
+      for (const EngineRequest& request : requests) {
         generations.push_back(*served.engine->Submit(request));
       }
       for (size_t i = 0; i < generations.size(); ++i) {
-        const Answer answer = Read(*generations[i]);
-        EXPECT_EQ(answer.tokens, alone[i].tokens) << i;
-        EXPECT_EQ(answer.logprobs, alone[i].logprobs) << i;
+        const std::vector<Answer> answers =
+            ReadAll(*generations[i], requests[i].num_choices);
+        for (size_t c = 0; c < answers.size(); ++c) {
+          EXPECT_EQ(answers[c].tokens, alone[i][c].tokens) << i << " " << c;
+          EXPECT_EQ(answers[c].logprobs, alone[i][c].logprobs) << i << " " << c;
+        }
       }
       const EngineStats stats = served.engine->stats();
       EXPECT_GT(stats.num_preemptions, 0);
@@ -136,17 +146,15 @@ TEST(PackedCacheTest, ChoicesCopyTheBlockThatTheyShare) {
     request.prompt = RandomIds(10, 1);  // Ends within a block of four.
     request.max_new_tokens = 12;
     request.num_choices = 4;
+    request.num_logprobs = 0;
     auto generation = served.engine->Submit(request);
     ASSERT_THAT(generation, IsOk());
-    std::vector<std::vector<int32_t>> choices(4);
-    while (auto event = (*generation)->Next(absl::Now() + absl::Seconds(60))) {
-      if (event->has_token) choices[event->choice].push_back(event->token);
-    }
+    const std::vector<Answer> choices = ReadAll(**generation, 4);
     request.num_choices = 1;
-    request.num_logprobs = 0;
     for (int i = 0; i < 4; ++i) {
       request.sampling.draw.seed = i;
-      EXPECT_EQ(Read(**served.engine->Submit(request)).tokens, choices[i]);
+      EXPECT_EQ(Read(**served.engine->Submit(request)).tokens,
+                choices[i].tokens);
     }
   }
 }
