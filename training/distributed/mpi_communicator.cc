@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <cstdio>
 #include <cstdlib>
 #include <limits>
 #include <list>
@@ -25,6 +26,7 @@
 #include "core/parallel/communicator.h"
 #include "core/parallel/pulse.h"
 #include "core/tensor/dtype.h"
+#include "training/distributed/deadline.h"
 #include "training/distributed/mpi_library.h"
 
 namespace strata {
@@ -33,6 +35,8 @@ namespace {
 // Elements of one call: MPI counts in int.
 constexpr int64_t kMaxCount = std::numeric_limits<int>::max();
 constexpr int kMessageTag = 1;
+// Ranks that start on a busy machine are later to meet than in a step.
+constexpr absl::Duration kStartingTime = absl::Seconds(60);
 
 // Counts and where their pieces begin, in bytes or elements of `scale`.
 struct Pieces {
@@ -281,11 +285,24 @@ class World : public MpiWorld {
  public:
   World(const MpiLibrary& mpi, absl::Duration timeout)
       : mpi_(mpi),
+        timeout_(timeout),
         world_(std::make_unique<MpiCommunicator>(
             mpi, mpi.world, /*owned=*/false, timeout, "world")) {}
 
+  // MPI waits in its end for the others, without a word and for ever: so they
+  // meet before, where one that does not come is told of.
   ~World() override {
+    const int rank = world_->rank();
+    if (const absl::Status met = world_->Barrier(); !met.ok()) {
+      std::fprintf(stderr, "error: rank %d cannot end: %s\n", rank,
+                   std::string(met.message()).c_str());
+      Abort(1);
+    }
     world_ = nullptr;
+    const Deadline deadline(timeout_,
+                            absl::StrCat("rank ", rank,
+                                         " is done, and waited for others in "
+                                         "the end of MPI"));
     mpi_.finalize();
   }
 
@@ -294,6 +311,7 @@ class World : public MpiWorld {
 
  private:
   const MpiLibrary& mpi_;
+  const absl::Duration timeout_;
   std::unique_ptr<MpiCommunicator> world_;
 };
 
@@ -311,6 +329,8 @@ absl::StatusOr<std::unique_ptr<MpiWorld>> MpiWorld::Start(
     absl::Duration timeout) {
   ASSIGN_OR_RETURN(const MpiLibrary* const mpi, MpiLibrary::Load());
   int provided = 0;
+  const Deadline deadline(std::max(timeout, kStartingTime),
+                          "MPI waited for other ranks to start");
   // Of several threads only this one calls.
   const int code =
       mpi->init_thread(nullptr, nullptr, MPI_THREAD_FUNNELED, &provided);

@@ -23,13 +23,15 @@ namespace strata {
 class MpiWorld {
  public:
   // Once a process, from the thread that will make all calls. Without mpirun it
-  // is a world of one rank.
+  // is a world of one rank. Ends the process with status 1 if the others have
+  // not started within the time-out, or a minute where that is longer.
   //
   // Returns UNAVAILABLE where Open MPI is not installed.
   static absl::StatusOr<std::unique_ptr<MpiWorld>> Start(
       absl::Duration timeout);
 
-  // Waits for the other ranks' end; the communicators must be gone by then.
+  // Waits for the other ranks' end; the communicators must be gone by then. If
+  // one does not come within the time-out, says so and ends all with status 1.
   virtual ~MpiWorld() = default;
 
   virtual Communicator& world() = 0;

@@ -1,9 +1,11 @@
 // The suite of communicators over MPI; to be run by mpirun
 // (mpi_communicator_test.sh). Exits 1 and says what failed, from each rank.
-// With `late`, a rank that does not come instead.
+// With `late`, a rank that does not come instead; with `stopped`, one that is
+// stopped when all is done.
 
 #include "training/distributed/mpi_communicator.h"
 
+#include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <string>
@@ -38,13 +40,17 @@ namespace {
 }  // namespace
 
 int main(int argc, char** argv) {
-  const bool late = argc > 1 && std::string(argv[1]) == "late";
-  auto mpi = strata::MpiWorld::Start(absl::Seconds(late ? 5 : 60));
+  const std::string mode = argc > 1 ? argv[1] : "";
+  auto mpi = strata::MpiWorld::Start(absl::Seconds(mode.empty() ? 60 : 5));
   if (!mpi.ok()) {
     std::fprintf(stderr, "%s\n", mpi.status().ToString().c_str());
     return 1;
   }
-  if (late) WaitForASleeper((*mpi)->world());
+  if (mode == "late") WaitForASleeper((*mpi)->world());
+  if (mode == "stopped") {
+    if ((*mpi)->world().rank() == 1) std::raise(SIGSTOP);
+    return 0;  // Not before all have come to the end.
+  }
   const std::vector<std::string> failures =
       strata::RunCommunicatorSuite((*mpi)->world());
   for (const std::string& failure : failures) {

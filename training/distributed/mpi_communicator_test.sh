@@ -21,5 +21,13 @@ out=$(mpirun --allow-run-as-root --oversubscribe --bind-to none -np 3 "$suite" l
 printf '%s\n' "$out"
 (($(grep -c 'names the sleeper' <<<"$out") == 2)) || exit 1
 
+# One that is stopped before the end of MPI holds the others up for their
+# time-out, and is named; the status says that not all ended.
+if out=$(timeout 60 mpirun --allow-run-as-root --oversubscribe --bind-to none -np 3 "$suite" stopped 2>&1); then
+  echo "status 0 with a rank that never ended" && exit 1
+fi
+printf '%s\n' "$out"
+grep -q 'cannot end: .*; rank 1 was last heard of' <<<"$out"
+
 # Without mpirun: a world of one.
 "$suite" | grep -q 'rank 0 of 1: 0 failures'
