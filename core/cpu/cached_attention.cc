@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "core/base/status_macros.h"
 #include "core/cpu/attention_block.h"
+#include "core/cpu/row_products.h"
 #include "core/cpu/vector_math.h"
 #include "core/ops/absorbed_attention.h"
 #include "core/ops/attention.h"
@@ -79,24 +80,30 @@ template <typename T>
 void AttendOneToken(const AttentionSizes& sizes, int64_t keys, const T* q,
                     const T* k, const T* v, T* o, T* score) {
   const VectorMath<T>& vec = VectorMath<T>::Get();
+  const RowProducts<T>& products = RowProducts<T>::Get();
   const int64_t ld_score = PaddedKeys(keys);
-  for (int64_t j = 0; j < keys; ++j) {
-    for (int64_t h = 0; h < sizes.group; ++h) {
-      score[h * ld_score + j] =
-          vec.dot(q + h * sizes.key_dim, k + j * sizes.ld_k, sizes.key_dim);
-    }
-  }
+  RowProductArgs<T> g;
+  g.m = sizes.group;
+  g.n = keys;
+  g.k = g.lda = sizes.key_dim;
+  g.a = q;
+  g.b = k;
+  g.ldb = sizes.ld_k;
+  g.c = score;
+  g.ldc = ld_score;
+  products.by_dots(g);
   for (int64_t h = 0; h < sizes.group; ++h) {
     T* const row = score + h * ld_score;
     vec.softmax(row, static_cast<T>(sizes.scale), keys, row);
   }
-  std::fill_n(o, sizes.group * sizes.value_dim, T{0});
-  for (int64_t j = 0; j < keys; ++j) {
-    for (int64_t h = 0; h < sizes.group; ++h) {
-      vec.axpy(score[h * ld_score + j], v + j * sizes.ld_v, sizes.value_dim,
-               o + h * sizes.value_dim);
-    }
-  }
+  g.n = g.ldc = sizes.value_dim;
+  g.k = keys;
+  g.a = score;
+  g.lda = ld_score;
+  g.b = v;
+  g.ldb = sizes.ld_v;
+  g.c = o;
+  products.by_sums(g);
 }
 
 // Query heads in one piece of work. Where all share one KV head, as over

@@ -28,6 +28,10 @@ constexpr int64_t kMaxDotRows = 16;
 // Bytes of weights that one piece of work reads: they stay in a core's second
 // cache while rows of x pass.
 constexpr int64_t kPieceBytes = 65536;
+// Weights that are worth more than one piece, and what the number of pieces is
+// a multiple of, all being alike: then two or four threads end together.
+constexpr int64_t kSplitBytes = 32768;
+constexpr int64_t kPieceMultiple = 4;
 // Rows of x in a piece.
 constexpr int64_t kPieceRows = 64;
 // Rows of x that are rounded in one piece of work.
@@ -37,6 +41,16 @@ constexpr int64_t kTileRows = 256;
 constexpr int64_t kTileColumns = 128;
 
 int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// Columns of y of a piece that goes row by row through n packed rows, in fours,
+// whose sums are added up together.
+int64_t DotColumns(int64_t n, int64_t row_bytes) {
+  if (n * row_bytes <= kSplitBytes) return std::max<int64_t>(1, n);
+  const int64_t pieces =
+      CeilDiv(CeilDiv(n * row_bytes, kPieceBytes), kPieceMultiple) *
+      kPieceMultiple;
+  return CeilDiv(CeilDiv(n, pieces), 4) * 4;
+}
 
 // y [m, n] of the rows from `first` on by one matrix of w.
 struct Product {
@@ -78,8 +92,7 @@ struct Plan {
         columns(way == Way::kGemm ? std::min(n, kTileColumns)
                 : way == Way::kPanels
                     ? kPanelRows
-                    : std::max<int64_t>(
-                          1, kPieceBytes / PackedRow(format, k).bytes)),
+                    : DotColumns(n, PackedRow(format, k).bytes)),
         rows(way == Way::kDots ? kPieceRows : kTileRows) {}
 
   int64_t NumPieces(int64_t m) const {

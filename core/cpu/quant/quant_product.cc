@@ -8,7 +8,9 @@
 #include <cstdint>
 #include <cstring>
 #include <limits>
+#include <type_traits>
 
+#include "core/cpu/quant/scaling.h"
 #include "core/quant/format.h"
 #include "core/quant/packed_rows.h"
 #include "core/tensor/bfloat16.h"
@@ -18,6 +20,7 @@
 #include "hwy/foreach_target.h"
 // Highway asks for this order.
 #include "core/cpu/quant/vnni-inl.h"
+#include "core/cpu/quant/vnni_dots-inl.h"
 #include "hwy/highway.h"
 
 #ifndef CORE_CPU_QUANT_QUANT_PRODUCT_COUNTS_
@@ -57,16 +60,7 @@ using VF = hn::Vec<F32>;
 
 // --- Sums of products ---
 
-#if HWY_TARGET == HWY_AVX3_DL
-
-// Sums of four codes of a block of x, a lane each.
-HWY_INLINE VI SumsOfFour(const int8_t* x) {
-  const __m256i codes = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(x));
-  return VI{_mm256_madd_epi16(_mm256_maddubs_epi16(_mm256_set1_epi8(1), codes),
-                              _mm256_set1_epi16(1))};
-}
-
-#else
+#if HWY_TARGET != HWY_AVX3_DL
 
 // start + sums of products of 32 codes of w, each in a byte, and of x; in eight
 // lanes or, where vectors are shorter, fewer.
@@ -91,11 +85,21 @@ HWY_INLINE VI AddProducts(VI start, const uint8_t* w, const int8_t* x) {
 #endif
 }
 
-HWY_INLINE VI SumsOfFour(const int8_t* x) {
+// Minus the sums of the codes of each of a row's blocks, of 16 bits if `low` is
+// not null.
+void MinusBlockSums(const int8_t* high, const int8_t* low, int64_t blocks,
+                    int32_t* out) {
   static constexpr uint8_t kOnes[kBlock] = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1,
                                             1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1,
                                             1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
-  return AddProducts(hn::Zero(I32()), kOnes, x);
+  const I32 i32;
+  for (int64_t b = 0; b < blocks; ++b) {
+    VI sums = AddProducts(hn::Zero(i32), kOnes, high + b * kBlock);
+    if (low != nullptr) {
+      sums = AddProducts(hn::ShiftLeft<8>(sums), kOnes, low + b * kBlock);
+    }
+    out[b] = -hn::GetLane(hn::SumOfLanes(i32, sums));
+  }
 }
 
 #endif
@@ -112,10 +116,10 @@ HWY_INLINE const float* BlockOf(const float* x, int64_t k, int64_t b,
   return memory;
 }
 
-// Codes of a block of x that is multiplied by `to_code`; minus their sum.
+// Codes of a block of x that is multiplied by `to_code`.
 template <bool kWide>
-HWY_INLINE int32_t QuantizeBlock(const float* x, float to_code, int8_t* high,
-                                 int8_t* low) {
+HWY_INLINE void QuantizeBlock(const float* x, float to_code, int8_t* high,
+                              int8_t* low) {
   const I32 i32;
   const F32 f32;
   const hn::Rebind<int8_t, I32> i8;
@@ -132,11 +136,18 @@ HWY_INLINE int32_t QuantizeBlock(const float* x, float to_code, int8_t* high,
       hn::StoreU(hn::DemoteTo(i8, code), i8, high + i);
     }
   }
-  VI sums = SumsOfFour(high);
-  if constexpr (kWide) {
-    sums = hn::Add(hn::ShiftLeft<8>(sums), SumsOfFour(low));
+}
+
+// Codes of a row, in multiples of 64, in the order of `high_by_halves`.
+void CopyByHalves(const int8_t* codes, int64_t padded, int8_t* out) {
+  int64_t c = 0;
+  for (; c + 4 * kBlock <= padded; c += 4 * kBlock) {
+    std::memcpy(out + c, codes + c, kBlock);
+    std::memcpy(out + c + kBlock, codes + c + 2 * kBlock, kBlock);
+    std::memcpy(out + c + 2 * kBlock, codes + c + kBlock, kBlock);
+    std::memcpy(out + c + 3 * kBlock, codes + c + 3 * kBlock, kBlock);
   }
-  return -hn::GetLane(hn::SumOfLanes(i32, sums));
+  std::memcpy(out + c, codes + c, padded - c);
 }
 
 void QuantizeRow(const float* x, int64_t k, int64_t row,
@@ -147,36 +158,42 @@ void QuantizeRow(const float* x, int64_t k, int64_t row,
   float* const scale = out.scale + row * blocks;
   HWY_ALIGN float memory[kBlock];
   // What rounding a block loses is uniform within a step of largest / 127.
-  float energy = 0, error = 0;
+  VF squares = hn::Zero(f32);
+  float error = 0;
   for (int64_t b = 0; b < blocks; ++b) {
     const float* const from = BlockOf(x, k, b, memory);
-    VF squares = hn::Zero(f32), largest = squares;
+    VF largest = hn::Zero(f32);
     for (int64_t i = 0; i < kBlock; i += lanes) {
       const VF v = hn::LoadU(f32, from + i);
       squares = hn::MulAdd(v, v, squares);
       largest = hn::Max(largest, hn::Abs(v));
     }
-    energy += hn::GetLane(hn::SumOfLanes(f32, squares));
     scale[b] = hn::GetLane(hn::MaxOfLanes(f32, largest));
     error += scale[b] * scale[b];
   }
+  const float energy = hn::GetLane(hn::SumOfLanes(f32, squares));
   error *= kBlock / (127.0f * 127 * 12);
   const bool wide = error > kMaxError * energy;
   // A NaN must not become a number, nor an infinity.
   const bool finite = std::isfinite(energy);
   out.wide[row] = wide;
   const float max_code = wide ? 127 * 256 : 127;
+  const int64_t first = row * out.padded;
+  int8_t* const high = out.high + first;
+  int8_t* const low = out.low + first;
+  const auto quantize = wide ? QuantizeBlock<true> : QuantizeBlock<false>;
   for (int64_t b = 0; b < blocks; ++b) {
     const float* const from = BlockOf(x, finite ? k : 0, b, memory);
     const bool some = finite && scale[b] > 0;
     const float to_code = some ? max_code / scale[b] : 0;
     scale[b] = some ? scale[b] / max_code : 0;
-    const int64_t at = row * out.padded + b * kBlock;
-    const auto quantize = wide ? QuantizeBlock<true> : QuantizeBlock<false>;
-    out.minus_sum[at / kBlock] =
-        quantize(from, to_code, out.high + at, out.low + at);
+    quantize(from, to_code, high + b * kBlock, low + b * kBlock);
   }
+  MinusBlockSums(high, wide ? low : nullptr, blocks,
+                 out.minus_sum + row * blocks);
   if (!finite) scale[0] = std::numeric_limits<float>::quiet_NaN();
+  CopyByHalves(high, out.padded, out.high_by_halves + first);
+  if (wide) CopyByHalves(low, out.padded, out.low_by_halves + first);
   (wide ? rows_of_16_bits : rows_of_8_bits)
       .fetch_add(1, std::memory_order_relaxed);
 }
@@ -213,96 +230,7 @@ HWY_INLINE void BlockScales(const uint8_t* w, const QuantFormat& format,
   }
 }
 
-#if HWY_TARGET == HWY_AVX3_DL
-
-// Sums of the products of 16 blocks of codes, a lane each, by those from x on;
-// of kPairs pairs of blocks that there are.
-template <int kPairs>
-HWY_INLINE __m512i BlockSums(const __m512i* codes, const int8_t* x) {
-  // Of two blocks eight sums of four each; then of 2, 4 and 8 blocks.
-  const auto of_two = [&](int i) HWY_ATTR __attribute__((always_inline)) {
-    return i < kPairs
-               ? _mm512_dpbusd_epi32(_mm512_setzero_si512(), codes[i],
-                                     _mm512_loadu_si512(x + i * 2 * kBlock))
-               : _mm512_setzero_si512();
-  };
-  const auto of_four = [&](int i) HWY_ATTR __attribute__((always_inline)) {
-    if (i >= kPairs) return _mm512_setzero_si512();
-    const __m512i a = of_two(i), b = of_two(i + 1);
-    return _mm512_add_epi32(_mm512_unpacklo_epi32(a, b),
-                            _mm512_unpackhi_epi32(a, b));
-  };
-  const auto of_eight = [&](int i) HWY_ATTR __attribute__((always_inline)) {
-    if (i >= kPairs) return _mm512_setzero_si512();
-    const __m512i a = of_four(i), b = of_four(i + 2);
-    return _mm512_add_epi32(_mm512_unpacklo_epi64(a, b),
-                            _mm512_unpackhi_epi64(a, b));
-  };
-  const __m512i a = of_eight(0), b = of_eight(4);
-  const __m512i sums = _mm512_add_epi32(_mm512_shuffle_i32x4(a, b, 0x88),
-                                        _mm512_shuffle_i32x4(a, b, 0xDD));
-  // Each eight blocks lie even ones first.
-  const __m512i kOrder =
-      _mm512_set_epi32(15, 11, 14, 10, 13, 9, 12, 8, 7, 3, 6, 2, 5, 1, 4, 0);
-  return _mm512_permutexvar_epi32(kOrder, sums);
-}
-
-// Adds the products of kPairs pairs of blocks from block `first` on to
-// sum [kRows].
-template <int kBits, int kRows, bool kWide, bool kSymmetric, int kPairs>
-HWY_INLINE void AddBlocks(const QuantizedRows& x, int64_t row, const uint8_t* w,
-                          const BlockGroups& groups, int64_t first,
-                          __m512* sum) {
-  const int64_t blocks = x.padded / kBlock;
-  __m512i codes[kPairs];
-  const uint8_t* const from = w + first * kBlock * kBits / 8;
-#pragma GCC unroll 8
-  for (int i = 0; i < kPairs; ++i) {
-    codes[i] = CodesAt<kBits>(from + i * kBlock * kBits / 4, true);
-  }
-  const __m512 scale = groups.Scales(w, first);
-  const __m512i zero =
-      kSymmetric ? _mm512_setzero_si512() : groups.Zeros(w, first);
-  constexpr auto kMask = static_cast<__mmask16>((1u << 2 * kPairs) - 1);
-#pragma GCC unroll 4
-  for (int i = 0; i < kRows; ++i) {
-    const int64_t at = (row + i) * blocks + first;
-    __m512i products = BlockSums<kPairs>(codes, x.high + at * kBlock);
-    if constexpr (kWide) {
-      products =
-          _mm512_add_epi32(_mm512_slli_epi32(products, 8),
-                           BlockSums<kPairs>(codes, x.low + at * kBlock));
-    }
-    products = _mm512_add_epi32(
-        products, TimesZero<kBits, kSymmetric>(
-                      _mm512_maskz_loadu_epi32(kMask, x.minus_sum + at), zero));
-    sum[i] = _mm512_fmadd_ps(
-        _mm512_cvtepi32_ps(products),
-        _mm512_mul_ps(scale, _mm512_maskz_loadu_ps(kMask, x.scale + at)),
-        sum[i]);
-  }
-}
-
-// One row of w by kRows of x, all of 8 bits or (kWide) of 16. kTail: pairs of
-// blocks behind the last 16.
-template <int kBits, int kRows, bool kWide, bool kSymmetric, int kTail>
-HWY_INLINE void RowOf(const QuantizedRows& x, int64_t row, const uint8_t* w,
-                      const BlockGroups& groups, float* y, int64_t ldy) {
-  const int64_t whole = x.padded / kBlock / kLanes * kLanes;
-  __m512 sum[kRows];
-  for (int i = 0; i < kRows; ++i) sum[i] = _mm512_setzero_ps();
-  for (int64_t first = 0; first < whole; first += kLanes) {
-    AddBlocks<kBits, kRows, kWide, kSymmetric, kLanes / 2>(x, row, w, groups,
-                                                           first, sum);
-  }
-  if constexpr (kTail > 0) {
-    AddBlocks<kBits, kRows, kWide, kSymmetric, kTail>(x, row, w, groups, whole,
-                                                      sum);
-  }
-  for (int i = 0; i < kRows; ++i) y[i * ldy] = _mm512_reduce_add_ps(sum[i]);
-}
-
-#else
+#if HWY_TARGET != HWY_AVX3_DL
 
 // What of a row is the same for all rows of w.
 struct BlockGroups {
@@ -315,7 +243,7 @@ struct BlockGroups {
 };
 
 // One row of w by kRows of x, all of 8 bits or (kWide) of 16.
-template <int kBits, int kRows, bool kWide, bool kSymmetric, int kTail>
+template <int kBits, int kRows, bool kWide, Scaling kScaling, int kTail>
 HWY_INLINE void RowOf(const QuantizedRows& x, int64_t row, const uint8_t* w,
                       const BlockGroups& groups, float* y, int64_t ldy) {
   const I32 i32;
@@ -341,7 +269,8 @@ HWY_INLINE void RowOf(const QuantizedRows& x, int64_t row, const uint8_t* w,
         const int64_t at = (row + i) * blocks + b + half;
         const int32_t middle = 1 << (kBits - 1);
         const int32_t start =
-            x.minus_sum[at] * (kSymmetric ? middle : zero[(b + half) % kChunk]);
+            x.minus_sum[at] *
+            (kScaling != Scaling::kZeros ? middle : zero[(b + half) % kChunk]);
         const uint8_t* const c = codes + half * kBlock;
         VI products =
             hn::IfThenElseZero(hn::FirstN(i32, 1), hn::Set(i32, start));
@@ -363,14 +292,30 @@ HWY_INLINE void RowOf(const QuantizedRows& x, int64_t row, const uint8_t* w,
   }
 }
 
+// n rows of w by one of x.
+template <int kBits, bool kWide, Scaling kScaling, int kTail>
+HWY_INLINE void DotsOfOne(const QuantizedRows& x, int64_t row, const uint8_t* w,
+                          int64_t bytes, const BlockGroups& groups, int64_t n,
+                          float* y) {
+  for (int64_t j = 0; j < n; ++j, w += bytes) {
+    RowOf<kBits, 1, kWide, kScaling, kTail>(x, row, w, groups, y + j, 0);
+  }
+}
+
 #endif
 
-template <int kBits, bool kSymmetric, int kTail>
+template <int kBits, Scaling kScaling, int kTail>
 void DotsOf(const QuantizedRows& x, int64_t first, int64_t m, const uint8_t* w,
             const QuantFormat& format, int64_t k, int64_t n, float* y,
             int64_t ldy) {
   const BlockGroups groups(format, k);
   const int64_t bytes = PackedRow(format, k).bytes;
+  if (m == 1) {
+    const auto dots = x.wide[first] ? DotsOfOne<kBits, true, kScaling, kTail>
+                                    : DotsOfOne<kBits, false, kScaling, kTail>;
+    dots(x, first, w, bytes, groups, n, y);
+    return;
+  }
   for (int64_t j = 0; j < n; ++j, w += bytes) {
     int64_t i = 0;
     while (i < m) {
@@ -381,15 +326,15 @@ void DotsOf(const QuantizedRows& x, int64_t first, int64_t m, const uint8_t* w,
         ++narrow;
       }
       if (narrow == kMaxRows) {
-        RowOf<kBits, kMaxRows, false, kSymmetric, kTail>(x, row, w, groups, out,
-                                                         ldy);
+        RowOf<kBits, kMaxRows, false, kScaling, kTail>(x, row, w, groups, out,
+                                                       ldy);
         i += kMaxRows;
         continue;
       }
       if (narrow > 0) {
-        RowOf<kBits, 1, false, kSymmetric, kTail>(x, row, w, groups, out, ldy);
+        RowOf<kBits, 1, false, kScaling, kTail>(x, row, w, groups, out, ldy);
       } else {
-        RowOf<kBits, 1, true, kSymmetric, kTail>(x, row, w, groups, out, ldy);
+        RowOf<kBits, 1, true, kScaling, kTail>(x, row, w, groups, out, ldy);
       }
       ++i;
     }
@@ -401,17 +346,17 @@ using DotsFunction = void (*)(const QuantizedRows&, int64_t, int64_t,
                               int64_t, float*, int64_t);
 
 // By the pairs of blocks of 32 columns behind the last 512 columns.
-template <int kBits, bool kSymmetric>
+template <int kBits, Scaling kScaling>
 DotsFunction DotsBehind(int64_t pairs) {
 #if HWY_TARGET == HWY_AVX3_DL
   static constexpr DotsFunction kBehind[] = {
-      DotsOf<kBits, kSymmetric, 0>, DotsOf<kBits, kSymmetric, 1>,
-      DotsOf<kBits, kSymmetric, 2>, DotsOf<kBits, kSymmetric, 3>,
-      DotsOf<kBits, kSymmetric, 4>, DotsOf<kBits, kSymmetric, 5>,
-      DotsOf<kBits, kSymmetric, 6>, DotsOf<kBits, kSymmetric, 7>};
+      DotsOf<kBits, kScaling, 0>, DotsOf<kBits, kScaling, 1>,
+      DotsOf<kBits, kScaling, 2>, DotsOf<kBits, kScaling, 3>,
+      DotsOf<kBits, kScaling, 4>, DotsOf<kBits, kScaling, 5>,
+      DotsOf<kBits, kScaling, 6>, DotsOf<kBits, kScaling, 7>};
   return kBehind[pairs];
 #else
-  return DotsOf<kBits, kSymmetric, 0>;
+  return DotsOf<kBits, kScaling, 0>;
 #endif
 }
 
@@ -419,11 +364,23 @@ void Dots(const QuantizedRows& x, int64_t first, int64_t m, const uint8_t* w,
           const QuantFormat& format, int64_t k, int64_t n, float* y,
           int64_t ldy) {
   const int64_t pairs = x.padded / 64 % 8;
+  const auto with = [pairs](auto bits) {
+    constexpr int kBits = decltype(bits)::value;
+    return [pairs](Scaling scaling) {
+      switch (scaling) {
+        case Scaling::kZeros:
+          return DotsBehind<kBits, Scaling::kZeros>(pairs);
+        case Scaling::kGroups:
+          return DotsBehind<kBits, Scaling::kGroups>(pairs);
+        default:
+          return DotsBehind<kBits, Scaling::kBlocks>(pairs);
+      }
+    };
+  };
+  const Scaling scaling = ScalingOf(format, k);
   const DotsFunction run =
-      format.bits == 4 ? (format.symmetric ? DotsBehind<4, true>(pairs)
-                                           : DotsBehind<4, false>(pairs))
-                       : (format.symmetric ? DotsBehind<8, true>(pairs)
-                                           : DotsBehind<8, false>(pairs));
+      format.bits == 4 ? with(std::integral_constant<int, 4>())(scaling)
+                       : with(std::integral_constant<int, 8>())(scaling);
   run(x, first, m, w, format, k, n, y, ldy);
 }
 
@@ -507,7 +464,7 @@ int64_t QuantizedRows::NumBytes(int64_t m, int64_t columns) {
   constexpr int64_t kBehind = 512;
   const int64_t padded = PaddedColumns(columns);
   const int64_t blocks = padded / kActivationBlock;
-  return 2 * Aligned(m * padded) + 2 * Aligned(m * blocks * 4) + Aligned(m) +
+  return 4 * Aligned(m * padded) + 2 * Aligned(m * blocks * 4) + Aligned(m) +
          kBehind;
 }
 
@@ -517,7 +474,9 @@ QuantizedRows QuantizedRows::At(char* memory, int64_t m, int64_t columns) {
   const int64_t blocks = rows.padded / kActivationBlock;
   rows.high = reinterpret_cast<int8_t*>(memory);
   rows.low = rows.high + Aligned(m * rows.padded);
-  memory += 2 * Aligned(m * rows.padded);
+  rows.high_by_halves = rows.low + Aligned(m * rows.padded);
+  rows.low_by_halves = rows.high_by_halves + Aligned(m * rows.padded);
+  memory += 4 * Aligned(m * rows.padded);
   rows.scale = reinterpret_cast<float*>(memory);
   memory += Aligned(m * blocks * 4);
   rows.minus_sum = reinterpret_cast<int32_t*>(memory);

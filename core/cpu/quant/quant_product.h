@@ -31,12 +31,16 @@ inline constexpr int64_t kActivationBlock = 32;
 
 // Rows of x in integers; the memory is whoever called Quantize's.
 struct QuantizedRows {
-  int64_t padded = 0;            // Columns, in multiples of 64.
-  int8_t* high = nullptr;        // [m, padded]  x = scale * high, or of 16
-  int8_t* low = nullptr;         // [m, padded]  bits scale * (256 high + low)
-  float* scale = nullptr;        // [m, padded / 32]
-  int32_t* minus_sum = nullptr;  // [m, padded / 32]  Of a block's codes.
-  uint8_t* wide = nullptr;       // [m]  Whether it has 16 bits.
+  int64_t padded = 0;      // Columns, in multiples of 64.
+  int8_t* high = nullptr;  // [m, padded]  x = scale * high, or of 16
+  int8_t* low = nullptr;   // [m, padded]  bits scale * (256 high + low)
+  // The same, of each 128 columns the blocks in the order 0, 2, 1, 3: that in
+  // which 64 bytes of 4-bit codes hold them, low halves before high ones.
+  int8_t* high_by_halves = nullptr;  // [m, padded]
+  int8_t* low_by_halves = nullptr;   // [m, padded]
+  float* scale = nullptr;            // [m, padded / 32]
+  int32_t* minus_sum = nullptr;      // [m, padded / 32]  Of a block's codes.
+  uint8_t* wide = nullptr;           // [m]  Whether it has 16 bits.
 
   // Bytes of those arrays and of what may be read behind them, and where they
   // lie in `memory`, aligned to 64.

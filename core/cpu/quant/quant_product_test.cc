@@ -178,19 +178,51 @@ TEST(QuantProductTest, GivesRowsOfOutliersSixteenBits) {
   });
 }
 
+// Alone, several rows of w share a sum's end; together, several of x share a
+// pass. Columns with and without something behind the last 512, formats of all
+// kinds of scales.
 TEST(QuantProductTest, GivesARowTheSameBitsInAnyCompany) {
   ForEachTarget([] {
-    const int64_t k = 160;
-    const Weights w({4, 32, true}, 7, k);
-    // Both sides of the rows that share a pass; one of them wide.
-    std::vector<float> x = Rows(11, k, false);
-    for (int64_t c = 0; c < k; c += 32) x[6 * k + c] = 1000;
-    const std::vector<float> together = Multiply(x, 11, w, nullptr);
-    for (int64_t i = 0; i < 11; ++i) {
-      const std::vector<float> one(x.begin() + i * k, x.begin() + (i + 1) * k);
-      EXPECT_EQ(Multiply(one, 1, w, nullptr),
-                std::vector<float>(together.begin() + i * w.n,
-                                   together.begin() + (i + 1) * w.n));
+    for (const QuantFormat format :
+         {QuantFormat{4, 32, true}, QuantFormat{4, 0, true},
+          QuantFormat{4, 64, false}, QuantFormat{8, 32, true}}) {
+      for (const int64_t k : {64, 192, 512, 1088}) {
+        SCOPED_TRACE(testing::Message() << ToText(format) << " " << k);
+        const Weights w(format, 7, k);
+        // Both sides of the rows that share a pass; one of them wide.
+        std::vector<float> x = Rows(11, k, false);
+        for (int64_t c = 0; c < k; c += 32) x[6 * k + c] = 1000;
+        const std::vector<float> together = Multiply(x, 11, w, nullptr);
+        for (int64_t i = 0; i < 11; ++i) {
+          const std::vector<float> one(x.begin() + i * k,
+                                       x.begin() + (i + 1) * k);
+          EXPECT_EQ(Multiply(one, 1, w, nullptr),
+                    std::vector<float>(together.begin() + i * w.n,
+                                       together.begin() + (i + 1) * w.n));
+        }
+      }
+    }
+  });
+}
+
+// Sixteen products of the largest codes are what 16 bits just hold. All x are
+// one number and all weights 7, so that nothing is rounded.
+TEST(QuantProductTest, AddsTheLargestCodesWithoutOverflow) {
+  ForEachTarget([] {
+    for (const int64_t k : {512, 1088}) {
+      for (const float sign : {1.0f, -1.0f}) {
+        const QuantFormat format = {4, 32, true};
+        Weights w(format, 5, k);
+        const std::vector<uint8_t> code(k, 15), zero(k / 32);
+        const std::vector<BFloat16> scale(k / 32, RoundToBFloat16(1.0f));
+        for (int64_t j = 0; j < w.n; ++j) {
+          PackRow(format, k, code.data(), scale.data(), zero.data(),
+                  &w.packed[j * PackedRow(format, k).bytes]);
+        }
+        const std::vector<float> x(k, 127 * sign);
+        EXPECT_EQ(Multiply(x, 1, w, nullptr),
+                  std::vector<float>(w.n, 7 * 127 * sign * k));
+      }
     }
   });
 }

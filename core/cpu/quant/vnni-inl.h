@@ -62,11 +62,16 @@ struct BlockGroups {
   // Of the 16 blocks from `first` on of packed row w, 0 behind the last.
   HWY_INLINE __m512 Scales(const uint8_t* w, int64_t first) const {
     const bool whole = first + kLanes <= blocks;
-    const __m256i bits = _mm256_maskz_loadu_epi16(
-        whole ? full : TailGroups(first), w + offset + 2 * (first >> shift));
+    const __m512i scales = ScalesOf(w + offset + 2 * (first >> shift),
+                                    whole ? full : TailGroups(first));
     return _mm512_castsi512_ps(_mm512_maskz_permutexvar_epi32(
-        whole ? 0xFFFF : TailBlocks(first), lane,
-        _mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16)));
+        whole ? 0xFFFF : TailBlocks(first), lane, scales));
+  }
+  // The same where each of kBlocks blocks that there are has its own.
+  template <int kBlocks>
+  HWY_INLINE __m512 ScalesOfBlocks(const uint8_t* w, int64_t first) const {
+    constexpr auto kMask = static_cast<__mmask16>((1u << kBlocks) - 1);
+    return _mm512_castsi512_ps(ScalesOf(w + offset + 2 * first, kMask));
   }
   HWY_INLINE __m512i Zeros(const uint8_t* w, int64_t first) const {
     const bool whole = first + kLanes <= blocks;
@@ -77,6 +82,10 @@ struct BlockGroups {
   }
 
  private:
+  static HWY_INLINE __m512i ScalesOf(const uint8_t* scales, __mmask16 some) {
+    return _mm512_slli_epi32(
+        _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(some, scales)), 16);
+  }
   HWY_INLINE __mmask16 GroupsOf(int64_t n) const {
     const int64_t groups = (n + (int64_t{1} << shift) - 1) >> shift;
     return static_cast<__mmask16>((1u << groups) - 1);
