@@ -7,6 +7,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/time/clock.h"
@@ -45,8 +46,11 @@ int main(int argc, char** argv) {
     return 1;
   }
   if (late) WaitForASleeper((*mpi)->world());
-  const std::vector<std::string> failures =
+  std::vector<std::string> failures =
       strata::RunCommunicatorSuite((*mpi)->world());
+  for (std::string& failure : strata::RunSuiteOnTwoThreads((*mpi)->world())) {
+    failures.push_back(std::move(failure));
+  }
   for (const std::string& failure : failures) {
     std::fprintf(stderr, "%s\n", failure.c_str());
   }
