@@ -19,15 +19,17 @@
 namespace strata {
 
 LayerNorms::LayerNorms(const Program& update, int64_t num_layers,
-                       const MeshShape& shape, Communicator* world)
+                       const MeshShape& shape, Communicator* world,
+                       bool of_owners)
     : num_layers_(num_layers),
-      world_(shape.ep > 1 || shape.pp > 1 ? world : nullptr) {
+      world_(shape.ep > 1 || shape.pp > 1 || of_owners ? world : nullptr) {
   for (int64_t layer = 0; layer < num_layers; ++layer) {
     for (const LayerPart part : {LayerPart::kCommon, LayerPart::kShard}) {
       std::string output = LayerNormName(layer, part);
       if (update.graph().outputs().count(output) == 0) continue;
       const int holders =
-          shape.dp * (part == LayerPart::kCommon ? shape.ep : 1);
+          of_owners ? 1
+                    : shape.dp * (part == LayerPart::kCommon ? shape.ep : 1);
       parts_.push_back(
           {layer, std::move(output), world_ != nullptr ? 1.0 / holders : 1.0});
     }

@@ -19,9 +19,10 @@ namespace strata {
 // Allocates nothing after it was made, up to 64 layers.
 class LayerNorms {
  public:
-  // `world`: null of one rank, otherwise all ranks of the mesh.
+  // `world`: null of one rank, otherwise all ranks of the mesh. `of_owners`: a
+  // rank's norms are of what it updates (RankSums::to_owners).
   LayerNorms(const Program& update, int64_t num_layers, const MeshShape& shape,
-             Communicator* world);
+             Communicator* world, bool of_owners = false);
 
   // After a run of `update`. Of a model whose layers or experts are spread over
   // ranks every rank calls it; returns the errors of AllReduce.

@@ -3,8 +3,9 @@
 // What a rank sends in a step, by dimension of the mesh, against the number of
 // ranks; and the law that fits: bytes = a (n - 1) / n, a by least squares.
 //
-//   dp, ep   two micro-batches a rank, whatever their number
-//   pp       eight micro-batches, that pass all stages
+//   dp, ep       two micro-batches a rank, whatever their number
+//   dp sharded   the same with sharded moments (ZeRO-1)
+//   pp           eight micro-batches, that pass all stages
 
 #include <algorithm>
 #include <cmath>
@@ -38,6 +39,7 @@ struct Dimension {
   std::string name;
   std::string group;  // Whose traffic counts.
   int MeshShape::*extent;
+  bool shard_optimizer = false;
 };
 
 // The traffic of the group in a step of each rank, the mean.
@@ -63,6 +65,7 @@ absl::StatusOr<Traffic> Measure(const Dimension& dimension, int n) {
                      Mesh::Create(*counted, shape));
     TrainerOptions options;
     options.mesh = mesh.get();
+    options.shard_optimizer = dimension.shard_optimizer;
     ASSIGN_OR_RETURN(const std::unique_ptr<Trainer> trainer,
                      Trainer::Create(model, train, &corpus,
                                      /*num_threads=*/1, options));
@@ -87,9 +90,11 @@ absl::StatusOr<Traffic> Measure(const Dimension& dimension, int n) {
 }
 
 absl::Status Run() {
-  const std::vector<Dimension> dimensions = {{"dp", "batch", &MeshShape::dp},
-                                             {"ep", "ep", &MeshShape::ep},
-                                             {"pp", "pp", &MeshShape::pp}};
+  const std::vector<Dimension> dimensions = {
+      {"dp", "batch", &MeshShape::dp},
+      {"dp sharded", "batch", &MeshShape::dp, /*shard_optimizer=*/true},
+      {"ep", "ep", &MeshShape::ep},
+      {"pp", "pp", &MeshShape::pp}};
   for (const Dimension& dimension : dimensions) {
     std::vector<std::pair<double, double>> points;  // (n - 1) / n and bytes.
     double xy = 0, xx = 0;

@@ -188,16 +188,67 @@ TEST(SharedOutTest, RanksShareTheOptimizerOut) {
 // program of its own, and of one.
 TEST(SharedOutTest, SumsWithinTheBackwardPassAreTheSame) {
   constexpr int kFew = 8;
-  Way way;
-  way.overlap_sums = true;
   for (const ModelConfig& model : Models()) {
     SCOPED_TRACE(model.name());
     const RankRun one = Train(model, DType::kF64, /*mesh=*/nullptr, kFew);
     for (const MeshShape& shape :
          {MeshShape{2, 1, 1}, MeshShape{1, 2, 1}, MeshShape{2, 2, 1}}) {
       SCOPED_TRACE(ToText(shape));
-      ExpectSameRun(shape, one,
-                    TrainOnMesh(model, DType::kF64, shape, kFew, way));
+      for (const bool shards : {false, true}) {
+        Way way;
+        way.overlap_sums = true;
+        way.shard_optimizer = shards;
+        ExpectSameRun(shape, one,
+                      TrainOnMesh(model, DType::kF64, shape, kFew, way));
+      }
+    }
+  }
+}
+
+// Beside the backward pass or after it, the sums are the same bits: also those
+// of owners alone, and in buckets of other sizes.
+TEST(SharedOutTest, SumsBesideTheBackwardPassChangeNoBit) {
+  constexpr int kFew = 5;
+  for (const bool shards : {false, true}) {
+    for (const MeshShape& shape : {MeshShape{2, 1, 1}, MeshShape{1, 2, 1},
+                                   MeshShape{4, 1, 1}, MeshShape{2, 2, 1}}) {
+      SCOPED_TRACE(ToText(shape));
+      Way after, beside;
+      after.shard_optimizer = beside.shard_optimizer = shards;
+      beside.overlap_sums = true;
+      const auto want =
+          TrainOnMesh(Models()[1], DType::kF32, shape, kFew, after);
+      const auto got =
+          TrainOnMesh(Models()[1], DType::kF32, shape, kFew, beside);
+      EXPECT_EQ(WholeState(shape, got), WholeState(shape, want));
+      for (int i = 0; i < kFew; ++i) {
+        EXPECT_EQ(got[0].steps[i].loss, want[0].steps[i].loss);
+        EXPECT_EQ(got[0].steps[i].grad_norm, want[0].steps[i].grad_norm);
+      }
+    }
+  }
+}
+
+// Rows on their way beside other work are the same rows: with shared experts
+// and without, in one graph and in the pieces of a pipeline's.
+TEST(SharedOutTest, RowsOnTheirWayBesideOtherWorkChangeNoBit) {
+  constexpr int kFew = 5;
+  std::vector<ModelConfig> models = {Models()[1], Models()[0], Models()[0]};
+  models[0].mutable_moe()->set_shared_width(16);
+  models[2].mutable_moe()->set_shared_width(16);
+  for (const ModelConfig& model : models) {
+    for (const MeshShape& shape :
+         {MeshShape{1, 2, 1}, MeshShape{2, 2, 1}, MeshShape{1, 2, 2}}) {
+      SCOPED_TRACE(model.name() + ", " + ToText(shape));
+      Way beside;
+      beside.overlap_rows = true;
+      beside.overlap_sums = shape.pp == 1;
+      const auto want = TrainOnMesh(model, DType::kF32, shape, kFew);
+      const auto got = TrainOnMesh(model, DType::kF32, shape, kFew, beside);
+      EXPECT_EQ(WholeState(shape, got), WholeState(shape, want));
+      for (int i = 0; i < kFew; ++i) {
+        EXPECT_EQ(got[0].steps[i].loss, want[0].steps[i].loss);
+      }
     }
   }
 }

@@ -20,7 +20,6 @@
 #include "core/model/decoder.h"
 #include "core/model/gate.h"
 #include "core/model/moe.h"
-#include "core/ops/collective.h"
 #include "core/ops/elementwise.h"
 #include "core/ops/optimizer.h"
 #include "core/parallel/mesh.h"
@@ -31,8 +30,10 @@
 #include "core/passes/partition/partition_experts.h"
 #include "core/passes/slot_dots.h"
 #include "core/tensor/dtype.h"
-#include "training/buckets.h"
 #include "training/config.pb.h"
+#include "training/sums/buckets.h"
+#include "training/sums/owners.h"
+#include "training/sums/sums_in_buckets.h"
 
 namespace strata {
 namespace {
@@ -175,7 +176,46 @@ std::vector<Seed> StageSeeds(GraphBuilder& b, const Forward& forward,
   return seeds;
 }
 
+// A message has a cost of its own: some tens of microseconds, in which as many
+// bytes could go.
+constexpr int64_t kSmallBucket = int64_t{16} << 10;
+constexpr int kSmallBuckets = 16;
+
+// Of a bucket of gradients of the parameters of `owners`.
+int64_t BucketElements(const Graph& graph, const Owners& owners, bool small) {
+  if (!small) return Buckets::kMaxElements;
+  int64_t all = 0;
+  for (const ValueId id : Parameters(graph)) {
+    const Value& value = graph.value(id);
+    if (owners.Has(value.name)) all += value.type.max_elements();
+  }
+  return std::clamp(all / kSmallBuckets, kSmallBucket, Buckets::kMaxElements);
+}
+
 }  // namespace
+
+ParameterOwners OwnersOf(absl::Span<const Graph* const> sources,
+                         absl::Span<const Shard> shards, const MeshPlace& place,
+                         bool shard_optimizer) {
+  std::vector<Owners::Parameter> common, sharded;
+  std::set<std::string> known;  // Two stages of a rank may share some.
+  for (const Graph* const source : sources) {
+    for (const ValueId id : Parameters(*source)) {
+      const Value& value = source->value(id);
+      if (!known.insert(value.name).second) continue;
+      const bool is_shard = std::any_of(
+          shards.begin(), shards.end(),
+          [&](const Shard& shard) { return shard.parameter == value.name; });
+      (is_shard ? sharded : common)
+          .push_back({value.name, value.type.max_elements()});
+    }
+  }
+  const MeshShape& shape = place.shape;
+  return {Owners(std::move(common), shard_optimizer ? shape.dp * shape.ep : 1,
+                 place.dp_rank * shape.ep + place.ep_rank),
+          Owners(std::move(sharded), shard_optimizer ? shape.dp : 1,
+                 place.dp_rank)};
+}
 
 std::vector<ValueId> Parameters(const Graph& graph) {
   std::vector<ValueId> parameters;
@@ -189,9 +229,12 @@ std::string GradName(absl::string_view parameter) {
   return absl::StrCat("grad.", parameter);
 }
 
-absl::StatusOr<StepGraph> BuildGradientGraph(
-    const ModelConfig& model, int64_t num_sequences, int64_t seq_len,
-    DType dtype, RouteSource route, const MeshPlace& place, bool sums) {
+absl::StatusOr<StepGraph> BuildGradientGraph(const ModelConfig& model,
+                                             int64_t num_sequences,
+                                             int64_t seq_len, DType dtype,
+                                             RouteSource route,
+                                             const MeshPlace& place,
+                                             const GradientSums& sums) {
   DecoderOptions options;
   options.mode = DecoderOptions::Mode::kTrain;
   options.route = route;
@@ -215,12 +258,15 @@ absl::StatusOr<StepGraph> BuildGradientGraph(
   for (const Shard& shard : forward.step.shards) {
     sharded.insert(shard.parameter);
   }
-  const auto sum_over = [&b](absl::string_view group) {
-    return Buckets(b, [&b, group](absl::Span<const ValueId> bucket) {
-      AllReduce(b, bucket, group);
-    });
+  const ParameterOwners owners =
+      OwnersOf({&b.graph()}, forward.step.shards, place, sums.to_owners);
+  const auto sums_over = [&](absl::string_view group, const Owners& of) {
+    const int64_t elements = BucketElements(b.graph(), of, sums.small_buckets);
+    return sums.to_owners ? SumsToOwners(b, of, group, elements)
+                          : SumsToAll(b, group, elements);
   };
-  Buckets common_sums = sum_over("batch"), shard_sums = sum_over("dp");
+  Buckets common_sums = sums_over("batch", owners.common);
+  Buckets shard_sums = sums_over("dp", owners.shards);
   // Each as soon as it is whole, so that not all gradients live to the end.
   const auto accumulate = [&](ValueId parameter, ValueId grad) {
     if (const auto it = received.find(parameter); it != received.end()) {
@@ -234,7 +280,7 @@ absl::StatusOr<StepGraph> BuildGradientGraph(
     const Value value = b.graph().value(parameter);
     const ValueId sum = b.State(GradName(value.name), dtype, value.type.dims);
     Accumulate(b, sum, grad, keep);
-    if (!sums) return;
+    if (!sums.made) return;
     if (sharded.count(value.name) == 0) {
       common_sums.Add(sum);
     } else if (place.shape.dp > 1) {

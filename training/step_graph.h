@@ -29,6 +29,7 @@
 #include "core/passes/partition/partition_experts.h"
 #include "core/tensor/dtype.h"
 #include "training/config.pb.h"
+#include "training/sums/owners.h"
 
 namespace strata {
 
@@ -71,18 +72,30 @@ struct StepGraph {
   std::vector<std::string> tied;
 };
 
+// Sums over ranks of what a gradient graph has found, within it.
+struct GradientSums {
+  // Each bucket becomes its sum as soon as it is whole: for the last
+  // micro-batch of a step, where no pipeline cuts the graph.
+  bool made = false;
+  // Buckets are a sixteenth of all, if that is worth a message: of a small
+  // model too most are under way before the last gradient is there. If not,
+  // they are as large as those of the update.
+  bool small_buckets = false;
+  // At the ranks that update the parameters alone (RankSums).
+  bool to_owners = false;
+};
+
 // Inputs: the decoder's (core/model/decoder.h), and "keep" []: 0 to begin a new
 // sum of gradients, 1 to add to it. Outputs: the decoder's. A stage of a
-// pipeline has those of its layers, and its messages. With `sums` each bucket
-// of gradients becomes its sum over ranks as soon as it is whole: for the last
-// micro-batch of a step, where no pipeline cuts the graph.
+// pipeline has those of its layers, and its messages. Gradients are summed over
+// ranks within it as `sums` says.
 //
 // Returns the errors of PartitionExperts() and BalancedStages()
 // (core/passes/partition).
 absl::StatusOr<StepGraph> BuildGradientGraph(
     const ModelConfig& model, int64_t num_sequences, int64_t seq_len,
     DType dtype = DType::kF32, RouteSource route = RouteSource::kGate,
-    const MeshPlace& place = {}, bool sums = false);
+    const MeshPlace& place = {}, const GradientSums& sums = {});
 
 // The decoder's own graph for validation, likewise.
 absl::StatusOr<StepGraph> BuildEvaluationGraph(const ModelConfig& model,
@@ -105,11 +118,25 @@ StepGraph InBf16(StepGraph step, const std::set<std::string>& weights,
 struct RankSums {
   bool over_ranks = false;       // If not, this rank is alone.
   bool in_gradients = false;     // Those of gradients are made already.
-  bool shard_optimizer = false;  // Each has the moments of some parameters.
+  bool shard_optimizer = false;  // Each has the moments of some parameters,
+  // and sums of gradients are there alone: with sharded moments, of experts
+  // that cannot move.
+  bool to_owners = false;
   MeshPlace place;
   std::vector<Shard> shards;      // Of the gradient graphs.
   std::vector<std::string> tied;  // That the rank at the other end holds too.
 };
+
+// Who updates what: of the parameters that all ranks of a stage hold, the ranks
+// of "batch"; of the rank's shards, those of "dp". One rank without
+// `shard_optimizer`.
+struct ParameterOwners {
+  Owners common;
+  Owners shards;
+};
+ParameterOwners OwnersOf(absl::Span<const Graph* const> sources,
+                         absl::Span<const Shard> shards, const MeshPlace& place,
+                         bool shard_optimizer);
 
 // The parameters of a graph, in order of their ids.
 std::vector<ValueId> Parameters(const Graph& graph);

@@ -26,6 +26,7 @@
 #include "core/parallel/communicator.h"
 #include "core/parallel/mesh.h"
 #include "core/passes/bf16_training.h"
+#include "core/passes/hide_exchanges.h"
 #include "core/runtime/program.h"
 #include "core/trace/router_tap.h"
 #include "core/trace/routing_replay.h"
@@ -150,14 +151,16 @@ absl::StatusOr<StepGraph> Trainer::GradientGraph(const MeshPlace& place,
                                                  bool sums) const {
   ASSIGN_OR_RETURN(
       StepGraph step,
-      BuildGradientGraph(model_, train_.batch_size(), train_.seq_len(),
-                         options_.dtype, RouteOf(RoutingTraceHeader::TRAIN),
-                         place, sums));
+      BuildGradientGraph(
+          model_, train_.batch_size(), train_.seq_len(), options_.dtype,
+          RouteOf(RoutingTraceHeader::TRAIN), place,
+          {sums, backend_->shares_host_memory(), SumsToOwners()}));
   // Where a device has memory of its own, it is short. A pipeline's stages run
   // weight gradients apart.
   if (!backend_->shares_host_memory() && place.shape.pp == 1) {
     step = InLessMemory(std::move(step));
   }
+  if (options_.overlap_rows) step.graph = HideExchanges(step.graph);
   return InBf16(std::move(step), bf16_weights_, weight_state_);
 }
 
@@ -166,10 +169,18 @@ bool Trainer::SumsInGradients() const {
          Place().shape.pp == 1;
 }
 
+// Devices have no kernels of sums for one rank, and experts that move are
+// summed up on all their ranks.
+bool Trainer::SumsToOwners() const {
+  return options_.shard_optimizer && options_.mesh != nullptr &&
+         backend_->shares_host_memory() && !Place().slots.movable;
+}
+
 absl::Status Trainer::BuildUpdate() {
   const RankSums sums = {options_.mesh != nullptr,
                          SumsInGradients(),
                          options_.shard_optimizer,
+                         SumsToOwners(),
                          Place(),
                          shards_,
                          tied_};
@@ -184,7 +195,8 @@ absl::Status Trainer::BuildUpdate() {
   SetScalar(*update_, "divisor", static_cast<double>(train_.accumulation()));
   layer_norms_ = std::make_unique<LayerNorms>(
       *update_, model_.num_layers(), sums.place.shape,
-      options_.mesh != nullptr ? &options_.mesh->world() : nullptr);
+      options_.mesh != nullptr ? &options_.mesh->world() : nullptr,
+      sums.to_owners);
   return absl::OkStatus();
 }
 

@@ -93,6 +93,10 @@ struct TrainerOptions {
   // it. Not with a pipeline. Where a rank has several micro-batches a step the
   // last has a program, and activations, of its own.
   bool overlap_sums = false;
+  // Rows on their way to experts of other ranks, and back, are beside other
+  // work of the same micro-batch: nodes are ordered so that there is some
+  // (core/passes/hide_exchanges.h). On the CPU.
+  bool overlap_rows = false;
   // Experts move between the ranks of ep as this says (training/balance). On
   // the CPU.
   BalanceRule balance = {};
@@ -194,6 +198,7 @@ class Trainer {
   absl::StatusOr<StepGraph> GradientGraph(const MeshPlace& place,
                                           bool sums) const;
   bool SumsInGradients() const;
+  bool SumsToOwners() const;
   absl::Status BuildPipeline();
   absl::Status BuildUpdate();
   absl::Status BuildEvaluation();

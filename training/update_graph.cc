@@ -26,72 +26,34 @@
 #include "core/parallel/mesh.h"
 #include "core/passes/partition/partition_experts.h"
 #include "core/tensor/dtype.h"
-#include "training/buckets.h"
 #include "training/config.pb.h"
 #include "training/step_graph.h"
+#include "training/sums/buckets.h"
+#include "training/sums/owners.h"
+#include "training/sums/sums_in_buckets.h"
 
 namespace strata {
 namespace {
 
-// Makes each state its sum over the ranks of `group`.
-void SumInBuckets(GraphBuilder& b, absl::Span<const ValueId> states,
-                  absl::string_view group) {
-  Buckets buckets(b, [&](absl::Span<const ValueId> bucket) {
-    AllReduce(b, bucket, group);
-  });
+void AddAll(Buckets buckets, absl::Span<const ValueId> states) {
   for (const ValueId state : states) buckets.Add(state);
   buckets.Flush();
 }
 
-// Which rank of a group updates each of some parameters.
-class Owners {
- public:
-  // The largest go first, each to the rank that has the fewest elements so far.
-  Owners(const GraphBuilder& b, std::vector<ValueId> parameters,
-         absl::string_view group, int num_ranks, int rank)
-      : parameters_(std::move(parameters)),
-        group_(group),
-        num_ranks_(num_ranks),
-        rank_(num_ranks > 1 ? rank : 0) {
-    const auto elements = [&](ValueId id) { return b.type(id).max_elements(); };
-    std::vector<ValueId> order = parameters_;
-    std::stable_sort(order.begin(), order.end(), [&](ValueId i, ValueId j) {
-      return elements(i) > elements(j);
+// Each parameter from its owner to all of the group.
+void SendParameters(GraphBuilder& b, absl::Span<const ValueId> parameters,
+                    const Owners& owners, absl::string_view group) {
+  const std::string to(group);
+  for (int owner = 0; owner < owners.num_ranks(); ++owner) {
+    Buckets owned(b, [&](absl::Span<const ValueId> bucket) {
+      Broadcast(b, bucket, owner, to);
     });
-    std::vector<int64_t> held(num_ranks, 0);
-    for (const ValueId id : order) {
-      const auto least = std::min_element(held.begin(), held.end());
-      *least += elements(id);
-      owner_[id] = static_cast<int>(least - held.begin());
+    for (const ValueId id : parameters) {
+      if (owners.Of(b.graph().value(id).name) == owner) owned.Add(id);
     }
+    owned.Flush();
   }
-
-  // Whether it is one of them, and this rank's.
-  bool updates(ValueId parameter) const {
-    const auto it = owner_.find(parameter);
-    return it != owner_.end() && it->second == rank_;
-  }
-
-  // Each parameter from its owner to all of the group.
-  void SendParameters(GraphBuilder& b) const {
-    for (int owner = 0; owner < num_ranks_ && num_ranks_ > 1; ++owner) {
-      Buckets owned(b, [&](absl::Span<const ValueId> bucket) {
-        Broadcast(b, bucket, owner, group_);
-      });
-      for (const ValueId id : parameters_) {
-        if (owner_.at(id) == owner) owned.Add(id);
-      }
-      owned.Flush();
-    }
-  }
-
- private:
-  const std::vector<ValueId> parameters_;
-  const std::string group_;
-  const int num_ranks_;
-  const int rank_;
-  std::map<ValueId, int> owner_;
-};
+}
 
 // Gradients of this rank by layer of the model; -1 is what is in none.
 using ByLayer = std::map<int64_t, std::vector<ValueId>>;
@@ -137,12 +99,32 @@ std::vector<ValueId> NormsByLayer(GraphBuilder& b, const ByLayer& grads,
 }
 
 // The norm of all ranks' gradients: of `common`, which the ranks of a stage
-// hold alike, of the shards of each rank of ep, and of all stages. A norm of
-// norms, as each is the root of a sum of squares.
+// hold alike, of the shards of each rank of ep, and of all stages; where sums
+// are at the owners alone, of what each rank owns. A norm of norms, as each is
+// the root of a sum of squares.
 ValueId NormOverRanks(GraphBuilder& b, const ByLayer& common,
                       const ByLayer& sharded, const ByPlacement& movable,
-                      const MeshShape& shape, ValueId divisor) {
+                      const RankSums& sums, ValueId divisor) {
+  const MeshShape& shape = sums.place.shape;
   const ValueId one = Fill(b, 1.0);
+  const auto over_stages = [&](ValueId norm) {
+    if (shape.pp == 1) return norm;
+    return GlobalNorm(b, {AllGather(b, norm, shape.pp, "pp")}, one);
+  };
+  if (sums.to_owners) {
+    // Of what the rank updates, which may be nothing.
+    std::vector<ValueId> mine =
+        NormsByLayer(b, common, {}, LayerPart::kCommon, divisor);
+    for (const ValueId norm :
+         NormsByLayer(b, sharded, {}, LayerPart::kShard, divisor)) {
+      mine.push_back(norm);
+    }
+    if (mine.empty()) mine.push_back(Fill(b, 0.0));
+    return over_stages(GlobalNorm(
+        b,
+        {AllGather(b, GlobalNorm(b, mine, one), shape.dp * shape.ep, "batch")},
+        one));
+  }
   ValueId norm =
       GlobalNorm(b,
                  NormsByLayer(b, common, ExpertNorms(b, movable, divisor),
@@ -153,10 +135,7 @@ ValueId NormOverRanks(GraphBuilder& b, const ByLayer& common,
         b, NormsByLayer(b, sharded, {}, LayerPart::kShard, divisor), one);
     norm = GlobalNorm(b, {norm, AllGather(b, shards, shape.ep, "ep")}, one);
   }
-  if (shape.pp > 1) {
-    norm = GlobalNorm(b, {AllGather(b, norm, shape.pp, "pp")}, one);
-  }
-  return norm;
+  return over_stages(norm);
 }
 
 // Of "model.layers.3.mlp...": 3. Of others: -1.
@@ -242,18 +221,28 @@ absl::StatusOr<Graph> BuildUpdateGraph(absl::Span<const Graph* const> sources,
   ByLayer counted, counted_shards;  // In this stage's norm.
   ByPlacement movable;
   std::vector<ValueId> common_parameters, sharded_parameters;
+  const ParameterOwners owners =
+      OwnersOf(sources, sums.shards, place, sums.shard_optimizer);
+  const auto is_mine = [&](const std::string& name) {
+    return owners.common.IsMine(name) || owners.shards.IsMine(name);
+  };
+  std::vector<ValueId> mine;  // Sums that this rank has, to owners.
   for (const Held& held : HeldParameters(sources, sums)) {
     const Dims& dims = held.value->type.dims;
     const std::string& name = held.value->name;
     trained.push_back({b.Parameter(name, dims),
                        b.State(GradName(name), dtype, dims), name, dims});
     const ValueId grad = trained.back().grad;
+    // Whether this rank has its sum, and counts it.
+    const bool summed = !sums.to_owners || is_mine(name);
+    const bool counts = held.counted && summed;
+    if (summed) mine.push_back(grad);
     if (const auto it = shards.find(name); it != shards.end()) {
       const Shard& shard = *it->second;
       sharded.push_back(grad);
       sharded_parameters.push_back(trained.back().parameter);
       if (shard.placement.empty()) {
-        if (held.counted) counted_shards[LayerOf(name)].push_back(grad);
+        if (counts) counted_shards[LayerOf(name)].push_back(grad);
         continue;
       }
       MovableExperts& experts = movable[shard.placement];
@@ -267,7 +256,7 @@ absl::StatusOr<Graph> BuildUpdateGraph(absl::Span<const Graph* const> sources,
     grads.push_back(grad);
     common_parameters.push_back(trained.back().parameter);
     if (held.tied) at_ends.push_back(grad);
-    if (held.counted) counted[LayerOf(name)].push_back(grad);
+    if (counts) counted[LayerOf(name)].push_back(grad);
   }
   std::vector<ValueId> loads;  // Of the gates.
   for (const Graph* const source : sources) {
@@ -277,14 +266,26 @@ absl::StatusOr<Graph> BuildUpdateGraph(absl::Span<const Graph* const> sources,
     }
   }
   if (sums.over_ranks && !sums.in_gradients) {
-    SumInBuckets(b, grads, "batch");
-    SumInBuckets(b, at_ends, "ends");
-    if (place.shape.dp > 1) SumInBuckets(b, sharded, "dp");
+    if (sums.to_owners) {
+      // Before, as the owners of the two stages differ.
+      AddAll(SumsToAll(b, "ends"), at_ends);
+      AddAll(SumsToOwners(b, owners.common, "batch"), grads);
+      if (place.shape.dp > 1) {
+        AddAll(SumsToOwners(b, owners.shards, "dp"), sharded);
+      }
+    } else {
+      AddAll(SumsToAll(b, "batch"), grads);
+      AddAll(SumsToAll(b, "ends"), at_ends);
+      if (place.shape.dp > 1) AddAll(SumsToAll(b, "dp"), sharded);
+    }
   }
-  if (sums.over_ranks) SumInBuckets(b, loads, "batch");
-  if (place.shape.mirrored) {
+  if (sums.over_ranks) AddAll(SumsToAll(b, "batch"), loads);
+  if (place.shape.mirrored && sums.to_owners) {
+    AddAll(SumsToAll(b, "mirror"), mine);
+    AddAll(SumsToAll(b, "mirror"), loads);
+  } else if (place.shape.mirrored) {
     for (const auto* const states : {&grads, &sharded, &loads}) {
-      SumInBuckets(b, *states, "mirror");
+      AddAll(SumsToAll(b, "mirror"), *states);
     }
   }
   for (auto& [placement, experts] : movable) {
@@ -296,7 +297,7 @@ absl::StatusOr<Graph> BuildUpdateGraph(absl::Span<const Graph* const> sources,
     }
   }
   const ValueId norm =
-      NormOverRanks(b, counted, counted_shards, movable, place.shape, divisor);
+      NormOverRanks(b, counted, counted_shards, movable, sums, divisor);
   b.Output("grad_norm", norm);
 
   AdamWOptions options;
@@ -304,17 +305,8 @@ absl::StatusOr<Graph> BuildUpdateGraph(absl::Span<const Graph* const> sources,
   options.beta2 = train.beta2();
   options.eps = train.adam_eps();
   options.max_norm = train.max_grad_norm();
-  const Owners common(
-      b, common_parameters, "batch",
-      sums.shard_optimizer ? place.shape.dp * place.shape.ep : 1,
-      place.dp_rank * place.shape.ep + place.ep_rank);
-  const Owners of_shards(b, sharded_parameters, "dp",
-                         sums.shard_optimizer ? place.shape.dp : 1,
-                         place.dp_rank);
   for (const Trained& t : trained) {
-    if (!common.updates(t.parameter) && !of_shards.updates(t.parameter)) {
-      continue;
-    }
+    if (!is_mine(t.name)) continue;
     GraphBuilder::Scope scope(b, t.name);
     // Vectors are gains of norms: decay would pull them from 1.
     options.weight_decay = t.dims.size() < 2 ? 0 : train.weight_decay();
@@ -323,8 +315,17 @@ absl::StatusOr<Graph> BuildUpdateGraph(absl::Span<const Graph* const> sources,
     AdamW(b, t.parameter, m, v, t.grad, norm, divisor, learning_rate, step,
           options);
   }
-  common.SendParameters(b);
-  of_shards.SendParameters(b);
+  const auto send = [&](absl::Span<const ValueId> parameters, const Owners& of,
+                        absl::string_view group) {
+    if (of.num_ranks() == 1) return;
+    if (sums.to_owners) {
+      AddAll(CopiesFromOwners(b, of, group), parameters);
+    } else {
+      SendParameters(b, parameters, of, group);
+    }
+  };
+  send(common_parameters, owners.common, "batch");
+  send(sharded_parameters, owners.shards, "dp");
   for (const ValueId load : loads) {
     // Copied: adding a state moves the graph's values.
     const std::string gate(GateOfLoad(b.graph().value(load).name));

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <numeric>
 #include <string>
 
 #include "absl/status/status.h"
@@ -74,6 +75,92 @@ absl::Status RunBroadcast(const KernelContext& ctx) {
   return RunBucket(ctx, [&](const Payload& bucket) {
     return group->Broadcast(bucket, static_cast<int>(ctx.attrs().Int("root")));
   });
+}
+
+// A bucket whose states have owners: those of rank 0, of rank 1, ...
+struct OwnedBucket {
+  absl::Span<const int32_t> owner;   // [states]
+  absl::Span<const int64_t> counts;  // [ranks] elements.
+  Payload all;
+  Payload mine;  // Within it.
+};
+
+OwnedBucket OwnedBucketOf(const KernelContext& ctx, const Communicator& group) {
+  OwnedBucket x;
+  const size_t num_states = ctx.inputs.size();
+  auto* const owner = ctx.scratch.Take<int32_t>(num_states);
+  auto* const counts = ctx.scratch.Take<int64_t>(group.size());
+  std::fill_n(owner, num_states, 0);
+  std::fill_n(counts, group.size(), 0);
+  size_t state = 0;
+  for (const char c : ctx.attrs().String("owner")) {
+    if (c == ',') {
+      ++state;
+    } else {
+      owner[state] = 10 * owner[state] + (c - '0');
+    }
+  }
+  for (size_t i = 0; i < num_states; ++i) {
+    counts[owner[i]] += ctx.in(i).num_elements();
+  }
+  x.owner = {owner, num_states};
+  x.counts = {counts, static_cast<size_t>(group.size())};
+  x.all.dtype = x.mine.dtype = ctx.in(0).dtype;
+  x.all.count = std::accumulate(x.counts.begin(), x.counts.end(), int64_t{0});
+  char* const data = ctx.scratch.Take<char>(x.all.num_bytes());
+  x.all.data = data;
+  x.mine.data =
+      data + SizeOf(x.all.dtype) *
+                 std::accumulate(counts, counts + group.rank(), int64_t{0});
+  x.mine.count = counts[group.rank()];
+  return x;
+}
+
+// Copies each state to its place in the bucket, or the other way about.
+void CopyStates(const KernelContext& ctx, const OwnedBucket& x, bool to_bucket,
+                int first_rank, int end_rank) {
+  char* at = static_cast<char*>(x.all.data);
+  for (int r = 0; r < end_rank; ++r) {
+    if (r < first_rank) {
+      at += x.counts[r] * SizeOf(x.all.dtype);
+      continue;
+    }
+    for (size_t i = 0; i < ctx.inputs.size(); ++i) {
+      if (x.owner[i] != r) continue;
+      char* const state = static_cast<char*>(ctx.in(i).data);
+      const int64_t num_bytes = ctx.in(i).num_bytes();
+      std::copy_n(to_bucket ? state : at, num_bytes, to_bucket ? at : state);
+      at += num_bytes;
+    }
+  }
+}
+
+absl::Status RunReduceToOwners(const KernelContext& ctx) {
+  ASSIGN_OR_RETURN(Communicator* const group, GroupOf(ctx));
+  const int rank = group->rank();
+  const OwnedBucket x = OwnedBucketOf(ctx, *group);
+  CopyStates(ctx, x, /*to_bucket=*/true, 0, group->size());
+  Payload sum = x.mine;
+  sum.data = ctx.scratch.Take<char>(x.mine.num_bytes());
+  RETURN_IF_ERROR(group->ReduceScatter(x.all, x.counts, sum));
+  std::copy_n(static_cast<const char*>(sum.data), sum.num_bytes(),
+              static_cast<char*>(x.mine.data));
+  CopyStates(ctx, x, /*to_bucket=*/false, rank, rank + 1);
+  return absl::OkStatus();
+}
+
+absl::Status RunGatherFromOwners(const KernelContext& ctx) {
+  ASSIGN_OR_RETURN(Communicator* const group, GroupOf(ctx));
+  const int rank = group->rank();
+  const OwnedBucket x = OwnedBucketOf(ctx, *group);
+  CopyStates(ctx, x, /*to_bucket=*/true, rank, rank + 1);
+  Payload own = x.mine;
+  own.data = ctx.scratch.Take<char>(x.mine.num_bytes());
+  std::copy_n(static_cast<const char*>(x.mine.data), own.num_bytes(),
+              static_cast<char*>(own.data));
+  RETURN_IF_ERROR(group->AllGather(own, x.counts, x.all));
+  CopyStates(ctx, x, /*to_bucket=*/false, 0, group->size());
+  return absl::OkStatus();
 }
 
 Payload PayloadOfTensor(const TensorView& tensor) {
@@ -209,7 +296,13 @@ void RegisterCollectiveKernels(KernelRegistry& kernels) {
   for (const DType dtype : {DType::kF32, DType::kF64, DType::kI32}) {
     kernels.Register(kAllReduce, dtype, RunAllReduce);
     kernels.Register(kBroadcast, dtype, RunBroadcast);
+    kernels.Register(kReduceToOwners, dtype, RunReduceToOwners);
+    kernels.Register(kGatherFromOwners, dtype, RunGatherFromOwners);
   }
+  kernels.AllowBeside(kAllReduce);
+  kernels.AllowBeside(kReduceToOwners);
+  kernels.AllowBeside(kSendRows);
+  kernels.AllowBeside(kReturnRows);
   kernels.Register(kExchangePlan, DType::kI32, RunExchangePlan);
   RegisterFor<float>(kernels);
   RegisterFor<double>(kernels);

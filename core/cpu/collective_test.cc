@@ -10,6 +10,7 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "absl/synchronization/notification.h"
 #include "absl/time/time.h"
 #include "core/cpu/cpu_backend.h"
 #include "core/graph/builder.h"
@@ -285,6 +286,147 @@ TEST(ExchangeTest, CountsTheRowsThatLeaveTheRank) {
   // Counts of 4 experts, then 3/4 of the rows there and back.
   EXPECT_EQ(CostOf(graph, Binding()).bytes_on_wire,
             4 * 4 + 2 * kMaxRows * kColumns * 8 * 3 / 4);
+}
+
+absl::Notification* signalled = nullptr;
+
+// y = x, and says so.
+const OpDef kSignal = {
+    "Signal",
+    [](const OpView& op) -> absl::StatusOr<std::vector<ValueType>> {
+      return std::vector<ValueType>{op.type(0)};
+    },
+    nullptr, [](const OpView&, const Binding&) { return 0.0; }};
+
+// Rank 1 comes to the sum after rank 0 has done what follows it there: in its
+// place that would never be.
+TEST(AllReduceTest, RunsBesideTheNodesThatFollow) {
+  absl::Notification notification;
+  signalled = &notification;
+  const auto world = ThreadCommunicators(2, absl::Seconds(60));
+  std::vector<std::thread> threads;
+  for (const auto& rank : world) {
+    threads.emplace_back([rank = rank.get()] {
+      const auto mesh = Mesh::Create(*rank, {/*dp=*/2, 1, 1});
+      ASSERT_THAT(mesh, IsOk());
+      KernelRegistry kernels;
+      RegisterCollectiveKernels(kernels);
+      kernels.Register(kSignal, DType::kF32, [](const KernelContext& ctx) {
+        if (!signalled->HasBeenNotified()) signalled->Notify();
+        return absl::OkStatus();
+      });
+      CpuBackend backend(1, std::move(kernels));
+      backend.set_mesh(mesh->get());
+      StateStore state(backend);
+      GraphBuilder b(DType::kF32);
+      const ValueId sum = b.State("sum", DType::kF32, {Static(2)});
+      AllReduce(b, {sum}, "dp", /*beside=*/true);
+      const ValueId x = b.Input("x", DType::kF32, {Static(1)});
+      b.Output("y", b.Add1(kSignal, {b.Add1(kSignal, {x})}));
+      auto graph = b.Finish();
+      ASSERT_THAT(graph, IsOk());
+      auto program = Program::Compile(*std::move(graph), backend, state);
+      ASSERT_THAT(program, IsOk());
+      for (float& s : state.Get("sum").span<float>()) s = 1;
+      if (rank->rank() == 1) signalled->WaitForNotification();
+
+      ASSERT_THAT((*program)->Run(), IsOk());
+
+      // The run ends when nothing is under way.
+      EXPECT_THAT(state.Get("sum").span<float>(), Each(2));
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+}
+
+// An error of a node that runs beside others is the run's, and names it.
+TEST(AllReduceTest, FailsTheRunFromWhereItIs) {
+  const auto world = ThreadCommunicators(2, absl::Seconds(60));
+  std::vector<std::thread> threads;
+  for (const auto& rank : world) {
+    threads.emplace_back([rank = rank.get()] {
+      const auto mesh = Mesh::Create(*rank, {/*dp=*/2, 1, 1});
+      ASSERT_THAT(mesh, IsOk());
+      KernelRegistry kernels;
+      RegisterCollectiveKernels(kernels);
+      kernels.Register(kSignal, DType::kF32, [](const KernelContext& ctx) {
+        return absl::OkStatus();
+      });
+      CpuBackend backend(1, std::move(kernels));
+      backend.set_mesh(mesh->get());
+      StateStore state(backend);
+      GraphBuilder b(DType::kF32);
+      b.set_scope("sums");
+      // Of other lengths on the two ranks.
+      AllReduce(b, {b.State("s", DType::kF32, {Static(1 + rank->rank())})},
+                "dp", /*beside=*/true);
+      const ValueId x = b.Input("x", DType::kF32, {Static(1)});
+      b.Output("y", b.Add1(kSignal, {x}));
+      auto graph = b.Finish();
+      ASSERT_THAT(graph, IsOk());
+      auto program = Program::Compile(*std::move(graph), backend, state);
+      ASSERT_THAT(program, IsOk());
+      EXPECT_THAT((*program)->Run(),
+                  StatusIs(absl::StatusCode::kInvalidArgument,
+                           HasSubstr("sums/AllReduce: dp: rank 1 calls "
+                                     "all_reduce of 2 F32")));
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+}
+
+// Three ranks and three states, of which rank 2 owns the first and the last,
+// rank 0 the second, and rank 1 none.
+TEST(OwnersTest, SumsGoToOwnersAndStatesComeFromThem) {
+  OnRanks(3, [](CpuBackend& backend, Communicator& ranks) {
+    const int rank = ranks.rank();
+    const std::vector<int> owner = {2, 0, 2};
+    StateStore state(backend);
+    const auto program_of = [&](bool gathers) {
+      GraphBuilder b(DType::kF32);
+      const std::vector<ValueId> states = {
+          b.State("x", DType::kF32, {Static(3)}),
+          b.State("y", DType::kF32, {Static(2)}),
+          b.State("z", DType::kF32, {Static(1)})};
+      if (gathers) {
+        GatherFromOwners(b, states, owner, /*ranks=*/3, "ep");
+      } else {
+        ReduceToOwners(b, states, owner, /*ranks=*/3, "ep");
+      }
+      auto graph = b.Finish();
+      EXPECT_THAT(graph, IsOk());
+      return *Program::Compile(*std::move(graph), backend, state);
+    };
+    const auto reduce = program_of(false), gather = program_of(true);
+    const auto x = state.Get("x").span<float>();
+    const auto y = state.Get("y").span<float>();
+    const auto z = state.Get("z").span<float>();
+    std::fill(x.begin(), x.end(), 1.f + rank);
+    std::fill(y.begin(), y.end(), 10.f * rank);
+    std::fill(z.begin(), z.end(), 100.f);
+
+    ASSERT_THAT(reduce->Run(), IsOk());
+    if (rank == 2) {
+      EXPECT_THAT(x, Each(6));
+      EXPECT_THAT(z, Each(300));
+    }
+    if (rank == 0) {
+      EXPECT_THAT(y, Each(30));
+    }
+
+    ASSERT_THAT(gather->Run(), IsOk());
+    EXPECT_THAT(x, Each(6));
+    EXPECT_THAT(y, Each(30));
+    EXPECT_THAT(z, Each(300));
+  });
+}
+
+TEST(OwnersTest, WantAnOwnerForEachState) {
+  GraphBuilder b(DType::kF32);
+  ReduceToOwners(b, {b.State("x", DType::kF32, {Static(3)})}, {0, 1},
+                 /*ranks=*/2, "dp");
+  EXPECT_THAT(b.status(), StatusIs(absl::StatusCode::kInvalidArgument,
+                                   HasSubstr("1 states and 2 owners")));
 }
 
 TEST(AllReduceTest, WantsAGroupThatIsThere) {

@@ -8,6 +8,10 @@
 #include "absl/status/statusor.h"
 #include "core/base/status_macros.h"
 #include "core/cpu/gemm.h"
+#include "core/graph/graph.h"
+#include "core/graph/op_def.h"
+#include "core/parallel/communicator.h"
+#include "core/parallel/mesh.h"
 #include "core/tensor/buffer.h"
 
 namespace strata {
@@ -41,5 +45,19 @@ absl::Status CpuBackend::Run(Kernel kernel, const Node& node,
   scratch_.Reset();
   return kernel({node, inputs, outputs, pool_, scratch_, mesh_});
 }
+
+bool CpuBackend::RunsBeside(const Node& node) const {
+  if (mesh_ == nullptr || !kernels_.MayRunBeside(node.op->name)) return false;
+  const Communicator* const group = mesh_->Find(node.attrs.String("group"));
+  return group != nullptr && group->size() > 1;
+}
+
+void CpuBackend::Begin(Kernel kernel, const Node& node,
+                       absl::Span<const TensorView> inputs,
+                       absl::Span<const TensorView> outputs) {
+  lanes_.Begin({kernel, &node, inputs, outputs, mesh_});
+}
+
+absl::Status CpuBackend::Join(const Node& node) { return lanes_.Join(node); }
 
 }  // namespace strata

@@ -16,6 +16,7 @@
 #include "core/runtime/backend.h"
 #include "core/runtime/kernel.h"
 #include "core/runtime/kernel_registry.h"
+#include "core/runtime/lanes.h"
 #include "core/runtime/scratch.h"
 #include "core/tensor/tensor.h"
 
@@ -36,6 +37,11 @@ class CpuBackend : public Backend {
   absl::Status Run(Kernel kernel, const Node& node,
                    absl::Span<const TensorView> inputs,
                    absl::Span<const TensorView> outputs) override;
+  bool RunsBeside(const Node& node) const override;
+  void Begin(Kernel kernel, const Node& node,
+             absl::Span<const TensorView> inputs,
+             absl::Span<const TensorView> outputs) override;
+  absl::Status Join(const Node& node) override;
 
   ThreadPool& pool() { return pool_; }
   // The ranks that run the same programs, which must outlive them; null: none.
@@ -46,6 +52,7 @@ class CpuBackend : public Backend {
   KernelRegistry kernels_;
   Scratch scratch_;
   const Mesh* mesh_ = nullptr;
+  Lanes lanes_;
 };
 
 }  // namespace strata

@@ -1,5 +1,6 @@
 #include "core/ops/collective.h"
 
+#include <algorithm>
 #include <cstdint>
 #include <numeric>
 #include <string>
@@ -9,6 +10,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
 #include "core/graph/attrs.h"
@@ -39,6 +41,18 @@ absl::StatusOr<std::vector<ValueType>> InferBucket(const OpView& op) {
                      Name(dtype), " like state 0"));
   }
   return std::vector<ValueType>{};
+}
+
+// Attribute "owner" has a number for each state: "0,2,1".
+absl::StatusOr<std::vector<ValueType>> InferOwned(const OpView& op) {
+  const std::string& owners = op.attrs.String("owner");
+  const auto count =
+      static_cast<size_t>(std::count(owners.begin(), owners.end(), ',')) + 1;
+  if (count != op.inputs.size()) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "there are ", op.inputs.size(), " states and ", count, " owners"));
+  }
+  return InferBucket(op);
 }
 
 // Those that a node has are updated.
@@ -85,6 +99,21 @@ void AddBucket(GraphBuilder& b, const OpDef& op,
   b.set_phase(phase);
 }
 
+void AddOwned(GraphBuilder& b, const OpDef& op,
+              absl::Span<const ValueId> states, absl::Span<const int> owner,
+              int ranks, absl::string_view group, bool beside) {
+  const std::string name(group), owners = absl::StrJoin(owner, ",");
+  const int64_t num_ranks = ranks;
+  AddBucket(
+      b, op, states,
+      beside
+          ? Attrs({{"group", name},
+                   {"ranks", num_ranks},
+                   {"owner", owners},
+                   {"beside", int64_t{1}}})
+          : Attrs({{"group", name}, {"ranks", num_ranks}, {"owner", owners}}));
+}
+
 }  // namespace
 
 const OpDef kAllReduce = {"AllReduce",
@@ -99,18 +128,40 @@ const OpDef kBroadcast = {"Broadcast",
                           Flops,
                           /*mutates=*/EveryInput(),
                           Bytes};
+const OpDef kReduceToOwners = {
+    "ReduceToOwners",         InferOwned, nullptr, Flops,
+    /*mutates=*/EveryInput(), Bytes};
+const OpDef kGatherFromOwners = {
+    "GatherFromOwners",       InferOwned, nullptr, Flops,
+    /*mutates=*/EveryInput(), Bytes};
 const OpDef kAllGather = {"AllGather", InferAllGather, nullptr,
                           Flops,       /*mutates=*/{}, GatherBytes};
 
 void AllReduce(GraphBuilder& b, absl::Span<const ValueId> states,
-               absl::string_view group) {
-  AddBucket(b, kAllReduce, states, {{"group", std::string(group)}});
+               absl::string_view group, bool beside) {
+  const std::string name(group);
+  AddBucket(b, kAllReduce, states,
+            beside ? Attrs({{"group", name}, {"beside", int64_t{1}}})
+                   : Attrs({{"group", name}}));
 }
 
 void Broadcast(GraphBuilder& b, absl::Span<const ValueId> states, int root,
                absl::string_view group) {
   AddBucket(b, kBroadcast, states,
             {{"group", std::string(group)}, {"root", int64_t{root}}});
+}
+
+void ReduceToOwners(GraphBuilder& b, absl::Span<const ValueId> states,
+                    absl::Span<const int> owner, int ranks,
+                    absl::string_view group, bool beside) {
+  AddOwned(b, kReduceToOwners, states, owner, ranks, group, beside);
+}
+
+void GatherFromOwners(GraphBuilder& b, absl::Span<const ValueId> states,
+                      absl::Span<const int> owner, int ranks,
+                      absl::string_view group) {
+  AddOwned(b, kGatherFromOwners, states, owner, ranks, group,
+           /*beside=*/false);
 }
 
 ValueId AllGather(GraphBuilder& b, ValueId x, int64_t ranks,

@@ -148,6 +148,13 @@ ValueId SendRows(GraphBuilder& b, ValueId x, const RowExchange& exchange,
                 AttrsOf(exchange.ranks, group, b.type(x).dims[0].bound));
 }
 
+Attrs BesideAttrs(const Attrs& exchange) {
+  return {{"ranks", exchange.Int("ranks")},
+          {"group", exchange.String("group")},
+          {"max_rows", exchange.Int("max_rows")},
+          {"beside", int64_t{1}}};
+}
+
 ValueId ReturnRows(GraphBuilder& b, ValueId y, const RowExchange& exchange,
                    int64_t max_rows, absl::string_view group) {
   return b.Add1(kReturnRows,

@@ -18,6 +18,7 @@
 #include <cstdint>
 
 #include "absl/strings/string_view.h"
+#include "core/graph/attrs.h"
 #include "core/graph/builder.h"
 #include "core/graph/op_def.h"
 
@@ -47,6 +48,10 @@ RowExchange ExchangePlan(GraphBuilder& b, ValueId home_offset,
 // ranks * n, d]. On the wire are, of even loads, (ranks - 1) / ranks of x.
 ValueId SendRows(GraphBuilder& b, ValueId x, const RowExchange& exchange,
                  absl::string_view group);
+
+// The attributes of one of these, with one more that lets it run beside the
+// nodes that follow it (core/passes/plan_beside.h).
+Attrs BesideAttrs(const Attrs& exchange);
 
 // y, as SendRows' result; `max_rows` is the n of its x -> [rows <= n, d].
 ValueId ReturnRows(GraphBuilder& b, ValueId y, const RowExchange& exchange,

@@ -6,6 +6,9 @@
 //   rank 1 ----+-- AllReduce   the same order, with counts that agree; Send and
 //   rank 2 ----+               Receive are for two
 //
+// A group is for one thread at a time; of a rank, several groups may be called
+// at once, each by a thread of its own.
+//
 // Buffers are the host's. Sums are added in an order that the number of ranks
 // and elements alone fix: a run equals its repetition bit for bit, and all
 // ranks hold the same bits.

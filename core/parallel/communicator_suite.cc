@@ -6,6 +6,7 @@
 #include <memory>
 #include <numeric>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -239,6 +240,25 @@ class Suite {
 };
 
 }  // namespace
+
+std::vector<std::string> RunSuiteOnTwoThreads(Communicator& world) {
+  const auto twin = world.Split(/*color=*/0, -world.rank(), "twin");
+  if (!twin.ok()) {
+    return {absl::StrCat("split: ", twin.status().message())};
+  }
+  std::vector<std::string> failures, of_twin;
+  std::thread thread([&] {
+    Suite suite(**twin);
+    suite.RunAll();
+    of_twin = std::move(suite).failures();
+  });
+  Suite suite(world);
+  suite.RunAll();
+  failures = std::move(suite).failures();
+  thread.join();
+  failures.insert(failures.end(), of_twin.begin(), of_twin.end());
+  return failures;
+}
 
 std::vector<std::string> RunCommunicatorSuite(Communicator& world) {
   std::vector<std::string> failures;

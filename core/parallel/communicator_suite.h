@@ -17,6 +17,10 @@ namespace strata {
 // bit.
 std::vector<std::string> RunCommunicatorSuite(Communicator& world);
 
+// The same, of host communicators, on two threads of each rank at once, each
+// with a group of its own of all ranks.
+std::vector<std::string> RunSuiteOnTwoThreads(Communicator& world);
+
 }  // namespace strata
 
 #endif  // CORE_PARALLEL_COMMUNICATOR_SUITE_H_

@@ -58,7 +58,8 @@ struct CommCall {
   bool waits() const { return kind != Kind::kSend; }
 };
 
-// Of one rank: not for several threads.
+// Of one rank. Where its lanes call groups beside the program's thread
+// (core/runtime/lanes.h), each thread tells of its own.
 class CommObserver {
  public:
   virtual ~CommObserver() = default;

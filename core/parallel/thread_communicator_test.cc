@@ -45,6 +45,16 @@ TEST(ThreadCommunicatorTest, PassesTheSuiteOnAnyNumberOfRanks) {
   }
 }
 
+TEST(ThreadCommunicatorTest, PassesTheSuiteOnTwoGroupsAtOnce) {
+  for (const int size : {2, 3}) {
+    std::vector<std::vector<std::string>> failures(size);
+    OnRanks(size, absl::Seconds(60), [&](Communicator& world) {
+      failures[world.rank()] = RunSuiteOnTwoThreads(world);
+    });
+    EXPECT_THAT(failures, Each(IsEmpty())) << size << " ranks";
+  }
+}
+
 // Of each rank.
 std::vector<absl::Status> StatusOfRanks(
     int size, absl::Duration timeout,

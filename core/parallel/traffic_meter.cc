@@ -4,13 +4,12 @@
 #include <memory>
 
 #include "absl/status/status.h"
+#include "absl/synchronization/mutex.h"
 #include "core/parallel/communicator.h"
 #include "core/parallel/observed_communicator.h"
 
 namespace strata {
-namespace {
 
-// Bytes that leave the rank.
 double BytesSent(const CommCall& call, int rank) {
   const auto size = static_cast<double>(call.group->ranks.size());
   const double others_share =
@@ -32,14 +31,13 @@ double BytesSent(const CommCall& call, int rank) {
   }
 }
 
-}  // namespace
-
 absl::Status TrafficMeter::Before(const CommCall& call, Communicator& group) {
   const auto others = static_cast<int64_t>(call.group->ranks.size()) - 1;
   if (others == 0 || call.kind == CommCall::Kind::kReceive ||
       call.kind == CommCall::Kind::kBarrier) {
     return absl::OkStatus();
   }
+  absl::MutexLock lock(&mutex_);
   Traffic& traffic = traffic_[call.group->name];
   ++traffic.calls;
   traffic.steps += call.kind == CommCall::Kind::kSend        ? 1

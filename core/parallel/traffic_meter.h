@@ -27,10 +27,14 @@
 #include <string>
 
 #include "absl/status/status.h"
+#include "absl/synchronization/mutex.h"
 #include "core/parallel/communicator.h"
 #include "core/parallel/observed_communicator.h"
 
 namespace strata {
+
+// Bytes of a call that leave a rank, of the group's number `rank`.
+double BytesSent(const CommCall& call, int rank);
 
 struct Traffic {
   int64_t calls = 0;
@@ -38,7 +42,8 @@ struct Traffic {
   double bytes = 0;
 };
 
-// Of one rank: not for several threads.
+// Of one rank, whose threads may call several groups at once. Read it when none
+// does.
 class TrafficMeter : public CommObserver {
  public:
   absl::Status Before(const CommCall& call, Communicator& group) override;
@@ -47,6 +52,7 @@ class TrafficMeter : public CommObserver {
   const std::map<std::string, Traffic>& traffic() const { return traffic_; }
 
  private:
+  absl::Mutex mutex_;
   std::map<std::string, Traffic> traffic_;
 };
 

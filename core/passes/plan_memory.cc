@@ -36,6 +36,7 @@ ValueId InPlace(const Node& node) {
 // The lives of values; one that takes over another's place has none of its own,
 // and `holder` [values] says whose it prolongs.
 std::vector<Item> Lifetimes(const Graph& graph, bool in_place,
+                            const BesidePlan& beside,
                             std::vector<ValueId>& holder) {
   const int end = static_cast<int>(graph.nodes().size());
   std::vector<int> last(graph.values().size(), -1);
@@ -45,6 +46,20 @@ std::vector<Item> Lifetimes(const Graph& graph, bool in_place,
     }
     for (const ValueId id : graph.node(n).outputs) last[id] = n;
   }
+  const auto lives_until = [&](NodeId node, int until) {
+    for (const ValueId id : graph.node(node).inputs) {
+      if (id != kNone) last[id] = std::max(last[id], until);
+    }
+    for (const ValueId id : graph.node(node).outputs) {
+      last[id] = std::max(last[id], until);
+    }
+  };
+  for (size_t n = 0; n < beside.steps.size(); ++n) {
+    for (const NodeId node : beside.steps[n].waits_for) {
+      lives_until(node, static_cast<int>(n));
+    }
+  }
+  for (const NodeId node : beside.until_end) lives_until(node, end);
   for (const auto& [name, id] : graph.outputs()) last[id] = end;
   for (const Value& value : graph.values()) {
     for (const Dim& dim : value.type.dims) {
@@ -108,9 +123,10 @@ int64_t FirstFit(const Item& item, const std::vector<Item>& placed) {
 
 }  // namespace
 
-MemoryPlan PlanMemory(const Graph& graph, bool reuse) {
+MemoryPlan PlanMemory(const Graph& graph, bool reuse,
+                      const BesidePlan& beside) {
   std::vector<ValueId> holder;
-  std::vector<Item> items = Lifetimes(graph, reuse, holder);
+  std::vector<Item> items = Lifetimes(graph, reuse, beside, holder);
   MemoryPlan plan;
   plan.offset.assign(graph.values().size(), -1);
   plan.lower_bound_bytes =

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "core/graph/graph.h"
+#include "core/passes/plan_beside.h"
 
 namespace strata {
 
@@ -24,12 +25,14 @@ struct MemoryPlan {
 };
 
 // Plans every activation of `graph` at its bounds, in node order. A value lives
-// from the node that makes it to the last that reads it; outputs of the graph,
+// from the node that makes it to the last that reads it, or, where that runs
+// beside others, to the one that waits for it; outputs of the graph,
 // and counts (read when shapes are resolved), live to the end. Places the
 // largest first, each at the lowest offset that is free for all its life.
 //
 // `reuse` = false gives each value memory of its own: the baseline of C4.
-MemoryPlan PlanMemory(const Graph& graph, bool reuse = true);
+MemoryPlan PlanMemory(const Graph& graph, bool reuse = true,
+                      const BesidePlan& beside = {});
 
 }  // namespace strata
 

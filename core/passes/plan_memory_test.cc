@@ -8,6 +8,7 @@
 #include "core/graph/builder.h"
 #include "core/graph/graph.h"
 #include "core/graph/op_def.h"
+#include "core/passes/plan_beside.h"
 #include "core/testing/status_matchers.h"
 #include "gtest/gtest.h"
 
@@ -42,6 +43,28 @@ TEST(PlanMemoryTest, AChainNeedsRoomForTwoNeighbours) {
   EXPECT_EQ(plan.lower_bound_bytes, 1280);
   EXPECT_EQ(plan.arena_bytes, 1280);
   EXPECT_EQ(PlanMemory(*graph, /*reuse=*/false).arena_bytes, 6400);
+}
+
+// x is read beside y, which must not lie where x does.
+TEST(PlanMemoryTest, OperandsLiveUntilWhatReadsThemBesideIsWaitedFor) {
+  GraphBuilder b;
+  const ValueId x = Make(b, {}, 64);      // Node 0.
+  const ValueId sent = Make(b, {x}, 64);  // 1, beside
+  const ValueId y = Make(b, {}, 64);      // 2,
+  const ValueId z = Make(b, {sent}, 64);  // and waited for by 3.
+  b.Output("y", y);
+  b.Output("z", z);
+  const auto graph = b.Finish();
+  ASSERT_THAT(graph, IsOk());
+  BesidePlan beside;
+  beside.steps.resize(4);
+  beside.steps[1].beside = true;
+  beside.steps[3].waits_for = {1};
+
+  EXPECT_EQ(PlanMemory(*graph).offset[x], PlanMemory(*graph).offset[y]);
+  const MemoryPlan plan = PlanMemory(*graph, /*reuse=*/true, beside);
+  EXPECT_NE(plan.offset[x], plan.offset[y]);
+  EXPECT_NE(plan.offset[x], plan.offset[z]);
 }
 
 TEST(PlanMemoryTest, OutputsOutliveTheirLastReader) {

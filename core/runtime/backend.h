@@ -100,6 +100,20 @@ class Backend {
   virtual absl::Status Run(Kernel kernel, const Node& node,
                            absl::Span<const TensorView> inputs,
                            absl::Span<const TensorView> outputs) = 0;
+
+  // Whether a node can run beside those that follow it, through Begin() and
+  // Join() (core/runtime/lanes.h); those of one group of ranks run one after
+  // the other.
+  virtual bool RunsBeside(const Node& node) const { return false; }
+
+  // Begins a node of which RunsBeside() is true. What it is given stays as it
+  // is until it is joined.
+  virtual void Begin(Kernel kernel, const Node& node,
+                     absl::Span<const TensorView> inputs,
+                     absl::Span<const TensorView> outputs) {}
+
+  // Waits for a node that was begun. Returns its error.
+  virtual absl::Status Join(const Node& node) { return absl::OkStatus(); }
 };
 
 }  // namespace strata

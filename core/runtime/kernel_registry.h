@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "absl/container/flat_hash_map.h"
+#include "absl/container/flat_hash_set.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "core/graph/op_def.h"
@@ -23,11 +24,17 @@ class KernelRegistry {
  public:
   void Register(const OpDef& op, DType dtype, Kernel kernel);
 
+  // Says that nodes of `op`, which have an attribute "group", may run beside
+  // others (core/runtime/lanes.h).
+  void AllowBeside(const OpDef& op) { beside_.insert(std::string(op.name)); }
+  bool MayRunBeside(absl::string_view op) const { return beside_.contains(op); }
+
   // Null if there is none.
   Kernel Find(absl::string_view op, DType dtype) const;
 
  private:
   absl::flat_hash_map<std::pair<std::string, int>, Kernel> kernels_;
+  absl::flat_hash_set<std::string> beside_;
 };
 
 }  // namespace strata

@@ -66,17 +66,23 @@ class ObservedBackend : public Backend {
                    absl::Span<const TensorView> outputs) override {
     observer_.Begin(node);
     RETURN_IF_ERROR(inner_->Run(kernel, node, inputs, outputs));
-    const auto found = places_.find(&node);
-    if (found == places_.end()) {
-      observer_.End(node, {});
-      return absl::OkStatus();
-    }
-    const Place& place = *found->second;
-    observer_.End(
-        node, CostOf(*place.graph, node, [&](ValueId count, int64_t bound) {
-          return static_cast<double>(
-              *reinterpret_cast<const int32_t*>(place.address[count]));
-        }));
+    observer_.End(node, CostOfRun(node));
+    return absl::OkStatus();
+  }
+
+  bool RunsBeside(const Node& node) const override {
+    return inner_->RunsBeside(node);
+  }
+  void Begin(Kernel kernel, const Node& node,
+             absl::Span<const TensorView> inputs,
+             absl::Span<const TensorView> outputs) override {
+    observer_.Start(node, CostOfRun(node));
+    inner_->Begin(kernel, node, inputs, outputs);
+  }
+  absl::Status Join(const Node& node) override {
+    observer_.Wait(node);
+    RETURN_IF_ERROR(inner_->Join(node));
+    observer_.Join(node);
     return absl::OkStatus();
   }
 
@@ -85,6 +91,16 @@ class ObservedBackend : public Backend {
     const Graph* graph;
     std::vector<char*> address;  // [values]
   };
+
+  Cost CostOfRun(const Node& node) const {
+    const auto found = places_.find(&node);
+    if (found == places_.end()) return {};
+    const Place& place = *found->second;
+    return CostOf(*place.graph, node, [&](ValueId count, int64_t bound) {
+      return static_cast<double>(
+          *reinterpret_cast<const int32_t*>(place.address[count]));
+    });
+  }
 
   const std::unique_ptr<Backend> inner_;
   NodeObserver& observer_;

@@ -12,7 +12,7 @@
 
 namespace strata {
 
-// Of one rank: not for several threads.
+// Of one rank; told by the thread that runs its programs.
 class NodeObserver {
  public:
   virtual ~NodeObserver() = default;
@@ -20,6 +20,14 @@ class NodeObserver {
   virtual void Begin(const Node& node) {}
   // `cost`: by the cost functions, at the counts of this run.
   virtual void End(const Node& node, const Cost& cost) {}
+
+  // The same of a node that runs beside others (core/runtime/lanes.h): when it
+  // is begun, before it is waited for, and after that. What it exchanges is
+  // told to a CommObserver by another thread: a call of a group some of whose
+  // nodes were begun and are not done is by the first of them.
+  virtual void Start(const Node& node, const Cost& cost) {}
+  virtual void Wait(const Node& node) {}
+  virtual void Join(const Node& node) {}
 };
 
 // `backend`, observed, as far as it runs node by node: a graph that it compiles

@@ -21,6 +21,7 @@
 #include "core/graph/graph.h"
 #include "core/graph/op_def.h"
 #include "core/passes/narrow_weights.h"
+#include "core/passes/plan_beside.h"
 #include "core/passes/plan_memory.h"
 #include "core/passes/quantize_weights.h"
 #include "core/quant/format.h"
@@ -141,7 +142,9 @@ absl::StatusOr<std::unique_ptr<Program>> Program::Compile(Graph graph,
 }
 
 absl::Status Program::Bind(Options options) {
-  plan_ = PlanMemory(graph_, options.reuse_memory);
+  const BesidePlan beside = PlanBeside(
+      graph_, [&](const Node& node) { return backend_.RunsBeside(node); });
+  plan_ = PlanMemory(graph_, options.reuse_memory, beside);
   absl::StatusOr<std::unique_ptr<Memory>> arena =
       backend_.Allocate(plan_.arena_bytes);
   if (!arena.ok()) {
@@ -185,6 +188,11 @@ absl::Status Program::Bind(Options options) {
   for (size_t id = 0; id < graph_.nodes().size(); ++id) {
     RETURN_IF_ERROR(AddStep(id));
   }
+  for (size_t id = 0; id < steps_.size(); ++id) {
+    steps_[id].beside = beside.steps[id].beside;
+    steps_[id].waits_for = beside.steps[id].waits_for;
+  }
+  under_way_.reserve(steps_.size());
   return absl::OkStatus();
 }
 
@@ -289,35 +297,74 @@ absl::Status Program::RunExecutable(bool checked) {
   return absl::OkStatus();
 }
 
+absl::Status Program::Join(absl::Span<const NodeId> steps) {
+  absl::Status first;
+  for (const NodeId id : steps) {
+    const auto it = std::find(under_way_.begin(), under_way_.end(), id);
+    if (it == under_way_.end()) continue;  // It ran in its place.
+    under_way_.erase(it);
+    const Node& node = graph_.node(id);
+    const absl::Status status = backend_.Join(node);
+    if (status.ok()) continue;
+    first.Update(absl::Status(
+        status.code(), absl::StrCat(Describe(node), ": ", status.message())));
+  }
+  return first;
+}
+
+absl::Status Program::JoinAll() {
+  absl::Status first;
+  while (!under_way_.empty()) first.Update(Join({under_way_.front()}));
+  return first;
+}
+
+absl::Status Program::RunStep(NodeId id, bool beside) {
+  const Step& step = steps_[id];
+  const Node& node = graph_.node(id);
+  RETURN_IF_ERROR(Join(step.waits_for));
+  for (const Patch& patch : step.patches) {
+    tensors_[patch.tensor].shape[0] = *patch.count;
+  }
+  const auto operands = absl::MakeConstSpan(tensors_);
+  const auto inputs = operands.subspan(step.first_input, step.num_inputs);
+  const auto outputs = operands.subspan(step.first_output, step.num_outputs);
+  if (beside) {
+    backend_.Begin(step.kernel, node, inputs, outputs);
+    under_way_.push_back(id);
+    return absl::OkStatus();
+  }
+  const absl::Status status = backend_.Run(step.kernel, node, inputs, outputs);
+  if (status.ok()) return status;
+  return absl::Status(status.code(),
+                      absl::StrCat(Describe(node), ": ", status.message()));
+}
+
 absl::Status Program::RunSteps(bool checked) {
   if (executable_ != nullptr) return RunExecutable(checked);
   using Clock = std::chrono::steady_clock;
+  // A time an operator, and a look at its result, want it done.
+  const bool one_by_one = profile_ || checked;
   for (size_t id = 0; id < steps_.size(); ++id) {
-    const Step& step = steps_[id];
-    const Node& node = graph_.node(id);
-    for (const Patch& patch : step.patches) {
-      tensors_[patch.tensor].shape[0] = *patch.count;
-    }
     const Clock::time_point start =
         profile_ ? Clock::now() : Clock::time_point();
-    const auto operands = absl::MakeConstSpan(tensors_);
-    const absl::Status status = backend_.Run(
-        step.kernel, node, operands.subspan(step.first_input, step.num_inputs),
-        operands.subspan(step.first_output, step.num_outputs));
+    const absl::Status status =
+        RunStep(static_cast<NodeId>(id), steps_[id].beside && !one_by_one);
     if (!status.ok()) {
-      return absl::Status(status.code(),
-                          absl::StrCat(Describe(node), ": ", status.message()));
+      // What is under way reads the program's memory. Its errors follow from
+      // this one, or are as good.
+      JoinAll().IgnoreError();
+      return status;
     }
     if (profile_) {
       OpTime& time = times_[id];
       time.seconds +=
           std::chrono::duration<double>(Clock::now() - start).count();
       time.runs += 1;
-      time.flops += CostOf(graph_, node, LiveBinding()).flops;
+      time.flops += CostOf(graph_, graph_.node(id), LiveBinding()).flops;
     }
     if (checked) RETURN_IF_ERROR(CheckFinite(id));
   }
-  return absl::OkStatus();
+  return JoinAll();
 }
 
 absl::Status Program::CheckFinite(NodeId id) const {

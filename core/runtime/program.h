@@ -19,6 +19,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "absl/types/span.h"
 #include "core/graph/graph.h"
 #include "core/graph/op_def.h"
 #include "core/passes/plan_memory.h"
@@ -29,6 +30,10 @@
 namespace strata {
 
 // Not for several threads at once; kernels use the backend's own threads.
+//
+// Where the backend can (Backend::RunsBeside), nodes that exchange data run
+// beside those that follow (core/passes/plan_beside.h). At the end of a run
+// none is under way.
 class Program {
  public:
   struct Options {
@@ -101,6 +106,8 @@ class Program {
     int first_output = 0;
     int num_outputs = 0;
     std::vector<Patch> patches;
+    bool beside = false;  // As in BesidePlan.
+    std::vector<NodeId> waits_for;
   };
 
   Program(Graph graph, Backend& backend, StateStore& state)
@@ -110,6 +117,11 @@ class Program {
   absl::Status AddStep(NodeId id);
   TensorView ViewOf(ValueId id) const;  // At its bounds.
   absl::Status RunSteps(bool checked);
+  absl::Status RunStep(NodeId id, bool beside);
+  // Waits for those of the steps, or of all, that are under way; returns the
+  // first error.
+  absl::Status Join(absl::Span<const NodeId> steps);
+  absl::Status JoinAll();
   absl::Status RunExecutable(bool checked);
   absl::Status CheckFinite(NodeId id) const;
 
@@ -124,6 +136,7 @@ class Program {
   absl::flat_hash_map<std::string, TensorView> inputs_;
   std::vector<TensorView> tensors_;  // Operands of all steps.
   std::vector<Step> steps_;
+  std::vector<NodeId> under_way_;           // Begun and not joined, in order.
   std::unique_ptr<Executable> executable_;  // In place of steps, or null.
   bool profile_ = false;
   std::vector<OpTime> times_;  // [nodes]

@@ -64,6 +64,9 @@ void AddMesh(OptionParser& app, MeshFlags& flags) {
               "Sum gradients over ranks beside the backward pass of a step's "
               "last micro-batch, whose activations then have memory of their "
               "own; not with --pp");
+  app.AddFlag("--overlap-rows", flags.overlap_rows,
+              "Send rows to the experts of other ranks beside other work of "
+              "the same micro-batch: shared experts, weight gradients");
   app.AddOption("--rebalance", flags.rebalance,
                 "When experts move between the ranks of --ep, to even out what "
                 "they do: never, alarm (the spread of their utilisation is "
@@ -123,6 +126,10 @@ absl::Status Ranks::Open(const MeshFlags& flags, bool on_gpus, bool traced) {
     return absl::InvalidArgumentError(
         absl::StrCat("--overlap-sums is not for stages, and --pp is ",
                      flags.shape.pp, "; leave one of them out"));
+  }
+  if (flags.overlap_rows && on_gpus) {
+    return absl::UnimplementedError(
+        "--overlap-rows is for --device=cpu so far; leave it out");
   }
   ASSIGN_OR_RETURN(const PipelineOptions pipeline,
                    ParsePipeline(flags.schedule, flags.chunks));

@@ -24,6 +24,7 @@ struct MeshFlags {
   int chunks = 0;                 // Stages of a rank; 0: the schedule's.
   bool shard_optimizer = false;
   bool overlap_sums = false;
+  bool overlap_rows = false;
   std::string rebalance = "never";
   int spare_experts = 0;
   int64_t move_bytes = BalanceRule().max_bytes;

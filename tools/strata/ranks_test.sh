@@ -41,6 +41,16 @@ ranks 2 "${train[@]}" --steps=8 --resume=one/step-000006 --ep=2 --out=again >aga
 ranks 2 "${train[@]}" --steps=8 --resume=experts/step-000006 --dp=2 --shard-optimizer --out=other >other.out 2>&1 || fail "$(cat other.out)"
 grep -q '8 of 8 steps are done' again.out other.out || fail "$(cat again.out other.out)"
 
+# Exchanges beside other work: to the bit the losses of two ranks that wait for
+# each, and traces that the simulator reads.
+beside=(--overlap-sums --overlap-rows --set model.moe.shared_width=16)
+ranks 2 "${train[@]}" --set model.moe.shared_width=16 --steps=6 --ep=2 --out=waits >waits.out 2>waits.err || fail "$(cat waits.err)"
+ranks 2 "${train[@]}" "${beside[@]}" --steps=6 --ep=2 --trace=beside-traces --trace-steps=2 --out=beside >beside.out 2>beside.err || fail "$(cat beside.err)"
+diff <(losses waits) <(losses beside) || fail "exchanges beside other work change losses"
+"$strata" simulate --chakra beside-traces --cluster=h100x8 --json >beside.json 2>beside.err || fail "$(cat beside.err)"
+ranks 2 "${train[@]}" --steps=6 --dp=2 --overlap-sums --shard-optimizer --out=owners >owners.out 2>owners.err || fail "$(cat owners.err)"
+same one owners
+
 # Experts that move in between: the same losses, a line for each gate that moves,
 # and a checkpoint that one rank goes on from.
 ranks 2 "${train[@]}" --steps=6 --ep=2 --rebalance=2 --out=moving >moving.out 2>moving.err || fail "$(cat moving.err)"

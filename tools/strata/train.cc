@@ -239,6 +239,7 @@ absl::StatusOr<int> TrainOn(const Ranks* ranks, const TrainFlags& flags) {
   options.chunks = flags.mesh.chunks;
   options.shard_optimizer = flags.mesh.shard_optimizer;
   options.overlap_sums = flags.mesh.overlap_sums;
+  options.overlap_rows = flags.mesh.overlap_rows;
   ASSIGN_OR_RETURN(options.balance, BalanceOf(flags.mesh));
   options.overwrite = flags.overwrite;
   options.num_threads = flags.threads;

@@ -18,11 +18,13 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
+#include "absl/synchronization/mutex.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "absl/types/span.h"
 #include "core/base/status_macros.h"
 #include "core/parallel/collective_checks.h"
+#include "core/parallel/combine.h"
 #include "core/parallel/communicator.h"
 #include "core/parallel/pulse.h"
 #include "core/tensor/dtype.h"
@@ -37,6 +39,17 @@ constexpr int64_t kMaxCount = std::numeric_limits<int>::max();
 constexpr int kMessageTag = 1;
 // Ranks that start on a busy machine are later to meet than in a step.
 constexpr absl::Duration kStartingTime = absl::Seconds(60);
+
+// Calls of MPI, all of which return at once, are made by one thread at a time:
+// MPI_THREAD_SERIALIZED, which costs less than letting MPI lock itself. Lanes
+// (core/runtime/lanes.h) wait for their groups beside the program's thread.
+absl::Mutex mpi_turn(absl::kConstInit);
+
+template <typename... Parameters, typename... Arguments>
+int InTurn(int (*call)(Parameters...), Arguments... arguments) {
+  absl::MutexLock lock(&mpi_turn);
+  return call(arguments...);
+}
 
 // Counts and where their pieces begin, in bytes or elements of `scale`.
 struct Pieces {
@@ -92,7 +105,7 @@ class MpiCommunicator : public Communicator {
       }
       return;
     }
-    if (owned_ && broken_.ok()) mpi_.comm_free(&group_);
+    if (owned_ && broken_.ok()) InTurn(mpi_.comm_free, &group_);
   }
 
   int rank() const override { return rank_; }
@@ -107,9 +120,9 @@ class MpiCommunicator : public Communicator {
       MPI_Request request;
       RETURN_IF_ERROR(Do(
           "all_reduce", request,
-          mpi_.iallreduce(
-              MPI_IN_PLACE, at, static_cast<int>(n), TypeOf(data.dtype),
-              op == ReduceOp::kSum ? mpi_.sum : mpi_.max, group_, &request)));
+          InTurn(mpi_.iallreduce, MPI_IN_PLACE, at, static_cast<int>(n),
+                 TypeOf(data.dtype), op == ReduceOp::kSum ? mpi_.sum : mpi_.max,
+                 group_, &request)));
       at += n * SizeOf(data.dtype);
       left -= n;
     }
@@ -121,23 +134,30 @@ class MpiCommunicator : public Communicator {
     RETURN_IF_ERROR(CheckAllGather(*this, in, counts, out));
     ASSIGN_OR_RETURN(const Pieces pieces, Pieces::Of(counts, SizeOf(in.dtype)));
     MPI_Request request;
-    return Do(
-        "all_gather", request,
-        mpi_.iallgatherv(SourceOf(in), pieces.counts[rank_], mpi_.byte,
-                         out.data, pieces.counts.data(), pieces.offsets.data(),
-                         mpi_.byte, group_, &request));
+    return Do("all_gather", request,
+              InTurn(mpi_.iallgatherv, SourceOf(in), pieces.counts[rank_],
+                     mpi_.byte, out.data, pieces.counts.data(),
+                     pieces.offsets.data(), mpi_.byte, group_, &request));
   }
 
+  // An exchange of pieces, summed in the order of ranks: as many bytes as a
+  // ring. Open MPI's own that does not wait sums everything at the first rank.
   absl::Status ReduceScatter(const Payload& in,
                              absl::Span<const int64_t> counts,
                              const Payload& out) override {
     RETURN_IF_ERROR(CheckReduceScatter(*this, in, counts, out));
-    ASSIGN_OR_RETURN(const Pieces pieces, Pieces::Of(counts, 1));
-    MPI_Request request;
-    return Do(
-        "reduce_scatter", request,
-        mpi_.ireduce_scatter(SourceOf(in), out.data, pieces.counts.data(),
-                             TypeOf(in.dtype), mpi_.sum, group_, &request));
+    const int64_t bytes = out.num_bytes();
+    std::vector<char> pieces(size_ * bytes);
+    const std::vector<int64_t> own(size_, out.count);
+    RETURN_IF_ERROR(AllToAll(in, counts, own,
+                             {pieces.data(), size_ * out.count, in.dtype}));
+    char* const sum = static_cast<char*>(out.data);
+    std::copy_n(pieces.data(), bytes, sum);
+    for (int r = 1; r < size_; ++r) {
+      Combine(pieces.data() + r * bytes, out.count, in.dtype, ReduceOp::kSum,
+              sum);
+    }
+    return absl::OkStatus();
   }
 
   absl::Status AllToAll(const Payload& in, absl::Span<const int64_t> send,
@@ -148,11 +168,10 @@ class MpiCommunicator : public Communicator {
     ASSIGN_OR_RETURN(const Pieces from, Pieces::Of(send, width));
     ASSIGN_OR_RETURN(const Pieces to, Pieces::Of(receive, width));
     MPI_Request request;
-    return Do(
-        "all_to_all", request,
-        mpi_.ialltoallv(SourceOf(in), from.counts.data(), from.offsets.data(),
-                        mpi_.byte, out.data, to.counts.data(),
-                        to.offsets.data(), mpi_.byte, group_, &request));
+    return Do("all_to_all", request,
+              InTurn(mpi_.ialltoallv, SourceOf(in), from.counts.data(),
+                     from.offsets.data(), mpi_.byte, out.data, to.counts.data(),
+                     to.offsets.data(), mpi_.byte, group_, &request));
   }
 
   absl::Status Broadcast(const Payload& data, int root) override {
@@ -160,8 +179,8 @@ class MpiCommunicator : public Communicator {
     ASSIGN_OR_RETURN(const Pieces all, Pieces::Of({data.num_bytes()}, 1));
     MPI_Request request;
     return Do("broadcast", request,
-              mpi_.ibcast(data.data, all.counts[0], mpi_.byte, root, group_,
-                          &request));
+              InTurn(mpi_.ibcast, data.data, all.counts[0], mpi_.byte, root,
+                     group_, &request));
   }
 
   absl::Status Send(const Payload& data, int to) override {
@@ -174,8 +193,8 @@ class MpiCommunicator : public Communicator {
          MPI_Request()});
     Pending& pending = pending_.back();
     return Check("send",
-                 mpi_.isend(pending.bytes.data(), all.counts[0], mpi_.byte, to,
-                            kMessageTag, group_, &pending.request));
+                 InTurn(mpi_.isend, pending.bytes.data(), all.counts[0],
+                        mpi_.byte, to, kMessageTag, group_, &pending.request));
   }
 
   absl::Status Receive(const Payload& data, int from) override {
@@ -184,11 +203,11 @@ class MpiCommunicator : public Communicator {
     MPI_Request request;
     MPI_Status status;
     RETURN_IF_ERROR(Do("receive", request,
-                       mpi_.irecv(data.data, all.counts[0], mpi_.byte, from,
-                                  kMessageTag, group_, &request),
+                       InTurn(mpi_.irecv, data.data, all.counts[0], mpi_.byte,
+                              from, kMessageTag, group_, &request),
                        &status, {from}));
     int num_bytes = 0;
-    mpi_.get_count(&status, mpi_.byte, &num_bytes);
+    InTurn(mpi_.get_count, &status, mpi_.byte, &num_bytes);
     if (num_bytes != data.num_bytes()) {
       return broken_ = SizeError(*this, from, num_bytes, data);
     }
@@ -197,7 +216,7 @@ class MpiCommunicator : public Communicator {
 
   absl::Status Barrier() override {
     MPI_Request request;
-    return Do("barrier", request, mpi_.ibarrier(group_, &request));
+    return Do("barrier", request, InTurn(mpi_.ibarrier, group_, &request));
   }
 
   absl::StatusOr<std::unique_ptr<Communicator>> Split(
@@ -208,8 +227,8 @@ class MpiCommunicator : public Communicator {
     MPI_Comm part = nullptr;
     RETURN_IF_ERROR(
         Check("split",
-              mpi_.comm_split(group_, color == kNoColor ? MPI_UNDEFINED : color,
-                              key, &part)));
+              InTurn(mpi_.comm_split, group_,
+                     color == kNoColor ? MPI_UNDEFINED : color, key, &part)));
     if (color == kNoColor) return nullptr;
     return std::make_unique<MpiCommunicator>(mpi_, part, /*owned=*/true,
                                              timeout_, name);
@@ -232,7 +251,7 @@ class MpiCommunicator : public Communicator {
     if (code == MPI_SUCCESS) return absl::OkStatus();
     char text[MPI_MAX_ERROR_STRING];
     int length = 0;
-    mpi_.error_string(code, text, &length);
+    InTurn(mpi_.error_string, code, text, &length);
     return broken_ = absl::InternalError(
                absl::StrCat(name_, ": ", call, ": rank ", rank_, ": ",
                             absl::string_view(text, length)));
@@ -247,7 +266,7 @@ class MpiCommunicator : public Communicator {
     const absl::Time end = absl::Now() + timeout_;
     for (int64_t turns = 0;; ++turns) {
       int done = 0;
-      RETURN_IF_ERROR(Check(call, mpi_.test(&request, &done, status)));
+      RETURN_IF_ERROR(Check(call, InTurn(mpi_.test, &request, &done, status)));
       if (done != 0) return absl::OkStatus();
       Reap();
       BeatPulse();
@@ -266,7 +285,7 @@ class MpiCommunicator : public Communicator {
   void Reap() {
     for (auto it = pending_.begin(); it != pending_.end();) {
       int done = 0;
-      mpi_.test(&it->request, &done, MPI_STATUS_IGNORE);
+      InTurn(mpi_.test, &it->request, &done, MPI_STATUS_IGNORE);
       it = done != 0 ? pending_.erase(it) : std::next(it);
     }
   }
@@ -331,10 +350,9 @@ absl::StatusOr<std::unique_ptr<MpiWorld>> MpiWorld::Start(
   int provided = 0;
   const Deadline deadline(std::max(timeout, kStartingTime),
                           "MPI waited for other ranks to start");
-  // Of several threads only this one calls.
   const int code =
-      mpi->init_thread(nullptr, nullptr, MPI_THREAD_FUNNELED, &provided);
-  if (code != MPI_SUCCESS || provided < MPI_THREAD_FUNNELED) {
+      mpi->init_thread(nullptr, nullptr, MPI_THREAD_SERIALIZED, &provided);
+  if (code != MPI_SUCCESS || provided < MPI_THREAD_SERIALIZED) {
     return absl::UnavailableError(
         absl::StrCat("MPI does not start (code ", code, ", threads ", provided,
                      "); mpirun's own output says why"));

@@ -22,9 +22,10 @@ namespace strata {
 // MPI of this process, from its beginning to its end.
 class MpiWorld {
  public:
-  // Once a process, from the thread that will make all calls. Without mpirun it
-  // is a world of one rank. Ends the process with status 1 if the others have
-  // not started within the time-out, or a minute where that is longer.
+  // Once a process. Without mpirun it is a world of one rank. Threads may call
+  // at the same time, each a group of its own. Ends the process with status 1
+  // if the others have not started within the time-out, or a minute where that
+  // is longer.
   //
   // Returns UNAVAILABLE where Open MPI is not installed.
   static absl::StatusOr<std::unique_ptr<MpiWorld>> Start(

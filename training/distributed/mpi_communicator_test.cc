@@ -9,6 +9,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/time/clock.h"
@@ -51,8 +52,11 @@ int main(int argc, char** argv) {
     if ((*mpi)->world().rank() == 1) std::raise(SIGSTOP);
     return 0;  // Not before all have come to the end.
   }
-  const std::vector<std::string> failures =
+  std::vector<std::string> failures =
       strata::RunCommunicatorSuite((*mpi)->world());
+  for (std::string& failure : strata::RunSuiteOnTwoThreads((*mpi)->world())) {
+    failures.push_back(std::move(failure));
+  }
   for (const std::string& failure : failures) {
     std::fprintf(stderr, "%s\n", failure.c_str());
   }

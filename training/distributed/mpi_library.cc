@@ -41,7 +41,6 @@ absl::StatusOr<MpiLibrary> Open() {
   find("MPI_Comm_set_errhandler", mpi.comm_set_errhandler);
   find("MPI_Iallreduce", mpi.iallreduce);
   find("MPI_Iallgatherv", mpi.iallgatherv);
-  find("MPI_Ireduce_scatter", mpi.ireduce_scatter);
   find("MPI_Ialltoallv", mpi.ialltoallv);
   find("MPI_Ibcast", mpi.ibcast);
   find("MPI_Ibarrier", mpi.ibarrier);

@@ -25,7 +25,6 @@ struct MpiLibrary {
   decltype(&MPI_Comm_set_errhandler) comm_set_errhandler;
   decltype(&MPI_Iallreduce) iallreduce;
   decltype(&MPI_Iallgatherv) iallgatherv;
-  decltype(&MPI_Ireduce_scatter) ireduce_scatter;
   decltype(&MPI_Ialltoallv) ialltoallv;
   decltype(&MPI_Ibcast) ibcast;
   decltype(&MPI_Ibarrier) ibarrier;

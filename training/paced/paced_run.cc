@@ -26,6 +26,7 @@
 #include "core/parallel/pipeline_schedule.h"
 #include "core/parallel/pipeline_timeline.h"
 #include "core/parallel/thread_communicator.h"
+#include "core/passes/hide_exchanges.h"
 #include "core/runtime/backend.h"
 #include "core/runtime/observed_backend.h"
 #include "core/tensor/dtype.h"
@@ -36,6 +37,7 @@
 #include "sim/cluster/cluster.pb.h"
 #include "sim/cluster/load_cluster.h"
 #include "sim/replay/replay.h"
+#include "training/paced/graph_walk.h"
 #include "training/paced/paced_rank.h"
 #include "training/step_graph.h"
 #include "training/trace/execution_recorder.h"
@@ -50,6 +52,7 @@ constexpr double kNoCostGbPerSecond = 1e6;
 struct RankResult {
   double seconds = 0;  // Of all steps.
   double lateness = 0;
+  double exposed = 0;
   std::string trace;
 };
 
@@ -67,6 +70,9 @@ absl::StatusOr<RankResult> RunRank(const PacedSetup& setup,
   TrainerOptions options;
   options.mesh = mesh.get();
   options.schedule = setup.schedule;
+  options.overlap_sums = setup.overlap_sums;
+  options.overlap_rows = setup.overlap_rows;
+  options.shard_optimizer = setup.shard_optimizer;
   options.route.source = RouteSource::kBalanced;
   options.backend = [&]() -> absl::StatusOr<std::unique_ptr<Backend>> {
     auto cpu = std::make_unique<CpuBackend>(/*num_threads=*/1, AllCpuKernels());
@@ -85,7 +91,8 @@ absl::StatusOr<RankResult> RunRank(const PacedSetup& setup,
   }
   RETURN_IF_ERROR(world->Barrier());
   recorder.Stop();
-  return RankResult{pacer.Now(), pacer.lateness(), recorder.Serialize()};
+  return RankResult{pacer.Now(), pacer.lateness(), pacer.exposed(),
+                    recorder.Serialize()};
 }
 
 // Counts of even loads: what is laid out is used, but of the rows that ranks
@@ -122,6 +129,21 @@ PhaseSeconds SecondsOf(const Graph& graph, const Pace& pace) {
     phase += PacedSeconds(pace, node, CostOf(graph, node, binding));
   }
   return seconds;
+}
+
+GraphSeconds Walk(const Graph& graph, const PacedSetup& setup) {
+  return WalkGraph(graph, setup.pace, setup.shape, EvenLoads(graph));
+}
+
+absl::StatusOr<StepGraph> Gradients(const PacedSetup& setup,
+                                    const MeshPlace& place,
+                                    const GradientSums& sums) {
+  ASSIGN_OR_RETURN(StepGraph step,
+                   BuildGradientGraph(setup.model, setup.train.batch_size(),
+                                      setup.train.seq_len(), DType::kF32,
+                                      RouteSource::kBalanced, place, sums));
+  if (setup.overlap_rows) step.graph = HideExchanges(step.graph);
+  return step;
 }
 
 int64_t Picoseconds(double seconds) {
@@ -185,12 +207,15 @@ absl::StatusOr<PacedRun> RunPaced(const PacedSetup& setup, const Corpus& corpus,
     RETURN_IF_ERROR(result.status());
     run.step_seconds = std::max(run.step_seconds, result->seconds / num_steps);
     run.lateness = std::max(run.lateness, result->lateness);
+    run.exposed_seconds +=
+        result->exposed / num_steps / static_cast<double>(world.size());
     run.traces.push_back(std::move(result->trace));
   }
   return run;
 }
 
-absl::StatusOr<double> ReplaySeconds(const std::vector<std::string>& traces) {
+absl::StatusOr<double> ReplaySeconds(const std::vector<std::string>& traces,
+                                     double wire_bytes_per_second) {
   const auto num_ranks = static_cast<int>(traces.size());
   chakra::Workload workload;
   for (int rank = 0; rank < num_ranks; ++rank) {
@@ -206,7 +231,8 @@ absl::StatusOr<double> ReplaySeconds(const std::vector<std::string>& traces) {
   sim::DimensionConfig& network = *config.add_dimension();
   network.set_kind(sim::DimensionConfig::SWITCH);
   network.set_size(config.nodes(0).count() * 8);
-  network.set_gb_per_s(kNoCostGbPerSecond);
+  network.set_gb_per_s(wire_bytes_per_second > 0 ? wire_bytes_per_second / 1e9
+                                                 : kNoCostGbPerSecond);
   ASSIGN_OR_RETURN(const sim::Cluster cluster, sim::Cluster::Create(config));
   ASSIGN_OR_RETURN(const sim::ReplayResult result,
                    sim::ReplayTraces(workload, cluster, {}));
@@ -227,16 +253,17 @@ absl::StatusOr<StepPrediction> PredictPaced(const PacedSetup& setup) {
       static_cast<int>(setup.train.accumulation() / batch_ranks);
   StepPrediction prediction;
   std::vector<PhaseSeconds> stages;
+  GraphSeconds alone;  // A micro-batch without stages.
+  GraphSeconds update_seconds;
   for (int stage = 0; stage < setup.shape.pp; ++stage) {
     MeshPlace place;
     place.shape = setup.shape;
     place.pp_rank = stage;
-    ASSIGN_OR_RETURN(const StepGraph step,
-                     BuildGradientGraph(setup.model, setup.train.batch_size(),
-                                        setup.train.seq_len(), DType::kF32,
-                                        RouteSource::kBalanced, place));
+    ASSIGN_OR_RETURN(const StepGraph step, Gradients(setup, place, {}));
     RankSums sums;
     sums.over_ranks = true;
+    sums.in_gradients = setup.overlap_sums;
+    sums.shard_optimizer = sums.to_owners = setup.shard_optimizer;
     sums.place = place;
     sums.shards = step.shards;
     sums.tied = step.tied;
@@ -252,21 +279,36 @@ absl::StatusOr<StepPrediction> PredictPaced(const PacedSetup& setup) {
       prediction.weight_grad = seconds.weight_grad;
     }
     stages.push_back(seconds);
-    prediction.update =
-        std::max(prediction.update, SecondsOf(update, setup.pace).all());
+    alone = Walk(step.graph, setup);
+    update_seconds = Walk(update, setup);
+    prediction.update = std::max(prediction.update, update_seconds.all);
   }
-  double gradients = micro_batches * stages[0].all();
   if (setup.shape.pp > 1) {
     ASSIGN_OR_RETURN(const PipelineTimeline timeline,
                      Timeline(setup, micro_batches, stages));
-    gradients = static_cast<double>(timeline.total) / kPicosecondsPerSecond;
     int64_t idle = timeline.total;
     for (int stage = 0; stage < setup.shape.pp; ++stage) {
       idle = std::min(idle, timeline.Idle(stage));
     }
     prediction.bubble = static_cast<double>(idle) / kPicosecondsPerSecond;
+    prediction.step_seconds =
+        static_cast<double>(timeline.total) / kPicosecondsPerSecond +
+        prediction.update;
+    return prediction;
   }
-  prediction.step_seconds = gradients + prediction.update;
+  GraphSeconds last = alone;
+  if (setup.overlap_sums) {
+    MeshPlace place;
+    place.shape = setup.shape;
+    const GradientSums sums = {/*made=*/true, /*small_buckets=*/true,
+                               setup.shard_optimizer};
+    ASSIGN_OR_RETURN(const StepGraph step, Gradients(setup, place, sums));
+    last = Walk(step.graph, setup);
+  }
+  prediction.step_seconds =
+      (micro_batches - 1) * alone.all + last.all + update_seconds.all;
+  prediction.exposed_seconds = (micro_batches - 1) * alone.exposed +
+                               last.exposed + update_seconds.exposed;
   return prediction;
 }
 

@@ -22,12 +22,18 @@ struct PacedSetup {
   TrainConfig train;
   MeshShape shape;
   PipelineKind schedule = PipelineKind::k1F1B;  // Where pp is not 1.
+  bool overlap_sums = false;
+  bool overlap_rows = false;
+  bool shard_optimizer = false;
   Pace pace;
 };
 
 struct PacedRun {
   double step_seconds = 0;  // The mean.
   double lateness = 0;      // The most of any rank: how far to trust it.
+  // Of a step, how long devices stood still for what ranks exchange; the mean
+  // over ranks.
+  double exposed_seconds = 0;
   // An execution trace of each rank (training/trace), of all the steps, as the
   // bytes of its file.
   std::vector<std::string> traces;
@@ -39,11 +45,12 @@ struct PacedRun {
 absl::StatusOr<PacedRun> RunPaced(const PacedSetup& setup, const Corpus& corpus,
                                   PacedRank::Clock clock, int num_steps);
 
-// What the simulator makes of the traces, on a network without cost: seconds
-// until the last rank ends.
+// What the simulator makes of the traces, on a network of that rate for each
+// rank, or without cost (0): seconds until the last rank ends.
 //
 // Returns the errors of chakra::LoadRank and sim::ReplayTraces.
-absl::StatusOr<double> ReplaySeconds(const std::vector<std::string>& traces);
+absl::StatusOr<double> ReplaySeconds(const std::vector<std::string>& traces,
+                                     double wire_bytes_per_second = 0);
 
 struct StepPrediction {
   double step_seconds = 0;
@@ -52,13 +59,16 @@ struct StepPrediction {
   double input_grad = 0;
   double weight_grad = 0;  // And their sums.
   double update = 0;       // Of the slowest stage.
+  // Of a step without stages, for what ranks exchange.
+  double exposed_seconds = 0;
   // What the slowest stage idles until the last gradient is there.
   double bubble = 0;
 };
 
 // The same from the graphs alone: the costs of each stage's operators, at even
 // loads, carried out by the schedule's timeline
-// (core/parallel/pipeline_timeline.h). Exchanges take no time.
+// (core/parallel/pipeline_timeline.h). Exchanges take time as the pace says
+// where there are no stages, and none otherwise.
 //
 // Returns the errors of BuildGradientGraph and MakePipelineSchedule, and
 // UNIMPLEMENTED for schedules in which a rank has several stages.

@@ -64,6 +64,46 @@ TEST_F(PacedRunTest, StepsTakeWhatGraphsAndScheduleSay) {
   }
 }
 
+// On a network on which all gradients take a tenth of one rank's step.
+TEST_F(PacedRunTest, ExchangesBesideOtherWorkTakeWhatGraphsSay) {
+  struct Case {
+    MeshShape shape;
+    bool to_owners = false;
+    double hidden;  // At least so much of what is exposed otherwise.
+  };
+  const std::vector<Case> cases = {{{2, 1, 1}, false, 0.5},
+                                   {{4, 1, 1}, false, 0.5},
+                                   {{4, 1, 1}, true, 0.25},
+                                   {{2, 2, 1}, false, 0.25}};
+  for (const Case& c : cases) {
+    SCOPED_TRACE(ToText(c.shape) + (c.to_owners ? ", to owners" : ""));
+    double exposed[2] = {};
+    for (const bool beside : {false, true}) {
+      SCOPED_TRACE(beside ? "beside" : "after");
+      PacedSetup setup = Setup(c.shape, PipelineKind::k1F1B);
+      setup.model.mutable_moe()->set_shared_width(32);
+      setup.pace.wire_bytes_per_second = 1.5e6;
+      setup.overlap_sums = setup.overlap_rows = beside;
+      setup.shard_optimizer = c.to_owners;
+      const auto want = PredictPaced(setup);
+      ASSERT_THAT(want, IsOk());
+      const PacedRun run = Run(setup);
+      EXPECT_NEAR(run.step_seconds, want->step_seconds,
+                  5e-3 * want->step_seconds);
+      EXPECT_NEAR(run.exposed_seconds, want->exposed_seconds,
+                  5e-3 * want->step_seconds);
+      exposed[beside] = run.exposed_seconds;
+      // It has all-to-alls as messages, which cost otherwise there.
+      if (c.shape.ep > 1) continue;
+      const auto replayed =
+          ReplaySeconds(run.traces, setup.pace.wire_bytes_per_second);
+      ASSERT_THAT(replayed, IsOk());
+      EXPECT_NEAR(*replayed, run.step_seconds, 0.02 * run.step_seconds);
+    }
+    EXPECT_LT(exposed[1], (1 - c.hidden) * exposed[0]);
+  }
+}
+
 TEST_F(PacedRunTest, BubblesAreThoseOfTheFormulas) {
   for (const PipelineKind kind : {PipelineKind::kGPipe, PipelineKind::k1F1B,
                                   PipelineKind::kZbH1, PipelineKind::kZb1p}) {

@@ -138,7 +138,8 @@ absl::StatusOr<std::unique_ptr<TrainingRun>> TrainingRun::Start(
           options.model, options.train, corpus, options.num_threads,
           {options.record.tokens, options.route, RoutingTraceHeader::TRAIN,
            options.backend, options.mesh, options.schedule, options.chunks,
-           options.shard_optimizer, options.overlap_sums, options.balance}));
+           options.shard_optimizer, options.overlap_sums, options.overlap_rows,
+           options.balance}));
   nlohmann::json manifest =
       TrainingManifest(options.model, options.train, *corpus);
   if (options.route.source != RouteSource::kGate) {

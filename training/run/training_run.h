@@ -69,6 +69,7 @@ struct RunOptions {
   int chunks = 0;
   bool shard_optimizer = false;
   bool overlap_sums = false;
+  bool overlap_rows = false;
   BalanceRule balance;  // Experts move between ranks; each move is an event.
 };
 

@@ -35,6 +35,7 @@ struct Way {
   PipelineKind schedule = PipelineKind::k1F1B;
   bool shard_optimizer = false;
   bool overlap_sums = false;
+  bool overlap_rows = false;
   int chunks = 0;
   BalanceRule balance = {};
 };

@@ -6,10 +6,12 @@
 #include <utility>
 #include <vector>
 
+#include "absl/algorithm/container.h"
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/string_view.h"
+#include "absl/synchronization/mutex.h"
 #include "core/base/files.h"
 #include "core/graph/graph.h"
 #include "core/graph/op_def.h"
@@ -99,17 +101,26 @@ ExecutionRecorder::ExecutionRecorder(int rank, Clock clock)
     : rank_(rank), clock_(clock ? std::move(clock) : SteadySeconds) {}
 
 void ExecutionRecorder::Start() {
+  absl::MutexLock lock(&mutex_);
   entries_.clear();
   groups_.clear();
-  cut_ = first_parent_ = num_parents_ = 0;
+  lanes_.clear();
+  parents_.clear();
+  cut_ = 0;
   is_recording_ = true;
   begin_ = clock_();
 }
 
 void ExecutionRecorder::Stop() {
+  absl::MutexLock lock(&mutex_);
   Cut(Kind::kHost, "host", 0, 0);
   seconds_ = clock_() - begin_;
   is_recording_ = false;
+}
+
+bool ExecutionRecorder::is_recording() const {
+  absl::MutexLock lock(&mutex_);
+  return is_recording_;
 }
 
 int64_t ExecutionRecorder::Now() const {
@@ -124,8 +135,7 @@ ExecutionRecorder::Entry& ExecutionRecorder::Add(Kind kind,
   entry.name = std::string(name);
   entry.start = start;
   entry.duration = end - start;
-  entry.first_parent = first_parent_;
-  entry.num_parents = num_parents_;
+  entry.parents = parents_;
   return entry;
 }
 
@@ -137,20 +147,58 @@ void ExecutionRecorder::Cut(Kind kind, absl::string_view name, double flops,
   entry.flops = flops;
   entry.bytes = bytes;
   cut_ = now;
-  Follow(static_cast<int64_t>(entries_.size()) - 1);
+  parents_ = {static_cast<int64_t>(entries_.size()) - 1};
+}
+
+void ExecutionRecorder::CutHere() {
+  if (node_ != nullptr) {
+    Cut(Kind::kCompute, absl::StrCat(node_->op->name, " ", node_->scope), 0, 0);
+  } else {
+    Cut(Kind::kHost, "host", 0, 0);
+  }
 }
 
 void ExecutionRecorder::Begin(const Node& node) {
+  absl::MutexLock lock(&mutex_);
   if (!is_recording_) return;
   Cut(Kind::kHost, "host", 0, 0);
   node_ = &node;
 }
 
 void ExecutionRecorder::End(const Node& node, const Cost& cost) {
+  absl::MutexLock lock(&mutex_);
   node_ = nullptr;
   if (!is_recording_) return;
   Cut(Kind::kCompute, absl::StrCat(node.op->name, " ", node.scope), cost.flops,
       cost.bytes_read + cost.bytes_written);
+}
+
+void ExecutionRecorder::Start(const Node& node, const Cost& cost) {
+  absl::MutexLock lock(&mutex_);
+  if (!is_recording_) return;
+  Cut(Kind::kHost, "host", 0, 0);
+  lanes_[node.attrs.String("group")].begun.push_back(parents_);
+}
+
+void ExecutionRecorder::Wait(const Node& node) {
+  absl::MutexLock lock(&mutex_);
+  if (is_recording_) Cut(Kind::kHost, "host", 0, 0);
+}
+
+void ExecutionRecorder::Join(const Node& node) {
+  absl::MutexLock lock(&mutex_);
+  if (!is_recording_) return;
+  // The time since Wait() is the lane's.
+  cut_ = Now();
+  Lane& lane = lanes_[node.attrs.String("group")];
+  for (const int64_t entry : lane.done.front()) parents_.push_back(entry);
+  lane.done.pop_front();
+}
+
+ExecutionRecorder::Lane* ExecutionRecorder::LaneOf(const CommCall& call) {
+  const auto found = lanes_.find(call.group->name);
+  return found != lanes_.end() && !found->second.begun.empty() ? &found->second
+                                                               : nullptr;
 }
 
 void ExecutionRecorder::AddMessage(const CommCall& call, Kind kind, int peer,
@@ -162,57 +210,91 @@ void ExecutionRecorder::AddMessage(const CommCall& call, Kind kind, int peer,
   entry.peer = call.group->ranks[peer];
 }
 
+void ExecutionRecorder::AddSent(const CommCall& call, int rank, int64_t start) {
+  for (int r = 0; r < static_cast<int>(call.sent.size()); ++r) {
+    if (r == rank || call.sent[r] == 0) continue;
+    AddMessage(call, Kind::kSend, r, call.sent[r] * call.element_bytes, start,
+               start);
+  }
+}
+
+std::vector<int64_t> ExecutionRecorder::AddArrived(const CommCall& call,
+                                                   int rank, int64_t start,
+                                                   int64_t end) {
+  const auto first = static_cast<int64_t>(entries_.size());
+  if (call.kind == CommCall::Kind::kReceive) {
+    AddMessage(call, Kind::kReceive, call.peer, call.bytes, start, end);
+  } else if (call.kind == CommCall::Kind::kAllToAll) {
+    for (int r = 0; r < static_cast<int>(call.received.size()); ++r) {
+      if (r == rank || call.received[r] == 0) continue;
+      AddMessage(call, Kind::kReceive, r, call.received[r] * call.element_bytes,
+                 start, end);
+    }
+  } else {
+    Entry& entry =
+        Add(Kind::kCollective,
+            absl::StrCat(NameOf(call.kind), " ", call.group->name), start, end);
+    entry.collective = ChakraType(call.kind);
+    entry.bytes = static_cast<double>(ChakraBytes(call));
+    entry.group = call.group->number;
+  }
+  std::vector<int64_t> added;
+  for (auto e = first; e < static_cast<int64_t>(entries_.size()); ++e) {
+    added.push_back(e);
+  }
+  return added;
+}
+
 absl::Status ExecutionRecorder::Before(const CommCall& call,
                                        Communicator& group) {
+  absl::MutexLock lock(&mutex_);
   if (!is_recording_ || call.group->ranks.size() == 1) return absl::OkStatus();
-  if (node_ != nullptr) {
-    Cut(Kind::kCompute, absl::StrCat(node_->op->name, " ", node_->scope), 0, 0);
-  } else {
-    Cut(Kind::kHost, "host", 0, 0);
-  }
   groups_.try_emplace(call.group->number, *call.group);
-  if (call.kind == CommCall::Kind::kSend) {
-    AddMessage(call, Kind::kSend, call.peer, call.bytes, cut_, cut_);
+  if (Lane* const lane = LaneOf(call); lane != nullptr) {
+    lane->start = Now();
     return absl::OkStatus();
   }
-  for (int r = 0; r < static_cast<int>(call.sent.size()); ++r) {
-    if (r == group.rank() || call.sent[r] == 0) continue;
-    AddMessage(call, Kind::kSend, r, call.sent[r] * call.element_bytes, cut_,
-               cut_);
+  CutHere();
+  if (call.kind == CommCall::Kind::kSend) {
+    AddMessage(call, Kind::kSend, call.peer, call.bytes, cut_, cut_);
+  } else {
+    AddSent(call, group.rank(), cut_);
   }
   return absl::OkStatus();
 }
 
 absl::Status ExecutionRecorder::After(const CommCall& call,
                                       Communicator& group) {
+  absl::MutexLock lock(&mutex_);
   if (!is_recording_ || call.group->ranks.size() == 1 || !call.waits()) {
+    return absl::OkStatus();
+  }
+  if (Lane* const lane = LaneOf(call); lane != nullptr) {
+    // Beside what the program's thread does, which its entries do not follow.
+    std::vector<int64_t> before = std::move(lane->begun.front());
+    lane->begun.pop_front();
+    for (const int64_t entry : lane->last) {
+      if (!absl::c_linear_search(before, entry)) before.push_back(entry);
+    }
+    std::swap(before, parents_);
+    AddSent(call, group.rank(), lane->start);
+    std::vector<int64_t> added =
+        AddArrived(call, group.rank(), lane->start, Now());
+    std::swap(before, parents_);
+    if (!added.empty()) lane->last = added;
+    lane->done.push_back(std::move(added));
     return absl::OkStatus();
   }
   const int64_t start = cut_;
   cut_ = Now();
-  const auto first = static_cast<int64_t>(entries_.size());
-  if (call.kind == CommCall::Kind::kReceive) {
-    AddMessage(call, Kind::kReceive, call.peer, call.bytes, start, cut_);
-  } else if (call.kind == CommCall::Kind::kAllToAll) {
-    for (int r = 0; r < static_cast<int>(call.received.size()); ++r) {
-      if (r == group.rank() || call.received[r] == 0) continue;
-      AddMessage(call, Kind::kReceive, r, call.received[r] * call.element_bytes,
-                 start, cut_);
-    }
-  } else {
-    Entry& entry = Add(Kind::kCollective,
-                       absl::StrCat(NameOf(call.kind), " ", call.group->name),
-                       start, cut_);
-    entry.collective = ChakraType(call.kind);
-    entry.bytes = static_cast<double>(ChakraBytes(call));
-    entry.group = call.group->number;
-  }
+  std::vector<int64_t> added = AddArrived(call, group.rank(), start, cut_);
   // Of an exchange in which nothing came, what stood before.
-  if (first < static_cast<int64_t>(entries_.size())) Follow(first);
+  if (!added.empty()) parents_ = std::move(added);
   return absl::OkStatus();
 }
 
 std::string ExecutionRecorder::Serialize() const {
+  absl::MutexLock lock(&mutex_);
   std::vector<ChakraProtoMsg::Node> nodes;
   nodes.reserve(groups_.size() + entries_.size());
   for (const auto& [number, group] : groups_) {
@@ -225,8 +307,8 @@ std::string ExecutionRecorder::Serialize() const {
     node.set_name(entry.name);
     node.set_start_time_micros(static_cast<uint64_t>(entry.start));
     node.set_duration_micros(static_cast<uint64_t>(entry.duration));
-    for (int64_t p = 0; p < entry.num_parents; ++p) {
-      node.add_data_deps(first_id + entry.first_parent + p);
+    for (const int64_t parent : entry.parents) {
+      node.add_data_deps(first_id + parent);
     }
     chakra::AddBool(node, "is_cpu_op", entry.kind == Kind::kHost);
     const auto bytes = static_cast<int64_t>(entry.bytes);

@@ -16,8 +16,10 @@
 //
 // A rank does one thing after the other, so each node depends on the one
 // before, but nothing on a send, which returns before the message has come. An
-// operator that exchanges data is what it does before and after. Groups of one
-// rank have no nodes.
+// operator that exchanges data is what it does before and after; one that runs
+// beside others (core/runtime/lanes.h) depends on what stood before it and on
+// the lane's last, and what waits for it depends on it. Groups of one rank have
+// no nodes.
 //
 // Times are whole microseconds since Start(), cut, so that rounding does not
 // add up; what takes less than one is left out, and its time is in the next.
@@ -26,13 +28,16 @@
 #define TRAINING_TRACE_EXECUTION_RECORDER_H_
 
 #include <cstdint>
+#include <deque>
 #include <functional>
 #include <map>
 #include <string>
 #include <vector>
 
+#include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
+#include "absl/synchronization/mutex.h"
 #include "core/graph/graph.h"
 #include "core/graph/op_def.h"
 #include "core/parallel/communicator.h"
@@ -41,7 +46,7 @@
 
 namespace strata {
 
-// Of one rank: not for several threads.
+// Of one rank; Start() to Write() are for the thread that runs its programs.
 class ExecutionRecorder : public NodeObserver, public CommObserver {
  public:
   // Seconds, of any beginning.
@@ -53,7 +58,7 @@ class ExecutionRecorder : public NodeObserver, public CommObserver {
   // Begins anew; the ranks should be at the same point, as behind a barrier.
   void Start();
   void Stop();
-  bool is_recording() const { return is_recording_; }
+  bool is_recording() const;
   // From Start() to Stop().
   double seconds() const { return seconds_; }
 
@@ -64,6 +69,9 @@ class ExecutionRecorder : public NodeObserver, public CommObserver {
 
   void Begin(const Node& node) override;
   void End(const Node& node, const Cost& cost) override;
+  void Start(const Node& node, const Cost& cost) override;
+  void Wait(const Node& node) override;
+  void Join(const Node& node) override;
   absl::Status Before(const CommCall& call, Communicator& group) override;
   absl::Status After(const CommCall& call, Communicator& group) override;
 
@@ -74,9 +82,7 @@ class ExecutionRecorder : public NodeObserver, public CommObserver {
     std::string name;
     int64_t start = 0;  // Microseconds.
     int64_t duration = 0;
-    // Indexes of the entries that it follows: [first, first + count).
-    int64_t first_parent = 0;
-    int64_t num_parents = 0;
+    std::vector<int64_t> parents;  // Indexes of the entries that it follows.
     double flops = 0;
     double bytes = 0;     // That a computation touches, or of a communication.
     int64_t group = 0;    // RankGroup::number.
@@ -84,29 +90,49 @@ class ExecutionRecorder : public NodeObserver, public CommObserver {
     int peer = -1;        // Of the world.
   };
 
+  // The nodes of a group that run beside others, in order.
+  struct Lane {
+    // What stood before those that were begun, and when their call began.
+    std::deque<std::vector<int64_t>> begun;
+    int64_t start = 0;
+    // Entries of those that are done and were not waited for.
+    std::deque<std::vector<int64_t>> done;
+    std::vector<int64_t> last;  // The latest entries.
+  };
+
   int64_t Now() const;
   // What was done since the last cut, up to now.
-  void Cut(Kind kind, absl::string_view name, double flops, double bytes);
-  Entry& Add(Kind kind, absl::string_view name, int64_t start, int64_t end);
-  // What comes next follows entries from `first` on.
-  void Follow(int64_t first) {
-    first_parent_ = first;
-    num_parents_ = static_cast<int64_t>(entries_.size()) - first;
-  }
+  void Cut(Kind kind, absl::string_view name, double flops, double bytes)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Cuts before what an operator does next, or what comes between operators.
+  void CutHere() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  Entry& Add(Kind kind, absl::string_view name, int64_t start, int64_t end)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // What came by a call that waited: entries from the first that it adds on.
+  std::vector<int64_t> AddArrived(const CommCall& call, int rank, int64_t start,
+                                  int64_t end)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void AddSent(const CommCall& call, int rank, int64_t start)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void AddMessage(const CommCall& call, Kind kind, int peer, int64_t bytes,
-                  int64_t start, int64_t end);
+                  int64_t start, int64_t end)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // The lane whose first node makes the call; null: the program's own thread.
+  Lane* LaneOf(const CommCall& call) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   const int rank_;
   const Clock clock_;
-  bool is_recording_ = false;
   double begin_ = 0;
   double seconds_ = 0;
-  int64_t cut_ = 0;             // Microseconds.
   const Node* node_ = nullptr;  // That runs.
-  int64_t first_parent_ = 0;
-  int64_t num_parents_ = 0;
-  std::vector<Entry> entries_;
-  std::map<int64_t, RankGroup> groups_;  // By number.
+  mutable absl::Mutex mutex_;   // Of what lanes' threads tell.
+  bool is_recording_ ABSL_GUARDED_BY(mutex_) = false;
+  int64_t cut_ ABSL_GUARDED_BY(mutex_) = 0;  // Microseconds.
+  // What comes next follows these.
+  std::vector<int64_t> parents_ ABSL_GUARDED_BY(mutex_);
+  std::vector<Entry> entries_ ABSL_GUARDED_BY(mutex_);
+  std::map<int64_t, RankGroup> groups_ ABSL_GUARDED_BY(mutex_);  // By number.
+  std::map<std::string, Lane> lanes_ ABSL_GUARDED_BY(mutex_);    // By group.
 };
 
 }  // namespace strata

@@ -151,6 +151,44 @@ TEST_F(ExecutionRecorderTest, NobodyWaitsForASend) {
   EXPECT_THAT(receiver[1].parents, ElementsAre(0));
 }
 
+// Two sums of a lane beside three operators, of which the last waits for both.
+TEST_F(ExecutionRecorderTest, WhatRunsBesideOthersIsBesideThem) {
+  Node sum;
+  sum.op = &op_;
+  sum.attrs = {{"group", std::string("world")}};
+  const chakra::Workload workload = Record(2, [&](TestRank& rank) {
+    rank.recorder.Start();
+    rank.RunNode(node_, 10, {});  // 0
+    rank.recorder.Start(sum, {});
+    rank.RunNode(node_, 10, {});  // 1
+    rank.recorder.Start(sum, {});
+    rank.RunNode(node_, 10, {});  // 2
+    std::thread lane([&] {
+      std::vector<float> data(6);
+      for (int i = 0; i < 2; ++i) {  // 3, 4
+        ASSERT_THAT(rank.world->AllReduce(PayloadOf(absl::MakeSpan(data)),
+                                          ReduceOp::kSum),
+                    IsOk());
+      }
+    });
+    lane.join();
+    for (int i = 0; i < 2; ++i) {
+      rank.recorder.Wait(sum);
+      rank.recorder.Join(sum);
+    }
+    rank.RunNode(node_, 10, {});  // 5
+  });
+  for (const chakra::RankTrace& trace : workload.ranks) {
+    const std::vector<chakra::TraceNode>& nodes = trace.nodes;
+    ASSERT_THAT(nodes, SizeIs(6));
+    EXPECT_THAT(nodes[2].parents, ElementsAre(1));
+    EXPECT_EQ(nodes[3].type, ChakraProtoMsg::COMM_COLL_NODE);
+    EXPECT_THAT(nodes[3].parents, ElementsAre(0));
+    EXPECT_THAT(nodes[4].parents, ElementsAre(1, 3));
+    EXPECT_THAT(nodes[5].parents, ElementsAre(2, 3, 4));
+  }
+}
+
 TEST_F(ExecutionRecorderTest, CollectivesInTheirGroups) {
   const chakra::Workload workload = Record(4, [&](TestRank& rank) {
     const int number = rank.world->rank();

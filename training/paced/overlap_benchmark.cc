@@ -1,0 +1,139 @@
+// bazel run -c opt //training/paced:overlap_benchmark [-- SECONDS SHARE N]
+//
+// What a step's exchanges cost where the network takes its time: sums of
+// gradients after the backward pass and beside it (--overlap-sums), to all
+// ranks and to owners (--shard-optimizer), rows of experts too (--overlap-rows,
+// with a shared expert of the width of one), as paced ranks have it and as the
+// graphs predict it, and the simulator's replay of what was recorded. Exposed
+// is what the device stands still for; ranks are threads that really exchange,
+// and sleep most of the time.
+//
+// SECONDS (8) is the step of one rank; the network is such that all gradients
+// take SHARE (0.1) of that to leave a rank once. Each row is measured N (3)
+// times, in turns: mean and standard deviation.
+
+#include <algorithm>
+#include <cmath>
+#include <iostream>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "core/base/check.h"
+#include "core/base/status_macros.h"
+#include "core/graph/graph.h"
+#include "core/parallel/mesh.h"
+#include "core/parallel/pipeline_schedule.h"
+#include "core/tensor/dtype.h"
+#include "training/data/corpus.h"
+#include "training/paced/paced_example.h"
+#include "training/paced/paced_rank.h"
+#include "training/paced/paced_run.h"
+#include "training/step_graph.h"
+
+namespace strata {
+namespace {
+
+struct Options {
+  double one_rank_seconds = 8;
+  double share = 0.1;
+  int repeats = 3;
+};
+
+struct Row {
+  PacedSetup setup;
+  StepPrediction predicted;
+  std::vector<double> step, exposed;  // [repeats]
+  double replayed = 0;
+  double lateness = 0;
+};
+
+// "0.812 +- 0.003"
+std::string Spread(const std::vector<double>& x) {
+  double mean = 0, square = 0;
+  for (const double v : x) mean += v / static_cast<double>(x.size());
+  for (const double v : x) square += (v - mean) * (v - mean);
+  return absl::StrFormat(
+      "%.3f +- %.3f", mean,
+      x.size() > 1 ? std::sqrt(square / static_cast<double>(x.size() - 1)) : 0);
+}
+
+absl::StatusOr<Row> RowOf(const Options& options, const MeshShape& shape,
+                          bool beside, bool to_owners) {
+  Row row;
+  row.setup = PacedExample(shape, PipelineKind::k1F1B);
+  row.setup.overlap_sums = beside;
+  row.setup.overlap_rows = beside && shape.ep > 1;
+  row.setup.model.mutable_moe()->set_shared_width(
+      row.setup.model.moe().expert_width());
+  row.setup.shard_optimizer = to_owners;
+  ASSIGN_OR_RETURN(row.setup.pace, PaceOf(row.setup, options.one_rank_seconds));
+  ASSIGN_OR_RETURN(const StepGraph whole,
+                   BuildGradientGraph(row.setup.model, /*num_sequences=*/1,
+                                      row.setup.train.seq_len()));
+  row.setup.pace.wire_bytes_per_second =
+      static_cast<double>(CountElements(whole.graph, Role::kParameter)) *
+      SizeOf(DType::kF32) / (options.share * options.one_rank_seconds);
+  ASSIGN_OR_RETURN(row.predicted, PredictPaced(row.setup));
+  return row;
+}
+
+absl::Status Run(const Options& options) {
+  ASSIGN_OR_RETURN(const Corpus corpus, PacedCorpus());
+  std::vector<Row> rows;
+  const std::vector<MeshShape> shapes = {
+      {2, 1, 1}, {4, 1, 1}, {8, 1, 1}, {1, 2, 1}, {2, 2, 1}};
+  for (const MeshShape& shape : shapes) {
+    for (const bool to_owners : {false, true}) {
+      if (to_owners && shape.ep > 1) continue;
+      for (const bool beside : {false, true}) {
+        ASSIGN_OR_RETURN(rows.emplace_back(),
+                         RowOf(options, shape, beside, to_owners));
+      }
+    }
+  }
+  for (int turn = 0; turn < options.repeats; ++turn) {
+    for (Row& row : rows) {
+      ASSIGN_OR_RETURN(const PacedRun run,
+                       RunPaced(row.setup, corpus, PacedRank::Clock::kReal,
+                                /*num_steps=*/1));
+      row.step.push_back(run.step_seconds);
+      row.exposed.push_back(run.exposed_seconds);
+      row.lateness = std::max(row.lateness, run.lateness);
+      ASSIGN_OR_RETURN(
+          row.replayed,
+          ReplaySeconds(run.traces, row.setup.pace.wire_bytes_per_second));
+    }
+  }
+  std::cout << "seconds a step                             exposed, paced   "
+               "predicted  step, paced      predicted  replayed  late, ms\n";
+  for (const Row& row : rows) {
+    std::cout << absl::StrFormat(
+        "%-24s %-10s %-6s %-16s %9.3f  %-16s %9.3f %9.3f %9.1f\n",
+        ToText(row.setup.shape),
+        row.setup.shard_optimizer ? "to owners" : "to all",
+        row.setup.overlap_sums ? "beside" : "after", Spread(row.exposed),
+        row.predicted.exposed_seconds, Spread(row.step),
+        row.predicted.step_seconds, row.replayed, 1e3 * row.lateness);
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+}  // namespace strata
+
+int main(int argc, char** argv) {
+  strata::Options options;
+  CHECK(argc < 2 || absl::SimpleAtod(argv[1], &options.one_rank_seconds))
+      << "want seconds of one rank's step";
+  CHECK(argc < 3 || absl::SimpleAtod(argv[2], &options.share))
+      << "want the share of it that all gradients take";
+  CHECK(argc < 4 || absl::SimpleAtoi(argv[3], &options.repeats))
+      << "want how often to measure";
+  const absl::Status status = strata::Run(options);
+  CHECK(status.ok()) << status.ToString();
+}
