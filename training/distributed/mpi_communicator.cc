@@ -26,6 +26,7 @@
 #include "core/parallel/pulse.h"
 #include "core/tensor/dtype.h"
 #include "training/distributed/mpi_library.h"
+#include "training/distributed/mpi_pulse_link.h"
 
 namespace strata {
 namespace {
@@ -33,6 +34,12 @@ namespace {
 // Elements of one call: MPI counts in int.
 constexpr int64_t kMaxCount = std::numeric_limits<int>::max();
 constexpr int kMessageTag = 1;
+
+// How often ranks of several hosts exchange signs of life while they wait:
+// often enough to have passed all hosts long before a time-out, and cheaply.
+constexpr int kBeatsOfTimeout = 64;
+constexpr absl::Duration kShortestBeat = absl::Milliseconds(20);
+constexpr absl::Duration kLongestBeat = absl::Seconds(1);
 
 // Counts and where their pieces begin, in bytes or elements of `scale`.
 struct Pieces {
@@ -285,11 +292,26 @@ class World : public MpiWorld {
             mpi, mpi.world, /*owned=*/false, timeout, "world")) {}
 
   ~World() override {
+    LeavePulse();
     world_ = nullptr;
     mpi_.finalize();
   }
 
+  // So that a rank which is waited for in vain can be named.
+  absl::Status Join(absl::Duration timeout) {
+    if (world_->size() == 1) return absl::OkStatus();
+    MPI_Comm group = nullptr;
+    if (mpi_.comm_split(mpi_.world, 0, world_->rank(), &group) != MPI_SUCCESS) {
+      return absl::UnavailableError("MPI makes no group of signs of life");
+    }
+    return JoinPulse(
+        *world_,
+        std::clamp(timeout / kBeatsOfTimeout, kShortestBeat, kLongestBeat),
+        std::make_unique<MpiPulseLink>(mpi_, group));
+  }
+
   Communicator& world() override { return *world_; }
+  bool ClaimLastWord() override { return strata::ClaimLastWord(); }
   void Abort(int status) override { mpi_.abort(mpi_.world, status); }
 
  private:
@@ -320,7 +342,7 @@ absl::StatusOr<std::unique_ptr<MpiWorld>> MpiWorld::Start(
                      "); mpirun's own output says why"));
   }
   auto started = std::make_unique<World>(*mpi, timeout);
-  RETURN_IF_ERROR(JoinPulse(started->world()));
+  RETURN_IF_ERROR(started->Join(timeout));
   return started;
 }
 

@@ -25,7 +25,8 @@ namespace {
   }
   const std::string error(world.Barrier().message());
   const bool names =
-      error.find("; rank 1 was last heard of") != std::string::npos &&
+      error.find("; rank 1 ") != std::string::npos &&
+      error.find("was last heard of") != std::string::npos &&
       error.find("; rank 0") == std::string::npos &&
       error.find("; rank 2") == std::string::npos;
   std::printf("rank %d %s: %s\n", world.rank(),

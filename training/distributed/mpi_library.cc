@@ -49,6 +49,8 @@ absl::StatusOr<MpiLibrary> Open() {
   find("MPI_Irecv", mpi.irecv);
   find("MPI_Test", mpi.test);
   find("MPI_Get_count", mpi.get_count);
+  find("MPI_Cancel", mpi.cancel);
+  find("MPI_Request_free", mpi.request_free);
   // What MPI_COMM_WORLD, MPI_FLOAT, ... are the addresses of.
   find("ompi_mpi_comm_world", mpi.world);
   find("ompi_mpi_byte", mpi.byte);

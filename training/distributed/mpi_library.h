@@ -33,6 +33,8 @@ struct MpiLibrary {
   decltype(&MPI_Irecv) irecv;
   decltype(&MPI_Test) test;
   decltype(&MPI_Get_count) get_count;
+  decltype(&MPI_Cancel) cancel;
+  decltype(&MPI_Request_free) request_free;
 
   MPI_Comm world;
   MPI_Datatype byte, f32, f64, i32;
