@@ -1,6 +1,8 @@
 #include "tools/strata/ranks.h"
 
+#include <algorithm>
 #include <memory>
+#include <string>
 #include <utility>
 
 #include "absl/status/status.h"
@@ -26,6 +28,8 @@ namespace {
 constexpr int kErrorExitCode = 1;
 // So long the first rank is given to say what all ranks see.
 constexpr absl::Duration kFirstRankSpeaks = absl::Seconds(1);
+// Of other hosts, those with lower ranks then go first; up to 20 of them.
+constexpr absl::Duration kLowerRankSpeaks = absl::Milliseconds(100);
 
 }  // namespace
 
@@ -155,10 +159,11 @@ absl::Status Ranks::Open(const MeshFlags& flags, bool on_gpus, bool traced) {
 void Ranks::Fail(const absl::Status& status) {
   const int rank = mpi_->world().rank();
   if (rank > 0) {
-    absl::SleepFor(kFirstRankSpeaks);
-    PrintError(absl::StrCat("rank ", rank, ": ", status.message()));
-  } else {
-    PrintError(status.message());
+    absl::SleepFor(kFirstRankSpeaks + std::min(rank, 20) * kLowerRankSpeaks);
+  }
+  if (mpi_->ClaimLastWord()) {
+    PrintError(rank == 0 ? std::string(status.message())
+                         : absl::StrCat("rank ", rank, ": ", status.message()));
   }
   FlushOutput();
   mpi_->Abort(kErrorExitCode);

@@ -4,7 +4,6 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include <cerrno>
 #include <chrono>
 #include <cstring>
 #include <filesystem>
@@ -20,8 +19,10 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 #include "absl/strings/strip.h"
+#include "absl/time/time.h"
 #include "core/base/status_macros.h"
 #include "nlohmann/json.hpp"
+#include "training/distributed/rank_watch.h"
 #include "training/run/metrics_log.h"
 #include "training/trainer.h"
 
@@ -33,6 +34,9 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr int kFruitlessStarts = 2;
+// How long mpirun may have no ranks on this machine where it has had some.
+constexpr absl::Duration kStartsRanks = absl::Seconds(60);
+constexpr absl::Duration kOutlivesRanks = absl::Seconds(10);
 constexpr int kSignalled = 128;  // A shell's status of a signal's end.
 
 // The value of --out; empty if it is not given.
@@ -47,7 +51,9 @@ std::string OutOf(const std::vector<std::string>& arguments) {
   return "";
 }
 
-absl::StatusOr<int> RunCommand(const std::vector<std::string>& command) {
+absl::StatusOr<RankWatchResult> RunCommand(
+    const std::vector<std::string>& command, const LaunchOptions& options,
+    const RankWatchLimits& limits) {
   std::vector<char*> argv;
   for (const std::string& argument : command) {
     argv.push_back(const_cast<char*>(argument.c_str()));
@@ -62,12 +68,17 @@ absl::StatusOr<int> RunCommand(const std::vector<std::string>& command) {
         command[0] == "mpirun" ? "; it is of Debian's package openmpi-bin"
                                : ""));
   }
-  int status = 0;
   // Ctrl-C reaches it too; it is waited for.
-  while (waitpid(pid, &status, 0) < 0 && errno == EINTR) {
+  const RankWatchResult result = WaitForRanks(pid, options.program, limits);
+  if (result.was_ended && options.note) {
+    options.note(absl::StrCat(
+        "mpirun waited for another host, ",
+        result.had_ranks ? "its ranks here gone for "
+                         : "without ranks here for ",
+        absl::FormatDuration(result.had_ranks ? limits.end : limits.start),
+        "; ended it"));
   }
-  return WIFEXITED(status) ? WEXITSTATUS(status)
-                           : kSignalled + WTERMSIG(status);
+  return result;
 }
 
 // Whether the log of `out` ends with a step or what comes of one, written since
@@ -133,17 +144,27 @@ absl::StatusOr<int> Launch(const LaunchOptions& options) {
   const std::string out = OutOf(options.arguments);
   std::string checkpoint;
   int fruitless = 0;
+  // Ranks of other machines alone cannot be seen: no limit until there are
+  // some.
+  RankWatchLimits limits;
+  limits.end = kOutlivesRanks;
   for (int start = 0;; ++start) {
     ASSIGN_OR_RETURN(const std::vector<std::string> command,
                      LaunchCommand(options, checkpoint, start > 0));
     const fs::file_time_type began = fs::file_time_type::clock::now();
-    ASSIGN_OR_RETURN(const int status, RunCommand(command));
+    ASSIGN_OR_RETURN(const RankWatchResult result,
+                     RunCommand(command, options, limits));
+    const int status = WIFEXITED(result.status)
+                           ? WEXITSTATUS(result.status)
+                           : kSignalled + WTERMSIG(result.status);
+    if (result.had_ranks) limits.start = kStartsRanks;
     if (status == 0 || (options.stop && options.stop())) return status;
 
     const std::string ended =
         absl::StrCat("the ranks ended with status ", status);
     // What a signal ended may have been killed at any time.
-    const bool fruitful = status > kSignalled || MadeSteps(out, began);
+    const bool fruitful =
+        (status > kSignalled && !result.was_ended) || MadeSteps(out, began);
     fruitless = fruitful ? 0 : fruitless + 1;
     if (fruitless == kFruitlessStarts) {
       return absl::UnavailableError(

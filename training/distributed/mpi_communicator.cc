@@ -18,7 +18,6 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
-#include "absl/synchronization/mutex.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "absl/types/span.h"
@@ -30,6 +29,7 @@
 #include "core/tensor/dtype.h"
 #include "training/distributed/deadline.h"
 #include "training/distributed/mpi_library.h"
+#include "training/distributed/mpi_pulse_link.h"
 
 namespace strata {
 namespace {
@@ -40,16 +40,11 @@ constexpr int kMessageTag = 1;
 // Ranks that start on a busy machine are later to meet than in a step.
 constexpr absl::Duration kStartingTime = absl::Seconds(60);
 
-// Calls of MPI, all of which return at once, are made by one thread at a time:
-// MPI_THREAD_SERIALIZED, which costs less than letting MPI lock itself. Lanes
-// (core/runtime/lanes.h) wait for their groups beside the program's thread.
-absl::Mutex mpi_turn(absl::kConstInit);
-
-template <typename... Parameters, typename... Arguments>
-int InTurn(int (*call)(Parameters...), Arguments... arguments) {
-  absl::MutexLock lock(&mpi_turn);
-  return call(arguments...);
-}
+// How often ranks of several hosts exchange signs of life while they wait:
+// often enough to have passed all hosts long before a time-out, and cheaply.
+constexpr int kBeatsOfTimeout = 64;
+constexpr absl::Duration kShortestBeat = absl::Milliseconds(20);
+constexpr absl::Duration kLongestBeat = absl::Seconds(1);
 
 // Counts and where their pieces begin, in bytes or elements of `scale`.
 struct Pieces {
@@ -90,9 +85,9 @@ class MpiCommunicator : public Communicator {
         owned_(owned),
         timeout_(timeout),
         name_(name) {
-    mpi_.comm_rank(group, &rank_);
-    mpi_.comm_size(group, &size_);
-    mpi_.comm_set_errhandler(group, mpi_.errors_return);
+    InTurn(mpi_.comm_rank, group, &rank_);
+    InTurn(mpi_.comm_size, group, &size_);
+    InTurn(mpi_.comm_set_errhandler, group, mpi_.errors_return);
   }
 
   ~MpiCommunicator() override {
@@ -313,10 +308,13 @@ class World : public MpiWorld {
   ~World() override {
     const int rank = world_->rank();
     if (const absl::Status met = world_->Barrier(); !met.ok()) {
-      std::fprintf(stderr, "error: rank %d cannot end: %s\n", rank,
-                   std::string(met.message()).c_str());
+      if (strata::ClaimLastWord()) {
+        std::fprintf(stderr, "error: rank %d cannot end: %s\n", rank,
+                     std::string(met.message()).c_str());
+      }
       Abort(1);
     }
+    LeavePulse();
     world_ = nullptr;
     const Deadline deadline(timeout_,
                             absl::StrCat("rank ", rank,
@@ -325,7 +323,22 @@ class World : public MpiWorld {
     mpi_.finalize();
   }
 
+  // So that a rank which is waited for in vain can be named.
+  absl::Status Join(absl::Duration timeout) {
+    if (world_->size() == 1) return absl::OkStatus();
+    MPI_Comm group = nullptr;
+    if (InTurn(mpi_.comm_split, mpi_.world, 0, world_->rank(), &group) !=
+        MPI_SUCCESS) {
+      return absl::UnavailableError("MPI makes no group of signs of life");
+    }
+    return JoinPulse(
+        *world_,
+        std::clamp(timeout / kBeatsOfTimeout, kShortestBeat, kLongestBeat),
+        std::make_unique<MpiPulseLink>(mpi_, group));
+  }
+
   Communicator& world() override { return *world_; }
+  bool ClaimLastWord() override { return strata::ClaimLastWord(); }
   void Abort(int status) override { mpi_.abort(mpi_.world, status); }
 
  private:
@@ -358,7 +371,7 @@ absl::StatusOr<std::unique_ptr<MpiWorld>> MpiWorld::Start(
                      "); mpirun's own output says why"));
   }
   auto started = std::make_unique<World>(*mpi, timeout);
-  RETURN_IF_ERROR(JoinPulse(started->world()));
+  RETURN_IF_ERROR(started->Join(timeout));
   return started;
 }
 

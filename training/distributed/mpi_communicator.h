@@ -37,6 +37,10 @@ class MpiWorld {
 
   virtual Communicator& world() = 0;
 
+  // Whether this rank is the first of its machine to ask: the one that says why
+  // all end.
+  virtual bool ClaimLastWord() = 0;
+
   // Ends all ranks at once with `status`: for one that cannot go on.
   virtual void Abort(int status) = 0;
 };

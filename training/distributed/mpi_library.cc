@@ -48,6 +48,8 @@ absl::StatusOr<MpiLibrary> Open() {
   find("MPI_Irecv", mpi.irecv);
   find("MPI_Test", mpi.test);
   find("MPI_Get_count", mpi.get_count);
+  find("MPI_Cancel", mpi.cancel);
+  find("MPI_Request_free", mpi.request_free);
   // What MPI_COMM_WORLD, MPI_FLOAT, ... are the addresses of.
   find("ompi_mpi_comm_world", mpi.world);
   find("ompi_mpi_byte", mpi.byte);
@@ -67,6 +69,11 @@ absl::StatusOr<const MpiLibrary*> MpiLibrary::Load() {
   static const auto* const mpi = new absl::StatusOr<MpiLibrary>(Open());
   if (!mpi->ok()) return mpi->status();
   return &**mpi;
+}
+
+absl::Mutex* MpiTurn() {
+  static absl::Mutex turn(absl::kConstInit);
+  return &turn;
 }
 
 }  // namespace strata

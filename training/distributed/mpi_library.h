@@ -7,6 +7,7 @@
 // The C interface alone: that of C++ wants a directory of its own searched.
 #define OMPI_SKIP_MPICXX 1
 #include "absl/status/statusor.h"
+#include "absl/synchronization/mutex.h"
 #include "mpi/mpi.h"
 
 namespace strata {
@@ -32,6 +33,8 @@ struct MpiLibrary {
   decltype(&MPI_Irecv) irecv;
   decltype(&MPI_Test) test;
   decltype(&MPI_Get_count) get_count;
+  decltype(&MPI_Cancel) cancel;
+  decltype(&MPI_Request_free) request_free;
 
   MPI_Comm world;
   MPI_Datatype byte, f32, f64, i32;
@@ -43,6 +46,19 @@ struct MpiLibrary {
   // Returns UNAVAILABLE if libmpi is not there or is not Open MPI's.
   static absl::StatusOr<const MpiLibrary*> Load();
 };
+
+// Held by a thread while it calls MPI.
+absl::Mutex* MpiTurn();
+
+// Calls MPI. All calls but those of its beginning and end return at once, and
+// are made by one thread at a time: MPI_THREAD_SERIALIZED, which costs less
+// than letting MPI lock itself. Lanes (core/runtime/lanes.h) wait for their
+// groups beside the program's thread.
+template <typename... Parameters, typename... Arguments>
+int InTurn(int (*call)(Parameters...), Arguments... arguments) {
+  absl::MutexLock lock(MpiTurn());
+  return call(arguments...);
+}
 
 }  // namespace strata
 

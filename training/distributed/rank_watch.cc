@@ -1,0 +1,68 @@
+#include "training/distributed/rank_watch.h"
+
+#include <signal.h>
+#include <sys/types.h>
+#include <sys/wait.h>
+
+#include <cerrno>
+#include <filesystem>
+#include <fstream>
+#include <string>
+#include <system_error>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
+
+namespace strata {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr absl::Duration kTurn = absl::Milliseconds(50);
+// From a polite signal to one that cannot be waited out.
+constexpr absl::Duration kUntilKilled = absl::Seconds(3);
+
+bool HasRanks(pid_t pid, const std::string& program) {
+  std::error_code error;
+  const fs::path tasks = absl::StrCat("/proc/", pid, "/task");
+  for (const fs::directory_entry& task : fs::directory_iterator(tasks, error)) {
+    std::ifstream children(task.path() / "children");
+    for (pid_t child; children >> child;) {
+      const fs::path path =
+          fs::read_symlink(absl::StrCat("/proc/", child, "/exe"), error);
+      if (!error && path == program) return true;
+    }
+  }
+  return false;
+}
+
+}  // namespace
+
+RankWatchResult WaitForRanks(pid_t pid, const std::string& program,
+                             const RankWatchLimits& limits) {
+  RankWatchResult result;
+  absl::Time alone_since = absl::Now();
+  absl::Time asked = absl::InfiniteFuture();
+  for (;;) {
+    const pid_t ended = waitpid(pid, &result.status, WNOHANG);
+    if (ended == pid || (ended < 0 && errno != EINTR)) return result;
+    const absl::Time now = absl::Now();
+    if (HasRanks(pid, program)) {
+      result.had_ranks = true;
+      alone_since = now;
+    } else if (now - alone_since >
+               (result.had_ranks ? limits.end : limits.start)) {
+      if (!result.was_ended) {
+        result.was_ended = true;
+        asked = now;
+        kill(pid, SIGTERM);
+      } else if (now - asked > kUntilKilled) {
+        kill(pid, SIGKILL);
+      }
+    }
+    absl::SleepFor(kTurn);
+  }
+}
+
+}  // namespace strata

@@ -1,0 +1,37 @@
+// Waits for mpirun, and ends it where it waits for another host in vain: one
+// that cannot be reached is not missed before TCP gives it up, which is long
+// after the ranks have given each other up.
+//
+//   mpirun ──forks──> ranks of this machine    none yet, or none any more, for
+//     └─────ssh─────> those of other machines  too long: mpirun is ended
+
+#ifndef TRAINING_DISTRIBUTED_RANK_WATCH_H_
+#define TRAINING_DISTRIBUTED_RANK_WATCH_H_
+
+#include <sys/types.h>
+
+#include <string>
+
+#include "absl/time/time.h"
+
+namespace strata {
+
+struct RankWatchLimits {
+  absl::Duration start = absl::InfiniteDuration();  // Until there are ranks.
+  absl::Duration end = absl::InfiniteDuration();    // After the last of them.
+};
+
+struct RankWatchResult {
+  int status = 0;  // As waitpid has it.
+  bool had_ranks = false;
+  bool was_ended = false;  // It was beyond a limit.
+};
+
+// Waits for process `pid`, a child of this one. Children of its own that run
+// `program`, a path without links, are its ranks.
+RankWatchResult WaitForRanks(pid_t pid, const std::string& program,
+                             const RankWatchLimits& limits);
+
+}  // namespace strata
+
+#endif  // TRAINING_DISTRIBUTED_RANK_WATCH_H_
