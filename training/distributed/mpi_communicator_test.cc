@@ -24,11 +24,10 @@ namespace {
     std::_Exit(0);
   }
   const std::string error(world.Barrier().message());
-  const bool names =
-      error.find("; rank 1 ") != std::string::npos &&
-      error.find("was last heard of") != std::string::npos &&
-      error.find("; rank 0") == std::string::npos &&
-      error.find("; rank 2") == std::string::npos;
+  const bool names = error.find("; rank 1 ") != std::string::npos &&
+                     error.find("was last heard of") != std::string::npos &&
+                     error.find("; rank 0") == std::string::npos &&
+                     error.find("; rank 2") == std::string::npos;
   std::printf("rank %d %s: %s\n", world.rank(),
               names ? "names the sleeper" : "does not know", error.c_str());
   std::fflush(stdout);
