@@ -27,6 +27,8 @@ void InstallInterruptHandler() {
   for (const int signal : {SIGINT, SIGTERM}) {
     CHECK(sigaction(signal, &action, nullptr) == 0) << signal;
   }
+  action.sa_flags = SA_RESTART;
+  CHECK(sigaction(SIGUSR1, &action, nullptr) == 0);
 }
 
 bool InterruptRequested() {

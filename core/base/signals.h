@@ -5,7 +5,8 @@
 //   if (InterruptRequested()) { save; return kInterruptedExitCode; }
 //
 // The first SIGINT or SIGTERM (what schedulers send) only asks; a second one of
-// the same kind kills at once.
+// the same kind kills at once. SIGUSR1 only asks, however often it comes: it is
+// the one that mpirun passes on to its ranks without ending them.
 
 #ifndef CORE_BASE_SIGNALS_H_
 #define CORE_BASE_SIGNALS_H_

@@ -22,6 +22,14 @@ TEST(SignalsTest, TheFirstSignalAsks) {
   }
 }
 
+TEST(SignalsTest, WhatMpirunPassesOnAsksHoweverOften) {
+  InstallInterruptHandler();
+  raise(SIGUSR1);
+  EXPECT_TRUE(InterruptRequested());
+  raise(SIGUSR1);
+  EXPECT_TRUE(InterruptRequested());
+}
+
 TEST(SignalsDeathTest, TheSecondSignalKills) {
   for (const int signal : {SIGINT, SIGTERM}) {
     EXPECT_EXIT(

@@ -1,13 +1,13 @@
 // Signs of life of ranks, which are processes: where one is waited for in vain,
 // it is the one that has not been heard of.
 //
-//   host a   rank 0   beats while it waits   --+
-//            rank 1   is stopped               +--  a table that all ranks of
-//                                              |    the host map: [ranks] when
-//                                              |    each was last heard of
-//                       times of beats, now    |  and again, by messages
-//   host b   rank 2   beats while it waits   --+--  that of this host
-//            rank 3   ...
+//   host a   rank 0   beats while it waits   --+--  a table that they all map,
+//            rank 1   is stopped               |    [ranks]: the last beat that
+//                                              |    is known of each
+//                                           messages, now and again
+//                                              |
+//   host b   rank 2   beats while it waits   --+--  the table of this host
+//            rank 3   beats while it waits   --+
 //
 // At its k-th turn rank r tells rank r + 2^k what it knows, so that what one
 // host knows has come to all after as many turns as their number has bits; a

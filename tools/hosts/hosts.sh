@@ -30,6 +30,7 @@ join_hosts() {
   local proxy=$1 folder=$2 n=$3 i spaces=()
   shift 3
   mkdir -p "$folder"
+  rm -f "$folder"/up*
   echo "127.0.0.1 localhost" >"$folder/names"
   for ((i = 1; i <= n; ++i)); do echo "10.77.0.$i host$i" >>"$folder/names"; done
   for ((i = 1; i <= n; ++i)); do
@@ -39,6 +40,7 @@ join_hosts() {
         mount --bind "$2/names" /etc/hosts && : >"$2/up$1" && exec sleep infinity' \
       host "$i" "$folder" &
     host_process[i]=$!
+    disown  # That it is killed in the end is no news.
     until [[ -e $folder/up$i ]]; do
       kill -0 "${host_process[i]}" || { echo "host $i did not come up" >&2; return 1; }
       sleep 0.05
@@ -57,7 +59,7 @@ join_hosts() {
     --mca btl_tcp_if_include strata0 --mca oob_tcp_if_include strata0)
   "$proxy" "$@" "${spaces[@]}" >"$folder/link" 2>"$folder/link.err" &
   link_process=$!
-  until grep -q ready "$folder/link"; do
+  until grep -qs ready "$folder/link"; do
     kill -0 "$link_process" 2>/dev/null || { cat "$folder/link.err" >&2; return 1; }
     sleep 0.05
   done

@@ -1,6 +1,7 @@
 #!/bin/bash
 # strata launch: a rank that is killed, and one that hangs, cost the work since
-# the last checkpoint and no bit of the result; what cannot work is one line.
+# the last checkpoint and no bit of the result; who asks it to end loses none; what
+# cannot work is one line.
 set -euo pipefail
 
 here=$PWD/tools/strata
@@ -42,9 +43,18 @@ launch -- "${train[@]}" --out=hurt >hurt.out 2>hurt.err &
 run=$!
 kill -KILL "$(rank_past hurt 100)"
 kill -STOP "$(rank_past hurt 700)"
-wait "$run" || fail "$(cat hurt.err)"
-grep -q '1500 of 1500 steps are done' hurt.out || fail "$(cat hurt.out)"
+# Asked to end, the ranks save where they are.
+[[ -n $(rank_past hurt 1000) ]] || fail "$(cat hurt.err)"
+kill -TERM "$(process_of "[^ ]*/strata launch .*--out=hurt")"
+status=0
+wait "$run" || status=$?
+((status == 130)) || fail "status $status: $(cat hurt.err)"
+step=$(losses hurt | tail -n 1 | cut -d ' ' -f 1)
+grep -q "stopped after step $step of 1500 and saved hurt/step-$(printf %06d "$step")" hurt.err || fail "$(cat hurt.err)"
 (($(grep -c '^note: the ranks ended with status .*; start .* from hurt/step-' hurt.err) == 2)) || fail "$(cat hurt.err)"
+
+launch -- "${train[@]}" --resume --out=hurt >again.out 2>again.err || fail "$(cat again.err)"
+grep -q '1500 of 1500 steps are done' again.out || fail "$(cat again.out)"
 cmp <(losses whole) <(losses hurt) || fail "other losses"
 same_files whole/step-001500 hurt/step-001500 || fail "other weights"
 

@@ -110,6 +110,12 @@ absl::StatusOr<std::unique_ptr<Ranks>> Ranks::Join(const MeshFlags& flags,
   const int launched = NumLaunchedRanks();
   const int wanted = flags.shape.size();
   if (launched == 1 && wanted == 1) return nullptr;
+  if (launched == 1 && NumLonelyTasks() > 1) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "srun started ", NumLonelyTasks(),
+        " tasks that do not know of each other; start them by srun "
+        "--mpi=pmix"));
+  }
   if (launched == 1) {
     return absl::InvalidArgumentError(absl::StrCat(
         "the mesh ", ToText(flags.shape), " has ", wanted,

@@ -1,9 +1,12 @@
 #include "training/distributed/launcher.h"
 
-#include <spawn.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <chrono>
 #include <cstring>
 #include <filesystem>
@@ -25,8 +28,6 @@
 #include "training/distributed/rank_watch.h"
 #include "training/run/metrics_log.h"
 #include "training/trainer.h"
-
-extern char** environ;
 
 namespace strata {
 namespace {
@@ -51,32 +52,58 @@ std::string OutOf(const std::vector<std::string>& arguments) {
   return "";
 }
 
-absl::StatusOr<RankWatchResult> RunCommand(
-    const std::vector<std::string>& command, const LaunchOptions& options,
-    const RankWatchLimits& limits) {
+// Starts a child in a group of its own: Ctrl-C, at which mpirun would kill the
+// ranks, is for this process, which tells them to save. It ends with this one,
+// and has no terminal's input, which is not for groups in the background.
+absl::StatusOr<pid_t> Start(const std::vector<std::string>& command) {
   std::vector<char*> argv;
   for (const std::string& argument : command) {
     argv.push_back(const_cast<char*>(argument.c_str()));
   }
   argv.push_back(nullptr);
-  pid_t pid = 0;
-  const int error =
-      posix_spawnp(&pid, argv[0], nullptr, nullptr, argv.data(), environ);
-  if (error != 0) {
-    return absl::NotFoundError(absl::StrCat(
-        "cannot start ", command[0], ": ", std::strerror(error),
-        command[0] == "mpirun" ? "; it is of Debian's package openmpi-bin"
-                               : ""));
+  int pipe_fd[2];  // Says why it could not be started; closed if it is.
+  if (pipe2(pipe_fd, O_CLOEXEC) != 0) {
+    return absl::UnavailableError(
+        absl::StrCat("no pipe: ", std::strerror(errno)));
   }
-  // Ctrl-C reaches it too; it is waited for.
-  const RankWatchResult result = WaitForRanks(pid, options.program, limits);
+  const pid_t parent = getpid();
+  const pid_t pid = fork();
+  if (pid == 0) {
+    setpgid(0, 0);
+    const int nothing = open("/dev/null", O_RDONLY);
+    if (nothing >= 0) dup2(nothing, STDIN_FILENO);
+    prctl(PR_SET_PDEATHSIG, SIGTERM);
+    if (getppid() == parent) execvp(argv[0], argv.data());
+    const int error = errno;
+    const ssize_t written = write(pipe_fd[1], &error, sizeof(error));
+    _exit(written < 0 ? 2 : 1);
+  }
+  int error = pid < 0 ? errno : 0;
+  close(pipe_fd[1]);
+  if (pid > 0 && read(pipe_fd[0], &error, sizeof(error)) > 0) {
+    waitpid(pid, nullptr, 0);
+  }
+  close(pipe_fd[0]);
+  if (error == 0) return pid;
+  return absl::NotFoundError(absl::StrCat(
+      "cannot start ", command[0], ": ", std::strerror(error),
+      command[0] == "mpirun" ? "; it is of Debian's package openmpi-bin" : ""));
+}
+
+absl::StatusOr<RankWatchResult> RunCommand(
+    const std::vector<std::string>& command, const LaunchOptions& options,
+    const RankWatchOptions& watch) {
+  ASSIGN_OR_RETURN(const pid_t pid, Start(command));
+  const RankWatchResult result = WaitForRanks(pid, options.program, watch);
   if (result.was_ended && options.note) {
-    options.note(absl::StrCat(
-        "mpirun waited for another host, ",
-        result.had_ranks ? "its ranks here gone for "
-                         : "without ranks here for ",
-        absl::FormatDuration(result.had_ranks ? limits.end : limits.start),
-        "; ended it"));
+    const std::string waited =
+        absl::FormatDuration(result.had_ranks ? watch.end : watch.start);
+    options.note(
+        result.had_ranks
+            ? absl::StrCat("mpirun still waited for another host ", waited,
+                           " after the end of its ranks here; ended it")
+            : absl::StrCat("mpirun has started no rank here in ", waited,
+                           ", as another host does not answer; ended it"));
   }
   return result;
 }
@@ -146,18 +173,19 @@ absl::StatusOr<int> Launch(const LaunchOptions& options) {
   int fruitless = 0;
   // Ranks of other machines alone cannot be seen: no limit until there are
   // some.
-  RankWatchLimits limits;
-  limits.end = kOutlivesRanks;
+  RankWatchOptions watch;
+  watch.end = kOutlivesRanks;
+  watch.stop = options.stop;
   for (int start = 0;; ++start) {
     ASSIGN_OR_RETURN(const std::vector<std::string> command,
                      LaunchCommand(options, checkpoint, start > 0));
     const fs::file_time_type began = fs::file_time_type::clock::now();
     ASSIGN_OR_RETURN(const RankWatchResult result,
-                     RunCommand(command, options, limits));
+                     RunCommand(command, options, watch));
     const int status = WIFEXITED(result.status)
                            ? WEXITSTATUS(result.status)
                            : kSignalled + WTERMSIG(result.status);
-    if (result.had_ranks) limits.start = kStartsRanks;
+    if (result.had_ranks) watch.start = kStartsRanks;
     if (status == 0 || (options.stop && options.stop())) return status;
 
     const std::string ended =

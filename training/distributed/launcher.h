@@ -31,7 +31,9 @@ struct LaunchOptions {
   // and --overwrite where it begins anew.
   std::vector<std::string> arguments;
   std::function<void(absl::string_view)> note = nullptr;  // Of each restart.
-  std::function<bool()> stop = nullptr;  // Whether to give up: Ctrl-C.
+  // Whether to end: Ctrl-C. The ranks are then told by SIGUSR1, which mpirun
+  // passes on to them, and waited for: they save first.
+  std::function<bool()> stop = nullptr;
 };
 
 // Returns the exit status of the last start: 0 if the run is done.

@@ -143,11 +143,13 @@ TEST_F(LaunchTest, StartsAgainOnlySoOften) {
   EXPECT_EQ(Starts(), 4);
 }
 
-TEST_F(LaunchTest, EndsWhenItIsAskedTo) {
-  options_.stop = [] { return true; };
-  Program("kill -9 $$");
-  EXPECT_EQ(Status(), 137);
+TEST_F(LaunchTest, TellsTheRanksWhenItIsAskedToEnd) {
+  const std::string listens = absl::StrCat(folder_, "/listens");
+  options_.stop = [&] { return std::filesystem::exists(listens); };
+  Program("trap 'exit 9' USR1; : >listens; while :; do sleep 0.1; done");
+  EXPECT_EQ(Status(), 9);
   EXPECT_EQ(Starts(), 1);
+  EXPECT_THAT(notes_, IsEmpty());
 }
 
 TEST_F(LaunchTest, SaysWhatIsNotThere) {

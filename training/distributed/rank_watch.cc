@@ -19,6 +19,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
+constexpr absl::Duration kTellsAgain = absl::Seconds(1);
 constexpr absl::Duration kTurn = absl::Milliseconds(50);
 // From a polite signal to one that cannot be waited out.
 constexpr absl::Duration kUntilKilled = absl::Seconds(3);
@@ -40,10 +41,11 @@ bool HasRanks(pid_t pid, const std::string& program) {
 }  // namespace
 
 RankWatchResult WaitForRanks(pid_t pid, const std::string& program,
-                             const RankWatchLimits& limits) {
+                             const RankWatchOptions& options) {
   RankWatchResult result;
   absl::Time alone_since = absl::Now();
   absl::Time asked = absl::InfiniteFuture();
+  absl::Time told = absl::InfinitePast();
   for (;;) {
     const pid_t ended = waitpid(pid, &result.status, WNOHANG);
     if (ended == pid || (ended < 0 && errno != EINTR)) return result;
@@ -52,7 +54,7 @@ RankWatchResult WaitForRanks(pid_t pid, const std::string& program,
       result.had_ranks = true;
       alone_since = now;
     } else if (now - alone_since >
-               (result.had_ranks ? limits.end : limits.start)) {
+               (result.had_ranks ? options.end : options.start)) {
       if (!result.was_ended) {
         result.was_ended = true;
         asked = now;
@@ -60,6 +62,10 @@ RankWatchResult WaitForRanks(pid_t pid, const std::string& program,
       } else if (now - asked > kUntilKilled) {
         kill(pid, SIGKILL);
       }
+    }
+    if (options.stop && options.stop() && now - told > kTellsAgain) {
+      told = now;
+      kill(pid, SIGUSR1);
     }
     absl::SleepFor(kTurn);
   }

@@ -10,15 +10,19 @@
 
 #include <sys/types.h>
 
+#include <functional>
 #include <string>
 
 #include "absl/time/time.h"
 
 namespace strata {
 
-struct RankWatchLimits {
+struct RankWatchOptions {
   absl::Duration start = absl::InfiniteDuration();  // Until there are ranks.
   absl::Duration end = absl::InfiniteDuration();    // After the last of them.
+  // Whether the ranks are to end. They are told by SIGUSR1, which mpirun passes
+  // on, again and again, as those that have yet to start do not hear it.
+  std::function<bool()> stop = nullptr;
 };
 
 struct RankWatchResult {
@@ -30,7 +34,7 @@ struct RankWatchResult {
 // Waits for process `pid`, a child of this one. Children of its own that run
 // `program`, a path without links, are its ranks.
 RankWatchResult WaitForRanks(pid_t pid, const std::string& program,
-                             const RankWatchLimits& limits);
+                             const RankWatchOptions& options);
 
 }  // namespace strata
 
