@@ -194,19 +194,22 @@ class Model : public LlamaCppModel {
     return Run(ids);
   }
 
-  absl::StatusOr<double> Decode(absl::Span<const int32_t> ids,
-                                int num_threads) override {
+  absl::StatusOr<std::vector<double>> Decode(absl::Span<const int32_t> ids,
+                                             int num_threads) override {
     const Threads threads(*this, num_threads);
     RETURN_IF_ERROR(Run(ids.subspan(0, 1)).status());
-    const Clock::time_point start = Clock::now();
+    std::vector<double> seconds;
+    Clock::time_point start = Clock::now();
     for (int32_t id : ids.subspan(1)) {
       RETURN_IF_ERROR(Advance(&id, 1));
       if (Logits() == nullptr) {
         return absl::InternalError("llama.cpp gave no logits");
       }
+      const Clock::time_point end = Clock::now();
+      seconds.push_back(std::chrono::duration<double>(end - start).count());
+      start = end;
     }
-    const std::chrono::duration<double> seconds = Clock::now() - start;
-    return seconds.count();
+    return seconds;
   }
 
   std::string Description() const override { return api_.system_info(); }

@@ -11,6 +11,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
@@ -35,10 +36,10 @@ class LlamaCppModel {
   // Seconds of a prompt in an empty cache, logits of its last token.
   virtual absl::StatusOr<double> Prefill(absl::Span<const int32_t> ids,
                                          int num_threads) = 0;
-  // Seconds of the tokens of `ids` behind the first, one after another, the
-  // logits of each waited for.
-  virtual absl::StatusOr<double> Decode(absl::Span<const int32_t> ids,
-                                        int num_threads) = 0;
+  // Seconds of each token of `ids` behind the first, one after another, its
+  // logits waited for.
+  virtual absl::StatusOr<std::vector<double>> Decode(
+      absl::Span<const int32_t> ids, int num_threads) = 0;
   // What it is: release and instructions.
   virtual std::string Description() const = 0;
 };

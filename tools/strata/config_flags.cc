@@ -159,13 +159,19 @@ void AddThreads(OptionParser& app, int& num_threads) {
       ->Check(Between(1, kMaxThreads));
 }
 
+absl::StatusOr<WeightStorage> WeightStorageOf(absl::string_view name) {
+  if (name == "bf16") return WeightStorage::kBF16;
+  if (name == "f32") return WeightStorage::kF32;
+  return absl::InvalidArgumentError(
+      absl::StrCat("weights are ", name, "; want bf16 or f32"));
+}
+
 void AddWeights(OptionParser& app, WeightStorage& storage) {
   storage = WeightStorage::kAsStored;
   app.AddOption(
          "--weights",
          [&storage](const std::string& name) {
-           storage =
-               name == "bf16" ? WeightStorage::kBF16 : WeightStorage::kF32;
+           storage = WeightStorageOf(name).value_or(storage);
          },
          "Keep matrices in bf16 (rounding wider ones) or widen them to f32 "
          "(default: as they are on disk)")

@@ -10,6 +10,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "core/checkpoint/weight_storage.h"
 #include "core/model/config.pb.h"
 #include "core/quant/cache_format.h"
@@ -54,6 +55,10 @@ void AddPreset(OptionParser& app, std::string& preset);
 void AddSet(OptionParser& app, std::vector<std::string>& assignments);
 void AddData(OptionParser& app, std::string& folder);
 void AddThreads(OptionParser& app, int& num_threads);
+// What --weights may say.
+//
+// Returns INVALID_ARGUMENT if it is neither bf16 nor f32.
+absl::StatusOr<WeightStorage> WeightStorageOf(absl::string_view name);
 // How weights lie in memory (core/checkpoint/weight_storage.h).
 void AddWeights(OptionParser& app, WeightStorage& storage);
 // How keys and values lie in memory, and attention's probabilities: --cache and

@@ -58,28 +58,13 @@ TEST_F(QuantizeTest, MakesAModelThatOtherCommandsRead) {
 }
 
 TEST_F(QuantizeTest, SpendsABudgetAndServesItsMixedExperts) {
-  const auto quantise = [&](const std::string& out, const Flags& more) {
-    Flags flags = {"quantize", "--model",  *run_,     "--data", *data_,
-                   "--out",    out,        "--group", "0",      "--method",
-                   "clip",     "--tokens", "256"};
-    flags.insert(flags.end(), more.begin(), more.end());
-    return Strata(flags);
-  };
-  const Result narrow = quantise(Folder("narrow"), {"--json"});
-  ASSERT_EQ(narrow.exit_code, 0) << narrow.err;
-  const auto least = Json::parse(narrow.out)["bytes"].get<int64_t>();
-  const Result wide =
-      quantise(Folder("wide"), {"--budget-bytes", "1000000000", "--json"});
-  ASSERT_EQ(wide.exit_code, 0) << wide.err;
-  const auto most = Json::parse(wide.out)["bytes"].get<int64_t>();
-  const int64_t half = (least + most) / 2;
-  const std::string budget = std::to_string(half);
-
+  const int64_t budget = MixedBudget();
   const std::string out = Folder("mixed");
-  const Result mixed = quantise(out, {"--budget-bytes", budget, "--json"});
+  const Result mixed =
+      Quantize(out, {"--budget-bytes", std::to_string(budget), "--json"});
   ASSERT_EQ(mixed.exit_code, 0) << mixed.err;
   const Json made = Json::parse(mixed.out);
-  EXPECT_LE(made["bytes"].get<int64_t>(), half);
+  EXPECT_LE(made["bytes"].get<int64_t>(), budget);
   int64_t some = 0;
   for (const Json& weight : made["weights"]) {
     const auto count = weight["in_8_bits"].get<int64_t>();
@@ -94,7 +79,7 @@ TEST_F(QuantizeTest, SpendsABudgetAndServesItsMixedExperts) {
     const Result result = Strata(command);
     EXPECT_EQ(result.exit_code, 0) << command[0] << ": " << result.err;
   }
-  ExpectFailure(quantise(Folder("none"), {"--budget-bytes", "1000"}), 1,
+  ExpectFailure(Quantize(Folder("none"), {"--budget-bytes", "1000"}), 1,
                 {"1000", "smallest possible"});
 }
 

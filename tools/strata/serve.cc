@@ -23,6 +23,7 @@
 #include "core/base/thread_pool.h"
 #include "core/checkpoint/load_model.h"
 #include "core/checkpoint/model_files.h"
+#include "core/checkpoint/weight_storage.h"
 #include "core/cpu/batch_invariant.h"
 #include "core/cpu/cpu_backend.h"
 #include "core/graph/builder.h"
@@ -69,6 +70,7 @@ struct ServeFlags {
   int threads = 1;
   bool quiet = false;
   bool no_fuse = false;
+  WeightStorage weights = WeightStorage::kAsStored;
   std::string profile;
   DeviceFlags device;
   OptionParser* app = nullptr;
@@ -143,6 +145,14 @@ absl::Status ReadConfigFile(ServeFlags& flags) {
     flags.engine.cache.format = *format;
   }
   integer("attention-bits", flags.engine.cache.attention_bits, 0, 6);
+  if (!given("weights")) {
+    const std::string name = fields.String("weights", "");
+    if (!name.empty()) {
+      const auto storage = WeightStorageOf(name);
+      if (!storage.ok()) return with_path(storage.status());
+      flags.weights = *storage;
+    }
+  }
   integer("max-context", flags.max_context, 0, kMany);
   number("grace-seconds", flags.grace_seconds);
   integer("threads", flags.threads, 1, 4096);
@@ -243,7 +253,8 @@ absl::StatusOr<std::shared_ptr<ServedModel>> LoadVersion(
   loaded->state = std::make_unique<StateStore>(*loaded->backend);
   ASSIGN_OR_RETURN(loaded->codec, LoadTextCodec(folder, config.vocab_size()));
   std::vector<UnusedTensor> unused;
-  RETURN_IF_ERROR(LoadWeights(folder, config, *loaded->state, &unused));
+  RETURN_IF_ERROR(
+      LoadModelWeights(folder, config, *loaded->state, &unused, flags.weights));
   for (const std::string& line : DescribeUnused(unused)) PrintNote(line);
   if (flags.profile == kEdge && !IsQuantised(*loaded->state)) {
     loaded->state = std::make_unique<StateStore>(*loaded->backend);
@@ -429,6 +440,7 @@ Command AddServe(OptionParser& app) {
   serve->AddFlag("--no-fuse", flags->no_fuse,
                  "Run the basic operators of a block one by one");
   serve->AddFlag("--quiet", flags->quiet, "No line for each request");
+  AddWeights(*serve, flags->weights);
   AddThreads(*serve, flags->threads);
   AddDevice(*serve, flags->device);
   return {serve, [flags] { return RunServe(*flags); }};

@@ -21,6 +21,7 @@
 #include "absl/strings/str_cat.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "nlohmann/json.hpp"
 
 namespace strata {
 namespace {
@@ -154,6 +155,28 @@ std::string StrataTest::Folder(const std::string& name) {
   const std::string path = absl::StrCat(::testing::TempDir(), "/", name);
   fs::remove_all(path);
   return path;
+}
+
+Result StrataTest::Quantize(const std::string& out,
+                            const std::vector<std::string>& more) {
+  return Strata(std::vector<std::string>{"quantize", "--model", *run_, "--data",
+                                         *data_, "--out", out, "--group", "0",
+                                         "--method", "clip", "--tokens",
+                                         "256"} +
+                more);
+}
+
+int64_t StrataTest::MixedBudget() {
+  const auto bytes = [](const std::string& name,
+                        const std::vector<std::string>& more) {
+    const Result result =
+        Quantize(Folder(name), more + std::vector<std::string>{"--json"});
+    EXPECT_EQ(result.exit_code, 0) << result.err;
+    return nlohmann::json::parse(result.out)["bytes"].get<int64_t>();
+  };
+  const int64_t least = bytes("all_in_4_bits", {});
+  const int64_t most = bytes("all_in_8_bits", {"--budget-bytes", "1000000000"});
+  return (least + most) / 2;
 }
 
 std::vector<std::string> StrataTest::Train(const std::string& out, int steps) {

@@ -56,6 +56,12 @@ class StrataTest : public ::testing::Test {
   // A path of that name, where nothing is.
   static std::string Folder(const std::string& name);
 
+  // `run_` quantised to `out`, roughly and soon, with more flags.
+  static Result Quantize(const std::string& out,
+                         const std::vector<std::string>& more);
+  // A number of bytes for which some experts of `run_` get 4 and others 8 bits.
+  static int64_t MixedBudget();
+
   // The flags of a training of the tiny model on that data.
   static std::vector<std::string> Train(const std::string& out, int steps);
 
