@@ -61,18 +61,76 @@ void Settle(int64_t missing, int64_t most, int64_t experts_per_rank,
   }
 }
 
+// Experts by rows, most first; of equal ones the first first.
+std::vector<size_t> Descending(const std::vector<int64_t>& rows) {
+  std::vector<size_t> order(rows.size());
+  std::iota(order.begin(), order.end(), size_t{0});
+  std::stable_sort(order.begin(), order.end(),
+                   [&](size_t a, size_t b) { return rows[a] > rows[b]; });
+  return order;
+}
+
+// What experts have above `most` goes to others, up to `most`, in that order.
+template <typename Order>
+void Cap(int64_t most, const Order& order, std::vector<int64_t>& rows) {
+  int64_t above = 0;
+  for (int64_t& of_expert : rows) {
+    above += std::max<int64_t>(0, of_expert - most);
+    of_expert = std::min(of_expert, most);
+  }
+  for (const size_t expert : order) {
+    const int64_t moved = std::min(above, most - rows[expert]);
+    rows[expert] += moved;
+    above -= moved;
+  }
+}
+
+// Takes `extra` rows away, one of each expert in turn, over and over; of the
+// one with the most where an expert has none.
+void TakeAway(int64_t extra, const std::vector<size_t>& order,
+              std::vector<int64_t>& rows) {
+  for (int64_t i = 0; i < extra; ++i) {
+    int64_t& of_expert = rows[order[i % order.size()]];
+    --(of_expert > 0 ? of_expert : *std::max_element(rows.begin(), rows.end()));
+  }
+}
+
+// As Settle, but without regard to ranks; see Leftover.
+void SettleByRows(Leftover leftover, int64_t choices, int64_t most,
+                  std::vector<int64_t>& rows) {
+  const auto ascending = [&] {
+    std::vector<size_t> order = Descending(rows);
+    std::reverse(order.begin(), order.end());
+    return order;
+  };
+  const auto missing = [&] {
+    return choices - std::accumulate(rows.begin(), rows.end(), int64_t{0});
+  };
+  if (leftover == Leftover::kFewest) Cap(most, ascending(), rows);
+  const std::vector<size_t> fewest_first = ascending();
+  int64_t left = missing();
+  TakeAway(-left, fewest_first, rows);
+  if (leftover == Leftover::kFewest) {
+    // choices are at most `most` of each expert, so there is room.
+    for (size_t i = 0; left > 0; i = (i + 1) % rows.size()) {
+      if (rows[fewest_first[i]] >= most) continue;
+      ++rows[fewest_first[i]];
+      --left;
+    }
+  } else {
+    const std::vector<size_t> most_first = Descending(rows);
+    for (int64_t i = 0; i < left; ++i) ++rows[most_first[i % rows.size()]];
+  }
+}
+
 // Tokens that chose one of the first `local` experts, if experts in descending
 // order of rows take the tokens one after the other, over and over.
 int64_t TokensOfFirst(int64_t local, int64_t tokens,
                       const std::vector<int64_t>& rows) {
-  std::vector<int64_t> order(rows.size());
-  std::iota(order.begin(), order.end(), int64_t{0});
-  std::stable_sort(order.begin(), order.end(),
-                   [&](int64_t a, int64_t b) { return rows[a] > rows[b]; });
   std::vector<std::pair<int64_t, int64_t>> taken;  // [first, last) of tokens
   int64_t next = 0;
-  for (const int64_t expert : order) {
-    if (expert < local && rows[expert] > 0) {
+  for (const size_t expert : Descending(rows)) {
+    if (static_cast<int64_t>(expert) < local && rows[expert] > 0) {
       const int64_t first = next % tokens;
       const int64_t last = first + rows[expert];
       taken.push_back({first, std::min(last, tokens)});
@@ -138,7 +196,8 @@ LocalLoads BalancedLoads(const LoadShape& shape) {
   return loads;
 }
 
-LocalLoads PowerLawLoads(const LoadShape& shape, double alpha, uint64_t seed) {
+LocalLoads PowerLawLoads(const LoadShape& shape, double alpha, uint64_t seed,
+                         Leftover leftover) {
   CheckShape(shape);
   const int64_t local = shape.experts / shape.expert_parallel;
   const int64_t choices = shape.tokens * shape.top_k;
@@ -152,12 +211,17 @@ LocalLoads PowerLawLoads(const LoadShape& shape, double alpha, uint64_t seed) {
   const double sum = std::accumulate(draw.begin(), draw.end(), 0.0);
   std::vector<int64_t> rows(shape.experts);
   for (int64_t i = 0; i < shape.experts; ++i) {
-    rows[i] = std::min<int64_t>(
-        shape.tokens,
-        std::llround(draw[i] / sum * static_cast<double>(choices)));
+    rows[i] = std::llround(draw[i] / sum * static_cast<double>(choices));
   }
-  Settle(choices - std::accumulate(rows.begin(), rows.end(), int64_t{0}),
-         shape.tokens, local, rows);
+  if (leftover == Leftover::kFewestOfEachRank) {
+    for (int64_t& of_expert : rows) {
+      of_expert = std::min(of_expert, shape.tokens);
+    }
+    Settle(choices - std::accumulate(rows.begin(), rows.end(), int64_t{0}),
+           shape.tokens, local, rows);
+  } else {
+    SettleByRows(leftover, choices, shape.tokens, rows);
+  }
 
   int64_t busiest = 0, busiest_rows = -1;
   for (int64_t rank = 0; rank < shape.expert_parallel; ++rank) {
@@ -171,6 +235,13 @@ LocalLoads PowerLawLoads(const LoadShape& shape, double alpha, uint64_t seed) {
   if (busiest != 0) {
     std::swap_ranges(rows.begin(), rows.begin() + local,
                      rows.begin() + busiest * local);
+  }
+  if (leftover == Leftover::kMost) {
+    // The router drops a token's second choice of one expert, and fills up with
+    // the first experts it has not chosen.
+    std::vector<size_t> first_to_last(rows.size());
+    std::iota(first_to_last.begin(), first_to_last.end(), size_t{0});
+    Cap(shape.tokens, first_to_last, rows);
   }
   LocalLoads loads;
   loads.tokens = TokensOfFirst(local, shape.tokens, rows);

@@ -38,11 +38,22 @@ struct LocalLoads {
 // experts / top_k; fewer tokens than a stride spread over it.
 LocalLoads BalancedLoads(const LoadShape& shape);
 
+// Who gets the choices that are left over when loads are rounded to whole
+// tokens: nearly all of them where tokens are few. Benchmarks differ.
+enum class Leftover {
+  kFewestOfEachRank,  // a rank after the other, its expert with the fewest
+  kFewest,            // one each from the expert with the fewest on; of equal
+                      // ones the last first, which fills the last ranks
+  kMost,              // one each from the expert with the most on; of equal
+                      // ones the first first, which fills the first ranks
+};
+
 // Expert loads drawn from a power law of exponent `alpha` between 1 and 0.8
 // tokens (0.01 and 2 where there are at most as many choices as experts),
 // scaled to tokens * top_k, none above tokens. Rank 0 is the rank with the
 // most. The same for the same seed on every machine.
-LocalLoads PowerLawLoads(const LoadShape& shape, double alpha, uint64_t seed);
+LocalLoads PowerLawLoads(const LoadShape& shape, double alpha, uint64_t seed,
+                         Leftover leftover = Leftover::kFewestOfEachRank);
 
 }  // namespace strata
 

@@ -79,6 +79,35 @@ TEST(PowerLawLoadsTest, ConservesChoicesAndBoundsLoads) {
   }
 }
 
+TEST(PowerLawLoadsTest, LeftoverChoicesGoWhereTheBenchmarkPutThem) {
+  // One token's 8 choices of 384 experts are a 48th each on average, and all
+  // are rounded away. By rows they fill one of the 16 ranks, by ranks the first
+  // 8 get one each.
+  const LoadShape shape = {1, 384, 8, 16};
+  for (uint64_t seed = 0; seed < 8; ++seed) {
+    EXPECT_EQ(Sum(PowerLawLoads(shape, 1.2, seed, Leftover::kFewest).rows), 8);
+    EXPECT_EQ(Sum(PowerLawLoads(shape, 1.2, seed, Leftover::kMost).rows), 8);
+    EXPECT_EQ(Sum(PowerLawLoads(shape, 1.2, seed).rows), 1);
+  }
+}
+
+TEST(PowerLawLoadsTest, EveryLeftoverConservesChoicesAndBoundsLoads) {
+  for (const Leftover leftover :
+       {Leftover::kFewestOfEachRank, Leftover::kFewest, Leftover::kMost}) {
+    for (const int64_t tokens : {1, 2, 3, 16, 1000}) {
+      for (const int64_t experts : {8, 64}) {
+        for (uint64_t seed = 0; seed < 4; ++seed) {
+          const std::vector<int64_t> rows =
+              PowerLawLoads({tokens, experts, 4, 1}, 1.2, seed, leftover).rows;
+          EXPECT_EQ(Sum(rows), tokens * 4);
+          EXPECT_LE(*std::max_element(rows.begin(), rows.end()), tokens);
+          EXPECT_GE(*std::min_element(rows.begin(), rows.end()), 0);
+        }
+      }
+    }
+  }
+}
+
 TEST(PowerLawLoadsTest, LocalRankIsTheBusiest) {
   for (uint64_t seed = 0; seed < 16; ++seed) {
     const LocalLoads loads = PowerLawLoads({1000, 64, 8, 16}, 1.2, seed);

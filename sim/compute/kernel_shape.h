@@ -94,6 +94,9 @@ struct MoeLayer {
   // Of the software whose calibration to take; empty for the device's default.
   std::string kernel_source;
   Reuse reuse = Reuse::kNone;
+  // The library has no tiles that it tuned for this layer and takes the first
+  // that it knows.
+  bool untuned = false;
   ExpertRows rows;  // of the local experts
 };
 

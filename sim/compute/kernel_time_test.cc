@@ -129,6 +129,32 @@ TEST(MoeUsTest, TilesAreThoseOfEvenLoads) {
   EXPECT_GT(MoeUs(kDevice, p, {}, layer), rest_us + 1.2 * products_us);
 }
 
+TEST(MoeUsTest, UntunedTilesTakeLongerTheEmptierTheyAre) {
+  MoeParameters p = InitialParameters<MoeParameters>();
+  MoeLayer layer = Layer(64);  // 8 rows an expert: tiles have 120 empty ones.
+  const double tuned = MoeUs(kDevice, p, {}, layer);
+  layer.untuned = true;
+  const double empty = MoeUs(kDevice, p, {}, layer);
+  EXPECT_GT(empty, 2 * tuned);
+
+  // Slabs of all tiles, on 100 SMs: 64 experts of 3072 and 4096 columns by 16.
+  const double slabs = 64 * (3072 / 16 * 64 + 4096 / 16 * 24) / 100.0;
+  p.empty_row_ns += 1;
+  p.overlap = 1;
+  const double more = MoeUs(kDevice, p, {}, layer);
+  p.empty_row_ns -= 1;
+  const double less = MoeUs(kDevice, p, {}, layer);
+  // Nearly whole waves, and the power limit.
+  EXPECT_NEAR(more - less, slabs * 120 * 1e-3, 0.1 * slabs * 120 * 1e-3);
+
+  // 128 rows an expert fill the tiles: no row is empty.
+  MoeLayer full = Layer(1024);
+  full.untuned = true;
+  const double before = MoeUs(kDevice, p, {}, full);
+  p.empty_row_ns *= 2;
+  EXPECT_EQ(MoeUs(kDevice, p, {}, full), before);
+}
+
 TEST(MoeUsTest, ARankWithoutRowsTakesItsLaunches) {
   const MoeParameters p = InitialParameters<MoeParameters>();
   MoeLayer layer = Layer(1);

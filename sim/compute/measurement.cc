@@ -28,6 +28,7 @@
 #include "sim/compute/expert_rows.h"
 #include "sim/compute/fitted_kernel.h"
 #include "sim/compute/kernel_shape.h"
+#include "sim/compute/tuning_files.h"
 
 namespace strata {
 namespace {
@@ -67,6 +68,27 @@ std::optional<Precision> PrecisionOf(absl::string_view dtype) {
   return std::nullopt;
 }
 
+Leftover LeftoverOf(const MoeSoftware& software) {
+  switch (software.leftover()) {
+    case MoeSoftware::FEWEST:
+      return Leftover::kFewest;
+    case MoeSoftware::MOST:
+      return Leftover::kMost;
+    default:
+      return Leftover::kFewestOfEachRank;
+  }
+}
+
+bool IsRunOf(const LayerRun& run, const MoeLayer& shape,
+             absl::string_view dtype, absl::string_view distribution) {
+  return run.moe_dtype() == dtype && run.hidden_size() == shape.hidden &&
+         run.inter_size() == shape.inner &&
+         run.num_experts() == shape.experts &&
+         run.moe_tp_size() == shape.tensor_parallel &&
+         run.moe_ep_size() == shape.expert_parallel &&
+         run.distribution() == distribution;
+}
+
 class Parser {
  public:
   Parser(absl::string_view name, const MeasuredOn& on) : name_(name), on_(on) {}
@@ -91,6 +113,8 @@ class Parser {
   absl::StatusOr<KernelShape> ReadShape(Measurement& row);
   absl::StatusOr<KernelShape> ReadMatMul() const;
   absl::StatusOr<KernelShape> ReadMoe(const Measurement& row);
+  bool IsTuned(const MoeSoftware& software, const MoeLayer& shape,
+               absl::string_view dtype, absl::string_view distribution);
   absl::StatusOr<KernelShape> ReadAttention(Measurement& row) const;
   absl::StatusOr<KernelShape> ReadLatent() const;
 
@@ -104,7 +128,9 @@ class Parser {
     ExpertRows rows;
     double tokens = 0;
   };
-  std::map<std::pair<std::string, std::array<int64_t, 4>>, Loads> loads_;
+  std::map<std::pair<std::string, std::array<int64_t, 5>>, Loads> loads_;
+  TuningFiles tuning_files_;
+  int next_machine_ = 0;
 };
 
 absl::Status Parser::ReadHeader(absl::string_view header) {
@@ -176,6 +202,20 @@ absl::StatusOr<KernelShape> Parser::ReadMatMul() const {
   return shape;
 }
 
+bool Parser::IsTuned(const MoeSoftware& software, const MoeLayer& shape,
+                     absl::string_view dtype, absl::string_view distribution) {
+  if (next_machine_ < software.next_machine_size() &&
+      IsRunOf(software.next_machine(next_machine_), shape, dtype,
+              distribution)) {
+    tuning_files_.NextMachine();
+    ++next_machine_;
+  }
+  // Kernels of other precisions are not tuned on the devices that share files.
+  return !software.shares_tuning_files() ||
+         shape.precision != Precision::kBf16 ||
+         tuning_files_.IsTuned(shape, distribution);
+}
+
 absl::StatusOr<KernelShape> Parser::ReadMoe(const Measurement& row) {
   MoeLayer shape;
   ASSIGN_OR_RETURN(shape.tokens, Size("num_tokens", 0));
@@ -215,18 +255,21 @@ absl::StatusOr<KernelShape> Parser::ReadMoe(const Measurement& row) {
     return Error(absl::StrCat("distribution is \"", distribution,
                               "\"; want balanced or power_law_<exponent>"));
   }
+  shape.untuned = !IsTuned(software, shape, row.precision, distribution);
   const LoadShape load_shape = {shape.tokens, shape.experts, shape.top_k,
                                 shape.expert_parallel};
+  const Leftover leftover = LeftoverOf(software);
   auto [found, is_new] = loads_.try_emplace(
       {std::string(distribution),
-       {shape.tokens, shape.experts, shape.top_k, shape.expert_parallel}});
+       {shape.tokens, shape.experts, shape.top_k, shape.expert_parallel,
+        static_cast<int64_t>(leftover)}});
   Loads& loads = found->second;
   if (is_new) {
     const int draws = alpha > 0 ? kDraws : 1;
     for (int draw = 0; draw < draws; ++draw) {
-      const LocalLoads local = alpha > 0
-                                   ? PowerLawLoads(load_shape, alpha, draw)
-                                   : BalancedLoads(load_shape);
+      const LocalLoads local =
+          alpha > 0 ? PowerLawLoads(load_shape, alpha, draw, leftover)
+                    : BalancedLoads(load_shape);
       const ExpertRows rows = RowsOf(local.rows);
       loads.tokens += static_cast<double>(local.tokens) / draws;
       loads.rows.rows += rows.rows / draws;

@@ -16,7 +16,8 @@
 //
 // dtypes are bfloat16, fp8, fp8_block, int4_wo; a distribution is "balanced" or
 // "power_law_<exponent>". Loads of power laws were drawn at random, so we take
-// the mean of a few draws of our own.
+// the mean of a few draws of our own. Rows are in the order of the benchmark's
+// log, which tells layers that ran untuned (sim/compute/tuning_files.h).
 
 #ifndef SIM_COMPUTE_MEASUREMENT_H_
 #define SIM_COMPUTE_MEASUREMENT_H_

@@ -2,11 +2,13 @@
 
 #include <string>
 #include <variant>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
+#include "absl/strings/substitute.h"
 #include "core/base/files.h"
 #include "core/testing/status_matchers.h"
 #include "core/trace/gzip.h"
@@ -18,6 +20,7 @@
 namespace strata {
 namespace {
 
+using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
 constexpr absl::string_view kGemmHeader =
@@ -96,6 +99,29 @@ TEST(ParseMeasurementsTest, KnowsWhatLibrariesDo) {
   const auto& remote = std::get<MoeLayer>(rows->rows[1].shape);
   EXPECT_EQ(remote.tokens, 16);
   EXPECT_EQ(remote.rows.rows, 32);
+}
+
+TEST(ParseMeasurementsTest, FindsLayersThatRanUntuned) {
+  // Two layers of 8 experts a rank, 512 wide: the second finds the file of the
+  // first. Kernels of FP8 blocks and other libraries are not tuned so.
+  constexpr absl::string_view kRows =
+      "$0,$1,1,6144,16384,2,8,32,1,balanced,1\n"
+      "$0,$1,1,6144,2048,8,256,4,32,balanced,1\n"
+      "$0,$1,2,6144,2048,8,256,4,32,balanced,1\n";
+  const auto untuned = [&](absl::string_view source, absl::string_view dtype) {
+    const auto rows = Parse(kMoeHeader, absl::Substitute(kRows, source, dtype));
+    EXPECT_THAT(rows, IsOk());
+    std::vector<bool> result;
+    for (const Measurement& row : rows->rows) {
+      result.push_back(std::get<MoeLayer>(row.shape).untuned);
+    }
+    return result;
+  };
+  EXPECT_THAT(untuned("moe_torch_flow_cutlass", "bfloat16"),
+              ElementsAre(false, true, true));
+  EXPECT_THAT(untuned("moe_torch_flow_cutlass", "fp8_block"),
+              ElementsAre(false, false, false));
+  EXPECT_THAT(untuned("a", "bfloat16"), ElementsAre(false, false, false));
 }
 
 TEST(ParseMeasurementsTest, TellsPrefillFromDecode) {

@@ -49,6 +49,8 @@ constexpr Spec kSpecs[] = {
      0.03, 2},
     {"sustained_share", [](P& p) -> double& { return p.sustained_share; }, 0.9,
      0.3, 1},
+    {"empty_row_ns", [](P& p) -> double& { return p.empty_row_ns; }, 2, 0.01,
+     20},
 };
 
 // Tiles that the rows are cut into.
@@ -57,6 +59,18 @@ struct TileRange {
   int last_height = ExpertRows::kNumHeights - 1;
   absl::Span<const int> widths = kWidths;
 };
+
+// The first tile of TensorRT-LLM's list for Hopper's grouped products, 128 rows
+// by 16 columns: what it takes where its tuner left nothing.
+constexpr int kFirstHeight = 3;  // in ExpertRows::kHeight
+constexpr int kFirstWidth = 16;
+
+// A slab of such a tile takes longer the fewer of its rows hold anything; why
+// is not known.
+double EmptyRowsNs(double empty_row_ns, const ExpertRows& rows) {
+  const double height = ExpertRows::kHeight[kFirstHeight];
+  return empty_row_ns * (height - rows.rows / rows.blocks[kFirstHeight]);
+}
 
 bool IsFp8(Precision precision) {
   return precision == Precision::kFp8 || precision == Precision::kFp8Block;
@@ -158,6 +172,11 @@ double MoeUs(const Device& device, const MoeParameters& p,
     tiles.first_height = tiles.last_height = few ? 0 : 2;
     tiles.widths = absl::MakeConstSpan(few ? &kSmall : &kLarge, 1);
     tile_parameters.math_share = p.fixed_tile_math_share;
+  }
+  if (shape.untuned && rows.rows > 0) {
+    tiles.first_height = tiles.last_height = kFirstHeight;
+    tiles.widths = absl::MakeConstSpan(&kFirstWidth, 1);
+    tile_parameters.extra_slab_ns = EmptyRowsNs(p.empty_row_ns, rows);
   }
   // Libraries choose tiles by trying them on even loads.
   const ExpertRows tuned =

@@ -32,6 +32,9 @@ struct MoeParameters {
   double expert_ns = 0;        // to plan the rows of a local expert
   double traffic_share = 0;    // of memory bandwidth, beside the products
   double sustained_share = 0;  // of the rate, under the power limit
+  // Of a slab of the tile that an untuned layer takes, for each of its rows
+  // that holds nothing.
+  double empty_row_ns = 0;
 };
 
 absl::Span<const ParameterSpec<MoeParameters>> SpecsOf(const MoeParameters&);

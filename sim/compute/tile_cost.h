@@ -3,6 +3,7 @@
 //   c [rows, n], in tiles of height by width; k in slabs of 64
 //
 //     tile   = fill + slabs * max(latency, arithmetic, operands) of a slab
+//              (of the tiles that nobody tuned more than that)
 //     waves  = tiles over the tiles that all SMs hold at once, rounded up by
 //              `wave_share`
 //     time   = waves * tile
@@ -25,6 +26,7 @@ struct TileParameters {
   double math_share = 0;        // of the peak rate, in the main loop
   double operand_gb_per_s = 0;  // of one SM, from L2
   double wave_share = 0;        // 1: a part of a wave costs a whole one
+  double extra_slab_ns = 0;     // of a slab, beside what is above
 };
 
 // A tile of c. Libraries have kernels for a few sizes and choose by the shape.
@@ -71,7 +73,8 @@ inline double TilesUs(const TileParameters& p, const SlabRates& rates,
   const double operand_ns = kSlabDepth * (tile.height + tile.width) *
                             rates.operand_bytes / p.operand_gb_per_s;
   const double slab_ns =
-      std::max({p.slab_ns, held * math_ns, held * operand_ns});
+      std::max({p.slab_ns, held * math_ns, held * operand_ns}) +
+      held * p.extra_slab_ns;
   return Waves(tiles, held * rates.num_sms, p.wave_share) *
          (p.fill_us + slabs * slab_ns * 1e-3);
 }
