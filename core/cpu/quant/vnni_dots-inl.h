@@ -36,10 +36,11 @@ HWY_BEFORE_NAMESPACE();
 namespace strata {
 namespace HWY_NAMESPACE {
 
-// Which lane of what AddUp gives has the sum of a half of vector i, for each of
-// 16 blocks: of 8-bit codes vector i holds blocks 2 i and 2 i + 1; of 4-bit
-// ones two vectors hold four blocks, the low halves of bytes 0 and 2, the high
-// ones 1 and 3, but for the last vector where their number is odd.
+// In which lane of BlockSums' sums each of 16 blocks is: half h of vector i is
+// in lane i / 4 * 8 + h * 4 + i % 4. Of 8-bit codes vector i holds blocks 2 i
+// and 2 i + 1; of 4-bit ones two vectors hold four blocks, the low halves of
+// bytes 0 and 2, the high ones 1 and 3, but for the last vector where their
+// number is odd.
 template <int kBits, int kPairs>
 HWY_INLINE __m512i LaneOfBlock() {
   alignas(64) static constexpr auto kLane = [] {
