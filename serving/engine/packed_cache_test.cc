@@ -107,8 +107,8 @@ TEST(PackedCacheTest, AnAnswerIsTheSameBitForBitInAnyCompany) {
       {
         Served served(config, options, /*threads=*/1);
         for (const EngineRequest& request : requests) {
-          alone.push_back(ReadAll(**served.engine->Submit(request),
-                                  request.num_choices));
+          alone.push_back(
+              ReadAll(**served.engine->Submit(request), request.num_choices));
         }
       }
       // Steps so small that prompts are cut, and blocks so few that sequences
