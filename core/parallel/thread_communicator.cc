@@ -41,7 +41,8 @@ struct Call {
   std::string what;  // "all_reduce of 12 F32": must agree.
   const char* in = nullptr;
   char* data = nullptr;
-  std::vector<int64_t> counts;  // AllToAll's `send`.
+  std::vector<int64_t> counts;    // AllToAll's `send`,
+  std::vector<int64_t> expected;  // and `receive`.
   int color = 0, key = 0;
 };
 
@@ -151,22 +152,16 @@ class ThreadCommunicator : public Communicator {
     call.what = absl::StrCat("all_to_all of ", Name(in.dtype));
     call.in = static_cast<const char*>(in.data);
     call.counts.assign(send.begin(), send.end());
+    call.expected.assign(receive.begin(), receive.end());
     RETURN_IF_ERROR(Meet(std::move(call)));
+    RETURN_IF_ERROR(CheckCounts());
     const int64_t width = SizeOf(in.dtype);
     char* to = static_cast<char*>(out.data);
-    absl::Status status;
     for (int r = 0; r < size(); ++r) {
       const Call& from = group_->calls[r];
-      if (from.counts[rank_] != receive[r]) {
-        status.Update(absl::InvalidArgumentError(absl::StrCat(
-            name(), ": all_to_all: rank ", r, " sends ", from.counts[rank_],
-            " elements to rank ", rank_, ", which expects ", receive[r])));
-        break;
-      }
       to = std::copy_n(from.in + Sum(from.counts, rank_) * width,
                        receive[r] * width, to);
     }
-    if (!status.ok()) Break(status);
     return Meet();
   }
 
@@ -282,6 +277,24 @@ class ThreadCommunicator : public Communicator {
                        first.what));
       Break(status);
       return status;
+    }
+    return absl::OkStatus();
+  }
+
+  // That all ranks send what the others expect. Every rank sees all that do
+  // not, so none reads from one that has given up.
+  absl::Status CheckCounts() {
+    for (int from = 0; from < size(); ++from) {
+      for (int to = 0; to < size(); ++to) {
+        const int64_t sent = group_->calls[from].counts[to];
+        const int64_t expected = group_->calls[to].expected[from];
+        if (sent == expected) continue;
+        const absl::Status status = absl::InvalidArgumentError(absl::StrCat(
+            name(), ": all_to_all: rank ", from, " sends ", sent,
+            " elements to rank ", to, ", which expects ", expected));
+        Break(status);
+        return status;
+      }
     }
     return absl::OkStatus();
   }

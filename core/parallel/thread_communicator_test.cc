@@ -115,7 +115,9 @@ TEST(ThreadCommunicatorTest, SaysWhichCountsDoNotAgree) {
       });
   // Rank 0 sends 2 elements to rank 1, which expects 1.
   EXPECT_THAT(status, Each(StatusIs(absl::StatusCode::kInvalidArgument,
-                                    HasSubstr("all_to_all: rank"))));
+                                    HasSubstr("all_to_all: rank 0 sends 2 "
+                                              "elements to rank 1, which "
+                                              "expects 1"))));
 }
 
 TEST(ThreadCommunicatorTest, RefusesAMessageOfAnotherSize) {
