@@ -35,7 +35,8 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr int kFruitlessStarts = 2;
-// How long mpirun may have no ranks on this machine where it has had some.
+// How long mpirun may have no ranks on this machine where it has had some, and
+// not all of them any more: they end together.
 constexpr absl::Duration kStartsRanks = absl::Seconds(60);
 constexpr absl::Duration kOutlivesRanks = absl::Seconds(10);
 constexpr int kSignalled = 128;  // A shell's status of a signal's end.
@@ -100,8 +101,9 @@ absl::StatusOr<RankWatchResult> RunCommand(
         absl::FormatDuration(result.had_ranks ? watch.end : watch.start);
     options.note(
         result.had_ranks
-            ? absl::StrCat("mpirun still waited for another host ", waited,
-                           " after the end of its ranks here; ended it")
+            ? absl::StrCat("mpirun still waited ", waited,
+                           " after ranks here had ended, for others here or "
+                           "another host; ended it")
             : absl::StrCat("mpirun has started no rank here in ", waited,
                            ", as another host does not answer; ended it"));
   }

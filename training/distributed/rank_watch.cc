@@ -4,6 +4,7 @@
 #include <sys/types.h>
 #include <sys/wait.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <filesystem>
 #include <fstream>
@@ -24,7 +25,8 @@ constexpr absl::Duration kTurn = absl::Milliseconds(50);
 // From a polite signal to one that cannot be waited out.
 constexpr absl::Duration kUntilKilled = absl::Seconds(3);
 
-bool HasRanks(pid_t pid, const std::string& program) {
+int NumRanks(pid_t pid, const std::string& program) {
+  int count = 0;
   std::error_code error;
   const fs::path tasks = absl::StrCat("/proc/", pid, "/task");
   for (const fs::directory_entry& task : fs::directory_iterator(tasks, error)) {
@@ -32,10 +34,10 @@ bool HasRanks(pid_t pid, const std::string& program) {
     for (pid_t child; children >> child;) {
       const fs::path path =
           fs::read_symlink(absl::StrCat("/proc/", child, "/exe"), error);
-      if (!error && path == program) return true;
+      if (!error && path == program) ++count;
     }
   }
-  return false;
+  return count;
 }
 
 }  // namespace
@@ -43,17 +45,20 @@ bool HasRanks(pid_t pid, const std::string& program) {
 RankWatchResult WaitForRanks(pid_t pid, const std::string& program,
                              const RankWatchOptions& options) {
   RankWatchResult result;
-  absl::Time alone_since = absl::Now();
+  int most = 0;
+  absl::Time whole_since = absl::Now();  // When all were last there, or none.
   absl::Time asked = absl::InfiniteFuture();
   absl::Time told = absl::InfinitePast();
   for (;;) {
     const pid_t ended = waitpid(pid, &result.status, WNOHANG);
     if (ended == pid || (ended < 0 && errno != EINTR)) return result;
     const absl::Time now = absl::Now();
-    if (HasRanks(pid, program)) {
-      result.had_ranks = true;
-      alone_since = now;
-    } else if (now - alone_since >
+    const int count = NumRanks(pid, program);
+    most = std::max(most, count);
+    result.had_ranks = most > 0;
+    if (count > 0 && count == most) {
+      whole_since = now;
+    } else if (now - whole_since >
                (result.had_ranks ? options.end : options.start)) {
       if (!result.was_ended) {
         result.was_ended = true;

@@ -1,9 +1,10 @@
-// Waits for mpirun, and ends it where it waits for another host in vain: one
-// that cannot be reached is not missed before TCP gives it up, which is long
-// after the ranks have given each other up.
+// Waits for mpirun, and ends it where it waits in vain: for another host, as
+// one that cannot be reached is not missed before TCP gives it up, which is
+// long after the ranks have given each other up; or for a rank that was stopped
+// in its very end, when the others had gone and nobody missed it any more.
 //
-//   mpirun ──forks──> ranks of this machine    none yet, or none any more, for
-//     └─────ssh─────> those of other machines  too long: mpirun is ended
+//   mpirun ──forks──> ranks of this machine    none yet, or not all any more,
+//     └─────ssh─────> those of other machines  for too long: mpirun is ended
 
 #ifndef TRAINING_DISTRIBUTED_RANK_WATCH_H_
 #define TRAINING_DISTRIBUTED_RANK_WATCH_H_
@@ -19,7 +20,7 @@ namespace strata {
 
 struct RankWatchOptions {
   absl::Duration start = absl::InfiniteDuration();  // Until there are ranks.
-  absl::Duration end = absl::InfiniteDuration();    // After the last of them.
+  absl::Duration end = absl::InfiniteDuration();  // After the first has ended.
   // Whether the ranks are to end. They are told by SIGUSR1, which mpirun passes
   // on, again and again, as those that have yet to start do not hear it.
   std::function<bool()> stop = nullptr;

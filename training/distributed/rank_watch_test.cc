@@ -46,6 +46,12 @@ TEST(RankWatchTest, WhatOutlivesItsRanksIsEnded) {
   EXPECT_EQ(WTERMSIG(result.status), SIGTERM);
 }
 
+TEST(RankWatchTest, ARankThatStaysBehindIsNotWaitedFor) {
+  const RankWatchResult result = Watch("sleep 0.5 & sleep 20; exit 3");
+  EXPECT_TRUE(result.was_ended);
+  EXPECT_TRUE(WIFSIGNALED(result.status));
+}
+
 TEST(RankWatchTest, WhatDoesNotListenIsKilled) {
   const RankWatchResult result =
       Watch("trap '' TERM; sleep 0.5; read <> <(:); exit 3");
