@@ -25,9 +25,9 @@ namespace strata {
 constexpr double kFlopsPerWireByte = 100;
 
 // `graph` with its nodes in another order, in which exchanges may run beside
-// what follows them; values keep their numbers. Nodes of
-// one group of ranks keep their order, and so do nodes that one of them changes
-// state of.
+// what follows them; values keep their numbers. Nodes of one group of ranks
+// keep their order, and so do those of which one changes state that the other
+// uses.
 //
 // In turn takes the first node that can run: an exchange before others; while
 // one is on its way, one that does not wait for it, until the work since then
