@@ -288,8 +288,6 @@ TEST(ExchangeTest, CountsTheRowsThatLeaveTheRank) {
             4 * 4 + 2 * kMaxRows * kColumns * 8 * 3 / 4);
 }
 
-absl::Notification* signalled = nullptr;
-
 // y = x, and says so.
 const OpDef kSignal = {
     "Signal",
@@ -298,81 +296,81 @@ const OpDef kSignal = {
     },
     nullptr, [](const OpView&, const Binding&) { return 0.0; }};
 
-// Rank 1 comes to the sum after rank 0 has done what follows it there: in its
-// place that would never be.
-TEST(AllReduceTest, RunsBesideTheNodesThatFollow) {
-  absl::Notification notification;
-  signalled = &notification;
+// Runs `check` on the two ranks of "dp", where a Signal calls `on_signal`.
+void OnTwoRanksThatSignal(
+    const std::function<void()>& on_signal,
+    const std::function<void(CpuBackend&, Communicator&)>& check) {
+  static const std::function<void()>* signal = nullptr;
+  signal = &on_signal;
   const auto world = ThreadCommunicators(2, absl::Seconds(60));
   std::vector<std::thread> threads;
   for (const auto& rank : world) {
-    threads.emplace_back([rank = rank.get()] {
+    threads.emplace_back([&check, rank = rank.get()] {
       const auto mesh = Mesh::Create(*rank, {/*dp=*/2, 1, 1});
       ASSERT_THAT(mesh, IsOk());
       KernelRegistry kernels;
       RegisterCollectiveKernels(kernels);
       kernels.Register(kSignal, DType::kF32, [](const KernelContext& ctx) {
-        if (!signalled->HasBeenNotified()) signalled->Notify();
+        (*signal)();
         return absl::OkStatus();
       });
       CpuBackend backend(1, std::move(kernels));
       backend.set_mesh(mesh->get());
-      StateStore state(backend);
-      GraphBuilder b(DType::kF32);
-      const ValueId sum = b.State("sum", DType::kF32, {Static(2)});
-      AllReduce(b, {sum}, "dp", /*beside=*/true);
-      const ValueId x = b.Input("x", DType::kF32, {Static(1)});
-      b.Output("y", b.Add1(kSignal, {b.Add1(kSignal, {x})}));
-      auto graph = b.Finish();
-      ASSERT_THAT(graph, IsOk());
-      auto program = Program::Compile(*std::move(graph), backend, state);
-      ASSERT_THAT(program, IsOk());
-      for (float& s : state.Get("sum").span<float>()) s = 1;
-      if (rank->rank() == 1) signalled->WaitForNotification();
-
-      ASSERT_THAT((*program)->Run(), IsOk());
-
-      // The run ends when nothing is under way.
-      EXPECT_THAT(state.Get("sum").span<float>(), Each(2));
+      check(backend, *rank);
     });
   }
   for (std::thread& thread : threads) thread.join();
 }
 
+// A sum beside a Signal.
+std::unique_ptr<Program> SumBesideSignal(CpuBackend& backend, StateStore& state,
+                                         int64_t elements) {
+  GraphBuilder b(DType::kF32);
+  b.set_scope("sums");
+  AllReduce(b, {b.State("sum", DType::kF32, {Static(elements)})}, "dp",
+            /*beside=*/true);
+  const ValueId x = b.Input("x", DType::kF32, {Static(1)});
+  b.Output("y", b.Add1(kSignal, {b.Add1(kSignal, {x})}));
+  auto graph = b.Finish();
+  EXPECT_THAT(graph, IsOk());
+  auto program = Program::Compile(*std::move(graph), backend, state);
+  EXPECT_THAT(program, IsOk());
+  return *std::move(program);
+}
+
+// Rank 1 comes to the sum after rank 0 has done what follows it there: in its
+// place that would never be.
+TEST(AllReduceTest, RunsBesideTheNodesThatFollow) {
+  absl::Notification signalled;
+  const auto signal = [&] {
+    if (!signalled.HasBeenNotified()) signalled.Notify();
+  };
+  OnTwoRanksThatSignal(signal, [&](CpuBackend& backend, Communicator& rank) {
+    StateStore state(backend);
+    const auto program = SumBesideSignal(backend, state, /*elements=*/2);
+    for (float& s : state.Get("sum").span<float>()) s = 1;
+    if (rank.rank() == 1) signalled.WaitForNotification();
+
+    ASSERT_THAT(program->Run(), IsOk());
+
+    // The run ends when nothing is under way.
+    EXPECT_THAT(state.Get("sum").span<float>(), Each(2));
+  });
+}
+
 // An error of a node that runs beside others is the run's, and names it.
 TEST(AllReduceTest, FailsTheRunFromWhereItIs) {
-  const auto world = ThreadCommunicators(2, absl::Seconds(60));
-  std::vector<std::thread> threads;
-  for (const auto& rank : world) {
-    threads.emplace_back([rank = rank.get()] {
-      const auto mesh = Mesh::Create(*rank, {/*dp=*/2, 1, 1});
-      ASSERT_THAT(mesh, IsOk());
-      KernelRegistry kernels;
-      RegisterCollectiveKernels(kernels);
-      kernels.Register(kSignal, DType::kF32, [](const KernelContext& ctx) {
-        return absl::OkStatus();
+  OnTwoRanksThatSignal(
+      [] {},
+      [](CpuBackend& backend, Communicator& rank) {
+        StateStore state(backend);
+        const auto program =
+            SumBesideSignal(backend, state, /*elements=*/1 + rank.rank());
+        EXPECT_THAT(program->Run(),
+                    StatusIs(absl::StatusCode::kInvalidArgument,
+                             HasSubstr("sums/AllReduce: dp: rank 1 calls "
+                                       "all_reduce of 2 F32")));
       });
-      CpuBackend backend(1, std::move(kernels));
-      backend.set_mesh(mesh->get());
-      StateStore state(backend);
-      GraphBuilder b(DType::kF32);
-      b.set_scope("sums");
-      // Of other lengths on the two ranks.
-      AllReduce(b, {b.State("s", DType::kF32, {Static(1 + rank->rank())})},
-                "dp", /*beside=*/true);
-      const ValueId x = b.Input("x", DType::kF32, {Static(1)});
-      b.Output("y", b.Add1(kSignal, {x}));
-      auto graph = b.Finish();
-      ASSERT_THAT(graph, IsOk());
-      auto program = Program::Compile(*std::move(graph), backend, state);
-      ASSERT_THAT(program, IsOk());
-      EXPECT_THAT((*program)->Run(),
-                  StatusIs(absl::StatusCode::kInvalidArgument,
-                           HasSubstr("sums/AllReduce: dp: rank 1 calls "
-                                     "all_reduce of 2 F32")));
-    });
-  }
-  for (std::thread& thread : threads) thread.join();
 }
 
 // Three ranks and three states, of which rank 2 owns the first and the last,
