@@ -5,6 +5,7 @@
 
 #include "cuda/kernels/causal_attention.h"
 #include "cuda/kernels/head_maps.h"
+#include "cuda/kernels/power_of_2.cuh"
 #include "cuda/kernels/sequence_tiles.cuh"
 #include "cuda/kernels/sm90.cuh"
 #include "cuda/kernels/sm90_product.cuh"
@@ -221,7 +222,7 @@ struct Softmax {
       }
       largest = fmaxf(largest, __shfl_xor_sync(0xffffffff, largest, 1));
       largest = fmaxf(largest, __shfl_xor_sync(0xffffffff, largest, 2));
-      keep[half] = exp2f(factor * (max[half] - largest));
+      keep[half] = PowerOf2(factor * (max[half] - largest));
       max[half] = largest;
       const float shift = factor * largest;
       float part = 0;
@@ -230,7 +231,7 @@ struct Softmax {
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
           float& x = score[4 * g + 2 * half + i];
-          x = exp2f(fmaf(factor, x, -shift));
+          x = PowerOf2(fmaf(factor, x, -shift));
           part += x;
         }
       }

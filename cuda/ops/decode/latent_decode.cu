@@ -3,6 +3,7 @@
 #include <cstdint>
 
 #include "cuda/kernels/ahead.cuh"
+#include "cuda/kernels/power_of_2.cuh"
 #include "cuda/kernels/sm90.cuh"
 #include "cuda/kernels/sm90_product.cuh"
 #include "cuda/kernels/store_rows.cuh"
@@ -310,38 +311,44 @@ struct Softmax {
   float sum[2] = {0, 0};  // This thread's part.
 };
 
-// Scores of a tile to weights in shared memory. `keys` of them are there.
+// Scores of a tile to weights, `keys` of which are there. A warpgroup's warps
+// are alone in their quarters of the processor, so it is the number of
+// instructions that costs: a maximum, a multiplication with an addition, a
+// power and a sum for each score.
 __device__ __forceinline__ void Weigh(float (&score)[kRows / 2], float factor,
                                       int keys, Softmax& softmax,
                                       float (&keep)[2]) {
   const int lane = threadIdx.x % 4;
+  if (keys < kRows) {
+#pragma unroll
+    for (int i = 0; i < kRows / 2; ++i) {
+      if (i / 4 * 8 + lane * 2 + i % 2 >= keys) score[i] = -INFINITY;
+    }
+  }
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     float largest = softmax.max[half];
 #pragma unroll
     for (int g = 0; g < kRows / 8; ++g) {
-#pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        float& x = score[4 * g + 2 * half + i];
-        x = g * 8 + lane * 2 + i < keys ? x * factor : -INFINITY;
-        largest = fmaxf(largest, x);
-      }
+      largest = fmaxf(
+          largest, fmaxf(score[4 * g + 2 * half], score[4 * g + 2 * half + 1]));
     }
     largest = fmaxf(largest, __shfl_xor_sync(0xffffffff, largest, 1));
     largest = fmaxf(largest, __shfl_xor_sync(0xffffffff, largest, 2));
-    keep[half] = exp2f(softmax.max[half] - largest);
+    keep[half] = PowerOf2(factor * (softmax.max[half] - largest));
     softmax.max[half] = largest;
-    float part = 0;
+    const float shift = factor * largest;
+    float part[2] = {0, 0};
 #pragma unroll
     for (int g = 0; g < kRows / 8; ++g) {
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
         float& x = score[4 * g + 2 * half + i];
-        x = exp2f(x - largest);
-        part += x;
+        x = PowerOf2(fmaf(factor, x, -shift));
+        part[i] += x;
       }
     }
-    softmax.sum[half] = fmaf(softmax.sum[half], keep[half], part);
+    softmax.sum[half] = fmaf(softmax.sum[half], keep[half], part[0] + part[1]);
   }
 }
 
@@ -425,7 +432,7 @@ __device__ void Score(const Args& args, const Piece& piece, int head, int heads,
       const int64_t to =
           (piece.token * args.num_heads + head + row) * args.splits +
           blockIdx.y;
-      args.max[to] = softmax.max[half];
+      args.max[to] = softmax.max[half] * args.factor;
       args.sum[to] = sum;
     }
   }
