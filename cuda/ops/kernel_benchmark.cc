@@ -6,8 +6,8 @@
 //
 //   of_copy     bytes a second over those of a copy on this GPU, in this run
 //   h200_us     the best published for an H200 and for an H100 (TensorRT-LLM,
-//   h100_us     vLLM, SGLang), of a whole MoE layer, of latent decode
-//               attention and of the attention of MLA's prefill;
+//   h100_us     vLLM, SGLang), of a whole MoE layer, of decode attention, also
+//               over latents, and of the attention of MLA's prefill;
 //               of_h200, of_h100: how many times as fast this is
 
 #include <algorithm>
@@ -310,13 +310,15 @@ CachePlaces PlacesOf(Arrays& arrays, int64_t batch, int64_t keys,
 }
 
 void AddDecode(int64_t batch, int64_t keys, int64_t heads, int64_t kv_heads,
-               int64_t dim, bool paged) {
+               int64_t dim, bool paged, const Published& best = {}) {
   const int64_t rows = batch * keys, elements = rows * kv_heads * dim;
   const double bytes = 4.0 * elements;
-  Add(absl::StrCat("BM_DecodeAttention/batch:", batch, "/keys:", keys,
+  Add(
+      absl::StrCat("BM_DecodeAttention/batch:", batch, "/keys:", keys,
                    "/heads:", heads, "/", kv_heads, "/dim:", dim,
                    paged ? "/blocks_of:16" : "/rows"),
-      /*flops=*/0, bytes, [=](Arrays& arrays) -> Call {
+      /*flops=*/0, bytes,
+      [=](Arrays& arrays) -> Call {
         // Four times what L2 holds, at least.
         const int64_t caches = 1 + static_cast<int64_t>((200 << 20) / bytes);
         std::vector<const void*> k, v;
@@ -345,7 +347,8 @@ void AddDecode(int64_t batch, int64_t keys, int64_t heads, int64_t kv_heads,
           args.v = v[i % caches];
           return DecodeAttention(args, nullptr);
         };
-      });
+      },
+      best);
 }
 
 // A step of decoding with latent attention, in BF16; places as above. Counted
@@ -567,7 +570,9 @@ void AddAll() {
   AddAttention({1, 4096, 16, 4, 64, 64});
   AddAttention({1, 4096, 128, 128, 192, 128}, {1249, 0});  // MLA's prefill.
   for (const bool paged : {false, true}) {
-    AddDecode(64, 4096, 32, 8, 128, paged);
+    AddDecode(1, 4096, 32, 8, 128, paged, {14.7, 0});
+    AddDecode(16, 4096, 32, 8, 128, paged, {87.6, 0});
+    AddDecode(64, 4096, 32, 8, 128, paged, {263, 0});
     AddDecode(16, 8192, 32, 8, 128, paged);
     AddDecode(1, 16384, 32, 8, 128, paged);
     AddLatentDecode(32, 4096, 128, paged, {85, 0});
