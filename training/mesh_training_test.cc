@@ -241,8 +241,7 @@ TEST(SharedOutTest, RowsOnTheirWayBesideOtherWorkChangeNoBit) {
          {MeshShape{1, 2, 1}, MeshShape{2, 2, 1}, MeshShape{1, 2, 2}}) {
       SCOPED_TRACE(model.name() + ", " + ToText(shape));
       Way beside;
-      beside.overlap_rows = true;
-      beside.overlap_sums = shape.pp == 1;
+      beside.overlap_rows = beside.overlap_sums = true;
       const auto want = TrainOnMesh(model, DType::kF32, shape, kFew);
       const auto got = TrainOnMesh(model, DType::kF32, shape, kFew, beside);
       EXPECT_EQ(WholeState(shape, got), WholeState(shape, want));
