@@ -62,15 +62,8 @@ std::vector<ModelConfig> Models() {
   HierarchicalRouterConfig& tiers =
       *hierarchical.mutable_moe()->mutable_hierarchical();
   tiers.set_tier_experts(1, 8);  // For 4 ranks.
-  ModelConfig flat = hierarchical;
+  ModelConfig flat = WithFlatGates(hierarchical);
   flat.set_name("flat");
-  FlatRouterConfig& gate = *flat.mutable_moe()->mutable_flat();
-  gate.set_num_experts(8);
-  gate.set_k(2);
-  gate.set_score(FlatRouterConfig::SIGMOID);
-  gate.set_normalize(true);
-  gate.set_correction_bias(true);
-  gate.set_bias_update_rate(0.01);
   return {hierarchical, flat};
 }
 

@@ -19,15 +19,7 @@ ModelConfig Hierarchical(int layers) {
 }
 
 ModelConfig Flat(int layers) {
-  ModelConfig model = Hierarchical(layers);
-  FlatRouterConfig& gate = *model.mutable_moe()->mutable_flat();
-  gate.set_num_experts(8);
-  gate.set_k(2);
-  gate.set_score(FlatRouterConfig::SIGMOID);
-  gate.set_normalize(true);
-  gate.set_correction_bias(true);
-  gate.set_bias_update_rate(0.01);
-  return model;
+  return WithFlatGates(Hierarchical(layers));
 }
 
 Way WayOf(PipelineKind schedule, int micro_batches, int chunks) {
