@@ -18,9 +18,7 @@ ModelConfig Hierarchical(int layers) {
   return model;
 }
 
-ModelConfig Flat(int layers) {
-  return WithFlatGates(Hierarchical(layers));
-}
+ModelConfig Flat(int layers) { return WithFlatGates(Hierarchical(layers)); }
 
 Way WayOf(PipelineKind schedule, int micro_batches, int chunks) {
   Way way;
