@@ -23,6 +23,7 @@
 #include "core/runtime/program.h"
 #include "core/runtime/state_store.h"
 #include "core/tensor/tensor.h"
+#include "training/pipeline/pipeline_plan.h"
 #include "training/pipeline/stage.h"
 #include "training/pipeline/stage_links.h"
 #include "training/step_graph.h"
@@ -47,9 +48,18 @@ std::vector<std::string> SumsOf(absl::Span<const StepGraph> steps) {
 
 }  // namespace
 
+StageRunner::StageRunner(PipelineSchedule schedule, int rank, Backend& backend,
+                         StateStore& state)
+    : schedule_(std::move(schedule)),
+      rank_(rank),
+      state_(state),
+      memory_(backend),
+      last_(LastWeightGrads(schedule_, rank)) {}
+
 absl::StatusOr<std::unique_ptr<StageRunner>> StageRunner::Create(
     absl::Span<const StepGraph> steps, PipelineSchedule schedule,
-    Backend& backend, StateStore& state, Communicator& pp) {
+    Backend& backend, StateStore& state, Communicator& pp,
+    absl::Span<const StepGraph> last) {
   CHECK_EQ(schedule.num_devices, pp.size());
   CHECK_EQ(static_cast<int>(steps.size()), schedule.num_chunks);
   if (steps.size() > 1 && backend.name() != "cpu") {
@@ -59,6 +69,12 @@ absl::StatusOr<std::unique_ptr<StageRunner>> StageRunner::Create(
         "the device is ",
         backend.name(), ": want gpipe, 1f1b, zb-h1 or zb1p"));
   }
+  if (!last.empty() && backend.name() != "cpu") {
+    return absl::UnimplementedError(absl::StrCat(
+        "--overlap-sums with --pp is for the CPU's ranks so far; the device "
+        "is ",
+        backend.name(), ": leave one of them out"));
+  }
   auto runner = std::unique_ptr<StageRunner>(
       new StageRunner(std::move(schedule), pp.rank(), backend, state));
   ASSIGN_OR_RETURN(runner->links_, StageLinks::Create(runner->schedule_, pp));
@@ -67,7 +83,8 @@ absl::StatusOr<std::unique_ptr<StageRunner>> StageRunner::Create(
   for (const StepGraph& step : steps) {
     const int chunk = static_cast<int>(runner->stages_.size());
     ASSIGN_OR_RETURN(std::unique_ptr<Stage> stage,
-                     Stage::Create(step, chunk, context));
+                     Stage::Create(step, last.empty() ? nullptr : &last[chunk],
+                                   chunk, context));
     runner->stages_.push_back(std::move(stage));
   }
   if (steps.size() > 1) runner->sums_ = SumsOf(steps);
@@ -104,18 +121,19 @@ void StageRunner::ClearSums() {
 }
 
 absl::Status StageRunner::Backward(int m, int chunk, bool input_grad,
-                                   bool weight_grad, Stage::Fill fill) {
+                                   bool weight_grad, bool is_last,
+                                   Stage::Fill fill) {
   Stage& stage = *stages_[chunk];
   if (input_grad) RETURN_IF_ERROR(stage.InputGrad(m, fill));
   if (!weight_grad) return absl::OkStatus();
   const bool keep = std::exchange(begun_, true);
-  return stage.WeightGrad(m, keep, fill);
+  return stage.WeightGrad(m, keep, is_last, fill);
 }
 
-absl::Status StageRunner::Run(Stage::Fill fill, Look look) {
-  ClearSums();
-  for (const auto& stage : stages_) stage->FreeStashes();
-  for (const PipelineItem& item : schedule_.items[rank_]) {
+absl::Status StageRunner::RunItems(Stage::Fill fill, Look look) {
+  const std::vector<PipelineItem>& items = schedule_.items[rank_];
+  for (size_t i = 0; i < items.size(); ++i) {
+    const PipelineItem& item = items[i];
     if (item.has_forward()) {
       Stage& stage = *stages_[item.chunk];
       RETURN_IF_ERROR(stage.Forward(item.micro_batch, fill));
@@ -123,12 +141,25 @@ absl::Status StageRunner::Run(Stage::Fill fill, Look look) {
     }
     // Of a pair, the two are of different micro-batches.
     const bool is_pair = item.backward_micro_batch >= 0;
+    const int chunk = BackwardChunk(item);
     RETURN_IF_ERROR(
-        Backward(is_pair ? item.backward_micro_batch : item.micro_batch,
-                 is_pair ? item.backward_chunk : item.chunk,
-                 item.has_input_grad(), item.has_weight_grad(), fill));
+        Backward(is_pair ? item.backward_micro_batch : item.micro_batch, chunk,
+                 item.has_input_grad(), item.has_weight_grad(),
+                 static_cast<int>(i) == last_[chunk], fill));
   }
   return absl::OkStatus();
+}
+
+absl::Status StageRunner::Run(Stage::Fill fill, Look look) {
+  ClearSums();
+  for (const auto& stage : stages_) stage->FreeStashes();
+  absl::Status status = RunItems(fill, look);
+  // Also of a step that failed: what is under way uses the states. In the order
+  // in which they were begun.
+  for (const int chunk : ChunksByEnd(last_)) {
+    status.Update(stages_[chunk]->Finish());
+  }
+  return status;
 }
 
 }  // namespace strata
