@@ -1,0 +1,11 @@
+#include "cuda/kernels/sm90_quant_product.cuh"
+#include "cuda/kernels/sm90_quant_product.h"
+
+namespace strata::gpu {
+
+cudaError_t ManyRowsInt4(const QuantProductArgs& args, const __nv_bfloat16* x,
+                         cudaStream_t stream) {
+  return LaunchManyRows<4>(args, x, stream);
+}
+
+}  // namespace strata::gpu
