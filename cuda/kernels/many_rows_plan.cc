@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <cstdlib>
 
 #include "cuda/kernels/active_clusters.h"
 
@@ -20,9 +19,14 @@ struct TileCost {
   int tokens;
   double alone, shared;
 };
-constexpr TileCost kTiles[] = {
-    {8, 400, 400}, {16, 400, 400}, {64, 450, 450}, {128, 650, 620},
-    {256, 1300, 1100}};
+constexpr TileCost kTiles[] = {{8, 560, 560},
+                               {16, 560, 560},
+                               {64, 640, 640},
+                               {128, 900, 900},
+                               {256, 1200, 1150}};
+
+// Of x that a block rounds itself, at most: all of it has room in the stages.
+constexpr double kRoundedBlocks = 8;
 
 // To begin and to end; for each token a store of its sums, and to join them.
 constexpr double kRoundCost = 2000, kStoreCost = 6, kJoinCost = 1500,
@@ -36,17 +40,14 @@ ManyRowsPlan PlanManyRows(const ManyRowsWork& work,
   double least = -1;
   const int64_t stages = Ceil(work.k, work.stage_columns);
   const int64_t experts = std::min(work.experts, work.rows);
-  static const char* const forced = std::getenv("LAB_TOKENS");
-  static const char* const forced_pairs = std::getenv("LAB_PAIRS");
-  static const char* const forced_splits = std::getenv("LAB_SPLITS");
   for (const TileCost& tile : kTiles) {
-    if (forced && tile.tokens != std::atoi(forced)) continue;
+    if (work.only.tokens > 0 && tile.tokens != work.only.tokens) continue;
     for (int size = 0; size < kNumClusterSizes; ++size) {
       if (active[size] == 0) continue;
       for (int pairs = 1; pairs <= 2; ++pairs) {
         const int splits = (1 << size) / pairs;
-        if (forced_pairs && pairs != std::atoi(forced_pairs)) continue;
-        if (forced_splits && splits != std::min<int64_t>(stages, std::atoi(forced_splits))) continue;
+        if (work.only.pairs > 0 && pairs != work.only.pairs) continue;
+        if (work.only.splits > 0 && splits != work.only.splits) continue;
         if (splits < 1 || splits > stages || splits > tile.tokens) continue;
         if (pairs == 2 && tile.tokens < 64) continue;
         ManyRowsPlan plan;
@@ -61,8 +62,8 @@ ManyRowsPlan PlanManyRows(const ManyRowsWork& work,
         const int64_t units = std::max<int64_t>(
             1, static_cast<int64_t>(tiles) * plan.column_units);
         const int64_t rounds = Ceil(units, active[size]);
-        const double blocks = static_cast<double>(
-            Ceil(stages, splits) * work.stage_columns / kBlock);
+        const double blocks = static_cast<double>(Ceil(stages, splits) *
+                                                  work.stage_columns / kBlock);
         const double cost =
             static_cast<double>(rounds) *
                 (blocks * (pairs == 2 ? tile.shared : tile.alone) +
@@ -73,6 +74,9 @@ ManyRowsPlan PlanManyRows(const ManyRowsWork& work,
             splits > 1 ? plan.token_tiles * plan.column_units
                        : std::min<int64_t>(active[size], plan.token_tiles *
                                                              plan.column_units);
+        plan.rounds = experts == 0 && pairs == 1 && tile.tokens <= 64 &&
+                      plan.clusters == plan.token_tiles * plan.column_units &&
+                      blocks <= kRoundedBlocks;
         if (least < 0 || cost < least) {
           least = cost;
           best = plan;

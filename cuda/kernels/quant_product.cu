@@ -2,7 +2,6 @@
 
 #include "cuda/kernels/few_rows_product.h"
 #include "cuda/kernels/quant_product.h"
-#include "cuda/kernels/quant_round.h"
 #include "cuda/kernels/sm90_quant_product.h"
 #include "cuda/kernels/tensor_map.h"
 #include "cuda_bf16.h"
@@ -33,14 +32,12 @@ cudaError_t QuantProduct(const QuantProductArgs& args, __nv_bfloat16* rounded,
 }
 
 cudaError_t QuantProductSm90(const QuantProductArgs& args,
-                             __nv_bfloat16* rounded, cudaStream_t stream) {
+                             __nv_bfloat16* rounded, cudaStream_t stream,
+                             const ManyRowsChoice& only) {
   if (args.rows.bound == 0 || args.w.n == 0) return cudaSuccess;
   if (!IsHopper()) return cudaErrorNotSupported;
-  const cudaError_t error =
-      RoundForProduct(args, RoundedOrder::kBySlot, rounded, stream);
-  if (error != cudaSuccess) return error;
-  return args.w.bits == 4 ? ManyRowsInt4(args, rounded, stream)
-                          : ManyRowsInt8(args, rounded, stream);
+  return args.w.bits == 4 ? ManyRowsInt4(args, only, rounded, stream)
+                          : ManyRowsInt8(args, only, rounded, stream);
 }
 
 }  // namespace strata::gpu

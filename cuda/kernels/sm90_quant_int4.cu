@@ -3,9 +3,10 @@
 
 namespace strata::gpu {
 
-cudaError_t ManyRowsInt4(const QuantProductArgs& args, const __nv_bfloat16* x,
+cudaError_t ManyRowsInt4(const QuantProductArgs& args,
+                         const ManyRowsChoice& only, __nv_bfloat16* rounded,
                          cudaStream_t stream) {
-  return LaunchManyRows<4>(args, x, stream);
+  return LaunchManyRows<4>(args, only, rounded, stream);
 }
 
 }  // namespace strata::gpu

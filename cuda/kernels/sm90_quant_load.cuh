@@ -13,6 +13,7 @@
 #include "cuda/kernels/packed_chunk.cuh"
 #include "cuda/kernels/sm90.cuh"
 #include "cuda/kernels/sm90_quant_tile.cuh"
+#include "cuda/kernels/store_rows.cuh"
 
 namespace strata::gpu {
 
@@ -67,8 +68,8 @@ __device__ __forceinline__ void CopyStage(const PackedRows& w, CodeMaps maps,
   const auto row = static_cast<int>(w_row);
   const GroupPlace place = PlaceOfGroups<kBits>(w, stage);
   uint64_t* const full = &shared.code_full[slot];
-  ArriveExpecting(full, kTileColumns * (kCodeBytes + kGroupBytes *
-                                                         (w.symmetric ? 1 : 2)));
+  ArriveExpecting(
+      full, kTileColumns * (kCodeBytes + kGroupBytes * (w.symmetric ? 1 : 2)));
   LoadBox(maps.code, shared.code[slot], full, stage * kCodeBytes, row, 0);
   LoadBox(maps.group, shared.scale[slot], full, place.scale, row, 0);
   if (!w.symmetric) {
@@ -188,6 +189,47 @@ __device__ __forceinline__ void LoadX(const ManyRowsArgs& args,
       }
     }
   }
+}
+
+// The same by all that multiply, of a tile's x that has room in the stages:
+// eight columns a thread, in the order of slots (quant_round.h), swizzled.
+template <int kBits, int kTokens>
+__device__ __forceinline__ void RoundX(const ManyRowsArgs& args,
+                                       const RowTile& tile,
+                                       Shared<kTokens>& shared) {
+  constexpr int kThreads = Tile<kTokens>::kMultipliers * kWarpgroup;
+  constexpr int kEights = kDepth / 8, kLoads = 4;
+  const Range<kBits> range(args);
+  const int k = args.product.w.k;
+  const int thread = static_cast<int>(threadIdx.x) - kWarpgroup;
+  const int items = range.blocks * kTokens * kEights;  // Of whole warps.
+  for (int i = thread; i < items; i += kThreads * kLoads) {
+    float v[kLoads][8] = {};
+#pragma unroll
+    for (int j = 0; j < kLoads; ++j) {
+      const int item = i + j * kThreads, row = item / kEights % kTokens;
+      const int block = item / (kEights * kTokens);
+      if (item >= items || row >= tile.num_rows) continue;
+      LoadEight<false>(
+          args.product.x + (tile.row + row) * k,
+          (range.first_block + block) * kDepth + item % kEights * 8, k, v[j]);
+    }
+#pragma unroll
+    for (int j = 0; j < kLoads; ++j) {
+      const int item = i + j * kThreads, row = item / kEights % kTokens;
+      const int block = item / (kEights * kTokens);
+      if (item >= items) break;
+      const uint4 eight = RoundedEight(v[j]);
+      uint32_t word[4] = {eight.x, eight.y, eight.z, eight.w};
+      Transpose4(word);
+      char* const to = reinterpret_cast<char*>(shared.x[block]) +
+                       row * kDepth * 2 + (item % kEights ^ row % 8) * 16;
+      *reinterpret_cast<uint4*>(to) = {word[0], word[1], word[2], word[3]};
+    }
+  }
+  FenceSharedStores();
+  SyncThreads(kAllSums, kThreads);
+  if (thread < range.blocks) Arrive(&shared.x_full[thread]);
 }
 
 #endif  // STRATA_SM90A

@@ -48,8 +48,8 @@ struct PackedFragment {
           code_row + (swizzle ^ (of_stage * (kBits / 4) + i) * 32);
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        code[half][i] = *reinterpret_cast<const uint2*>(
-            at + half * kRowsOn * kCodeBytes);
+        code[half][i] =
+            *reinterpret_cast<const uint2*>(at + half * kRowsOn * kCodeBytes);
       }
     }
     const int from = group & ~(kGroupBytes / 2 - 1);
@@ -63,10 +63,41 @@ struct PackedFragment {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         const int row = half * kRowsOn * kGroupBytes;
-        scale[p][half] = *reinterpret_cast<const uint16_t*>(
-            scales + row + 2 * (own - from));
+        scale[p][half] =
+            *reinterpret_cast<const uint16_t*>(scales + row + 2 * (own - from));
         zero[p][half] =
             kZeros ? zeros[row + own - from_zero] : 1u << (kBits - 1);
+      }
+    }
+  }
+
+  // Columns of a piece's step of 16.
+  template <bool kExact>
+  __device__ __forceinline__ void UnpackStep(int step,
+                                             Fragment<kScales>& to) const {
+    constexpr bool kHalves = kBits == 4;
+    const int p = step / 2, s = p % kScales;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const Zero<kBits> number(zero[s][half]);
+      const uint2 v = code[half][kHalves ? 0 : p];
+      const uint32_t word = step % 2 == 0 ? v.x : v.y;
+      const uint32_t twice = __byte_perm(scale[s][half], 0, 0x1010);
+      if constexpr (kExact) {
+        to.scale[s][half] = __uint_as_float(scale[s][half] << 16);
+      }
+#pragma unroll
+      for (int which = 0; which < 2; ++which) {
+        uint32_t& pair = to.a[step][half + which * 2];
+        if constexpr (kExact) {
+          pair = kHalves && p == 1
+                     ? number.template Integers<true>(word, which)
+                     : number.template Integers<false>(word, which);
+        } else {
+          pair = kHalves && p == 1
+                     ? number.template Weights<true>(word, which, twice)
+                     : number.template Weights<false>(word, which, twice);
+        }
       }
     }
   }
@@ -74,33 +105,7 @@ struct PackedFragment {
   template <bool kExact>
   __device__ __forceinline__ void Unpack(Fragment<kScales>& to) const {
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-#pragma unroll
-      for (int p = 0; p < 2; ++p) {
-        const int s = p % kScales;
-        const Zero<kBits> number(zero[s][half]);
-        const uint2 v = code[half][kBits == 4 ? 0 : p];
-        const uint32_t twice = __byte_perm(scale[s][half], 0, 0x1010);
-        if constexpr (kExact) {
-          to.scale[s][half] = __uint_as_float(scale[s][half] << 16);
-        }
-        constexpr bool kHalves = kBits == 4;
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {  // Step i / 2.
-          const uint32_t word = i / 2 == 0 ? v.x : v.y;
-          uint32_t& pair = to.a[2 * p + i / 2][half + i % 2 * 2];
-          if constexpr (kExact) {
-            pair = kHalves && p == 1
-                       ? number.template Integers<true>(word, i % 2)
-                       : number.template Integers<false>(word, i % 2);
-          } else {
-            pair = kHalves && p == 1
-                       ? number.template Weights<true>(word, i % 2, twice)
-                       : number.template Weights<false>(word, i % 2, twice);
-          }
-        }
-      }
-    }
+    for (int step = 0; step < 4; ++step) UnpackStep<kExact>(step, to);
   }
 };
 
@@ -194,8 +199,7 @@ class Multiplier {
       place.first_group = FirstGroup<kBits>(args_.product.w, place.stage);
       Wait(&shared_.code_full[slot], place.cursor.phase);
     }
-    to.Load(args_.product.w,
-            shared_.code[slot] + row_ * kCodeBytes + t % 2 * 8,
+    to.Load(args_.product.w, shared_.code[slot] + row_ * kCodeBytes + t % 2 * 8,
             shared_.scale[slot] + row_ * kGroupBytes,
             shared_.zero[slot] + row_ * kGroupBytes, place.of_stage,
             (t / 2 ^ row_ % 8) * 16, place.first_group);
@@ -231,16 +235,17 @@ class Multiplier {
                                        Cursor<T::kXStages>& x, int& before,
                                        const Unpacked& now, Unpacked& next,
                                        float (&total)[kSums]) {
+    constexpr int kSteps = kDepth / 16;
     Wait(&shared_.x_full[x.slot], x.phase);
     const uint64_t b = Describe(shared_.x[x.slot]);
     float sum[kScales][T::kExact ? kSums : 1];
     BeginProducts();
 #pragma unroll
-    for (int q = 0; q < kDepth / 16; ++q) {
+    for (int q = 0; q < kSteps; ++q) {
       const uint64_t at = Advance(b, q * kStep16<kInner>);
       if constexpr (T::kExact) {
-        constexpr int kSteps = kDepth / 16 / kScales;
-        Multiply<kInner>(sum[q / kSteps], now.a[q], at, q % kSteps != 0);
+        constexpr int kOfScale = kSteps / kScales;
+        Multiply<kInner>(sum[q / kOfScale], now.a[q], at, q % kOfScale != 0);
       } else {
         Multiply<kInner>(total, now.a[q], at, 1);
       }
@@ -262,7 +267,7 @@ class Multiplier {
         }
       }
     } else {
-      WaitForProducts<1>();
+      WaitForProducts<1>();  // The block before.
       if (i > 0) ReleaseX(before);
       before = x.slot;
       if (more) packed.template Unpack<false>(next);

@@ -56,51 +56,56 @@ __device__ __forceinline__ float4 LoadFourFrom(const float* p, uint32_t rank) {
   return v;
 }
 
-// The sums of a tile, which lie in each block of the cluster, to y: each block
-// has a share of the tokens. By all that multiply.
-template <int kTokens>
+// The sums of a tile, which lie in each of kSplits blocks, to y: each block has
+// a share of the tokens. By all that multiply.
+template <int kTokens, int kSplits>
 __device__ __forceinline__ void JoinBlocks(const ManyRowsArgs& args,
                                            const Units<kTokens>& unit,
                                            Shared<kTokens>& shared) {
   constexpr int kFours = kTileColumns / 4;
+  constexpr int kThreads = Tile<kTokens>::kMultipliers * kWarpgroup;
+  constexpr int kLoads = 8 / kSplits;  // From each block at a time: they wait.
+  constexpr int kShare = kTokens / kSplits;
   const QuantProductArgs& p = args.product;
   const int rank = static_cast<int>(blockIdx.x);
-  const int share = kTokens / args.splits;
-  const int first = rank / args.pairs * share;
-  const int used = min(share, max(0, unit.tile.num_rows - first));
+  const int first = rank / args.pairs * kShare;
+  const int used = min(kShare, max(0, unit.tile.num_rows - first)) * kFours;
   const bool by_four =
       p.w.n % 4 == 0 && reinterpret_cast<uintptr_t>(p.y) % 16 == 0;
-  constexpr int kThreads = Tile<kTokens>::kMultipliers * kWarpgroup;
-  constexpr int kLoads = 4;  // At a time: of another block they take long.
-  for (int i = static_cast<int>(threadIdx.x) - kWarpgroup; i < used * kFours;
+  for (int i = static_cast<int>(threadIdx.x) - kWarpgroup; i < used;
        i += kThreads * kLoads) {
-    float4 v[kLoads] = {};
-    for (int s = 0; s < args.splits; ++s) {
-      const auto block =
-          static_cast<uint32_t>(s * args.pairs + rank % args.pairs);
+    float4 v[kLoads][kSplits];
 #pragma unroll
-      for (int j = 0; j < kLoads; ++j) {
-        const int at = min(i + j * kThreads, used * kFours - 1);
-        const float4 of = LoadFourFrom(
-            shared.sum(first + at / kFours) + at % kFours * 4, block);
-        v[j].x += of.x, v[j].y += of.y, v[j].z += of.z, v[j].w += of.w;
+    for (int j = 0; j < kLoads; ++j) {
+      const int at = min(i + j * kThreads, used - 1);
+      const float* const from =
+          shared.sum(first + at / kFours) + at % kFours * 4;
+#pragma unroll
+      for (int s = 0; s < kSplits; ++s) {
+        v[j][s] = LoadFourFrom(
+            from, static_cast<uint32_t>(s * args.pairs + rank % args.pairs));
       }
     }
 #pragma unroll
     for (int j = 0; j < kLoads; ++j) {
+      float4 sum = v[j][0];
+#pragma unroll
+      for (int s = 1; s < kSplits; ++s) {
+        sum.x += v[j][s].x, sum.y += v[j][s].y;
+        sum.z += v[j][s].z, sum.w += v[j][s].w;
+      }
       const int at = i + j * kThreads;
+      if (at >= used) break;
       const int64_t n = unit.column + at % kFours * 4;
-      if (at >= used * kFours) break;
-      float* const to =
-          p.y + (unit.tile.row + first + at / kFours) * p.w.n + n;
+      float* const to = p.y + (unit.tile.row + first + at / kFours) * p.w.n + n;
       if (by_four) {
-        if (n < p.w.n) *reinterpret_cast<float4*>(to) = v[j];
+        if (n < p.w.n) *reinterpret_cast<float4*>(to) = sum;
         continue;
       }
-      if (n < p.w.n) to[0] = v[j].x;
-      if (n + 1 < p.w.n) to[1] = v[j].y;
-      if (n + 2 < p.w.n) to[2] = v[j].z;
-      if (n + 3 < p.w.n) to[3] = v[j].w;
+      if (n < p.w.n) to[0] = sum.x;
+      if (n + 1 < p.w.n) to[1] = sum.y;
+      if (n + 2 < p.w.n) to[2] = sum.z;
+      if (n + 3 < p.w.n) to[3] = sum.w;
     }
   }
 }
@@ -166,8 +171,8 @@ __global__ void __launch_bounds__(Tile<kTokens>::kThreads, 1)
   using T = Tile<kTokens>;
   extern __shared__ char memory[];
   auto& shared = *reinterpret_cast<Shared<kTokens>*>(
-      memory + (kSwizzleBytes - SharedAddress(memory) % kSwizzleBytes) %
-                   kSwizzleBytes);
+      memory +
+      (kSwizzleBytes - SharedAddress(memory) % kSwizzleBytes) % kSwizzleBytes);
   const QuantProductArgs& p = args.product;
   const int warpgroup = __shfl_sync(0xffffffff, threadIdx.x / kWarpgroup, 0);
   const bool in_cluster = args.splits * args.pairs > 1;
@@ -206,7 +211,7 @@ __global__ void __launch_bounds__(Tile<kTokens>::kThreads, 1)
     } else {
       WaitForEarlier();
       LetLaterBegin();
-      LoadX<kBits, kTokens>(args, &x_map, shared);
+      if (!args.rounds) LoadX<kBits, kTokens>(args, &x_map, shared);
     }
     __syncwarp();
     if (in_cluster) SyncCluster();
@@ -221,13 +226,18 @@ __global__ void __launch_bounds__(Tile<kTokens>::kThreads, 1)
     bool any = false;
     while (units.Next()) {
       any = true;
+      if constexpr (T::kGroups == 2) {
+        if (args.rounds) RoundX<kBits, kTokens>(args, units.tile, shared);
+      }
       multiplier.MultiplyTile(range, total);
       StoreTile<kTokens>(args, units, multiplier, shared, total);
       if (args.splits > 1) break;  // A tile a cluster.
     }
     if (in_cluster) SyncCluster();
     if (args.splits > 1) {
-      if (any) JoinBlocks<kTokens>(args, units, shared);
+      if (any && args.splits == 2) JoinBlocks<kTokens, 2>(args, units, shared);
+      if (any && args.splits == 4) JoinBlocks<kTokens, 4>(args, units, shared);
+      if (any && args.splits == 8) JoinBlocks<kTokens, 8>(args, units, shared);
       SyncCluster();  // The others may still read here.
     }
   }
@@ -238,9 +248,9 @@ template <int kBits, int kTokens, WeightsOf kKind>
 struct ManyRowsFunction {
   const void* kernel =
       reinterpret_cast<const void*>(ManyRowsKernel<kBits, kTokens, kKind>);
-  cudaError_t allowed = cudaFuncSetAttribute(
-      kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-      static_cast<int>(kSharedBytes<kTokens>));
+  cudaError_t allowed =
+      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                           static_cast<int>(kSharedBytes<kTokens>));
 };
 
 template <int kBits, int kTokens, WeightsOf kKind>
@@ -252,8 +262,9 @@ cudaError_t LaunchTiles(const QuantProductArgs& product,
   const PackedRows& w = product.w;
   ManyRowsArgs args;
   args.product = product;
-  args.copied = w.row_bytes % 16 == 0 &&
-                reinterpret_cast<uintptr_t>(w.data) % 16 == 0;
+  args.copied =
+      w.row_bytes % 16 == 0 && reinterpret_cast<uintptr_t>(w.data) % 16 == 0;
+  args.rounds = plan.rounds;
   args.splits = plan.splits;
   args.pairs = plan.pairs;
   args.token_tiles = static_cast<int>(plan.token_tiles);
@@ -310,7 +321,8 @@ cudaError_t LaunchKinds(const QuantProductArgs& product,
 }
 
 template <int kBits>
-cudaError_t LaunchManyRows(const QuantProductArgs& args, const __nv_bfloat16* x,
+cudaError_t LaunchManyRows(const QuantProductArgs& args,
+                           const ManyRowsChoice& only, __nv_bfloat16* rounded,
                            cudaStream_t stream) {
   // Blocks of any tile fill a multiprocessor.
   static const ManyRowsFunction<kBits, 256, WeightsOf::kWide> function;
@@ -322,18 +334,25 @@ cudaError_t LaunchManyRows(const QuantProductArgs& args, const __nv_bfloat16* x,
   work.rows = args.rows.bound;
   work.experts = args.num_experts;
   work.stage_columns = kStageBlocks<kBits> * kDepth;
+  work.only = only;
   const ManyRowsPlan plan = PlanManyRows(work, active.of);
+  if (plan.clusters == 0) return cudaErrorInvalidValue;
+  if (!plan.rounds) {
+    const cudaError_t error =
+        RoundForProduct(args, RoundedOrder::kBySlot, rounded, stream);
+    if (error != cudaSuccess) return error;
+  }
   switch (plan.tokens) {
     case 8:
-      return LaunchKinds<kBits, 8>(args, plan, x, stream);
+      return LaunchKinds<kBits, 8>(args, plan, rounded, stream);
     case 16:
-      return LaunchKinds<kBits, 16>(args, plan, x, stream);
+      return LaunchKinds<kBits, 16>(args, plan, rounded, stream);
     case 64:
-      return LaunchKinds<kBits, 64>(args, plan, x, stream);
+      return LaunchKinds<kBits, 64>(args, plan, rounded, stream);
     case 128:
-      return LaunchKinds<kBits, 128>(args, plan, x, stream);
+      return LaunchKinds<kBits, 128>(args, plan, rounded, stream);
     default:
-      return LaunchKinds<kBits, 256>(args, plan, x, stream);
+      return LaunchKinds<kBits, 256>(args, plan, rounded, stream);
   }
 }
 

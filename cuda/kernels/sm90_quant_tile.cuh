@@ -41,10 +41,14 @@ struct Tile {
   static constexpr int kGroups = kTokens <= 64 ? 2 : 1;
   static constexpr int kMultipliers = 2 * kGroups;
   static constexpr int kThreads = (1 + kMultipliers) * kWarpgroup;
-  static constexpr int kCodeStages =
-      kTokens == 256 ? 3 : kTokens == 128 ? 4 : kTokens == 64 ? 5 : 8;
-  static constexpr int kXStages =
-      kTokens == 256 ? 5 : kTokens == 128 ? 8 : kTokens == 64 ? 9 : 24;
+  static constexpr int kCodeStages = kTokens == 256   ? 3
+                                     : kTokens == 128 ? 4
+                                     : kTokens == 64  ? 5
+                                                      : 8;
+  static constexpr int kXStages = kTokens == 256   ? 5
+                                  : kTokens == 128 ? 8
+                                  : kTokens == 64  ? 9
+                                                   : 24;
   static constexpr int kProducerRegisters = 56;
   static constexpr int kMultiplierRegisters = kGroups == 2 ? 104 : 224;
 };
@@ -84,6 +88,8 @@ static_assert(kSharedBytes<16> <= 227 * 1024);
 struct ManyRowsArgs {
   QuantProductArgs product;
   bool copied = false;  // Codes come by the copy engine.
+  // x is rounded by the blocks that read it, before their products.
+  bool rounds = false;
   int splits = 1, pairs = 1;
   int token_tiles = 1;   // At the bound.
   int column_units = 1;  // Of `pairs` tiles each.
@@ -127,15 +133,15 @@ class Units {
         unit = of_band / width;
       }
       next_ += static_cast<int>(gridDim.y);
-      const bool found = TileOfRows<kTokens>(p.offset, p.num_experts, rows_,
-                                             token_tile, tile);
+      const bool found =
+          TileOfRows<kTokens>(p.offset, p.num_experts, rows_, token_tile, tile);
       if (Uniform(found)) {
         tile.expert = Uniform(tile.expert);
         tile.row = Uniform(static_cast<int>(tile.row));
         tile.num_rows = Uniform(tile.num_rows);
-        column = (unit * args_.pairs +
-                  static_cast<int>(blockIdx.x) % args_.pairs) *
-                 kTileColumns;
+        column =
+            (unit * args_.pairs + static_cast<int>(blockIdx.x) % args_.pairs) *
+            kTileColumns;
         w_row = tile.expert * p.w.n + column;
         return true;
       }
