@@ -504,8 +504,8 @@ void AddFewExperts(const MoeShape& m, int64_t tokens, const Published& best) {
         args.choice.normalize = true;
         args.choice.offset = arrays.Make<int32_t>(m.experts + 1);
         args.choice.rows = arrays.Make<int32_t>(1);
-        args.arrived = reinterpret_cast<uint64_t*>(
-            const_cast<int32_t*>(arrays.Copy(std::vector<int32_t>(2, 0))));
+        args.counters = reinterpret_cast<ExpertCounters*>(
+            arrays.Copy(std::vector<int32_t>(sizeof(ExpertCounters) / 4, 0)));
         args.d = m.d;
         args.width = m.width;
         args.gate_up = Bf16Rows(arrays.Normal(m.experts * 2 * m.width * m.d),

@@ -111,6 +111,14 @@ __device__ __forceinline__ void ChooseOfToken(const ChooseExpertsArgs& a,
   }
 }
 
+// Before earlier kernels have ended: the bias, which none of them makes, to
+// where it is near.
+__device__ __forceinline__ void BringBias(const ChooseExpertsArgs& a) {
+  const int e = static_cast<int>(threadIdx.x) * 8;  // 32 bytes.
+  if (a.bias == nullptr || e >= a.num_experts) return;
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(a.bias + e));
+}
+
 // By a block of kBlock threads or more; ends with a barrier.
 __device__ __forceinline__ void Choose(const ChooseExpertsArgs& a,
                                        ChosenExperts& to) {

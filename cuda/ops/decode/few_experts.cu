@@ -111,6 +111,7 @@ __global__ void __launch_bounds__(kBlock, 2)
   const int units = d_model / Format::kColumns;
   const int begin = units * warp / kWarpsPerBlock;
   const int end = units * (warp + 1) / kWarpsPerBlock;
+  BringBias(a.choice);
   WaitForEarlier();
   LetLaterBegin();
   // Rows are there up to the bound; no expert has those beyond the count.

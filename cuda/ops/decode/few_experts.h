@@ -27,6 +27,12 @@
 
 namespace strata::gpu {
 
+// By which the blocks of a launch go together (sm90_few_experts.cu).
+struct ExpertCounters {
+  unsigned long long arrived;  // Of all launches.
+  int next_tile;               // 0 between launches.
+};
+
 struct FewExpertsArgs {
   // Logits, h and what is of the shared expert are made by kernels that run
   // before these two.
@@ -44,10 +50,9 @@ struct FewExpertsArgs {
   float* y = nullptr;               // [t, d], may be h.
   __nv_bfloat16* hidden = nullptr;  // [t, k, width]
 
-  // How often blocks have come to where they wait for each other: zero before
-  // the first call, then only of calls like it, one after another. Null: two
-  // launches.
-  uint64_t* arrived = nullptr;
+  // Zero before the first call, then only of calls like it, one after another.
+  // Null: two launches.
+  ExpertCounters* counters = nullptr;
 };
 
 // Whether there is a kernel: weights of tiles (HasTiles) with d a multiple of

@@ -101,8 +101,8 @@ cudaError_t RunFewTokens(const KernelContext& ctx) {
   FewExpertsArgs experts = ExpertsOf(ctx);
   const Operand logits =
       TakeMatrix(ctx, ctx.in(kH).rows(), experts.choice.num_experts);
-  experts.arrived = ctx.Keep<uint64_t>("arrived", 1);
-  if (logits.data == nullptr || experts.arrived == nullptr) {
+  experts.counters = ctx.Keep<ExpertCounters>("counters", 1);
+  if (logits.data == nullptr || experts.counters == nullptr) {
     return cudaErrorMemoryAllocation;
   }
   FewRowsArgs gate = GateOf(ctx);

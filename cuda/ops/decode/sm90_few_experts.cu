@@ -20,11 +20,13 @@
 //   warps 0 to 7   multiply: each its columns of a stage; sums of the warps are
 //                  added up behind a tile's last stage
 //   warp 8         asks for weights, as far ahead as the ring goes
-//   warp 9         asks for tokens' rows
+//   warp 9         asks for what tokens have of hidden
 //
-// Tiles are first those of hidden, then those of y. Blocks wait for each other
-// in between, but only for the tokens' rows: the ring is full of weights when
-// the last hidden one is written, and the shared expert comes first.
+// Tiles are first those of hidden, which blocks take as they come to them (some
+// multiprocessors get twice the bytes of others), then those of y. Blocks wait
+// for each other in between, but only for the tokens' rows: the ring is full of
+// weights when the last of hidden is written, and the shared expert comes
+// first.
 
 namespace strata::gpu {
 namespace {
@@ -39,13 +41,28 @@ constexpr int kMaxStages = 6;
 // Of all stages: with what else a block has, next to the first blocks of the
 // kernel behind this one.
 constexpr int kRingBytes = 180 << 10;
-constexpr int kMultipliers = 1;  // Barrier of the warps that multiply.
+// Barriers of the warps that multiply, and of the others.
+constexpr int kMultipliers = 1, kBringers = 2;
 
 #if STRATA_SM90A
+
+// Which stage of the ring is next, and in which round.
+struct Turn {
+  int stages, at;
+  uint32_t round;
+  __device__ __forceinline__ void Next() {
+    if (++at == stages) {
+      at = 0;
+      ++round;
+    }
+  }
+};
 
 struct Shared {
   uint64_t full[kMaxStages], empty[kMaxStages];
   uint64_t hidden_done;  // This block's tiles of hidden are written.
+  int tile[kMaxStages];  // Of hidden, that a stage holds; -1: no more.
+  Turn first_of_y;       // Where the stages of y begin.
   ChosenExperts chosen;
   float sums[2][kWarps][kTileRows][kTileTokens];
 };
@@ -57,22 +74,21 @@ struct Stage {
   int tile;    // Of its kind.
   int expert;  // -1: the shared one.
   int column, columns;
-  bool is_last;  // Of its tile.
+  bool is_first, is_last;  // Of its tile.
 };
 
-// Calls run(stage) for all stages of a block, in the order of all its warps.
+// Calls run(stage) for all stages of a tile of hidden.
 template <typename Run>
-__device__ __forceinline__ void ForHidden(const FewExpertsArgs& a, int active,
+__device__ __forceinline__ void ForHidden(const FewExpertsArgs& a, int tile,
                                           Run run) {
   const int of_expert = static_cast<int>(a.width) / kHalf;
   const int d = static_cast<int>(a.d);
-  for (int tile = blockIdx.x; tile < active * of_expert; tile += gridDim.x) {
-    for (int c = 0; c < d; c += kSegment) {
-      run(Stage{true, tile, tile / of_expert, c, min(kSegment, d - c),
-                c + kSegment >= d});
-    }
+  for (int c = 0; c < d; c += kSegment) {
+    run(Stage{true, tile, tile / of_expert, c, min(kSegment, d - c), c == 0,
+              c + kSegment >= d});
   }
 }
+// The same for all of y that a block makes.
 template <typename Run>
 __device__ __forceinline__ void ForOutput(const FewExpertsArgs& a, int active,
                                           Run run) {
@@ -81,38 +97,23 @@ __device__ __forceinline__ void ForOutput(const FewExpertsArgs& a, int active,
   const int tiles = static_cast<int>(a.d) / kTileRows;
   for (int tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
     for (int c = 0; c < shared_width; c += kSegment) {
-      run(Stage{false, tile, -1, c, min(kSegment, shared_width - c),
+      run(Stage{false, tile, -1, c, min(kSegment, shared_width - c), c == 0,
                 active == 0 && c + kSegment >= shared_width});
     }
     for (int e = 0; e < active; ++e) {
       for (int c = 0; c < width; c += kSegment) {
         run(Stage{false, tile, e, c, min(kSegment, width - c),
+                  shared_width == 0 && e == 0 && c == 0,
                   e == active - 1 && c + kSegment >= width});
       }
     }
   }
 }
 
-// Which stage of the ring is next, and in which round.
-struct Turn {
-  int stages, at = 0;
-  uint32_t round = 0;
-  __device__ __forceinline__ void Next() {
-    if (++at == stages) {
-      at = 0;
-      ++round;
-    }
-  }
-};
-
-// By warp 8: a lane a row.
-__device__ __forceinline__ void BringWeights(const FewExpertsArgs& a,
-                                             const Stage& stage, int row,
-                                             Shared& shared, char* to,
-                                             uint64_t* full) {
-  if (Lane() == 0) ArriveExpecting(full, kTileRows * stage.columns * 2);
-  __syncwarp();
-  if (row >= kTileRows) return;
+// A row of a weight that a stage holds.
+__device__ __forceinline__ const uint8_t* RowOf(const FewExpertsArgs& a,
+                                                const Stage& stage, int row,
+                                                const Shared& shared) {
   const PackedRows* w = &a.shared_down;
   int64_t at = int64_t{stage.tile} * kTileRows + row;
   if (stage.is_hidden) {
@@ -125,36 +126,51 @@ __device__ __forceinline__ void BringWeights(const FewExpertsArgs& a,
     w = &a.down;
     at += int64_t{shared.chosen.active[stage.expert]} * a.d;
   }
-  LoadBytes(w->data + at * w->row_bytes + stage.column * 2,
-            to + row * kRowBytes, stage.columns * 2, full);
+  return w->data + at * w->row_bytes + stage.column * 2;
 }
 
-// By warp 9: a lane a token. The shared expert's rows are F32, and come by
-// themselves.
-__device__ __forceinline__ void BringRows(const FewExpertsArgs& a,
-                                          const Stage& stage, Shared& shared,
-                                          char* to, uint64_t* full) {
-  const int token = Lane();
-  const int slot = stage.expert >= 0 && token < kTileTokens
-                       ? shared.chosen.pick[stage.expert][token]
-                       : -1;
-  const int rows = __popc(__ballot_sync(kWholeWarp, slot >= 0));
-  if (token == 0) ArriveExpecting(full, rows * stage.columns * 2);
+// What a token has for a stage, null if nothing. The shared expert's rows are
+// F32, and come by themselves.
+__device__ __forceinline__ const __nv_bfloat16* TokensRow(
+    const FewExpertsArgs& a, const Stage& stage, int token,
+    const Shared& shared) {
+  if (stage.expert < 0 || token < 0 || token >= kTileTokens) return nullptr;
+  const int slot = shared.chosen.pick[stage.expert][token];
+  if (slot < 0) return nullptr;
+  return (stage.is_hidden ? a.x + token * a.d
+                          : a.hidden + (token * a.choice.k + slot) * a.width) +
+         stage.column;
+}
+
+// By a warp: lanes below kTileRows ask for a row of the weight, if kWeights,
+// those behind them for what a token has, if kTokens. `full` is told of both.
+template <bool kWeights, bool kTokens>
+__device__ __forceinline__ void Bring(const FewExpertsArgs& a,
+                                      const Stage& stage, const Shared& shared,
+                                      char* to, uint64_t* full) {
+  const int row = Lane();
+  const auto* const token =
+      kTokens ? TokensRow(a, stage, row - kTileRows, shared) : nullptr;
+  const int bytes = stage.columns * 2;
+  const int rows = __popc(__ballot_sync(kWholeWarp, token != nullptr)) +
+                   (kWeights ? kTileRows : 0);
+  if (row == 0) ArriveExpecting(full, rows * bytes);
   __syncwarp();
-  if (slot < 0) return;
-  const __nv_bfloat16* const from =
-      stage.is_hidden ? a.x + token * a.d
-                      : a.hidden + (token * a.choice.k + slot) * a.width;
-  LoadBytes(from + stage.column, to + (kTileRows + token) * kRowBytes,
-            stage.columns * 2, full);
+  if (kWeights && row < kTileRows) {
+    LoadBytes(RowOf(a, stage, row, shared), to + row * kRowBytes, bytes, full);
+  } else if (token != nullptr) {
+    LoadBytes(token, to + row * kRowBytes, bytes, full);
+  }
 }
 
 // Waits for all blocks' hidden. By a thread.
-__device__ __forceinline__ void WaitForBlocks(uint64_t* arrived) {
+__device__ __forceinline__ void WaitForBlocks(ExpertCounters* counters) {
   __threadfence();
-  auto* const counter = reinterpret_cast<unsigned long long*>(arrived);
+  unsigned long long* const counter = &counters->arrived;
   const unsigned long long ticket = atomicAdd(counter, 1);
   const unsigned long long all = (ticket / gridDim.x + 1) * gridDim.x;
+  // Nobody takes tiles any more.
+  if (ticket + 1 == all) counters->next_tile = 0;
   unsigned long long now;
   do {
     asm volatile("ld.acquire.gpu.global.u64 %0, [%1];"
@@ -200,9 +216,10 @@ __device__ __forceinline__ void MultiplyStage(const FewExpertsArgs& a,
   }
 }
 
-// A thread's element of a tile, where the sums of all warps lie.
+// A thread's element of a tile, added to h if it is one of y, where the sums of
+// all warps lie.
 __device__ __forceinline__ void StoreResult(
-    const FewExpertsArgs& a, const Stage& stage, int tokens,
+    const FewExpertsArgs& a, const Stage& stage, int tokens, float h,
     const Shared& shared, const float (&sums)[kWarps][kTileRows][kTileTokens]) {
   const int columns = stage.is_hidden ? kHalf : kTileRows;
   const int column = static_cast<int>(threadIdx.x) % columns;
@@ -210,7 +227,7 @@ __device__ __forceinline__ void StoreResult(
   if (token >= tokens) return;
   if (!stage.is_hidden) {
     const int64_t at = token * a.d + stage.tile * kTileRows + column;
-    a.y[at] = a.h[at] + SumOfWarps(sums, column, token);
+    a.y[at] = h + SumOfWarps(sums, column, token);
     return;
   }
   const int slot = shared.chosen.pick[stage.expert][token];
@@ -242,6 +259,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     InitBarrier(&shared.hidden_done, kWarps);
     FenceBarrierInit();
   }
+  BringBias(a.choice);
   WaitForEarlier();
   LetLaterBegin();
   Choose(a.choice, shared.chosen);
@@ -249,54 +267,100 @@ __global__ void __launch_bounds__(kThreads, 1)
   const int active = shared.chosen.num_active;
   const int tokens = shared.chosen.num_slots / a.choice.k;
   const int warp = static_cast<int>(threadIdx.x) / kWarp;
-  Turn turn{stages};
-  if (warp >= kWarps) {
-    const auto bring = [&](const Stage& stage) {
-      char* const to = ring + turn.at * stage_bytes;
+  const auto stage_at = [&](int at) { return ring + at * stage_bytes; };
+  Turn turn = {stages, 0, 0};
+  if (warp == kWarps) {
+    // Of both kinds, as only this warp knows which tiles they are.
+    const int all = active * (static_cast<int>(a.width) / kHalf);
+    const auto bring_hidden = [&](const Stage& stage) {
       uint64_t* const full = &shared.full[turn.at];
       Wait(&shared.empty[turn.at], turn.round % 2 ^ 1);
-      if (warp == kWarps) {
-        BringWeights(a, stage, Lane(), shared, to, full);
-      } else {
-        BringRows(a, stage, shared, to, full);
+      if (Lane() == 0) {
+        shared.tile[turn.at] = stage.tile;
+        Arrive(full);
+      }
+      if (stage.tile >= 0) {
+        Bring<true, true>(a, stage, shared, stage_at(turn.at), full);
+      } else if (Lane() == 0) {
+        Arrive(full);
       }
       turn.Next();
     };
-    ForHidden(a, active, bring);
-    bool waited = warp == kWarps;
-    ForOutput(a, active, [&](const Stage& stage) {
-      if (!waited && stage.expert >= 0) {
-        Wait(&shared.hidden_done, 0);
-        if (Lane() == 0) WaitForBlocks(a.arrived);
-        __syncwarp();
-        waited = true;
+    int tile = static_cast<int>(blockIdx.x);
+    while (tile < all) {
+      int next = 0;
+      if (Lane() == 0) {
+        next =
+            static_cast<int>(gridDim.x) + atomicAdd(&a.counters->next_tile, 1);
       }
-      bring(stage);
-    });
-    // A block without tiles of y, or without experts, is waited for too.
-    if (!waited) {
-      Wait(&shared.hidden_done, 0);
-      if (Lane() == 0) WaitForBlocks(a.arrived);
+      ForHidden(a, tile, bring_hidden);
+      tile = __shfl_sync(kWholeWarp, next, 0);
     }
+    Stage none = {};
+    none.tile = -1;
+    bring_hidden(none);
+    if (Lane() == 0) shared.first_of_y = turn;
+    SyncThreads(kBringers, 2 * kWarp);
+    ForOutput(a, active, [&](const Stage& stage) {
+      Wait(&shared.empty[turn.at], turn.round % 2 ^ 1);
+      Bring<true, false>(a, stage, shared, stage_at(turn.at),
+                         &shared.full[turn.at]);
+      turn.Next();
+    });
+    return;
+  }
+  if (warp == kWarps + 1) {
+    SyncThreads(kBringers, 2 * kWarp);
+    turn = shared.first_of_y;
+    bool waited = false;
+    const auto wait = [&] {
+      if (waited) return;
+      Wait(&shared.hidden_done, 0);
+      if (Lane() == 0) WaitForBlocks(a.counters);
+      __syncwarp();
+      waited = true;
+    };
+    ForOutput(a, active, [&](const Stage& stage) {
+      if (stage.expert >= 0) wait();
+      Wait(&shared.empty[turn.at], turn.round % 2 ^ 1);
+      Bring<false, true>(a, stage, shared, stage_at(turn.at),
+                         &shared.full[turn.at]);
+      turn.Next();
+    });
+    wait();  // Others wait for a block without tiles of y too.
     return;
   }
   float d[4] = {};
   int parity = 0;
-  const auto multiply = [&](const Stage& stage) {
-    Wait(&shared.full[turn.at], turn.round % 2);
-    MultiplyStage(a, stage, tokens, shared, ring + turn.at * stage_bytes, d);
+  float h = 0;  // Of the thread's element of y.
+  const auto done = [&] {
     __syncwarp();
     if (Lane() == 0) Arrive(&shared.empty[turn.at]);
     turn.Next();
+  };
+  const auto multiply = [&](const Stage& stage) {
+    const int token = static_cast<int>(threadIdx.x) / kTileRows;
+    if (!stage.is_hidden && stage.is_first && token < tokens) {
+      h = a.h[token * a.d + stage.tile * kTileRows + threadIdx.x % kTileRows];
+    }
+    Wait(&shared.full[turn.at], turn.round % 2);
+    MultiplyStage(a, stage, tokens, shared, stage_at(turn.at), d);
+    done();
     if (!stage.is_last) return;
     auto& sums = shared.sums[parity];
     parity ^= 1;
     StoreTile(d, sums[warp]);
     for (float& x : d) x = 0;
     SyncThreads(kMultipliers, kWarps * kWarp);
-    StoreResult(a, stage, tokens, shared, sums);
+    StoreResult(a, stage, tokens, h, shared, sums);
   };
-  ForHidden(a, active, multiply);
+  while (true) {
+    Wait(&shared.full[turn.at], turn.round % 2);
+    const int tile = shared.tile[turn.at];
+    if (tile < 0) break;
+    ForHidden(a, tile, multiply);
+  }
+  done();
   // What is written here, copy engines elsewhere read.
   asm volatile("fence.proxy.async;" ::: "memory");
   __threadfence();
@@ -325,7 +389,7 @@ int NumProcessors() {
 }  // namespace
 
 bool HasStreamedExperts(const FewExpertsArgs& args) {
-  return args.arrived != nullptr && args.gate_up.bits == kBf16Bits &&
+  return args.counters != nullptr && args.gate_up.bits == kBf16Bits &&
          args.down.bits == kBf16Bits &&
          (args.shared_width == 0 || args.shared_down.bits == kBf16Bits) &&
          IsHopper();
