@@ -1,6 +1,7 @@
 // The experts of up to eight tokens with their choice (choose_experts.h), by
-// weights in BF16, INT4 or INT8 with F32 sums, in two launches that read each
-// chosen expert once. Each block of both makes the choice by itself:
+// weights in BF16, INT4 or INT8 with F32 sums, each chosen expert read once: in
+// two launches, or in BF16 on Hopper one (sm90_few_experts.h). Each block makes
+// the choice by itself:
 //
 //   logits [t, E] F32  -->  the tokens' experts and weights
 //
@@ -34,8 +35,8 @@ struct ExpertCounters {
 };
 
 struct FewExpertsArgs {
-  // Logits, h and what is of the shared expert are made by kernels that run
-  // before these two.
+  // Logits, h and shared_hidden are made by kernels that run before these: the
+  // second reads them before the first has ended.
   ChooseExpertsArgs choice;
   int64_t d = 0, width = 0;
   const __nv_bfloat16* x = nullptr;
