@@ -127,8 +127,8 @@ TEST_P(RoutedExpertsTest, RoundedOperandsStayWithinTheirRounding) {
 }
 
 // Up to 8 tokens, and up to 32, go other ways than more; rows longer than a
-// stage of those, with more tiles than a GPU has blocks; and widths that have no
-// tiles.
+// stage of those, with more tiles than a GPU has blocks; and widths that have
+// no tiles.
 INSTANTIATE_TEST_SUITE_P(
     Layers, RoutedExpertsTest,
     testing::Values(Routed{"one", 1, 16, 8, 256, 128, 128},
