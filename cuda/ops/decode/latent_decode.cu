@@ -168,19 +168,6 @@ __device__ __forceinline__ void LoadRounded(const float* cache,
   }
 }
 
-// Where there are no rows from step kFirst on.
-template <int kFirst>
-__device__ __forceinline__ void StoreZeros(int row, int chunk, char* to) {
-  for (int b = 0; b < kBoxes; ++b) {
-#pragma unroll
-    for (int s = kFirst; s < kRows / kRowsAtATime; ++s) {
-      *reinterpret_cast<uint4*>(
-          to + b * kBoxBytes + SwizzledBytes(s * kRowsAtATime + row, chunk)) = {
-          0, 0, 0, 0};
-    }
-  }
-}
-
 // By warpgroup 0: eight threads a row, 16 rows at a time.
 template <bool kBf16>
 __device__ void Load(const Args& args, const Piece& piece, Shared& shared) {
@@ -240,12 +227,16 @@ __device__ void Load(const Args& args, const Piece& piece, Shared& shared) {
       char* const to = reinterpret_cast<char*>(shared.keys[stage][0]);
       if (piece.end - first > kRows / 2) {
         LoadRounded<kSteps, 2>(cache, from, there, row, chunk, to);
-      } else if (piece.end - first > kRows / 4) {
-        LoadRounded<kSteps / 2, 5>(cache, from, there, row, chunk, to);
-        StoreZeros<kSteps / 2>(row, chunk, to);
       } else {
-        LoadRounded<kSteps / 4, kBoxes>(cache, from, there, row, chunk, to);
-        StoreZeros<kSteps / 4>(row, chunk, to);
+        LoadRounded<kSteps / 2, 4>(cache, from, there, row, chunk, to);
+        for (int b = 0; b < kBoxes; ++b) {
+#pragma unroll
+          for (int s = kSteps / 2; s < kSteps; ++s) {
+            *reinterpret_cast<uint4*>(
+                to + b * kBoxBytes +
+                SwizzledBytes(s * kRowsAtATime + row, chunk)) = {0, 0, 0, 0};
+          }
+        }
       }
       arrive(i);
     }
@@ -470,8 +461,7 @@ __device__ void Follow(const Args& args, const Piece& piece, int head,
 
 // Block (token and group of 64 heads, piece).
 template <bool kBf16>
-__global__ void __launch_bounds__(kThreads, 1)
-    LatentKernel(const __grid_constant__ Args args) {
+__global__ void __launch_bounds__(kThreads, 1) LatentKernel(const Args args) {
 #if STRATA_SM90A
   extern __shared__ char memory[];
   Shared& shared = *reinterpret_cast<Shared*>(
@@ -487,8 +477,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   __syncthreads();
   WaitForEarlier();
   LetLaterBegin();
-  const int64_t token = blockIdx.x / args.groups;
-  if (token >= args.tokens.Get()) return;
+  if (blockIdx.x / args.groups >= args.tokens.Get()) return;
   const Piece piece = PieceOf(args);
   const int head = static_cast<int>(blockIdx.x % args.groups) * kRows;
   const int heads = min(kRows, args.num_heads - head);
