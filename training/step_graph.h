@@ -104,9 +104,10 @@ absl::StatusOr<StepGraph> BuildEvaluationGraph(const ModelConfig& model,
                                                RouteSource route,
                                                const MeshPlace& place);
 
-// `step`, a gradient graph, in less memory: losses that never have the logits
-// of all tokens (core/passes/chunk_losses.h), gates' gradients for which no
-// rows that experts made are kept (core/passes/slot_dots.h). Before InBf16().
+// `step`, a gradient graph or one for validation, in less memory: losses that
+// never have the logits of all tokens (core/passes/chunk_losses.h), gates'
+// gradients for which no rows that experts made are kept
+// (core/passes/slot_dots.h). Before InBf16().
 StepGraph InLessMemory(StepGraph step);
 
 // `step` with `weights`, the sums of their gradients, and rows in BF16

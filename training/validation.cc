@@ -57,6 +57,8 @@ absl::Status Trainer::BuildEvaluation() {
                                           train_.seq_len(), options_.dtype,
                                           RouteOf(RoutingTraceHeader::EVALUATE),
                                           Place().OfStage(stage, num_stages_)));
+    // As in BuildGradients(): a device's own memory is short.
+    if (!backend_->shares_host_memory()) step = InLessMemory(std::move(step));
     steps.push_back(std::move(step));
   }
   evaluation_routers_ = std::move(steps[0].routers);

@@ -16,7 +16,8 @@
 namespace strata {
 namespace {
 
-absl::StatusOr<std::vector<ValueType>> Infer(const OpView& op) {
+// What both have.
+absl::StatusOr<std::vector<ValueType>> InferScore(const OpView& op) {
   RETURN_IF_ERROR(WantFloat(op, kHeadX, "x", 2));
   RETURN_IF_ERROR(WantFloat(op, kHeadWeight, "w", 2));
   const ValueType& x = op.type(kHeadX);
@@ -25,23 +26,40 @@ absl::StatusOr<std::vector<ValueType>> Infer(const OpView& op) {
   RETURN_IF_ERROR(
       WantType(op, kHeadWeight, "w", {x.dtype, {w.dims[0], x.dims[1]}}));
   RETURN_IF_ERROR(WantType(op, kHeadTarget, "target", {DType::kI32, {t}}));
-  RETURN_IF_ERROR(WantType(op, kHeadLossGrad, "dloss", {x.dtype, {}}));
   RETURN_IF_ERROR(WantInRange("chunk_rows", op.attrs.Int("chunk_rows"), 1,
                               std::numeric_limits<int32_t>::max()));
   return std::vector<ValueType>{
-      {x.dtype, {}}, {x.dtype, {t}}, {DType::kU8, {t}}, x, w};
+      {x.dtype, {}}, {x.dtype, {t}}, {DType::kU8, {t}}};
 }
 
-// Three products, and the seven of a logit that CrossEntropy and its gradient
-// have.
-double Flops(const OpView& op, const Binding& binding) {
+absl::StatusOr<std::vector<ValueType>> InferLoss(const OpView& op) {
+  ASSIGN_OR_RETURN(std::vector<ValueType> types, InferScore(op));
+  RETURN_IF_ERROR(
+      WantType(op, kHeadLossGrad, "dloss", {op.type(kHeadX).dtype, {}}));
+  types.push_back(op.type(kHeadX));
+  types.push_back(op.type(kHeadWeight));
+  return types;
+}
+
+// `products`, and `of_logit` operations with each logit.
+double FlopsOf(const OpView& op, const Binding& binding, double products,
+               double of_logit) {
   const auto vocab = static_cast<double>(op.type(kHeadWeight).dims[0].bound);
-  return 6 * Elements(op.type(kHeadX), binding) * vocab +
-         7 * Elements(op.type(kHeadTarget), binding) * vocab;
+  return 2 * products * Elements(op.type(kHeadX), binding) * vocab +
+         of_logit * Elements(op.type(kHeadTarget), binding) * vocab;
+}
+
+// Four operations with a logit are CrossEntropy's, three its gradient's.
+double LossFlops(const OpView& op, const Binding& binding) {
+  return FlopsOf(op, binding, 3, 7);
+}
+double ScoreFlops(const OpView& op, const Binding& binding) {
+  return FlopsOf(op, binding, 1, 4);
 }
 
 }  // namespace
 
-const OpDef kHeadLoss = {"HeadLoss", Infer, nullptr, Flops};
+const OpDef kHeadLoss = {"HeadLoss", InferLoss, nullptr, LossFlops};
+const OpDef kHeadScore = {"HeadScore", InferScore, nullptr, ScoreFlops};
 
 }  // namespace strata

@@ -13,7 +13,12 @@
 //
 // Results are those of the operators it stands for, but for the order in which
 // dw is summed. `chunk_rows` changes that order and the memory wanted, no more.
-// core/passes/chunk_losses.h emits it.
+//
+// HeadScore is the part without gradients, for validation:
+//
+//   x, w, target -> loss, nll, hit
+//
+// core/passes/chunk_losses.h emits both.
 
 #ifndef CORE_OPS_HEAD_LOSS_H_
 #define CORE_OPS_HEAD_LOSS_H_
@@ -23,6 +28,7 @@
 namespace strata {
 
 extern const OpDef kHeadLoss;
+extern const OpDef kHeadScore;
 enum HeadLossInput { kHeadX, kHeadWeight, kHeadTarget, kHeadLossGrad };
 enum HeadLossOutput { kHeadLossMean, kHeadNll, kHeadHit, kHeadDx, kHeadDw };
 

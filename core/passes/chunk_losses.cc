@@ -19,7 +19,8 @@ namespace {
 constexpr int64_t kChunkLogits = int64_t{1} << 27;
 constexpr int64_t kLeastRows = 128;  // And a multiple of it.
 
-// The nodes that one HeadLoss stands for.
+// The nodes that one HeadLoss stands for, or one HeadScore: of that there are
+// the first two.
 struct Loss {
   NodeId logits = kNone, loss = kNone, grad = kNone, dx = kNone, dw = kNone;
   std::set<NodeId> before;  // What makes dloss.
@@ -50,10 +51,9 @@ class Finder {
     const ValueId lse = node.outputs[2];
     found.loss = loss;
     found.logits = graph_.value(logits).producer;
-    if (!IsProduct(found.logits, false, true) || readers_[lse].size() != 1 ||
-        readers_[logits].size() != 2) {
-      return false;
-    }
+    if (!IsProduct(found.logits, false, true)) return false;
+    if (readers_[lse].empty()) return readers_[logits].size() == 1;
+    if (readers_[lse].size() != 1 || readers_[logits].size() != 2) return false;
     found.grad = readers_[lse][0];
     if (found.grad == kNone) return false;
     const Node& grad = graph_.node(found.grad);
@@ -127,8 +127,10 @@ class Writer {
     for (const auto& [id, loss] : losses) {
       gone.insert(graph.node(loss.logits).outputs[0]);
       gone.insert(graph.node(loss.loss).outputs[2]);
+      done_[loss.logits] = true;
+      if (loss.grad == kNone) continue;
       gone.insert(graph.node(loss.grad).outputs[0]);
-      for (const NodeId part : {loss.logits, loss.grad, loss.dx, loss.dw}) {
+      for (const NodeId part : {loss.grad, loss.dx, loss.dw}) {
         done_[part] = true;
       }
     }
@@ -176,19 +178,21 @@ class Writer {
   void AddLoss(const Loss& loss, int64_t chunk_rows) {
     const Node& logits = graph_.node(loss.logits);
     const Node& forward = graph_.node(loss.loss);
-    const Node& grad = graph_.node(loss.grad);
     const int64_t vocab = graph_.value(logits.inputs[1]).type.dims[0].bound;
     const auto moved = [&](ValueId id) { return result_.value[id]; };
     Node node;
-    node.op = &kHeadLoss;
+    node.op = loss.grad == kNone ? &kHeadScore : &kHeadLoss;
     node.attrs = {
         {"chunk_rows", chunk_rows > 0 ? chunk_rows : LossChunkRows(vocab)}};
     node.inputs = {moved(logits.inputs[0]), moved(logits.inputs[1]),
-                   moved(forward.inputs[1]), moved(grad.inputs[0])};
+                   moved(forward.inputs[1])};
     node.outputs = {moved(forward.outputs[0]), moved(forward.outputs[1]),
-                    moved(forward.outputs[3]),
-                    moved(graph_.node(loss.dx).outputs[0]),
-                    moved(graph_.node(loss.dw).outputs[0])};
+                    moved(forward.outputs[3])};
+    if (loss.grad != kNone) {
+      node.inputs.push_back(moved(graph_.node(loss.grad).inputs[0]));
+      node.outputs.push_back(moved(graph_.node(loss.dx).outputs[0]));
+      node.outputs.push_back(moved(graph_.node(loss.dw).outputs[0]));
+    }
     node.phase = forward.phase;
     node.scope = forward.scope;
     result_.graph.AddNode(std::move(node));
@@ -206,16 +210,16 @@ int64_t LossChunkRows(int64_t vocab) {
   return std::max(kLeastRows, kChunkLogits / vocab / kLeastRows * kLeastRows);
 }
 
-ChunkedLosses ChunkLosses(const Graph& gradients, int64_t chunk_rows) {
-  const Finder finder(gradients);
+ChunkedLosses ChunkLosses(const Graph& graph, int64_t chunk_rows) {
+  const Finder finder(graph);
   std::map<NodeId, Loss> losses;  // By the place of each.
-  for (size_t id = 0; id < gradients.nodes().size(); ++id) {
+  for (size_t id = 0; id < graph.nodes().size(); ++id) {
     const auto node = static_cast<NodeId>(id);
-    if (gradients.node(node).op != &kCrossEntropy) continue;
+    if (graph.node(node).op != &kCrossEntropy) continue;
     Loss loss;
     if (finder.Find(node, loss)) losses[node] = std::move(loss);
   }
-  return Writer(gradients, losses).Write(chunk_rows);
+  return Writer(graph, losses).Write(chunk_rows);
 }
 
 }  // namespace strata

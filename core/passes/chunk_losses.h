@@ -1,4 +1,5 @@
-// A training step's losses without the logits of all tokens.
+// Losses without the logits of all tokens, of a training step and of a
+// validation.
 //
 //   logits = x w^T                                loss, nll, hit, dx, dw =
 //   loss, nll, lse, hit = CrossEntropy(logits)      HeadLoss(x, w, target,
@@ -9,8 +10,9 @@
 //   dw = dlogits^T x
 //
 // It stands where CrossEntropy did; what makes dloss, which no logit enters, is
-// moved in front. Losses stay as they are whose logits something else reads, or
-// of which a gradient is wanted of x or w alone.
+// moved in front. A loss of which no gradient is wanted, whose lse nothing
+// reads, becomes HeadScore. Losses stay as they are whose logits something else
+// reads, or of which a gradient is wanted of x or w alone.
 
 #ifndef CORE_PASSES_CHUNK_LOSSES_H_
 #define CORE_PASSES_CHUNK_LOSSES_H_
@@ -31,10 +33,11 @@ struct ChunkedLosses {
   std::vector<ValueId> value;  // Of the graph before: where it is; or kNone.
 };
 
-// `gradients` is the gradient graph of a step (training/step_graph.h), before
-// its rows are narrowed (core/passes/bf16_training.h). With `chunk_rows` 0, as
-// many as LossChunkRows() says.
-ChunkedLosses ChunkLosses(const Graph& gradients, int64_t chunk_rows = 0);
+// `graph` is the gradient graph of a step or one for validation
+// (training/step_graph.h), before its rows are narrowed
+// (core/passes/bf16_training.h). With `chunk_rows` 0, as many as
+// LossChunkRows() says.
+ChunkedLosses ChunkLosses(const Graph& graph, int64_t chunk_rows = 0);
 
 }  // namespace strata
 

@@ -37,6 +37,7 @@ constexpr int32_t kTokens = 19;
 struct StepOptions {
   bool reads_logits = false;  // Logits are an output.
   bool trains_head = true;
+  bool trains = true;
 };
 
 // Two losses by one projection, the second scaled and of rows behind the
@@ -63,6 +64,7 @@ Graph MakeStep(const StepOptions& options) {
   const ValueId total = Add(b, ce.loss, Scale(b, ahead.loss, 0.3));
   b.Output("total", total);
   const ValueId keep = b.Input("keep", DType::kF64, {});
+  if (!options.trains) return *b.Finish();
   std::vector<ValueId> wanted = {first, second};
   if (options.trains_head) wanted.push_back(head);
   const auto accumulate = [&](ValueId parameter, ValueId grad) {
@@ -123,17 +125,17 @@ std::map<std::string, std::vector<double>> RunStep(Graph graph,
   return results;
 }
 
-TEST(ChunkLossesTest, ResultsAreThoseOfWholeLogits) {
-  const Graph whole = MakeStep({});
+// Losses of `whole` become operators `op`, in whose place `products` were.
+void ExpectThoseOfWholeLogits(const Graph& whole, const OpDef& op,
+                              int products) {
   const auto want = RunStep(whole, 1);
   for (const int64_t chunk_rows : {1, 5, 18, 19, 64}) {
     const ChunkedLosses chunked = ChunkLosses(whole, chunk_rows);
     ASSERT_THAT(Verify(chunked.graph), IsOk());
-    EXPECT_EQ(Count(chunked.graph, kHeadLoss), 2);
+    EXPECT_EQ(Count(chunked.graph, op), 2);
     EXPECT_EQ(Count(chunked.graph, kCrossEntropy), 0);
     EXPECT_EQ(Count(chunked.graph, kCrossEntropyGrad), 0);
-    // Of six products a loss less the three that are gone.
-    EXPECT_EQ(Count(chunked.graph, kMatMul), Count(whole, kMatMul) - 6);
+    EXPECT_EQ(Count(chunked.graph, kMatMul), Count(whole, kMatMul) - products);
 
     const auto got = RunStep(chunked.graph, 2);
 
@@ -152,10 +154,21 @@ TEST(ChunkLossesTest, ResultsAreThoseOfWholeLogits) {
   }
 }
 
-TEST(ChunkLossesTest, OperatorsFindNothingWrongWithWhatItMakes) {
-  const Graph chunked = ChunkLosses(MakeStep({})).graph;
+TEST(ChunkLossesTest, ResultsAreThoseOfWholeLogits) {
+  ExpectThoseOfWholeLogits(MakeStep({}), kHeadLoss, 6);
+}
+
+TEST(ChunkLossesTest, SoAreThoseOfAValidation) {
+  StepOptions options;
+  options.trains = false;
+  ExpectThoseOfWholeLogits(MakeStep(options), kHeadScore, 2);
+}
+
+// What inference gives for nodes of `op` is what they have.
+void ExpectInferred(const Graph& chunked, const OpDef& op) {
+  EXPECT_EQ(Count(chunked, op), 2);
   for (const Node& node : chunked.nodes()) {
-    if (node.op != &kHeadLoss) continue;
+    if (node.op != &op) continue;
     EXPECT_EQ(node.attrs.Int("chunk_rows"), LossChunkRows(kVocab));
     const auto types = node.op->infer({chunked, node.inputs, {}, node.attrs});
     ASSERT_THAT(types, IsOk());
@@ -165,6 +178,13 @@ TEST(ChunkLossesTest, OperatorsFindNothingWrongWithWhatItMakes) {
       EXPECT_TRUE((*types)[i].dims == type.dims) << i;
     }
   }
+}
+
+TEST(ChunkLossesTest, OperatorsFindNothingWrongWithWhatItMakes) {
+  ExpectInferred(ChunkLosses(MakeStep({})).graph, kHeadLoss);
+  StepOptions options;
+  options.trains = false;
+  ExpectInferred(ChunkLosses(MakeStep(options)).graph, kHeadScore);
 }
 
 TEST(ChunkLossesTest, ValuesAreFoundAgain) {

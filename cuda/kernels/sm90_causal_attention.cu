@@ -5,6 +5,7 @@
 
 #include "cuda/kernels/causal_attention.h"
 #include "cuda/kernels/head_maps.h"
+#include "cuda/kernels/power_of_2.cuh"
 #include "cuda/kernels/sequence_tiles.cuh"
 #include "cuda/kernels/sm90.cuh"
 #include "cuda/kernels/sm90_product.cuh"
@@ -70,15 +71,41 @@ struct Item {
 // with many keys first, which repeats often within a round. One sequence, or
 // several that differ, do not: there all heads' tiles of a kind lie together,
 // so that a round's are about as long.
+//
+// Of one sequence with many heads a block takes pairs rather, head by head: the
+// longest tile that is left of a head and the shortest, as long together as any
+// other two. Few heads are at work at once then, of which L2 holds keys and
+// values; tiles of a kind of 128 heads fetch them from memory again and again.
 class Items {
  public:
   explicit __device__ Items(const Args& args)
       : args_(args),
         tokens_(static_cast<int>(args.tokens.Get())),
         count_(CountSequenceTiles<kRows>(args.seq_start, args.num_sequences,
-                                         tokens_)) {}
+                                         tokens_)),
+        pairs_((count_.tiles + 1) / 2) {
+    by_pairs_ = args.num_sequences == 1 && args.window == 0 &&
+                2 * args.num_heads > static_cast<int>(gridDim.x);
+  }
 
   __device__ bool Next(Item& item) {
+    return by_pairs_ ? NextOfPair(item) : NextOfRound(item);
+  }
+
+ private:
+  __device__ bool NextOfPair(Item& item) {
+    const int pair =
+        round_ / 2 * static_cast<int>(gridDim.x) + static_cast<int>(blockIdx.x);
+    if (pair >= pairs_ * args_.num_heads) return false;
+    item.head = pair / pairs_;
+    const int shorter = pair % pairs_, longer = count_.tiles - 1 - shorter;
+    const int tile = round_ % 2 == 0 ? longer : shorter;
+    round_ += shorter == longer ? 2 : 1;  // One in the middle is alone.
+    return FindSequenceTile<kRows>(args_.seq_start, args_.num_sequences,
+                                   tokens_, tile, item.tile);
+  }
+
+  __device__ bool NextOfRound(Item& item) {
     const int blocks = static_cast<int>(gridDim.x);
     const int block = static_cast<int>(blockIdx.x);
     const int index =
@@ -97,10 +124,11 @@ class Items {
                                    tokens_, count_.tiles - 1 - tile, item.tile);
   }
 
- private:
   const Args& args_;
   const int tokens_;
   const TileCount count_;
+  const int pairs_;  // Of a head.
+  bool by_pairs_ = false;
   int round_ = 0;
 };
 
@@ -194,7 +222,7 @@ struct Softmax {
       }
       largest = fmaxf(largest, __shfl_xor_sync(0xffffffff, largest, 1));
       largest = fmaxf(largest, __shfl_xor_sync(0xffffffff, largest, 2));
-      keep[half] = exp2f(factor * (max[half] - largest));
+      keep[half] = PowerOf2(factor * (max[half] - largest));
       max[half] = largest;
       const float shift = factor * largest;
       float part = 0;
@@ -203,7 +231,7 @@ struct Softmax {
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
           float& x = score[4 * g + 2 * half + i];
-          x = exp2f(fmaf(factor, x, -shift));
+          x = PowerOf2(fmaf(factor, x, -shift));
           part += x;
         }
       }

@@ -5,6 +5,7 @@
 
 #include "cuda/kernels/causal_attention_grad.h"
 #include "cuda/kernels/head_maps.h"
+#include "cuda/kernels/power_of_2.cuh"
 #include "cuda/kernels/sequence_tiles.cuh"
 #include "cuda/kernels/sm90.cuh"
 #include "cuda/kernels/sm90_product.cuh"
@@ -259,7 +260,7 @@ __device__ void SumQueryGrad(const Args& args, const SequenceTile& tile,
         (args.window > 0 && key < first_row + kHalf - args.window);
 #pragma unroll
     for (int j = 0; j < kTile / 2; ++j) {
-      s[j] = exp2f(fmaf(factor, s[j], -stats[j / 2 % 2].x));
+      s[j] = PowerOf2(fmaf(factor, s[j], -stats[j / 2 % 2].x));
     }
     if (masked) {
 #pragma unroll
@@ -406,7 +407,7 @@ __device__ void SumKeyGrads(const Args& args, const SequenceTile& tile,
         shared.stats[stage] + (tile.begin + query) % 2 + thread % 4 * 2;
 #pragma unroll
     for (int j = 0; j < kQueries / 2; ++j) {
-      s[j] = exp2f(fmaf(factor, s[j], -stats[j / 4 * 8 + j % 2].x));
+      s[j] = PowerOf2(fmaf(factor, s[j], -stats[j / 4 * 8 + j % 2].x));
     }
     const bool masked =
         query < first_key + kHalf - 1 || query + kQueries > length ||

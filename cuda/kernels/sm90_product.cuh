@@ -164,6 +164,19 @@ __device__ __forceinline__ void Multiply(float (&d)[64], const uint32_t (&a)[4],
         "n"(kTransB));
 }
 
+template <int kTransB>
+__device__ __forceinline__ void Multiply(float (&d)[128],
+                                         const uint32_t (&a)[4], uint64_t b,
+                                         int add) {
+  asm volatile(
+      "{\n.reg .pred p;\nsetp.ne.b32 p, %133, 0;\n"
+      "wgmma.mma_async.sync.aligned.m64n256k16.f32.bf16.bf16 {" STRATA_NAMES_128
+      "}, {%128, %129, %130, %131}, %132, p, 1, 1, %134;\n}\n"
+      : STRATA_SUMS_128(0)
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add),
+        "n"(kTransB));
+}
+
 #endif  // STRATA_SM90A
 
 }  // namespace strata::gpu

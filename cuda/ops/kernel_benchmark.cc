@@ -6,9 +6,9 @@
 //
 //   of_copy     bytes a second over those of a copy on this GPU, in this run
 //   h200_us     the best published for an H200 and for an H100 (TensorRT-LLM,
-//   h100_us     vLLM, SGLang), of a whole MoE layer and of
-//               latent decode attention; of_h200, of_h100: how many
-//               times as fast this is
+//   h100_us     vLLM, SGLang), of a whole MoE layer, of latent decode
+//               attention and of the attention of MLA's prefill;
+//               of_h200, of_h100: how many times as fast this is
 
 #include <algorithm>
 #include <cmath>
@@ -33,6 +33,7 @@
 #include "cuda/ops/dispatch_plan.h"
 #include "cuda/ops/expert_layer.h"
 #include "cuda/testing/benchmark_set.h"
+#include "cuda/testing/expert_choices.h"
 #include "cuda_bf16.h"
 #include "cuda_runtime_api.h"
 
@@ -248,18 +249,20 @@ CausalAttentionArgs MakeAttention(const Heads& h, Arrays& arrays) {
 
 // FLOPs are those of the half of all pairs that is seen; what the gradient
 // computes again is not counted, so five products and not seven.
-void AddAttention(const Heads& h) {
+void AddAttention(const Heads& h, const Published& best = {}) {
   const double pairs = 1.0 * h.batch * h.heads * h.tokens * h.tokens;
   const double rows = 2.0 * h.batch * h.tokens * (h.key_dim + h.value_dim);
   const std::string shape =
       absl::StrCat("/batch:", h.batch, "/tokens:", h.tokens, "/heads:", h.heads,
                    "/", h.kv_heads, "/dim:", h.key_dim, "/", h.value_dim);
-  Add(absl::StrCat("BM_CausalAttention", shape),
+  Add(
+      absl::StrCat("BM_CausalAttention", shape),
       pairs * (h.key_dim + h.value_dim), rows * (h.heads + h.kv_heads),
       [=](Arrays& arrays) -> Call {
         const CausalAttentionArgs args = MakeAttention(h, arrays);
         return [=](int64_t) { return CausalAttention(args, nullptr); };
-      });
+      },
+      best);
   if (!HasCausalAttentionGrad(h.key_dim, h.value_dim)) return;
   Add(absl::StrCat("BM_CausalAttentionGrad", shape),
       pairs * (3 * h.key_dim + 2 * h.value_dim),
@@ -392,43 +395,36 @@ struct MoeShape {
   int64_t d, width, experts, k;
 };
 
-// The experts of each token: every expert as often as any other, those of a
-// token apart, in random order.
-std::vector<int32_t> BalancedExperts(const MoeShape& m, int64_t tokens,
-                                     int seed) {
-  std::vector<int32_t> order(m.experts);
-  std::iota(order.begin(), order.end(), 0);
-  std::mt19937 rng(seed);
-  std::vector<int32_t> expert;
-  while (static_cast<int64_t>(expert.size()) < tokens * m.k) {
-    std::shuffle(order.begin(), order.end(), rng);
-    for (int64_t i = 0; i + m.k <= m.experts; i += m.k) {
-      expert.insert(expert.end(), order.begin() + i, order.begin() + i + m.k);
-    }
-  }
-  expert.resize(tokens * m.k);
-  return expert;
-}
-
 // From tokens, their experts and weights to their sums: plan, rows, both
-// products with SwiGLU, combination. Bytes are those of the weights of experts
-// that have rows, and of x and y. Calls take other experts and other x in turn,
-// so that few tokens' weights are not in L2 either.
-void AddMoeLayer(const MoeShape& m, int64_t tokens, const Published& best) {
+// products with SwiGLU, combination. Loads are even, or drawn from a power law
+// of exponent `alpha` where that is not 0. Bytes are those of the weights of
+// experts that have rows, a mean over calls, and of x and y. Calls take other
+// experts and other x in turn, so that few tokens' weights are not in L2
+// either.
+void AddMoeLayer(const MoeShape& m, int64_t tokens, const Published& best,
+                 double alpha = 0) {
+  constexpr int kInputs = 8;
   const int64_t slots = tokens * m.k;
   const double flops = 6.0 * slots * m.d * m.width;
-  const double bytes =
-      6.0 * std::min(m.experts, slots) * m.d * m.width + 4.0 * tokens * m.d;
+  std::vector<std::vector<int32_t>> choices;
+  double chosen = 0;
+  for (int i = 0; i < kInputs; ++i) {
+    const ChoiceShape shape = {tokens, m.experts, m.k};
+    choices.push_back(alpha > 0 ? PowerLawChoices(shape, alpha, i)
+                                : BalancedChoices(shape, i));
+    chosen += static_cast<double>(NumChosen(choices.back())) / kInputs;
+  }
+  const double bytes = 6.0 * chosen * m.d * m.width + 4.0 * tokens * m.d;
   Add(
       absl::StrCat("BM_MoeLayer/d:", m.d, "/experts:", m.experts, "/k:", m.k,
-                   "/width:", m.width, "/tokens:", tokens),
+                   "/width:", m.width, "/tokens:", tokens,
+                   alpha > 0 ? absl::StrCat("/power_law:", alpha) : ""),
       flops, bytes,
       [=](Arrays& arrays) -> Call {
-        constexpr int kInputs = 8;
         std::vector<const int32_t*> expert;
         std::vector<const __nv_bfloat16*> x;
-        for (int i = 0; i < kInputs; ++i) {
-          expert.push_back(arrays.Copy(BalancedExperts(m, tokens, i)));
+        for (const std::vector<int32_t>& of_call : choices) {
+          expert.push_back(arrays.Copy(of_call));
           x.push_back(arrays.Normal(tokens * m.d));
         }
         DispatchPlanArgs plan;
@@ -489,7 +485,8 @@ void AddFewExperts(const MoeShape& m, int64_t tokens, const Published& best) {
         std::vector<const __nv_bfloat16*> x;
         for (int i = 0; i < kInputs; ++i) {
           // As far as they go here, balanced choices have no expert twice.
-          const std::vector<int32_t> list = BalancedExperts(m, tokens, i);
+          const std::vector<int32_t> list =
+              BalancedChoices({tokens, m.experts, m.k}, i);
           std::vector<float> row(tokens * m.experts, -1.f);
           for (int64_t s = 0; s < slots; ++s) {
             row[s / m.k * m.experts + list[s]] = 1.f;
@@ -537,6 +534,13 @@ void AddMoeLayers() {
   AddMoeLayer(fine, 1024, {0, 552.0});
   AddMoeLayer(fine, 4096, {660, 881.9});
   AddMoeLayer(fine, 16384, {2377, 2783.4});
+  constexpr double kAlpha = 1.2;
+  AddMoeLayer(fine, 1, {36.3, 0}, kAlpha);
+  AddMoeLayer(fine, 16, {150, 0}, kAlpha);
+  AddMoeLayer(fine, 64, {287, 0}, kAlpha);
+  AddMoeLayer(fine, 512, {351, 509.9}, kAlpha);
+  AddMoeLayer(fine, 4096, {826, 1018.8}, kAlpha);
+  AddMoeLayer(fine, 16384, {2515, 3116.6}, kAlpha);
   AddFewExperts(fine, 1, {36.6, 50.7});
   AddFewExperts(fine, 2, {0, 76.7});
   AddFewExperts(fine, 8, {0, 224.7});
@@ -560,7 +564,7 @@ void AddAll() {
   AddAttention({8, 2048, 32, 8, 128, 128});
   AddAttention({8, 2048, 16, 16, 128, 128});
   AddAttention({1, 4096, 16, 4, 64, 64});
-  AddAttention({1, 4096, 128, 128, 192, 128});
+  AddAttention({1, 4096, 128, 128, 192, 128}, {1249, 0});  // MLA's prefill.
   for (const bool paged : {false, true}) {
     AddDecode(64, 4096, 32, 8, 128, paged);
     AddDecode(16, 8192, 32, 8, 128, paged);

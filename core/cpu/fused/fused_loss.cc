@@ -26,6 +26,7 @@ template <typename T>
 struct Head {
   const KernelContext& ctx;
   int64_t d = 0, vocab = 0;
+  bool gradients = false;
   T share = 0;          // dloss over the number of tokens that count.
   T* logits = nullptr;  // [chunk_rows, vocab], later their gradient.
 
@@ -53,7 +54,7 @@ struct Head {
     });
   }
 
-  // Losses of rows from `first` on; logits become their gradient.
+  // Losses of rows from `first` on; logits become their gradient, if wanted.
   void TakeLosses(int64_t first, int64_t rows) const {
     const VectorMath<T>& vec = VectorMath<T>::Get();
     const int32_t* const target = ctx.in(kHeadTarget).as<int32_t>() + first;
@@ -72,6 +73,7 @@ struct Head {
         const T lse = max + std::log(vec.sum_exp(row, 1, max, vocab));
         nll[i] = lse - row[target[i]];
         hit[i] = std::find(row, row + vocab, max) == row + target[i];
+        if (!gradients) continue;
         vec.exp(row, 1, lse, share, vocab, row);
         row[target[i]] -= share;
       }
@@ -109,8 +111,9 @@ struct Head {
 };
 
 template <typename T>
-absl::Status RunHeadLoss(const KernelContext& ctx) {
+absl::Status RunHead(const KernelContext& ctx, bool gradients) {
   Head<T> head = {ctx};
+  head.gradients = gradients;
   const int64_t t = ctx.in(kHeadX).dim(0);
   const int64_t chunk = std::min(t, ctx.attrs().Int("chunk_rows"));
   head.d = ctx.in(kHeadX).dim(1);
@@ -119,14 +122,19 @@ absl::Status RunHeadLoss(const KernelContext& ctx) {
       const int64_t targets,
       CountTargets(ctx.in(kHeadTarget).as<int32_t>(), t, head.vocab));
   const int64_t count = std::max<int64_t>(1, targets);
-  head.share = *ctx.in(kHeadLossGrad).as<T>() / static_cast<T>(count);
   head.logits = ctx.scratch.Take<T>(chunk * head.vocab);
-  if (t == 0) std::fill_n(ctx.out(kHeadDw).as<T>(), head.vocab * head.d, T{0});
+  if (gradients) {
+    head.share = *ctx.in(kHeadLossGrad).as<T>() / static_cast<T>(count);
+    if (t == 0) {
+      std::fill_n(ctx.out(kHeadDw).as<T>(), head.vocab * head.d, T{0});
+    }
+  }
   for (int64_t first = 0; first < t; first += chunk) {
     const int64_t rows = std::min(chunk, t - first);
     const T* const x = ctx.in(kHeadX).as<T>() + first * head.d;
     head.MakeLogits(x, rows);
     head.TakeLosses(first, rows);
+    if (!gradients) continue;
     head.AddWeightGrad(x, rows, first == 0 ? T{0} : T{1});
     head.MakeInputGrad(ctx.out(kHeadDx).as<T>() + first * head.d, rows);
   }
@@ -138,11 +146,23 @@ absl::Status RunHeadLoss(const KernelContext& ctx) {
   return absl::OkStatus();
 }
 
+template <typename T>
+absl::Status RunHeadLoss(const KernelContext& ctx) {
+  return RunHead<T>(ctx, /*gradients=*/true);
+}
+
+template <typename T>
+absl::Status RunHeadScore(const KernelContext& ctx) {
+  return RunHead<T>(ctx, /*gradients=*/false);
+}
+
 }  // namespace
 
 void RegisterFusedLossKernels(KernelRegistry& kernels) {
   kernels.Register(kHeadLoss, DType::kF32, RunHeadLoss<float>);
   kernels.Register(kHeadLoss, DType::kF64, RunHeadLoss<double>);
+  kernels.Register(kHeadScore, DType::kF32, RunHeadScore<float>);
+  kernels.Register(kHeadScore, DType::kF64, RunHeadScore<double>);
 }
 
 }  // namespace strata

@@ -23,11 +23,11 @@
 //   warp 9         asks for what tokens have of hidden
 //
 // Tiles are first those of hidden, which blocks take as they come to them, as
-// memory serves multiprocessors unequally; then those of y. Blocks wait for each
-// other in between, but only for the tokens' rows: the ring is full of weights
-// when the last of hidden is written, and the shared expert comes first. That
-// wait wants all blocks resident: one a multiprocessor, behind kernels that end
-// by themselves, and no other such grid beside this one.
+// memory serves multiprocessors unequally; then those of y. Blocks wait for
+// each other in between, but only for the tokens' rows: the ring is full of
+// weights when the last of hidden is written, and the shared expert comes
+// first. That wait wants all blocks resident: one a multiprocessor, behind
+// kernels that end by themselves, and no other such grid beside this one.
 
 namespace strata::gpu {
 namespace {

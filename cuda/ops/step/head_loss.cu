@@ -25,7 +25,7 @@ struct RowsArgs {
   const int32_t* target = nullptr;  // Of all, and so are the next two.
   float* nll = nullptr;
   uint8_t* hit = nullptr;
-  const float* share = nullptr;
+  const float* share = nullptr;  // Null: no gradient is wanted.
   FaultSink fault;
 };
 
@@ -106,7 +106,8 @@ __global__ void __launch_bounds__(kBlock) LossRowsKernel(const RowsArgs args) {
   const int64_t there = args.rows.Get() - args.first;
   const int64_t vocab = args.vocab;
   const bool wide = vocab % kTogether == 0;
-  const float share = *args.share;
+  const bool gradients = args.share != nullptr;
+  const float share = gradients ? *args.share : 0.f;
   const int64_t rounds =
       (vocab + kTogether * kBlock - 1) / (kTogether * kBlock);
   for (int64_t i = blockIdx.x; i < args.bound; i += gridDim.x) {
@@ -138,7 +139,7 @@ __global__ void __launch_bounds__(kBlock) LossRowsKernel(const RowsArgs args) {
       }
     }
     __syncthreads();  // row[want] is read.
-    for (int64_t round = 0; round < rounds; ++round) {
+    for (int64_t round = 0; gradients && round < rounds; ++round) {
       const int64_t at =
           (round * kBlock + static_cast<int64_t>(threadIdx.x)) * kTogether;
       float x[kTogether] = {};
@@ -167,7 +168,8 @@ struct Head {
   const char* x = nullptr;
   const void* w = nullptr;
   char* dx = nullptr;
-  bool bf16_dx = false;
+  bool bf16_dx = false;   // Products give it so;
+  bool round_dx = false;  // or it is rounded behind them.
   float* dw = nullptr;
   float* logits = nullptr;
   const float* ones = nullptr;
@@ -237,10 +239,36 @@ cudaError_t Convert(cudaError_t (*convert)(const KernelContext&, const Operand&,
   return cudaSuccess;
 }
 
-cudaError_t RunHeadLoss(const KernelContext& ctx) {
+// Where gradients go, and what a chunk wants besides its logits.
+cudaError_t PrepareGradients(const KernelContext& ctx, int64_t bound,
+                             Head& head, RowsArgs& rows) {
+  const Operand& dx = ctx.out(3);
+  head.bf16_dx = head.bf16 && dx.element_size == 2;
+  head.round_dx = !head.bf16 && dx.element_size == 2;
+  head.dx = head.round_dx
+                ? reinterpret_cast<char*>(ctx.Take<float>(bound * head.d))
+                : dx.as<char>();
+  head.dw = ctx.out(4).as<float>();
+  auto* const share = ctx.Take<float>(1);
+  auto* const ones = ctx.Take<float>(2);
+  if (head.dx == nullptr || share == nullptr || ones == nullptr) {
+    return cudaErrorMemoryAllocation;
+  }
+  head.ones = ones;
+  rows.share = share;
+  OnesKernel<<<1, 1, 0, ctx.stream>>>(ones);
+  if (bound == 0) {
+    if (const cudaError_t e = cudaMemsetAsync(
+            head.dw, 0, head.vocab * head.d * sizeof(float), ctx.stream)) {
+      return e;
+    }
+  }
+  return ShareOfTarget(ctx.in(2), ctx.in(3).as<float>(), share, ctx.stream);
+}
+
+cudaError_t RunHead(const KernelContext& ctx, bool gradients) {
   const Operand& x = ctx.in(0);
   const Operand& target = ctx.in(2);
-  const Operand& dx = ctx.out(3);
   const int64_t bound = x.dim(0);
   const int64_t chunk = std::min(bound, ctx.Int("chunk_rows"));
   Head head;
@@ -250,38 +278,20 @@ cudaError_t RunHeadLoss(const KernelContext& ctx) {
   const cudaError_t converted =
       head.bf16 ? Convert(Rounded, ctx, head) : Convert(Widened, ctx, head);
   if (converted != cudaSuccess) return converted;
-  head.bf16_dx = head.bf16 && dx.element_size == 2;
-  const bool round_dx = !head.bf16 && dx.element_size == 2;
-  head.dx = round_dx ? reinterpret_cast<char*>(ctx.Take<float>(bound * head.d))
-                     : dx.as<char>();
-  head.dw = ctx.out(4).as<float>();
   head.logits = ctx.Take<float>(chunk * head.vocab);
-  auto* const share = ctx.Take<float>(1);
-  auto* const ones = ctx.Take<float>(2);
-  if (head.dx == nullptr || head.logits == nullptr || share == nullptr ||
-      ones == nullptr) {
-    return cudaErrorMemoryAllocation;
-  }
-  head.ones = ones;
-  OnesKernel<<<1, 1, 0, ctx.stream>>>(ones);
-  if (const cudaError_t e =
-          ShareOfTarget(target, ctx.in(3).as<float>(), share, ctx.stream)) {
-    return e;
-  }
-  if (bound == 0) {
-    if (const cudaError_t e = cudaMemsetAsync(
-            head.dw, 0, head.vocab * head.d * sizeof(float), ctx.stream)) {
+  if (head.logits == nullptr) return cudaErrorMemoryAllocation;
+  RowsArgs rows;
+  if (gradients) {
+    if (const cudaError_t e = PrepareGradients(ctx, bound, head, rows)) {
       return e;
     }
   }
-  RowsArgs rows;
   rows.rows = x.rows();
   rows.vocab = head.vocab;
   rows.logits = head.logits;
   rows.target = target.as<int32_t>();
   rows.nll = ctx.out(1).as<float>();
   rows.hit = ctx.out(2).as<uint8_t>();
-  rows.share = share;
   rows.fault = ctx.fault;
   for (int64_t first = 0; first < bound; first += chunk) {
     rows.first = first;
@@ -294,6 +304,7 @@ cudaError_t RunHeadLoss(const KernelContext& ctx) {
       LossRowsKernel<float><<<blocks, kBlock, 0, ctx.stream>>>(rows);
     }
     if (const cudaError_t e = cudaGetLastError()) return e;
+    if (!gradients) continue;
     if (const cudaError_t e = head.MakeInputGrad(ctx, first, rows.bound)) {
       return e;
     }
@@ -301,19 +312,28 @@ cudaError_t RunHeadLoss(const KernelContext& ctx) {
       return e;
     }
   }
-  if (round_dx) {
+  if (head.round_dx) {
     if (const cudaError_t e =
-            StoreRounded(ctx, reinterpret_cast<float*>(head.dx), dx)) {
+            StoreRounded(ctx, reinterpret_cast<float*>(head.dx), ctx.out(3))) {
       return e;
     }
   }
   return MeanLoss(target, rows.nll, ctx.out(0).as<float>(), ctx.stream);
 }
 
+cudaError_t RunHeadLoss(const KernelContext& ctx) {
+  return RunHead(ctx, /*gradients=*/true);
+}
+
+cudaError_t RunHeadScore(const KernelContext& ctx) {
+  return RunHead(ctx, /*gradients=*/false);
+}
+
 }  // namespace
 
 void RegisterHeadLossKernels(KernelRegistry& kernels) {
   kernels.Register("HeadLoss", RunHeadLoss);
+  kernels.Register("HeadScore", RunHeadScore);
 }
 
 }  // namespace strata::gpu

@@ -26,23 +26,21 @@ using ::testing::HasSubstr;
 struct Head {
   int64_t rows, vocab, width, chunk_rows;
   Precision precision = Precision::kF32;
+  bool gradients = true;
 };
 using HeadLossTest = DeviceTest<Head>;
 
 std::vector<ValueId> BuildHead(GraphBuilder& b, const Head& p) {
   const Dim t = RaggedRows(b, p.rows);
-  const std::vector<ValueId> out = b.Add(
-      kHeadLoss,
-      {FloatInput(b, "x", t, p.width),
-       b.Parameter("w", {Static(p.vocab), Static(p.width)}),
-       b.Input("target", DType::kI32, {t}), b.Input("dloss", DType::kF32, {})},
-      {{"chunk_rows", p.chunk_rows}});
-  for (const auto& [name, index] :
-       {std::pair{"loss", kHeadLossMean}, std::pair{"nll", kHeadNll},
-        std::pair{"hit", kHeadHit}, std::pair{"dx", kHeadDx},
-        std::pair{"dw", kHeadDw}}) {
-    b.Output(name, out[index]);
-  }
+  std::vector<ValueId> in = {
+      FloatInput(b, "x", t, p.width),
+      b.Parameter("w", {Static(p.vocab), Static(p.width)}),
+      b.Input("target", DType::kI32, {t})};
+  if (p.gradients) in.push_back(b.Input("dloss", DType::kF32, {}));
+  const std::vector<ValueId> out = b.Add(p.gradients ? kHeadLoss : kHeadScore,
+                                         in, {{"chunk_rows", p.chunk_rows}});
+  const char* const names[] = {"loss", "nll", "hit", "dx", "dw"};
+  for (size_t i = 0; i < out.size(); ++i) b.Output(names[i], out[i]);
   return {};
 }
 
@@ -91,11 +89,17 @@ INSTANTIATE_TEST_SUITE_P(
                     Head{130, 1024, 40, 64, Precision::kBf16},
                     Head{20, 1028, 40, 9, Precision::kBf16},
                     Head{3, 4101, 16, 2, Precision::kBf16},
-                    Head{200, 4096, 64, 128, Precision::kBf16}),
+                    Head{200, 4096, 64, 128, Precision::kBf16},
+                    Head{0, 5, 8, 4, Precision::kF32, false},
+                    Head{65, 1023, 40, 64, Precision::kF32, false},
+                    Head{20, 1028, 40, 9, Precision::kF32, false},
+                    Head{65, 255, 24, 64, Precision::kBf16, false},
+                    Head{200, 4096, 64, 128, Precision::kBf16, false}),
     [](const testing::TestParamInfo<Head>& info) {
       const Head& p = info.param;
       return absl::StrCat(info.index, "_rows", p.rows, "_words", p.vocab,
-                          p.precision == Precision::kBf16 ? "_bf16" : "");
+                          p.precision == Precision::kBf16 ? "_bf16" : "",
+                          p.gradients ? "" : "_score");
     });
 
 TEST(HeadLossErrorTest, ATargetOutOfRangeIsInvalid) {

@@ -1,0 +1,219 @@
+#include "cuda/ops/decode/latent_decode.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <limits>
+#include <numeric>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/str_cat.h"
+#include "core/base/status_macros.h"
+#include "core/tensor/bfloat16.h"
+#include "core/testing/status_matchers.h"
+#include "cuda/runtime/device_array.h"
+#include "cuda/runtime/status.h"
+#include "cuda/testing/test_inputs.h"
+#include "gtest/gtest.h"
+
+// Caches in BF16, which no operator has; those in F32 are held to the CPU in
+// //cuda/ops:ops_test.
+
+namespace strata::gpu {
+namespace {
+
+struct Latent {
+  std::vector<int32_t> positions;  // Of each token, each its own sequence.
+  int heads;
+  int64_t block_size;  // 0: rows.
+  int64_t window;
+};
+std::string LatentName(const testing::TestParamInfo<Latent>& info) {
+  const Latent& p = info.param;
+  return absl::StrCat(info.index, "_heads", p.heads, "_blocks", p.block_size,
+                      "_window", p.window);
+}
+using LatentDecodeTest = DeviceTest<Latent>;
+
+constexpr float kScale = 0.02f;
+
+// Multiples of 1/64, which BF16 has.
+std::vector<float> Numbers(int64_t n, int seed) {
+  const std::vector<int32_t> ints = RandomInts(n, -128, 128, seed);
+  std::vector<float> numbers(n);
+  for (int64_t i = 0; i < n; ++i) numbers[i] = ints[i] / 64.f;
+  return numbers;
+}
+
+// Where keys lie: sequence by sequence, each in as many rows, or in blocks
+// anywhere among one more than are needed.
+struct Layout {
+  explicit Layout(const Latent& p) : block_size(p.block_size) {
+    tokens = static_cast<int64_t>(p.positions.size());
+    max_keys = 1 + *std::max_element(p.positions.begin(), p.positions.end());
+    if (block_size == 0) {
+      slots = tokens * max_keys;
+      return;
+    }
+    max_blocks = (max_keys + block_size - 1) / block_size;
+    table.resize(tokens * max_blocks);
+    slots = (static_cast<int64_t>(table.size()) + 1) * block_size;
+    std::iota(table.begin(), table.end(), 1);
+    std::shuffle(table.begin(), table.end(), std::mt19937(3));
+  }
+  int64_t RowOf(int64_t token, int64_t key) const {
+    if (block_size == 0) return token * max_keys + key;
+    return table[token * max_blocks + key / block_size] * block_size +
+           key % block_size;
+  }
+
+  int64_t block_size, tokens, max_keys, max_blocks = 0, slots;
+  std::vector<int32_t> table;
+};
+
+absl::StatusOr<std::vector<float>> OnDevice(const Latent& p,
+                                            const Layout& layout,
+                                            const std::vector<float>& q,
+                                            const std::vector<float>& cache) {
+  std::vector<BFloat16> rounded;
+  for (const float x : cache) rounded.push_back(RoundToBFloat16(x));
+  std::vector<int32_t> first_row(layout.tokens), sequence(layout.tokens);
+  std::iota(sequence.begin(), sequence.end(), 0);
+  for (int64_t i = 0; i < layout.tokens; ++i) {
+    first_row[i] = static_cast<int32_t>(i * layout.max_keys);
+  }
+  ASSIGN_OR_RETURN(const auto device_q, DeviceArray<float>::CopyOf(q));
+  ASSIGN_OR_RETURN(const auto device_cache,
+                   DeviceArray<BFloat16>::CopyOf(rounded));
+  ASSIGN_OR_RETURN(const auto position,
+                   DeviceArray<int32_t>::CopyOf(p.positions));
+  ASSIGN_OR_RETURN(const auto first, DeviceArray<int32_t>::CopyOf(first_row));
+  ASSIGN_OR_RETURN(const auto table,
+                   DeviceArray<int32_t>::CopyOf(layout.table));
+  ASSIGN_OR_RETURN(const auto device_sequence,
+                   DeviceArray<int32_t>::CopyOf(sequence));
+  ASSIGN_OR_RETURN(const auto fault,
+                   DeviceArray<Fault>::CopyOf(std::vector<Fault>(1)));
+  ASSIGN_OR_RETURN(const auto o, DeviceArray<float>::Allocate(
+                                     layout.tokens * p.heads * kLatentRank));
+  LatentDecodeArgs args;
+  args.tokens = {layout.tokens, nullptr};
+  args.num_heads = p.heads;
+  args.scale = kScale;
+  args.window = p.window;
+  args.max_keys = layout.max_keys;
+  args.q = device_q.data();
+  args.cache = device_cache.data();
+  args.bf16_cache = true;
+  args.places.position = position.data();
+  args.places.slots = layout.slots;
+  if (p.block_size == 0) {
+    args.places.first_row = first.data();
+  } else {
+    args.places.table = table.data();
+    args.places.table_rows = layout.tokens;
+    args.places.max_blocks = layout.max_blocks;
+    args.places.block_size = p.block_size;
+    args.places.sequence = device_sequence.data();
+  }
+  const int64_t pieces = LatentPieces(args);
+  ASSIGN_OR_RETURN(const auto partial,
+                   DeviceArray<float>::Allocate(pieces * kLatentRank));
+  ASSIGN_OR_RETURN(const auto max, DeviceArray<float>::Allocate(pieces));
+  ASSIGN_OR_RETURN(const auto sum, DeviceArray<float>::Allocate(pieces));
+  args.partial = partial.data();
+  args.max = max.data();
+  args.sum = sum.data();
+  args.o = o.data();
+  args.fault = {fault.data(), 0};
+  RETURN_IF_ERROR(ToStatus(LatentDecode(args, /*stream=*/nullptr)));
+  return o.ToHost();
+}
+
+// Of one head, over rows of the cache.
+std::vector<double> Attend(const float* q, const std::vector<float>& cache,
+                           const std::vector<int64_t>& rows) {
+  std::vector<double> score, o(kLatentRank);
+  for (const int64_t row : rows) {
+    double sum = 0;
+    for (int c = 0; c < kLatentWidth; ++c) {
+      sum += double{q[c]} * cache[row * kLatentWidth + c];
+    }
+    score.push_back(kScale * sum);
+  }
+  const double largest = *std::max_element(score.begin(), score.end());
+  double sum = 0;
+  for (size_t j = 0; j < rows.size(); ++j) {
+    const double weight = std::exp(score[j] - largest);
+    sum += weight;
+    for (int c = 0; c < kLatentRank; ++c) {
+      o[c] += weight * cache[rows[j] * kLatentWidth + c];
+    }
+  }
+  for (double& x : o) x /= sum;
+  return o;
+}
+
+TEST_P(LatentDecodeTest, AgreesWithALoopInDouble) {
+  const Latent& p = GetParam();
+  if (!HasLatentDecode(kLatentRank, kLatentWidth)) GTEST_SKIP() << "no Hopper";
+  const Layout layout(p);
+  const std::vector<float> q =
+      Numbers(layout.tokens * p.heads * kLatentWidth, 1);
+  // What no token sees is no number: it must not be read into a sum.
+  std::vector<float> cache(layout.slots * kLatentWidth,
+                           std::numeric_limits<float>::quiet_NaN());
+  std::vector<std::vector<int64_t>> seen(layout.tokens);
+  for (int64_t i = 0; i < layout.tokens; ++i) {
+    const int64_t keys = p.positions[i] + 1;
+    const int64_t first =
+        p.window > 0 ? std::max<int64_t>(0, keys - p.window) : 0;
+    for (int64_t key = first; key < keys; ++key) {
+      const int64_t row = layout.RowOf(i, key);
+      const auto number = Numbers(kLatentWidth, static_cast<int>(2 + row));
+      std::copy(number.begin(), number.end(),
+                cache.begin() + row * kLatentWidth);
+      seen[i].push_back(row);
+    }
+  }
+
+  const auto got = OnDevice(p, layout, q, cache);
+
+  ASSERT_THAT(got, IsOk());
+  for (int64_t i = 0; i < layout.tokens; ++i) {
+    for (int h = 0; h < p.heads; ++h) {
+      const int64_t at = i * p.heads + h;
+      const std::vector<double> want =
+          Attend(q.data() + at * kLatentWidth, cache, seen[i]);
+      for (int c = 0; c < kLatentRank; ++c) {
+        // Weights are rounded to BF16, each by 2^-9 of itself; values are at
+        // most 2. Scores of up to 46 have the roundings of 576 terms.
+        ASSERT_NEAR((*got)[at * kLatentRank + c], want[c], 2 * 0x1p-8)
+            << "token " << i << " head " << h << " column " << c;
+      }
+    }
+  }
+}
+
+// Heads about a block's 64; positions about a tile's 64 keys and a piece's 32,
+// many tokens in one piece each and few in several; blocks that boxes of 8, 16
+// and 32 rows come from, and such as threads have to gather.
+INSTANTIATE_TEST_SUITE_P(
+    Shapes, LatentDecodeTest,
+    testing::Values(
+        Latent{{0}, 1, 0, 0}, Latent{{63, 64, 62, 400}, 16, 0, 0},
+        Latent{{127, 128, 129, 700}, 65, 0, 0}, Latent{{1000}, 128, 0, 0},
+        Latent{std::vector<int32_t>(70, 200), 128, 0, 0},
+        Latent{std::vector<int32_t>(70, 255), 70, 16, 0},
+        Latent{std::vector<int32_t>(70, 129), 128, 32, 0},
+        Latent{{300, 5, 191}, 128, 64, 0}, Latent{{300, 5, 191}, 16, 8, 0},
+        Latent{{300, 5, 191}, 16, 4, 0}, Latent{{300, 70, 191}, 16, 24, 0},
+        Latent{{300, 90}, 16, 16, 77}, Latent{{500, 90}, 64, 0, 130},
+        Latent{std::vector<int32_t>(80, 400), 128, 16, 150}),
+    LatentName);
+
+}  // namespace
+}  // namespace strata::gpu

@@ -1,0 +1,271 @@
+// The keys of a piece, brought to shared memory tile by tile: one warpgroup's
+// part of latent decode attention (latent_decode.cu).
+
+#ifndef CUDA_OPS_DECODE_LATENT_KEYS_CUH_
+#define CUDA_OPS_DECODE_LATENT_KEYS_CUH_
+
+#include <cstdint>
+
+#include "cuda/kernels/sm90.cuh"
+#include "cuda/ops/cache_places.cuh"
+#include "cuda/ops/decode/latent_decode.h"
+#include "cuda/ops/vector16.cuh"
+#include "cuda/runtime/kernel.h"
+#include "cuda_bf16.h"
+
+namespace strata::gpu::latent {
+
+constexpr int kRows = 64;  // Heads, and keys of a stage.
+constexpr int kStages = 2;
+constexpr int kPieceKeys = 32;  // A multiple of it, but for the last piece.
+constexpr int kThreads = 3 * kWarpgroup;
+constexpr int kBoxes = kLatentWidth / kSwizzleColumns;
+constexpr int kBoxElements = kRows * kSwizzleColumns;
+constexpr int kBoxBytes = kBoxElements * 2;
+constexpr int kHalf = kLatentRank / 2;  // Columns of a warpgroup's values.
+struct Args {
+  Extent tokens;
+  int num_heads = 1, groups = 1, splits = 1;
+  float factor = 1;  // Of scores, for powers of 2.
+  int64_t window = 0;
+  const float* q = nullptr;
+  const void* cache = nullptr;
+  Places places;
+  int box_rows = 0;  // Of the map of the cache, that lie together; 0: no map.
+  float* partial = nullptr;
+  float* max = nullptr;
+  float* sum = nullptr;
+  float* o = nullptr;
+  FaultSink fault;
+};
+
+struct Shared {
+  __nv_bfloat16 q[kBoxes][kBoxElements];
+  __nv_bfloat16 keys[kStages][kBoxes][kBoxElements];
+  __nv_bfloat16 p[kBoxElements];
+  float keep[kRows];   // What earlier sums of a head are multiplied by.
+  float share[kRows];  // What the last ones are.
+  uint64_t full[kStages], empty[kStages];
+};
+
+#if STRATA_SM90A
+
+struct Piece {
+  int64_t token = 0;
+  int begin = 0, end = 0;  // Keys.
+  __device__ int tiles() const { return (end - begin + kRows - 1) / kRows; }
+};
+
+__device__ __forceinline__ Piece PieceOf(const Args& args) {
+  Piece piece;
+  piece.token = blockIdx.x / args.groups;
+  const int64_t keys = args.places.NumKeys(piece.token, args.fault);
+  const int64_t first =
+      args.window > 0 ? max(int64_t{0}, keys - args.window) : 0;
+  const int64_t size =
+      ((keys - first + args.splits - 1) / args.splits + kPieceKeys - 1) /
+      kPieceKeys * kPieceKeys;
+  piece.begin = static_cast<int>(min(first + blockIdx.y * size, keys));
+  piece.end = static_cast<int>(min(piece.begin + size, keys));
+  return piece;
+}
+
+// Whether the phase of this parity has ended.
+__device__ __forceinline__ bool IsOver(uint64_t* barrier, uint32_t parity) {
+  uint32_t over;
+  asm volatile(
+      "{\n"
+      ".reg .pred done;\n"
+      "mbarrier.test_wait.parity.shared::cta.b64 done, [%1], %2;\n"
+      "selp.u32 %0, 1, 0, done;\n"
+      "}\n"
+      : "=r"(over)
+      : "r"(SharedAddress(barrier)), "r"(parity)
+      : "memory");
+  return over != 0;
+}
+
+// Where the 16-byte piece `chunk` of a row lies in a swizzled tile, in bytes.
+__device__ __forceinline__ int SwizzledBytes(int row, int chunk) {
+  return row * 128 + ((chunk ^ (row & 7)) << 4);
+}
+
+__device__ __forceinline__ uint4 Narrow(float4 a, float4 b) {
+  const float element[8] = {a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w};
+  return Pack(element);
+}
+
+// 16 bytes to shared memory, or zeros if not `there`; done when the group is.
+__device__ __forceinline__ void CopyAsync(uint32_t to, const void* from,
+                                          bool there) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to),
+               "l"(from), "r"(there ? 16 : 0)
+               : "memory");
+}
+__device__ __forceinline__ void EndCopies() {
+  asm volatile("cp.async.commit_group;" ::: "memory");
+}
+template <int kPending>
+__device__ __forceinline__ void WaitForCopies() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
+}
+
+constexpr int kRowsAtATime = kWarpgroup / 8;
+
+// Rows of an F32 cache, rounded: kSteps times 16 rows, those of kAhead boxes on
+// their way at a time. `from` and `there` are of the thread's rows.
+template <int kSteps, int kAhead>
+__device__ __forceinline__ void LoadRounded(const float* cache,
+                                            const int64_t* from,
+                                            const bool* there, int row,
+                                            int chunk, char* to) {
+  for (int b = 0; b < kBoxes; b += kAhead) {
+    float4 x[kAhead][kSteps][2];
+#pragma unroll
+    for (int j = 0; j < kAhead; ++j) {
+#pragma unroll
+      for (int s = 0; s < kSteps; ++s) {
+        const auto* const pair = reinterpret_cast<const float4*>(
+            cache + from[s] + (b + j) * kSwizzleColumns);
+        const bool read = there[s] && b + j < kBoxes;
+        x[j][s][0] = read ? pair[0] : float4{0, 0, 0, 0};
+        x[j][s][1] = read ? pair[1] : float4{0, 0, 0, 0};
+      }
+    }
+#pragma unroll
+    for (int j = 0; j < kAhead; ++j) {
+      if (b + j >= kBoxes) break;
+#pragma unroll
+      for (int s = 0; s < kSteps; ++s) {
+        *reinterpret_cast<uint4*>(
+            to + (b + j) * kBoxBytes +
+            SwizzledBytes(s * kRowsAtATime + row, chunk)) =
+            Narrow(x[j][s][0], x[j][s][1]);
+      }
+    }
+  }
+}
+
+// Tiles of a piece that come by boxes: those that are full, if they begin where
+// a box does.
+__device__ __forceinline__ int BoxedTiles(const Args& args,
+                                          const Piece& piece) {
+  if (args.box_rows == 0) return 0;
+  if (args.places.table != nullptr && piece.begin % args.box_rows != 0)
+    return 0;
+  return (piece.end - piece.begin) / kRows;
+}
+
+// By warpgroup 0, of which a thread a box's rows asks for them.
+__device__ inline void LoadBoxes(const Args& args, const Piece& piece,
+                                 int tiles, const CUtensorMap* map,
+                                 Shared& shared) {
+  const int thread = static_cast<int>(threadIdx.x);
+  const int row = thread * args.box_rows;
+  for (int i = 0; i < tiles; ++i) {
+    const int stage = i % kStages;
+    uint64_t* const full = &shared.full[stage];
+    int from = 0;
+    if (row < kRows) {
+      from = static_cast<int>(args.places.RowOf(
+          piece.token, piece.begin + i * kRows + row, args.fault));
+    }
+    Wait(&shared.empty[stage], static_cast<uint32_t>(i / kStages % 2) ^ 1);
+    if (row >= kRows) {
+      Arrive(full);
+      continue;
+    }
+    ArriveExpecting(full, args.box_rows * kLatentWidth * 2);
+    for (int b = 0; b < kBoxes; ++b) {
+      LoadBox(map, shared.keys[stage][b] + row * kSwizzleColumns, full,
+              b * kSwizzleColumns, from, 0);
+    }
+  }
+}
+
+// By warpgroup 0, tiles from `boxed` on: eight threads a row, 16 rows at a
+// time.
+template <bool kBf16>
+__device__ void Load(const Args& args, const Piece& piece, int boxed,
+                     Shared& shared) {
+  constexpr int kSteps = kRows / kRowsAtATime;
+  const int chunk = threadIdx.x % 8, row = threadIdx.x / 8;
+  const int tiles = piece.tiles();
+  const auto arrive = [&](int tile) {
+    FenceSharedStores();
+    Arrive(&shared.full[tile % kStages]);
+  };
+  for (int i = boxed; i < tiles; ++i) {
+    const int stage = i % kStages;
+    const int first = piece.begin + i * kRows;
+    int64_t from[kSteps];
+    bool there[kSteps];
+#pragma unroll
+    for (int s = 0; s < kSteps; ++s) {
+      const int key = first + s * kRowsAtATime + row;
+      there[s] = key < piece.end;
+      from[s] =
+          args.places.RowOf(piece.token, min(key, piece.end - 1), args.fault) *
+              kLatentWidth +
+          chunk * 8;
+    }
+    uint64_t* const empty = &shared.empty[stage];
+    const uint32_t parity = static_cast<uint32_t>(i / kStages % 2) ^ 1;
+    if constexpr (kBf16) {
+      // Where the stage is free already, two tiles are on their way; else the
+      // last one is announced before the wait.
+      const bool is_free = __all_sync(0xffffffff, IsOver(empty, parity));
+      if (!is_free) {
+        if (i > boxed) {
+          WaitForCopies<0>();
+          arrive(i - 1);
+        }
+        Wait(empty, parity);
+      }
+      const auto* const cache = static_cast<const __nv_bfloat16*>(args.cache);
+      const uint32_t to = SharedAddress(shared.keys[stage][0]);
+#pragma unroll
+      for (int b = 0; b < kBoxes; ++b) {
+#pragma unroll
+        for (int s = 0; s < kSteps; ++s) {
+          CopyAsync(
+              to + b * kBoxBytes + SwizzledBytes(s * kRowsAtATime + row, chunk),
+              cache + from[s] + b * kSwizzleColumns, there[s]);
+        }
+      }
+      EndCopies();
+      if (is_free && i > boxed) {
+        WaitForCopies<1>();
+        arrive(i - 1);
+      }
+    } else {
+      Wait(empty, parity);
+      const auto* const cache = static_cast<const float*>(args.cache);
+      char* const to = reinterpret_cast<char*>(shared.keys[stage][0]);
+      if (piece.end - first > kRows / 2) {
+        LoadRounded<kSteps, 2>(cache, from, there, row, chunk, to);
+      } else {
+        LoadRounded<kSteps / 2, 4>(cache, from, there, row, chunk, to);
+        for (int b = 0; b < kBoxes; ++b) {
+#pragma unroll
+          for (int s = kSteps / 2; s < kSteps; ++s) {
+            *reinterpret_cast<uint4*>(
+                to + b * kBoxBytes +
+                SwizzledBytes(s * kRowsAtATime + row, chunk)) = {0, 0, 0, 0};
+          }
+        }
+      }
+      arrive(i);
+    }
+  }
+  if (kBf16 && tiles > boxed) {
+    WaitForCopies<0>();
+    arrive(tiles - 1);
+  }
+}
+
+#endif  // STRATA_SM90A
+
+}  // namespace strata::gpu::latent
+
+#endif  // CUDA_OPS_DECODE_LATENT_KEYS_CUH_
