@@ -1,7 +1,6 @@
 #include "training/pipeline/stage_runner.h"
 
 #include <cstddef>
-#include <cstring>
 #include <memory>
 #include <set>
 #include <string>
@@ -11,7 +10,6 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/match.h"
-#include "absl/strings/str_cat.h"
 #include "absl/types/span.h"
 #include "core/base/check.h"
 #include "core/base/status_macros.h"
@@ -22,7 +20,6 @@
 #include "core/runtime/backend.h"
 #include "core/runtime/program.h"
 #include "core/runtime/state_store.h"
-#include "core/tensor/tensor.h"
 #include "training/pipeline/stage.h"
 #include "training/pipeline/stage_links.h"
 #include "training/step_graph.h"
@@ -52,13 +49,6 @@ absl::StatusOr<std::unique_ptr<StageRunner>> StageRunner::Create(
     Backend& backend, StateStore& state, Communicator& pp) {
   CHECK_EQ(schedule.num_devices, pp.size());
   CHECK_EQ(static_cast<int>(steps.size()), schedule.num_chunks);
-  if (steps.size() > 1 && backend.name() != "cpu") {
-    return absl::UnimplementedError(absl::StrCat(
-        "the schedule ", Name(schedule.kind),
-        " gives a rank several stages, which the CPU's ranks run only so far; "
-        "the device is ",
-        backend.name(), ": want gpipe, 1f1b, zb-h1 or zb1p"));
-  }
   auto runner = std::unique_ptr<StageRunner>(
       new StageRunner(std::move(schedule), pp.rank(), backend, state));
   ASSIGN_OR_RETURN(runner->links_, StageLinks::Create(runner->schedule_, pp));
@@ -94,13 +84,10 @@ double StageRunner::StepFlops() const {
   return flops;
 }
 
-// Two stages may sum into the same, so that none knows that it is the first.
-void StageRunner::ClearSums() {
-  for (const std::string& name : sums_) {
-    const TensorView& sum = state_.Get(name);
-    std::memset(sum.data, 0, sum.num_bytes());
-  }
+absl::Status StageRunner::ClearSums() {
+  for (const std::string& name : sums_) RETURN_IF_ERROR(state_.Clear(name));
   begun_ = !sums_.empty();
+  return absl::OkStatus();
 }
 
 absl::Status StageRunner::Backward(int m, int chunk, bool input_grad,
@@ -113,7 +100,7 @@ absl::Status StageRunner::Backward(int m, int chunk, bool input_grad,
 }
 
 absl::Status StageRunner::Run(Stage::Fill fill, Look look) {
-  ClearSums();
+  RETURN_IF_ERROR(ClearSums());
   for (const auto& stage : stages_) stage->FreeStashes();
   for (const PipelineItem& item : schedule_.items[rank_]) {
     if (item.has_forward()) {

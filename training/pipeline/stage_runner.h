@@ -40,9 +40,6 @@ class StageRunner {
   // `steps`, by chunk, are the gradient graphs of this rank's stages,
   // `schedule` is that of the whole pipeline, one device a rank of `pp`. To be
   // called by all of these. Backend, state and group must outlive the runner.
-  //
-  // Returns UNIMPLEMENTED if a rank has several stages on another backend than
-  // the CPU's.
   static absl::StatusOr<std::unique_ptr<StageRunner>> Create(
       absl::Span<const StepGraph> steps, PipelineSchedule schedule,
       Backend& backend, StateStore& state, Communicator& pp);
@@ -73,7 +70,8 @@ class StageRunner {
 
   absl::Status Backward(int m, int chunk, bool input_grad, bool weight_grad,
                         Stage::Fill fill);
-  void ClearSums();
+  // Two stages may sum into the same, so that none knows that it is the first.
+  absl::Status ClearSums();
 
   const PipelineSchedule schedule_;
   const int rank_;
