@@ -7,9 +7,7 @@
 #include <utility>
 #include <vector>
 
-#include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "core/cpu/all_kernels.h"
 #include "core/cpu/cpu_backend.h"
@@ -35,7 +33,6 @@ namespace {
 
 using ::testing::Each;
 using ::testing::ElementsAre;
-using ::testing::HasSubstr;
 
 constexpr int64_t kSequences = 2;
 constexpr int64_t kSeqLen = 16;
@@ -189,26 +186,6 @@ TEST(StageRunnerTest, StagesOfOneRankSayWhatThoseOfSeveralDo) {
   EXPECT_EQ(Losses(MakeSchedule(PipelineKind::kInterleaved, 2, 8)), apart);
   EXPECT_EQ(Losses(MakeSchedule(PipelineKind::kDualPipe, 4, 8)), apart);
   EXPECT_EQ(Losses(MakeSchedule(PipelineKind::kDualPipeV, 2, 8)), apart);
-}
-
-class OtherBackend : public CpuBackend {
- public:
-  OtherBackend() : CpuBackend(1, AllCpuKernels()) {}
-  absl::string_view name() const override { return "other"; }
-};
-
-TEST(StageRunnerTest, OtherDevicesRunOneStageARank) {
-  const auto world = ThreadCommunicators(2, absl::Seconds(60));
-  OtherBackend backend;
-  StateStore state(backend);
-  const std::vector<StepGraph> steps(2);
-  EXPECT_THAT(
-      StageRunner::Create(steps, MakeSchedule(PipelineKind::kDualPipe, 2, 4),
-                          backend, state, *world[0])
-          .status(),
-      StatusIs(absl::StatusCode::kUnimplemented,
-               HasSubstr("dualpipe gives a rank several stages, which the "
-                         "CPU's ranks run only so far; the device is other")));
 }
 
 }  // namespace
