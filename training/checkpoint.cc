@@ -197,12 +197,6 @@ absl::StatusOr<const Trainer::WholeState*> Trainer::DescribeWhole() {
 
 absl::Status Trainer::BuildBalancer() {
   if (!options_.balance.moves()) return absl::OkStatus();
-  if (backend_->name() != "cpu") {
-    return absl::UnimplementedError(
-        absl::StrCat("--rebalance moves experts of the CPU's ranks only so "
-                     "far; the device is ",
-                     backend_->name()));
-  }
   ASSIGN_OR_RETURN(balancer_,
                    LiveBalancer::Create(options_.balance, *meter_, shards_,
                                         *options_.mesh, *state_));

@@ -98,8 +98,7 @@ struct TrainerOptions {
   // work of the same micro-batch: nodes are ordered so that there is some
   // (core/passes/hide_exchanges.h). On the CPU.
   bool overlap_rows = false;
-  // Experts move between the ranks of ep as this says (training/balance). On
-  // the CPU.
+  // Experts move between the ranks of ep as this says (training/balance).
   BalanceRule balance = {};
   DType dtype = DType::kF32;  // kF64: the reference, of no checkpoints.
 };

@@ -24,6 +24,10 @@
 
 namespace strata::gpu {
 
+// Waits, on the stream, until all ranks have sent the turn that the kernel
+// before has sent.
+cudaError_t WaitForPeers(const Peers& peers, cudaStream_t stream);
+
 // An owner has at most so many experts.
 constexpr int kMaxOwnedExperts = 1024;
 

@@ -15,7 +15,6 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
-#include "absl/time/time.h"
 #include "core/base/check.h"
 #include "core/base/status_macros.h"
 #include "core/graph/attrs.h"
@@ -23,6 +22,7 @@
 #include "core/runtime/kernel_registry.h"
 #include "core/tensor/dtype.h"
 #include "cuda/runtime/cuda_backend.h"
+#include "cuda/runtime/fault_status.h"
 #include "cuda/runtime/status.h"
 #include "cuda/runtime/together.h"
 #include "cuda_runtime_api.h"
@@ -507,7 +507,9 @@ absl::Status CudaExecutable::ReadResults() {
   }
   Fault fault;
   std::memcpy(&fault, staged_results_, sizeof(fault));
-  RETURN_IF_ERROR(FaultStatus(fault));
+  if (fault.kind != static_cast<int32_t>(FaultKind::kNone)) {
+    return At(graph_.node(fault.node), FaultStatus(fault));
+  }
   for (const Small& small : small_) {
     std::memcpy(small.host, staged_results_ + small.offset, small.num_bytes);
   }
@@ -519,47 +521,6 @@ absl::Status CudaExecutable::Fetch(ValueId value, const TensorView& tensor) {
       std::any_of(small_.begin(), small_.end(),
                   [value](const Small& small) { return small.value == value; });
   return is_here ? absl::OkStatus() : backend_.ToHost(tensor);
-}
-
-absl::Status CudaExecutable::FaultStatus(const Fault& fault) const {
-  const auto make = [&](absl::string_view what, absl::string_view is,
-                        absl::string_view want) {
-    return At(graph_.node(fault.node), absl::InvalidArgumentError(absl::StrCat(
-                                           what, " ", fault.place, " ", is, " ",
-                                           fault.value, "; want ", want)));
-  };
-  const std::string below = absl::StrCat("0 to ", fault.limit - 1);
-  const std::string or_none = absl::StrCat("-1 to ", fault.limit - 1);
-  const std::string rising = absl::StrCat("rising, to ", fault.limit);
-  switch (static_cast<FaultKind>(fault.kind)) {
-    case FaultKind::kNone:
-      return absl::OkStatus();
-    case FaultKind::kTokenId:
-      return make("token", "has id", below);
-    case FaultKind::kTarget:
-      return make("token", "has target", or_none);
-    case FaultKind::kExpert:
-      return make("slot", "names expert", or_none);
-    case FaultKind::kRowIndex:
-      return make("index", "is row", below);
-    case FaultKind::kPosition:
-      return make("token", "has position", "0 or more");
-    case FaultKind::kCacheRow:
-      return make("token", "goes to, or sees, cache row", below);
-    case FaultKind::kOffsets:
-      return make("the rows of expert", "begin at", rising);
-    case FaultKind::kSequence:
-      return make("sequence", "starts at", rising);
-    case FaultKind::kStep:
-      return make("place", "has step", "1 or more");
-    case FaultKind::kLatePeer:
-      return At(graph_.node(fault.node),
-                absl::DeadlineExceededError(absl::StrCat(
-                    "rank ", fault.place, " of its group has not come in ",
-                    absl::FormatDuration(absl::Milliseconds(fault.limit)))));
-  }
-  return absl::InternalError(
-      absl::StrCat("a kernel reported fault ", fault.kind));
 }
 
 absl::Status CudaExecutable::CheckFinite(NodeId id) const {

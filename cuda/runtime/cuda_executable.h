@@ -107,7 +107,6 @@ class CudaExecutable : public Executable {
   absl::Status Poison();
   absl::Status Capture();
   absl::Status ReadResults();
-  absl::Status FaultStatus(const Fault& fault) const;
 
   const Graph& graph_;
   CudaBackend& backend_;

@@ -1,35 +1,24 @@
 // Several GPUs against one: the same losses, however they are laid out, and the
 // same bits again; the same weights on each that holds them.
 
-#include <algorithm>
 #include <cstdint>
-#include <functional>
 #include <memory>
 #include <string>
-#include <thread>
 #include <tuple>
 #include <vector>
 
-#include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
-#include "absl/time/time.h"
 #include "core/model/config.h"
 #include "core/parallel/mesh.h"
 #include "core/parallel/pipeline_schedule.h"
-#include "core/parallel/thread_communicator.h"
 #include "core/runtime/state_store.h"
 #include "core/tensor/tensor.h"
 #include "core/testing/status_matchers.h"
-#include "cuda/nccl/nccl_communicator.h"
-#include "cuda/nccl/nccl_library.h"
-#include "cuda/ops/all_kernels.h"
-#include "cuda/runtime/cuda_backend.h"
-#include "cuda/runtime/status.h"
-#include "cuda_runtime_api.h"
 #include "gtest/gtest.h"
 #include "nlohmann/json.hpp"
 #include "training/config.h"
 #include "training/data/corpus.h"
+#include "training/gpu/gpu_ranks.h"
 #include "training/routing_fixture.h"
 #include "training/trainer.h"
 
@@ -45,6 +34,7 @@ struct Way {
   PipelineKind schedule = PipelineKind::k1F1B;
   bool shard_optimizer = false;
   bool overlap_sums = false;
+  int chunks = 0;  // Stages of a rank, where the schedule leaves it open.
 };
 
 const Way kWays[] = {
@@ -58,6 +48,24 @@ const Way kWays[] = {
     {"pp2_1f1b", {1, 1, 2}},
     {"pp2_zb_h1", {1, 1, 2}, PipelineKind::kZbH1},
     {"pp2_zb1p", {1, 1, 2}, PipelineKind::kZb1p},
+    {"pp2_interleaved",
+     {1, 1, 2},
+     PipelineKind::kInterleaved,
+     false,
+     false,
+     /*chunks=*/2},
+    {"pp2_dualpipe",
+     {1, 1, 2, /*mirrored=*/true},
+     PipelineKind::kDualPipe,
+     false,
+     false,
+     /*chunks=*/2},
+    {"pp2_dualpipev",
+     {1, 1, 2},
+     PipelineKind::kDualPipeV,
+     false,
+     false,
+     /*chunks=*/2},
     {"dp4", {4, 1, 1}},
     {"ep4", {1, 4, 1}},
     {"pp4_1f1b", {1, 1, 4}},
@@ -87,15 +95,13 @@ std::unique_ptr<Trainer> MakeTrainer(const ModelConfig& model,
   train.set_accumulation(kMicroBatches);
   TrainerOptions options;
   options.mesh = mesh;
-  options.schedule = way.schedule;
+  if (mesh != nullptr) {
+    options.schedule = way.schedule;
+    options.chunks = way.chunks;
+  }
   options.shard_optimizer = way.shard_optimizer;
   options.overlap_sums = way.overlap_sums;
-  options.backend = [=]() -> absl::StatusOr<std::unique_ptr<Backend>> {
-    gpu::CudaOptions cuda;
-    cuda.device = device;
-    cuda.mesh = mesh;
-    return gpu::CudaBackend::Create(cuda, gpu::AllCudaKernels());
-  };
+  options.backend = BackendOnGpu(device, mesh);
   auto trainer =
       Trainer::Create(model, train, &corpus, /*num_threads=*/1, options);
   EXPECT_THAT(trainer, IsOk());
@@ -138,13 +144,8 @@ using Param = std::tuple<bool, Way>;
 class CudaRanksTest : public ::testing::TestWithParam<Param> {
  protected:
   void SetUp() override {
-    if (!gpu::HasDevice()) GTEST_SKIP() << "no GPU";
-    const auto nccl = gpu::NcclLibrary::Load();
-    if (!nccl.ok()) GTEST_SKIP() << nccl.status().message();
-    ASSERT_EQ(cudaGetDeviceCount(&num_gpus_), cudaSuccess);
-    if (num_gpus_ < way().shape.size()) {
-      GTEST_SKIP() << num_gpus_ << " GPUs; wants " << way().shape.size();
-    }
+    const std::string why = WhyNoGpuRanks(way().shape.size());
+    if (!why.empty()) GTEST_SKIP() << why;
     const bool hierarchical = std::get<0>(GetParam());
     model_ = hierarchical ? TinyHierarchical() : TinyFlat();
     model_.set_num_layers(4);  // For four stages; and experts for four ranks.
@@ -156,26 +157,14 @@ class CudaRanksTest : public ::testing::TestWithParam<Param> {
 
   // The run of each GPU of the mesh, by a thread of its own.
   std::vector<RankRun> TrainOnMesh(const std::string& folder) {
-    const int size = way().shape.size();
-    const auto hosts = ThreadCommunicators(size, absl::Seconds(60));
-    std::vector<RankRun> runs(size);
-    std::vector<std::thread> threads;
-    for (const auto& host : hosts) {
-      threads.emplace_back([&, host = host.get()] {
-        const int rank = host->rank();
-        const auto world =
-            gpu::NcclCommunicator::Join(*host, rank, absl::Seconds(60));
-        ASSERT_THAT(world, IsOk());
-        const auto mesh = Mesh::Create(**world, way().shape);
-        ASSERT_THAT(mesh, IsOk());
-        runs[rank] = Train(model_, rank, mesh->get(), way(), folder);
-      });
-    }
-    for (std::thread& thread : threads) thread.join();
+    std::vector<RankRun> runs(way().shape.size());
+    OnGpuMesh(way().shape, [&](const Mesh& mesh) {
+      const int rank = mesh.world().rank();
+      runs[rank] = Train(model_, rank, &mesh, way(), folder);
+    });
     return runs;
   }
 
-  int num_gpus_ = 0;
   ModelConfig model_;
 };
 

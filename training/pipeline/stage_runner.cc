@@ -1,7 +1,6 @@
 #include "training/pipeline/stage_runner.h"
 
 #include <cstddef>
-#include <cstring>
 #include <memory>
 #include <set>
 #include <string>
@@ -11,7 +10,6 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/match.h"
-#include "absl/strings/str_cat.h"
 #include "absl/types/span.h"
 #include "core/base/check.h"
 #include "core/base/status_macros.h"
@@ -22,7 +20,6 @@
 #include "core/runtime/backend.h"
 #include "core/runtime/program.h"
 #include "core/runtime/state_store.h"
-#include "core/tensor/tensor.h"
 #include "training/pipeline/pipeline_plan.h"
 #include "training/pipeline/stage.h"
 #include "training/pipeline/stage_links.h"
@@ -62,13 +59,6 @@ absl::StatusOr<std::unique_ptr<StageRunner>> StageRunner::Create(
     absl::Span<const StepGraph> last) {
   CHECK_EQ(schedule.num_devices, pp.size());
   CHECK_EQ(static_cast<int>(steps.size()), schedule.num_chunks);
-  if (steps.size() > 1 && backend.name() != "cpu") {
-    return absl::UnimplementedError(absl::StrCat(
-        "the schedule ", Name(schedule.kind),
-        " gives a rank several stages, which the CPU's ranks run only so far; "
-        "the device is ",
-        backend.name(), ": want gpipe, 1f1b, zb-h1 or zb1p"));
-  }
   if (!last.empty() && backend.name() != "cpu") {
     return absl::UnimplementedError(absl::StrCat(
         "--overlap-sums with --pp is for the CPU's ranks so far; the device "
@@ -111,13 +101,10 @@ double StageRunner::StepFlops() const {
   return flops;
 }
 
-// Two stages may sum into the same, so that none knows that it is the first.
-void StageRunner::ClearSums() {
-  for (const std::string& name : sums_) {
-    const TensorView& sum = state_.Get(name);
-    std::memset(sum.data, 0, sum.num_bytes());
-  }
+absl::Status StageRunner::ClearSums() {
+  for (const std::string& name : sums_) RETURN_IF_ERROR(state_.Clear(name));
   begun_ = !sums_.empty();
+  return absl::OkStatus();
 }
 
 absl::Status StageRunner::Backward(int m, int chunk, bool input_grad,
@@ -151,7 +138,7 @@ absl::Status StageRunner::RunItems(Stage::Fill fill, Look look) {
 }
 
 absl::Status StageRunner::Run(Stage::Fill fill, Look look) {
-  ClearSums();
+  RETURN_IF_ERROR(ClearSums());
   for (const auto& stage : stages_) stage->FreeStashes();
   absl::Status status = RunItems(fill, look);
   // Also of a step that failed: what is under way uses the states. In the order

@@ -43,8 +43,7 @@ class StageRunner {
   // `last`, likewise or empty, are the same with sums over ranks, which each
   // stage begins with its last weight gradients of a step (LastWeightGrads).
   //
-  // Returns UNIMPLEMENTED if a rank has several stages, or such sums, on
-  // another backend than the CPU's.
+  // Returns UNIMPLEMENTED with such sums on another backend than the CPU's.
   static absl::StatusOr<std::unique_ptr<StageRunner>> Create(
       absl::Span<const StepGraph> steps, PipelineSchedule schedule,
       Backend& backend, StateStore& state, Communicator& pp,
@@ -74,7 +73,8 @@ class StageRunner {
   absl::Status RunItems(Stage::Fill fill, Look look);
   absl::Status Backward(int m, int chunk, bool input_grad, bool weight_grad,
                         bool is_last, Stage::Fill fill);
-  void ClearSums();
+  // Two stages may sum into the same, so that none knows that it is the first.
+  absl::Status ClearSums();
 
   const PipelineSchedule schedule_;
   const int rank_;
