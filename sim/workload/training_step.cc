@@ -40,7 +40,7 @@ class Step {
 
   absl::StatusOr<StepResult> Run() {
     ASSIGN_OR_RETURN(cost_, CostOfModel({in_.model, &layout_, in_.kernels,
-                                         in_.network, &in_.loads}));
+                                         in_.network, &in_.loads, constants_}));
     stages_ = MakeStages(*in_.model, layout_, in_.schedule, cost_);
     RETURN_IF_ERROR(MakeSchedule());
     RETURN_IF_ERROR(Time());
@@ -109,6 +109,23 @@ class Step {
     }
     if (item.has_weight_grad()) add(backward.weight_grad);
     return seconds;
+  }
+
+  // A stage's programs of one micro-batch leave each other what is kept: half
+  // of the copies are the forward pass's, half the backward pass's.
+  double StashSeconds(int device, const PipelineItem& item) const {
+    if (layout_.pipeline < 2) return 0;
+    const auto copied = [&](int chunk) {
+      const LayerCost& cost =
+          stages_[result_.schedule.StageOf(device, chunk)].cost;
+      return cost.activation_bytes * constants_.stash_traffic / 2;
+    };
+    double bytes = item.has_forward() ? copied(item.chunk) : 0;
+    if (item.has_input_grad()) {
+      bytes += copied(item.kind == Kind::kForwardBackward ? item.backward_chunk
+                                                          : item.chunk);
+    }
+    return bytes / in_.machine.memory_bytes_per_second;
   }
 
   // --- Pipeline ---
@@ -201,9 +218,10 @@ class Step {
         Parts parts = PartsOf(device, item);
         WaitForHost(HostSeconds(device, item), parts);
         // A send and a receive at once, both waited for.
+        parts[kHopPart] += StashSeconds(device, item);
         if (layout_.blocking_hops) {
-          parts[kHopPart] = hop * ((item.has_forward() ? 1 : 0) +
-                                   (item.has_input_grad() ? 1 : 0));
+          parts[kHopPart] += hop * ((item.has_forward() ? 1 : 0) +
+                                    (item.has_input_grad() ? 1 : 0));
         }
         const double plain = Sum(parts);
         const double slowdown = SlowdownOf(device);
@@ -368,8 +386,11 @@ class Step {
   double GradientBytes() const { return layout_.bf16_gradients ? 2 : 4; }
   double MomentBytes() const { return layout_.bf16_moments ? 2 : 4; }
   // Adam reads the gradient, the FP32 master weight and two moments, and writes
-  // the latter three and a BF16 weight.
+  // the latter three and a BF16 weight; or BF16 weights are all there are.
   double OptimizerTraffic() const {
+    if (layout_.bf16_weights) {
+      return GradientBytes() + 2 * kBf16Bytes + 4 * MomentBytes();
+    }
     return GradientBytes() + 2 * 4 + 4 * MomentBytes() + kBf16Bytes;
   }
 
@@ -451,6 +472,7 @@ class Step {
           output;
       memory.gradient_bytes = GradientBytes();
       memory.moment_bytes = MomentBytes();
+      if (layout_.bf16_weights) memory.master_bytes = 0;
       memory.workspace_bytes = WorkspaceBytes(d);
       memory.capacity = in_.machine.memory_bytes;
       device.memory = TrainingFootprint(memory);
