@@ -368,7 +368,7 @@ cudaError_t Launch(const QuantProductArgs& product, const __nv_bfloat16* x,
                    cudaStream_t stream) {
   auto* const kernel = ManyRowsKernel<kBits, kTokens>;
   const auto* const function = reinterpret_cast<const void*>(kernel);
-  static const cudaError_t allowed = cudaFuncSetAttribute(
+  const cudaError_t allowed = cudaFuncSetAttribute(
       function, cudaFuncAttributeMaxDynamicSharedMemorySize,
       kSharedBytes<kTokens>);
   if (allowed != cudaSuccess) return allowed;

@@ -49,6 +49,7 @@ struct Way {
   bool shard_optimizer = false;
   bool overlap_sums = false;
   TrainConfig::StatePrecision state = TrainConfig::FP32;
+  gpu::Precision precision = gpu::Precision::kF32;  // Of products.
 };
 
 constexpr PipelineKind kOneEach = PipelineKind::k1F1B;
@@ -82,6 +83,14 @@ const Way kWays[] = {
     {"dp2_halves", {2, 1, 1}, kOneEach, true, false, TrainConfig::FP32_HALVES},
     {"ep2_halves", {1, 2, 1}, kOneEach, false, false, TrainConfig::FP32_HALVES},
     {"dp2_ep2_bf16", {2, 2, 1}, kOneEach, true, false, TrainConfig::BF16},
+    // What a kernel asks of a GPU is asked of each: ranks are threads.
+    {"dp2_bf16_products",
+     {2, 1, 1},
+     kOneEach,
+     false,
+     false,
+     TrainConfig::BF16,
+     gpu::Precision::kBf16},
 };
 
 struct RankRun {
@@ -108,6 +117,7 @@ std::unique_ptr<Trainer> MakeTrainer(const ModelConfig& model,
     gpu::CudaOptions cuda;
     cuda.device = device;
     cuda.mesh = mesh;
+    cuda.precision = way.precision;
     return gpu::CudaBackend::Create(cuda, gpu::AllCudaKernels());
   };
   auto trainer =

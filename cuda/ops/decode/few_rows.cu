@@ -198,7 +198,7 @@ cudaError_t Launch(const FewRowsArgs& args, cudaStream_t stream) {
   auto* const kernel = FewRowsKernel<Format, kJoin>;
   const auto shared =
       static_cast<size_t>(args.tokens.bound * (args.k * 2 + kPadBytes));
-  static const cudaError_t allowed = cudaFuncSetAttribute(
+  const cudaError_t allowed = cudaFuncSetAttribute(
       reinterpret_cast<const void*>(kernel),
       cudaFuncAttributeMaxDynamicSharedMemorySize,
       static_cast<int>(kMaxFewRows * (kMaxDepth * 2 + kPadBytes)));
