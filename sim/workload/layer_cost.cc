@@ -490,13 +490,9 @@ class Costing {
       combine = time.combine_seconds;
       sent = time.bytes_sent;
     } else if (layout_.expert > 1 && constants_.row_exchange_gb_per_s > 0) {
-      // Own rows stay. The busiest rank's link is waited for.
-      const double n = static_cast<double>(layout_.expert);
-      const double bytes = rows.sum / etp_ * d * kBf16Bytes * (n - 1) / n;
-      dispatch = constants_.row_exchange_seconds +
-                 bytes / (1e9 * constants_.row_exchange_gb_per_s);
-      combine = dispatch;
-      sent = 2 * bytes;
+      const double away = 1 - 1.0 / static_cast<double>(layout_.expert);
+      sent = 2 * rows.sum / etp_ * d * kBf16Bytes * away;
+      dispatch = combine = constants_.RowExchangeSeconds(sent / 2);
     } else if (layout_.expert > 1) {
       // Rows of the busiest rank: all-to-all-v waits for whom it is most for.
       const double bytes = rows.sum / etp_ * d * kBf16Bytes;

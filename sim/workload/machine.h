@@ -64,6 +64,10 @@ struct TrainingConstants {
   // Bytes through memory for each byte that a pipeline's stage keeps of a
   // micro-batch: copied to its stash, and from there.
   double stash_traffic = 0;
+  // Of one, of as many bytes on the busiest rank's link.
+  double RowExchangeSeconds(double bytes) const {
+    return row_exchange_seconds + bytes / (1e9 * row_exchange_gb_per_s);
+  }
   // Median of the relative errors of steps that no fit has seen.
   double step_error = 0.1;
 };

@@ -111,23 +111,6 @@ class Step {
     return seconds;
   }
 
-  // A stage's programs of one micro-batch leave each other what is kept: half
-  // of the copies are the forward pass's, half the backward pass's.
-  double StashSeconds(int device, const PipelineItem& item) const {
-    if (layout_.pipeline < 2) return 0;
-    const auto copied = [&](int chunk) {
-      const LayerCost& cost =
-          stages_[result_.schedule.StageOf(device, chunk)].cost;
-      return cost.activation_bytes * constants_.stash_traffic / 2;
-    };
-    double bytes = item.has_forward() ? copied(item.chunk) : 0;
-    if (item.has_input_grad()) {
-      bytes += copied(item.kind == Kind::kForwardBackward ? item.backward_chunk
-                                                          : item.chunk);
-    }
-    return bytes / in_.machine.memory_bytes_per_second;
-  }
-
   // --- Pipeline ---
 
   absl::Status MakeSchedule() {
@@ -218,7 +201,6 @@ class Step {
         Parts parts = PartsOf(device, item);
         WaitForHost(HostSeconds(device, item), parts);
         // A send and a receive at once, both waited for.
-        parts[kHopPart] += StashSeconds(device, item);
         if (layout_.blocking_hops) {
           parts[kHopPart] += hop * ((item.has_forward() ? 1 : 0) +
                                     (item.has_input_grad() ? 1 : 0));
