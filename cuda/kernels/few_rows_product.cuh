@@ -361,7 +361,7 @@ cudaError_t LaunchFewRows(const QuantProductArgs& args,
   constexpr int kWayBytes =
       kGroupShift > 0 ? kWarps * int{sizeof(OnItsWay)} : 0;
   constexpr int kMaxBytes = kWayBytes + kMaxBytesOfX;
-  static const cudaError_t allowed = cudaFuncSetAttribute(
+  const cudaError_t allowed = cudaFuncSetAttribute(
       kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kMaxBytes);
   if (allowed != cudaSuccess) return allowed;
   static const ActiveClusters two(kernel, kThreads,

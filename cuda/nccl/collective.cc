@@ -24,8 +24,13 @@ namespace {
 constexpr int kOffset = 1;
 constexpr int kCount = 2;
 
+bool IsBf16(const Operand& x) { return !x.is_integer && x.element_size == 2; }
+
 Payload PayloadOfOperand(const Operand& x) {
-  return {x.data, x.max_elements(), x.is_integer ? DType::kI32 : DType::kF32};
+  const DType dtype = x.is_integer ? DType::kI32
+                      : IsBf16(x)  ? DType::kBF16
+                                   : DType::kF32;
+  return {x.data, x.max_elements(), dtype};
 }
 
 std::vector<Payload> States(const KernelContext& ctx) {
@@ -80,15 +85,17 @@ absl::StatusOr<RowExchangeArgs> RowsOf(const KernelContext& ctx,
   RowExchangeArgs args;
   args.experts = static_cast<int>(ctx.in(kCount).dim(1));
   args.columns = home.columns();
+  args.from = {ctx.in(0).data, IsBf16(ctx.in(0))};
+  args.to = {ctx.out(0).data, IsBf16(ctx.out(0))};
   // Products would round the rows; what comes back is rounded for the way only.
-  args.rounded = ctx.precision == Precision::kBf16;
+  // Rows that are BF16 at either end lose nothing more by it.
+  args.rounded =
+      ctx.precision == Precision::kBf16 || args.from.is_bf16 || args.to.is_bf16;
   ASSIGN_OR_RETURN(args.peers, group.gpus->PeersFor(home.max_elements() *
                                                     SentBytes(args.rounded)));
   args.peers.fault = ctx.fault;
   args.home_offset = ctx.in(kOffset).as<int32_t>();
   args.count = ctx.in(kCount).as<int32_t>();
-  args.from = ctx.in(0).as<float>();
-  args.to = ctx.out(0).as<float>();
   return args;
 }
 

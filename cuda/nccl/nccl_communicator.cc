@@ -42,9 +42,10 @@ constexpr int kMessageBlocks = 8;
 constexpr int64_t kHostMessageBytes = 4096;
 
 ncclDataType_t TypeOf(DType dtype) {
-  return dtype == DType::kF32   ? ncclFloat32
-         : dtype == DType::kF64 ? ncclFloat64
-                                : ncclInt32;
+  return dtype == DType::kF32    ? ncclFloat32
+         : dtype == DType::kF64  ? ncclFloat64
+         : dtype == DType::kBF16 ? ncclBfloat16
+                                 : ncclInt32;
 }
 
 bool AreEqual(absl::Span<const int64_t> counts) {

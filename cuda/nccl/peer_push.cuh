@@ -102,13 +102,13 @@ __device__ __forceinline__ bool AreAligned(const void* a, const void* b) {
 }
 
 // To and from a window, n elements; or between arrays.
-__device__ inline void CopyElements(float* to, const float* from, int64_t n) {
-  ForElements<4>(
+template <typename T>
+__device__ __forceinline__ void CopyElements(T* to, const T* from, int64_t n) {
+  constexpr int kWidth = sizeof(uint4) / sizeof(T);
+  ForElements<kWidth>(
       n, AreAligned(to, from),
-      [=](int64_t i) { return reinterpret_cast<const float4*>(from)[i]; },
-      [=](int64_t i, float4 group) {
-        reinterpret_cast<float4*>(to)[i] = group;
-      },
+      [=](int64_t i) { return reinterpret_cast<const uint4*>(from)[i]; },
+      [=](int64_t i, uint4 group) { reinterpret_cast<uint4*>(to)[i] = group; },
       [=](int64_t i) { to[i] = from[i]; });
 }
 

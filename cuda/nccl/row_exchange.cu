@@ -111,25 +111,34 @@ __device__ void WidenElements(float* to, const __nv_bfloat16* from, int64_t n) {
       [=](int64_t i) { to[i] = __bfloat162float(from[i]); });
 }
 
-// `rows` rows to, or from, row `row` of a piece.
-__device__ void PushRows(const RowExchangeArgs& args, char* piece, int64_t row,
-                         const float* from, int64_t rows) {
-  const int64_t at = row * args.columns, n = rows * args.columns;
-  if (args.rounded) {
-    RoundElements(reinterpret_cast<__nv_bfloat16*>(piece) + at, from, n);
+// n elements from `from_at` of `from` on, to `to_at` of `to` on.
+__device__ void MoveElements(const Rows& to, int64_t to_at, const Rows& from,
+                             int64_t from_at, int64_t n) {
+  auto* const wide_to = static_cast<float*>(to.data) + to_at;
+  auto* const narrow_to = static_cast<__nv_bfloat16*>(to.data) + to_at;
+  const auto* const wide = static_cast<const float*>(from.data) + from_at;
+  const auto* const narrow =
+      static_cast<const __nv_bfloat16*>(from.data) + from_at;
+  if (to.is_bf16) {
+    from.is_bf16 ? CopyElements(narrow_to, narrow, n)
+                 : RoundElements(narrow_to, wide, n);
   } else {
-    CopyElements(reinterpret_cast<float*>(piece) + at, from, n);
+    from.is_bf16 ? WidenElements(wide_to, narrow, n)
+                 : CopyElements(wide_to, wide, n);
   }
 }
 
-__device__ void TakeRows(const RowExchangeArgs& args, float* to,
-                         const char* piece, int64_t row, int64_t rows) {
-  const int64_t at = row * args.columns, n = rows * args.columns;
-  if (args.rounded) {
-    WidenElements(to, reinterpret_cast<const __nv_bfloat16*>(piece) + at, n);
-  } else {
-    CopyElements(to, reinterpret_cast<const float*>(piece) + at, n);
-  }
+// `rows` rows to, or from, row `row` of a piece; `at` is an element.
+__device__ void PushRows(const RowExchangeArgs& args, char* piece, int64_t row,
+                         int64_t at, int64_t rows) {
+  MoveElements({piece, args.rounded}, row * args.columns, args.from, at,
+               rows * args.columns);
+}
+
+__device__ void TakeRows(const RowExchangeArgs& args, int64_t at, char* piece,
+                         int64_t row, int64_t rows) {
+  MoveElements(args.to, at, {piece, args.rounded}, row * args.columns,
+               rows * args.columns);
 }
 
 // Where the rows of sender r for owned expert e begin at the owner.
@@ -176,7 +185,7 @@ __global__ void __launch_bounds__(kThreads)
     const int64_t begin = args.home_offset[owner * args.experts];
     const int64_t end = args.home_offset[(owner + 1) * args.experts];
     PushRows(args, PieceOf(peers, owner, peers.rank, turn), /*row=*/0,
-             args.from + begin * args.columns, end - begin);
+             begin * args.columns, end - begin);
   }
   EndPush(peers, turn);
 }
@@ -192,7 +201,7 @@ __global__ void __launch_bounds__(kThreads)
     const Segment segment =
         SegmentOf(args, home, static_cast<int>(blockIdx.y) % args.experts);
     PushRows(args, PieceOf(peers, home, peers.rank, turn), segment.in_piece,
-             args.from + segment.grouped * args.columns, rows);
+             segment.grouped * args.columns, rows);
   }
   EndPush(peers, turn);
 }
@@ -211,14 +220,15 @@ __global__ void __launch_bounds__(kThreads)
   const int64_t rows = args.count[blockIdx.y];
   if (rows == 0) return;
   const Segment segment = SegmentOf(args, sender, e);
-  float* const to = args.to + segment.grouped * args.columns;
+  const int64_t to = segment.grouped * args.columns;
   if (sender != peers.rank) {
     TakeRows(args, to, PieceOf(peers, peers.rank, sender, peers.table->turn),
              segment.in_piece, rows);
     return;
   }
   const int64_t at_home = args.home_offset[sender * args.experts + e];
-  CopyElements(to, args.from + at_home * args.columns, rows * args.columns);
+  MoveElements(args.to, to, args.from, at_home * args.columns,
+               rows * args.columns);
 }
 
 // blockIdx.y is an expert of all.
@@ -229,7 +239,7 @@ __global__ void __launch_bounds__(kThreads)
   const int64_t begin = args.home_offset[blockIdx.y];
   const int64_t rows = args.home_offset[blockIdx.y + 1] - begin;
   if (rows == 0) return;
-  float* const to = args.to + begin * args.columns;
+  const int64_t to = begin * args.columns;
   if (owner != peers.rank) {
     TakeRows(args, to, PieceOf(peers, peers.rank, owner, peers.table->turn),
              begin - args.home_offset[owner * args.experts], rows);
@@ -237,7 +247,7 @@ __global__ void __launch_bounds__(kThreads)
   }
   const Segment segment =
       SegmentOf(args, peers.rank, static_cast<int>(blockIdx.y) % args.experts);
-  CopyElements(to, args.from + segment.grouped * args.columns,
+  MoveElements(args.to, to, args.from, segment.grouped * args.columns,
                rows * args.columns);
 }
 

@@ -39,11 +39,14 @@ inline std::string WhyNoGpuRanks(int wanted) {
 }
 
 // For GPU `device`; `mesh` is null where it is alone.
-inline BackendFactory BackendOnGpu(int device, const Mesh* mesh) {
+inline BackendFactory BackendOnGpu(
+    int device, const Mesh* mesh,
+    gpu::Precision precision = gpu::Precision::kF32) {
   return [=]() -> absl::StatusOr<std::unique_ptr<Backend>> {
     gpu::CudaOptions cuda;
     cuda.device = device;
     cuda.mesh = mesh;
+    cuda.precision = precision;
     return gpu::CudaBackend::Create(cuda, gpu::AllCudaKernels());
   };
 }

@@ -261,7 +261,7 @@ cudaError_t Launch(const FewRowsArgs& args, cudaStream_t stream) {
   const auto shared =
       static_cast<size_t>(args.tokens.bound * RowBytes(args.k) +
                           (args.gain != nullptr ? args.k * 4 : 0));
-  static const cudaError_t allowed = cudaFuncSetAttribute(
+  const cudaError_t allowed = cudaFuncSetAttribute(
       reinterpret_cast<const void*>(kernel),
       cudaFuncAttributeMaxDynamicSharedMemorySize,
       static_cast<int>(kMaxFewRows * RowBytes(kMaxDepth) + kMaxDepth * 4));

@@ -397,7 +397,7 @@ bool HasStreamedExperts(const FewExpertsArgs& args) {
 }
 
 cudaError_t StreamedExperts(const FewExpertsArgs& args, cudaStream_t stream) {
-  static const cudaError_t allowed = cudaFuncSetAttribute(
+  const cudaError_t allowed = cudaFuncSetAttribute(
       reinterpret_cast<const void*>(StreamKernel),
       cudaFuncAttributeMaxDynamicSharedMemorySize, kRingBytes);
   if (allowed != cudaSuccess) return allowed;
