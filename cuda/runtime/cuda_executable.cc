@@ -15,6 +15,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
+#include "absl/synchronization/mutex.h"
 #include "core/base/check.h"
 #include "core/base/status_macros.h"
 #include "core/graph/attrs.h"
@@ -29,6 +30,12 @@
 
 namespace strata::gpu {
 namespace {
+
+// Held while a program runs whose kernels have to be alone, on whichever GPU.
+absl::Mutex& AloneMutex() {
+  static auto* const mutex = new absl::Mutex;
+  return *mutex;
+}
 
 // Results up to this size come with every run; larger ones when asked for.
 constexpr int64_t kSmallBytes = 64 << 10;
@@ -113,6 +120,7 @@ absl::Status CudaExecutable::Bind(absl::Span<char* const> address) {
   RETURN_IF_ERROR(BindResults(address));
   for (size_t id = 0; id < graph_.nodes().size(); ++id) {
     ASSIGN_OR_RETURN(Step step, BindStep(id));
+    alone_ |= step.kernels.alone;
     steps_.push_back(std::move(step));
   }
   BindTogether();
@@ -467,6 +475,8 @@ absl::Status CudaExecutable::Capture() {
 }
 
 absl::Status CudaExecutable::Run(const Options& options) {
+  std::unique_ptr<absl::MutexLock> lock;
+  if (alone_) lock = std::make_unique<absl::MutexLock>(&AloneMutex());
   for (const Range& taken : taken_inputs_) {
     std::memcpy(staged_inputs_ + taken.offset, inputs_ + taken.offset,
                 taken.num_bytes);

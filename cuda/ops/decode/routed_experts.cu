@@ -285,7 +285,8 @@ cudaError_t RunNormMlp(const KernelContext& ctx) {
 void RegisterRoutedExpertsKernels(KernelRegistry& kernels) {
   // The second of each with packed weights (core/ops/quant_fused.h).
   for (const char* const op : {"RoutedExperts", "QuantRoutedExperts"}) {
-    kernels.Register(op, RunRoutedExperts);
+    kernels.Register(op, RunRoutedExperts, /*prepare=*/nullptr,
+                     /*alone=*/true);  // sm90_few_experts.cu.
   }
   for (const char* const op : {"NormMlp", "QuantNormMlp"}) {
     kernels.Register(op, RunNormMlp);
