@@ -40,6 +40,7 @@
 #include "core/parallel/agree.h"
 #include "core/parallel/communicator.h"
 #include "core/parallel/mesh.h"
+#include "core/passes/bf16_training.h"
 #include "core/runtime/state_store.h"
 #include "core/tokenizer/model_tokenizer.h"
 #include "nlohmann/json.hpp"
@@ -178,11 +179,12 @@ absl::StatusOr<const Trainer::WholeState*> Trainer::DescribeWhole() {
     return whole_.get();
   }
   const int64_t n = train_.batch_size(), seq_len = train_.seq_len();
-  ASSIGN_OR_RETURN(const StepGraph step,
+  ASSIGN_OR_RETURN(StepGraph step,
                    BuildGradientGraph(model_, n, seq_len, options_.dtype));
-  ASSIGN_OR_RETURN(
-      const Graph update,
-      BuildUpdateGraph(step.graph, model_, train_, RankSums(), options_.dtype));
+  ASSIGN_OR_RETURN(Graph update, BuildUpdateGraph(step.graph, model_, train_,
+                                                  RankSums(), options_.dtype));
+  step = InBf16(std::move(step), bf16_weights_, weight_state_);
+  update = UpdateInBf16(update, bf16_weights_, weight_state_);
   ASSIGN_OR_RETURN(const StepGraph evaluation,
                    BuildEvaluationGraph(model_, n, seq_len, options_.dtype,
                                         RouteSource::kGate, MeshPlace()));
@@ -197,12 +199,6 @@ absl::StatusOr<const Trainer::WholeState*> Trainer::DescribeWhole() {
 
 absl::Status Trainer::BuildBalancer() {
   if (!options_.balance.moves()) return absl::OkStatus();
-  if (backend_->name() != "cpu") {
-    return absl::UnimplementedError(
-        absl::StrCat("--rebalance moves experts of the CPU's ranks only so "
-                     "far; the device is ",
-                     backend_->name()));
-  }
   ASSIGN_OR_RETURN(balancer_,
                    LiveBalancer::Create(options_.balance, *meter_, shards_,
                                         *options_.mesh, *state_));

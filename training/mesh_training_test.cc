@@ -62,15 +62,8 @@ std::vector<ModelConfig> Models() {
   HierarchicalRouterConfig& tiers =
       *hierarchical.mutable_moe()->mutable_hierarchical();
   tiers.set_tier_experts(1, 8);  // For 4 ranks.
-  ModelConfig flat = hierarchical;
+  ModelConfig flat = WithFlatGates(hierarchical);
   flat.set_name("flat");
-  FlatRouterConfig& gate = *flat.mutable_moe()->mutable_flat();
-  gate.set_num_experts(8);
-  gate.set_k(2);
-  gate.set_score(FlatRouterConfig::SIGMOID);
-  gate.set_normalize(true);
-  gate.set_correction_bias(true);
-  gate.set_bias_update_rate(0.01);
   return {hierarchical, flat};
 }
 
@@ -241,8 +234,7 @@ TEST(SharedOutTest, RowsOnTheirWayBesideOtherWorkChangeNoBit) {
          {MeshShape{1, 2, 1}, MeshShape{2, 2, 1}, MeshShape{1, 2, 2}}) {
       SCOPED_TRACE(model.name() + ", " + ToText(shape));
       Way beside;
-      beside.overlap_rows = true;
-      beside.overlap_sums = shape.pp == 1;
+      beside.overlap_rows = beside.overlap_sums = true;
       const auto want = TrainOnMesh(model, DType::kF32, shape, kFew);
       const auto got = TrainOnMesh(model, DType::kF32, shape, kFew, beside);
       EXPECT_EQ(WholeState(shape, got), WholeState(shape, want));

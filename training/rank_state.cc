@@ -20,7 +20,8 @@ namespace strata {
 
 const Shard* FindShard(absl::Span<const Shard> shards,
                        absl::string_view state) {
-  for (const absl::string_view prefix : {"grad.", "adam.m.", "adam.v."}) {
+  for (const absl::string_view prefix :
+       {"grad.", "adam.m.", "adam.v.", "low."}) {
     if (absl::ConsumePrefix(&state, prefix)) break;
   }
   for (const Shard& shard : shards) {

@@ -27,7 +27,8 @@ namespace strata {
 // concern here.
 
 // The shard that `state` is of: a parameter's own, or one of its gradient
-// ("grad.") or moments ("adam.m.", "adam.v."). Null: a whole tensor.
+// ("grad."), moments ("adam.m.", "adam.v.") or lower half ("low."). Null: a
+// whole tensor.
 const Shard* FindShard(absl::Span<const Shard> shards, absl::string_view state);
 
 // Where row `row` of the whole is in this rank's tensor of the state; -1 if it

@@ -54,6 +54,17 @@ ModelConfig TinyFlat() {
   return config;
 }
 
+ModelConfig WithFlatGates(ModelConfig model) {
+  FlatRouterConfig& gate = *model.mutable_moe()->mutable_flat();
+  gate.set_num_experts(8);
+  gate.set_k(2);
+  gate.set_score(FlatRouterConfig::SIGMOID);
+  gate.set_normalize(true);
+  gate.set_correction_bias(true);
+  gate.set_bias_update_rate(0.01);
+  return model;
+}
+
 TrainConfig TinyTrain() {
   TrainConfig train = *TrainPreset("demo");
   train.set_steps(10);

@@ -25,6 +25,9 @@ ModelConfig TinyHierarchical();
 // Two layers of 8 experts, 2 a token.
 ModelConfig TinyFlat();
 
+// `model` with flat gates of 8 experts, 2 a token, and a bias that learns.
+ModelConfig WithFlatGates(ModelConfig model);
+
 // Steps of 2 micro-batches of 4 sequences of 32 tokens; validations of 10
 // sequences a domain, in batches of 4, 4 and 2.
 TrainConfig TinyTrain();

@@ -259,7 +259,9 @@ absl::StatusOr<StepGraph> BuildGradientGraph(const ModelConfig& model,
     sharded.insert(shard.parameter);
   }
   const ParameterOwners owners =
-      OwnersOf({&b.graph()}, forward.step.shards, place, sums.to_owners);
+      sums.owners != nullptr
+          ? *sums.owners
+          : OwnersOf({&b.graph()}, forward.step.shards, place, sums.to_owners);
   const auto sums_over = [&](absl::string_view group, const Owners& of) {
     const int64_t elements = BucketElements(b.graph(), of, sums.small_buckets);
     return sums.to_owners ? SumsToOwners(b, of, group, elements)
@@ -280,7 +282,7 @@ absl::StatusOr<StepGraph> BuildGradientGraph(const ModelConfig& model,
     const Value value = b.graph().value(parameter);
     const ValueId sum = b.State(GradName(value.name), dtype, value.type.dims);
     Accumulate(b, sum, grad, keep);
-    if (!sums.made) return;
+    if (!sums.made || sums.elsewhere.count(value.name) > 0) return;
     if (sharded.count(value.name) == 0) {
       common_sums.Add(sum);
     } else if (place.shape.dp > 1) {

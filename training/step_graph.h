@@ -72,10 +72,18 @@ struct StepGraph {
   std::vector<std::string> tied;
 };
 
+// Who updates what: of the parameters that all ranks of a stage hold, the ranks
+// of "batch"; of the rank's shards, those of "dp". One rank without
+// `shard_optimizer`.
+struct ParameterOwners {
+  Owners common;
+  Owners shards;
+};
+
 // Sums over ranks of what a gradient graph has found, within it.
 struct GradientSums {
   // Each bucket becomes its sum as soon as it is whole: for the last
-  // micro-batch of a step, where no pipeline cuts the graph.
+  // micro-batch of a step. SplitPhases() has the sums in the last piece.
   bool made = false;
   // Buckets are a sixteenth of all, if that is worth a message: of a small
   // model too most are under way before the last gradient is there. If not,
@@ -83,6 +91,11 @@ struct GradientSums {
   bool small_buckets = false;
   // At the ranks that update the parameters alone (RankSums).
   bool to_owners = false;
+  // Parameters whose sums are made elsewhere (RankSums::LeavesToUpdate), or by
+  // another stage of the rank, which ends later.
+  std::set<std::string> elsewhere = {};
+  // Of all stages of the rank; null: of this one.
+  const ParameterOwners* owners = nullptr;
 };
 
 // Inputs: the decoder's (core/model/decoder.h), and "keep" []: 0 to begin a new
@@ -117,8 +130,9 @@ StepGraph InBf16(StepGraph step, const std::set<std::string>& weights,
 
 // How a step's sums are over ranks.
 struct RankSums {
-  bool over_ranks = false;       // If not, this rank is alone.
-  bool in_gradients = false;     // Those of gradients are made already.
+  bool over_ranks = false;  // If not, this rank is alone.
+  // Those of gradients are made already, but of LeavesToUpdate().
+  bool in_gradients = false;
   bool shard_optimizer = false;  // Each has the moments of some parameters,
   // and sums of gradients are there alone: with sharded moments, of experts
   // that cannot move.
@@ -126,15 +140,13 @@ struct RankSums {
   MeshPlace place;
   std::vector<Shard> shards;      // Of the gradient graphs.
   std::vector<std::string> tied;  // That the rank at the other end holds too.
+
+  // What the gradients cannot sum: the owners of what both ends hold differ, so
+  // it is summed over the ends before it goes to them.
+  std::set<std::string> LeavesToUpdate() const;
 };
 
-// Who updates what: of the parameters that all ranks of a stage hold, the ranks
-// of "batch"; of the rank's shards, those of "dp". One rank without
-// `shard_optimizer`.
-struct ParameterOwners {
-  Owners common;
-  Owners shards;
-};
+// The owners of what a rank's stages have, `sources` by their graphs.
 ParameterOwners OwnersOf(absl::Span<const Graph* const> sources,
                          absl::Span<const Shard> shards, const MeshPlace& place,
                          bool shard_optimizer);

@@ -6,23 +6,30 @@
 #include <cmath>
 #include <cstdint>
 #include <memory>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/match.h"
+#include "absl/strings/strip.h"
 #include "core/cpu/all_kernels.h"
 #include "core/cpu/cpu_backend.h"
 #include "core/graph/graph.h"
 #include "core/model/config.h"
 #include "core/model/count.h"
 #include "core/model/init.h"
+#include "core/ops/collective.h"
+#include "core/ops/collective_rows.h"
 #include "core/ops/optimizer.h"
+#include "core/passes/bf16_training.h"
 #include "core/runtime/program.h"
 #include "core/runtime/state_store.h"
+#include "core/tensor/dtype.h"
 #include "core/testing/status_matchers.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "training/config.pb.h"
 
 namespace strata {
 namespace {
@@ -325,6 +332,54 @@ TEST(GradientGraphTest, AccumulatesEachGradientBeforeTheNextButOne) {
           [](const Value& value) { return value.role == Role::kParameter; })));
   EXPECT_LE(most_waiting, 2);
   EXPECT_EQ(waiting.size(), 0);
+}
+
+// Of two ranks that share experts out: products read rows as they came, so all
+// of a layer's exchanges bring BF16, and what ranks add up is as its weight.
+TEST(Bf16OnRanksTest, RowsGoAndGradientsAreAddedUpInBf16) {
+  MeshPlace place;
+  place.shape.ep = 2;
+  for (const ModelConfig& config : {Flat(), Hierarchical()}) {
+    const auto model = BuildEvaluationGraph(
+        config, kSequences, kSeqLen, DType::kF32, RouteSource::kGate, {});
+    ASSERT_THAT(model, IsOk());
+    const std::set<std::string> weights = Bf16Weights(model->graph);
+    const auto step = BuildGradientGraph(
+        config, kSequences, kSeqLen, DType::kF32, RouteSource::kGate, place);
+    ASSERT_THAT(step, IsOk());
+    RankSums sums;
+    sums.over_ranks = true;
+    sums.place = place;
+    sums.shards = step->shards;
+    const auto update =
+        BuildUpdateGraph(step->graph, config, TrainConfig(), sums);
+    ASSERT_THAT(update, IsOk());
+
+    const Graph gradients = InBf16(InLessMemory(*step), weights).graph;
+    const Graph narrow = UpdateInBf16(*update, weights);
+
+    int exchanges = 0, added = 0;
+    for (const Node& node : gradients.nodes()) {
+      if (node.op != &kSendRows && node.op != &kReturnRows) continue;
+      ++exchanges;
+      EXPECT_EQ(gradients.value(node.outputs[0]).type.dtype, DType::kBF16)
+          << node.scope;
+    }
+    for (const Node& node : narrow.nodes()) {
+      if (node.op != &kAllReduce) continue;
+      for (const ValueId id : node.inputs) {
+        const Value& sum = narrow.value(id);
+        const std::string name(absl::StripPrefix(sum.name, "grad."));
+        if (name == sum.name) continue;  // A gate's counts.
+        ++added;
+        EXPECT_EQ(sum.type.dtype,
+                  weights.count(name) > 0 ? DType::kBF16 : DType::kF32)
+            << name;
+      }
+    }
+    EXPECT_GT(exchanges, 0);
+    EXPECT_GT(added, 0);
+  }
 }
 
 }  // namespace

@@ -130,8 +130,10 @@ absl::Status Trainer::BuildGradients() {
   RETURN_IF_ERROR(
       CheckPipeline({options_.schedule, options_.chunks}, Place().shape));
   const bool several = EndMicroBatch() - FirstMicroBatch() > 1;
-  ASSIGN_OR_RETURN(StepGraph step,
-                   GradientGraph(Place(), SumsInGradients() && !several));
+  const bool sums = SumsInGradients() && !several;
+  ASSIGN_OR_RETURN(
+      StepGraph step,
+      GradientGraph(Place(), sums ? SumsWithin() : GradientSums()));
   routers_ = std::move(step.routers);
   shards_ = std::move(step.shards);
   const auto compile = [&](StepGraph& graphs) {
@@ -141,20 +143,27 @@ absl::Status Trainer::BuildGradients() {
   ASSIGN_OR_RETURN(gradients_, compile(step));
   FillLayout(*gradients_, train_.batch_size(), train_.seq_len());
   if (!SumsInGradients() || !several) return absl::OkStatus();
-  ASSIGN_OR_RETURN(StepGraph last, GradientGraph(Place(), /*sums=*/true));
+  ASSIGN_OR_RETURN(StepGraph last, GradientGraph(Place(), SumsWithin()));
   ASSIGN_OR_RETURN(last_gradients_, compile(last));
   FillLayout(*last_gradients_, train_.batch_size(), train_.seq_len());
   return absl::OkStatus();
 }
 
-absl::StatusOr<StepGraph> Trainer::GradientGraph(const MeshPlace& place,
-                                                 bool sums) const {
+GradientSums Trainer::SumsWithin() const {
+  GradientSums sums;
+  sums.made = true;
+  sums.small_buckets = backend_->shares_host_memory();
+  sums.to_owners = SumsToOwners();
+  return sums;
+}
+
+absl::StatusOr<StepGraph> Trainer::GradientGraph(
+    const MeshPlace& place, const GradientSums& sums) const {
   ASSIGN_OR_RETURN(
       StepGraph step,
-      BuildGradientGraph(
-          model_, train_.batch_size(), train_.seq_len(), options_.dtype,
-          RouteOf(RoutingTraceHeader::TRAIN), place,
-          {sums, backend_->shares_host_memory(), SumsToOwners()}));
+      BuildGradientGraph(model_, train_.batch_size(), train_.seq_len(),
+                         options_.dtype, RouteOf(RoutingTraceHeader::TRAIN),
+                         place, sums));
   // Where a device has memory of its own, it is short. A pipeline's stages run
   // weight gradients apart.
   if (!backend_->shares_host_memory() && place.shape.pp == 1) {
@@ -165,8 +174,7 @@ absl::StatusOr<StepGraph> Trainer::GradientGraph(const MeshPlace& place,
 }
 
 bool Trainer::SumsInGradients() const {
-  return options_.overlap_sums && options_.mesh != nullptr &&
-         Place().shape.pp == 1;
+  return options_.overlap_sums && options_.mesh != nullptr;
 }
 
 // Devices have no kernels of sums for one rank, and experts that move are
@@ -176,14 +184,18 @@ bool Trainer::SumsToOwners() const {
          backend_->shares_host_memory() && !Place().slots.movable;
 }
 
+RankSums Trainer::UpdateSums() const {
+  return {options_.mesh != nullptr,
+          SumsInGradients(),
+          options_.shard_optimizer,
+          SumsToOwners(),
+          Place(),
+          shards_,
+          tied_};
+}
+
 absl::Status Trainer::BuildUpdate() {
-  const RankSums sums = {options_.mesh != nullptr,
-                         SumsInGradients(),
-                         options_.shard_optimizer,
-                         SumsToOwners(),
-                         Place(),
-                         shards_,
-                         tied_};
+  const RankSums sums = UpdateSums();
   std::vector<const Graph*> gradients;
   for (const Graph& graph : stage_graphs_) gradients.push_back(&graph);
   if (gradients_ != nullptr) gradients.push_back(&gradients_->graph());

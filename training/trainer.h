@@ -90,15 +90,15 @@ struct TrainerOptions {
   bool shard_optimizer = false;
   // Gradients are summed over ranks within the backward pass of a step's last
   // micro-batch, beside the rest of it where the backend can, instead of after
-  // it. Not with a pipeline. Where a rank has several micro-batches a step the
-  // last has a program, and activations, of its own.
+  // it. Where a rank has several micro-batches a step the last has a program,
+  // and activations, of its own. In a pipeline each stage does it with its last
+  // weight gradients, beside all that follows; on the CPU.
   bool overlap_sums = false;
   // Rows on their way to experts of other ranks, and back, are beside other
   // work of the same micro-batch: nodes are ordered so that there is some
   // (core/passes/hide_exchanges.h). On the CPU.
   bool overlap_rows = false;
-  // Experts move between the ranks of ep as this says (training/balance). On
-  // the CPU.
+  // Experts move between the ranks of ep as this says (training/balance).
   BalanceRule balance = {};
   DType dtype = DType::kF32;  // kF64: the reference, of no checkpoints.
 };
@@ -196,7 +196,13 @@ class Trainer {
   absl::Status ChooseState();
   absl::Status BuildGradients();
   absl::StatusOr<StepGraph> GradientGraph(const MeshPlace& place,
-                                          bool sums) const;
+                                          const GradientSums& sums) const;
+  // Those of a step's last micro-batch.
+  GradientSums SumsWithin() const;
+  absl::StatusOr<std::vector<StepGraph>> LastOfStages(
+      const std::vector<StepGraph>& steps,
+      const PipelineSchedule& schedule) const;
+  RankSums UpdateSums() const;
   bool SumsInGradients() const;
   bool SumsToOwners() const;
   absl::Status BuildPipeline();

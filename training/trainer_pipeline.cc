@@ -33,20 +33,24 @@ absl::Status Trainer::BuildPipeline() {
   for (const int stage : stages_) {
     ASSIGN_OR_RETURN(
         StepGraph step,
-        GradientGraph(Place().OfStage(stage, num_stages_), /*sums=*/false));
+        GradientGraph(Place().OfStage(stage, num_stages_), GradientSums()));
     steps.push_back(std::move(step));
   }
   if (options_.expose_tokens) {
     ExposeTokens(steps[0].graph, OfThisStage(steps[0].routers));
   }
+  if (EndsAreApart(options_.schedule)) tied_ = steps[0].tied;
+  std::vector<StepGraph> last;
+  if (SumsInGradients()) {
+    ASSIGN_OR_RETURN(last, LastOfStages(steps, schedule));
+  }
   ASSIGN_OR_RETURN(pipeline_,
                    StageRunner::Create(steps, std::move(schedule), *backend_,
-                                       *state_, options_.mesh->pp()));
+                                       *state_, options_.mesh->pp(), last));
   for (Program* const program : pipeline_->programs()) {
     FillLayout(*program, train_.batch_size(), train_.seq_len());
   }
   routers_ = std::move(steps[0].routers);
-  if (EndsAreApart(options_.schedule)) tied_ = std::move(steps[0].tied);
   // By stage, which two ranks that hold the same have in one order.
   std::vector<int> chunks(steps.size());
   std::iota(chunks.begin(), chunks.end(), 0);
@@ -59,6 +63,37 @@ absl::Status Trainer::BuildPipeline() {
     stage_graphs_.push_back(std::move(steps[chunk].graph));
   }
   return absl::OkStatus();
+}
+
+// The stages' graphs, by chunk, with the sums that each begins when it ends.
+absl::StatusOr<std::vector<StepGraph>> Trainer::LastOfStages(
+    const std::vector<StepGraph>& steps,
+    const PipelineSchedule& schedule) const {
+  std::vector<const Graph*> graphs;
+  std::vector<Shard> shards;
+  for (const StepGraph& step : steps) {
+    graphs.push_back(&step.graph);
+    shards.insert(shards.end(), step.shards.begin(), step.shards.end());
+  }
+  const ParameterOwners owners =
+      OwnersOf(graphs, shards, Place(), SumsToOwners());
+  GradientSums sums = SumsWithin();
+  sums.owners = &owners;
+  sums.elsewhere = UpdateSums().LeavesToUpdate();
+  std::vector<int> chunks =
+      ChunksByEnd(LastWeightGrads(schedule, Place().pp_rank));
+  std::reverse(chunks.begin(), chunks.end());
+  std::vector<StepGraph> last(steps.size());
+  for (const int chunk : chunks) {
+    ASSIGN_OR_RETURN(
+        last[chunk],
+        GradientGraph(Place().OfStage(stages_[chunk], num_stages_), sums));
+    // What it shares with a stage that ends before is whole with it only.
+    for (const ValueId id : Parameters(steps[chunk].graph)) {
+      sums.elsewhere.insert(steps[chunk].graph.value(id).name);
+    }
+  }
+  return last;
 }
 
 }  // namespace strata

@@ -182,6 +182,11 @@ std::vector<Held> HeldParameters(absl::Span<const Graph* const> sources,
 
 }  // namespace
 
+std::set<std::string> RankSums::LeavesToUpdate() const {
+  if (!to_owners) return {};
+  return {tied.begin(), tied.end()};
+}
+
 std::string LayerNormName(int64_t layer, LayerPart part) {
   return absl::StrCat(
       part == LayerPart::kCommon ? "grad_norm.layer." : "grad_norm.shard.",
@@ -227,6 +232,9 @@ absl::StatusOr<Graph> BuildUpdateGraph(absl::Span<const Graph* const> sources,
     return owners.common.IsMine(name) || owners.shards.IsMine(name);
   };
   std::vector<ValueId> mine;  // Sums that this rank has, to owners.
+  // Of grads and sharded, those to be summed here.
+  std::vector<ValueId> unsummed, unsummed_shards;
+  const std::set<std::string> left = sums.LeavesToUpdate();
   for (const Held& held : HeldParameters(sources, sums)) {
     const Dims& dims = held.value->type.dims;
     const std::string& name = held.value->name;
@@ -236,10 +244,12 @@ absl::StatusOr<Graph> BuildUpdateGraph(absl::Span<const Graph* const> sources,
     // Whether this rank has its sum, and counts it.
     const bool summed = !sums.to_owners || is_mine(name);
     const bool counts = held.counted && summed;
+    const bool sums_here = !sums.in_gradients || left.count(name) > 0;
     if (summed) mine.push_back(grad);
     if (const auto it = shards.find(name); it != shards.end()) {
       const Shard& shard = *it->second;
       sharded.push_back(grad);
+      if (sums_here) unsummed_shards.push_back(grad);
       sharded_parameters.push_back(trained.back().parameter);
       if (shard.placement.empty()) {
         if (counts) counted_shards[LayerOf(name)].push_back(grad);
@@ -254,6 +264,7 @@ absl::StatusOr<Graph> BuildUpdateGraph(absl::Span<const Graph* const> sources,
       continue;
     }
     grads.push_back(grad);
+    if (sums_here) unsummed.push_back(grad);
     common_parameters.push_back(trained.back().parameter);
     if (held.tied) at_ends.push_back(grad);
     if (counts) counted[LayerOf(name)].push_back(grad);
@@ -265,19 +276,17 @@ absl::StatusOr<Graph> BuildUpdateGraph(absl::Span<const Graph* const> sources,
       loads.push_back(b.State(value.name, DType::kI32, value.type.dims));
     }
   }
-  if (sums.over_ranks && !sums.in_gradients) {
-    if (sums.to_owners) {
-      // Before, as the owners of the two stages differ.
-      AddAll(SumsToAll(b, "ends"), at_ends);
-      AddAll(SumsToOwners(b, owners.common, "batch"), grads);
-      if (place.shape.dp > 1) {
-        AddAll(SumsToOwners(b, owners.shards, "dp"), sharded);
-      }
-    } else {
-      AddAll(SumsToAll(b, "batch"), grads);
-      AddAll(SumsToAll(b, "ends"), at_ends);
-      if (place.shape.dp > 1) AddAll(SumsToAll(b, "dp"), sharded);
+  if (sums.over_ranks && sums.to_owners) {
+    // Before, as the owners of the two stages differ.
+    AddAll(SumsToAll(b, "ends"), at_ends);
+    AddAll(SumsToOwners(b, owners.common, "batch"), unsummed);
+    if (place.shape.dp > 1) {
+      AddAll(SumsToOwners(b, owners.shards, "dp"), unsummed_shards);
     }
+  } else if (sums.over_ranks) {
+    AddAll(SumsToAll(b, "batch"), unsummed);
+    AddAll(SumsToAll(b, "ends"), at_ends);
+    if (place.shape.dp > 1) AddAll(SumsToAll(b, "dp"), unsummed_shards);
   }
   if (sums.over_ranks) AddAll(SumsToAll(b, "batch"), loads);
   if (place.shape.mirrored && sums.to_owners) {

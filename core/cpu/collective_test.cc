@@ -358,6 +358,25 @@ TEST(AllReduceTest, RunsBesideTheNodesThatFollow) {
   });
 }
 
+// Rank 1 comes to the sum when rank 0 is through its program.
+TEST(AllReduceTest, RunsBesideWhatFollowsItsProgram) {
+  absl::Notification through;
+  OnTwoRanksThatSignal([] {},
+                       [&](CpuBackend& backend, Communicator& rank) {
+                         StateStore state(backend);
+                         const auto program =
+                             SumBesideSignal(backend, state, /*elements=*/2);
+                         for (float& s : state.Get("sum").span<float>()) s = 1;
+                         if (rank.rank() == 1) through.WaitForNotification();
+
+                         ASSERT_THAT(program->RunAhead(), IsOk());
+                         if (rank.rank() == 0) through.Notify();
+                         ASSERT_THAT(program->Finish(), IsOk());
+
+                         EXPECT_THAT(state.Get("sum").span<float>(), Each(2));
+                       });
+}
+
 // An error of a node that runs beside others is the run's, and names it.
 TEST(AllReduceTest, FailsTheRunFromWhereItIs) {
   OnTwoRanksThatSignal(
@@ -366,10 +385,14 @@ TEST(AllReduceTest, FailsTheRunFromWhereItIs) {
         StateStore state(backend);
         const auto program =
             SumBesideSignal(backend, state, /*elements=*/1 + rank.rank());
-        EXPECT_THAT(program->Run(),
-                    StatusIs(absl::StatusCode::kInvalidArgument,
-                             HasSubstr("sums/AllReduce: dp: rank 1 calls "
-                                       "all_reduce of 2 F32")));
+        const auto names_it =
+            StatusIs(absl::StatusCode::kInvalidArgument,
+                     HasSubstr("sums/AllReduce: dp: rank 1 calls all_reduce of "
+                               "2 F32"));
+        EXPECT_THAT(program->Run(), names_it);
+        // Of a run that went on without it, its end's.
+        EXPECT_THAT(program->RunAhead(), IsOk());
+        EXPECT_THAT(program->Finish(), names_it);
       });
 }
 

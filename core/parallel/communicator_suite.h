@@ -13,8 +13,8 @@ namespace strata {
 // To be called by every rank of `world`; returns what went wrong on this one.
 // All calls: even, uneven and empty pieces, on both sides of where
 // implementations change their algorithm; groups that are not contiguous, of
-// one rank, and many at once; messages that overtake; sums that repeat bit for
-// bit.
+// one rank, and many at once; messages that overtake, also to oneself; sums
+// that repeat bit for bit.
 std::vector<std::string> RunCommunicatorSuite(Communicator& world);
 
 // The same, of host communicators, on two threads of each rank at once, each

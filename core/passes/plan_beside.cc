@@ -29,7 +29,8 @@ bool IsOfGroup(const Node& node, const std::string& group) {
 }  // namespace
 
 BesidePlan PlanBeside(const Graph& graph,
-                      const std::function<bool(const Node&)>& can) {
+                      const std::function<bool(const Node&)>& can,
+                      bool waits_at_end) {
   BesidePlan plan;
   std::vector<NodeId>& begun = plan.until_end;
   for (const Node& node : graph.nodes()) {
@@ -59,7 +60,7 @@ BesidePlan PlanBeside(const Graph& graph,
     if (step.beside) begun.push_back(id);
   }
   if (const auto last = static_cast<NodeId>(plan.steps.size()) - 1;
-      begun == std::vector<NodeId>{last}) {
+      waits_at_end && begun == std::vector<NodeId>{last}) {
     plan.steps[last].beside = false;
     begun.clear();
   }

@@ -33,9 +33,11 @@ struct BesidePlan {
 
 // `can`: whether the backend can, of nodes with attributes "beside" and
 // "group". What the next node
-// waits for, with nothing else of the group under way, runs in its place.
+// waits for, with nothing else of the group under way, runs in its place; the
+// last node too, unless others run before the end waits (Program::RunAhead).
 BesidePlan PlanBeside(const Graph& graph,
-                      const std::function<bool(const Node&)>& can);
+                      const std::function<bool(const Node&)>& can,
+                      bool waits_at_end = true);
 
 }  // namespace strata
 

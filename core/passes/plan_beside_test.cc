@@ -126,5 +126,20 @@ TEST_F(PlanBesideTest, WhatIsWaitedForAtOnceRunsInItsPlace) {
   EXPECT_THAT(plan.until_end, IsEmpty());
 }
 
+// Where the end does not wait, other programs run beside the last node.
+TEST_F(PlanBesideTest, TheLastRunsBesideWhatComesAfterTheGraph) {
+  Elsewhere();  // 0
+  Sum(0);       // 1
+
+  const auto graph = b_.Finish();
+  ASSERT_THAT(graph, IsOk());
+  const BesidePlan plan = PlanBeside(
+      *graph, [](const Node& node) { return true; },
+      /*waits_at_end=*/false);
+
+  EXPECT_TRUE(plan.steps[1].beside);
+  EXPECT_THAT(plan.until_end, ElementsAre(1));
+}
+
 }  // namespace
 }  // namespace strata

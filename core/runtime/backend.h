@@ -79,6 +79,12 @@ class Backend {
     std::memcpy(to, from, num_bytes);
     return absl::OkStatus();
   }
+  // Zeroes `num_bytes` of its Memory, as kernels see them; the host's copy stays
+  // as it is.
+  virtual absl::Status Clear(void* data, int64_t num_bytes) {
+    std::memset(data, 0, num_bytes);
+    return absl::OkStatus();
+  }
   // The address by which kernels, and communicators of a backend's devices,
   // know what the host knows as `data`. Copies so far are done.
   virtual absl::StatusOr<void*> KernelAddress(void* data) { return data; }

@@ -42,6 +42,9 @@ class ObservedBackend : public Backend {
   absl::Status Copy(void* to, const void* from, int64_t num_bytes) override {
     return inner_->Copy(to, from, num_bytes);
   }
+  absl::Status Clear(void* data, int64_t num_bytes) override {
+    return inner_->Clear(data, num_bytes);
+  }
   absl::StatusOr<void*> KernelAddress(void* data) override {
     return inner_->KernelAddress(data);
   }

@@ -143,7 +143,8 @@ absl::StatusOr<std::unique_ptr<Program>> Program::Compile(Graph graph,
 
 absl::Status Program::Bind(Options options) {
   const BesidePlan beside = PlanBeside(
-      graph_, [&](const Node& node) { return backend_.RunsBeside(node); });
+      graph_, [&](const Node& node) { return backend_.RunsBeside(node); },
+      !options.runs_ahead);
   plan_ = PlanMemory(graph_, options.reuse_memory, beside);
   absl::StatusOr<std::unique_ptr<Memory>> arena =
       backend_.Allocate(plan_.arena_bytes);
@@ -280,6 +281,12 @@ void Program::FillInPlace(absl::string_view input) {
 
 absl::Status Program::Run() { return RunSteps(/*checked=*/false); }
 
+absl::Status Program::RunAhead() {
+  return RunSteps(/*checked=*/false, /*ahead=*/true);
+}
+
+absl::Status Program::Finish() { return JoinAll(); }
+
 absl::Status Program::RunChecked() { return RunSteps(/*checked=*/true); }
 
 absl::Status Program::RunExecutable(bool checked) {
@@ -318,6 +325,18 @@ absl::Status Program::JoinAll() {
   return first;
 }
 
+absl::Status Program::JoinValues() {
+  absl::Status first;
+  for (size_t i = 0; i < under_way_.size();) {
+    if (graph_.node(under_way_[i]).outputs.empty()) {
+      ++i;
+    } else {
+      first.Update(Join({under_way_[i]}));
+    }
+  }
+  return first;
+}
+
 absl::Status Program::RunStep(NodeId id, bool beside) {
   const Step& step = steps_[id];
   const Node& node = graph_.node(id);
@@ -339,8 +358,9 @@ absl::Status Program::RunStep(NodeId id, bool beside) {
                       absl::StrCat(Describe(node), ": ", status.message()));
 }
 
-absl::Status Program::RunSteps(bool checked) {
+absl::Status Program::RunSteps(bool checked, bool ahead) {
   if (executable_ != nullptr) return RunExecutable(checked);
+  CHECK(under_way_.empty()) << "a run was not finished";
   using Clock = std::chrono::steady_clock;
   // A time an operator, and a look at its result, want it done.
   const bool one_by_one = profile_ || checked;
@@ -364,7 +384,7 @@ absl::Status Program::RunSteps(bool checked) {
     }
     if (checked) RETURN_IF_ERROR(CheckFinite(id));
   }
-  return JoinAll();
+  return ahead ? JoinValues() : JoinAll();
 }
 
 absl::Status Program::CheckFinite(NodeId id) const {

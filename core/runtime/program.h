@@ -32,12 +32,13 @@ namespace strata {
 // Not for several threads at once; kernels use the backend's own threads.
 //
 // Where the backend can (Backend::RunsBeside), nodes that exchange data run
-// beside those that follow (core/passes/plan_beside.h). At the end of a run
-// none is under way.
+// beside those that follow (core/passes/plan_beside.h). At the end of a run,
+// but of RunAhead(), none is under way.
 class Program {
  public:
   struct Options {
     bool reuse_memory = true;  // False: the baseline of C4.
+    bool runs_ahead = false;   // Nodes may be left to run by RunAhead().
   };
 
   // Declares the graph's state in `state`; parameters that are there in BF16
@@ -70,6 +71,13 @@ class Program {
 
   // Runs all nodes. On error says which node failed.
   absl::Status Run();
+
+  // The same, but nodes that run beside others and make no values of the graph
+  // (sums of states) may be under way still. Finish() waits for them and
+  // returns their first error; until then their states are theirs, no program
+  // calls their groups in its own place, and this one does not run again.
+  absl::Status RunAhead();
+  absl::Status Finish();
 
   // Runs, looking at every float result: returns OUT_OF_RANGE that names the
   // first operator which made a NaN or an infinity. Slow; for diagnosis.
@@ -116,12 +124,14 @@ class Program {
   absl::Status Bind(Options options);
   absl::Status AddStep(NodeId id);
   TensorView ViewOf(ValueId id) const;  // At its bounds.
-  absl::Status RunSteps(bool checked);
+  absl::Status RunSteps(bool checked, bool ahead = false);
   absl::Status RunStep(NodeId id, bool beside);
   // Waits for those of the steps, or of all, that are under way; returns the
   // first error.
   absl::Status Join(absl::Span<const NodeId> steps);
   absl::Status JoinAll();
+  // Of those, the ones that make values.
+  absl::Status JoinValues();
   absl::Status RunExecutable(bool checked);
   absl::Status CheckFinite(NodeId id) const;
 

@@ -87,6 +87,16 @@ absl::Status StateStore::Publish() {
   return absl::OkStatus();
 }
 
+absl::Status StateStore::Clear(absl::string_view name) {
+  const TensorView& view = Peek(name);
+  RETURN_IF_ERROR(backend_.Clear(view.data, view.num_bytes()));
+  if (backend_.shares_host_memory()) return absl::OkStatus();
+  given_out_.erase(std::remove(given_out_.begin(), given_out_.end(), name),
+                   given_out_.end());
+  entries_.find(name)->second.seen_at_run = -1;
+  return absl::OkStatus();
+}
+
 Role StateStore::role(absl::string_view name) const {
   const auto it = entries_.find(name);
   CHECK(it != entries_.end()) << "no state called " << std::string(name);

@@ -45,8 +45,13 @@ class StateStore {
   const TensorView& Get(absl::string_view name) const;
   // The same, to know its type and place without looking at its elements.
   const TensorView& Peek(absl::string_view name) const;
-  // Brings what Get() gave out back to where kernels see it.
+  // Brings what Get() gave out back to where kernels see it. What is done there
+  // by others than programs (Backend::Copy) comes after it, and the next Get()
+  // sees that.
   absl::Status Publish();
+  // Zeroes the tensor where kernels see it, whatever Get() gave out before.
+  absl::Status Clear(absl::string_view name);
+  Backend& backend() const { return backend_; }
   Role role(absl::string_view name) const;
   // In order of declaration.
   const std::vector<std::string>& names() const { return names_; }

@@ -361,7 +361,7 @@ cudaError_t LaunchFewRows(const QuantProductArgs& args,
   constexpr int kWayBytes =
       kGroupShift > 0 ? kWarps * int{sizeof(OnItsWay)} : 0;
   constexpr int kMaxBytes = kWayBytes + kMaxBytesOfX;
-  static const cudaError_t allowed = cudaFuncSetAttribute(
+  const cudaError_t allowed = cudaFuncSetAttribute(
       kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kMaxBytes);
   if (allowed != cudaSuccess) return allowed;
   static const ActiveClusters two(kernel, kThreads,
@@ -439,7 +439,8 @@ cudaError_t LaunchBits(const QuantProductArgs& args, __nv_bfloat16* rounded,
   if (one && args.num_experts == 0) {
     return LaunchGroups<kBits, 1, OfX::kRounded>(args, nullptr, stream);
   }
-  const cudaError_t error = RoundForProduct(args, rounded, stream);
+  const cudaError_t error =
+      RoundForProduct(args, RoundedOrder::kByThread, rounded, stream);
   if (error != cudaSuccess) return error;
   return one ? LaunchGroups<kBits, 1, OfX::kCopied>(args, rounded, stream)
              : LaunchGroups<kBits, 2, OfX::kCopied>(args, rounded, stream);

@@ -318,7 +318,7 @@ void AddAll() {
       Add({0, rows, n, k}, 4, 32, true, kFew);
       Add({0, rows, n, k}, 8, 128, true, kFew);
     }
-    for (const int64_t rows : {16, 64, 128, 256, 1024, 4096}) {
+    for (const int64_t rows : {1, 4, 8, 16, 32, 64, 128, 256, 1024, 4096}) {
       Add({0, rows, n, k}, 4, 128, true, kMany);
     }
     Add({0, 256, n, k}, 4, 32, true, kMany);

@@ -2,6 +2,7 @@
 
 #include "cuda/kernels/few_rows_product.h"
 #include "cuda/kernels/quant_product.h"
+#include "cuda/kernels/sm90_quant_product.h"
 #include "cuda/kernels/tensor_map.h"
 #include "cuda_bf16.h"
 
@@ -28,6 +29,15 @@ cudaError_t QuantProduct(const QuantProductArgs& args, __nv_bfloat16* rounded,
   if (rounded != nullptr && !IsHopper()) return cudaErrorNotSupported;
   return args.w.bits == 4 ? FewRowsInt4(args, rounded, stream)
                           : FewRowsInt8(args, rounded, stream);
+}
+
+cudaError_t QuantProductSm90(const QuantProductArgs& args,
+                             __nv_bfloat16* rounded, cudaStream_t stream,
+                             const ManyRowsChoice& only) {
+  if (args.rows.bound == 0 || args.w.n == 0) return cudaSuccess;
+  if (!IsHopper()) return cudaErrorNotSupported;
+  return args.w.bits == 4 ? ManyRowsInt4(args, only, rounded, stream)
+                          : ManyRowsInt8(args, only, rounded, stream);
 }
 
 }  // namespace strata::gpu

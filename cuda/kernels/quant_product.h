@@ -23,6 +23,7 @@
 
 #include <cstdint>
 
+#include "cuda/kernels/many_rows_plan.h"
 #include "cuda/runtime/kernel.h"
 #include "cuda_bf16.h"
 #include "cuda_runtime_api.h"
@@ -68,9 +69,12 @@ int64_t RoundedElements(const QuantProductArgs& args);
 cudaError_t QuantProduct(const QuantProductArgs& args, __nv_bfloat16* rounded,
                          cudaStream_t stream);
 
-// The same in Hopper's wider products, for many rows.
+// The same in Hopper's wider products, in tiles of 8, 16, 64, 128 or 256 rows.
+// Tiles of 8 and 16 keep weights exact, and have the products of 9 to 16 rows.
+// Returns cudaErrorInvalidValue if the choice of a tile, for tests, cannot be.
 cudaError_t QuantProductSm90(const QuantProductArgs& args,
-                             __nv_bfloat16* rounded, cudaStream_t stream);
+                             __nv_bfloat16* rounded, cudaStream_t stream,
+                             const ManyRowsChoice& only = {});
 
 }  // namespace strata::gpu
 

@@ -14,6 +14,7 @@
 #include "core/quant/packed_rows.h"
 #include "core/tensor/bfloat16.h"
 #include "core/testing/status_matchers.h"
+#include "cuda/kernels/many_rows_plan.h"
 #include "cuda/kernels/tensor_map.h"
 #include "cuda/runtime/device_array.h"
 #include "cuda/runtime/status.h"
@@ -33,6 +34,8 @@ struct Shape {
   int64_t n, k;
   std::vector<int32_t> rows;  // Of each expert; of a dense product one number.
   bool dense = true;
+  // Of kMany: the tile; whose rows are exactly those at the bound.
+  ManyRowsChoice tile = {};
 };
 
 // A product's operands, the numbers of w, and where experts begin.
@@ -89,6 +92,7 @@ absl::StatusOr<std::vector<float>> Multiply(const QuantFormat& format,
   QuantProductArgs args;
   // Whether there are more rows at the bound decides who is asked.
   args.rows = {rows + kMore, count.data()};
+  if (s.tile.tokens > 0) args.rows = {rows, nullptr};
   args.x = device_x.data();
   args.w = DescribePacked(w.data(), s.n, s.k, format.bits, format.group,
                           format.symmetric);
@@ -101,7 +105,7 @@ absl::StatusOr<std::vector<float>> Multiply(const QuantFormat& format,
                    DeviceArray<__nv_bfloat16>::Allocate(RoundedElements(args)));
   RETURN_IF_ERROR(ToStatus(
       kernel == Kernel::kMany
-          ? QuantProductSm90(args, rounded.data(), /*stream=*/nullptr)
+          ? QuantProductSm90(args, rounded.data(), /*stream=*/nullptr, s.tile)
           : QuantProduct(args,
                          kernel == Kernel::kFewExact ? nullptr : rounded.data(),
                          /*stream=*/nullptr)));
@@ -113,16 +117,18 @@ absl::StatusOr<std::vector<float>> Multiply(const QuantFormat& format,
 // by 2^-8 more (half of it, and what truncation may double), and so are
 // rounded weights.
 void ExpectProduct(const QuantFormat& format, const Shape& s, Kernel kernel) {
-  SCOPED_TRACE(absl::StrCat(s.n, " x ", s.k, ", ", s.rows.size(),
-                            " matrices, rows ", s.rows[0], ", kernel ",
-                            static_cast<int>(kernel)));
+  SCOPED_TRACE(absl::StrCat(
+      s.n, " x ", s.k, ", ", s.rows.size(), " matrices, rows ", s.rows[0],
+      ", kernel ", static_cast<int>(kernel), ", tile ", s.tile.tokens,
+      ", splits ", s.tile.splits, ", pairs ", s.tile.pairs));
   const Operands o = MakeOperands(format, s);
   const auto y = Multiply(format, s, o, kernel);
   ASSERT_THAT(y, IsOk());
+  const bool exact = s.tile.tokens == 8 || s.tile.tokens == 16;
   const double relative = (static_cast<double>(s.k) + 8) * 0x1p-23 +
-                          (kernel == Kernel::kFewExact ? 0
-                           : kernel == Kernel::kMany   ? 2
-                                                       : 1) *
+                          (kernel == Kernel::kFewExact         ? 0
+                           : kernel == Kernel::kMany && !exact ? 2
+                                                               : 1) *
                               0x1p-8;
   int64_t wrong = 0;
   for (size_t e = 0; e < s.rows.size(); ++e) {
@@ -201,6 +207,27 @@ TEST_P(QuantProductTest, ManyRowsAgreeWithTheirNumbers) {
     const int64_t group = GetParam().group;
     if (group > 0) s.k = (s.k + group - 1) / group * group;
     ExpectProduct(GetParam(), s, Kernel::kMany);
+  }
+}
+
+// Each tile, alone and with others in a cluster, whatever is best: a row or two
+// more than it has, columns of two tiles, and a last stage that is not full.
+TEST_P(QuantProductTest, TilesOfManyRowsAgreeWithTheirNumbers) {
+  if (!IsHopper()) GTEST_SKIP() << "no Hopper";
+  for (const int tokens : {8, 16, 64, 128, 256}) {
+    for (const int pairs : {1, 2}) {
+      if (pairs == 2 && tokens < 64) continue;
+      for (const int splits : {1, 2, 4, 8}) {
+        if (pairs * splits > 8) continue;
+        // Rows that are copied, and rows that are filled.
+        Shape s = {132, splits % 3 == 2 ? 2048 : 2176, {tokens + 2}};
+        s.tile = {tokens, splits, pairs};
+        ExpectProduct(GetParam(), s, Kernel::kMany);
+      }
+      Shape s = {132, 384, {tokens - 1, 0, 2, tokens + 1}, false};
+      s.tile = {tokens, 1, pairs};
+      ExpectProduct(GetParam(), s, Kernel::kMany);
+    }
   }
 }
 

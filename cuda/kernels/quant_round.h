@@ -17,10 +17,18 @@ inline int64_t RoundedColumns(const PackedRows& w) {
   return (int64_t{w.k} + 255) / 256 * 256;
 }
 
-// rounded [rows, RoundedColumns] BF16: of each four columns of x 0, 2, 1, 3, as
-// a mask cuts pairs out of a word of codes (packed_chunk.cuh). Only enqueues;
-// the next kernel may begin early (ahead.cuh).
-cudaError_t RoundForProduct(const QuantProductArgs& args,
+// The order of a piece's 32 columns (packed_chunk.cuh), so that masks cut pairs
+// of neighbours out of a word of codes:
+//
+//   kByThread   those of thread 0 of four, then of the next: 0, 2, 1, 3 of each
+//               four columns
+//   kBySlot     slots 0 to 15 of step 0, then of step 1: what a product from
+//               shared memory sums over
+enum class RoundedOrder { kByThread, kBySlot };
+
+// rounded [rows, RoundedColumns] BF16. Only enqueues; the next kernel may begin
+// early (ahead.cuh), even before the one ahead has ended.
+cudaError_t RoundForProduct(const QuantProductArgs& args, RoundedOrder order,
                             __nv_bfloat16* rounded, cudaStream_t stream);
 
 }  // namespace strata::gpu

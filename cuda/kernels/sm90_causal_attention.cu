@@ -471,7 +471,7 @@ cudaError_t Launch(const CausalAttentionArgs& args, cudaStream_t stream) {
   auto* const kernel = AttentionKernel<kKeyDim, kValueDim, O>;
   constexpr size_t kSharedBytes =
       sizeof(Shared<kKeyDim, kValueDim>) + kSwizzleBytes;
-  static const cudaError_t allowed = cudaFuncSetAttribute(
+  const cudaError_t allowed = cudaFuncSetAttribute(
       reinterpret_cast<const void*>(kernel),
       cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes);
   if (allowed != cudaSuccess) return allowed;

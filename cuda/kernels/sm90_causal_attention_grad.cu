@@ -502,7 +502,7 @@ template <typename Shared, typename D, typename Kernel>
 cudaError_t LaunchOne(Kernel* kernel, dim3 grid, const Args& args,
                       const CUtensorMap (&map)[4], cudaStream_t stream) {
   constexpr size_t kSharedBytes = sizeof(Shared) + kSwizzleBytes;
-  static const cudaError_t allowed = cudaFuncSetAttribute(
+  const cudaError_t allowed = cudaFuncSetAttribute(
       reinterpret_cast<const void*>(kernel),
       cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes);
   if (allowed != cudaSuccess) return allowed;

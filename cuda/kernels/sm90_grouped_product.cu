@@ -464,7 +464,7 @@ cudaError_t Launch(const Args& args, const CUtensorMap& map_a,
                    const CUtensorMap& map_b, int64_t max_jobs,
                    cudaStream_t stream) {
   auto* const kernel = TileKernel<kProduct, Y>;
-  static const cudaError_t allowed = cudaFuncSetAttribute(
+  const cudaError_t allowed = cudaFuncSetAttribute(
       reinterpret_cast<const void*>(kernel),
       cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes);
   if (allowed != cudaSuccess) return allowed;

@@ -47,6 +47,26 @@ cudaError_t MakeTensorMap(const BoxedTensor& tensor, CUtensorMap* map) {
   return result == CUDA_SUCCESS ? cudaSuccess : cudaErrorInvalidValue;
 }
 
+cudaError_t MakeByteMap(const BoxedBytes& tensor, CUtensorMap* map) {
+  static const Encode encode = FindEncode();
+  if (encode == nullptr) return cudaErrorNotSupported;
+  const auto row_bytes = static_cast<cuuint64_t>(tensor.row_bytes);
+  const auto rows = static_cast<cuuint64_t>(tensor.rows);
+  const cuuint64_t size[3] = {row_bytes, rows, 1};
+  const cuuint64_t bytes[2] = {row_bytes, row_bytes * rows};
+  const cuuint32_t box[3] = {static_cast<cuuint32_t>(tensor.box_bytes),
+                             static_cast<cuuint32_t>(tensor.box_rows), 1};
+  const cuuint32_t step[3] = {1, 1, 1};
+  const CUresult result = encode(
+      map, CU_TENSOR_MAP_DATA_TYPE_UINT8, /*tensorRank=*/3,
+      const_cast<void*>(tensor.data), size, bytes, box, step,
+      CU_TENSOR_MAP_INTERLEAVE_NONE,
+      tensor.box_bytes == 128 ? CU_TENSOR_MAP_SWIZZLE_128B
+                              : CU_TENSOR_MAP_SWIZZLE_NONE,
+      CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  return result == CUDA_SUCCESS ? cudaSuccess : cudaErrorInvalidValue;
+}
+
 bool IsHopper() {
   int device = 0, major = 0;
   return cudaGetDevice(&device) == cudaSuccess &&

@@ -27,6 +27,17 @@ struct BoxedTensor {
 // cudaErrorInvalidValue if it takes no such tensor.
 cudaError_t MakeTensorMap(const BoxedTensor& tensor, CUtensorMap* map);
 
+// Bytes [rows, row_bytes] in boxes of [box_rows, box_bytes]: those of 128 bytes
+// are swizzled as tiles of BF16 are, others lie as they are.
+struct BoxedBytes {
+  const void* data = nullptr;           // Aligned to 16 bytes.
+  int64_t rows = 1, row_bytes = 16;     // Of a row a multiple of 16.
+  int box_rows = 128, box_bytes = 128;  // Of a box at most 256 rows.
+};
+
+// As MakeTensorMap.
+cudaError_t MakeByteMap(const BoxedBytes& tensor, CUtensorMap* map);
+
 // Whether the current device runs code of sm_90a: what the kernels with tensor
 // maps are.
 bool IsHopper();

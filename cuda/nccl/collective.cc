@@ -1,7 +1,6 @@
 #include "cuda/nccl/collective.h"
 
 #include <cstdint>
-#include <string>
 #include <utility>
 #include <vector>
 
@@ -10,9 +9,8 @@
 #include "absl/strings/str_cat.h"
 #include "core/base/status_macros.h"
 #include "core/parallel/communicator.h"
-#include "core/parallel/mesh.h"
 #include "core/tensor/dtype.h"
-#include "cuda/nccl/gpu_group.h"
+#include "cuda/nccl/kernel_group.h"
 #include "cuda/nccl/peer_table.h"
 #include "cuda/nccl/row_exchange.h"
 #include "cuda/runtime/kernel.h"
@@ -26,37 +24,13 @@ namespace {
 constexpr int kOffset = 1;
 constexpr int kCount = 2;
 
-struct Group {
-  GpuGroup* gpus = nullptr;
-  int ranks = 0;
-};
-
-// The node's group; its errors are those of the CPU's kernels.
-absl::StatusOr<Group> GroupOf(const KernelContext& ctx) {
-  const char* const name = ctx.attrs->Text("group");
-  Communicator* const ranks =
-      ctx.mesh == nullptr ? nullptr : ctx.mesh->Find(name);
-  auto* const gpus = dynamic_cast<GpuGroup*>(ranks);
-  if (gpus == nullptr) {
-    return absl::FailedPreconditionError(
-        absl::StrCat("the backend has no group ", name, " of GPUs"));
-  }
-  return Group{gpus, ranks->size()};
-}
-
-// The same, of as many ranks as the node was made for.
-absl::StatusOr<Group> GroupOfItsSize(const KernelContext& ctx) {
-  ASSIGN_OR_RETURN(const Group group, GroupOf(ctx));
-  if (ctx.Int("ranks") != group.ranks) {
-    return absl::FailedPreconditionError(absl::StrCat(
-        "the group ", ctx.attrs->Text("group"), " has ", group.ranks,
-        " ranks; the graph is for ", ctx.Int("ranks")));
-  }
-  return group;
-}
+bool IsBf16(const Operand& x) { return !x.is_integer && x.element_size == 2; }
 
 Payload PayloadOfOperand(const Operand& x) {
-  return {x.data, x.max_elements(), x.is_integer ? DType::kI32 : DType::kF32};
+  const DType dtype = x.is_integer ? DType::kI32
+                      : IsBf16(x)  ? DType::kBF16
+                                   : DType::kF32;
+  return {x.data, x.max_elements(), dtype};
 }
 
 std::vector<Payload> States(const KernelContext& ctx) {
@@ -68,24 +42,24 @@ std::vector<Payload> States(const KernelContext& ctx) {
 }
 
 absl::Status AllReduce(const KernelContext& ctx) {
-  ASSIGN_OR_RETURN(const Group group, GroupOf(ctx));
+  ASSIGN_OR_RETURN(const KernelGroup group, GroupOf(ctx));
   return group.gpus->EnqueueAllReduce(States(ctx), ctx.stream);
 }
 
 absl::Status Broadcast(const KernelContext& ctx) {
-  ASSIGN_OR_RETURN(const Group group, GroupOf(ctx));
+  ASSIGN_OR_RETURN(const KernelGroup group, GroupOf(ctx));
   return group.gpus->EnqueueBroadcast(
       States(ctx), static_cast<int>(ctx.Int("root")), ctx.stream);
 }
 
 absl::Status AllGather(const KernelContext& ctx) {
-  ASSIGN_OR_RETURN(const Group group, GroupOfItsSize(ctx));
+  ASSIGN_OR_RETURN(const KernelGroup group, GroupOfItsSize(ctx));
   return group.gpus->EnqueueAllGather(PayloadOfOperand(ctx.in(0)),
                                       PayloadOfOperand(ctx.out(0)), ctx.stream);
 }
 
 absl::Status ExchangePlan(const KernelContext& ctx) {
-  ASSIGN_OR_RETURN(const Group group, GroupOfItsSize(ctx));
+  ASSIGN_OR_RETURN(const KernelGroup group, GroupOfItsSize(ctx));
   PlanExchangeArgs args;
   args.experts = static_cast<int>(ctx.out(0).dim(1));
   if (args.experts > kMaxOwnedExperts) {
@@ -107,19 +81,21 @@ absl::Status ExchangePlan(const KernelContext& ctx) {
 // `home` is the operand that lies with the tokens.
 absl::StatusOr<RowExchangeArgs> RowsOf(const KernelContext& ctx,
                                        const Operand& home) {
-  ASSIGN_OR_RETURN(const Group group, GroupOfItsSize(ctx));
+  ASSIGN_OR_RETURN(const KernelGroup group, GroupOfItsSize(ctx));
   RowExchangeArgs args;
   args.experts = static_cast<int>(ctx.in(kCount).dim(1));
   args.columns = home.columns();
+  args.from = {ctx.in(0).data, IsBf16(ctx.in(0))};
+  args.to = {ctx.out(0).data, IsBf16(ctx.out(0))};
   // Products would round the rows; what comes back is rounded for the way only.
-  args.rounded = ctx.precision == Precision::kBf16;
+  // Rows that are BF16 at either end lose nothing more by it.
+  args.rounded =
+      ctx.precision == Precision::kBf16 || args.from.is_bf16 || args.to.is_bf16;
   ASSIGN_OR_RETURN(args.peers, group.gpus->PeersFor(home.max_elements() *
                                                     SentBytes(args.rounded)));
   args.peers.fault = ctx.fault;
   args.home_offset = ctx.in(kOffset).as<int32_t>();
   args.count = ctx.in(kCount).as<int32_t>();
-  args.from = ctx.in(0).as<float>();
-  args.to = ctx.out(0).as<float>();
   return args;
 }
 
@@ -133,28 +109,15 @@ absl::Status ReturnRows(const KernelContext& ctx) {
   return ToStatus(ReturnRowsHome(args, ctx.stream));
 }
 
-// As a kernel, whose errors are a code and a complaint.
-template <absl::Status (*kEnqueue)(const KernelContext&)>
-cudaError_t Run(const KernelContext& ctx) {
-  const absl::Status status = kEnqueue(ctx);
-  if (status.ok()) return cudaSuccess;
-  thread_local std::string complaint;
-  complaint = std::string(status.message());
-  ctx.complaint = complaint.c_str();
-  return status.code() == absl::StatusCode::kUnimplemented
-             ? cudaErrorNotSupported
-             : cudaErrorUnknown;
-}
-
 }  // namespace
 
 void RegisterCollectiveKernels(KernelRegistry& kernels) {
-  kernels.Register("AllReduce", Run<AllReduce>);
-  kernels.Register("Broadcast", Run<Broadcast>);
-  kernels.Register("AllGather", Run<AllGather>);
-  kernels.Register("ExchangePlan", Run<ExchangePlan>);
-  kernels.Register("SendRows", Run<SendRows>);
-  kernels.Register("ReturnRows", Run<ReturnRows>);
+  kernels.Register("AllReduce", RunEnqueue<AllReduce>);
+  kernels.Register("Broadcast", RunEnqueue<Broadcast>);
+  kernels.Register("AllGather", RunEnqueue<AllGather>);
+  kernels.Register("ExchangePlan", RunEnqueue<ExchangePlan>);
+  kernels.Register("SendRows", RunEnqueue<SendRows>);
+  kernels.Register("ReturnRows", RunEnqueue<ReturnRows>);
 }
 
 }  // namespace strata::gpu

@@ -22,6 +22,9 @@ class GpuGroup {
   virtual ~GpuGroup() = default;
 
   // Each of `states` becomes its sum over the ranks, all by one operation.
+  // F32, I32, or BF16, whose sums are rounded to the nearest at each rank that
+  // they come through: n - 1 times of n ranks, as often as one rank rounds that
+  // adds n micro-batches up.
   virtual absl::Status EnqueueAllReduce(absl::Span<const Payload> states,
                                         cudaStream_t stream) = 0;
   // Each of `states` becomes that of rank `root`, all by one operation.

@@ -20,6 +20,7 @@
 #include "core/parallel/collective_checks.h"
 #include "core/parallel/communicator.h"
 #include "core/tensor/dtype.h"
+#include "cuda/nccl/message_copy.h"
 #include "cuda/nccl/nccl_group.h"
 #include "cuda/nccl/nccl_library.h"
 #include "cuda/nccl/nccl_sender.h"
@@ -41,9 +42,10 @@ constexpr int kMessageBlocks = 8;
 constexpr int64_t kHostMessageBytes = 4096;
 
 ncclDataType_t TypeOf(DType dtype) {
-  return dtype == DType::kF32   ? ncclFloat32
-         : dtype == DType::kF64 ? ncclFloat64
-                                : ncclInt32;
+  return dtype == DType::kF32    ? ncclFloat32
+         : dtype == DType::kF64  ? ncclFloat64
+         : dtype == DType::kBF16 ? ncclBfloat16
+                                 : ncclInt32;
 }
 
 bool AreEqual(absl::Span<const int64_t> counts) {
@@ -235,9 +237,7 @@ class NcclRanks : public NcclCommunicator {
     RETURN_IF_ERROR(CheckRank(*this, "send", to));
     int64_t num_bytes = data.num_bytes();
     if (to == rank()) {
-      std::vector<char> copy(num_bytes);
-      RETURN_IF_ERROR(ToStatus(
-          cudaMemcpy(copy.data(), data.data, num_bytes, cudaMemcpyDefault)));
+      ASSIGN_OR_RETURN(MessageCopy copy, MessageCopy::Of(data.data, num_bytes));
       to_self_.push_back(std::move(copy));
       return absl::OkStatus();
     }
@@ -354,14 +354,17 @@ class NcclRanks : public NcclCommunicator {
     if (to_self_.empty()) {
       return broken_ = LateError(*this, "receive", {rank()}, timeout_);
     }
-    const std::vector<char> copy = std::move(to_self_.front());
+    const MessageCopy copy = std::move(to_self_.front());
     to_self_.pop_front();
-    const int64_t num_bytes = copy.size();
+    const int64_t num_bytes = copy.num_bytes();
     if (num_bytes != data.num_bytes()) {
       return broken_ = SizeError(*this, rank(), num_bytes, data);
     }
-    return ToStatus(
-        cudaMemcpy(data.data, copy.data(), num_bytes, cudaMemcpyDefault));
+    if (num_bytes == 0) return absl::OkStatus();
+    RETURN_IF_ERROR(
+        ToStatus(cudaMemcpyAsync(data.data, copy.data(), num_bytes,
+                                 cudaMemcpyDefault, cudaStreamPerThread)));
+    return ToStatus(cudaStreamSynchronize(cudaStreamPerThread));
   }
 
   const NcclLibrary& nccl_;
@@ -374,7 +377,7 @@ class NcclRanks : public NcclCommunicator {
   std::unique_ptr<PeerWindow> window_;  // Null until it is asked for.
   std::map<int, std::unique_ptr<NcclSender>> senders_;
   std::map<int, std::unique_ptr<NcclGroup>> receivers_;
-  std::deque<std::vector<char>> to_self_;
+  std::deque<MessageCopy> to_self_;
   absl::Status broken_;
 };
 

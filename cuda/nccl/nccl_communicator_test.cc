@@ -90,6 +90,35 @@ TEST_F(NcclCommunicatorTest, TakesDeviceMemory) {
   });
 }
 
+// As a rank with several stages of a pipeline does: several on the way, of
+// device memory that is used again at once, none through the host.
+TEST_F(NcclCommunicatorTest, SendsDeviceMemoryToItself) {
+  OnGpus(absl::Seconds(60), [&](Communicator& world) {
+    constexpr int64_t kElements = 70'001;
+    const auto device =
+        DeviceArray<float>::CopyOf(std::vector<float>(kElements));
+    ASSERT_THAT(device, IsOk());
+    const Payload payload = {device->data(), kElements, DType::kF32};
+    const int self = world.rank();
+    for (int turn = 0; turn < 3; ++turn) {
+      const std::vector<float> values(kElements, 10.0f * self + turn);
+      ASSERT_EQ(cudaMemcpy(device->data(), values.data(), payload.num_bytes(),
+                           cudaMemcpyHostToDevice),
+                cudaSuccess);
+      ASSERT_THAT(world.Send(payload, self), IsOk());
+      ASSERT_EQ(cudaMemset(device->data(), 0, payload.num_bytes()),
+                cudaSuccess);
+    }
+    for (int turn = 0; turn < 3; ++turn) {
+      ASSERT_THAT(world.Receive(payload, self), IsOk());
+      EXPECT_THAT(*device->ToHost(), Each(10.0f * self + turn));
+    }
+    std::vector<float> more(4);
+    EXPECT_THAT(world.Receive(PayloadOf(absl::MakeSpan(more)), self),
+                StatusIs(absl::StatusCode::kDeadlineExceeded, _));
+  });
+}
+
 // What a program does: several states by one call, the second time captured.
 TEST_F(NcclCommunicatorTest, SumsOnAStreamThatIsCaptured) {
   OnGpus(absl::Seconds(60), [&](NcclCommunicator& world) {

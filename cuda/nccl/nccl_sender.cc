@@ -9,6 +9,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "core/base/status_macros.h"
+#include "cuda/nccl/message_copy.h"
 #include "cuda/nccl/nccl_group.h"
 #include "cuda/nccl/nccl_library.h"
 #include "cuda/runtime/status.h"
@@ -35,16 +36,11 @@ NcclSender::~NcclSender() {
 }
 
 absl::Status NcclSender::Send(const void* data, int64_t num_bytes) {
-  void* copy = nullptr;
-  RETURN_IF_ERROR(
-      ToStatus(cudaMallocAsync(&copy, num_bytes, cudaStreamPerThread)));
-  RETURN_IF_ERROR(ToStatus(cudaMemcpyAsync(
-      copy, data, num_bytes, cudaMemcpyDefault, cudaStreamPerThread)));
-  RETURN_IF_ERROR(ToStatus(cudaStreamSynchronize(cudaStreamPerThread)));
+  ASSIGN_OR_RETURN(MessageCopy copy, MessageCopy::Of(data, num_bytes));
   {
     const std::lock_guard<std::mutex> lock(mutex_);
     RETURN_IF_ERROR(status_);
-    messages_.push_back({static_cast<char*>(copy), num_bytes});
+    messages_.push_back(std::move(copy));
   }
   changed_.notify_one();
   return absl::OkStatus();
@@ -64,17 +60,18 @@ void NcclSender::Run(
     status_.Update(status);
     changed_.wait(lock, [this] { return closed_ || !messages_.empty(); });
     if (messages_.empty()) return;
-    const Message message = messages_.front();
-    messages_.pop_front();
-    lock.unlock();
-    if (status.ok()) {
-      status = group->Enqueue("send", [&](ncclComm_t comm) {
-        return nccl_.send(message.data, message.num_bytes, ncclInt8, /*peer=*/1,
-                          comm, group->stream());
-      });
-      if (status.ok()) status = group->Wait("send");
+    {
+      const MessageCopy message = std::move(messages_.front());
+      messages_.pop_front();
+      lock.unlock();
+      if (status.ok()) {
+        status = group->Enqueue("send", [&](ncclComm_t comm) {
+          return nccl_.send(message.data(), message.num_bytes(), ncclInt8,
+                            /*peer=*/1, comm, group->stream());
+        });
+        if (status.ok()) status = group->Wait("send");
+      }
     }
-    cudaFreeAsync(message.data, cudaStreamPerThread);
     lock.lock();
   }
 }

@@ -15,6 +15,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "cuda/nccl/message_copy.h"
 #include "cuda/nccl/nccl_group.h"
 
 namespace strata::gpu {
@@ -33,11 +34,6 @@ class NcclSender {
   absl::Status Send(const void* data, int64_t num_bytes);
 
  private:
-  struct Message {
-    char* data = nullptr;  // Of the device.
-    int64_t num_bytes = 0;
-  };
-
   void Run(
       const std::function<absl::StatusOr<std::unique_ptr<NcclGroup>>()>& join);
 
@@ -45,7 +41,7 @@ class NcclSender {
   const NcclLibrary& nccl_;
   std::mutex mutex_;
   std::condition_variable changed_;
-  std::deque<Message> messages_;
+  std::deque<MessageCopy> messages_;
   bool closed_ = false;
   absl::Status status_;
   std::thread thread_;

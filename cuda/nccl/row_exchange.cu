@@ -1,73 +1,20 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "cuda/nccl/peer_push.cuh"
 #include "cuda/nccl/peer_table.h"
 #include "cuda/nccl/row_exchange.h"
-#include "cuda/runtime/fault.h"
 #include "cuda_bf16.h"
 
 namespace strata::gpu {
 namespace {
 
-constexpr int kThreads = 256;
+constexpr int kThreads = kPushThreads;
 constexpr int kWarp = 32;
-constexpr int kUnroll = 4;
 // Enough for the links and for memory on 132 multiprocessors; a segment, whose
 // rows may be many, has a few blocks at least.
 constexpr int kBlocks = 528;
 constexpr int kMinBlocks = 4;
-
-// --- Flags and windows ---
-
-__device__ __forceinline__ void StoreRelease(uint32_t* at, uint32_t value) {
-  asm volatile("st.release.sys.global.u32 [%0], %1;" ::"l"(at), "r"(value)
-               : "memory");
-}
-
-__device__ __forceinline__ uint32_t LoadAcquire(const uint32_t* at) {
-  uint32_t value;
-  asm volatile("ld.acquire.sys.global.u32 %0, [%1];"
-               : "=r"(value)
-               : "l"(at)
-               : "memory");
-  return value;
-}
-
-__device__ __forceinline__ int64_t Nanoseconds() {
-  int64_t time;
-  asm volatile("mov.u64 %0, %globaltimer;" : "=l"(time));
-  return time;
-}
-
-// Where rank `owner` has the flag of `sender`.
-__device__ __forceinline__ uint32_t* FlagOf(const Peers& peers, int owner,
-                                            int sender) {
-  return reinterpret_cast<uint32_t*>(peers.table->block[owner]) + sender;
-}
-
-// Where rank `owner` has what `sender` writes in a turn.
-__device__ __forceinline__ char* PieceOf(const Peers& peers, int owner,
-                                         int sender, uint32_t turn) {
-  const int64_t piece = static_cast<int64_t>(turn & 1) * peers.ranks + sender;
-  return peers.table->block[owner] + kPeerFlagBytes +
-         piece * peers.table->piece_bytes;
-}
-
-// Waits for the flag of rank `r`. Where one did not come the others are not
-// waited for again: the program ends, with the first fault.
-__device__ void WaitFor(const Peers& peers, int r, uint32_t turn) {
-  const uint32_t* const flag = FlagOf(peers, peers.rank, r);
-  volatile int32_t* const late = &peers.table->late;
-  const int64_t begin = Nanoseconds();
-  while (static_cast<int32_t>(LoadAcquire(flag) - turn) < 0) {
-    if (*late != 0) return;
-    if (Nanoseconds() - begin < peers.timeout_ns) continue;
-    *late = 1;
-    constexpr int64_t kNsPerMs = 1'000'000;
-    peers.fault.Report(FaultKind::kLatePeer, r, 0, peers.timeout_ns / kNsPerMs);
-    return;
-  }
-}
 
 // --- The plan: one block ---
 
@@ -87,7 +34,7 @@ __global__ void __launch_bounds__(kMaxOwnedExperts)
   if (thread < peers.ranks) {
     __threadfence_system();
     StoreRelease(FlagOf(peers, thread, peers.rank), turn);
-    WaitFor(peers, thread, turn);
+    WaitForPeer(peers, thread, turn);
   }
   __syncthreads();
   const bool is_late = peers.table->late != 0;
@@ -120,36 +67,6 @@ __global__ void __launch_bounds__(kMaxOwnedExperts)
 
 // --- Rows ---
 
-// Does n elements of a segment, shared out over the blocks of a grid's row: in
-// groups of kWidth that `load` and `store` take by their number where they are
-// aligned, several on their way at once, else by `one` each.
-template <int kWidth, typename Load, typename Store, typename One>
-__device__ __forceinline__ void ForElements(int64_t n, bool aligned,
-                                            const Load& load,
-                                            const Store& store,
-                                            const One& one) {
-  int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x;
-  const int64_t stride = int64_t{gridDim.x} * kThreads;
-  if (!aligned || n % kWidth != 0) {
-    for (; i < n; i += stride) one(i);
-    return;
-  }
-  const int64_t groups = n / kWidth;
-  for (; i + (kUnroll - 1) * stride < groups; i += kUnroll * stride) {
-    decltype(load(0)) group[kUnroll];
-#pragma unroll
-    for (int u = 0; u < kUnroll; ++u) group[u] = load(i + u * stride);
-#pragma unroll
-    for (int u = 0; u < kUnroll; ++u) store(i + u * stride, group[u]);
-  }
-  for (; i < groups; i += stride) store(i, load(i));
-}
-
-__device__ __forceinline__ bool AreAligned(const void* a, const void* b) {
-  return ((reinterpret_cast<uintptr_t>(a) | reinterpret_cast<uintptr_t>(b)) %
-          sizeof(uint4)) == 0;
-}
-
 // Eight floats, or as many of BF16.
 struct Floats {
   float4 low, high;
@@ -158,17 +75,6 @@ union Rounded {
   uint4 bits;
   __nv_bfloat162 pair[4];
 };
-
-// To and from a window, n elements; or between arrays.
-__device__ void CopyElements(float* to, const float* from, int64_t n) {
-  ForElements<4>(
-      n, AreAligned(to, from),
-      [=](int64_t i) { return reinterpret_cast<const float4*>(from)[i]; },
-      [=](int64_t i, float4 group) {
-        reinterpret_cast<float4*>(to)[i] = group;
-      },
-      [=](int64_t i) { to[i] = from[i]; });
-}
 
 __device__ void RoundElements(__nv_bfloat16* to, const float* from, int64_t n) {
   ForElements<8>(
@@ -205,25 +111,34 @@ __device__ void WidenElements(float* to, const __nv_bfloat16* from, int64_t n) {
       [=](int64_t i) { to[i] = __bfloat162float(from[i]); });
 }
 
-// `rows` rows to, or from, row `row` of a piece.
-__device__ void PushRows(const RowExchangeArgs& args, char* piece, int64_t row,
-                         const float* from, int64_t rows) {
-  const int64_t at = row * args.columns, n = rows * args.columns;
-  if (args.rounded) {
-    RoundElements(reinterpret_cast<__nv_bfloat16*>(piece) + at, from, n);
+// n elements from `from_at` of `from` on, to `to_at` of `to` on.
+__device__ void MoveElements(const Rows& to, int64_t to_at, const Rows& from,
+                             int64_t from_at, int64_t n) {
+  auto* const wide_to = static_cast<float*>(to.data) + to_at;
+  auto* const narrow_to = static_cast<__nv_bfloat16*>(to.data) + to_at;
+  const auto* const wide = static_cast<const float*>(from.data) + from_at;
+  const auto* const narrow =
+      static_cast<const __nv_bfloat16*>(from.data) + from_at;
+  if (to.is_bf16) {
+    from.is_bf16 ? CopyElements(narrow_to, narrow, n)
+                 : RoundElements(narrow_to, wide, n);
   } else {
-    CopyElements(reinterpret_cast<float*>(piece) + at, from, n);
+    from.is_bf16 ? WidenElements(wide_to, narrow, n)
+                 : CopyElements(wide_to, wide, n);
   }
 }
 
-__device__ void TakeRows(const RowExchangeArgs& args, float* to,
-                         const char* piece, int64_t row, int64_t rows) {
-  const int64_t at = row * args.columns, n = rows * args.columns;
-  if (args.rounded) {
-    WidenElements(to, reinterpret_cast<const __nv_bfloat16*>(piece) + at, n);
-  } else {
-    CopyElements(to, reinterpret_cast<const float*>(piece) + at, n);
-  }
+// `rows` rows to, or from, row `row` of a piece; `at` is an element.
+__device__ void PushRows(const RowExchangeArgs& args, char* piece, int64_t row,
+                         int64_t at, int64_t rows) {
+  MoveElements({piece, args.rounded}, row * args.columns, args.from, at,
+               rows * args.columns);
+}
+
+__device__ void TakeRows(const RowExchangeArgs& args, int64_t at, char* piece,
+                         int64_t row, int64_t rows) {
+  MoveElements(args.to, at, {piece, args.rounded}, row * args.columns,
+               rows * args.columns);
 }
 
 // Where the rows of sender r for owned expert e begin at the owner.
@@ -260,21 +175,6 @@ __device__ Segment SegmentOf(const RowExchangeArgs& args, int r, int e) {
   return segment;
 }
 
-// The last block to be done says so to the peers.
-__device__ void EndPush(const Peers& peers, uint32_t turn) {
-  __syncthreads();
-  if (threadIdx.x != 0) return;
-  __threadfence_system();
-  const uint32_t num_blocks = gridDim.x * gridDim.y;
-  if (atomicAdd(&peers.table->blocks_done, 1) != num_blocks - 1) return;
-  __threadfence_system();
-  peers.table->blocks_done = 0;
-  peers.table->turn = turn;
-  for (int r = 0; r < peers.ranks; ++r) {
-    StoreRelease(FlagOf(peers, r, peers.rank), turn);
-  }
-}
-
 // blockIdx.y is the owner. Own rows stay where they are.
 __global__ void __launch_bounds__(kThreads)
     PushToOwnersKernel(RowExchangeArgs args) {
@@ -285,7 +185,7 @@ __global__ void __launch_bounds__(kThreads)
     const int64_t begin = args.home_offset[owner * args.experts];
     const int64_t end = args.home_offset[(owner + 1) * args.experts];
     PushRows(args, PieceOf(peers, owner, peers.rank, turn), /*row=*/0,
-             args.from + begin * args.columns, end - begin);
+             begin * args.columns, end - begin);
   }
   EndPush(peers, turn);
 }
@@ -301,14 +201,14 @@ __global__ void __launch_bounds__(kThreads)
     const Segment segment =
         SegmentOf(args, home, static_cast<int>(blockIdx.y) % args.experts);
     PushRows(args, PieceOf(peers, home, peers.rank, turn), segment.in_piece,
-             args.from + segment.grouped * args.columns, rows);
+             segment.grouped * args.columns, rows);
   }
   EndPush(peers, turn);
 }
 
 __global__ void WaitKernel(Peers peers) {
   const int r = static_cast<int>(threadIdx.x);
-  if (r < peers.ranks) WaitFor(peers, r, peers.table->turn);
+  if (r < peers.ranks) WaitForPeer(peers, r, peers.table->turn);
 }
 
 // blockIdx.y is a sender and an owned expert.
@@ -320,14 +220,15 @@ __global__ void __launch_bounds__(kThreads)
   const int64_t rows = args.count[blockIdx.y];
   if (rows == 0) return;
   const Segment segment = SegmentOf(args, sender, e);
-  float* const to = args.to + segment.grouped * args.columns;
+  const int64_t to = segment.grouped * args.columns;
   if (sender != peers.rank) {
     TakeRows(args, to, PieceOf(peers, peers.rank, sender, peers.table->turn),
              segment.in_piece, rows);
     return;
   }
   const int64_t at_home = args.home_offset[sender * args.experts + e];
-  CopyElements(to, args.from + at_home * args.columns, rows * args.columns);
+  MoveElements(args.to, to, args.from, at_home * args.columns,
+               rows * args.columns);
 }
 
 // blockIdx.y is an expert of all.
@@ -338,7 +239,7 @@ __global__ void __launch_bounds__(kThreads)
   const int64_t begin = args.home_offset[blockIdx.y];
   const int64_t rows = args.home_offset[blockIdx.y + 1] - begin;
   if (rows == 0) return;
-  float* const to = args.to + begin * args.columns;
+  const int64_t to = begin * args.columns;
   if (owner != peers.rank) {
     TakeRows(args, to, PieceOf(peers, peers.rank, owner, peers.table->turn),
              begin - args.home_offset[owner * args.experts], rows);
@@ -346,7 +247,7 @@ __global__ void __launch_bounds__(kThreads)
   }
   const Segment segment =
       SegmentOf(args, peers.rank, static_cast<int>(blockIdx.y) % args.experts);
-  CopyElements(to, args.from + segment.grouped * args.columns,
+  MoveElements(args.to, to, args.from, segment.grouped * args.columns,
                rows * args.columns);
 }
 
@@ -356,6 +257,11 @@ dim3 GridFor(int segments) {
 
 }  // namespace
 
+cudaError_t WaitForPeers(const Peers& peers, cudaStream_t stream) {
+  WaitKernel<<<1, kMaxPeers, 0, stream>>>(peers);
+  return cudaGetLastError();
+}
+
 cudaError_t ExchangePlans(const PlanExchangeArgs& args, cudaStream_t stream) {
   PlanKernel<<<1, kMaxOwnedExperts, 0, stream>>>(args);
   return cudaGetLastError();
@@ -364,7 +270,7 @@ cudaError_t ExchangePlans(const PlanExchangeArgs& args, cudaStream_t stream) {
 cudaError_t SendRowsToOwners(const RowExchangeArgs& args, cudaStream_t stream) {
   const int segments = args.peers.ranks * args.experts;
   PushToOwnersKernel<<<GridFor(args.peers.ranks), kThreads, 0, stream>>>(args);
-  WaitKernel<<<1, kMaxPeers, 0, stream>>>(args.peers);
+  WaitForPeers(args.peers, stream);
   TakeAtOwnerKernel<<<GridFor(segments), kThreads, 0, stream>>>(args);
   return cudaGetLastError();
 }
@@ -372,7 +278,7 @@ cudaError_t SendRowsToOwners(const RowExchangeArgs& args, cudaStream_t stream) {
 cudaError_t ReturnRowsHome(const RowExchangeArgs& args, cudaStream_t stream) {
   const int segments = args.peers.ranks * args.experts;
   PushHomeKernel<<<GridFor(segments), kThreads, 0, stream>>>(args);
-  WaitKernel<<<1, kMaxPeers, 0, stream>>>(args.peers);
+  WaitForPeers(args.peers, stream);
   TakeAtHomeKernel<<<GridFor(segments), kThreads, 0, stream>>>(args);
   return cudaGetLastError();
 }

@@ -24,6 +24,10 @@
 
 namespace strata::gpu {
 
+// Waits, on the stream, until all ranks have sent the turn that the kernel
+// before has sent.
+cudaError_t WaitForPeers(const Peers& peers, cudaStream_t stream);
+
 // An owner has at most so many experts.
 constexpr int kMaxOwnedExperts = 1024;
 
@@ -40,15 +44,21 @@ struct PlanExchangeArgs {
 // 4 * experts bytes. Zeros if a rank does not come.
 cudaError_t ExchangePlans(const PlanExchangeArgs& args, cudaStream_t stream);
 
+// Rows of F32, or of BF16.
+struct Rows {
+  void* data = nullptr;
+  bool is_bf16 = false;
+};
+
 struct RowExchangeArgs {
   Peers peers;
   int experts = 0;  // Of an owner.
   int64_t columns = 0;
-  bool rounded = false;                  // Rows go as BF16; own rows stay F32.
+  bool rounded = false;  // Rows go as BF16. Own rows go as they are.
   const int32_t* home_offset = nullptr;  // [ranks * experts + 1]
   const int32_t* count = nullptr;        // [ranks, experts]
-  const float* from = nullptr;           // [rows, columns], at home or at the
-  float* to = nullptr;                   // owner; and where they go
+  Rows from;                             // [rows, columns], at home or at the
+  Rows to;                               // owner; and where they go
 };
 
 // Bytes of an element that is on its way.

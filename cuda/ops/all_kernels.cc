@@ -21,6 +21,7 @@
 #include "cuda/ops/matmul.h"
 #include "cuda/ops/norm.h"
 #include "cuda/ops/optimizer.h"
+#include "cuda/ops/placement/expert_placement.h"
 #include "cuda/ops/quant_matmul.h"
 #include "cuda/ops/rope.h"
 #include "cuda/ops/step/head_loss.h"
@@ -38,6 +39,7 @@ KernelTable AllCudaKernels() {
   RegisterDispatchKernels(table);
   RegisterElementwiseKernels(table);
   RegisterEmbeddingKernels(table);
+  RegisterExpertPlacementKernels(table);
   RegisterFusedExpertsKernels(table);
   RegisterFusedGateKernels(table);
   RegisterFusedLatentKernels(table);

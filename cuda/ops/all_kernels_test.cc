@@ -10,9 +10,11 @@
 #include "core/model/config.h"
 #include "core/model/decoder.h"
 #include "core/ops/elementwise.h"
+#include "core/ops/expert_placement.h"
 #include "core/ops/fused_gate.h"
 #include "core/passes/autodiff.h"
 #include "core/passes/fuse/fuse.h"
+#include "core/passes/partition/partition_experts.h"
 #include "core/tensor/dtype.h"
 #include "core/testing/status_matchers.h"
 #include "gtest/gtest.h"
@@ -76,6 +78,39 @@ TEST(FusedPresetTest, GatesAreOneOperator) {
   }
   EXPECT_EQ(gates, config.num_layers() *
                        config.moe().hierarchical().tier_experts_size());
+}
+
+// What a rank runs whose experts move: choices become slots, and an update sums
+// over copies and knows every expert once.
+TEST(RebalancedGraphTest, EveryOperatorHasAKernel) {
+  GraphBuilder b;
+  DecoderOptions options;
+  options.max_tokens = 64;
+  BuildDecoder(b, *ModelPreset("small"), options);
+  const auto graph = b.Finish();
+  ASSERT_THAT(graph, IsOk());
+  const auto rank = PartitionExperts(*graph, /*ep=*/4, /*ep_rank=*/1,
+                                     {/*movable=*/true, /*spare=*/1});
+  ASSERT_THAT(rank, IsOk());
+  GraphBuilder update(DType::kF32);
+  const SlotTable slots = {update.State("table", DType::kI32, {Static(8)}),
+                           /*experts=*/4, 4};
+  const ValueId grad =
+      update.State("grad", DType::kF32, {Static(2), Static(3)});
+  SumCopies(update, {grad}, slots, "ep");
+  update.Output(
+      "norm", ExpertNorm(update, {grad}, strata::Fill(update, 1), slots, "ep"));
+  const auto summed = update.Finish();
+  ASSERT_THAT(summed, IsOk());
+  const KernelTable table = AllCudaKernels();
+  int64_t placed = 0;
+  for (const Graph* const each : {&rank->graph, &*summed}) {
+    for (const Node& node : each->nodes()) {
+      EXPECT_NE(table.Find(node.op->name).run, nullptr) << node.op->name;
+      placed += node.op->name == kPlaceChoices.name;
+    }
+  }
+  EXPECT_GT(placed, 0);
 }
 
 INSTANTIATE_TEST_SUITE_P(

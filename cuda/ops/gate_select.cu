@@ -52,7 +52,7 @@ __device__ void SortBest(const int64_t* candidates, int n, int k,
   __syncwarp();
 }
 
-__device__ float BiasedScore(const float* score, const float* bias, int e) {
+__device__ float BiasedScore(const float* score, const float* bias, int64_t e) {
   return score[e] + (bias != nullptr ? bias[e] : 0.f);
 }
 
@@ -236,19 +236,33 @@ __global__ void __launch_bounds__(kThreads) TopKSelectKernel(TopKArgs args) {
 }
 
 // The best column of a row of any width, by a block: what a greedy choice among
-// a vocabulary is.
-__global__ void __launch_bounds__(kBlock)
+// a vocabulary is. Of one row, a block is all there is: so it has many loads on
+// their way.
+constexpr int kBestThreads = 1024;
+__global__ void __launch_bounds__(kBestThreads)
     BestColumnKernel(Extent rows, int64_t columns, const float* score,
                      const float* bias, int32_t* best) {
-  __shared__ int64_t best_of[kWarpsPerBlock];
+  __shared__ int64_t best_of[kBestThreads / kWarp];
   const int64_t t = rows.Get();
+  const bool wide = columns % 4 == 0 && bias == nullptr &&
+                    reinterpret_cast<uintptr_t>(score) % sizeof(float4) == 0;
   for (int64_t i = blockIdx.x; i < t; i += gridDim.x) {
+    const float* const row = score + i * columns;
     int64_t mine = kNoCandidate;
+    if (wide) {
 #pragma unroll 8
-    for (int64_t c = threadIdx.x; c < columns; c += kBlock) {
-      const float value =
-          score[i * columns + c] + (bias != nullptr ? bias[c] : 0.f);
-      mine = max(mine, MakeCandidate(value, c));
+      for (int64_t c = threadIdx.x; c < columns / 4; c += kBestThreads) {
+        const float4 v = reinterpret_cast<const float4*>(row)[c];
+        mine = max(mine, MakeCandidate(v.x, 4 * c));
+        mine = max(mine, MakeCandidate(v.y, 4 * c + 1));
+        mine = max(mine, MakeCandidate(v.z, 4 * c + 2));
+        mine = max(mine, MakeCandidate(v.w, 4 * c + 3));
+      }
+    } else {
+#pragma unroll 8
+      for (int64_t c = threadIdx.x; c < columns; c += kBestThreads) {
+        mine = max(mine, MakeCandidate(BiasedScore(row, bias, c), c));
+      }
     }
 #pragma unroll
     for (int d = kWarp / 2; d > 0; d /= 2) {
@@ -273,7 +287,7 @@ cudaError_t RunTopKSelect(const KernelContext& ctx) {
       score.dim(1) < INT32_MAX) {
     const auto blocks =
         static_cast<unsigned>(std::clamp<int64_t>(score.dim(0), 1, kMaxBlocks));
-    BestColumnKernel<<<blocks, kBlock, 0, ctx.stream>>>(
+    BestColumnKernel<<<blocks, kBestThreads, 0, ctx.stream>>>(
         score.rows(), score.dim(1), score.as<float>(),
         ctx.has(1) ? ctx.in(1).as<float>() : nullptr, ctx.out(0).as<int32_t>());
     return cudaGetLastError();

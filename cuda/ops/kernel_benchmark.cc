@@ -473,8 +473,7 @@ void AddMoeLayer(const MoeShape& m, int64_t tokens, const Published& best,
       best, /*calls=*/8);
 }
 
-// The same by the kernels for a few tokens, which begin where their experts
-// have been listed (choose_experts.h).
+// The same by the kernels for a few tokens, which begin with a gate's logits.
 void AddFewExperts(const MoeShape& m, int64_t tokens, const Published& best) {
   const int64_t slots = tokens * m.k, active = std::min(m.experts, slots);
   const double flops = 6.0 * slots * m.d * m.width;
@@ -485,41 +484,41 @@ void AddFewExperts(const MoeShape& m, int64_t tokens, const Published& best) {
       flops, bytes,
       [=](Arrays& arrays) -> Call {
         constexpr int kInputs = 8;
-        std::vector<const int32_t*> listed, picked;
+        std::vector<const float*> logits;
         std::vector<const __nv_bfloat16*> x;
         for (int i = 0; i < kInputs; ++i) {
           // As far as they go here, balanced choices have no expert twice.
           const std::vector<int32_t> list =
               BalancedChoices({tokens, m.experts, m.k}, i);
-          std::vector<int32_t> pick(slots * 8, -1);
+          std::vector<float> row(tokens * m.experts, -1.f);
           for (int64_t s = 0; s < slots; ++s) {
-            pick[s * 8 + s / m.k] = static_cast<int32_t>(s % m.k);
+            row[s / m.k * m.experts + list[s]] = 1.f;
           }
-          listed.push_back(arrays.Copy(list));
-          picked.push_back(arrays.Copy(pick));
+          logits.push_back(arrays.Copy(row));
           x.push_back(arrays.Normal(tokens * m.d));
         }
         FewExpertsArgs args;
-        args.tokens = {tokens, nullptr};
-        args.k = static_cast<int>(m.k);
-        args.num_experts = static_cast<int>(m.experts);
+        args.choice.tokens = {tokens, nullptr};
+        args.choice.k = static_cast<int>(m.k);
+        args.choice.num_experts = static_cast<int>(m.experts);
+        args.choice.normalize = true;
+        args.choice.offset = arrays.Make<int32_t>(m.experts + 1);
+        args.choice.rows = arrays.Make<int32_t>(1);
+        args.counters = reinterpret_cast<ExpertCounters*>(
+            arrays.Copy(std::vector<int32_t>(sizeof(ExpertCounters) / 4, 0)));
         args.d = m.d;
         args.width = m.width;
         args.gate_up = Bf16Rows(arrays.Normal(m.experts * 2 * m.width * m.d),
                                 2 * m.width, m.d);
         args.down =
             Bf16Rows(arrays.Normal(m.experts * m.d * m.width), m.d, m.width);
-        args.weight = arrays.Copy(std::vector<float>(slots, 0.125f));
-        args.num_active =
-            arrays.Copy(std::vector<int32_t>(1, static_cast<int32_t>(slots)));
         args.h = arrays.Make<float>(tokens * m.d);
         args.y = arrays.Make<float>(tokens * m.d);
         args.hidden = reinterpret_cast<__nv_bfloat16*>(
             arrays.Make<BFloat16>(slots * m.width));
         return [=](int64_t i) mutable {
           args.x = x[i % kInputs];
-          args.active = listed[i % kInputs];
-          args.pick = picked[i % kInputs];
+          args.choice.logits = logits[i % kInputs];
           return FewExperts(args, nullptr);
         };
       },

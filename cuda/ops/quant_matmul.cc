@@ -13,7 +13,7 @@ namespace {
 
 // Up to so many rows at the bound, of an expert as many on average, weights are
 // read once without tiles that would be nearly empty.
-constexpr int64_t kMaxFewRows = 16;
+constexpr int64_t kMaxFewRows = 8;
 constexpr int64_t kMaxFewRowsOfExpert = 4;
 
 cudaError_t RunProduct(const KernelContext& ctx, const QuantProductArgs& args) {

@@ -126,13 +126,15 @@ TEST_P(RoutedExpertsTest, RoundedOperandsStayWithinTheirRounding) {
               IsOk());
 }
 
-// Up to 8 tokens, and up to 32, go other ways than more; and widths that have
+// Up to 8 tokens, and up to 32, go other ways than more; rows longer than a
+// stage of those, with more tiles than a GPU has blocks; and widths that have
 // no tiles.
 INSTANTIATE_TEST_SUITE_P(
     Layers, RoutedExpertsTest,
     testing::Values(Routed{"one", 1, 16, 8, 256, 128, 128},
                     Routed{"softmax", 2, 48, 2, 512, 128, 0, true},
                     Routed{"eight", 8, 32, 8, 256, 256, 128},
+                    Routed{"segments", 3, 16, 4, 2304, 1088, 1088},
                     Routed{"nine", 9, 32, 8, 256, 256, 128},
                     Routed{"thirty", 25, 16, 4, 256, 128, 128},
                     Routed{"many", 200, 16, 3, 256, 128, 64},

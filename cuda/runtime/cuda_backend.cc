@@ -151,6 +151,13 @@ absl::Status CudaBackend::Copy(void* to, const void* from, int64_t num_bytes) {
                                   cudaMemcpyDeviceToDevice, stream_));
 }
 
+absl::Status CudaBackend::Clear(void* data, int64_t num_bytes) {
+  if (num_bytes == 0) return absl::OkStatus();
+  char* const device = twins_->DeviceOf(data);
+  CHECK(device != nullptr) << "not in the backend's memory";
+  return ToStatus(cudaMemsetAsync(device, 0, num_bytes, stream_));
+}
+
 absl::StatusOr<void*> CudaBackend::KernelAddress(void* data) {
   RETURN_IF_ERROR(ToStatus(cudaStreamSynchronize(stream_)));
   char* const device = twins_->DeviceOf(data);

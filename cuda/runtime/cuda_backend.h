@@ -62,8 +62,9 @@ class CudaBackend : public Backend {
   bool shares_host_memory() const override { return false; }
   absl::Status ToDevice(const TensorView& tensor) override;
   absl::Status ToHost(const TensorView& tensor) override;
-  // On stream(); does not wait.
+  // On stream(); they do not wait.
   absl::Status Copy(void* to, const void* from, int64_t num_bytes) override;
+  absl::Status Clear(void* data, int64_t num_bytes) override;
   absl::StatusOr<void*> KernelAddress(void* data) override;
   absl::StatusOr<std::unique_ptr<Executable>> Compile(
       const Graph& graph, absl::Span<char* const> address) override;

@@ -15,7 +15,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
-#include "absl/time/time.h"
+#include "absl/synchronization/mutex.h"
 #include "core/base/check.h"
 #include "core/base/status_macros.h"
 #include "core/graph/attrs.h"
@@ -23,12 +23,19 @@
 #include "core/runtime/kernel_registry.h"
 #include "core/tensor/dtype.h"
 #include "cuda/runtime/cuda_backend.h"
+#include "cuda/runtime/fault_status.h"
 #include "cuda/runtime/status.h"
 #include "cuda/runtime/together.h"
 #include "cuda_runtime_api.h"
 
 namespace strata::gpu {
 namespace {
+
+// Held while a program runs whose kernels have to be alone, on whichever GPU.
+absl::Mutex& AloneMutex() {
+  static auto* const mutex = new absl::Mutex;
+  return *mutex;
+}
 
 // Results up to this size come with every run; larger ones when asked for.
 constexpr int64_t kSmallBytes = 64 << 10;
@@ -113,6 +120,7 @@ absl::Status CudaExecutable::Bind(absl::Span<char* const> address) {
   RETURN_IF_ERROR(BindResults(address));
   for (size_t id = 0; id < graph_.nodes().size(); ++id) {
     ASSIGN_OR_RETURN(Step step, BindStep(id));
+    alone_ |= step.kernels.alone;
     steps_.push_back(std::move(step));
   }
   BindTogether();
@@ -467,6 +475,8 @@ absl::Status CudaExecutable::Capture() {
 }
 
 absl::Status CudaExecutable::Run(const Options& options) {
+  std::unique_ptr<absl::MutexLock> lock;
+  if (alone_) lock = std::make_unique<absl::MutexLock>(&AloneMutex());
   for (const Range& taken : taken_inputs_) {
     std::memcpy(staged_inputs_ + taken.offset, inputs_ + taken.offset,
                 taken.num_bytes);
@@ -507,7 +517,9 @@ absl::Status CudaExecutable::ReadResults() {
   }
   Fault fault;
   std::memcpy(&fault, staged_results_, sizeof(fault));
-  RETURN_IF_ERROR(FaultStatus(fault));
+  if (fault.kind != static_cast<int32_t>(FaultKind::kNone)) {
+    return At(graph_.node(fault.node), FaultStatus(fault));
+  }
   for (const Small& small : small_) {
     std::memcpy(small.host, staged_results_ + small.offset, small.num_bytes);
   }
@@ -519,47 +531,6 @@ absl::Status CudaExecutable::Fetch(ValueId value, const TensorView& tensor) {
       std::any_of(small_.begin(), small_.end(),
                   [value](const Small& small) { return small.value == value; });
   return is_here ? absl::OkStatus() : backend_.ToHost(tensor);
-}
-
-absl::Status CudaExecutable::FaultStatus(const Fault& fault) const {
-  const auto make = [&](absl::string_view what, absl::string_view is,
-                        absl::string_view want) {
-    return At(graph_.node(fault.node), absl::InvalidArgumentError(absl::StrCat(
-                                           what, " ", fault.place, " ", is, " ",
-                                           fault.value, "; want ", want)));
-  };
-  const std::string below = absl::StrCat("0 to ", fault.limit - 1);
-  const std::string or_none = absl::StrCat("-1 to ", fault.limit - 1);
-  const std::string rising = absl::StrCat("rising, to ", fault.limit);
-  switch (static_cast<FaultKind>(fault.kind)) {
-    case FaultKind::kNone:
-      return absl::OkStatus();
-    case FaultKind::kTokenId:
-      return make("token", "has id", below);
-    case FaultKind::kTarget:
-      return make("token", "has target", or_none);
-    case FaultKind::kExpert:
-      return make("slot", "names expert", or_none);
-    case FaultKind::kRowIndex:
-      return make("index", "is row", below);
-    case FaultKind::kPosition:
-      return make("token", "has position", "0 or more");
-    case FaultKind::kCacheRow:
-      return make("token", "goes to, or sees, cache row", below);
-    case FaultKind::kOffsets:
-      return make("the rows of expert", "begin at", rising);
-    case FaultKind::kSequence:
-      return make("sequence", "starts at", rising);
-    case FaultKind::kStep:
-      return make("place", "has step", "1 or more");
-    case FaultKind::kLatePeer:
-      return At(graph_.node(fault.node),
-                absl::DeadlineExceededError(absl::StrCat(
-                    "rank ", fault.place, " of its group has not come in ",
-                    absl::FormatDuration(absl::Milliseconds(fault.limit)))));
-  }
-  return absl::InternalError(
-      absl::StrCat("a kernel reported fault ", fault.kind));
 }
 
 absl::Status CudaExecutable::CheckFinite(NodeId id) const {

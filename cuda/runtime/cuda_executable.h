@@ -107,7 +107,6 @@ class CudaExecutable : public Executable {
   absl::Status Poison();
   absl::Status Capture();
   absl::Status ReadResults();
-  absl::Status FaultStatus(const Fault& fault) const;
 
   const Graph& graph_;
   CudaBackend& backend_;
@@ -118,6 +117,7 @@ class CudaExecutable : public Executable {
   std::vector<bool> is_left_;  // [values] inputs that are on the device.
   std::vector<std::unique_ptr<DeviceArray<char>>> constants_;
   bool updates_parameters_ = false;
+  bool alone_ = false;  // Some step's kernel is (OpKernels::alone).
   DeviceScratch scratch_;
   int num_runs_ = 0;
   cudaGraphExec_t captured_ = nullptr;

@@ -19,6 +19,9 @@ enum class FaultKind : int32_t {
   kOffsets,   // Offset of expert `place`; want rising, to `limit` at the end.
   kSequence,  // Start of sequence `place`; want rising, to `limit` at the end.
   kStep,      // The number of the step; want 1 or more.
+  kTable,     // Of slot `place` of a table; want 0 to limit - 1.
+  kChoice,    // Expert of choice `place`; want one with a slot, or -1.
+  kNoSlot,    // Expert `place` of `limit` has none in a table.
   // No bad data: rank `place` of the operator's group, which was waited for
   // `limit` milliseconds, has not come.
   kLatePeer,

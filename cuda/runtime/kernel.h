@@ -141,10 +141,12 @@ using Kernel = cudaError_t (*)(const KernelContext& ctx);
 // What runs an operator. `prepare`, if there is one, makes what is a function
 // of parameters alone and keeps it (KernelContext::Keep) where `run` finds it;
 // it reads no other inputs, and runs before `run` whenever parameters may have
-// changed.
+// changed. `alone`: its blocks may wait for each other and want all of the GPU
+// for that, so that no other program with such a kernel runs beside this one.
 struct OpKernels {
   Kernel run = nullptr;
   Kernel prepare = nullptr;
+  bool alone = false;
 };
 
 // Which kernel runs which operator. All are for F32 (beside I32 and U8
@@ -152,8 +154,8 @@ struct OpKernels {
 class KernelRegistry {
  public:
   virtual ~KernelRegistry() = default;
-  virtual void Register(const char* op, Kernel run,
-                        Kernel prepare = nullptr) = 0;
+  virtual void Register(const char* op, Kernel run, Kernel prepare = nullptr,
+                        bool alone = false) = 0;
 };
 
 }  // namespace strata::gpu

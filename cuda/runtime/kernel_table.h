@@ -14,8 +14,9 @@ namespace strata::gpu {
 
 class KernelTable : public KernelRegistry {
  public:
-  void Register(const char* op, Kernel run, Kernel prepare = nullptr) override {
-    CHECK(kernels_.emplace(op, OpKernels{run, prepare}).second)
+  void Register(const char* op, Kernel run, Kernel prepare = nullptr,
+                bool alone = false) override {
+    CHECK(kernels_.emplace(op, OpKernels{run, prepare, alone}).second)
         << op << " has a kernel already";
   }
 

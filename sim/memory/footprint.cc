@@ -14,7 +14,6 @@ namespace {
 
 constexpr double kGiB = static_cast<double>(int64_t{1} << 30);
 constexpr double kWeightBytes = 2;
-constexpr double kMasterBytes = 4;
 
 }  // namespace
 
@@ -29,7 +28,7 @@ Footprint TrainingFootprint(const TrainingMemory& memory) {
   Footprint footprint;
   footprint.weights = held(kWeightBytes, 3);
   footprint.gradients = held(memory.gradient_bytes, 2);
-  footprint.optimizer = held(kMasterBytes + 2 * memory.moment_bytes, 1);
+  footprint.optimizer = held(memory.master_bytes + 2 * memory.moment_bytes, 1);
   footprint.activations = memory.activation_bytes;
   footprint.buffers = kContextBytes + memory.workspace_bytes;
   footprint.capacity = memory.capacity;

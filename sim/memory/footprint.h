@@ -3,9 +3,9 @@
 //   weights      BF16; cut by TP, EP, PP; over data parallel ranks with zero3
 //   gradients    FP32 or BF16, as they are summed over micro-batches; with
 //                zero2 cut
-//   optimizer    FP32 master weight and two moments, FP32 or BF16: 12 or 8
-//                bytes a parameter; with zero1 and above cut over data parallel
-//                ranks
+//   optimizer    FP32 master weight, unless BF16 weights are all there are,
+//                and two moments, FP32 or BF16: 4 to 12 bytes a parameter; with
+//                zero1 and above cut over data parallel ranks
 //   activations  what the graph's gradients read, times the micro-batches that
 //                the schedule holds (pipeline_timeline.h)
 //   KV cache     serving
@@ -55,7 +55,8 @@ struct TrainingMemory {
   double dense_replicas = 1;    // Ranks with the same dense parameters,
   double expert_replicas = 1;   // and with the same experts.
   double gradient_bytes = 4;    // Of a gradient,
-  double moment_bytes = 4;      // and of each of two moments.
+  double moment_bytes = 4;      // of each of two moments,
+  double master_bytes = 4;      // and of the weight that they step.
   double activation_bytes = 0;  // At the peak.
   double workspace_bytes = 0;
   double capacity = 0;

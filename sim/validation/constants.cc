@@ -32,6 +32,10 @@ constexpr MachineConstant kMachineConstants[] = {
     {"row_count_seconds", &TrainingConstants::row_count_seconds},
     {"host_seconds_per_step", &TrainingConstants::host_seconds_per_step},
     {"optimizer_memory_share", &TrainingConstants::optimizer_memory_share},
+    {"row_exchange_gb_per_s", &TrainingConstants::row_exchange_gb_per_s},
+    {"row_exchange_seconds", &TrainingConstants::row_exchange_seconds},
+    {"row_exchange_bytes", &TrainingConstants::row_exchange_bytes},
+    {"stash_traffic", &TrainingConstants::stash_traffic},
 };
 
 class FirstError : public google::protobuf::io::ErrorCollector {

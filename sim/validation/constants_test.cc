@@ -43,18 +43,24 @@ TEST(ParseConstantsTest, GivesEachKindItsConstants) {
 
 // Those of Strata's own trainer: nothing waits for the host within a step.
 TEST(ParseConstantsTest, ReadsTheTrainersOwn) {
-  const absl::StatusOr<std::string> text =
-      ReadFile("sim/validation/strata_h100.textproto");
-  ASSERT_THAT(text, IsOk());
-  const absl::StatusOr<Constants> constants = ParseConstants(*text);
-  ASSERT_THAT(constants, IsOk());
+  for (const std::string file : {"sim/validation/strata_h100.textproto",
+                                 "sim/validation/strata_h100_bf16.textproto"}) {
+    SCOPED_TRACE(file);
+    const absl::StatusOr<std::string> text = ReadFile(file);
+    ASSERT_THAT(text, IsOk());
+    const absl::StatusOr<Constants> constants = ParseConstants(*text);
+    ASSERT_THAT(constants, IsOk());
 
-  const absl::StatusOr<Software> software = SoftwareOf(*constants, "strata");
+    const absl::StatusOr<Software> software = SoftwareOf(*constants, "strata");
 
-  ASSERT_THAT(software, IsOk());
-  EXPECT_EQ(software->On("h100").host_seconds_per_node, 0);
-  EXPECT_EQ(software->On("h100").row_count_seconds, 0);
-  EXPECT_GT(software->On("h100").host_seconds_per_step, 0);
+    ASSERT_THAT(software, IsOk());
+    const TrainingConstants of = software->On("h100");
+    EXPECT_EQ(of.host_seconds_per_node, 0);
+    EXPECT_EQ(of.row_count_seconds, 0);
+    EXPECT_GT(of.host_seconds_per_step, 0);
+    EXPECT_GT(of.row_exchange_gb_per_s, 0);
+    EXPECT_GT(of.row_exchange_seconds, 0);
+  }
 }
 
 TEST(ParseConstantsTest, AKindWithFewRowsIsAsUncertainAsAll) {

@@ -69,6 +69,7 @@ class Costing {
         kernels_(*in.kernels),
         network_(*in.network),
         loads_(*in.loads),
+        constants_(in.constants),
         tokens_(static_cast<double>(layout_.TokensPerRank())),
         tp_(static_cast<double>(layout_.tensor)),
         etp_(static_cast<double>(layout_.expert_tensor)) {}
@@ -445,7 +446,7 @@ class Costing {
       return absl::OkStatus();
     }
     Kernel sort;  // Reads and writes each row.
-    sort.bytes = 2 * kBf16Bytes * rows.sum *
+    sort.bytes = constants_.row_exchange_bytes * rows.sum *
                  static_cast<double>(model_.config().d_model());
     ASSIGN_OR_RETURN(const KernelTime time, kernels_.Of(sort));
     const auto family = static_cast<size_t>(Family::kElementwise);
@@ -488,6 +489,10 @@ class Costing {
       dispatch = time.dispatch_seconds;
       combine = time.combine_seconds;
       sent = time.bytes_sent;
+    } else if (layout_.expert > 1 && constants_.row_exchange_gb_per_s > 0) {
+      const double away = 1 - 1.0 / static_cast<double>(layout_.expert);
+      sent = 2 * rows.sum / etp_ * d * kBf16Bytes * away;
+      dispatch = combine = constants_.RowExchangeSeconds(sent / 2);
     } else if (layout_.expert > 1) {
       // Rows of the busiest rank: all-to-all-v waits for whom it is most for.
       const double bytes = rows.sum / etp_ * d * kBf16Bytes;
@@ -573,6 +578,7 @@ class Costing {
   const KernelTimes& kernels_;
   const CommTimes& network_;
   const ExpertLoads& loads_;
+  const TrainingConstants constants_;
   const double tokens_;
   const double tp_;
   const double etp_;

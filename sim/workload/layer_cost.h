@@ -106,6 +106,7 @@ struct CostInputs {
   const KernelTimes* kernels = nullptr;
   const CommTimes* network = nullptr;
   const ExpertLoads* loads = nullptr;
+  TrainingConstants constants = {};
 };
 
 // Returns the error of a kernel or a collective, if one has any.

@@ -56,7 +56,8 @@ constexpr FlagWord kFlags[] = {
     {"epo", &Layout::overlap_expert},    {"ptb", &Layout::parallel_block},
     {"ppb", &Layout::blocking_hops},     {"dps", &Layout::sequential_data},
     {"grad16", &Layout::bf16_gradients}, {"mom16", &Layout::bf16_moments},
-    {"loss32", &Layout::unfused_loss},   {"ebias", &Layout::expert_bias},
+    {"w16", &Layout::bf16_weights},      {"loss32", &Layout::unfused_loss},
+    {"ebias", &Layout::expert_bias},
 };
 
 constexpr Recompute kRecomputes[] = {Recompute::kNone, Recompute::kSelective,

@@ -30,6 +30,7 @@
 //                    not under it
 //   grad16           gradients are added up and reduced in BF16    off
 //   mom16            Adam's moments are BF16                       off
+//   w16              weights are BF16, without FP32 masters        off
 //   loss32           the loss by separate FP32 kernels, as         off
 //                    Megatron's without fusion; else one kernel
 //   ebias            experts have biases, which separate kernels    off
@@ -83,6 +84,7 @@ struct Layout {
   bool sequential_data = false;
   bool bf16_gradients = false;
   bool bf16_moments = false;
+  bool bf16_weights = false;
   bool unfused_loss = false;
   bool expert_bias = false;
   int64_t mtp_layers = 0;

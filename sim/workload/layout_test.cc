@@ -20,7 +20,7 @@ using ::testing::HasSubstr;
 TEST(LayoutTest, ReadsItsWordsAndPrintsThemAgain) {
   const std::string text =
       "tp2,cp4,pp16,ep64,vp3,mbs2,gbs15360,seq8192,zero3,mtp1,sp,fp8,fp8d,"
-      "act8,deepep,epo,ptb,ppb,grad16,mom16,loss32,ebias,recompute=torch";
+      "act8,deepep,epo,ptb,ppb,grad16,mom16,w16,loss32,ebias,recompute=torch";
 
   const absl::StatusOr<Layout> layout = ParseLayout(text);
 

@@ -52,6 +52,22 @@ struct TrainingConstants {
   double host_seconds_per_step = 0;
   // Share of its peak at which the optimizer streams through memory.
   double optimizer_memory_share = 0.8;
+  // Where kernels write rows into other GPUs' memory: the rate at which a GPU
+  // sends or receives them, of the busiest. 0: all-to-alls of the library.
+  double row_exchange_gb_per_s = 0;
+  // And what an exchange, a dispatch or a combine, takes without any rows:
+  // launches, and flags that are waited for.
+  double row_exchange_seconds = 0;
+  // Bytes of its memory that an element of an exchange takes at the experts'
+  // rank, which sorts it: BF16 read and written, unless there are more copies.
+  double row_exchange_bytes = 4;
+  // Bytes through memory for each byte that a pipeline's stage keeps of a
+  // micro-batch: copied to its stash, and from there.
+  double stash_traffic = 0;
+  // Of one, of as many bytes on the busiest rank's link.
+  double RowExchangeSeconds(double bytes) const {
+    return row_exchange_seconds + bytes / (1e9 * row_exchange_gb_per_s);
+  }
   // Median of the relative errors of steps that no fit has seen.
   double step_error = 0.1;
 };

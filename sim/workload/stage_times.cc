@@ -116,6 +116,14 @@ void StageTimes::AddShard(int stage, double compute, double rounds,
   parts[kShardPart] = std::max(comm - compute, comm / layers);
 }
 
+// A stage's programs of one micro-batch leave each other what is kept: half of
+// the copies are the forward pass's, half the backward pass's.
+double StageTimes::StashSeconds(int stage) const {
+  if (layout_.pipeline < 2) return 0;
+  return stages_[stage].cost.activation_bytes * constants_.stash_traffic / 2 /
+         machine_.memory_bytes_per_second;
+}
+
 Parts StageTimes::Forward(int stage) const {
   const LayerCost& s = stages_[stage].cost;
   Parts parts = {};
@@ -125,6 +133,7 @@ Parts StageTimes::Forward(int stage) const {
   parts[kContextPart] = s.forward_comm.context;
   AddExperts(s.forward_comm, compute, parts);
   AddShard(stage, compute, 1, parts);
+  parts[kHopPart] = StashSeconds(stage);
   return parts;
 }
 
@@ -140,6 +149,7 @@ Parts StageTimes::InputGrad(int stage) const {
   parts[kContextPart] = s.backward_comm.context;
   AddExperts(s.backward_comm, compute, parts);
   AddShard(stage, compute, 2, parts);
+  parts[kHopPart] = StashSeconds(stage);
   return parts;
 }
 

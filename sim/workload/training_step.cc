@@ -40,7 +40,7 @@ class Step {
 
   absl::StatusOr<StepResult> Run() {
     ASSIGN_OR_RETURN(cost_, CostOfModel({in_.model, &layout_, in_.kernels,
-                                         in_.network, &in_.loads}));
+                                         in_.network, &in_.loads, constants_}));
     stages_ = MakeStages(*in_.model, layout_, in_.schedule, cost_);
     RETURN_IF_ERROR(MakeSchedule());
     RETURN_IF_ERROR(Time());
@@ -202,8 +202,8 @@ class Step {
         WaitForHost(HostSeconds(device, item), parts);
         // A send and a receive at once, both waited for.
         if (layout_.blocking_hops) {
-          parts[kHopPart] = hop * ((item.has_forward() ? 1 : 0) +
-                                   (item.has_input_grad() ? 1 : 0));
+          parts[kHopPart] += hop * ((item.has_forward() ? 1 : 0) +
+                                    (item.has_input_grad() ? 1 : 0));
         }
         const double plain = Sum(parts);
         const double slowdown = SlowdownOf(device);
@@ -368,8 +368,11 @@ class Step {
   double GradientBytes() const { return layout_.bf16_gradients ? 2 : 4; }
   double MomentBytes() const { return layout_.bf16_moments ? 2 : 4; }
   // Adam reads the gradient, the FP32 master weight and two moments, and writes
-  // the latter three and a BF16 weight.
+  // the latter three and a BF16 weight; or BF16 weights are all there are.
   double OptimizerTraffic() const {
+    if (layout_.bf16_weights) {
+      return GradientBytes() + 2 * kBf16Bytes + 4 * MomentBytes();
+    }
     return GradientBytes() + 2 * 4 + 4 * MomentBytes() + kBf16Bytes;
   }
 
@@ -451,6 +454,7 @@ class Step {
           output;
       memory.gradient_bytes = GradientBytes();
       memory.moment_bytes = MomentBytes();
+      if (layout_.bf16_weights) memory.master_bytes = 0;
       memory.workspace_bytes = WorkspaceBytes(d);
       memory.capacity = in_.machine.memory_bytes;
       device.memory = TrainingFootprint(memory);

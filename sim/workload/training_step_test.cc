@@ -295,6 +295,56 @@ TEST_F(TrainingStepTest, TheHostHandlesWhatAnAllToAllBringsPieceByPiece) {
   EXPECT_NEAR(seconds(20e-3) - seconds(10e-3), 4 * 2 * 2 * 8 * 2 * 10e-3, 1e-9);
 }
 
+// Rows that kernels write into peers' memory: of a rank that has them all
+// alike, 7 of 8 leave it, at a rate of their own, and each exchange has a cost.
+TEST_F(TrainingStepTest, RowsThatKernelsExchangeTakeTheirOwnRate) {
+  StepInputs inputs =
+      Inputs(kExperts, "ep8,gbs8,seq1024", PipelineKind::k1F1B, 8);
+  TrainingConstants& constants = inputs.software.unmeasured;
+  constants.row_exchange_gb_per_s = 100;
+  const double bytes = Run(inputs).bytes_expert;
+  const double exposed = PartOf(Run(inputs), "exposed dispatch and combine");
+  EXPECT_GT(exposed, 0);
+  EXPECT_NEAR(exposed, bytes / 100e9, 1e-6 * exposed);
+
+  constants.row_exchange_seconds = 1e-3;
+  const double layers = static_cast<double>(inputs.model->gates().size());
+  EXPECT_NEAR(PartOf(Run(inputs), "exposed dispatch and combine"),
+              exposed + 4 * layers * 1e-3, 1e-6);
+}
+
+// Copies of what is kept, by the memory's bandwidth, once each way.
+TEST_F(TrainingStepTest, APipelinesStagesCopyWhatTheyKeep) {
+  StepInputs inputs =
+      Inputs(kDense, "pp2,gbs4,seq1024", PipelineKind::k1F1B, 2);
+  const double before = Run(inputs).seconds;
+  inputs.software.unmeasured.stash_traffic = 4;
+  const StepResult once = Run(inputs);
+  inputs.software.unmeasured.stash_traffic = 8;
+  const StepResult twice = Run(inputs);
+  const double copies = PartOf(once, "hops of the pipeline");
+  EXPECT_GT(copies, 0);
+  EXPECT_NEAR(PartOf(twice, "hops of the pipeline"), 2 * copies, 1e-9);
+  EXPECT_GT(once.seconds, before);
+  EXPECT_GT(twice.seconds, once.seconds);
+
+  inputs = Inputs(kDense, "gbs4,seq1024", PipelineKind::k1F1B, 1);
+  inputs.software.unmeasured.stash_traffic = 4;
+  EXPECT_EQ(PartOf(Run(inputs), "hops of the pipeline"), 0);
+}
+
+// 14 bytes a weight instead of 20: no FP32 master is read and written, the
+// weight itself is.
+TEST_F(TrainingStepTest, WeightsWithoutMastersAreSteppedInLessTimeAndMemory) {
+  const StepResult masters =
+      Run(Inputs(kDense, "gbs1,seq1024,grad16,mom16", PipelineKind::k1F1B, 1));
+  const StepResult none = Run(
+      Inputs(kDense, "gbs1,seq1024,grad16,mom16,w16", PipelineKind::k1F1B, 1));
+  EXPECT_NEAR(PartOf(none, "optimizer") / PartOf(masters, "optimizer"),
+              14. / 20, 1e-9);
+  EXPECT_NEAR(none.memory.optimizer / masters.memory.optimizer, 4. / 8, 1e-9);
+}
+
 TEST_F(TrainingStepTest, PyTorchsCheckpointsEndBeforeTheCombine) {
   StepInputs inputs = Inputs(kExperts, "ep8,gbs16,seq4096,recompute=full",
                              PipelineKind::k1F1B, 8);

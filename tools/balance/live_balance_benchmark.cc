@@ -1,11 +1,13 @@
 // bazel run -c opt //tools/balance:live_balance_benchmark -- EP WHEN SPARE
-//                                                            [STEPS [SEED]]
+//                                      [STEPS [SEED [DEVICE [PACKAGES]]]]
 //
-// The spread of utilisation over EP ranks (threads) of a real run on skewed
+// The spread of utilisation over EP ranks (threads; with DEVICE cuda each has a
+// GPU) of a real run on skewed
 // data, as claim C1 has it (docs/claims_c1.md): its model, whose router nobody
 // keeps even, its corpus and its windows of 12 steps, of which the first
 // quarter is left out; rows of each rank under the placements in force at each
-// step. WHEN is --rebalance's, SPARE --spare-experts'.
+// step. WHEN is --rebalance's, SPARE --spare-experts'. PACKAGES is where the
+// packages of the corpus are installed, if not at /.
 
 #include <algorithm>
 #include <cstdint>
@@ -26,6 +28,7 @@
 #include "core/parallel/placement.h"
 #include "core/parallel/thread_communicator.h"
 #include "tools/scorecard/skewed_routing.h"
+#include "tools/strata/cuda_device.h"
 #include "training/balance/balance_rule.h"
 #include "training/balance/live_balancer.h"
 #include "training/config.h"
@@ -43,6 +46,8 @@ struct Study {
   BalanceRule rule;
   int64_t steps = 480;
   uint64_t seed = 1;
+  bool on_gpus = false;
+  std::string packages = "/";
 };
 
 // What the ranks did, window by window.
@@ -104,7 +109,7 @@ class Ranks {
 };
 
 void Run(const Study& study) {
-  const auto demo = LoadDemoCorpus();
+  const auto demo = LoadDemoCorpus(study.packages);
   CHECK(demo.ok()) << demo.status().ToString();
   const Corpus corpus = SkewedCorpus(*demo, study.seed);
   TrainConfig train = *TrainPreset("demo");
@@ -121,10 +126,23 @@ void Run(const Study& study) {
   std::vector<std::thread> threads;
   for (const auto& rank : world) {
     threads.emplace_back([&, rank = rank.get()] {
-      const auto mesh = Mesh::Create(*rank, shape);
+      Communicator* world = rank;
+      std::unique_ptr<Communicator> gpus;
+      if (study.on_gpus) {
+        auto joined = JoinGpus(*rank, rank->rank(), absl::Seconds(60));
+        CHECK(joined.ok()) << joined.status().ToString();
+        gpus = *std::move(joined);
+        world = gpus.get();
+      }
+      const auto mesh = Mesh::Create(*world, shape);
       CHECK(mesh.ok()) << mesh.status().ToString();
       TrainerOptions options;
       options.mesh = mesh->get();
+      if (study.on_gpus) {
+        options.backend = [&] {
+          return MakeCudaBackend({"fp32", rank->rank(), mesh->get()});
+        };
+      }
       options.balance = study.rule;
       const auto trainer = Trainer::Create(SkewedModel(), train, &corpus,
                                            /*num_threads=*/1, options);
@@ -157,6 +175,12 @@ int main(int argc, char** argv) {
         absl::SimpleAtoi(argv[3], &study.rule.spare) &&
         (argc < 5 || absl::SimpleAtoi(argv[4], &study.steps)) &&
         (argc < 6 || absl::SimpleAtoi(argv[5], &study.seed)))
-      << "want EP WHEN SPARE [STEPS [SEED]]";
+      << "want EP WHEN SPARE [STEPS [SEED [DEVICE [PACKAGES]]]]";
+  if (argc > 6) {
+    const std::string device = argv[6];
+    CHECK(device == "cpu" || device == "cuda") << "DEVICE is cpu or cuda";
+    study.on_gpus = device == "cuda";
+  }
+  if (argc > 7) study.packages = argv[7];
   strata::Run(study);
 }

@@ -75,6 +75,10 @@ deep=("${train[@]}" --set model.num_layers=2)
 "$strata" "${deep[@]}" --steps=4 --out=deep >/dev/null 2>&1
 ranks 4 "${deep[@]}" --steps=4 --ep=2 --pp=2 --schedule=zb-h1 --out=stages >stages.out 2>stages.err || fail "$(cat stages.err)"
 same deep stages
+# Sums of stages beside what they still do: the same losses, to the bit.
+ranks 4 "${deep[@]}" --steps=4 --ep=2 --pp=2 --schedule=zb-h1 --overlap-sums --trace=sums-traces --trace-steps=2 --out=sums >sums.out 2>sums.err || fail "$(cat sums.err)"
+diff <(losses stages) <(losses sums) || fail "sums of stages beside other work change losses"
+"$strata" simulate --chakra sums-traces --cluster=h100x8 --json >sums.json 2>sums.err || fail "$(cat sums.err)"
 # How far each layer's gradient is behind, whatever the mesh.
 vanishing() { sed -nE '/"kind":"step"/s/.*"vanishing_index":\[([^]]*)\].*/\1/p' "$1/metrics.jsonl"; }
 [[ $(vanishing stages | wc -l) == 4 ]] || fail "no index of vanishing gradients: $(cat stages/metrics.jsonl)"

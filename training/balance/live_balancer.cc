@@ -245,6 +245,7 @@ absl::Status LiveBalancer::Move(size_t g, absl::Span<const int32_t> origin,
     RETURN_IF_ERROR(MoveRows(origin, gate.states, mesh_.ep(), state_));
   }
   placements_[g] = after;
+  // Which tells a backend, too, that parameters are others than before.
   SetTable(gate.table, after);
   return absl::OkStatus();
 }

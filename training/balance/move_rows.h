@@ -22,7 +22,12 @@ int64_t BytesOfSlot(const std::vector<std::string>& names,
 // `names` what slot origin[s] held before. Every rank of the group calls it
 // with the same origins and names; one message to each other rank.
 //
-// Returns the communicator's errors; the states may then be anything.
+// Rows never pass the host where kernels have memory of their own: the backend
+// has room for what is sent and what comes, for the time of the call. What
+// Get() gave out before is of no use after it.
+//
+// Returns the communicator's errors, and RESOURCE_EXHAUSTED if there is no room;
+// the states may then be anything.
 absl::Status MoveRows(absl::Span<const int32_t> origin,
                       const std::vector<std::string>& names,
                       Communicator& ranks, StateStore& state);

@@ -5,6 +5,7 @@
 #include <memory>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -15,7 +16,9 @@
 #include "core/model/config.pb.h"
 #include "core/model/count.h"
 #include "core/model/gate.h"
+#include "core/parallel/mesh.h"
 #include "core/passes/bf16_training.h"
+#include "core/passes/partition/partition_experts.h"
 #include "core/runtime/program.h"
 #include "core/runtime/state_store.h"
 #include "core/tensor/dtype.h"
@@ -30,9 +33,12 @@
 namespace strata::gpu {
 
 absl::StatusOr<std::unique_ptr<LargeStep>> LargeStep::Create(
-    const ModelConfig& model, const TrainConfig& train) {
-  auto step = std::unique_ptr<LargeStep>(new LargeStep(model, train));
+    const ModelConfig& model, const TrainConfig& train,
+    const LargeStepRank& rank) {
+  auto step = std::unique_ptr<LargeStep>(new LargeStep(model, train, rank));
   CudaOptions options;
+  options.device = rank.device;
+  options.mesh = rank.mesh;
   options.precision = Precision::kBf16;
   ASSIGN_OR_RETURN(step->backend_,
                    CudaBackend::Create(options, AllCudaKernels()));
@@ -40,6 +46,20 @@ absl::StatusOr<std::unique_ptr<LargeStep>> LargeStep::Create(
   RETURN_IF_ERROR(step->Compile());
   RETURN_IF_ERROR(step->FillState());
   return step;
+}
+
+MeshPlace LargeStep::Place() const {
+  if (rank_.mesh == nullptr) return {};
+  return {rank_.mesh->shape(), rank_.mesh->dp().rank(), rank_.mesh->ep().rank(),
+          rank_.mesh->pp().rank(), ExpertSlots()};
+}
+
+int LargeStep::NumRanks() const {
+  return rank_.mesh == nullptr ? 1 : rank_.mesh->batch().size();
+}
+
+int LargeStep::BatchRank() const {
+  return rank_.mesh == nullptr ? 0 : rank_.mesh->batch().rank();
 }
 
 absl::Status LargeStep::Compile() {
@@ -55,10 +75,16 @@ absl::Status LargeStep::Compile() {
     bf16_weights_ = Bf16Weights(forward.graph);
   }
   ASSIGN_OR_RETURN(StepGraph gradients,
-                   BuildGradientGraph(model_, sequences, seq_len));
+                   BuildGradientGraph(model_, sequences, seq_len, DType::kF32,
+                                      RouteSource::kGate, Place()));
   gradients = InBf16(InLessMemory(std::move(gradients)), bf16_weights_, state);
+  RankSums sums;
+  sums.over_ranks = rank_.mesh != nullptr;
+  sums.shard_optimizer = rank_.shard_optimizer;
+  sums.place = Place();
+  sums.shards = gradients.shards;
   ASSIGN_OR_RETURN(const Graph update,
-                   BuildUpdateGraph(gradients.graph, model_, train_));
+                   BuildUpdateGraph(gradients.graph, model_, train_, sums));
   // Moments first, so that what is said not to fit is the activations.
   ASSIGN_OR_RETURN(update_,
                    Program::Compile(UpdateInBf16(update, bf16_weights_, state),
@@ -78,7 +104,7 @@ absl::Status LargeStep::FillState() {
         static_cast<float>(tensor.dim(static_cast<int>(tensor.rank()) - 1));
     ASSIGN_OR_RETURN(char* const data,
                      backend_->DeviceAddress(tensor.data, tensor.num_bytes()));
-    seed += uint64_t{1} << 40;
+    seed += uint64_t{1} << 40;  // The same on each rank that holds the same.
     RETURN_IF_ERROR(ToStatus(
         FillRandom(data, tensor.num_elements(), tensor.dtype == DType::kBF16,
                    gain ? 1.f : 0.f, gain ? 0.1f : 1 / std::sqrt(columns), seed,
@@ -96,7 +122,7 @@ absl::Status LargeStep::FillState() {
     input("position")[i] = static_cast<int32_t>(i % train_.seq_len());
   }
   *update_->Input("divisor").as<float>() =
-      static_cast<float>(train_.accumulation());
+      static_cast<float>(train_.accumulation() * NumRanks());
   *update_->Input("learning_rate").as<float>() =
       static_cast<float>(train_.learning_rate());
   return absl::OkStatus();
@@ -105,6 +131,7 @@ absl::Status LargeStep::FillState() {
 absl::Status LargeStep::Gradients() {
   const int64_t rows = train_.batch_size() * train_.seq_len();
   const int64_t vocab = model_.vocab_size();
+  const int64_t first = BatchRank() * train_.accumulation();
   loss_ = 0;
   for (int64_t m = 0; m < train_.accumulation(); ++m) {
     int32_t* const ids = gradients_->Input("ids").as<int32_t>();
@@ -113,8 +140,9 @@ absl::Status LargeStep::Gradients() {
       // Multiplication by an odd number (Knuth's), its upper bits: tokens that
       // repeat only where two of the step hit the same.
       const auto token = [&](int64_t at) {
-        const uint64_t mixed = static_cast<uint64_t>(m * rows + at + 1) *
-                               uint64_t{0x9e3779b97f4a7c15};
+        const uint64_t mixed =
+            static_cast<uint64_t>((first + m) * rows + at + 1) *
+            uint64_t{0x9e3779b97f4a7c15};
         return static_cast<int32_t>((mixed >> 32) %
                                     static_cast<uint64_t>(vocab));
       };
@@ -132,6 +160,19 @@ absl::Status LargeStep::Gradients() {
 absl::Status LargeStep::Update() {
   *update_->Input("step").as<int32_t>() = ++step_;
   return update_->Run();
+}
+
+std::vector<std::vector<int64_t>> LargeStep::ExpertLoads() const {
+  std::vector<std::vector<int64_t>> loads;
+  for (const std::string& name : state_->names()) {
+    if (GateOfLoad(name).empty()) continue;
+    const auto offset = state_->Get(name).span<int32_t>();
+    std::vector<int64_t>& rows = loads.emplace_back();
+    for (size_t e = 0; e + 1 < offset.size(); ++e) {
+      rows.push_back(int64_t{offset[e + 1]} - offset[e]);
+    }
+  }
+  return loads;
 }
 
 int64_t LargeStep::tokens() const {

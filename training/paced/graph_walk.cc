@@ -42,9 +42,11 @@ double BytesSent(const Node& node, const Cost& cost, int ranks) {
 }  // namespace
 
 GraphSeconds WalkGraph(const Graph& graph, const Pace& pace,
-                       const MeshShape& shape, const Binding& binding) {
+                       const MeshShape& shape, const Binding& binding,
+                       bool waits_at_end) {
   const BesidePlan plan = PlanBeside(
-      graph, [&](const Node& node) { return RanksOf(node, shape) > 1; });
+      graph, [&](const Node& node) { return RanksOf(node, shape) > 1; },
+      waits_at_end);
   GraphSeconds now;
   std::vector<double> done(graph.nodes().size(), 0);
   std::map<std::string, double> lane_free;
@@ -66,12 +68,13 @@ GraphSeconds WalkGraph(const Graph& graph, const Pace& pace,
     if (plan.steps[id].beside) {
       double& free = lane_free[node.attrs.String("group")];
       free = done[id] = std::max(now.all, free) + here + wire;
+      now.lanes = std::max(now.lanes, free);
     } else {
       now.all += here + wire;
       now.exposed += wire;
     }
   }
-  wait_for(plan.until_end);
+  if (waits_at_end) wait_for(plan.until_end);
   return now;
 }
 

@@ -17,11 +17,15 @@ struct GraphSeconds {
   // Of these, for what ranks exchange: nodes in their place, and the rest of
   // those that ran beside others when they are waited for.
   double exposed = 0;
+  // When the last of those that ran beside others ended.
+  double lanes = 0;
 };
 
-// `binding` says how many there are of ragged extents.
+// `binding` says how many there are of ragged extents. `waits_at_end`: for the
+// lanes, as Program::RunAhead does not.
 GraphSeconds WalkGraph(const Graph& graph, const Pace& pace,
-                       const MeshShape& shape, const Binding& binding);
+                       const MeshShape& shape, const Binding& binding,
+                       bool waits_at_end = true);
 
 }  // namespace strata
 

@@ -1,4 +1,4 @@
-// bazel run -c opt //training/paced:overlap_benchmark [-- SECONDS SHARE N]
+// bazel run -c opt //training/paced:overlap_benchmark [-- SECONDS SHARE N PP]
 //
 // What a step's exchanges cost where the network takes its time: sums of
 // gradients after the backward pass and beside it (--overlap-sums), to all
@@ -10,12 +10,14 @@
 //
 // SECONDS (8) is the step of one rank; the network is such that all gradients
 // take SHARE (0.1) of that to leave a rank once. Each row is measured N (3)
-// times, in turns: mean and standard deviation.
+// times, in turns: mean and standard deviation. Of meshes with PP (1) stages or
+// more; what these wait for are one another too, so that steps alone are told.
 
 #include <algorithm>
 #include <cmath>
 #include <iostream>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -42,6 +44,7 @@ struct Options {
   double one_rank_seconds = 8;
   double share = 0.1;
   int repeats = 3;
+  int least_pp = 1;
 };
 
 struct Row {
@@ -63,9 +66,9 @@ std::string Spread(const std::vector<double>& x) {
 }
 
 absl::StatusOr<Row> RowOf(const Options& options, const MeshShape& shape,
-                          bool beside, bool to_owners) {
+                          PipelineKind schedule, bool beside, bool to_owners) {
   Row row;
-  row.setup = PacedExample(shape, PipelineKind::k1F1B);
+  row.setup = PacedExample(shape, schedule);
   row.setup.overlap_sums = beside;
   row.setup.overlap_rows = beside && shape.ep > 1;
   row.setup.model.mutable_moe()->set_shared_width(
@@ -85,14 +88,25 @@ absl::StatusOr<Row> RowOf(const Options& options, const MeshShape& shape,
 absl::Status Run(const Options& options) {
   ASSIGN_OR_RETURN(const Corpus corpus, PacedCorpus());
   std::vector<Row> rows;
-  const std::vector<MeshShape> shapes = {
-      {2, 1, 1}, {4, 1, 1}, {8, 1, 1}, {1, 2, 1}, {2, 2, 1}};
-  for (const MeshShape& shape : shapes) {
+  constexpr PipelineKind k1F1B = PipelineKind::k1F1B;
+  const std::vector<std::pair<MeshShape, PipelineKind>> meshes = {
+      {{2, 1, 1}, k1F1B},
+      {{4, 1, 1}, k1F1B},
+      {{8, 1, 1}, k1F1B},
+      {{1, 2, 1}, k1F1B},
+      {{2, 2, 1}, k1F1B},
+      {{2, 1, 2}, k1F1B},
+      {{2, 1, 2}, PipelineKind::kZbH1},
+      {{4, 1, 2}, k1F1B},
+      {{2, 1, 4}, k1F1B},
+      {{2, 1, 4}, PipelineKind::kZbH1}};
+  for (const auto& [shape, schedule] : meshes) {
+    if (shape.pp < options.least_pp) continue;
     for (const bool to_owners : {false, true}) {
       if (to_owners && shape.ep > 1) continue;
       for (const bool beside : {false, true}) {
         ASSIGN_OR_RETURN(rows.emplace_back(),
-                         RowOf(options, shape, beside, to_owners));
+                         RowOf(options, shape, schedule, beside, to_owners));
       }
     }
   }
@@ -109,16 +123,21 @@ absl::Status Run(const Options& options) {
           ReplaySeconds(run.traces, row.setup.pace.wire_bytes_per_second));
     }
   }
-  std::cout << "seconds a step                             exposed, paced   "
-               "predicted  step, paced      predicted  replayed  late, ms\n";
+  std::cout << "seconds a step                                    exposed, "
+               "paced   predicted  step, paced      predicted  replayed  late, "
+               "ms\n";
   for (const Row& row : rows) {
+    const bool is_pipeline = row.setup.shape.pp > 1;
     std::cout << absl::StrFormat(
-        "%-24s %-10s %-6s %-16s %9.3f  %-16s %9.3f %9.3f %9.1f\n",
-        ToText(row.setup.shape),
+        "%-24s %-6s %-10s %-6s %-16s %9s  %-16s %9.3f %9.3f %9.1f\n",
+        ToText(row.setup.shape), is_pipeline ? Name(row.setup.schedule) : "",
         row.setup.shard_optimizer ? "to owners" : "to all",
-        row.setup.overlap_sums ? "beside" : "after", Spread(row.exposed),
-        row.predicted.exposed_seconds, Spread(row.step),
-        row.predicted.step_seconds, row.replayed, 1e3 * row.lateness);
+        row.setup.overlap_sums ? "beside" : "after",
+        is_pipeline ? "" : Spread(row.exposed),
+        is_pipeline ? ""
+                    : absl::StrFormat("%.3f", row.predicted.exposed_seconds),
+        Spread(row.step), row.predicted.step_seconds, row.replayed,
+        1e3 * row.lateness);
   }
   return absl::OkStatus();
 }
@@ -134,6 +153,8 @@ int main(int argc, char** argv) {
       << "want the share of it that all gradients take";
   CHECK(argc < 4 || absl::SimpleAtoi(argv[3], &options.repeats))
       << "want how often to measure";
+  CHECK(argc < 5 || absl::SimpleAtoi(argv[4], &options.least_pp))
+      << "want the least number of stages";
   const absl::Status status = strata::Run(options);
   CHECK(status.ok()) << status.ToString();
 }

@@ -27,6 +27,7 @@
 #include "core/parallel/pipeline_timeline.h"
 #include "core/parallel/thread_communicator.h"
 #include "core/passes/hide_exchanges.h"
+#include "core/passes/partition/cut_graph.h"
 #include "core/runtime/backend.h"
 #include "core/runtime/observed_backend.h"
 #include "core/tensor/dtype.h"
@@ -39,6 +40,7 @@
 #include "sim/replay/replay.h"
 #include "training/paced/graph_walk.h"
 #include "training/paced/paced_rank.h"
+#include "training/pipeline/pipeline_plan.h"
 #include "training/step_graph.h"
 #include "training/trace/execution_recorder.h"
 #include "training/trainer.h"
@@ -167,9 +169,14 @@ std::vector<PipelineItem> AsRun(const std::vector<PipelineItem>& items) {
   return run;
 }
 
-absl::StatusOr<PipelineTimeline> Timeline(
-    const PacedSetup& setup, int num_micro_batches,
-    const std::vector<PhaseSeconds>& stages) {
+struct Pipelined {
+  PipelineSchedule schedule;
+  PipelineTimeline timeline;
+};
+
+absl::StatusOr<Pipelined> Timeline(const PacedSetup& setup,
+                                   int num_micro_batches,
+                                   const std::vector<PhaseSeconds>& stages) {
   PipelineShape shape;
   shape.kind = setup.schedule;
   shape.num_devices = setup.shape.pp;
@@ -185,7 +192,30 @@ absl::StatusOr<PipelineTimeline> Timeline(
                        (item.has_input_grad() ? stage.input_grad : 0) +
                        (item.has_weight_grad() ? stage.weight_grad : 0));
   };
-  return RunPipeline(schedule, costs);
+  ASSIGN_OR_RETURN(PipelineTimeline timeline, RunPipeline(schedule, costs));
+  return Pipelined{std::move(schedule), std::move(timeline)};
+}
+
+// When a stage's sums, of the graph's last piece, are done, where it begins
+// them with its last weight gradients.
+absl::StatusOr<double> SumsEnd(const PacedSetup& setup, const RankSums& update,
+                               const Pipelined& run) {
+  const int stage = update.place.pp_rank;
+  GradientSums sums;
+  sums.made = sums.small_buckets = true;
+  sums.to_owners = setup.shard_optimizer;
+  sums.elsewhere = update.LeavesToUpdate();
+  ASSIGN_OR_RETURN(const StepGraph step, Gradients(setup, update.place, sums));
+  ASSIGN_OR_RETURN(const std::vector<GraphPiece> pieces,
+                   SplitPhases(step.graph));
+  const Graph& weight_grad = pieces.back().graph;
+  const GraphSeconds seconds =
+      WalkGraph(weight_grad, setup.pace, setup.shape, EvenLoads(weight_grad),
+                /*waits_at_end=*/false);
+  const int last = LastWeightGrads(run.schedule, stage)[0];
+  return static_cast<double>(run.timeline.items[stage][last].start) /
+             kPicosecondsPerSecond +
+         seconds.lanes;
 }
 
 }  // namespace
@@ -253,6 +283,7 @@ absl::StatusOr<StepPrediction> PredictPaced(const PacedSetup& setup) {
       static_cast<int>(setup.train.accumulation() / batch_ranks);
   StepPrediction prediction;
   std::vector<PhaseSeconds> stages;
+  std::vector<RankSums> stage_sums;
   GraphSeconds alone;  // A micro-batch without stages.
   GraphSeconds update_seconds;
   for (int stage = 0; stage < setup.shape.pp; ++stage) {
@@ -279,21 +310,27 @@ absl::StatusOr<StepPrediction> PredictPaced(const PacedSetup& setup) {
       prediction.weight_grad = seconds.weight_grad;
     }
     stages.push_back(seconds);
+    stage_sums.push_back(std::move(sums));
     alone = Walk(step.graph, setup);
     update_seconds = Walk(update, setup);
     prediction.update = std::max(prediction.update, update_seconds.all);
   }
   if (setup.shape.pp > 1) {
-    ASSIGN_OR_RETURN(const PipelineTimeline timeline,
+    ASSIGN_OR_RETURN(const Pipelined run,
                      Timeline(setup, micro_batches, stages));
+    const PipelineTimeline& timeline = run.timeline;
     int64_t idle = timeline.total;
     for (int stage = 0; stage < setup.shape.pp; ++stage) {
       idle = std::min(idle, timeline.Idle(stage));
     }
     prediction.bubble = static_cast<double>(idle) / kPicosecondsPerSecond;
-    prediction.step_seconds =
-        static_cast<double>(timeline.total) / kPicosecondsPerSecond +
-        prediction.update;
+    double end = static_cast<double>(timeline.total) / kPicosecondsPerSecond;
+    for (const RankSums& sums : stage_sums) {
+      if (!setup.overlap_sums) break;
+      ASSIGN_OR_RETURN(const double done, SumsEnd(setup, sums, run));
+      end = std::max(end, done);
+    }
+    prediction.step_seconds = end + prediction.update;
     return prediction;
   }
   GraphSeconds last = alone;

@@ -67,8 +67,8 @@ struct StepPrediction {
 
 // The same from the graphs alone: the costs of each stage's operators, at even
 // loads, carried out by the schedule's timeline
-// (core/parallel/pipeline_timeline.h). Exchanges take time as the pace says
-// where there are no stages, and none otherwise.
+// (core/parallel/pipeline_timeline.h). Exchanges take time as the pace says; of
+// stages those of the update, and sums that are begun before, alone.
 //
 // Returns the errors of BuildGradientGraph and MakePipelineSchedule, and
 // UNIMPLEMENTED for schedules in which a rank has several stages.

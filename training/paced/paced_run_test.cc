@@ -104,6 +104,42 @@ TEST_F(PacedRunTest, ExchangesBesideOtherWorkTakeWhatGraphsSay) {
   }
 }
 
+// Sums of stages beside what their ranks still do, and the pipeline's drain:
+// all gradients of a stage would take a twentieth of one rank's step.
+TEST_F(PacedRunTest, SumsOfStagesBesideTheirItemsTakeWhatGraphsSay) {
+  struct Case {
+    PipelineKind kind;
+    MeshShape shape;
+    bool to_owners = false;
+  };
+  const std::vector<Case> cases = {{PipelineKind::k1F1B, {2, 1, 2}, false},
+                                   {PipelineKind::k1F1B, {2, 1, 2}, true},
+                                   {PipelineKind::kGPipe, {2, 1, 4}, false},
+                                   {PipelineKind::kZbH1, {2, 1, 4}, false}};
+  for (const Case& c : cases) {
+    SCOPED_TRACE(ToText(c.shape) + (c.to_owners ? ", to owners" : ""));
+    double step[2] = {};
+    for (const bool beside : {false, true}) {
+      SCOPED_TRACE(beside ? "beside" : "after");
+      PacedSetup setup = Setup(c.shape, c.kind);
+      setup.pace.wire_bytes_per_second = 1.5e6;
+      setup.overlap_sums = beside;
+      setup.shard_optimizer = c.to_owners;
+      const auto want = PredictPaced(setup);
+      ASSERT_THAT(want, IsOk());
+      const PacedRun run = Run(setup);
+      EXPECT_NEAR(run.step_seconds, want->step_seconds,
+                  5e-3 * want->step_seconds);
+      const auto replayed =
+          ReplaySeconds(run.traces, setup.pace.wire_bytes_per_second);
+      ASSERT_THAT(replayed, IsOk());
+      EXPECT_NEAR(*replayed, run.step_seconds, 0.02 * run.step_seconds);
+      step[beside] = run.step_seconds;
+    }
+    EXPECT_LT(step[1], step[0]);
+  }
+}
+
 TEST_F(PacedRunTest, BubblesAreThoseOfTheFormulas) {
   for (const PipelineKind kind : {PipelineKind::kGPipe, PipelineKind::k1F1B,
                                   PipelineKind::kZbH1, PipelineKind::kZb1p}) {

@@ -1,6 +1,9 @@
 #include "training/pipeline/pipeline_plan.h"
 
+#include <algorithm>
+#include <cstddef>
 #include <cstdint>
+#include <numeric>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -122,6 +125,30 @@ std::vector<int> StagesOf(const PipelineSchedule& schedule, int device) {
     stages.push_back(schedule.StageOf(device, chunk));
   }
   return stages;
+}
+
+int BackwardChunk(const PipelineItem& item) {
+  return item.backward_micro_batch >= 0 ? item.backward_chunk : item.chunk;
+}
+
+std::vector<int> LastWeightGrads(const PipelineSchedule& schedule, int device) {
+  std::vector<int> last(schedule.num_chunks, -1);
+  const std::vector<PipelineItem>& items = schedule.items[device];
+  for (size_t i = 0; i < items.size(); ++i) {
+    if (items[i].has_weight_grad()) {
+      last[BackwardChunk(items[i])] = static_cast<int>(i);
+    }
+  }
+  return last;
+}
+
+std::vector<int> ChunksByEnd(const std::vector<int>& last_weight_grads) {
+  std::vector<int> chunks(last_weight_grads.size());
+  std::iota(chunks.begin(), chunks.end(), 0);
+  std::sort(chunks.begin(), chunks.end(), [&](int a, int b) {
+    return last_weight_grads[a] < last_weight_grads[b];
+  });
+  return chunks;
 }
 
 }  // namespace strata

@@ -59,6 +59,16 @@ absl::StatusOr<PipelineSchedule> PlanPipeline(const PipelineOptions& options,
 // The stages of a device, by chunk.
 std::vector<int> StagesOf(const PipelineSchedule& schedule, int device);
 
+// The chunk of an item's gradients; of a pair that of its backward half.
+int BackwardChunk(const PipelineItem& item);
+
+// With which of a device's items each of its chunks ends its weight gradients:
+// [chunks], indexes of items.
+std::vector<int> LastWeightGrads(const PipelineSchedule& schedule, int device);
+
+// The chunks in the order of these.
+std::vector<int> ChunksByEnd(const std::vector<int>& last_weight_grads);
+
 // Whether the first and the last stage are on ranks of their own, the first and
 // the last: gradients of what both read are then to be summed over the two.
 bool EndsAreApart(PipelineKind schedule);

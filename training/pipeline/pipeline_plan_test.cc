@@ -1,6 +1,8 @@
 #include "training/pipeline/pipeline_plan.h"
 
+#include <cstddef>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "core/parallel/mesh.h"
@@ -82,6 +84,34 @@ TEST(PipelinePlanTest, TheFirstAndTheLastStageMayBeOnOneRank) {
   EXPECT_TRUE(EndsAreApart(PipelineKind::kInterleaved));
   EXPECT_FALSE(EndsAreApart(PipelineKind::kDualPipe));
   EXPECT_FALSE(EndsAreApart(PipelineKind::kDualPipeV));
+}
+
+TEST(PipelinePlanTest, StagesEndWithTheirLastWeightGradients) {
+  for (const PipelineKind kind :
+       {PipelineKind::k1F1B, PipelineKind::kZbH1, PipelineKind::kInterleaved,
+        PipelineKind::kDualPipe, PipelineKind::kDualPipeV}) {
+    SCOPED_TRACE(Name(kind));
+    const auto schedule =
+        PlanPipeline({kind}, Pipeline(2, IsMirrored(kind)), 8, 8);
+    ASSERT_THAT(schedule, IsOk());
+    for (int device = 0; device < 2; ++device) {
+      const std::vector<PipelineItem>& items = schedule->items[device];
+      const std::vector<int> last = LastWeightGrads(*schedule, device);
+      ASSERT_EQ(static_cast<int>(last.size()), schedule->num_chunks);
+      for (int chunk = 0; chunk < schedule->num_chunks; ++chunk) {
+        ASSERT_TRUE(items[last[chunk]].has_weight_grad());
+        EXPECT_EQ(BackwardChunk(items[last[chunk]]), chunk);
+        for (size_t i = last[chunk] + 1; i < items.size(); ++i) {
+          EXPECT_FALSE(items[i].has_weight_grad() &&
+                       BackwardChunk(items[i]) == chunk);
+        }
+      }
+      // All of a device's items are done when its last stage has ended.
+      EXPECT_EQ(last[ChunksByEnd(last).back()] + 1,
+                static_cast<int>(items.size()));
+    }
+  }
+  EXPECT_EQ(ChunksByEnd({7, 3, 5}), (std::vector<int>{1, 2, 0}));
 }
 
 TEST(PipelinePlanTest, SchedulesGoByTheirNames) {

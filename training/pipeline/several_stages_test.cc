@@ -22,6 +22,7 @@
 #include "training/data/corpus.h"
 #include "training/mesh_fixture.h"
 #include "training/metrics.h"
+#include "training/pipeline/pipeline_fixture.h"
 #include "training/pipeline/pipeline_plan.h"
 #include "training/routing_fixture.h"
 #include "training/testing/mesh_runs.h"
@@ -33,42 +34,6 @@ namespace {
 constexpr PipelineKind kSchedules[] = {PipelineKind::kInterleaved,
                                        PipelineKind::kDualPipe,
                                        PipelineKind::kDualPipeV};
-
-// Layers of two tiers of 8 experts, or of one flat gate; the embedding is tied.
-ModelConfig Hierarchical(int layers) {
-  ModelConfig model = TinyHierarchical();
-  model.set_num_layers(layers);
-  HierarchicalRouterConfig& tiers =
-      *model.mutable_moe()->mutable_hierarchical();
-  for (int i = 0; i < 2; ++i) tiers.set_tier_experts(i, 8);
-  return model;
-}
-
-ModelConfig Flat(int layers) {
-  ModelConfig model = Hierarchical(layers);
-  FlatRouterConfig& gate = *model.mutable_moe()->mutable_flat();
-  gate.set_num_experts(8);
-  gate.set_k(2);
-  gate.set_score(FlatRouterConfig::SIGMOID);
-  gate.set_normalize(true);
-  gate.set_correction_bias(true);
-  gate.set_bias_update_rate(0.01);
-  return model;
-}
-
-Way WayOf(PipelineKind schedule, int micro_batches, int chunks = 0) {
-  Way way;
-  way.schedule = schedule;
-  way.chunks = chunks;
-  way.train.set_accumulation(micro_batches);
-  way.train.set_batch_size(1);
-  way.train.set_seq_len(16);
-  return way;
-}
-
-MeshShape MeshOf(int dp, int ep, int pp, PipelineKind schedule) {
-  return {dp, ep, pp, IsMirrored(schedule)};
-}
 
 // All meshes of at most 8 ranks that 8 layers and 16 micro-batches allow.
 class SeveralStagesTest : public ::testing::TestWithParam<PipelineKind> {

@@ -9,6 +9,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "core/base/check.h"
 #include "core/base/status_macros.h"
 #include "core/graph/graph.h"
 #include "core/graph/op_def.h"
@@ -34,6 +35,7 @@ std::vector<std::string> Names(const std::vector<ValueId>& exports) {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Stage>> Stage::Create(const StepGraph& step,
+                                                     const StepGraph* last,
                                                      int chunk,
                                                      const Context& context) {
   auto stage = std::unique_ptr<Stage>(new Stage(chunk, context));
@@ -49,8 +51,26 @@ absl::StatusOr<std::unique_ptr<Stage>> Stage::Create(const StepGraph& step,
   ASSIGN_OR_RETURN(stage->forward_, compile(pieces[0]));
   ASSIGN_OR_RETURN(stage->input_grad_, compile(pieces[1]));
   ASSIGN_OR_RETURN(stage->weight_grad_, compile(pieces[2]));
+  if (last != nullptr) {
+    ASSIGN_OR_RETURN(std::vector<GraphPiece> with, SplitPhases(last->graph));
+    // What it reads is what the others keep.
+    CHECK(Names(with[0].exports) == stage->kept_forward_);
+    CHECK(Names(with[1].exports) == stage->kept_input_grad_);
+    Program::Options options;
+    options.runs_ahead = true;
+    ASSIGN_OR_RETURN(stage->last_weight_grad_,
+                     Program::Compile(std::move(with[2].graph), context.backend,
+                                      context.state, options));
+  }
   stage->ExpectKept();
   return stage;
+}
+
+std::vector<Program*> Stage::programs() const {
+  std::vector<Program*> all = {forward_.get(), input_grad_.get(),
+                               weight_grad_.get()};
+  if (last_weight_grad_ != nullptr) all.push_back(last_weight_grad_.get());
+  return all;
 }
 
 // Inputs that come from a stash, or from another stage.
@@ -62,7 +82,8 @@ void Stage::ExpectKept() {
   for (const StageMessage& m : sent_) {
     if (!m.grad.empty()) names.push_back(m.grad);
   }
-  for (Program* const program : {input_grad_.get(), weight_grad_.get()}) {
+  for (Program* const program : programs()) {
+    if (program == forward_.get()) continue;
     for (const std::string& name : names) {
       if (program->HasInput(name) && IsLarge(InputType(*program, name))) {
         program->FillInPlace(name);
@@ -73,7 +94,8 @@ void Stage::ExpectKept() {
 
 double Stage::MicroBatchFlops() const {
   double flops = 0;
-  for (const Program* const program : programs()) {
+  for (const Program* const program :
+       {forward_.get(), input_grad_.get(), weight_grad_.get()}) {
     flops += CostOf(program->graph(), program->LiveBinding()).flops;
   }
   return flops;
@@ -168,19 +190,26 @@ absl::Status Stage::InputGrad(int m, Fill fill) {
   return Keep(*input_grad_, kept_input_grad_, stash);
 }
 
-absl::Status Stage::WeightGrad(int m, bool keep, Fill fill) {
+absl::Status Stage::WeightGrad(int m, bool keep, bool is_last, Fill fill) {
+  const bool sums = is_last && last_weight_grad_ != nullptr;
+  Program& program = sums ? *last_weight_grad_ : *weight_grad_;
   Stash& stash = stashes_.Of(m);
-  RETURN_IF_ERROR(fill(m, *weight_grad_));
-  RETURN_IF_ERROR(Restore(stash, *weight_grad_));
-  const TensorView& input = weight_grad_->Input("keep");
+  RETURN_IF_ERROR(fill(m, program));
+  RETURN_IF_ERROR(Restore(stash, program));
+  const TensorView& input = program.Input("keep");
   if (input.dtype == DType::kF64) {
     *input.as<double>() = keep ? 1 : 0;
   } else {
     *input.as<float>() = keep ? 1.f : 0.f;
   }
-  RETURN_IF_ERROR(weight_grad_->Run());
+  RETURN_IF_ERROR(sums ? program.RunAhead() : program.Run());
   stashes_.Free(stash);
   return absl::OkStatus();
+}
+
+absl::Status Stage::Finish() {
+  return last_weight_grad_ != nullptr ? last_weight_grad_->Finish()
+                                      : absl::OkStatus();
 }
 
 }  // namespace strata

@@ -8,6 +8,10 @@
 // their way. What one program makes and a later one reads is copied to a stash
 // of its micro-batch, and from there; a stash is free again when its last
 // program has run.
+//
+// Where gradients are summed over ranks beside what the rank still does, the
+// weight gradients of a step's last micro-batch have a program of their own,
+// which begins the sums and goes on (docs/distributed.md).
 
 #ifndef TRAINING_PIPELINE_STAGE_H_
 #define TRAINING_PIPELINE_STAGE_H_
@@ -41,7 +45,9 @@ class Stage {
   };
 
   // `step`: the gradient graph of the stage, which is `chunk` of its rank's.
+  // `last`: the same with sums (GradientSums), or null.
   static absl::StatusOr<std::unique_ptr<Stage>> Create(const StepGraph& step,
+                                                       const StepGraph* last,
                                                        int chunk,
                                                        const Context& context);
 
@@ -54,14 +60,15 @@ class Stage {
   absl::Status Forward(int m, Fill fill);
   absl::Status InputGrad(int m, Fill fill);
   // `keep`: adds to the sums that are there; otherwise begins them anew.
-  absl::Status WeightGrad(int m, bool keep, Fill fill);
+  // `is_last`: of a step; begins their sums over ranks, if there are any.
+  absl::Status WeightGrad(int m, bool keep, bool is_last, Fill fill);
+  // Waits for these sums, where they were begun.
+  absl::Status Finish();
 
   // Forgets what a step that failed has left.
   void FreeStashes() { stashes_.FreeAll(); }
   const Program& forward() const { return *forward_; }
-  std::vector<Program*> programs() const {
-    return {forward_.get(), input_grad_.get(), weight_grad_.get()};
-  }
+  std::vector<Program*> programs() const;
   // FLOPs of a micro-batch at the counts of the latest one.
   double MicroBatchFlops() const;
 
@@ -87,6 +94,7 @@ class Stage {
   std::vector<StageMessage> received_;
   std::vector<StageMessage> sent_;
   std::unique_ptr<Program> forward_, input_grad_, weight_grad_;
+  std::unique_ptr<Program> last_weight_grad_;  // With sums; null: none here.
   // Outputs that later programs read.
   std::vector<std::string> kept_forward_, kept_input_grad_;
 };

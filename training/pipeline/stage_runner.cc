@@ -1,7 +1,6 @@
 #include "training/pipeline/stage_runner.h"
 
 #include <cstddef>
-#include <cstring>
 #include <memory>
 #include <set>
 #include <string>
@@ -11,7 +10,6 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/match.h"
-#include "absl/strings/str_cat.h"
 #include "absl/types/span.h"
 #include "core/base/check.h"
 #include "core/base/status_macros.h"
@@ -22,7 +20,7 @@
 #include "core/runtime/backend.h"
 #include "core/runtime/program.h"
 #include "core/runtime/state_store.h"
-#include "core/tensor/tensor.h"
+#include "training/pipeline/pipeline_plan.h"
 #include "training/pipeline/stage.h"
 #include "training/pipeline/stage_links.h"
 #include "training/step_graph.h"
@@ -47,17 +45,25 @@ std::vector<std::string> SumsOf(absl::Span<const StepGraph> steps) {
 
 }  // namespace
 
+StageRunner::StageRunner(PipelineSchedule schedule, int rank, Backend& backend,
+                         StateStore& state)
+    : schedule_(std::move(schedule)),
+      rank_(rank),
+      state_(state),
+      memory_(backend),
+      last_(LastWeightGrads(schedule_, rank)) {}
+
 absl::StatusOr<std::unique_ptr<StageRunner>> StageRunner::Create(
     absl::Span<const StepGraph> steps, PipelineSchedule schedule,
-    Backend& backend, StateStore& state, Communicator& pp) {
+    Backend& backend, StateStore& state, Communicator& pp,
+    absl::Span<const StepGraph> last) {
   CHECK_EQ(schedule.num_devices, pp.size());
   CHECK_EQ(static_cast<int>(steps.size()), schedule.num_chunks);
-  if (steps.size() > 1 && backend.name() != "cpu") {
+  if (!last.empty() && backend.name() != "cpu") {
     return absl::UnimplementedError(absl::StrCat(
-        "the schedule ", Name(schedule.kind),
-        " gives a rank several stages, which the CPU's ranks run only so far; "
-        "the device is ",
-        backend.name(), ": want gpipe, 1f1b, zb-h1 or zb1p"));
+        "--overlap-sums with --pp is for the CPU's ranks so far; the device "
+        "is ",
+        backend.name(), ": leave one of them out"));
   }
   auto runner = std::unique_ptr<StageRunner>(
       new StageRunner(std::move(schedule), pp.rank(), backend, state));
@@ -67,7 +73,8 @@ absl::StatusOr<std::unique_ptr<StageRunner>> StageRunner::Create(
   for (const StepGraph& step : steps) {
     const int chunk = static_cast<int>(runner->stages_.size());
     ASSIGN_OR_RETURN(std::unique_ptr<Stage> stage,
-                     Stage::Create(step, chunk, context));
+                     Stage::Create(step, last.empty() ? nullptr : &last[chunk],
+                                   chunk, context));
     runner->stages_.push_back(std::move(stage));
   }
   if (steps.size() > 1) runner->sums_ = SumsOf(steps);
@@ -94,28 +101,26 @@ double StageRunner::StepFlops() const {
   return flops;
 }
 
-// Two stages may sum into the same, so that none knows that it is the first.
-void StageRunner::ClearSums() {
-  for (const std::string& name : sums_) {
-    const TensorView& sum = state_.Get(name);
-    std::memset(sum.data, 0, sum.num_bytes());
-  }
+absl::Status StageRunner::ClearSums() {
+  for (const std::string& name : sums_) RETURN_IF_ERROR(state_.Clear(name));
   begun_ = !sums_.empty();
+  return absl::OkStatus();
 }
 
 absl::Status StageRunner::Backward(int m, int chunk, bool input_grad,
-                                   bool weight_grad, Stage::Fill fill) {
+                                   bool weight_grad, bool is_last,
+                                   Stage::Fill fill) {
   Stage& stage = *stages_[chunk];
   if (input_grad) RETURN_IF_ERROR(stage.InputGrad(m, fill));
   if (!weight_grad) return absl::OkStatus();
   const bool keep = std::exchange(begun_, true);
-  return stage.WeightGrad(m, keep, fill);
+  return stage.WeightGrad(m, keep, is_last, fill);
 }
 
-absl::Status StageRunner::Run(Stage::Fill fill, Look look) {
-  ClearSums();
-  for (const auto& stage : stages_) stage->FreeStashes();
-  for (const PipelineItem& item : schedule_.items[rank_]) {
+absl::Status StageRunner::RunItems(Stage::Fill fill, Look look) {
+  const std::vector<PipelineItem>& items = schedule_.items[rank_];
+  for (size_t i = 0; i < items.size(); ++i) {
+    const PipelineItem& item = items[i];
     if (item.has_forward()) {
       Stage& stage = *stages_[item.chunk];
       RETURN_IF_ERROR(stage.Forward(item.micro_batch, fill));
@@ -123,12 +128,25 @@ absl::Status StageRunner::Run(Stage::Fill fill, Look look) {
     }
     // Of a pair, the two are of different micro-batches.
     const bool is_pair = item.backward_micro_batch >= 0;
+    const int chunk = BackwardChunk(item);
     RETURN_IF_ERROR(
-        Backward(is_pair ? item.backward_micro_batch : item.micro_batch,
-                 is_pair ? item.backward_chunk : item.chunk,
-                 item.has_input_grad(), item.has_weight_grad(), fill));
+        Backward(is_pair ? item.backward_micro_batch : item.micro_batch, chunk,
+                 item.has_input_grad(), item.has_weight_grad(),
+                 static_cast<int>(i) == last_[chunk], fill));
   }
   return absl::OkStatus();
+}
+
+absl::Status StageRunner::Run(Stage::Fill fill, Look look) {
+  RETURN_IF_ERROR(ClearSums());
+  for (const auto& stage : stages_) stage->FreeStashes();
+  absl::Status status = RunItems(fill, look);
+  // Also of a step that failed: what is under way uses the states. In the order
+  // in which they were begun.
+  for (const int chunk : ChunksByEnd(last_)) {
+    status.Update(stages_[chunk]->Finish());
+  }
+  return status;
 }
 
 }  // namespace strata

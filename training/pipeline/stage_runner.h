@@ -40,18 +40,21 @@ class StageRunner {
   // `steps`, by chunk, are the gradient graphs of this rank's stages,
   // `schedule` is that of the whole pipeline, one device a rank of `pp`. To be
   // called by all of these. Backend, state and group must outlive the runner.
+  // `last`, likewise or empty, are the same with sums over ranks, which each
+  // stage begins with its last weight gradients of a step (LastWeightGrads).
   //
-  // Returns UNIMPLEMENTED if a rank has several stages on another backend than
-  // the CPU's.
+  // Returns UNIMPLEMENTED with such sums on another backend than the CPU's.
   static absl::StatusOr<std::unique_ptr<StageRunner>> Create(
       absl::Span<const StepGraph> steps, PipelineSchedule schedule,
-      Backend& backend, StateStore& state, Communicator& pp);
+      Backend& backend, StateStore& state, Communicator& pp,
+      absl::Span<const StepGraph> last = {});
 
   // Looks at the outputs of micro-batch `m`, just run forward in that chunk.
   using Look =
       absl::FunctionRef<void(int m, int chunk, const Program& forward)>;
 
-  // One step: gradients of all micro-batches are summed in the states.
+  // One step: gradients of all micro-batches are summed in the states, and
+  // these over ranks where Create() was given that.
   absl::Status Run(Stage::Fill fill, Look look);
 
   // Of all stages, to set inputs that are the same in each step.
@@ -65,15 +68,13 @@ class StageRunner {
 
  private:
   StageRunner(PipelineSchedule schedule, int rank, Backend& backend,
-              StateStore& state)
-      : schedule_(std::move(schedule)),
-        rank_(rank),
-        state_(state),
-        memory_(backend) {}
+              StateStore& state);
 
+  absl::Status RunItems(Stage::Fill fill, Look look);
   absl::Status Backward(int m, int chunk, bool input_grad, bool weight_grad,
-                        Stage::Fill fill);
-  void ClearSums();
+                        bool is_last, Stage::Fill fill);
+  // Two stages may sum into the same, so that none knows that it is the first.
+  absl::Status ClearSums();
 
   const PipelineSchedule schedule_;
   const int rank_;
@@ -81,6 +82,7 @@ class StageRunner {
   StashMemory memory_;
   std::unique_ptr<StageLinks> links_;
   std::vector<std::unique_ptr<Stage>> stages_;  // By chunk.
+  const std::vector<int> last_;                 // LastWeightGrads().
   // What the stages sum into, where they are several; otherwise none.
   std::vector<std::string> sums_;
   bool begun_ = false;  // Sums of this step.

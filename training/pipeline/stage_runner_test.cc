@@ -10,6 +10,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
+#include "absl/synchronization/notification.h"
 #include "absl/time/time.h"
 #include "core/cpu/all_kernels.h"
 #include "core/cpu/cpu_backend.h"
@@ -26,6 +27,7 @@
 #include "core/testing/status_matchers.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "training/mesh_fixture.h"
 #include "training/pipeline/pipeline_plan.h"
 #include "training/routing_fixture.h"
 #include "training/step_graph.h"
@@ -191,24 +193,82 @@ TEST(StageRunnerTest, StagesOfOneRankSayWhatThoseOfSeveralDo) {
   EXPECT_EQ(Losses(MakeSchedule(PipelineKind::kDualPipeV, 2, 8)), apart);
 }
 
+// The second of two copies of a pipeline begins when the first is at its last
+// item: the sums of the stage that ended before were begun without it, and are
+// no wait. Were they one, neither would go on.
+TEST(StageRunnerTest, SumsOverRanksWaitForNobodyBeforeTheLastItem) {
+  const PipelineSchedule schedule =
+      MakeSchedule(PipelineKind::kInterleaved, 2, 4);
+  const MeshShape shape = {/*dp=*/2, /*ep=*/1, /*pp=*/2};
+  const ModelConfig model = Layers(schedule.num_stages);
+  absl::Notification at_last_item[2];  // By rank of the pipeline.
+  OnMesh(shape, [&](const Mesh& mesh) {
+    MeshPlace place;
+    place.shape = shape;
+    place.dp_rank = mesh.dp().rank();
+    const int pp_rank = mesh.pp().rank();
+    GradientSums sums;
+    sums.made = sums.small_buckets = true;
+    std::vector<StepGraph> steps, last;
+    for (const int stage : StagesOf(schedule, pp_rank)) {
+      for (const bool made : {false, true}) {
+        auto step = BuildGradientGraph(
+            model, kSequences, kSeqLen, DType::kF64, RouteSource::kGate,
+            place.OfStage(stage, schedule.num_stages),
+            made ? sums : GradientSums());
+        ASSERT_THAT(step, IsOk());
+        (made ? last : steps).push_back(*std::move(step));
+      }
+    }
+    CpuBackend backend(1, AllCpuKernels());
+    backend.set_mesh(&mesh);
+    StateStore state(backend);
+    auto runner =
+        StageRunner::Create(steps, schedule, backend, state, mesh.pp(), last);
+    ASSERT_THAT(runner, IsOk());
+    InitializeParameters(model, /*seed=*/1, state);
+    int left = 0;  // Programs to be filled.
+    for (const PipelineItem& item : schedule.items[pp_rank]) {
+      left += static_cast<int>(item.has_forward()) +
+              static_cast<int>(item.has_input_grad()) +
+              static_cast<int>(item.has_weight_grad());
+    }
+    const bool is_first = place.dp_rank == 0;
+    if (!is_first) {
+      for (const auto& there : at_last_item) there.WaitForNotification();
+    }
+    const auto fill = [&](int m, Program& program) {
+      if (--left == 0 && is_first) at_last_item[pp_rank].Notify();
+      return FillInputs(m, program);
+    };
+    EXPECT_THAT((*runner)->Run(fill, [](int, int, const Program&) {}), IsOk());
+    if (left > 0 && is_first) at_last_item[pp_rank].Notify();
+  });
+}
+
 class OtherBackend : public CpuBackend {
  public:
   OtherBackend() : CpuBackend(1, AllCpuKernels()) {}
   absl::string_view name() const override { return "other"; }
 };
 
-TEST(StageRunnerTest, OtherDevicesRunOneStageARank) {
+class OtherBackend : public CpuBackend {
+ public:
+  OtherBackend() : CpuBackend(1, AllCpuKernels()) {}
+  absl::string_view name() const override { return "other"; }
+};
+
+TEST(StageRunnerTest, OtherDevicesSumAfterTheItems) {
   const auto world = ThreadCommunicators(2, absl::Seconds(60));
   OtherBackend backend;
   StateStore state(backend);
-  const std::vector<StepGraph> steps(2);
+  const std::vector<StepGraph> steps(1), last(1);
   EXPECT_THAT(
-      StageRunner::Create(steps, MakeSchedule(PipelineKind::kDualPipe, 2, 4),
-                          backend, state, *world[0])
-          .status(),
+      StageRunner::Create(steps, MakeSchedule(PipelineKind::k1F1B, 2, 4),
+                          backend, state, *world[0], last),
       StatusIs(absl::StatusCode::kUnimplemented,
-               HasSubstr("dualpipe gives a rank several stages, which the "
-                         "CPU's ranks run only so far; the device is other")));
+               HasSubstr("--overlap-sums with --pp is for the CPU's ranks so "
+                         "far; the device is other")));
 }
 
 }  // namespace

@@ -1,5 +1,6 @@
-// A flat gate's choice for a few tokens, in one launch: probabilities, the k
-// best, their weights, and how many slots each expert has.
+// A flat gate's choice for a few tokens: probabilities, the k best, their
+// weights, and how many slots each expert has. Kernels of experts make it by
+// themselves (choose_experts.cuh); ChooseExperts() does nothing else.
 
 #ifndef CUDA_OPS_DECODE_CHOOSE_EXPERTS_H_
 #define CUDA_OPS_DECODE_CHOOSE_EXPERTS_H_
@@ -19,15 +20,10 @@ struct ChooseExpertsArgs {
   float floor = 0, scale = 1;     // As core/ops/gate.h's weights.
   const float* logits = nullptr;  // [t, E]
   const float* bias = nullptr;  // [E], added where experts are chosen; or null
-  int32_t* expert = nullptr;    // [t, k]
-  float* weight = nullptr;      // [t, k]
+  int32_t* expert = nullptr;    // [t, k], or null
+  float* weight = nullptr;      // [t, k], or null
   int32_t* offset = nullptr;    // [E + 1], as DispatchPlan's.
   int32_t* rows = nullptr;      // []
-  // The experts that have slots, in order, and of each which of token i's slots
-  // is its own, -1 where none. May be null together.
-  int32_t* num_active = nullptr;  // []
-  int32_t* active = nullptr;      // [E]
-  int32_t* pick = nullptr;        // [E, 8]
 };
 
 // Whether there is a kernel: up to 8 tokens, 256 experts, 32 of them a token.

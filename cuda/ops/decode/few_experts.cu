@@ -3,106 +3,194 @@
 #include <type_traits>
 
 #include "cuda/kernels/ahead.cuh"
+#include "cuda/ops/decode/choose_experts.cuh"
+#include "cuda/ops/decode/choose_experts.h"
+#include "cuda/ops/decode/copy_async.cuh"
 #include "cuda/ops/decode/few_experts.h"
 #include "cuda/ops/decode/few_rows_tile.cuh"
 #include "cuda/ops/decode/packed_tile.cuh"
+#include "cuda/ops/decode/sm90_few_experts.h"
 #include "cuda/ops/decode/weight_rows.h"
 #include "cuda/ops/device.cuh"
 #include "cuda/ops/vector16.cuh"
 #include "cuda_bf16.h"
 
+// Memory is to be busy from the choice on to the end: blocks of the first
+// kernel take tile after tile, and load the next one's weights as this one's
+// are used; one of the second runs beside each, makes the choice too and has
+// its first weights there before the first kernel ends. So either takes half of
+// a multiprocessor's registers, and what tokens have lies in shared memory.
+
 namespace strata::gpu {
 namespace {
 
 constexpr int kHalf = kTileRows / 2;
+static_assert(kTileTokens == kMaxChoosers);
+
+constexpr int64_t kPadBytes =
+    64;  // Rows of shared memory begin at other banks.
+constexpr int64_t kMaxRowBytes = 160 << 10;  // Of all of them.
+
+// Of a row of so many BF16.
+__host__ __device__ constexpr int64_t RowBytes(int64_t columns) {
+  return columns * 2 + kPadBytes;
+}
 
 // What a format's kernels do. Packed rows are short: two tiles a block of
 // hidden, of which each warp has all of 2048 columns on their way; and twice
-// the warps for y, as taking codes apart keeps them busy. Units that are used
-// together bring four to eight steps of the others' rows at a time.
+// the warps, as taking codes apart keeps them busy.
 template <typename Format>
 struct Choice {
   static constexpr bool kPacked = !std::is_same_v<Format, Bf16Tile>;
   static constexpr int kWeightTiles = kPacked ? 2 : 1;
-  static constexpr int kHiddenBatches = kPacked ? 2 : 1;
-  static constexpr int kHiddenBatch = kPacked ? 1 : 8;
+  static constexpr int kHiddenUnits = kPacked ? 2 : 8;   // On their way.
+  static constexpr int kHiddenBlocks = kPacked ? 2 : 1;  // A multiprocessor.
   static constexpr int kOutputWarps = kPacked ? 16 : 8;
-  static constexpr int kOutputBlocks = kPacked ? 1 : 2;  // A multiprocessor.
-  static constexpr int kOutputBatches = kPacked ? 4 : 2;
-  static constexpr int kOutputBatch = kPacked ? 1 : 4;
+  static constexpr int kOutputBlocks = kPacked ? 1 : 2;
+  static constexpr int kOutputUnits = kPacked ? 4 : 8;
 };
 
-__device__ __forceinline__ const uint4* Vectors(const __nv_bfloat16* p) {
-  return reinterpret_cast<const uint4*>(p);
+// Multiprocessors of a Hopper GPU.
+constexpr int64_t kProcessors = 132;
+
+// `rows` rows of `columns` BF16 to shared memory, by the block.
+__device__ __forceinline__ void StageRows(const __nv_bfloat16* from, int rows,
+                                          int columns, char* to) {
+  const int chunks = columns / 8;
+  for (int i = threadIdx.x; i < rows * chunks;
+       i += static_cast<int>(blockDim.x)) {
+    const int row = i / chunks, chunk = i - row * chunks;
+    CopyAsync16(to + row * RowBytes(columns) + chunk * 16,
+                from + int64_t{row} * columns + chunk * 8);
+  }
 }
 
-// Block (8 or 16 columns of hidden, an expert); warps share what is summed
-// over.
+// The others' rows of a lane: `row` of shared memory, or zeros.
+struct LaneRows {
+  const uint4* at;
+  bool there;
+
+  __device__ __forceinline__ LaneRows(const char* rows, int64_t row_bytes,
+                                      int row)
+      : at(reinterpret_cast<const uint4*>(rows + max(row, 0) * row_bytes) +
+           Lane() % 4),
+        there(row >= 0) {}
+  __device__ __forceinline__ uint4 operator()(int step) const {
+    return there ? at[step * (kStepColumns / 8)] : uint4{0, 0, 0, 0};
+  }
+};
+
+template <typename Format>
+__device__ __forceinline__ void MultiplyUnit(const typename Format::Unit& unit,
+                                             int index, const LaneRows& x,
+                                             float (&d)[4]) {
+  constexpr int kSteps = Format::kColumns / kStepColumns;
+  uint4 b[kSteps];
+#pragma unroll
+  for (int p = 0; p < kSteps; ++p) b[p] = x(index * kSteps + p);
+  Format::Multiply(unit, b, d);
+}
+
+// Tiles of (an expert, 8 or 16 columns of hidden), one after another; warps
+// share what is summed over.
 template <typename Format>
 __global__ void __launch_bounds__(kBlock, 2)
     HiddenKernel(const __grid_constant__ FewExpertsArgs a) {
   constexpr int kWeightTiles = Choice<Format>::kWeightTiles;
-  constexpr int kBatches = Choice<Format>::kHiddenBatches;
-  constexpr int kBatch = Choice<Format>::kHiddenBatch;
+  constexpr int kUnits = Choice<Format>::kHiddenUnits;
   constexpr int kColumns = kWeightTiles * kHalf;  // Of hidden.
-  __shared__ float sums[kWarpsPerBlock][kWeightTiles * kTileRows][kTileTokens];
-  WaitForEarlier();
-  LetLaterBegin();
-  const int index = static_cast<int>(blockIdx.y);
-  if (index >= *a.num_active) return;
-  const int64_t expert = a.active[index];
+  extern __shared__ uint4 memory[];
+  __shared__ float sums_of[2][kWarpsPerBlock][kWeightTiles * kTileRows]
+                          [kTileTokens];
+  __shared__ ChosenExperts chosen;
+  char* const rows = reinterpret_cast<char*>(memory);
+  const int width = static_cast<int>(a.width), d_model = static_cast<int>(a.d);
+  const int of_expert = width / kColumns;  // Tiles.
   const int warp = static_cast<int>(threadIdx.x) / kWarp;
-  const int g = Lane() / 4, c = Lane() % 4;
-  const int64_t first = int64_t{blockIdx.x} * kColumns;
-  const int units = static_cast<int>(a.d) / Format::kColumns;
+  const int g = Lane() / 4;
+  const int units = d_model / Format::kColumns;
   const int begin = units * warp / kWarpsPerBlock;
   const int end = units * (warp + 1) / kWarpsPerBlock;
-  typename Format::Unit ahead[kWeightTiles][kBatches][kBatch];
-  const auto rows_of = [&](int tile) {
-    return RowsOfTile(a.gate_up,
-                      expert * 2 * a.width + first + tile * kHalf + g, a.width);
+  BringBias(a.choice);
+  WaitForEarlier();
+  LetLaterBegin();
+  // Rows are there up to the bound; no expert has those beyond the count.
+  StageRows(a.x, static_cast<int>(a.choice.tokens.bound), d_model, rows);
+  Choose(a.choice, chosen);
+  if (blockIdx.x == 0) StoreChoice(a.choice, chosen);
+  const int tiles = chosen.num_active * of_expert;
+
+  // Of lane's rows of a tile; whatever tile, if there is none.
+  const auto rows_of = [&](int tile, int part) {
+    const int index = min(tile / of_expert, chosen.num_active - 1);
+    const int64_t row = int64_t{chosen.active[index]} * 2 * width +
+                        tile % of_expert * kColumns + part * kHalf + g;
+    return RowsOfTile(a.gate_up, row, width);
   };
+  int tile = static_cast<int>(blockIdx.x);
+  typename Format::Unit ahead[kWeightTiles][kUnits];
+  if (tile < tiles) {
 #pragma unroll
-  for (int tile = 0; tile < kWeightTiles; ++tile) {
-    LoadUnits<Format>(rows_of(tile), begin, end, ahead[tile]);
+    for (int part = 0; part < kWeightTiles; ++part) {
+      LoadBatch<Format>(rows_of(tile, part), begin, end, ahead[part]);
+    }
   }
-  const bool there = a.pick[index * kTileTokens + g] >= 0;
-  const uint4* const x = Vectors(a.x + g * a.d + c * 8);
-#pragma unroll
-  for (int tile = 0; tile < kWeightTiles; ++tile) {
-    float d[4] = {};
-    MultiplyUnits<Format>(
-        rows_of(tile), begin, end, ahead[tile],
-        [&](int step) {
-          return there ? x[step * (kStepColumns / 8)] : uint4{0, 0, 0, 0};
-        },
-        d);
-    StoreTile(d, sums[warp] + tile * kTileRows);
-  }
+  WaitForCopies16();
   __syncthreads();
-  if (threadIdx.x >= kColumns * kTileTokens) return;
-  const int column = static_cast<int>(threadIdx.x) % kColumns;
-  const int token = static_cast<int>(threadIdx.x) / kColumns;
-  const int slot = a.pick[index * kTileTokens + token];
-  if (slot < 0) return;
-  const int row = column / kHalf * kTileRows + column % kHalf;
-  const float gate = SumOfWarps(sums, row, token);
-  const float up = SumOfWarps(sums, row + kHalf, token);
-  const int64_t at = int64_t{token} * a.k + slot;
-  a.hidden[at * a.width + first + column] =
-      __float2bfloat16_rn(a.weight[at] * gate * SigmoidOf(gate) * up);
+  for (int turn = 0; tile < tiles; ++turn) {
+    auto& sums = sums_of[turn % 2];
+    const int index = tile / of_expert;
+    const int next = tile + static_cast<int>(gridDim.x);
+    const LaneRows x(rows, RowBytes(d_model),
+                     chosen.pick[index][g] >= 0 ? g : -1);
+#pragma unroll
+    for (int part = 0; part < kWeightTiles; ++part) {
+      float d[4] = {};
+      const RowsOfTile mine = rows_of(tile, part);
+      const RowsOfTile others = rows_of(next, part);
+      for (int base = begin; base < end; base += kUnits) {
+        const bool is_last = base + kUnits >= end;
+        const RowsOfTile from = is_last ? others : mine;
+        const int to_load = is_last ? begin : base + kUnits;
+#pragma unroll
+        for (int i = 0; i < kUnits; ++i) {
+          if (base + i < end) {
+            MultiplyUnit<Format>(ahead[part][i], base + i, x, d);
+          }
+          if (to_load + i < end && (!is_last || next < tiles)) {
+            Format::Load(from, to_load + i, ahead[part][i]);
+          }
+        }
+      }
+      StoreTile(d, sums[warp] + part * kTileRows);
+    }
+    __syncthreads();
+    const int column = static_cast<int>(threadIdx.x) % kColumns;
+    const int token = static_cast<int>(threadIdx.x) / kColumns;
+    const int slot = token < kTileTokens ? chosen.pick[index][token] : -1;
+    if (slot >= 0) {
+      const int row = column / kHalf * kTileRows + column % kHalf;
+      const float gate = SumOfWarps(sums, row, token);
+      const float up = SumOfWarps(sums, row + kHalf, token);
+      const int at = token * a.choice.k + slot;
+      a.hidden[int64_t{at} * width + tile % of_expert * kColumns + column] =
+          __float2bfloat16_rn(chosen.weight[at] * gate * SigmoidOf(gate) * up);
+    }
+    tile = next;
+  }
 }
 
-// The batches of a warp, of all experts one behind the other.
+// Where a warp is among the units of all experts, one behind the other, and the
+// shared one's behind them.
 struct Place {
-  int expert, batch;  // The expert as an index of those that are active.
+  int expert, unit;  // The expert as an index of those that are active.
 
-  __device__ __forceinline__ Place(int at, int batches)
-      : expert(at / batches), batch(at % batches) {}
-  // Whether the next batch is another expert's.
-  __device__ __forceinline__ bool Next(int batches) {
-    if (++batch < batches) return false;
-    batch = 0;
+  __device__ __forceinline__ Place(int at, int units, int active)
+      : expert(min(at / units, active)), unit(at - expert * units) {}
+  // Whether the next unit is another expert's.
+  __device__ __forceinline__ bool Next(int units, int active) {
+    if (++unit < units || expert == active) return false;
+    unit = 0;
     ++expert;
     return true;
   }
@@ -114,129 +202,151 @@ __global__ void __launch_bounds__(Choice<Format>::kOutputWarps* kWarp,
                                   Choice<Format>::kOutputBlocks)
     OutputKernel(const __grid_constant__ FewExpertsArgs a) {
   constexpr int kWarps = Choice<Format>::kOutputWarps;
-  constexpr int kBatches = Choice<Format>::kOutputBatches;
-  constexpr int kBatch = Choice<Format>::kOutputBatch;
+  constexpr int kUnits = Choice<Format>::kOutputUnits;
+  extern __shared__ uint4 memory[];
   __shared__ float sums[kWarps][kTileRows][kTileTokens];
+  __shared__ ChosenExperts chosen;
+  char* const rows = reinterpret_cast<char*>(memory);
   const int warp = static_cast<int>(threadIdx.x) / kWarp;
-  const int g = Lane() / 4, c = Lane() % 4;
+  const int g = Lane() / 4;
   const int64_t first = int64_t{blockIdx.x} * kTileRows;
-  typename Format::Unit ahead[kBatches][kBatch];
-  // The shared expert's weights are known before the choice.
-  const int shared = static_cast<int>(a.shared_width) / Format::kColumns;
-  const int begin = shared * warp / kWarps, end = shared * (warp + 1) / kWarps;
+  const int width = static_cast<int>(a.width);
+  const int shared_width = static_cast<int>(a.shared_width);
+  // Blocks of Hidden have seen the kernel of the gate end before they let this
+  // one begin: what it and those before it made is there.
+  Choose(a.choice, chosen);
+  const int active = chosen.num_active;
+  const int tokens = chosen.num_slots / a.choice.k;
+  const int units = width / Format::kColumns;
+  const int all = active * units + shared_width / Format::kColumns;
+  int at = all * warp / kWarps;
+  const int last = all * (warp + 1) / kWarps;
+  Place next(at, units, active), now(at, units, active);
   const RowsOfTile shared_rows(a.shared_down, first + g, kHalf);
-  LoadUnits<Format>(shared_rows, begin, end, ahead);
-  WaitForEarlier();
-  LetLaterBegin();
-  const int tokens = static_cast<int>(a.tokens.Get());
-  float d[4] = {};
-  if (begin < end) {
-    const auto* const x = reinterpret_cast<const float4*>(
-        a.shared_hidden + g * a.shared_width + c * 8);
-    MultiplyUnits<Format>(
-        shared_rows, begin, end, ahead,
-        [&](int step) {
-          if (g >= tokens) return uint4{0, 0, 0, 0};
-          const float4 low = x[step * (kStepColumns / 4)];
-          const float4 high = x[step * (kStepColumns / 4) + 1];
-          const float element[8] = {low.x,  low.y,  low.z,  low.w,
-                                    high.x, high.y, high.z, high.w};
-          return Pack(element);
-        },
-        d);
-  }
-
-  const int active = *a.num_active;
-  const int units = static_cast<int>(a.width) / Format::kColumns;
-  const int batches = (units + kBatch - 1) / kBatch;
-  int at = active * batches * warp / kWarps;
-  const int last = active * batches * (warp + 1) / kWarps;
-  Place next(at, batches), now(at, batches);
-  RowsOfTile rows = shared_rows;
-  int loaded = at;
+  RowsOfTile weight = shared_rows;
   const auto find_weight = [&] {
-    if (loaded < last) {
-      rows = RowsOfTile(
-          a.down, int64_t{a.active[next.expert]} * a.d + first + g, kHalf);
-    }
+    weight =
+        next.expert == active
+            ? shared_rows
+            : RowsOfTile(a.down,
+                         int64_t{chosen.active[next.expert]} * a.d + first + g,
+                         kHalf);
   };
-  const auto load = [&](typename Format::Unit(&to)[kBatch]) {
+  int loaded = at;
+  const auto load = [&](typename Format::Unit& to) {
     if (loaded == last) return;
-    LoadBatch<Format>(rows, next.batch * kBatch, units, to);
+    Format::Load(weight, next.unit, to);
     ++loaded;
-    if (next.Next(batches)) find_weight();
+    if (next.Next(units, active)) find_weight();
   };
   find_weight();
+  typename Format::Unit ahead[kUnits];
 #pragma unroll
-  for (int i = 0; i < kBatches; ++i) load(ahead[i]);
-  // This lane's token's slot of the expert, and of the next one.
-  const auto slot_of = [&](int index) {
-    return index < active ? a.pick[index * kTileTokens + g] : -1;
+  for (int i = 0; i < kUnits; ++i) load(ahead[i]);
+  // What tokens have of the shared expert, behind what they have of others.
+  const int slots = chosen.num_slots;
+  char* const shared_x = rows + slots * RowBytes(width);
+  for (int i = threadIdx.x; i < tokens * (shared_width / 4); i += blockDim.x) {
+    const int row = i / (shared_width / 4), chunk = i % (shared_width / 4);
+    const float4 v =
+        reinterpret_cast<const float4*>(a.shared_hidden)[int64_t{i}];
+    const __nv_bfloat162 low = __floats2bfloat162_rn(v.x, v.y);
+    const __nv_bfloat162 high = __floats2bfloat162_rn(v.z, v.w);
+    *reinterpret_cast<uint2*>(shared_x + row * RowBytes(shared_width) +
+                              chunk * 8) = {
+        *reinterpret_cast<const uint32_t*>(&low),
+        *reinterpret_cast<const uint32_t*>(&high)};
+  }
+  const int column = static_cast<int>(threadIdx.x) % kTileRows;
+  const int token = static_cast<int>(threadIdx.x) / kTileRows;
+  const int64_t to = token * a.d + first + column;
+  const float h = token < tokens ? a.h[to] : 0.f;
+  WaitForEarlier();
+  LetLaterBegin();
+  StageRows(a.hidden, slots, width, rows);
+  WaitForCopies16();
+  __syncthreads();
+
+  float d[4] = {};
+  const auto rows_of = [&](int expert) {
+    if (expert == active) {
+      return LaneRows(shared_x, RowBytes(shared_width), g < tokens ? g : -1);
+    }
+    const int slot = chosen.pick[expert][g];
+    return LaneRows(rows, RowBytes(width),
+                    slot >= 0 ? g * a.choice.k + slot : -1);
   };
-  int slot = -1, next_slot = slot_of(now.expert);
-  const uint4* x = nullptr;
-  const auto find_rows = [&] {
-    slot = next_slot;
-    next_slot = slot_of(now.expert + 1);
-    x = Vectors(a.hidden + (int64_t{g} * a.k + max(slot, 0)) * a.width + c * 8);
-  };
-  if (at < last) find_rows();
+  LaneRows x = rows_of(now.expert);
   while (at < last) {
 #pragma unroll
-    for (int i = 0; i < kBatches; ++i) {
+    for (int i = 0; i < kUnits; ++i) {
       if (at == last) break;
-      MultiplyBatch<Format>(
-          ahead[i], now.batch * kBatch, units,
-          [&](int step) {
-            return slot >= 0 ? x[step * (kStepColumns / 8)] : uint4{0, 0, 0, 0};
-          },
-          d);
+      MultiplyUnit<Format>(ahead[i], now.unit, x, d);
       load(ahead[i]);
       ++at;
-      if (now.Next(batches) && at < last) find_rows();
+      if (now.Next(units, active)) x = rows_of(now.expert);
     }
   }
   StoreTile(d, sums[warp]);
   __syncthreads();
-  if (threadIdx.x >= kTileRows * kTileTokens) return;
-  const int column = static_cast<int>(threadIdx.x) % kTileRows;
-  const int token = static_cast<int>(threadIdx.x) / kTileRows;
-  if (token >= tokens) return;
-  const int64_t to = token * a.d + first + column;
-  a.y[to] = a.h[to] + SumOfWarps(sums, column, token);
+  if (token < tokens) a.y[to] = h + SumOfWarps(sums, column, token);
+}
+
+// Of all rows that a block of either kernel has in shared memory.
+int64_t HiddenBytes(const FewExpertsArgs& args) {
+  return args.choice.tokens.bound * RowBytes(args.d);
+}
+int64_t OutputBytes(const FewExpertsArgs& args) {
+  return args.choice.tokens.bound *
+         (args.choice.k * RowBytes(args.width) + RowBytes(args.shared_width));
+}
+
+cudaError_t LaunchWith(void (*kernel)(FewExpertsArgs), int64_t blocks,
+                       int threads, int64_t bytes, const FewExpertsArgs& args,
+                       cudaStream_t stream) {
+  const cudaError_t allowed = cudaFuncSetAttribute(
+      reinterpret_cast<const void*>(kernel),
+      cudaFuncAttributeMaxDynamicSharedMemorySize, kMaxRowBytes);
+  if (allowed != cudaSuccess) return allowed;
+  return LaunchAhead(kernel, dim3(static_cast<unsigned>(blocks)),
+                     dim3(static_cast<unsigned>(threads)),
+                     static_cast<size_t>(bytes), stream, args);
 }
 
 template <typename Format>
 cudaError_t LaunchHidden(const FewExpertsArgs& args, cudaStream_t stream) {
   constexpr int kColumns = Choice<Format>::kWeightTiles * kHalf;
-  const int64_t experts =
-      std::min<int64_t>(args.num_experts, args.tokens.bound * args.k);
-  return LaunchAhead(HiddenKernel<Format>,
-                     dim3(static_cast<unsigned>(args.width / kColumns),
-                          static_cast<unsigned>(experts)),
-                     dim3(kBlock), 0, stream, args);
+  const int64_t experts = std::min<int64_t>(
+      args.choice.num_experts, args.choice.tokens.bound * args.choice.k);
+  const int64_t blocks = std::min(args.width / kColumns * experts,
+                                  kProcessors * Choice<Format>::kHiddenBlocks);
+  return LaunchWith(HiddenKernel<Format>, blocks, kBlock, HiddenBytes(args),
+                    args, stream);
 }
 
 template <typename Format>
 cudaError_t LaunchOutput(const FewExpertsArgs& args, cudaStream_t stream) {
-  return LaunchAhead(
-      OutputKernel<Format>, dim3(static_cast<unsigned>(args.d / kTileRows)),
-      dim3(Choice<Format>::kOutputWarps * kWarp), 0, stream, args);
+  return LaunchWith(OutputKernel<Format>, args.d / kTileRows,
+                    Choice<Format>::kOutputWarps * kWarp, OutputBytes(args),
+                    args, stream);
 }
 
 }  // namespace
 
 bool HasFewExperts(const FewExpertsArgs& args) {
-  return args.tokens.bound >= 1 && args.tokens.bound <= kTileTokens &&
-         HasTiles(args.gate_up) && HasTiles(args.down) &&
-         args.gate_up.k == args.d && args.down.k == args.width &&
-         args.d % kTileRows == 0 && args.width % kTileRows == 0 &&
+  return args.choice.tokens.bound >= 1 && HasChooseExperts(args.choice) &&
+         HiddenBytes(args) <= kMaxRowBytes &&
+         OutputBytes(args) <= kMaxRowBytes && HasTiles(args.gate_up) &&
+         HasTiles(args.down) && args.gate_up.k == args.d &&
+         args.down.k == args.width && args.d % kTileRows == 0 &&
+         args.width % kTileRows == 0 &&
          (args.shared_width == 0 || (HasTiles(args.shared_down) &&
                                      SameFormat(args.shared_down, args.down)));
 }
 
 cudaError_t FewExperts(const FewExpertsArgs& args, cudaStream_t stream) {
   if (!HasFewExperts(args)) return cudaErrorInvalidValue;
+  if (HasStreamedExperts(args)) return StreamedExperts(args, stream);
   const cudaError_t error = WithFormat(args.gate_up, [&](auto format) {
     return LaunchHidden<decltype(format)>(args, stream);
   });

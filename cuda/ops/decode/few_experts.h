@@ -1,9 +1,12 @@
-// The experts of up to eight tokens behind their choice (choose_experts.h), by
-// weights in BF16, INT4 or INT8 with F32 sums, in two launches that read each
-// chosen expert once:
+// The experts of up to eight tokens with their choice (choose_experts.h), by
+// weights in BF16, INT4 or INT8 with F32 sums, each chosen expert read once: in
+// two launches, or in BF16 on Hopper one (sm90_few_experts.h). Each block makes
+// the choice by itself:
+//
+//   logits [t, E] F32  -->  the tokens' experts and weights
 //
 //   x [t, d] BF16
-//     |  a block 8 or 16 columns of an expert: products by both halves of
+//     |  a tile is 8 or 16 columns of an expert: products by both halves of
 //     |  gate_up, SwiGLU, times the token's weight
 //   hidden [t, k, width] BF16
 //     |  a block 16 columns of y: products by down of all chosen experts, their
@@ -17,6 +20,7 @@
 #include <cstdint>
 
 #include "cuda/kernels/quant_product.h"
+#include "cuda/ops/decode/choose_experts.h"
 #include "cuda/ops/decode/weight_rows.h"
 #include "cuda/runtime/kernel.h"
 #include "cuda_bf16.h"
@@ -24,18 +28,20 @@
 
 namespace strata::gpu {
 
+// By which the blocks of a launch go together (sm90_few_experts.cu).
+struct ExpertCounters {
+  unsigned long long arrived;  // Of all launches.
+  int next_tile;               // 0 between launches.
+};
+
 struct FewExpertsArgs {
-  Extent tokens;  // At most 8.
-  int k = 1, num_experts = 0;
+  // Logits, h and shared_hidden are made by kernels that run before these: the
+  // second reads them before the first has ended.
+  ChooseExpertsArgs choice;
   int64_t d = 0, width = 0;
   const __nv_bfloat16* x = nullptr;
-  PackedRows gate_up;                   // [E, 2 width, d]
-  PackedRows down;                      // [E, d, width]
-  const float* weight = nullptr;        // [t, k]
-  const int32_t* num_active = nullptr;  // As ChooseExpertsArgs'.
-  const int32_t* active = nullptr;
-  const int32_t* pick = nullptr;
-
+  PackedRows gate_up;  // [E, 2 width, d]
+  PackedRows down;     // [E, d, width]
   // What every token has beside its experts, behind its SwiGLU; or no width.
   const float* shared_hidden = nullptr;  // [t, shared_width]
   PackedRows shared_down;                // [d, shared_width], as down
@@ -44,10 +50,15 @@ struct FewExpertsArgs {
   const float* h = nullptr;         // [t, d]
   float* y = nullptr;               // [t, d], may be h.
   __nv_bfloat16* hidden = nullptr;  // [t, k, width]
+
+  // Zero before the first call, then only of calls like it, one after another.
+  // Null: two launches.
+  ExpertCounters* counters = nullptr;
 };
 
 // Whether there is a kernel: weights of tiles (HasTiles) with d a multiple of
-// 16, width of 8.
+// 16, width of 16; a choice that blocks can make; what the tokens have, their
+// rows of x and those of hidden of all their experts, in 160 KB each.
 bool HasFewExperts(const FewExpertsArgs& args);
 cudaError_t FewExperts(const FewExpertsArgs& args, cudaStream_t stream);
 

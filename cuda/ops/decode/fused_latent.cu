@@ -43,8 +43,25 @@ enum QkvInput {
   kRow
 };
 
-// kv_b in BF16, which `prepare` keeps.
-constexpr char kNarrowKvB[] = "kv_b";
+// Of kv_b, in BF16, rows of all heads below each other, which `prepare` keeps.
+constexpr char kKeptKeys[] = "W_K";
+constexpr char kKeptValues[] = "W_V";
+
+// Rows [first, first + count) of every head of kv_b.
+cudaError_t KeepRows(const KernelContext& ctx, const Operand& kv_b,
+                     const char* name, int64_t first, int64_t count) {
+  const int64_t heads = ctx.Int("num_heads"), rank = kv_b.dim(1);
+  const int64_t of_head = kv_b.dim(0) / heads;
+  auto* const kept = ctx.Keep<__nv_bfloat16>(name, heads * count * rank);
+  if (kept == nullptr) return cudaErrorMemoryAllocation;
+  for (int64_t h = 0; h < heads; ++h) {
+    const cudaError_t e = RoundRows(
+        {count, nullptr}, rank, kv_b.as<float>() + (h * of_head + first) * rank,
+        kept + h * count * rank, ctx.stream);
+    if (e != cudaSuccess) return e;
+  }
+  return cudaSuccess;
+}
 
 LatentRowsArgs RowsOf(const KernelContext& ctx) {
   LatentRowsArgs a;
@@ -52,7 +69,6 @@ LatentRowsArgs RowsOf(const KernelContext& ctx) {
   a.num_heads = static_cast<int>(ctx.Int("num_heads"));
   a.nope = static_cast<int>(ctx.Int("nope"));
   a.rope = static_cast<int>(ctx.Int("rope"));
-  a.value = static_cast<int>(ctx.Int("value"));
   a.rank = static_cast<int>(ctx.in(kKvB).dim(1));
   a.interleaved = ctx.Int("interleaved") != 0;
   a.cos = ctx.in(kCos).as<float>();
@@ -88,15 +104,9 @@ bool IsFewLatents(const KernelContext& ctx) {
          HasAbsorbQueries(RowsOf(ctx));
 }
 
-cudaError_t KeepNarrow(const KernelContext& ctx, const Operand& kv_b) {
-  auto* const narrow = ctx.Keep<__nv_bfloat16>(kNarrowKvB, kv_b.max_elements());
-  if (narrow == nullptr) return cudaErrorMemoryAllocation;
-  return RoundRows(kv_b.rows(), kv_b.columns(), kv_b.as<float>(), narrow,
-                   ctx.stream);
-}
-
 cudaError_t PrepareLatentQkv(const KernelContext& ctx) {
-  return IsFewLatents(ctx) ? KeepNarrow(ctx, ctx.in(kKvB)) : cudaSuccess;
+  if (!IsFewLatents(ctx)) return cudaSuccess;
+  return KeepRows(ctx, ctx.in(kKvB), kKeptKeys, 0, ctx.Int("nope"));
 }
 
 cudaError_t RunFewLatents(const KernelContext& ctx) {
@@ -104,8 +114,9 @@ cudaError_t RunFewLatents(const KernelContext& ctx) {
   LatentRowsArgs rows = RowsOf(ctx);
   auto* const q = ctx.Take<float>(x.dim(0) * ctx.in(kWq).dim(0));
   auto* const kv = ctx.Take<float>(x.dim(0) * ctx.in(kWkv).dim(0));
-  rows.kv_b = ctx.Keep<__nv_bfloat16>(kNarrowKvB, ctx.in(kKvB).max_elements());
-  if (q == nullptr || kv == nullptr || rows.kv_b == nullptr) {
+  const int64_t key_rows = rows.num_heads * int64_t{rows.nope};
+  rows.w_k = ctx.Keep<__nv_bfloat16>(kKeptKeys, key_rows * rows.rank);
+  if (q == nullptr || kv == nullptr || rows.w_k == nullptr) {
     return cudaErrorMemoryAllocation;
   }
   FewRowsArgs a = ProjectionsOf(ctx);
@@ -182,24 +193,18 @@ bool IsFewOutputs(const KernelContext& ctx) {
          HasFewRows(tokens, WeightRows(ctx.in(kAttendInputs + kW), columns));
 }
 
-// W_V of all heads below each other, in BF16.
 template <int kAttendInputs>
 cudaError_t PrepareAttendProject(const KernelContext& ctx) {
   if (!IsFewOutputs<kAttendInputs>(ctx)) return cudaSuccess;
-  const Operand& kv_b = ctx.in(kAttendInputs + kProjectKvB);
-  const int64_t heads = ctx.Int("num_heads"), nope = ctx.Int("nope");
-  const int64_t value = ctx.Int("value"), rank = ctx.Int("rank");
-  auto* const narrow =
-      ctx.Keep<__nv_bfloat16>(kNarrowKvB, heads * value * rank);
-  if (narrow == nullptr) return cudaErrorMemoryAllocation;
-  for (int64_t h = 0; h < heads; ++h) {
-    const cudaError_t e =
-        RoundRows({value, nullptr}, rank,
-                  kv_b.as<float>() + (h * (nope + value) + nope) * rank,
-                  narrow + h * value * rank, ctx.stream);
-    if (e != cudaSuccess) return e;
-  }
-  return cudaSuccess;
+  return KeepRows(ctx, ctx.in(kAttendInputs + kProjectKvB), kKeptValues,
+                  ctx.Int("nope"), ctx.Int("value"));
+}
+
+template <int kAttendInputs>
+PackedRows ValueRows(const KernelContext& ctx) {
+  const int64_t columns = ValueColumns(ctx), rank = ctx.Int("rank");
+  return Bf16Rows(ctx.Keep<__nv_bfloat16>(kKeptValues, columns * rank), columns,
+                  rank);
 }
 
 template <int kAttendInputs>
@@ -215,8 +220,9 @@ cudaError_t RunFewOutputs(const KernelContext& ctx) {
   attend.o = ctx.Take<float>(rows * attend.num_heads * rank);
   auto* const values = ctx.Take<float>(rows * columns);
   FewRowsArgs a;
-  const auto* const w_v = ctx.Keep<__nv_bfloat16>(kNarrowKvB, columns * rank);
-  if (attend.o == nullptr || values == nullptr || w_v == nullptr) {
+  a.product[0].w = ValueRows<kAttendInputs>(ctx);
+  if (attend.o == nullptr || values == nullptr ||
+      a.product[0].w.data == nullptr) {
     return cudaErrorMemoryAllocation;
   }
   attend.join = false;
@@ -230,7 +236,6 @@ cudaError_t RunFewOutputs(const KernelContext& ctx) {
   a.x = a.splits > 1 ? attend.partial : attend.o;
   a.max = attend.max;
   a.sum = attend.sum;
-  a.product[0].w = Bf16Rows(w_v, columns, rank);
   a.product[0].y = values;
   if (e = FewRowsProducts(a, ctx.stream); e != cudaSuccess) return e;
   FewRowsArgs project;
@@ -285,17 +290,18 @@ cudaError_t RunAttendProject(const KernelContext& ctx) {
 }  // namespace
 
 void RegisterFusedLatentKernels(KernelRegistry& kernels) {
-  kernels.Register("LatentQkv", RunLatentQkv, PrepareLatentQkv);
-  kernels.Register("CachedLatentAttendProject", RunAttendProject<4>,
-                   PrepareAttendProject<4>);
-  kernels.Register("PagedLatentAttendProject", RunAttendProject<5>,
-                   PrepareAttendProject<5>);
-  // With packed weights (core/ops/quant_fused.h).
-  kernels.Register("QuantLatentQkv", RunLatentQkv, PrepareLatentQkv);
-  kernels.Register("QuantCachedLatentAttendProject", RunAttendProject<4>,
-                   PrepareAttendProject<4>);
-  kernels.Register("QuantPagedLatentAttendProject", RunAttendProject<5>,
-                   PrepareAttendProject<5>);
+  // The second of each with packed weights (core/ops/quant_fused.h).
+  for (const char* const op : {"LatentQkv", "QuantLatentQkv"}) {
+    kernels.Register(op, RunLatentQkv, PrepareLatentQkv);
+  }
+  for (const char* const op :
+       {"CachedLatentAttendProject", "QuantCachedLatentAttendProject"}) {
+    kernels.Register(op, RunAttendProject<4>, PrepareAttendProject<4>);
+  }
+  for (const char* const op :
+       {"PagedLatentAttendProject", "QuantPagedLatentAttendProject"}) {
+    kernels.Register(op, RunAttendProject<5>, PrepareAttendProject<5>);
+  }
 }
 
 }  // namespace strata::gpu

@@ -355,7 +355,7 @@ cudaError_t Launch(Args args, cudaStream_t stream) {
   auto* const kernel = LatentKernel<kBf16>;
   constexpr size_t kSharedBytes = sizeof(Shared) + kSwizzleBytes;
   static_assert(kSharedBytes <= 227 << 10, "a block's shared memory");
-  static const cudaError_t allowed = cudaFuncSetAttribute(
+  const cudaError_t allowed = cudaFuncSetAttribute(
       reinterpret_cast<const void*>(kernel),
       cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes);
   if (allowed != cudaSuccess) return allowed;

@@ -43,26 +43,44 @@ __global__ void __launch_bounds__(kBlock) TurnKernel(const LatentRowsArgs a) {
   }
 }
 
-// By a block.
+// By a block. All that is read is asked for at once: the next thing that waits
+// for it is attention.
 __device__ void StoreLatent(const LatentRowsArgs& a, int64_t token) {
+  constexpr int kAtATime = 2;
   const int width = a.rank + a.rope;
+  const float* const from = a.kv + token * width;
+  const auto at = [&](int c) {
+    return a.bias != nullptr ? from[c] + a.bias[c] : from[c];
+  };
+  // The first 512 columns stay in registers.
+  float x[kAtATime], gain[kAtATime];
+  float sum = 0;
+#pragma unroll
+  for (int i = 0; i < kAtATime; ++i) {
+    const int c = static_cast<int>(threadIdx.x) + i * kBlock;
+    x[i] = c < a.rank ? at(c) : 0.f;
+    gain[i] = c < a.rank ? a.gain[c] : 0.f;
+    sum += x[i] * x[i];
+  }
   const int64_t to = a.row[token];
+  for (int c = threadIdx.x + kAtATime * kBlock; c < a.rank; c += kBlock) {
+    sum += at(c) * at(c);
+  }
+  const float scale =
+      rsqrtf(BlockSum(sum) / static_cast<float>(a.rank) + a.eps);
   if (to < 0 || to >= a.slots) {
     if (threadIdx.x == 0) {
       a.fault.Report(FaultKind::kCacheRow, token, to, a.slots);
     }
     return;
   }
-  const float* const from = a.kv + token * width;
   float* const row = a.cache + to * width;
-  const auto at = [&](int c) {
-    return a.bias != nullptr ? from[c] + a.bias[c] : from[c];
-  };
-  float sum = 0;
-  for (int c = threadIdx.x; c < a.rank; c += kBlock) sum += at(c) * at(c);
-  const float scale =
-      rsqrtf(BlockSum(sum) / static_cast<float>(a.rank) + a.eps);
-  for (int c = threadIdx.x; c < a.rank; c += kBlock) {
+#pragma unroll
+  for (int i = 0; i < kAtATime; ++i) {
+    const int c = static_cast<int>(threadIdx.x) + i * kBlock;
+    if (c < a.rank) row[c] = x[i] * scale * gain[i];
+  }
+  for (int c = threadIdx.x + kAtATime * kBlock; c < a.rank; c += kBlock) {
     row[c] = at(c) * scale * a.gain[c];
   }
   for (int j = threadIdx.x; j < a.rope / 2; j += kBlock) {
@@ -95,8 +113,7 @@ __global__ void __launch_bounds__(kBlock) AbsorbKernel(const LatentRowsArgs a) {
   const int row = static_cast<int>(threadIdx.x) / 8;
   const int steps = a.nope / kRowsAtATime;
   const __nv_bfloat16* const w =
-      a.kv_b + (int64_t{head} * (a.nope + a.value) + row) * a.rank + first +
-      piece * 8;
+      a.w_k + (int64_t{head} * a.nope + row) * a.rank + first + piece * 8;
   uint4 raw[kMaxSteps];
 #pragma unroll
   for (int i = 0; i < kMaxSteps; ++i) {
@@ -107,7 +124,8 @@ __global__ void __launch_bounds__(kBlock) AbsorbKernel(const LatentRowsArgs a) {
   }
   WaitForEarlier();
   LetLaterBegin();
-  const int tokens = static_cast<int>(a.tokens.Get());
+  // Rows are there up to the bound; of those beyond the count nobody reads.
+  const int tokens = static_cast<int>(a.tokens.bound);
   const int qk = a.nope + a.rope, width = a.rank + a.rope;
   const int warp = static_cast<int>(threadIdx.x) / kWarp;
 #pragma unroll

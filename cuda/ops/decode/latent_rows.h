@@ -24,7 +24,7 @@ namespace strata::gpu {
 
 struct LatentRowsArgs {
   Extent tokens;
-  int num_heads = 1, nope = 0, rope = 0, value = 0, rank = 0;
+  int num_heads = 1, nope = 0, rope = 0, rank = 0;
   bool interleaved = false;
   const float* cos = nullptr;  // [t, rope / 2], and of sin
   const float* sin = nullptr;
@@ -38,7 +38,7 @@ struct LatentRowsArgs {
   const int32_t* row = nullptr;  // [t], where in the cache.
   FaultSink fault;               // kCacheRow, if there is no such row.
   // Of AbsorbQueries alone.
-  const __nv_bfloat16* kv_b = nullptr;  // [heads * (nope + value), rank]
+  const __nv_bfloat16* w_k = nullptr;  // [heads * nope, rank]
   float* absorbed = nullptr;
 };
 

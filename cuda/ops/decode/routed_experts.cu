@@ -34,8 +34,9 @@ enum RoutedInput {
 };
 enum RoutedOutput { kY, kOffset, kRows, kX, kHidden, kShared };
 
-// Few tokens under bf16: the gate with the first half of the shared expert, the
-// choice, the experts in two launches with the rest of the shared one.
+// Few tokens under bf16: the gate with the first half of the shared expert,
+// then the experts in two launches with their choice and the rest of the shared
+// one.
 ChooseExpertsArgs ChoiceOf(const KernelContext& ctx) {
   ChooseExpertsArgs a;
   a.tokens = ctx.in(kH).rows();
@@ -53,9 +54,7 @@ ChooseExpertsArgs ChoiceOf(const KernelContext& ctx) {
 
 FewExpertsArgs ExpertsOf(const KernelContext& ctx) {
   FewExpertsArgs a;
-  a.tokens = ctx.in(kH).rows();
-  a.k = static_cast<int>(ctx.Int("k"));
-  a.num_experts = static_cast<int>(ctx.in(kGateUp).dim(0));
+  a.choice = ChoiceOf(ctx);
   a.d = ctx.in(kH).dim(1);
   a.width = ctx.in(kGateUp).dim(1) / 2;
   a.x = ctx.out(kX).as<__nv_bfloat16>();
@@ -95,37 +94,21 @@ FewRowsArgs GateOf(const KernelContext& ctx) {
 bool IsFewTokens(const KernelContext& ctx) {
   return ctx.precision == Precision::kBf16 &&
          ctx.Int("num_groups") == ctx.Int("top_groups") &&
-         HasChooseExperts(ChoiceOf(ctx)) && HasFewExperts(ExpertsOf(ctx)) &&
-         HasFewRowsProducts(GateOf(ctx));
+         HasFewExperts(ExpertsOf(ctx)) && HasFewRowsProducts(GateOf(ctx));
 }
 
 cudaError_t RunFewTokens(const KernelContext& ctx) {
-  const Extent t = ctx.in(kH).rows();
-  ChooseExpertsArgs choice = ChoiceOf(ctx);
   FewExpertsArgs experts = ExpertsOf(ctx);
-  const int64_t slots = t.bound * choice.k;
-  const Operand logits = TakeMatrix(ctx, t, choice.num_experts);
-  choice.expert = ctx.Take<int32_t>(slots);
-  choice.weight = ctx.Take<float>(slots);
-  choice.num_active = ctx.Take<int32_t>(1);
-  choice.active = ctx.Take<int32_t>(choice.num_experts);
-  choice.pick = ctx.Take<int32_t>(choice.num_experts * kMaxFewRows);
-  for (const void* const p :
-       {logits.data, static_cast<void*>(choice.expert),
-        static_cast<void*>(choice.weight),
-        static_cast<void*>(choice.num_active),
-        static_cast<void*>(choice.active), static_cast<void*>(choice.pick)}) {
-    if (p == nullptr) return cudaErrorMemoryAllocation;
+  const Operand logits =
+      TakeMatrix(ctx, ctx.in(kH).rows(), experts.choice.num_experts);
+  experts.counters = ctx.Keep<ExpertCounters>("counters", 1);
+  if (logits.data == nullptr || experts.counters == nullptr) {
+    return cudaErrorMemoryAllocation;
   }
   FewRowsArgs gate = GateOf(ctx);
   gate.product[0].y = logits.as<float>();
   if (const cudaError_t e = FewRowsProducts(gate, ctx.stream); e) return e;
-  choice.logits = logits.as<float>();
-  if (const cudaError_t e = ChooseExperts(choice, ctx.stream); e) return e;
-  experts.weight = choice.weight;
-  experts.num_active = choice.num_active;
-  experts.active = choice.active;
-  experts.pick = choice.pick;
+  experts.choice.logits = logits.as<float>();
   return FewExperts(experts, ctx.stream);
 }
 
@@ -300,11 +283,14 @@ cudaError_t RunNormMlp(const KernelContext& ctx) {
 }  // namespace
 
 void RegisterRoutedExpertsKernels(KernelRegistry& kernels) {
-  kernels.Register("RoutedExperts", RunRoutedExperts);
-  kernels.Register("NormMlp", RunNormMlp);
-  // With packed weights (core/ops/quant_fused.h).
-  kernels.Register("QuantRoutedExperts", RunRoutedExperts);
-  kernels.Register("QuantNormMlp", RunNormMlp);
+  // The second of each with packed weights (core/ops/quant_fused.h).
+  for (const char* const op : {"RoutedExperts", "QuantRoutedExperts"}) {
+    kernels.Register(op, RunRoutedExperts, /*prepare=*/nullptr,
+                     /*alone=*/true);  // sm90_few_experts.cu.
+  }
+  for (const char* const op : {"NormMlp", "QuantNormMlp"}) {
+    kernels.Register(op, RunNormMlp);
+  }
 }
 
 }  // namespace strata::gpu

@@ -1,0 +1,197 @@
+// A flat gate's choice (choose_experts.h), by a block for itself: some 1,000
+// cycles, which cost less than a kernel between the gate and its experts.
+
+#ifndef CUDA_OPS_DECODE_CHOOSE_EXPERTS_CUH_
+#define CUDA_OPS_DECODE_CHOOSE_EXPERTS_CUH_
+
+#include <cmath>
+#include <cstdint>
+
+#include "cuda/ops/decode/choose_experts.h"
+#include "cuda/ops/device.cuh"
+
+namespace strata::gpu {
+
+constexpr int kMaxChoosers = kWarpsPerBlock;  // Tokens, a warp each.
+constexpr int kMaxOffered = kBlock;           // Experts, a thread each.
+constexpr int kMaxChosen = kWarp;             // Of a token.
+
+// In shared memory.
+struct ChosenExperts {
+  int expert[kMaxChoosers * kMaxChosen];    // [t, k]
+  float weight[kMaxChoosers * kMaxChosen];  // [t, k]
+  int num_slots;
+  // The experts that have slots, in order, and of each which of token i's slots
+  // is its own, -1 where none.
+  int num_active;
+  int active[kMaxOffered];
+  int8_t pick[kMaxOffered][kMaxChoosers];
+  int active_of_warp[kWarpsPerBlock];
+};
+
+// A score as an integer that is larger where the score is: -0 equals 0, and NaN
+// is below all else.
+__device__ __forceinline__ uint32_t KeyOf(float score) {
+  score += 0.f;
+  int32_t key = __float_as_int(score);
+  if (key < 0) key ^= INT32_MAX;
+  if (isnan(score)) key = INT32_MIN + 1;
+  return static_cast<uint32_t>(key) ^ 0x80000000u;
+}
+
+// Of `token`, by a warp: lane l has experts l, l + 32, ... Logits are read
+// where L2 has them, as this may be before earlier kernels have ended.
+template <int kPerLane>
+__device__ __forceinline__ void ChooseOfToken(const ChooseExpertsArgs& a,
+                                              int token, ChosenExperts& to) {
+  const int lane = Lane();
+  float p[kPerLane], bias[kPerLane];
+  float largest = -INFINITY;
+#pragma unroll
+  for (int i = 0; i < kPerLane; ++i) {
+    const int e = i * kWarp + lane;
+    const bool there = e < a.num_experts;
+    p[i] = there ? __ldcg(a.logits + int64_t{token} * a.num_experts + e)
+                 : -INFINITY;
+    bias[i] = there && a.bias != nullptr ? __ldg(a.bias + e) : 0.f;
+    largest = fmaxf(largest, p[i]);
+  }
+  float sum = 1;
+  if (a.softmax) {
+    largest = WarpMax(largest);
+    sum = 0;
+#pragma unroll
+    for (int i = 0; i < kPerLane; ++i) {
+      p[i] = expf(p[i] - largest);
+      sum += p[i];
+    }
+    sum = WarpSum(sum);
+  }
+  uint32_t key[kPerLane];  // 0: not offered, or taken.
+#pragma unroll
+  for (int i = 0; i < kPerLane; ++i) {
+    p[i] = a.softmax ? p[i] / sum : SigmoidOf(p[i]);
+    key[i] = i * kWarp + lane < a.num_experts ? KeyOf(p[i] + bias[i]) : 0;
+  }
+  int choice = -1;  // Of rank `lane`, and its p.
+  float choice_p = 0;
+  for (int j = 0; j < a.k; ++j) {
+    uint32_t best = 0;
+#pragma unroll
+    for (int i = 0; i < kPerLane; ++i) best = max(best, key[i]);
+    best = __reduce_max_sync(kWholeWarp, best);
+    unsigned first = UINT32_MAX;  // Of equal scores, the first expert.
+#pragma unroll
+    for (int i = kPerLane - 1; i >= 0; --i) {
+      if (key[i] == best) first = i * kWarp + lane;
+    }
+    first = __reduce_min_sync(kWholeWarp, first);
+    float value = 0;
+#pragma unroll
+    for (int i = 0; i < kPerLane; ++i) {
+      if (i * kWarp + lane == static_cast<int>(first)) {
+        value = p[i];
+        key[i] = 0;
+      }
+    }
+    value = __shfl_sync(kWholeWarp, value, first % kWarp);
+    if (lane == j) {
+      choice = static_cast<int>(first);
+      choice_p = value;
+    }
+  }
+  float divisor = 1;
+  if (a.normalize) {
+    constexpr float kSumFloor = 1e-20f;  // As SelectedWeight's.
+    divisor = fmaxf(kSumFloor + WarpSum(choice_p), a.floor);
+  }
+  if (lane < a.k) {
+    to.expert[token * a.k + lane] = choice;
+    to.weight[token * a.k + lane] = a.scale / divisor * choice_p;
+  }
+}
+
+// Before earlier kernels have ended: the bias, which none of them makes, to
+// where it is near.
+__device__ __forceinline__ void BringBias(const ChooseExpertsArgs& a) {
+  const int e = static_cast<int>(threadIdx.x) * 8;  // 32 bytes.
+  if (a.bias == nullptr || e >= a.num_experts) return;
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(a.bias + e));
+}
+
+// By a block of kBlock threads or more; ends with a barrier.
+__device__ __forceinline__ void Choose(const ChooseExpertsArgs& a,
+                                       ChosenExperts& to) {
+  const int e = static_cast<int>(threadIdx.x), warp = e / kWarp;
+  const int tokens = static_cast<int>(a.tokens.Get()), slots = tokens * a.k;
+  if (warp < a.tokens.bound) {
+    if (a.num_experts <= kMaxOffered / 2) {
+      ChooseOfToken<kMaxOffered / kWarp / 2>(a, warp, to);
+    } else {
+      ChooseOfToken<kMaxOffered / kWarp>(a, warp, to);
+    }
+  }
+  __syncthreads();
+  if (e == 0) to.num_slots = slots;
+  if (a.tokens.bound == 1) {  // In the order of its slots.
+    if (e == 0) to.num_active = slots;
+    if (e < slots) to.active[e] = to.expert[e];
+    if (e < slots * kMaxChoosers) {
+      const int t = e % kMaxChoosers, at = e / kMaxChoosers;
+      to.pick[at][t] = static_cast<int8_t>(t == 0 ? at : -1);
+    }
+    __syncthreads();
+    return;
+  }
+  // Thread e looks for expert e.
+  bool mine = false;
+  unsigned ballot = 0;
+  if (e < kMaxOffered) {
+    for (int s = 0; s < slots; ++s) mine |= to.expert[s] == e;
+    ballot = __ballot_sync(kWholeWarp, mine);
+    if (Lane() == 0) to.active_of_warp[warp] = __popc(ballot);
+  }
+  __syncthreads();
+  if (e < kMaxOffered) {
+    int at = __popc(ballot & ((1u << Lane()) - 1)), all = 0;
+#pragma unroll
+    for (int w = 0; w < kWarpsPerBlock; ++w) {
+      at += w < warp ? to.active_of_warp[w] : 0;
+      all += to.active_of_warp[w];
+    }
+    if (e == 0) to.num_active = all;
+    if (mine) {
+      to.active[at] = e;
+      for (int t = 0; t < kMaxChoosers; ++t) {
+        int slot = -1;
+        for (int j = 0; t < tokens && j < a.k; ++j) {
+          if (to.expert[t * a.k + j] == e) slot = j;
+        }
+        to.pick[at][t] = static_cast<int8_t>(slot);
+      }
+    }
+  }
+  __syncthreads();
+}
+
+// The choice to memory, by a block.
+__device__ __forceinline__ void StoreChoice(const ChooseExpertsArgs& a,
+                                            const ChosenExperts& from) {
+  const int e = static_cast<int>(threadIdx.x), slots = from.num_slots;
+  if (e < a.num_experts) {
+    int before = 0;
+    for (int s = 0; s < slots; ++s) before += from.expert[s] < e;
+    a.offset[e] = before;
+  }
+  if (e == 0) {
+    a.offset[a.num_experts] = slots;
+    *a.rows = slots;
+  }
+  if (a.expert == nullptr || e >= slots) return;
+  a.expert[e] = from.expert[e];
+  a.weight[e] = from.weight[e];
+}
+
+}  // namespace strata::gpu
+
+#endif  // CUDA_OPS_DECODE_CHOOSE_EXPERTS_CUH_
