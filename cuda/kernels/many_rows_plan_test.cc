@@ -52,7 +52,9 @@ TEST(PlanManyRowsTest, HasATileForAllRowsAndColumns) {
         EXPECT_THAT(plan.column_units * plan.pairs * kColumns, Ge(n));
         const int64_t units = plan.token_tiles * plan.column_units;
         // Blocks that share what is summed over have one tile each.
-        if (plan.splits > 1) EXPECT_EQ(plan.clusters, units);
+        if (plan.splits > 1) {
+          EXPECT_EQ(plan.clusters, units);
+        }
         EXPECT_THAT(plan.clusters, Ge(1));
         EXPECT_THAT(plan.clusters, Le(units));
       }
