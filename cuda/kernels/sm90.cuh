@@ -90,6 +90,19 @@ __device__ __forceinline__ void Wait(uint64_t* barrier, uint32_t parity) {
       : "memory");
 }
 
+// Which of a ring of stages comes next, and how often it was used.
+template <int kStages>
+struct Ring {
+  int stage = 0;
+  uint32_t phase = 0;
+  __device__ __forceinline__ void Next() {
+    if (++stage == kStages) {
+      stage = 0;
+      phase ^= 1;
+    }
+  }
+};
+
 // --- Clusters, and threads within a block ---
 
 __device__ __forceinline__ uint32_t ClusterRank() {

@@ -189,18 +189,6 @@ __device__ __forceinline__ int Uniform(int x) {
   return __shfl_sync(0xffffffff, x, 0);
 }
 
-// Which stage comes next, and how often it was used.
-struct Ring {
-  int stage = 0;
-  uint32_t phase = 0;
-  __device__ __forceinline__ void Next() {
-    if (++stage == kStages) {
-      stage = 0;
-      phase ^= 1;
-    }
-  }
-};
-
 // One thread: keeps the stages full.
 template <Product kProduct>
 __device__ void Load(const Args& args, Shared& shared, const CUtensorMap* map_a,
@@ -208,7 +196,7 @@ __device__ void Load(const Args& args, Shared& shared, const CUtensorMap* map_a,
   Schedule<kProduct> schedule(args, shared.first_job);
   constexpr bool kRowsOfB = ByRowsOfWeights(kProduct);
   constexpr uint16_t kAll = (1 << kCluster) - 1;
-  Ring ring;
+  Ring<kStages> ring;
   for (Job job; schedule.Next(rank, job);) {
     const int depth = DepthOf<kProduct>(args, job);
     const int boxes_a = BoxesOfA<kProduct>(job);
@@ -342,7 +330,7 @@ __device__ void MultiplyTiles(const Args& args, Shared& shared, int rank) {
       }
     }
   };
-  Ring ring;
+  Ring<kStages> ring;
   float sum[128];
   for (Job job; schedule.Next(rank, job);) {
     const int depth = Uniform(DepthOf<kProduct>(args, job));

@@ -17,19 +17,6 @@
 
 namespace strata::gpu {
 
-// Which stage comes next, and how often it was used.
-template <int kStages>
-struct Ring {
-  int stage = 0;
-  uint32_t phase = 0;
-  __device__ __forceinline__ void Next() {
-    if (++stage == kStages) {
-      stage = 0;
-      phase ^= 1;
-    }
-  }
-};
-
 #if STRATA_SM90A
 
 // A box as LoadBox's, to L2.
