@@ -258,7 +258,9 @@ TEST(BalancedCheckpointTest, IsTheSameWhereverExpertsAre) {
       auto trainer = Trainer::Create(TinyFlat(), Steps(), &corpus, 1,
                                      Options(DType::kF32, &mesh, rule));
       ASSERT_THAT(trainer, IsOk());
-      if (!resume.empty()) ASSERT_THAT((*trainer)->Resume(resume), IsOk());
+      if (!resume.empty()) {
+        ASSERT_THAT((*trainer)->Resume(resume), IsOk());
+      }
       while ((*trainer)->step() < steps) {
         const auto metrics = (*trainer)->Step();
         ASSERT_THAT(metrics, IsOk());

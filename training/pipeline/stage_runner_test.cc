@@ -252,12 +252,6 @@ class OtherBackend : public CpuBackend {
   absl::string_view name() const override { return "other"; }
 };
 
-class OtherBackend : public CpuBackend {
- public:
-  OtherBackend() : CpuBackend(1, AllCpuKernels()) {}
-  absl::string_view name() const override { return "other"; }
-};
-
 TEST(StageRunnerTest, OtherDevicesSumAfterTheItems) {
   const auto world = ThreadCommunicators(2, absl::Seconds(60));
   OtherBackend backend;
