@@ -79,8 +79,8 @@ class Backend {
     std::memcpy(to, from, num_bytes);
     return absl::OkStatus();
   }
-  // Zeroes `num_bytes` of its Memory, as kernels see them; the host's copy stays
-  // as it is.
+  // Zeroes `num_bytes` of its Memory, as kernels see them; the host's copy
+  // stays as it is.
   virtual absl::Status Clear(void* data, int64_t num_bytes) {
     std::memset(data, 0, num_bytes);
     return absl::OkStatus();
