@@ -26,8 +26,8 @@ int64_t BytesOfSlot(const std::vector<std::string>& names,
 // has room for what is sent and what comes, for the time of the call. What
 // Get() gave out before is of no use after it.
 //
-// Returns the communicator's errors, and RESOURCE_EXHAUSTED if there is no room;
-// the states may then be anything.
+// Returns the communicator's errors, and RESOURCE_EXHAUSTED if there is no
+// room; the states may then be anything.
 absl::Status MoveRows(absl::Span<const int32_t> origin,
                       const std::vector<std::string>& names,
                       Communicator& ranks, StateStore& state);
