@@ -16,6 +16,7 @@
 #include "core/cpu/all_kernels.h"
 #include "core/cpu/cpu_backend.h"
 #include "core/graph/graph.h"
+#include "core/graph/op_def.h"
 #include "core/model/config.h"
 #include "core/model/count.h"
 #include "core/model/init.h"
@@ -332,6 +333,57 @@ TEST(GradientGraphTest, AccumulatesEachGradientBeforeTheNextButOne) {
           [](const Value& value) { return value.role == Role::kParameter; })));
   EXPECT_LE(most_waiting, 2);
   EXPECT_EQ(waiting.size(), 0);
+}
+
+// The graph as it was before some of its values became BF16, which operators
+// do not infer.
+Graph InF32(const Graph& graph) {
+  std::vector<Value> values = graph.values();
+  for (Value& value : values) {
+    if (value.type.dtype == DType::kBF16) value.type.dtype = DType::kF32;
+  }
+  Graph wide;
+  CopyValues(values, std::vector<bool>(values.size(), true), wide);
+  for (const Node& node : graph.nodes()) wide.AddNode(node);
+  return wide;
+}
+
+// Rows of experts are sized by a value that the plan makes behind them: what a
+// graph becomes has them as their operators infer them.
+void ExpectDimsAsInferred(const Graph& graph) {
+  ASSERT_THAT(Verify(graph), IsOk());
+  int ragged = 0;
+  for (const Node& node : graph.nodes()) {
+    const auto types = node.op->infer({graph, node.inputs, {}, node.attrs});
+    ASSERT_THAT(types, IsOk()) << node.scope << "/" << node.op->name;
+    for (size_t i = 0; i < types->size(); ++i) {
+      Dims want = (*types)[i].dims;
+      for (Dim& dim : want) {  // -2 - j is what the node makes as its jth.
+        if (dim.count < kNone) dim.count = node.outputs[-2 - dim.count];
+        ragged += dim.ragged() ? 1 : 0;
+      }
+      EXPECT_TRUE(graph.value(node.outputs[i]).type.dims == want)
+          << node.scope << "/" << node.op->name << ", output " << i;
+    }
+  }
+  EXPECT_GT(ragged, 0);
+}
+
+TEST(StepGraphTest, PassesKeepWhatSizesRows) {
+  for (const ModelConfig& config : {Flat(), Hierarchical(), DeepSeek()}) {
+    const auto evaluation = BuildEvaluationGraph(
+        config, kSequences, kSeqLen, DType::kF32, RouteSource::kGate, {});
+    ASSERT_THAT(evaluation, IsOk());
+    const auto step =
+        BuildGradientGraph(config, kSequences, kSeqLen, DType::kF32);
+    ASSERT_THAT(step, IsOk());
+    ExpectDimsAsInferred(step->graph);
+    const StepGraph less = InLessMemory(*step);
+    ExpectDimsAsInferred(less.graph);
+    ExpectDimsAsInferred(InLessMemory(*evaluation).graph);
+    const std::set<std::string> weights = Bf16Weights(evaluation->graph);
+    ExpectDimsAsInferred(InF32(InBf16(less, weights).graph));
+  }
 }
 
 // Of two ranks that share experts out: products read rows as they came, so all

@@ -72,6 +72,25 @@ void Graph::SetOutput(absl::string_view name, ValueId value) {
   outputs_[std::string(name)] = value;
 }
 
+std::vector<ValueId> CopyValues(const std::vector<Value>& values,
+                                const std::vector<bool>& is_there, Graph& to) {
+  std::vector<ValueId> copy(values.size(), kNone);
+  auto next = static_cast<ValueId>(to.values().size());
+  for (size_t id = 0; id < values.size(); ++id) {
+    if (is_there[id]) copy[id] = next++;
+  }
+  for (size_t id = 0; id < values.size(); ++id) {
+    if (!is_there[id]) continue;
+    Value value = values[id];
+    value.producer = kNone;
+    for (Dim& dim : value.type.dims) {
+      if (dim.ragged()) dim.count = copy[dim.count];
+    }
+    to.AddValue(std::move(value));
+  }
+  return copy;
+}
+
 namespace {
 
 // "%12 (layers.0.attention/MatMul)" or the name of a source.

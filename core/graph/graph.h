@@ -116,6 +116,12 @@ class Graph {
   absl::flat_hash_map<std::string, ValueId> sources_;
 };
 
+// Adds to `to` those of `values` that `is_there` [values] names, in order and
+// without producers. Returns the id of each there; kNone where it is not. What
+// sizes a value has to be there too, and may come behind it.
+std::vector<ValueId> CopyValues(const std::vector<Value>& values,
+                                const std::vector<bool>& is_there, Graph& to);
+
 // Checks that each value is made once and before its use, that ragged counts
 // are I32 scalars made before the values they size, that only state is updated
 // in place, and that no weight-gradient node feeds an input-gradient node.

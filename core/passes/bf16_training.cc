@@ -123,16 +123,11 @@ Bf16Gradients SumWeightGrads(const Graph& graph,
   Bf16Gradients result;
   Graph& summed = result.graph;
   std::vector<ValueId>& moved = result.value;
-  moved.assign(graph.values().size(), kNone);
-  for (size_t id = 0; id < moved.size(); ++id) {
-    Value value = graph.value(id);
-    if (value.producer != kNone && gone[value.producer]) continue;
-    for (Dim& dim : value.type.dims) {
-      if (dim.ragged()) dim.count = moved[dim.count];
-    }
-    value.producer = kNone;
-    moved[id] = summed.AddValue(std::move(value));
+  std::vector<bool> stays;
+  for (const Value& value : graph.values()) {
+    stays.push_back(value.producer == kNone || !gone[value.producer]);
   }
+  moved = CopyValues(graph.values(), stays, summed);
   for (size_t id = 0; id < gone.size(); ++id) {
     if (gone[id]) continue;
     Node node = graph.node(id);

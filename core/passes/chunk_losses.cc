@@ -123,27 +123,18 @@ class Writer {
  public:
   Writer(const Graph& graph, const std::map<NodeId, Loss>& losses)
       : graph_(graph), losses_(losses), done_(graph.nodes().size()) {
-    std::set<ValueId> gone;
+    std::vector<bool> stays(graph.values().size(), true);
     for (const auto& [id, loss] : losses) {
-      gone.insert(graph.node(loss.logits).outputs[0]);
-      gone.insert(graph.node(loss.loss).outputs[2]);
+      stays[graph.node(loss.logits).outputs[0]] = false;
+      stays[graph.node(loss.loss).outputs[2]] = false;
       done_[loss.logits] = true;
       if (loss.grad == kNone) continue;
-      gone.insert(graph.node(loss.grad).outputs[0]);
+      stays[graph.node(loss.grad).outputs[0]] = false;
       for (const NodeId part : {loss.grad, loss.dx, loss.dw}) {
         done_[part] = true;
       }
     }
-    result_.value.assign(graph.values().size(), kNone);
-    for (size_t id = 0; id < graph.values().size(); ++id) {
-      if (gone.count(static_cast<ValueId>(id)) > 0) continue;
-      Value value = graph.value(static_cast<ValueId>(id));
-      for (Dim& dim : value.type.dims) {
-        if (dim.ragged()) dim.count = result_.value[dim.count];
-      }
-      value.producer = kNone;
-      result_.value[id] = result_.graph.AddValue(std::move(value));
-    }
+    result_.value = CopyValues(graph.values(), stays, result_.graph);
   }
 
   ChunkedLosses Write(int64_t chunk_rows) && {

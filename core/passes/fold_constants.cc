@@ -44,21 +44,7 @@ std::vector<bool> FindConstants(const Graph& graph) {
 class Part {
  public:
   Part(const std::vector<Value>& values, const std::vector<bool>& is_there)
-      : id_(values.size(), kNone) {
-    // First, as what sizes a value may come behind it.
-    ValueId next = 0;
-    for (size_t i = 0; i < values.size(); ++i) {
-      if (is_there[i]) id_[i] = next++;
-    }
-    for (size_t i = 0; i < values.size(); ++i) {
-      if (!is_there[i]) continue;
-      Value value = values[i];
-      for (Dim& dim : value.type.dims) {
-        if (dim.ragged()) dim.count = id_[dim.count];
-      }
-      graph_.AddValue(std::move(value));
-    }
-  }
+      : id_(CopyValues(values, is_there, graph_)) {}
 
   void Add(Node node) {
     for (ValueId& id : node.inputs) {
@@ -73,8 +59,8 @@ class Part {
   Graph Take() { return std::move(graph_); }
 
  private:
-  std::vector<ValueId> id_;  // [values of the whole]
   Graph graph_;
+  std::vector<ValueId> id_;  // [values of the whole]
 };
 
 }  // namespace
@@ -117,7 +103,6 @@ FoldedGraph FoldConstants(const Graph& graph) {
       Value& value = values_of_rest[id];
       value.name = absl::StrCat("constant/", of_node, "/", number, "/", i);
       value.role = Role::kState;
-      value.producer = kNone;
       constants.SetOutput(value.name, id);
     }
   }

@@ -5,6 +5,7 @@
 #define CUDA_NCCL_THREADS_WITH_WINDOWS_H_
 
 #include <cstdint>
+#include <cstdlib>
 #include <memory>
 #include <utility>
 
@@ -21,6 +22,12 @@
 #include "cuda_runtime_api.h"
 
 namespace strata::gpu {
+
+// Kernels of ranks that share a GPU wait for one another, so no two streams may
+// share one of its queues, which are 8 unless the environment says otherwise
+// before CUDA starts.
+inline const int kQueuesWereAskedFor =
+    setenv("CUDA_DEVICE_MAX_CONNECTIONS", "32", /*overwrite=*/0);
 
 // Threads with windows on GPUs, of which several may have one: NCCL, which
 // wants one each, is not asked.
