@@ -382,6 +382,7 @@ TEST(StepGraphTest, PassesKeepWhatSizesRows) {
     ExpectDimsAsInferred(less.graph);
     ExpectDimsAsInferred(InLessMemory(*evaluation).graph);
     const std::set<std::string> weights = Bf16Weights(evaluation->graph);
+    EXPECT_EQ(Bf16Weights(InLessMemory(*evaluation).graph), weights);
     ExpectDimsAsInferred(InF32(InBf16(less, weights).graph));
   }
 }

@@ -16,15 +16,16 @@
 namespace strata {
 namespace {
 
-// What both have.
-absl::StatusOr<std::vector<ValueType>> InferScore(const OpView& op) {
+// What both have, with w of type `weight`.
+absl::StatusOr<std::vector<ValueType>> InferHead(const OpView& op,
+                                                 DType weight) {
   RETURN_IF_ERROR(WantFloat(op, kHeadX, "x", 2));
   RETURN_IF_ERROR(WantFloat(op, kHeadWeight, "w", 2));
   const ValueType& x = op.type(kHeadX);
   const ValueType& w = op.type(kHeadWeight);
   const Dim t = x.dims[0];
   RETURN_IF_ERROR(
-      WantType(op, kHeadWeight, "w", {x.dtype, {w.dims[0], x.dims[1]}}));
+      WantType(op, kHeadWeight, "w", {weight, {w.dims[0], x.dims[1]}}));
   RETURN_IF_ERROR(WantType(op, kHeadTarget, "target", {DType::kI32, {t}}));
   RETURN_IF_ERROR(WantInRange("chunk_rows", op.attrs.Int("chunk_rows"), 1,
                               std::numeric_limits<int32_t>::max()));
@@ -32,8 +33,15 @@ absl::StatusOr<std::vector<ValueType>> InferScore(const OpView& op) {
       {x.dtype, {}}, {x.dtype, {t}}, {DType::kU8, {t}}};
 }
 
+absl::StatusOr<std::vector<ValueType>> InferScore(const OpView& op) {
+  const bool narrow = op.type(kHeadX).dtype == DType::kF32 &&
+                      op.type(kHeadWeight).dtype == DType::kBF16;
+  return InferHead(op, narrow ? DType::kBF16 : op.type(kHeadX).dtype);
+}
+
 absl::StatusOr<std::vector<ValueType>> InferLoss(const OpView& op) {
-  ASSIGN_OR_RETURN(std::vector<ValueType> types, InferScore(op));
+  ASSIGN_OR_RETURN(std::vector<ValueType> types,
+                   InferHead(op, op.type(kHeadX).dtype));
   RETURN_IF_ERROR(
       WantType(op, kHeadLossGrad, "dloss", {op.type(kHeadX).dtype, {}}));
   types.push_back(op.type(kHeadX));

@@ -16,7 +16,7 @@
 //
 // HeadScore is the part without gradients, for validation:
 //
-//   x, w, target -> loss, nll, hit
+//   x, w, target -> loss, nll, hit      w may be BF16 where x is F32
 //
 // core/passes/chunk_losses.h emits both.
 

@@ -23,6 +23,7 @@
 #include "core/passes/autodiff.h"
 #include "core/runtime/program.h"
 #include "core/runtime/state_store.h"
+#include "core/tensor/bfloat16.h"
 #include "core/tensor/dtype.h"
 #include "core/tensor/tensor.h"
 #include "core/testing/status_matchers.h"
@@ -162,6 +163,53 @@ TEST(ChunkLossesTest, SoAreThoseOfAValidation) {
   StepOptions options;
   options.trains = false;
   ExpectThoseOfWholeLogits(MakeStep(options), kHeadScore, 2);
+}
+
+// Losses by a projection that is BF16, or F32.
+std::vector<float> ScoresBy(DType weight, const std::vector<BFloat16>& w) {
+  GraphBuilder b;
+  const Dim t = Ragged(kBound, b.Input("n", DType::kI32, {}));
+  const ValueId x = b.Input("x", DType::kF32, {t, Static(kWidth)});
+  const ValueId head =
+      b.Input("head", weight, {Static(kVocab), Static(kWidth)});
+  const auto out =
+      b.Add(kHeadScore, {x, head, b.Input("target", DType::kI32, {t})},
+            {{"chunk_rows", 5}});
+  b.Output("nll", out[kHeadNll]);
+  CpuBackend backend(/*num_threads=*/2, AllCpuKernels());
+  StateStore state(backend);
+  auto graph = b.Finish();
+  EXPECT_THAT(graph, IsOk());
+  auto program = Program::Compile(*std::move(graph), backend, state);
+  EXPECT_THAT(program, IsOk());
+  *(*program)->Input("n").as<int32_t>() = kTokens;
+  std::mt19937 rng(5);
+  std::normal_distribution<float> normal;
+  for (float& value : (*program)->Input("x").span<float>()) value = normal(rng);
+  for (int32_t i = 0; i < kTokens; ++i) {
+    (*program)->Input("target").as<int32_t>()[i] = i * 29 % kVocab;
+  }
+  const TensorView view = (*program)->Input("head");
+  for (size_t i = 0; i < w.size(); ++i) {
+    if (weight == DType::kBF16) {
+      view.as<BFloat16>()[i] = w[i];
+    } else {
+      view.as<float>()[i] = Widen(w[i]);
+    }
+  }
+  EXPECT_THAT((*program)->Run(), IsOk());
+  const auto nll = (*program)->Output("nll").span<float>();
+  return {nll.begin(), nll.end()};
+}
+
+TEST(ChunkLossesTest, ScoresByWeightsInBf16AreThoseByTheSameInF32) {
+  std::mt19937 rng(7);
+  std::normal_distribution<float> normal;
+  std::vector<BFloat16> w(kVocab * kWidth);
+  for (BFloat16& x : w) x = RoundToBFloat16(normal(rng));
+  const std::vector<float> want = ScoresBy(DType::kF32, w);
+  EXPECT_EQ(want.size(), kTokens);
+  EXPECT_EQ(ScoresBy(DType::kBF16, w), want);
 }
 
 // What inference gives for nodes of `op` is what they have.

@@ -14,6 +14,8 @@
 #include "core/ops/head_loss.h"
 #include "core/runtime/kernel.h"
 #include "core/runtime/kernel_registry.h"
+#include "core/tensor/bfloat16.h"
+#include "core/tensor/dtype.h"
 #include "core/tensor/tensor.h"
 
 namespace strata {
@@ -29,25 +31,37 @@ struct Head {
   bool gradients = false;
   T share = 0;          // dloss over the number of tokens that count.
   T* logits = nullptr;  // [chunk_rows, vocab], later their gradient.
+  T* wide = nullptr;    // [threads, kPanel, d], of weights in BF16.
 
-  // Calls fn(begin, count) for panels of [0, n).
+  // Calls fn(begin, count, worker) for panels of [0, n).
   template <typename Fn>
   void ForPanels(int64_t n, Fn fn) const {
-    ctx.pool.ParallelFor((n + kPanel - 1) / kPanel, [&](int64_t panel) {
-      const int64_t begin = panel * kPanel;
-      fn(begin, std::min(kPanel, n - begin));
-    });
+    ctx.pool.ParallelFor((n + kPanel - 1) / kPanel,
+                         [&](int64_t panel, int worker) {
+                           const int64_t begin = panel * kPanel;
+                           fn(begin, std::min(kPanel, n - begin), worker);
+                         });
+  }
+
+  // `count` rows of the weight from `begin` on, in T.
+  const T* WeightRows(int64_t begin, int64_t count, int worker) const {
+    const TensorView& w = ctx.in(kHeadWeight);
+    if (wide == nullptr) return w.as<T>() + begin * d;
+    T* const rows = wide + worker * kPanel * d;
+    const BFloat16* const narrow = w.as<BFloat16>() + begin * d;
+    std::transform(narrow, narrow + count * d, rows, Widen);
+    return rows;
   }
 
   void MakeLogits(const T* x, int64_t rows) const {
-    ForPanels(vocab, [&](int64_t begin, int64_t count) {
+    ForPanels(vocab, [&](int64_t begin, int64_t count, int worker) {
       GemmArgs<T> g;
       g.transpose_b = true;
       g.m = rows;
       g.n = count;
       g.k = g.lda = g.ldb = d;
       g.a = x;
-      g.b = ctx.in(kHeadWeight).template as<T>() + begin * d;
+      g.b = WeightRows(begin, count, worker);
       g.c = logits + begin;
       g.ldc = vocab;
       Gemm(g);
@@ -81,7 +95,7 @@ struct Head {
   }
 
   void AddWeightGrad(const T* x, int64_t rows, T keep) const {
-    ForPanels(vocab, [&](int64_t begin, int64_t count) {
+    ForPanels(vocab, [&](int64_t begin, int64_t count, int /*worker*/) {
       GemmArgs<T> g;
       g.transpose_a = true;
       g.m = count;
@@ -97,7 +111,7 @@ struct Head {
   }
 
   void MakeInputGrad(T* dx, int64_t rows) const {
-    ForPanels(rows, [&](int64_t begin, int64_t count) {
+    ForPanels(rows, [&](int64_t begin, int64_t count, int /*worker*/) {
       GemmArgs<T> g;
       g.m = count;
       g.n = g.ldb = g.ldc = d;
@@ -123,6 +137,9 @@ absl::Status RunHead(const KernelContext& ctx, bool gradients) {
       CountTargets(ctx.in(kHeadTarget).as<int32_t>(), t, head.vocab));
   const int64_t count = std::max<int64_t>(1, targets);
   head.logits = ctx.scratch.Take<T>(chunk * head.vocab);
+  if (ctx.in(kHeadWeight).dtype == DType::kBF16) {
+    head.wide = ctx.scratch.Take<T>(ctx.pool.num_threads() * kPanel * head.d);
+  }
   if (gradients) {
     head.share = *ctx.in(kHeadLossGrad).as<T>() / static_cast<T>(count);
     if (t == 0) {
