@@ -384,6 +384,7 @@ TEST(StepGraphTest, PassesKeepWhatSizesRows) {
     const std::set<std::string> weights = Bf16Weights(evaluation->graph);
     EXPECT_EQ(Bf16Weights(InLessMemory(*evaluation).graph), weights);
     ExpectDimsAsInferred(InF32(InBf16(less, weights).graph));
+    EXPECT_THAT(SplitPhases(InBf16(*step, weights).graph), IsOk());
   }
 }
 

@@ -17,20 +17,11 @@
 #include "absl/types/span.h"
 #include "core/base/check.h"
 #include "core/base/status_macros.h"
-#include "core/graph/builder.h"
 #include "core/graph/graph.h"
 #include "core/graph/op_def.h"
-#include "core/tensor/dtype.h"
 
 namespace strata {
 namespace {
-
-DType ComputeDType(const Graph& graph) {
-  for (const Value& value : graph.values()) {
-    if (value.role == Role::kParameter) return value.type.dtype;
-  }
-  return DType::kF32;
-}
 
 // Makes one piece.
 class Cutter {
@@ -41,7 +32,6 @@ class Cutter {
         piece_of_(piece_of),
         piece_(piece),
         prefix_(prefix),
-        b_(ComputeDType(graph)),
         value_(graph.values().size(), kNone) {}
 
   // `exports`: what other pieces need of this one.
@@ -49,20 +39,21 @@ class Cutter {
     for (size_t id = 0; id < source_.nodes().size(); ++id) {
       if (piece_of_[id] == piece_) AddNode(source_.node(id));
     }
-    b_.set_scope("");
     const std::map<std::string, ValueId> outputs(source_.outputs().begin(),
                                                  source_.outputs().end());
     for (const auto& [name, id] : outputs) {
       const NodeId producer = source_.value(id).producer;
       if (producer == kNone || piece_of_[producer] == piece_) {
-        b_.Output(name, Here(id));
+        made_.SetOutput(name, Here(id));
       }
     }
     for (const ValueId id : exports) {
-      b_.Output(PieceValueName(prefix_, id), Here(id));
+      made_.SetOutput(PieceValueName(prefix_, id), Here(id));
     }
+    RETURN_IF_ERROR(status_);
+    RETURN_IF_ERROR(Verify(made_));
     GraphPiece piece;
-    ASSIGN_OR_RETURN(piece.graph, b_.Finish());
+    piece.graph = std::move(made_);
     piece.value = std::move(value_);
     piece.imports.assign(imports_.begin(), imports_.end());
     piece.exports.assign(exports.begin(), exports.end());
@@ -70,54 +61,63 @@ class Cutter {
   }
 
  private:
-  void AddNode(const Node& node) {
-    b_.set_scope(node.scope);
-    b_.set_phase(node.phase);
-    std::vector<ValueId> inputs;
-    for (const ValueId in : node.inputs) {
-      inputs.push_back(in == kNone ? kNone : Here(in));
+  static bool Makes(const Node& node, ValueId id) {
+    return std::find(node.outputs.begin(), node.outputs.end(), id) !=
+           node.outputs.end();
+  }
+
+  // Types stay what they are: passes have made some other than operators infer.
+  void AddNode(Node node) {
+    for (ValueId& input : node.inputs) {
+      if (input != kNone) input = Here(input);
     }
-    const std::vector<ValueId> outputs = b_.Add(*node.op, inputs, node.attrs);
-    if (!b_.ok()) return;
-    for (size_t i = 0; i < node.outputs.size(); ++i) {
-      value_[node.outputs[i]] = outputs[i];
+    for (const ValueId output : node.outputs) {
+      for (const Dim& dim : source_.value(output).type.dims) {
+        if (dim.ragged() && !Makes(node, dim.count)) Here(dim.count);
+      }
     }
+    // Values of a node may be counted by another of them.
+    auto next = static_cast<ValueId>(made_.values().size());
+    for (const ValueId output : node.outputs) value_[output] = next++;
+    for (ValueId& output : node.outputs) {
+      Value value = source_.value(output);
+      value.producer = kNone;
+      for (Dim& dim : value.type.dims) {
+        if (dim.ragged()) dim.count = value_[dim.count];
+      }
+      output = made_.AddValue(std::move(value));
+    }
+    made_.AddNode(std::move(node));
   }
 
   // The value here; if it is not made here it becomes a source.
   ValueId Here(ValueId id) {
     if (value_[id] != kNone) return value_[id];
-    const Value& value = source_.value(id);
-    Dims dims = value.type.dims;
-    for (Dim& dim : dims) {
+    Value value = source_.value(id);
+    for (Dim& dim : value.type.dims) {
       if (dim.ragged()) dim.count = Here(dim.count);
     }
-    switch (value.role) {
-      case Role::kParameter:
-        return value_[id] = b_.Parameter(value.name, dims);
-      case Role::kState:
-        return value_[id] = b_.State(value.name, value.type.dtype, dims);
-      case Role::kInput:
-        return value_[id] = b_.Input(value.name, value.type.dtype, dims);
-      case Role::kActivation:
-        break;
+    if (value.role == Role::kActivation) {
+      if (piece_of_[value.producer] >= piece_) {
+        status_.Update(absl::InternalError(
+            absl::StrCat("piece ", piece_, " reads what piece ",
+                         piece_of_[value.producer], " makes")));
+        return kNone;
+      }
+      imports_.insert(id);
+      value.role = Role::kInput;
+      value.name = PieceValueName(prefix_, id);
     }
-    if (piece_of_[value.producer] >= piece_) {
-      b_.Fail(absl::InternalError(
-          absl::StrCat("piece ", piece_, " reads what piece ",
-                       piece_of_[value.producer], " makes")));
-      return kNone;
-    }
-    imports_.insert(id);
-    return value_[id] =
-               b_.Input(PieceValueName(prefix_, id), value.type.dtype, dims);
+    value.producer = kNone;
+    return value_[id] = made_.AddValue(std::move(value));
   }
 
   const Graph& source_;
   const absl::Span<const int> piece_of_;
   const int piece_;
   const absl::string_view prefix_;
-  GraphBuilder b_;
+  Graph made_;
+  absl::Status status_;
   std::vector<ValueId> value_;
   std::set<ValueId> imports_;
 };

@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "core/graph/builder.h"
 #include "core/graph/graph.h"
+#include "core/ops/dispatch.h"
 #include "core/ops/elementwise.h"
 #include "core/ops/matmul.h"
 #include "core/tensor/dtype.h"
@@ -63,6 +64,37 @@ TEST(CutGraphTest, WhatAnotherPieceMakesBecomesAnInput) {
   EXPECT_NE(first.graph.FindSource("w"), kNone);
   EXPECT_NE(second.graph.FindSource("w"), kNone);
   EXPECT_EQ(second.graph.FindSource("x"), kNone);
+}
+
+// What passes have made BF16 stays so, as an import too; operators would infer
+// F32. A value may be sized by one that its node makes behind it.
+TEST(CutGraphTest, TypesStay) {
+  GraphBuilder b;
+  const ValueId expert = b.Input("expert", DType::kI32, {Static(6), Static(2)});
+  const ValueId x = b.Input("x", DType::kF32, {Static(6), Static(8)});
+  const DispatchPlanResult plan = DispatchPlan(b, expert, 4);  // Node 0.
+  const ValueId rows = DispatchRows(b, x, plan);               // Node 1.
+  b.Output("y", Scale(b, rows, 2));                            // Node 2.
+  auto graph = b.Finish();
+  ASSERT_THAT(graph, IsOk());
+  std::vector<Value> values = graph->values();
+  values[rows].type.dtype = DType::kBF16;
+  Graph narrow;
+  CopyValues(values, std::vector<bool>(values.size(), true), narrow);
+  for (const Node& node : graph->nodes()) narrow.AddNode(node);
+  narrow.SetOutput("y", graph->outputs().at("y"));
+
+  const auto pieces = CutGraph(narrow, {0, 0, 1}, 2, "p");
+
+  ASSERT_THAT(pieces, IsOk());
+  const Graph& first = (*pieces)[0].graph;
+  const Value& slots = first.value((*pieces)[0].value[plan.row_slot]);
+  EXPECT_EQ(slots.type.dims[0].count, (*pieces)[0].value[plan.rows]);
+  for (const GraphPiece& piece : *pieces) {
+    const ValueType& type = piece.graph.value(piece.value[rows]).type;
+    EXPECT_EQ(type.dtype, DType::kBF16);
+    EXPECT_EQ(type.dims[0].count, piece.value[plan.rows]);
+  }
 }
 
 TEST(CutGraphTest, APieceCannotReadALaterOne) {
