@@ -5,8 +5,7 @@
 // calls in a row. Operands are random; each case has more of them than L2
 // holds, decode attention several caches in turn.
 //
-//   alone_us    where calls are in a row: what one by itself takes, with the
-//               host's part of its launches
+//   alone_us    one call by itself, with the host's part of its launches
 //   of_copy     bytes a second over those of a copy on this GPU, in this run
 //   h200_us     the best published for an H200 and for an H100 (TensorRT-LLM,
 //   h100_us     vLLM, SGLang), of a whole MoE layer, of decode attention, also
