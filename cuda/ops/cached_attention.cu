@@ -296,8 +296,9 @@ bool RunVectors(const KernelContext& ctx, const CachedArgs& cached,
   args.partial = ctx.Take<float>(pieces * args.dim);
   args.max = ctx.Take<float>(pieces);
   args.sum = ctx.Take<float>(pieces);
-  const bool taken =
-      args.partial != nullptr && args.max != nullptr && args.sum != nullptr;
+  args.ended = ctx.Keep<int32_t>("ended", DecodeCounters(args));
+  const bool taken = args.partial != nullptr && args.max != nullptr &&
+                     args.sum != nullptr && args.ended != nullptr;
   error = taken ? DecodeAttention(args, ctx.stream) : cudaErrorMemoryAllocation;
   return true;
 }

@@ -2,7 +2,9 @@
 #include <cmath>
 #include <cstdint>
 
+#include "cuda/kernels/ahead.cuh"
 #include "cuda/ops/cache_places.cuh"
+#include "cuda/ops/decode/copy_async.cuh"
 #include "cuda/ops/decode_attention.h"
 #include "cuda/ops/device.cuh"
 #include "cuda/ops/vector16.cuh"
@@ -10,30 +12,36 @@
 #include "cuda_bf16.h"
 
 // A warp takes some keys at a time, a load a lane being 16 bytes of a key, so
-// that a key is kLanes lanes wide and a load 32 / kLanes keys high. The next
-// keys and values are on their way while these are worked on:
+// that a key is kLanes lanes wide and a load 32 / kLanes keys high. Keys and
+// values of its next kStages times are on their way to shared memory, where a
+// thread reads what itself has asked for, so that there is nothing to wait for
+// but its own copies; the rows of a table are read a time earlier still:
 //
 //   scores   each lane multiplies its columns, for kSteps loads and kQ heads;
 //            lanes of a key exchange halves until each has one score, or some
 //   softmax  by the lane that has the score, its maximum running along
 //   values   each lane adds to its columns, weights coming from their lanes
 //
-// Nothing passes through shared memory until the warps of a block join.
+// Then the warps of a block join, and the last block of a token's KV head joins
+// what all have left in memory: a launch saved, and its wait.
 
 namespace strata::gpu {
 namespace {
 
-constexpr int kWarps = 4;
+constexpr int kWarps = 8;
 constexpr int kThreads = kWarps * kWarp;
 constexpr int kSteps = 4;
-constexpr int64_t kKeysOfPiece = 64;  // At least, and a multiple of it.
-// Blocks to aim at: four waves of what fits on a GPU of 132 multiprocessors, so
-// that the last wave's end is short.
-constexpr int64_t kWantedBlocks = 132 * 4 * 4;
+constexpr int kStages = 2;
+constexpr size_t kSharedBytes = sizeof(uint4) * kStages * 2 * kSteps * kThreads;
+constexpr int kKeysOfPiece = 64;  // At least, and a multiple of it.
+constexpr int kMaxSplits = 64;
+constexpr int64_t kProcessors = 132;  // Multiprocessors of a Hopper GPU.
+// Blocks of a multiprocessor: by shared memory, or with many heads registers.
+constexpr int BlocksOfProcessor(int heads) { return heads > 4 ? 1 : 2; }
 
 struct Args {
   Extent tokens;
-  int num_heads = 1, group = 1, splits = 1;
+  int num_heads = 1, num_kv_heads = 1, group = 1, splits = 1;
   int64_t ld = 0;  // Columns of the caches.
   float factor = 1;
   int64_t window = 0;
@@ -44,6 +52,8 @@ struct Args {
   float* partial = nullptr;
   float* max = nullptr;
   float* sum = nullptr;
+  int32_t* ended = nullptr;
+  float* o = nullptr;
   FaultSink fault;
 };
 
@@ -70,9 +80,124 @@ __device__ __forceinline__ void SumAcross(float (&value)[kSize]) {
   }
 }
 
-// Block (token, KV head, piece), a warp some of its keys.
+// Keys [begin, end) of this block; of its token, as many pieces have any.
+struct Piece {
+  int begin = 0, end = 0, pieces = 1;
+};
+
+__device__ __forceinline__ Piece PieceOf(const Args& args, int64_t token) {
+  const auto keys = static_cast<int>(args.places.NumKeys(token, args.fault));
+  const int first = args.window > 0 && args.window < keys
+                        ? keys - static_cast<int>(args.window)
+                        : 0;
+  const int share = (keys - first + args.splits - 1) / args.splits;
+  const int size =
+      max(1, (share + kKeysOfPiece - 1) / kKeysOfPiece) * kKeysOfPiece;
+  Piece piece;
+  piece.pieces = max(1, (keys - first + size - 1) / size);
+  piece.begin = min(first + static_cast<int>(blockIdx.y) * size, keys);
+  piece.end = min(piece.begin + size, keys);
+  return piece;
+}
+
+// Whether all other blocks of `pieces` have been here before; then what they
+// have written is there to be read, past L1. One thread speaks for its block.
+__device__ __forceinline__ bool IsLast(int32_t* ended, int pieces) {
+  __shared__ bool last;
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    __threadfence();
+    last = atomicAdd(ended, 1) == pieces - 1;
+    __threadfence();
+  }
+  __syncthreads();
+  return last;
+}
+
+// The pieces of heads [head, head + group), counted over all tokens, by one
+// block: a thread adds four columns of some pieces. The first of them are on
+// their way while shares are made. `memory` is for (2 kMaxSplits + 4 kWarp) kQ
+// + 4 kThreads floats.
+template <int kDim, int kQ>
+__device__ void JoinPieces(const Args& args, int64_t head, int pieces,
+                           float* memory) {
+  constexpr int kBatch = 16, kColumns = kDim / 4;
+  const int columns = args.group * kColumns;
+  const int parts = max(1, kThreads / columns);
+  const int thread = static_cast<int>(threadIdx.x);
+  const auto load = [&](int at, int first, float4(&x)[kBatch]) {
+    const int h = at / kColumns, c = at % kColumns;
+    const auto* const from = reinterpret_cast<const float4*>(args.partial) +
+                             (head + h) * args.splits * kColumns + c;
+#pragma unroll
+    for (int j = 0; j < kBatch; ++j) {
+      const int s = first + j * parts;
+      x[j] = s < pieces ? __ldcg(from + s * kColumns) : float4{0, 0, 0, 0};
+    }
+  };
+  float* const share = memory;                 // [group, pieces]
+  float* const sum = share + kQ * kMaxSplits;  // The same.
+  auto* const added = reinterpret_cast<float4*>(sum + kQ * kMaxSplits);
+
+  float4 x[kBatch];
+  const int part = thread / columns;
+  if (part < parts) load(thread % columns, part, x);
+  __syncthreads();  // The last words of `memory` have been read.
+  for (int i = thread; i < args.group * pieces; i += kThreads) {
+    const int h = i / pieces;
+    const int64_t from = (head + h) * args.splits + (i - h * pieces);
+    share[i] = __ldcg(args.max + from);
+    sum[i] = __ldcg(args.sum + from);
+  }
+  __syncthreads();
+  for (int h = thread / kWarp; h < args.group; h += kWarps) {
+    float largest = -INFINITY, total = 0;
+    for (int s = h * pieces + Lane(); s < (h + 1) * pieces; s += kWarp) {
+      largest = fmaxf(largest, share[s]);
+    }
+    largest = WarpMax(largest);
+    for (int s = h * pieces + Lane(); s < (h + 1) * pieces; s += kWarp) {
+      share[s] = exp2f(share[s] - largest);
+      total = fmaf(sum[s], share[s], total);
+    }
+    total = WarpSum(total);
+    for (int s = h * pieces + Lane(); s < (h + 1) * pieces; s += kWarp) {
+      share[s] /= total;
+    }
+  }
+  __syncthreads();
+  for (int at = thread; at < columns * parts; at += kThreads) {
+    const int column = at % columns, h = column / kColumns;
+    float4 value = {0, 0, 0, 0};
+    for (int s = at / columns; s < pieces; s += parts * kBatch) {
+      if (at != thread || s != part) load(column, s, x);
+#pragma unroll
+      for (int j = 0; j < kBatch; ++j) {
+        const int of = s + j * parts;
+        const float w = of < pieces ? share[h * pieces + of] : 0.f;
+        value = {fmaf(w, x[j].x, value.x), fmaf(w, x[j].y, value.y),
+                 fmaf(w, x[j].z, value.z), fmaf(w, x[j].w, value.w)};
+      }
+    }
+    auto* const to = reinterpret_cast<float4*>(args.o) + head * kColumns;
+    if (parts == 1) to[at] = value;
+    if (parts > 1) added[at] = value;
+  }
+  if (parts == 1) return;
+  __syncthreads();
+  if (thread >= columns) return;
+  float4 value = added[thread];
+  for (int i = 1; i < parts; ++i) {
+    const float4 y = added[i * columns + thread];
+    value = {value.x + y.x, value.y + y.y, value.z + y.z, value.w + y.w};
+  }
+  reinterpret_cast<float4*>(args.o)[head * kColumns + thread] = value;
+}
+
+// Block (token and KV head, piece), a warp some of its keys.
 template <typename T, int kLanes, int kQ>
-__global__ void __launch_bounds__(kThreads) PieceKernel(const Args args) {
+__global__ void __launch_bounds__(kThreads, BlocksOfProcessor(kQ))
+    PieceKernel(const Args args) {
   constexpr int kVec = kVector<T>;
   constexpr int kDim = kLanes * kVec;
   constexpr int kHigh = kWarp / kLanes;  // Keys of a load,
@@ -81,39 +206,81 @@ __global__ void __launch_bounds__(kThreads) PieceKernel(const Args args) {
   constexpr int kMine = kSums > kLanes ? kSums / kLanes : 1;
   constexpr int kApart = kSums > kLanes ? 1 : kLanes / kSums;
   static_assert(kMine <= kQ, "a lane's scores are of one key");
-  __shared__ float joined[kWarps][kQ][kDim];
+  static_assert(sizeof(float) * kWarps * kQ * kDim <= kSharedBytes);
+  extern __shared__ uint4 memory[];
+  float* const joined = reinterpret_cast<float*>(memory);  // [kWarps, kQ, kDim]
   __shared__ float max_of[kWarps][kQ], sum_of[kWarps][kQ];
 
-  const int64_t token = blockIdx.x;
+  WaitForEarlier();
+  LetLaterBegin();
+  // Tokens first: the heads of a key lie together and are read at about the
+  // same time.
+  const int64_t bound = gridDim.x / args.num_kv_heads;
+  const int64_t token = blockIdx.x % bound;
   if (token >= args.tokens.Get()) return;
-  const int kv_head = static_cast<int>(blockIdx.y);
+  const int kv_head = static_cast<int>(blockIdx.x / bound);
+  const int64_t pair = token * args.num_kv_heads + kv_head;
   const int head = kv_head * args.group;
   const int warp = static_cast<int>(threadIdx.x) / kWarp;
   const int high = Lane() / kLanes, low = Lane() % kLanes;
-  const int64_t num_keys = args.places.NumKeys(token, args.fault);
-  const int64_t first =
-      args.window > 0 ? max(int64_t{0}, num_keys - args.window) : 0;
-  const int64_t piece =
-      ((num_keys - first + args.splits - 1) / args.splits + kKeysOfPiece - 1) /
-      kKeysOfPiece * kKeysOfPiece;
-  const int begin = static_cast<int>(min(first + blockIdx.z * piece, num_keys));
-  const int end = static_cast<int>(min(begin + piece, num_keys));
+  const RowsOfToken rows(args.places, token);
+  const Piece piece = PieceOf(args, token);
+  if (blockIdx.y >= piece.pieces) return;
+  const int end = piece.end;
   const int64_t column = kv_head * kDim + low * kVec;
   const T* const k = static_cast<const T*>(args.k) + column;
   const T* const v = static_cast<const T*>(args.v) + column;
 
+  const uint64_t once = ReadOnce();
+  const auto slot = [&](int stage, int i) {
+    return memory + (stage * 2 * kSteps + i) * kThreads + threadIdx.x;
+  };
+  const auto find = [&](int key, int64_t(&row)[kSteps]) {
+#pragma unroll
+    for (int s = 0; s < kSteps; ++s) {
+      row[s] = rows.Of(min(key + s * kHigh + high, end - 1), args.fault);
+    }
+  };
+  const auto ask = [&](int stage, const int64_t(&row)[kSteps]) {
+#pragma unroll
+    for (int s = 0; s < kSteps; ++s) {
+      CopyAsync16Once(slot(stage, s), k + row[s] * args.ld, once);
+      CopyAsync16Once(slot(stage, kSteps + s), v + row[s] * args.ld, once);
+    }
+  };
+  constexpr int kStride = kWarps * kKeys;
+  int key = piece.begin + warp * kKeys;
+  int64_t next[kSteps] = {};
+  {
+    int64_t row[kStages][kSteps];
+#pragma unroll
+    for (int i = 0; i < kStages; ++i) {
+      if (key + i * kStride < end) find(key + i * kStride, row[i]);
+    }
+#pragma unroll
+    for (int i = 0; i < kStages; ++i) {
+      if (key + i * kStride < end) ask(i, row[i]);
+      EndCopies();
+    }
+  }
+  if (key + kStages * kStride < end) find(key + kStages * kStride, next);
+
   float q[kQ][kVec], o[kQ][kVec];
 #pragma unroll
   for (int h = 0; h < kQ; ++h) {
+    const auto* const from = reinterpret_cast<const float4*>(
+        args.q + (token * args.num_heads + head + h) * kDim + low * kVec);
 #pragma unroll
-    for (int i = 0; i < kVec; ++i) {
-      q[h][i] = h < args.group
-                    ? args.factor *
-                          args.q[(token * args.num_heads + head + h) * kDim +
-                                 low * kVec + i]
-                    : 0.f;
-      o[h][i] = 0;
+    for (int i = 0; i < kVec; i += 4) {
+      float4 x = {0, 0, 0, 0};
+      if (h < args.group) x = from[i / 4];
+      q[h][i] = args.factor * x.x;
+      q[h][i + 1] = args.factor * x.y;
+      q[h][i + 2] = args.factor * x.z;
+      q[h][i + 3] = args.factor * x.w;
     }
+#pragma unroll
+    for (int i = 0; i < kVec; ++i) o[h][i] = 0;
   }
   // Of the scores that are this lane's: kMine heads from my_head on, of one key
   // of the load my_step.
@@ -126,26 +293,13 @@ __global__ void __launch_bounds__(kThreads) PieceKernel(const Args args) {
     sum[i] = 0;
   }
 
-  uint4 next_k[kSteps], next_v[kSteps];
-  const auto load = [&](int key) {
-#pragma unroll
-    for (int s = 0; s < kSteps; ++s) {
-      const int mine = min(key + s * kHigh + high, end - 1);
-      const int64_t at = args.places.RowOf(token, mine, args.fault) * args.ld;
-      next_k[s] = __ldcs(reinterpret_cast<const uint4*>(k + at));
-      next_v[s] = __ldcs(reinterpret_cast<const uint4*>(v + at));
-    }
-  };
-  int key = begin + warp * kKeys;
-  if (key < end) load(key);
-  for (; key < end; key += kWarps * kKeys) {
-    uint4 this_v[kSteps];
+  for (int stage = 0; key < end; key += kStride) {
+    WaitForCopies<kStages - 1>();
     float score[kSums];
 #pragma unroll
     for (int s = 0; s < kSteps; ++s) {
       float x[kVec];
-      Unpack(next_k[s], x);
-      this_v[s] = next_v[s];
+      Unpack(*slot(stage, s), x);
 #pragma unroll
       for (int h = 0; h < kQ; ++h) {
         float dot = 0;
@@ -154,7 +308,6 @@ __global__ void __launch_bounds__(kThreads) PieceKernel(const Args args) {
         score[s * kQ + h] = dot;
       }
     }
-    if (key + kWarps * kKeys < end) load(key + kWarps * kKeys);
     SumAcross<kSums, kLanes>(score);
 
     const bool seen = key + my_step * kHigh + high < end;
@@ -194,7 +347,7 @@ __global__ void __launch_bounds__(kThreads) PieceKernel(const Args args) {
 #pragma unroll
     for (int s = 0; s < kSteps; ++s) {
       float x[kVec];
-      Unpack(this_v[s], x);
+      Unpack(*slot(stage, kSteps + s), x);
 #pragma unroll
       for (int h = 0; h < kQ; ++h) {
         const float weight =
@@ -203,9 +356,16 @@ __global__ void __launch_bounds__(kThreads) PieceKernel(const Args args) {
         for (int i = 0; i < kVec; ++i) o[h][i] = fmaf(weight, x[i], o[h][i]);
       }
     }
+    if (key + kStages * kStride < end) ask(stage, next);
+    EndCopies();
+    if (key + (kStages + 1) * kStride < end) {
+      find(key + (kStages + 1) * kStride, next);
+    }
+    if (++stage == kStages) stage = 0;
   }
 
   // The keys of a warp, then the warps. Lanes that share a score count once.
+  __syncthreads();  // Nobody reads keys or values any more.
 #pragma unroll
   for (int i = 0; i < kMine; ++i) {
 #pragma unroll
@@ -229,10 +389,11 @@ __global__ void __launch_bounds__(kThreads) PieceKernel(const Args args) {
       for (int d = kWarp / 2; d >= kLanes; d /= 2) {
         o[h][i] += __shfl_xor_sync(kWholeWarp, o[h][i], d);
       }
-      if (high == 0) joined[warp][h][low * kVec + i] = o[h][i];
+      if (high == 0) joined[(warp * kQ + h) * kDim + low * kVec + i] = o[h][i];
     }
   }
   __syncthreads();
+  const int64_t first_to = (token * args.num_heads + head) * args.splits;
   for (int at = threadIdx.x; at < args.group * kDim; at += kThreads) {
     const int h = at / kDim, c = at % kDim;
     float largest = -INFINITY, total = 0, value = 0;
@@ -243,71 +404,35 @@ __global__ void __launch_bounds__(kThreads) PieceKernel(const Args args) {
       const float share =
           max_of[w][h] > -INFINITY ? exp2f(max_of[w][h] - largest) : 0.f;
       total = fmaf(sum_of[w][h], share, total);
-      value = fmaf(joined[w][h][c], share, value);
+      value = fmaf(joined[(w * kQ + h) * kDim + c], share, value);
     }
-    const int64_t to =
-        (token * args.num_heads + head + h) * args.splits + blockIdx.z;
+    if (piece.pieces == 1) {
+      args.o[(token * args.num_heads + head) * kDim + at] =
+          total > 0 ? value / total : 0.f;
+      continue;
+    }
+    const int64_t to = first_to + h * args.splits + blockIdx.y;
     args.partial[to * kDim + c] = value;
     if (c == 0) {
       args.max[to] = largest;
       args.sum[to] = total;
     }
   }
+  if (piece.pieces == 1 || !IsLast(args.ended + pair, piece.pieces)) return;
+  JoinPieces<kDim, kQ>(args, token * args.num_heads + head, piece.pieces,
+                       joined);
+  if (threadIdx.x == 0) args.ended[pair] = 0;
 }
 
-// Joins the pieces of a token's head, a warp each: a lane has the weights of
-// two pieces and four columns of the result.
-__global__ void __launch_bounds__(kBlock) JoinKernel(const JoinArgs args) {
-  static_assert(kMaxPieces <= 2 * kWarp, "two pieces a lane");
-  const int splits = args.splits, dim = args.dim;
-  const float* const max = args.max;
-  const float* const sum = args.sum;
-  const int64_t n = args.tokens.Get() * args.num_heads;
-  for (int64_t i = FirstRow(); i < n; i += RowStride()) {
-    float weight[2], total = 0, largest = -INFINITY;
-#pragma unroll
-    for (int j = 0; j < 2; ++j) {
-      const int s = j * kWarp + Lane();
-      weight[j] = s < splits ? max[i * splits + s] : -INFINITY;
-      largest = fmaxf(largest, weight[j]);
-    }
-    largest = WarpMax(largest);
-#pragma unroll
-    for (int j = 0; j < 2; ++j) {
-      const int s = j * kWarp + Lane();
-      weight[j] = weight[j] > -INFINITY ? exp2f(weight[j] - largest) : 0.f;
-      if (s < splits) total = fmaf(sum[i * splits + s], weight[j], total);
-    }
-    total = WarpSum(total);
-    const float factor = total > 0 ? 1.f / total : 0.f;
-    for (int first = 0; first < dim; first += 4 * kWarp) {
-      const int c = first + 4 * Lane();
-      float4 value = {0, 0, 0, 0};
-#pragma unroll 4
-      for (int s = 0; s < splits; ++s) {
-        const float w = __shfl_sync(
-            kWholeWarp, s < kWarp ? weight[0] : weight[1], s % kWarp);
-        if (c >= dim) continue;
-        const float4 x = *reinterpret_cast<const float4*>(
-            args.partial + (i * splits + s) * dim + c);
-        value = {fmaf(w, x.x, value.x), fmaf(w, x.y, value.y),
-                 fmaf(w, x.z, value.z), fmaf(w, x.w, value.w)};
-      }
-      if (c < dim) {
-        *reinterpret_cast<float4*>(args.o + i * dim + c) = {
-            factor * value.x, factor * value.y, factor * value.z,
-            factor * value.w};
-      }
-    }
-  }
-}
-
+// So many that each multiprocessor has a block: two beside each other, or more
+// one after another, cost as much again to begin and to join, and are slower
+// from 1 to 64 sequences.
 int64_t SplitsOf(const DecodeAttentionArgs& args) {
-  const int64_t blocks =
+  const int64_t pairs =
       std::max<int64_t>(1, args.tokens.bound * args.num_kv_heads);
-  return std::clamp<int64_t>(std::min(CeilDiv(kWantedBlocks, blocks),
-                                      CeilDiv(args.max_keys, kKeysOfPiece)),
-                             1, kMaxPieces);
+  return std::clamp<int64_t>(
+      std::min(kProcessors / pairs, CeilDiv(args.max_keys, kKeysOfPiece)), 1,
+      kMaxSplits);
 }
 
 template <typename T, int kLanes, int kQ>
@@ -315,6 +440,7 @@ cudaError_t Launch(const DecodeAttentionArgs& args, cudaStream_t stream) {
   Args kernel_args;
   kernel_args.tokens = args.tokens;
   kernel_args.num_heads = args.num_heads;
+  kernel_args.num_kv_heads = args.num_kv_heads;
   kernel_args.group = args.num_heads / args.num_kv_heads;
   kernel_args.splits = static_cast<int>(SplitsOf(args));
   kernel_args.ld = int64_t{args.num_kv_heads} * args.dim;
@@ -327,21 +453,18 @@ cudaError_t Launch(const DecodeAttentionArgs& args, cudaStream_t stream) {
   kernel_args.partial = args.partial;
   kernel_args.max = args.max;
   kernel_args.sum = args.sum;
+  kernel_args.ended = args.ended;
+  kernel_args.o = args.o;
   kernel_args.fault = args.fault;
-  const dim3 grid(static_cast<unsigned>(args.tokens.bound),
-                  static_cast<unsigned>(args.num_kv_heads),
+  auto* const kernel = PieceKernel<T, kLanes, kQ>;
+  const cudaError_t allowed = cudaFuncSetAttribute(
+      reinterpret_cast<const void*>(kernel),
+      cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes);
+  if (allowed != cudaSuccess) return allowed;
+  const dim3 grid(static_cast<unsigned>(args.tokens.bound * args.num_kv_heads),
                   static_cast<unsigned>(kernel_args.splits));
-  PieceKernel<T, kLanes, kQ><<<grid, kThreads, 0, stream>>>(kernel_args);
-  JoinArgs join;
-  join.tokens = args.tokens;
-  join.num_heads = args.num_heads;
-  join.splits = kernel_args.splits;
-  join.dim = args.dim;
-  join.partial = args.partial;
-  join.max = args.max;
-  join.sum = args.sum;
-  join.o = args.o;
-  return JoinPieces(join, stream);
+  return LaunchAhead(kernel, grid, dim3(kThreads), kSharedBytes, stream,
+                     kernel_args);
 }
 
 template <typename T, int kLanes>
@@ -374,10 +497,8 @@ int64_t DecodePieces(const DecodeAttentionArgs& args) {
   return args.tokens.bound * args.num_heads * SplitsOf(args);
 }
 
-cudaError_t JoinPieces(const JoinArgs& args, cudaStream_t stream) {
-  JoinKernel<<<BlocksForRows(args.tokens.bound * args.num_heads), kBlock, 0,
-               stream>>>(args);
-  return cudaGetLastError();
+int64_t DecodeCounters(const DecodeAttentionArgs& args) {
+  return args.tokens.bound * args.num_kv_heads;
 }
 
 cudaError_t DecodeAttention(const DecodeAttentionArgs& args,

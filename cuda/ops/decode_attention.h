@@ -7,12 +7,14 @@
 //     v
 //   partial [t, heads, splits, dim], max and sum [t, heads, splits]
 //     |
-//     |  joined
+//     |  joined by the block that is the last one of a token's KV head to end
 //     v
 //   o [t, heads * dim] F32
 //
 // Token i sees keys 0 .. position[i] of its sequence, with a window the last
-// `window` of them. Bound by reading each key and value that is seen once.
+// `window` of them. Bound by reading each key and value that is seen once; for
+// few tokens by what a launch waits for (docs/performance.md). Arrays of floats
+// and of keys and values start at multiples of 16 bytes.
 
 #ifndef CUDA_OPS_DECODE_ATTENTION_H_
 #define CUDA_OPS_DECODE_ATTENTION_H_
@@ -49,6 +51,9 @@ struct DecodeAttentionArgs {
   float* partial = nullptr;  // DecodePieces() * dim floats.
   float* max = nullptr;      // DecodePieces() floats.
   float* sum = nullptr;      // The same.
+  // DecodeCounters() zeros, which are zeros again when the launch has ended;
+  // launches that share them, or pieces, follow one another.
+  int32_t* ended = nullptr;
   float* o = nullptr;
   FaultSink fault;  // kCacheRow, where keys are not in the cache.
 };
@@ -60,19 +65,8 @@ bool HasDecodeAttention(const DecodeAttentionArgs& args);
 // Pieces [t, heads, splits] that the args, without pointers, are cut into.
 int64_t DecodePieces(const DecodeAttentionArgs& args);
 
-// The second half by itself: the pieces [t, heads, splits] of each head, their
-// largest scores as powers of 2, joined by their shares of the sum.
-constexpr int64_t kMaxPieces = 64;
-struct JoinArgs {
-  Extent tokens;
-  int num_heads = 1, splits = 1;  // At most kMaxPieces.
-  int dim = 0;                    // A multiple of 4.
-  const float* partial = nullptr;
-  const float* max = nullptr;
-  const float* sum = nullptr;
-  float* o = nullptr;
-};
-cudaError_t JoinPieces(const JoinArgs& args, cudaStream_t stream);
+// Counters [t, kv_heads] that they are joined by.
+int64_t DecodeCounters(const DecodeAttentionArgs& args);
 
 // Only enqueues; cudaErrorInvalidValue for other heads.
 cudaError_t DecodeAttention(const DecodeAttentionArgs& args,

@@ -1,9 +1,11 @@
 // bazel run --config=cuda -c opt //cuda/ops:kernel_benchmark
 //
 // Hopper's kernels by themselves, on BF16 operands in memory: time is the
-// device's, between two events about one call. Operands are random; each case
-// has more of them than L2 holds, decode attention several caches in turn.
+// device's, between two events about one call, or an eighth of it about eight
+// calls in a row. Operands are random; each case has more of them than L2
+// holds, decode attention several caches in turn.
 //
+//   alone_us    one call by itself, with the host's part of its launches
 //   of_copy     bytes a second over those of a copy on this GPU, in this run
 //   h200_us     the best published for an H200 and for an H100 (TensorRT-LLM,
 //   h100_us     vLLM, SGLang), of a whole MoE layer, of decode attention, also
@@ -81,6 +83,14 @@ class Arrays {
   std::vector<void*> blocks_;
 };
 
+std::vector<float> NormalFloats(int64_t n) {
+  std::mt19937 rng(1);
+  std::normal_distribution<float> normal;
+  std::vector<float> made(n);
+  for (float& x : made) x = normal(rng);
+  return made;
+}
+
 // What a case does the i-th time.
 using Call = std::function<cudaError_t(int64_t i)>;
 using MakeCall = std::function<Call(Arrays&)>;
@@ -150,6 +160,11 @@ void Add(const std::string& name, double flops, double bytes,
         }
         const double median = Median(seconds);
         state.counters["median_us"] = 1e6 * median;
+        if (calls > 1) {
+          std::vector<double> alone;
+          for (int i = 0; i < 30; ++i) alone.push_back(SecondsOf(call, i));
+          state.counters["alone_us"] = 1e6 * Median(alone);
+        }
         if (flops > 0) state.counters["TFLOP/s"] = flops / median / 1e12;
         state.counters["GB/s"] = bytes / median / 1e9;
         state.counters["of_copy"] = bytes / median / CopyBandwidth();
@@ -333,13 +348,14 @@ void AddDecode(int64_t batch, int64_t keys, int64_t heads, int64_t kv_heads,
         args.dim = static_cast<int>(dim);
         args.scale = static_cast<float>(1 / std::sqrt(dim));
         args.max_keys = keys;
-        args.q = arrays.Copy(std::vector<float>(batch * heads * dim, 0.5f));
+        args.q = arrays.Copy(NormalFloats(batch * heads * dim));
         args.bf16_cache = true;
         args.places = PlacesOf(arrays, batch, keys, paged ? 16 : 0);
         const int64_t pieces = DecodePieces(args);
         args.partial = arrays.Make<float>(pieces * dim);
         args.max = arrays.Make<float>(pieces);
         args.sum = arrays.Make<float>(pieces);
+        args.ended = arrays.Copy(std::vector<int32_t>(DecodeCounters(args), 0));
         args.o = arrays.Make<float>(batch * heads * dim);
         args.fault = {arrays.Copy(std::vector<Fault>(1)), 0};
         return [=](int64_t i) mutable {
@@ -348,7 +364,7 @@ void AddDecode(int64_t batch, int64_t keys, int64_t heads, int64_t kv_heads,
           return DecodeAttention(args, nullptr);
         };
       },
-      best);
+      best, /*calls=*/8);
 }
 
 // A step of decoding with latent attention, in BF16; places as above. Counted
@@ -373,11 +389,7 @@ void AddLatentDecode(int64_t batch, int64_t keys, int64_t heads, bool paged,
         args.num_heads = static_cast<int>(heads);
         args.scale = 0.04f;
         args.max_keys = keys;
-        std::mt19937 rng(1);
-        std::normal_distribution<float> normal;
-        std::vector<float> q(batch * heads * kLatentWidth);
-        for (float& x : q) x = normal(rng);
-        args.q = arrays.Copy(q);
+        args.q = arrays.Copy(NormalFloats(batch * heads * kLatentWidth));
         args.bf16_cache = true;
         args.places = PlacesOf(arrays, batch, keys, paged ? 64 : 0);
         const int64_t pieces = LatentPieces(args);
@@ -391,7 +403,7 @@ void AddLatentDecode(int64_t batch, int64_t keys, int64_t heads, bool paged,
           return LatentDecode(args, nullptr);
         };
       },
-      best);
+      best, /*calls=*/8);
 }
 
 struct MoeShape {

@@ -19,7 +19,53 @@ __device__ __forceinline__ void CopyAsync16(void* shared, const void* global) {
 #endif
 }
 
-// Waits for those of this thread; a barrier shows them to others.
+// The same, or zeros if not `there`.
+__device__ __forceinline__ void CopyAsync16(void* shared, const void* global,
+                                            bool there) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(
+                   static_cast<uint32_t>(__cvta_generic_to_shared(shared))),
+               "l"(global), "r"(there ? 16 : 0)
+               : "memory");
+#endif
+}
+
+// The same for what is read once, which leaves L2 before all else does.
+__device__ __forceinline__ uint64_t ReadOnce() {
+  uint64_t policy = 0;
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+  asm("createpolicy.fractional.L2::evict_first.b64 %0;" : "=l"(policy));
+#endif
+  return policy;
+}
+__device__ __forceinline__ void CopyAsync16Once(void* shared,
+                                                const void* global,
+                                                uint64_t read_once) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+  asm volatile(
+      "cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, %2;" ::"r"(
+          static_cast<uint32_t>(__cvta_generic_to_shared(shared))),
+      "l"(global), "l"(read_once)
+      : "memory");
+#endif
+}
+
+// Those of this thread since the last call are a group.
+__device__ __forceinline__ void EndCopies() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+  asm volatile("cp.async.commit_group;" ::: "memory");
+#endif
+}
+
+// Waits for this thread's groups but the last kPending.
+template <int kPending>
+__device__ __forceinline__ void WaitForCopies() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+  asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
+#endif
+}
+
+// Waits for all of this thread; a barrier shows them to others.
 __device__ __forceinline__ void WaitForCopies16() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
   asm volatile("cp.async.wait_all;" ::: "memory");

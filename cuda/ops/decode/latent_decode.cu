@@ -9,6 +9,7 @@
 #include "cuda/kernels/sm90_product.cuh"
 #include "cuda/kernels/store_rows.cuh"
 #include "cuda/kernels/tensor_map.h"
+#include "cuda/ops/decode/join_pieces.h"
 #include "cuda/ops/decode/latent_decode.h"
 #include "cuda/ops/decode/latent_keys.cuh"
 #include "cuda/ops/vector16.cuh"

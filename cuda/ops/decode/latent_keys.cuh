@@ -8,6 +8,7 @@
 
 #include "cuda/kernels/sm90.cuh"
 #include "cuda/ops/cache_places.cuh"
+#include "cuda/ops/decode/copy_async.cuh"
 #include "cuda/ops/decode/latent_decode.h"
 #include "cuda/ops/vector16.cuh"
 #include "cuda/runtime/kernel.h"
@@ -93,21 +94,6 @@ __device__ __forceinline__ int SwizzledBytes(int row, int chunk) {
 __device__ __forceinline__ uint4 Narrow(float4 a, float4 b) {
   const float element[8] = {a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w};
   return Pack(element);
-}
-
-// 16 bytes to shared memory, or zeros if not `there`; done when the group is.
-__device__ __forceinline__ void CopyAsync(uint32_t to, const void* from,
-                                          bool there) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to),
-               "l"(from), "r"(there ? 16 : 0)
-               : "memory");
-}
-__device__ __forceinline__ void EndCopies() {
-  asm volatile("cp.async.commit_group;" ::: "memory");
-}
-template <int kPending>
-__device__ __forceinline__ void WaitForCopies() {
-  asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
 }
 
 constexpr int kRowsAtATime = kWarpgroup / 8;
@@ -223,12 +209,12 @@ __device__ void Load(const Args& args, const Piece& piece, int boxed,
         Wait(empty, parity);
       }
       const auto* const cache = static_cast<const __nv_bfloat16*>(args.cache);
-      const uint32_t to = SharedAddress(shared.keys[stage][0]);
+      char* const to = reinterpret_cast<char*>(shared.keys[stage][0]);
 #pragma unroll
       for (int b = 0; b < kBoxes; ++b) {
 #pragma unroll
         for (int s = 0; s < kSteps; ++s) {
-          CopyAsync(
+          CopyAsync16(
               to + b * kBoxBytes + SwizzledBytes(s * kRowsAtATime + row, chunk),
               cache + from[s] + b * kSwizzleColumns, there[s]);
         }
