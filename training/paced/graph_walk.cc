@@ -32,8 +32,7 @@ double BytesSent(const Node& node, const Cost& cost, int ranks) {
   const double others_share = (ranks - 1.0) / ranks;
   if (node.op == &kAllReduce) return 2 * others_share * cost.bytes_on_wire;
   // Of these, the bytes on the wire are those of other ranks already.
-  if (node.op == &kSendRows || node.op == &kReturnRows ||
-      node.op == &kAllGather) {
+  if (MovesRows(node) || node.op == &kAllGather) {
     return cost.bytes_on_wire;
   }
   return others_share * cost.bytes_on_wire;

@@ -74,6 +74,7 @@ absl::StatusOr<RankResult> RunRank(const PacedSetup& setup,
   options.schedule = setup.schedule;
   options.overlap_sums = setup.overlap_sums;
   options.overlap_rows = setup.overlap_rows;
+  options.join_pairs = setup.join_pairs;
   options.shard_optimizer = setup.shard_optimizer;
   options.route.source = RouteSource::kBalanced;
   options.backend = [&]() -> absl::StatusOr<std::unique_ptr<Backend>> {

@@ -24,6 +24,7 @@ struct PacedSetup {
   PipelineKind schedule = PipelineKind::k1F1B;  // Where pp is not 1.
   bool overlap_sums = false;
   bool overlap_rows = false;
+  bool join_pairs = true;  // TrainerOptions.
   bool shard_optimizer = false;
   Pace pace;
 };

@@ -140,6 +140,29 @@ TEST_F(PacedRunTest, SumsOfStagesBesideTheirItemsTakeWhatGraphsSay) {
   }
 }
 
+// Rows of one half of a pair beside the work of the other: where all gradients
+// of the model take a fifth of one rank's step to leave a rank.
+TEST_F(PacedRunTest, PairsOfOneProgramHideRowsThatNothingElseDoes) {
+  for (const PipelineKind kind :
+       {PipelineKind::kDualPipe, PipelineKind::kDualPipeV}) {
+    SCOPED_TRACE(Name(kind));
+    const auto step = [&](bool overlap_rows, bool join_pairs) {
+      MeshShape shape = {1, 2, 2};
+      shape.mirrored = kind == PipelineKind::kDualPipe;
+      PacedSetup setup = Setup(shape, kind);
+      setup.pace.wire_bytes_per_second = 0.75e6;
+      setup.overlap_rows = overlap_rows;
+      setup.join_pairs = join_pairs;
+      return Run(setup).step_seconds;
+    };
+    const double after = step(false, false);
+    const double beside = step(true, false);
+    const double in_pairs = step(true, true);
+    EXPECT_LE(beside, after);
+    EXPECT_LT(in_pairs, 0.98 * beside);
+  }
+}
+
 TEST_F(PacedRunTest, BubblesAreThoseOfTheFormulas) {
   for (const PipelineKind kind : {PipelineKind::kGPipe, PipelineKind::k1F1B,
                                   PipelineKind::kZbH1, PipelineKind::kZb1p}) {

@@ -1,0 +1,65 @@
+#include "training/pipeline/stage_pair.h"
+
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "absl/functional/function_ref.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "core/base/status_macros.h"
+#include "core/graph/graph.h"
+#include "core/passes/hide_exchanges.h"
+#include "core/passes/join_graphs.h"
+#include "core/passes/partition/cut_graph.h"
+#include "core/runtime/backend.h"
+#include "core/runtime/program.h"
+#include "core/runtime/program_part.h"
+#include "core/runtime/state_store.h"
+#include "training/pipeline/stage.h"
+#include "training/step_graph.h"
+
+namespace strata {
+namespace {
+
+// The forward has the names of its graph, so that who looks at a stage's
+// forward may look at a pair's.
+constexpr char kBackward[] = "backward.";
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<StagePair>> StagePair::Create(
+    const Half& forward, const Half& backward, Backend& backend,
+    StateStore& state) {
+  auto pair =
+      std::unique_ptr<StagePair>(new StagePair(forward.stage, backward.stage));
+  ASSIGN_OR_RETURN(const std::vector<GraphPiece> first,
+                   SplitForward(forward.step.graph));
+  ASSIGN_OR_RETURN(const std::vector<GraphPiece> second,
+                   SplitForward(backward.step.graph));
+  ASSIGN_OR_RETURN(
+      const Graph joined,
+      JoinGraphs({first[0].graph, ""}, {second[1].graph, kBackward}));
+  ASSIGN_OR_RETURN(pair->program_,
+                   Program::Compile(HideExchanges(joined), backend, state));
+  forward.stage.ExpectKept(pair->forward());
+  backward.stage.ExpectKept(pair->backward());
+  return pair;
+}
+
+ProgramPart StagePair::forward() const { return *program_; }
+
+ProgramPart StagePair::backward() const { return {*program_, kBackward}; }
+
+absl::Status StagePair::Run(
+    int m, int backward_m, Stage::Fill fill,
+    absl::FunctionRef<void(const Program& forward)> look) {
+  RETURN_IF_ERROR(forward_stage_.BeforeForward(m, fill, forward()));
+  RETURN_IF_ERROR(backward_stage_.BeforeGrads(backward_m, fill, backward()));
+  RETURN_IF_ERROR(program_->Run());
+  RETURN_IF_ERROR(forward_stage_.AfterForward(m, forward()));
+  look(*program_);
+  return backward_stage_.AfterGrads(backward_m, backward());
+}
+
+}  // namespace strata
