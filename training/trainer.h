@@ -99,14 +99,14 @@ struct TrainerOptions {
   // work of the same micro-batch: nodes are ordered so that there is some
   // (core/passes/hide_exchanges.h). On the CPU.
   bool overlap_rows = false;
-  // With these, and experts on several ranks, the forward and backward of a
-  // schedule's pair are one program, so that rows of the one are beside the
-  // work of the other; for its memory (docs/distributed.md). If not, they are
-  // run one after the other.
-  bool join_pairs = true;
   // Experts move between the ranks of ep as this says (training/balance).
   BalanceRule balance = {};
   DType dtype = DType::kF32;  // kF64: the reference, of no checkpoints.
+  // With overlap_rows, and experts on several ranks, the forward and backward
+  // of a schedule's pair are one program, so that rows of the one are beside
+  // the work of the other; for its memory (docs/distributed.md). If not, they
+  // are run one after the other.
+  bool join_pairs = true;
 };
 
 class Trainer {

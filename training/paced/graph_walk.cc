@@ -19,12 +19,12 @@ namespace {
 int RanksOf(const Node& node, const MeshShape& shape) {
   if (!node.attrs.Has("group")) return 1;
   const std::string& group = node.attrs.String("group");
-  return group == "dp"      ? shape.dp
-         : group == "ep"    ? shape.ep
-         : group == "pp"    ? shape.pp
-         : group == "batch" ? shape.dp * shape.ep
-         : group == "ends"  ? 2
-                            : shape.size();
+  return group == "dp"                          ? shape.dp
+         : group == "ep"                        ? shape.ep
+         : group == "pp"                        ? shape.pp
+         : group == "batch"                     ? shape.dp * shape.ep
+         : group == "ends" || group == "mirror" ? 2
+                                                : shape.size();
 }
 
 // Bytes that leave a rank, as core/parallel/traffic_meter.h has them.

@@ -106,7 +106,6 @@ absl::StatusOr<Row> RowOf(const Options& options, const MeshShape& shape,
   row.setup.pace.wire_bytes_per_second =
       static_cast<double>(CountElements(whole.graph, Role::kParameter)) *
       SizeOf(DType::kF32) / (options.share * options.one_rank_seconds);
-  if (HasPairs(schedule)) return row;
   ASSIGN_OR_RETURN(row.predicted, PredictPaced(row.setup));
   return row;
 }
@@ -166,18 +165,15 @@ absl::Status Run(const Options& options) {
   for (const Row& row : rows) {
     const bool is_pipeline = row.setup.shape.pp > 1;
     std::cout << absl::StrFormat(
-        "%-20s %-9s %-10s %-8s %-16s %9s  %-16s %9s %9.3f %9.1f\n",
+        "%-20s %-9s %-10s %-8s %-16s %9s  %-16s %9.3f %9.3f %9.1f\n",
         ToText(row.setup.shape), is_pipeline ? Name(row.setup.schedule) : "",
         row.setup.shard_optimizer ? "to owners" : "to all",
         kNames[static_cast<int>(row.exchanges)],
         is_pipeline ? "" : Spread(row.exposed),
         is_pipeline ? ""
                     : absl::StrFormat("%.3f", row.predicted.exposed_seconds),
-        Spread(row.step),
-        HasPairs(row.setup.schedule)
-            ? ""
-            : absl::StrFormat("%.3f", row.predicted.step_seconds),
-        row.replayed, 1e3 * row.lateness);
+        Spread(row.step), row.predicted.step_seconds, row.replayed,
+        1e3 * row.lateness);
   }
   return absl::OkStatus();
 }

@@ -140,6 +140,21 @@ TEST_F(PacedRunTest, SumsOfStagesBesideTheirItemsTakeWhatGraphsSay) {
   }
 }
 
+TEST_F(PacedRunTest, StepsOfSeveralStagesTakeWhatGraphsAndScheduleSay) {
+  for (const PipelineKind kind :
+       {PipelineKind::kInterleaved, PipelineKind::kDualPipe,
+        PipelineKind::kDualPipeV}) {
+    SCOPED_TRACE(Name(kind));
+    MeshShape shape = {1, 1, 4};
+    shape.mirrored = kind == PipelineKind::kDualPipe;
+    const PacedSetup setup = Setup(shape, kind);
+    const auto want = PredictPaced(setup);
+    ASSERT_THAT(want, IsOk());
+    EXPECT_NEAR(Run(setup).step_seconds, want->step_seconds,
+                5e-3 * want->step_seconds);
+  }
+}
+
 // Rows of one half of a pair beside the work of the other: where all gradients
 // of the model take a fifth of one rank's step to leave a rank.
 TEST_F(PacedRunTest, PairsOfOneProgramHideRowsThatNothingElseDoes) {
@@ -153,7 +168,11 @@ TEST_F(PacedRunTest, PairsOfOneProgramHideRowsThatNothingElseDoes) {
       setup.pace.wire_bytes_per_second = 0.75e6;
       setup.overlap_rows = overlap_rows;
       setup.join_pairs = join_pairs;
-      return Run(setup).step_seconds;
+      const auto want = PredictPaced(setup);
+      EXPECT_THAT(want, IsOk());
+      const double step_seconds = Run(setup).step_seconds;
+      EXPECT_NEAR(step_seconds, want->step_seconds, 0.01 * step_seconds);
+      return step_seconds;
     };
     const double after = step(false, false);
     const double beside = step(true, false);

@@ -20,28 +20,26 @@
 #include "training/step_graph.h"
 
 namespace strata {
-namespace {
 
-// The forward has the names of its graph, so that who looks at a stage's
-// forward may look at a pair's.
-constexpr char kBackward[] = "backward.";
-
-}  // namespace
+absl::StatusOr<Graph> PairGraph(const Graph& forward, const Graph& backward) {
+  ASSIGN_OR_RETURN(const std::vector<GraphPiece> first, SplitForward(forward));
+  ASSIGN_OR_RETURN(const std::vector<GraphPiece> second,
+                   SplitForward(backward));
+  ASSIGN_OR_RETURN(
+      const Graph joined,
+      JoinGraphs({first[0].graph, ""}, {second[1].graph, kBackwardPrefix}));
+  return HideExchanges(joined);
+}
 
 absl::StatusOr<std::unique_ptr<StagePair>> StagePair::Create(
     const Half& forward, const Half& backward, Backend& backend,
     StateStore& state) {
   auto pair =
       std::unique_ptr<StagePair>(new StagePair(forward.stage, backward.stage));
-  ASSIGN_OR_RETURN(const std::vector<GraphPiece> first,
-                   SplitForward(forward.step.graph));
-  ASSIGN_OR_RETURN(const std::vector<GraphPiece> second,
-                   SplitForward(backward.step.graph));
-  ASSIGN_OR_RETURN(
-      const Graph joined,
-      JoinGraphs({first[0].graph, ""}, {second[1].graph, kBackward}));
+  ASSIGN_OR_RETURN(Graph graph,
+                   PairGraph(forward.step.graph, backward.step.graph));
   ASSIGN_OR_RETURN(pair->program_,
-                   Program::Compile(HideExchanges(joined), backend, state));
+                   Program::Compile(std::move(graph), backend, state));
   forward.stage.ExpectKept(pair->forward());
   backward.stage.ExpectKept(pair->backward());
   return pair;
@@ -49,7 +47,7 @@ absl::StatusOr<std::unique_ptr<StagePair>> StagePair::Create(
 
 ProgramPart StagePair::forward() const { return *program_; }
 
-ProgramPart StagePair::backward() const { return {*program_, kBackward}; }
+ProgramPart StagePair::backward() const { return {*program_, kBackwardPrefix}; }
 
 absl::Status StagePair::Run(
     int m, int backward_m, Stage::Fill fill,

@@ -21,6 +21,7 @@
 #include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "core/graph/graph.h"
 #include "core/runtime/backend.h"
 #include "core/runtime/program.h"
 #include "core/runtime/program_part.h"
@@ -30,6 +31,15 @@
 
 namespace strata {
 
+// Of the names of the gradients' inputs and outputs; those of the forward are
+// as in its graph, so that who looks at a stage's forward may look at a pair's.
+inline constexpr char kBackwardPrefix[] = "backward.";
+
+// The forward of one gradient graph and the gradients of another.
+//
+// Returns the errors of JoinGraphs().
+absl::StatusOr<Graph> PairGraph(const Graph& forward, const Graph& backward);
+
 class StagePair {
  public:
   // A stage and its gradient graph. All must outlive the pair, but the graphs.
@@ -38,7 +48,7 @@ class StagePair {
     Stage& stage;
   };
 
-  // Returns the errors of JoinGraphs() and Program::Compile().
+  // Returns the errors of PairGraph() and Program::Compile().
   static absl::StatusOr<std::unique_ptr<StagePair>> Create(const Half& forward,
                                                            const Half& backward,
                                                            Backend& backend,
@@ -49,7 +59,7 @@ class StagePair {
   absl::Status Run(int m, int backward_m, Stage::Fill fill,
                    absl::FunctionRef<void(const Program& forward)> look);
 
-  // Of the forward, by the names of its graph, and of the gradients.
+  // Of the forward and of the gradients.
   std::vector<ProgramPart> parts() const { return {forward(), backward()}; }
 
  private:
