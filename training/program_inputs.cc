@@ -6,12 +6,14 @@
 
 #include "absl/strings/string_view.h"
 #include "core/runtime/program.h"
+#include "core/runtime/program_part.h"
 #include "core/tensor/dtype.h"
 #include "core/tensor/tensor.h"
 
 namespace strata {
 
-void SetScalar(Program& program, absl::string_view name, double value) {
+void SetScalar(const ProgramPart& program, absl::string_view name,
+               double value) {
   const TensorView& input = program.Input(name);
   if (input.dtype == DType::kF64) {
     *input.as<double>() = value;
@@ -26,7 +28,7 @@ double Scalar(const Program& program, absl::string_view name) {
                                      : *output.as<float>();
 }
 
-void FillLayout(Program& program, int64_t n, int64_t seq_len) {
+void FillLayout(const ProgramPart& program, int64_t n, int64_t seq_len) {
   if (program.HasInput("num_tokens")) {
     *program.Input("num_tokens").as<int32_t>() =
         static_cast<int32_t>(n * seq_len);

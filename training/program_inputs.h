@@ -8,16 +8,18 @@
 
 #include "absl/strings/string_view.h"
 #include "core/runtime/program.h"
+#include "core/runtime/program_part.h"
 
 namespace strata {
 
 // The input, which is F32 or F64, likewise the output.
-void SetScalar(Program& program, absl::string_view name, double value);
+void SetScalar(const ProgramPart& program, absl::string_view name,
+               double value);
 double Scalar(const Program& program, absl::string_view name);
 
 // Positions and sequence starts of `n` sequences of `seq_len` tokens. A part of
 // a graph may have none of them.
-void FillLayout(Program& program, int64_t n, int64_t seq_len);
+void FillLayout(const ProgramPart& program, int64_t n, int64_t seq_len);
 
 }  // namespace strata
 

@@ -353,4 +353,12 @@ absl::StatusOr<std::vector<GraphPiece>> SplitPhases(const Graph& gradients) {
   return CutGraph(gradients, piece_of, /*num_pieces=*/3, "phase");
 }
 
+absl::StatusOr<std::vector<GraphPiece>> SplitForward(const Graph& gradients) {
+  std::vector<int> piece_of;
+  for (const Node& node : gradients.nodes()) {
+    piece_of.push_back(node.phase == Phase::kForward ? 0 : 1);
+  }
+  return CutGraph(gradients, piece_of, /*num_pieces=*/2, "phase");
+}
+
 }  // namespace strata

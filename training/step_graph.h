@@ -191,6 +191,9 @@ absl::StatusOr<Graph> BuildUpdateGraph(const Graph& gradients,
 // input gradients, and weight gradients with their sums. What one makes and a
 // later one reads is called PieceValueName("phase", ...) in both.
 absl::StatusOr<std::vector<GraphPiece>> SplitPhases(const Graph& gradients);
+// The same in two: forward, with the outputs that it has there, and all
+// gradients.
+absl::StatusOr<std::vector<GraphPiece>> SplitForward(const Graph& gradients);
 
 }  // namespace strata
 

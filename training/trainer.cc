@@ -28,6 +28,7 @@
 #include "core/passes/bf16_training.h"
 #include "core/passes/hide_exchanges.h"
 #include "core/runtime/program.h"
+#include "core/runtime/program_part.h"
 #include "core/trace/router_tap.h"
 #include "core/trace/routing_replay.h"
 #include "core/trace/routing_trace.pb.h"
@@ -223,7 +224,8 @@ void Trainer::DescribeMicroBatch(int64_t micro_batch, Trace& trace) const {
   }
 }
 
-absl::Status Trainer::FillBatch(int64_t micro_batch, Program& program) {
+absl::Status Trainer::FillBatch(int64_t micro_batch,
+                                const ProgramPart& program) {
   // A part of a graph may have none of what is filled.
   const auto span = [&](absl::string_view name) {
     return program.HasInput(name) ? program.Input(name).span<int32_t>()
@@ -243,7 +245,7 @@ absl::Status Trainer::FillBatch(int64_t micro_batch, Program& program) {
   }
   if (!Replays(RoutingTraceHeader::TRAIN)) return absl::OkStatus();
   DescribeMicroBatch(micro_batch, *replay_);
-  return replay_->Feed(program);
+  return replay_->Feed(program.program());
 }
 
 void Trainer::AddMetrics(const Program& program, int chunk,
@@ -264,7 +266,7 @@ absl::Status Trainer::RunMicroBatches(RoutingRecording* recording,
   if (pipeline_ != nullptr) {
     absl::Status recorded;
     RETURN_IF_ERROR(pipeline_->Run(
-        [&](int m, Program& program) {
+        [&](int m, const ProgramPart& program) {
           return FillBatch(FirstMicroBatch() + m, program);
         },
         [&](int m, int chunk, const Program& forward) {

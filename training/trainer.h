@@ -35,6 +35,7 @@
 #include "core/passes/partition/partition_experts.h"
 #include "core/runtime/backend.h"
 #include "core/runtime/program.h"
+#include "core/runtime/program_part.h"
 #include "core/runtime/state_store.h"
 #include "core/tensor/dtype.h"
 #include "core/trace/routing_replay.h"
@@ -101,6 +102,11 @@ struct TrainerOptions {
   // Experts move between the ranks of ep as this says (training/balance).
   BalanceRule balance = {};
   DType dtype = DType::kF32;  // kF64: the reference, of no checkpoints.
+  // With overlap_rows, and experts on several ranks, the forward and backward
+  // of a schedule's pair are one program, so that rows of the one are beside
+  // the work of the other; for its memory (docs/distributed.md). If not, they
+  // are run one after the other.
+  bool join_pairs = true;
 };
 
 class Trainer {
@@ -199,6 +205,7 @@ class Trainer {
                                           const GradientSums& sums) const;
   // Those of a step's last micro-batch.
   GradientSums SumsWithin() const;
+  bool JoinsPairs() const;
   absl::StatusOr<std::vector<StepGraph>> LastOfStages(
       const std::vector<StepGraph>& steps,
       const PipelineSchedule& schedule) const;
@@ -219,7 +226,7 @@ class Trainer {
   int64_t EndMicroBatch() const;
   // Sums over the ranks what they measured in a step.
   absl::Status SumOverRanks(StepMetrics& metrics);
-  absl::Status FillBatch(int64_t micro_batch, Program& program);
+  absl::Status FillBatch(int64_t micro_batch, const ProgramPart& program);
   absl::Status RunMicroBatches(RoutingRecording* recording,
                                StepMetrics& metrics);
   // Adds what a program says of a micro-batch that it ran.

@@ -11,7 +11,7 @@
 #include "core/parallel/mesh.h"
 #include "core/parallel/pipeline_schedule.h"
 #include "core/passes/partition/partition_experts.h"
-#include "core/runtime/program.h"
+#include "core/runtime/program_part.h"
 #include "core/trace/router_tap.h"
 #include "training/pipeline/pipeline_plan.h"
 #include "training/pipeline/stage_runner.h"
@@ -44,11 +44,12 @@ absl::Status Trainer::BuildPipeline() {
   if (SumsInGradients()) {
     ASSIGN_OR_RETURN(last, LastOfStages(steps, schedule));
   }
-  ASSIGN_OR_RETURN(pipeline_,
-                   StageRunner::Create(steps, std::move(schedule), *backend_,
-                                       *state_, options_.mesh->pp(), last));
-  for (Program* const program : pipeline_->programs()) {
-    FillLayout(*program, train_.batch_size(), train_.seq_len());
+  ASSIGN_OR_RETURN(
+      pipeline_,
+      StageRunner::Create(steps, std::move(schedule), *backend_, *state_,
+                          options_.mesh->pp(), last, JoinsPairs()));
+  for (const ProgramPart& part : pipeline_->parts()) {
+    FillLayout(part, train_.batch_size(), train_.seq_len());
   }
   routers_ = std::move(steps[0].routers);
   // By stage, which two ranks that hold the same have in one order.
@@ -63,6 +64,10 @@ absl::Status Trainer::BuildPipeline() {
     stage_graphs_.push_back(std::move(steps[chunk].graph));
   }
   return absl::OkStatus();
+}
+
+bool Trainer::JoinsPairs() const {
+  return options_.overlap_rows && options_.join_pairs && Place().shape.ep > 1;
 }
 
 // The stages' graphs, by chunk, with the sums that each begins when it ends.

@@ -148,6 +148,10 @@ ValueId SendRows(GraphBuilder& b, ValueId x, const RowExchange& exchange,
                 AttrsOf(exchange.ranks, group, b.type(x).dims[0].bound));
 }
 
+bool MovesRows(const Node& node) {
+  return node.op == &kSendRows || node.op == &kReturnRows;
+}
+
 Attrs BesideAttrs(const Attrs& exchange) {
   return {{"ranks", exchange.Int("ranks")},
           {"group", exchange.String("group")},

@@ -20,6 +20,7 @@
 #include "absl/strings/string_view.h"
 #include "core/graph/attrs.h"
 #include "core/graph/builder.h"
+#include "core/graph/graph.h"
 #include "core/graph/op_def.h"
 
 namespace strata {
@@ -48,6 +49,9 @@ RowExchange ExchangePlan(GraphBuilder& b, ValueId home_offset,
 // ranks * n, d]. On the wire are, of even loads, (ranks - 1) / ranks of x.
 ValueId SendRows(GraphBuilder& b, ValueId x, const RowExchange& exchange,
                  absl::string_view group);
+
+// Whether a node is one of the two that move rows.
+bool MovesRows(const Node& node);
 
 // The attributes of one of these, with one more that lets it run beside the
 // nodes that follow it (core/passes/plan_beside.h).

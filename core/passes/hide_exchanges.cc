@@ -17,10 +17,6 @@
 namespace strata {
 namespace {
 
-bool IsExchange(const Node& node) {
-  return node.op == &kSendRows || node.op == &kReturnRows;
-}
-
 // Which nodes must come before each.
 std::vector<std::set<NodeId>> NodesBefore(const Graph& graph) {
   std::vector<std::set<NodeId>> before(graph.nodes().size());
@@ -104,7 +100,7 @@ class Order {
         on_their_way_.begin(), on_their_way_.end(), [&](const OnItsWay& x) {
           const Node& exchange = graph_.node(x.exchange);
           return absl::c_linear_search(node.inputs, exchange.outputs[0]) ||
-                 (!IsExchange(node) && node.attrs.Has("group") &&
+                 (!MovesRows(node) && node.attrs.Has("group") &&
                   node.attrs.String("group") == exchange.attrs.String("group"));
         });
   }
@@ -113,7 +109,7 @@ class Order {
     NodeId first = kNone;
     for (const NodeId id : ready_) {
       if (Waits(id)) continue;
-      if (IsExchange(graph_.node(id))) return id;
+      if (MovesRows(graph_.node(id))) return id;
       if (first == kNone) first = id;
     }
     if (first != kNone) return first;
@@ -123,7 +119,7 @@ class Order {
 
   void Take(NodeId id) {
     const Cost cost = CostOf(graph_, graph_.node(id), Binding());
-    if (IsExchange(graph_.node(id))) {
+    if (MovesRows(graph_.node(id))) {
       on_their_way_.push_back({id, cost.bytes_on_wire * flops_per_wire_byte_});
     } else if (!on_their_way_.empty()) {
       OnItsWay& first = on_their_way_.front();
@@ -154,7 +150,7 @@ Graph HideExchanges(const Graph& graph, double flops_per_wire_byte) {
   for (const Value& value : graph.values()) ordered.AddValue(value);
   for (const NodeId id : Order(graph, flops_per_wire_byte).Run()) {
     Node node = graph.node(id);
-    if (IsExchange(node)) node.attrs = BesideAttrs(node.attrs);
+    if (MovesRows(node)) node.attrs = BesideAttrs(node.attrs);
     ordered.AddNode(std::move(node));
   }
   for (const auto& [name, value] : graph.outputs()) {

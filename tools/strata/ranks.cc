@@ -70,7 +70,9 @@ void AddMesh(OptionParser& app, MeshFlags& flags) {
               "own; with --pp beside all that a stage's rank still does");
   app.AddFlag("--overlap-rows", flags.overlap_rows,
               "Send rows to the experts of other ranks beside other work of "
-              "the same micro-batch: shared experts, weight gradients");
+              "the same micro-batch (shared experts, weight gradients), and in "
+              "pairs of DualPipe and DualPipeV of the other one, for more "
+              "memory");
   app.AddOption("--rebalance", flags.rebalance,
                 "When experts move between the ranks of --ep, to even out what "
                 "they do: never, alarm (the spread of their utilisation is "

@@ -19,12 +19,12 @@ namespace {
 int RanksOf(const Node& node, const MeshShape& shape) {
   if (!node.attrs.Has("group")) return 1;
   const std::string& group = node.attrs.String("group");
-  return group == "dp"      ? shape.dp
-         : group == "ep"    ? shape.ep
-         : group == "pp"    ? shape.pp
-         : group == "batch" ? shape.dp * shape.ep
-         : group == "ends"  ? 2
-                            : shape.size();
+  return group == "dp"                          ? shape.dp
+         : group == "ep"                        ? shape.ep
+         : group == "pp"                        ? shape.pp
+         : group == "batch"                     ? shape.dp * shape.ep
+         : group == "ends" || group == "mirror" ? 2
+                                                : shape.size();
 }
 
 // Bytes that leave a rank, as core/parallel/traffic_meter.h has them.
@@ -32,8 +32,7 @@ double BytesSent(const Node& node, const Cost& cost, int ranks) {
   const double others_share = (ranks - 1.0) / ranks;
   if (node.op == &kAllReduce) return 2 * others_share * cost.bytes_on_wire;
   // Of these, the bytes on the wire are those of other ranks already.
-  if (node.op == &kSendRows || node.op == &kReturnRows ||
-      node.op == &kAllGather) {
+  if (MovesRows(node) || node.op == &kAllGather) {
     return cost.bytes_on_wire;
   }
   return others_share * cost.bytes_on_wire;

@@ -1,4 +1,5 @@
-// bazel run -c opt //training/paced:overlap_benchmark [-- SECONDS SHARE N PP]
+// bazel run -c opt //training/paced:overlap_benchmark
+//     [-- SECONDS SHARE N PP SCHEDULE]
 //
 // What a step's exchanges cost where the network takes its time: sums of
 // gradients after the backward pass and beside it (--overlap-sums), to all
@@ -10,8 +11,13 @@
 //
 // SECONDS (8) is the step of one rank; the network is such that all gradients
 // take SHARE (0.1) of that to leave a rank once. Each row is measured N (3)
-// times, in turns: mean and standard deviation. Of meshes with PP (1) stages or
-// more; what these wait for are one another too, so that steps alone are told.
+// times, in turns: mean and standard deviation. Of meshes with PP (1) ranks of
+// a pipeline or more; what these wait for are one another too, so that steps
+// alone are told. SCHEDULE: of no other.
+//
+// Of schedules with pairs, of 16 micro-batches, rows alone are beside anything:
+// other work of their own micro-batch, and in pairs that are one program that
+// of the other's. Nothing predicts those but the replay.
 
 #include <algorithm>
 #include <cmath>
@@ -25,6 +31,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/string_view.h"
 #include "core/base/check.h"
 #include "core/base/status_macros.h"
 #include "core/graph/graph.h"
@@ -35,6 +42,7 @@
 #include "training/paced/paced_example.h"
 #include "training/paced/paced_rank.h"
 #include "training/paced/paced_run.h"
+#include "training/pipeline/pipeline_plan.h"
 #include "training/step_graph.h"
 
 namespace strata {
@@ -45,10 +53,21 @@ struct Options {
   double share = 0.1;
   int repeats = 3;
   int least_pp = 1;
+  std::string schedule;  // Empty: all.
 };
+
+enum class Exchanges { kAfter, kBeside, kBesideInPairs };
+
+constexpr absl::string_view kNames[] = {"after", "beside", "in pairs"};
+
+bool HasPairs(PipelineKind schedule) {
+  return schedule == PipelineKind::kDualPipe ||
+         schedule == PipelineKind::kDualPipeV;
+}
 
 struct Row {
   PacedSetup setup;
+  Exchanges exchanges = Exchanges::kAfter;
   StepPrediction predicted;
   std::vector<double> step, exposed;  // [repeats]
   double replayed = 0;
@@ -66,11 +85,17 @@ std::string Spread(const std::vector<double>& x) {
 }
 
 absl::StatusOr<Row> RowOf(const Options& options, const MeshShape& shape,
-                          PipelineKind schedule, bool beside, bool to_owners) {
+                          PipelineKind schedule, Exchanges exchanges,
+                          bool to_owners) {
+  const bool beside = exchanges != Exchanges::kAfter;
   Row row;
+  row.exchanges = exchanges;
   row.setup = PacedExample(shape, schedule);
-  row.setup.overlap_sums = beside;
+  row.setup.shape.mirrored = IsMirrored(schedule);
+  if (HasPairs(schedule)) row.setup.train.set_accumulation(16);
+  row.setup.overlap_sums = beside && !HasPairs(schedule);
   row.setup.overlap_rows = beside && shape.ep > 1;
+  row.setup.join_pairs = exchanges == Exchanges::kBesideInPairs;
   row.setup.model.mutable_moe()->set_shared_width(
       row.setup.model.moe().expert_width());
   row.setup.shard_optimizer = to_owners;
@@ -99,14 +124,25 @@ absl::Status Run(const Options& options) {
       {{2, 1, 2}, PipelineKind::kZbH1},
       {{4, 1, 2}, k1F1B},
       {{2, 1, 4}, k1F1B},
-      {{2, 1, 4}, PipelineKind::kZbH1}};
+      {{2, 1, 4}, PipelineKind::kZbH1},
+      {{1, 2, 2}, PipelineKind::kDualPipe},
+      {{1, 2, 4}, PipelineKind::kDualPipe},
+      {{1, 2, 2}, PipelineKind::kDualPipeV},
+      {{1, 2, 4}, PipelineKind::kDualPipeV}};
   for (const auto& [shape, schedule] : meshes) {
     if (shape.pp < options.least_pp) continue;
+    if (!options.schedule.empty() && options.schedule != Name(schedule)) {
+      continue;
+    }
     for (const bool to_owners : {false, true}) {
       if (to_owners && shape.ep > 1) continue;
-      for (const bool beside : {false, true}) {
+      for (const Exchanges exchanges :
+           {Exchanges::kAfter, Exchanges::kBeside, Exchanges::kBesideInPairs}) {
+        if (exchanges == Exchanges::kBesideInPairs && !HasPairs(schedule)) {
+          continue;
+        }
         ASSIGN_OR_RETURN(rows.emplace_back(),
-                         RowOf(options, shape, schedule, beside, to_owners));
+                         RowOf(options, shape, schedule, exchanges, to_owners));
       }
     }
   }
@@ -118,6 +154,8 @@ absl::Status Run(const Options& options) {
       row.step.push_back(run.step_seconds);
       row.exposed.push_back(run.exposed_seconds);
       row.lateness = std::max(row.lateness, run.lateness);
+      // There a rank sends to itself, which a replay has not.
+      if (row.setup.schedule == PipelineKind::kDualPipeV) continue;
       ASSIGN_OR_RETURN(
           row.replayed,
           ReplaySeconds(run.traces, row.setup.pace.wire_bytes_per_second));
@@ -129,14 +167,15 @@ absl::Status Run(const Options& options) {
   for (const Row& row : rows) {
     const bool is_pipeline = row.setup.shape.pp > 1;
     std::cout << absl::StrFormat(
-        "%-24s %-6s %-10s %-6s %-16s %9s  %-16s %9.3f %9.3f %9.1f\n",
+        "%-20s %-9s %-10s %-8s %-16s %9s  %-16s %9.3f %9s %9.1f\n",
         ToText(row.setup.shape), is_pipeline ? Name(row.setup.schedule) : "",
         row.setup.shard_optimizer ? "to owners" : "to all",
-        row.setup.overlap_sums ? "beside" : "after",
+        kNames[static_cast<int>(row.exchanges)],
         is_pipeline ? "" : Spread(row.exposed),
         is_pipeline ? ""
                     : absl::StrFormat("%.3f", row.predicted.exposed_seconds),
-        Spread(row.step), row.predicted.step_seconds, row.replayed,
+        Spread(row.step), row.predicted.step_seconds,
+        row.replayed > 0 ? absl::StrFormat("%.3f", row.replayed) : "",
         1e3 * row.lateness);
   }
   return absl::OkStatus();
@@ -155,6 +194,7 @@ int main(int argc, char** argv) {
       << "want how often to measure";
   CHECK(argc < 5 || absl::SimpleAtoi(argv[4], &options.least_pp))
       << "want the least number of stages";
+  if (argc > 5) options.schedule = argv[5];
   const absl::Status status = strata::Run(options);
   CHECK(status.ok()) << status.ToString();
 }

@@ -47,6 +47,7 @@ absl::StatusOr<Corpus> PacedCorpus() {
 
 absl::StatusOr<Pace> PaceOf(PacedSetup setup, double one_rank_seconds) {
   setup.shape = MeshShape();
+  setup.schedule = PipelineKind::k1F1B;
   ASSIGN_OR_RETURN(const StepPrediction alone, PredictPaced(setup));
   const double faster = alone.step_seconds / one_rank_seconds;
   setup.pace.flops_per_second *= faster;

@@ -18,15 +18,12 @@
 #include "core/cpu/cpu_backend.h"
 #include "core/graph/graph.h"
 #include "core/graph/op_def.h"
-#include "core/model/gate.h"
-#include "core/ops/collective_rows.h"
 #include "core/parallel/communicator.h"
 #include "core/parallel/mesh.h"
 #include "core/parallel/observed_communicator.h"
 #include "core/parallel/pipeline_schedule.h"
 #include "core/parallel/pipeline_timeline.h"
 #include "core/parallel/thread_communicator.h"
-#include "core/passes/hide_exchanges.h"
 #include "core/passes/partition/cut_graph.h"
 #include "core/runtime/backend.h"
 #include "core/runtime/observed_backend.h"
@@ -40,6 +37,8 @@
 #include "sim/replay/replay.h"
 #include "training/paced/graph_walk.h"
 #include "training/paced/paced_rank.h"
+#include "training/paced/paced_setup.h"
+#include "training/paced/predict_several_stages.h"
 #include "training/pipeline/pipeline_plan.h"
 #include "training/step_graph.h"
 #include "training/trace/execution_recorder.h"
@@ -74,6 +73,7 @@ absl::StatusOr<RankResult> RunRank(const PacedSetup& setup,
   options.schedule = setup.schedule;
   options.overlap_sums = setup.overlap_sums;
   options.overlap_rows = setup.overlap_rows;
+  options.join_pairs = setup.join_pairs;
   options.shard_optimizer = setup.shard_optimizer;
   options.route.source = RouteSource::kBalanced;
   options.backend = [&]() -> absl::StatusOr<std::unique_ptr<Backend>> {
@@ -97,21 +97,6 @@ absl::StatusOr<RankResult> RunRank(const PacedSetup& setup,
                     recorder.Serialize()};
 }
 
-// Counts of even loads: what is laid out is used, but of the rows that ranks
-// send one another, which might all go to one.
-Binding EvenLoads(const Graph& graph) {
-  return [&graph](ValueId count, int64_t bound) {
-    const NodeId producer = graph.value(count).producer;
-    if (producer == kNone || graph.node(producer).op != &kExchangePlan) {
-      return static_cast<double>(bound);
-    }
-    // count [ranks, experts of a rank]
-    const ValueId of_ranks = graph.node(producer).outputs[0];
-    return static_cast<double>(bound) /
-           static_cast<double>(graph.value(of_ranks).type.dims[0].bound);
-  };
-}
-
 // Seconds of the graph's nodes by phase.
 struct PhaseSeconds {
   double forward = 0;
@@ -121,31 +106,16 @@ struct PhaseSeconds {
   double all() const { return forward + input_grad + weight_grad; }
 };
 
-PhaseSeconds SecondsOf(const Graph& graph, const Pace& pace) {
-  const Binding binding = EvenLoads(graph);
+PhaseSeconds SecondsOf(const Graph& graph, const PacedSetup& setup) {
+  const Binding binding = EvenLoads(graph, setup.shape.ep);
   PhaseSeconds seconds;
   for (const Node& node : graph.nodes()) {
     double& phase = node.phase == Phase::kForward     ? seconds.forward
                     : node.phase == Phase::kInputGrad ? seconds.input_grad
                                                       : seconds.weight_grad;
-    phase += PacedSeconds(pace, node, CostOf(graph, node, binding));
+    phase += PacedSeconds(setup.pace, node, CostOf(graph, node, binding));
   }
   return seconds;
-}
-
-GraphSeconds Walk(const Graph& graph, const PacedSetup& setup) {
-  return WalkGraph(graph, setup.pace, setup.shape, EvenLoads(graph));
-}
-
-absl::StatusOr<StepGraph> Gradients(const PacedSetup& setup,
-                                    const MeshPlace& place,
-                                    const GradientSums& sums) {
-  ASSIGN_OR_RETURN(StepGraph step,
-                   BuildGradientGraph(setup.model, setup.train.batch_size(),
-                                      setup.train.seq_len(), DType::kF32,
-                                      RouteSource::kBalanced, place, sums));
-  if (setup.overlap_rows) step.graph = HideExchanges(step.graph);
-  return step;
 }
 
 int64_t Picoseconds(double seconds) {
@@ -205,13 +175,14 @@ absl::StatusOr<double> SumsEnd(const PacedSetup& setup, const RankSums& update,
   sums.made = sums.small_buckets = true;
   sums.to_owners = setup.shard_optimizer;
   sums.elsewhere = update.LeavesToUpdate();
-  ASSIGN_OR_RETURN(const StepGraph step, Gradients(setup, update.place, sums));
+  ASSIGN_OR_RETURN(const StepGraph step,
+                   PacedGradients(setup, update.place, sums));
   ASSIGN_OR_RETURN(const std::vector<GraphPiece> pieces,
                    SplitPhases(step.graph));
   const Graph& weight_grad = pieces.back().graph;
-  const GraphSeconds seconds =
-      WalkGraph(weight_grad, setup.pace, setup.shape, EvenLoads(weight_grad),
-                /*waits_at_end=*/false);
+  const GraphSeconds seconds = WalkGraph(weight_grad, setup.pace, setup.shape,
+                                         EvenLoads(weight_grad, setup.shape.ep),
+                                         /*waits_at_end=*/false);
   const int last = LastWeightGrads(run.schedule, stage)[0];
   return static_cast<double>(run.timeline.items[stage][last].start) /
              kPicosecondsPerSecond +
@@ -270,13 +241,15 @@ absl::StatusOr<double> ReplaySeconds(const std::vector<std::string>& traces,
 }
 
 absl::StatusOr<StepPrediction> PredictPaced(const PacedSetup& setup) {
-  if (setup.schedule != PipelineKind::kGPipe &&
-      setup.schedule != PipelineKind::k1F1B &&
-      setup.schedule != PipelineKind::kZbH1 &&
-      setup.schedule != PipelineKind::kZb1p) {
-    return absl::UnimplementedError(
-        absl::StrCat("ranks have several stages under ", Name(setup.schedule),
-                     "; want one of gpipe, 1f1b, zb-h1 and zb1p"));
+  if (setup.shape.pp > 1 && HasSeveralStages(setup.schedule)) {
+    if (setup.overlap_sums) {
+      return absl::UnimplementedError(
+          absl::StrCat("ranks have several stages under ", Name(setup.schedule),
+                       "; want no overlap_sums"));
+    }
+    StepPrediction prediction;
+    ASSIGN_OR_RETURN(prediction.step_seconds, PredictSeveralStages(setup));
+    return prediction;
   }
   const int batch_ranks = setup.shape.dp * setup.shape.ep;
   const auto micro_batches =
@@ -290,7 +263,7 @@ absl::StatusOr<StepPrediction> PredictPaced(const PacedSetup& setup) {
     MeshPlace place;
     place.shape = setup.shape;
     place.pp_rank = stage;
-    ASSIGN_OR_RETURN(const StepGraph step, Gradients(setup, place, {}));
+    ASSIGN_OR_RETURN(const StepGraph step, PacedGradients(setup, place, {}));
     RankSums sums;
     sums.over_ranks = true;
     sums.in_gradients = setup.overlap_sums;
@@ -301,7 +274,7 @@ absl::StatusOr<StepPrediction> PredictPaced(const PacedSetup& setup) {
     ASSIGN_OR_RETURN(
         const Graph update,
         BuildUpdateGraph(step.graph, setup.model, setup.train, sums));
-    const PhaseSeconds seconds = SecondsOf(step.graph, setup.pace);
+    const PhaseSeconds seconds = SecondsOf(step.graph, setup);
     if (stages.empty() || seconds.all() > prediction.forward +
                                               prediction.input_grad +
                                               prediction.weight_grad) {
@@ -339,7 +312,7 @@ absl::StatusOr<StepPrediction> PredictPaced(const PacedSetup& setup) {
     place.shape = setup.shape;
     const GradientSums sums = {/*made=*/true, /*small_buckets=*/true,
                                setup.shard_optimizer};
-    ASSIGN_OR_RETURN(const StepGraph step, Gradients(setup, place, sums));
+    ASSIGN_OR_RETURN(const StepGraph step, PacedGradients(setup, place, sums));
     last = Walk(step.graph, setup);
   }
   prediction.step_seconds =

@@ -8,25 +8,12 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
-#include "core/model/config.pb.h"
-#include "core/parallel/mesh.h"
 #include "core/parallel/pipeline_schedule.h"
-#include "training/config.pb.h"
 #include "training/data/corpus.h"
 #include "training/paced/paced_rank.h"
+#include "training/paced/paced_setup.h"
 
 namespace strata {
-
-struct PacedSetup {
-  ModelConfig model;  // Of flat gates: loads are even (RouteSource::kBalanced).
-  TrainConfig train;
-  MeshShape shape;
-  PipelineKind schedule = PipelineKind::k1F1B;  // Where pp is not 1.
-  bool overlap_sums = false;
-  bool overlap_rows = false;
-  bool shard_optimizer = false;
-  Pace pace;
-};
 
 struct PacedRun {
   double step_seconds = 0;  // The mean.
@@ -68,10 +55,12 @@ struct StepPrediction {
 // The same from the graphs alone: the costs of each stage's operators, at even
 // loads, carried out by the schedule's timeline
 // (core/parallel/pipeline_timeline.h). Exchanges take time as the pace says; of
-// stages those of the update, and sums that are begun before, alone.
+// stages those of the update, and sums that are begun before, alone. Where a
+// rank has several stages only the step is told, and exchanges of rows take
+// time too (PredictSeveralStages).
 //
 // Returns the errors of BuildGradientGraph and MakePipelineSchedule, and
-// UNIMPLEMENTED for schedules in which a rank has several stages.
+// UNIMPLEMENTED for sums that are begun before by a rank of several stages.
 absl::StatusOr<StepPrediction> PredictPaced(const PacedSetup& setup);
 
 // The bubble of even stages of these durations by a closed formula, for p

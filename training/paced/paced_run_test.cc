@@ -140,6 +140,48 @@ TEST_F(PacedRunTest, SumsOfStagesBesideTheirItemsTakeWhatGraphsSay) {
   }
 }
 
+TEST_F(PacedRunTest, StepsOfSeveralStagesTakeWhatGraphsAndScheduleSay) {
+  for (const PipelineKind kind :
+       {PipelineKind::kInterleaved, PipelineKind::kDualPipe,
+        PipelineKind::kDualPipeV}) {
+    SCOPED_TRACE(Name(kind));
+    MeshShape shape = {1, 1, 4};
+    shape.mirrored = kind == PipelineKind::kDualPipe;
+    const PacedSetup setup = Setup(shape, kind);
+    const auto want = PredictPaced(setup);
+    ASSERT_THAT(want, IsOk());
+    EXPECT_NEAR(Run(setup).step_seconds, want->step_seconds,
+                5e-3 * want->step_seconds);
+  }
+}
+
+// Rows of one half of a pair beside the work of the other: where all gradients
+// of the model take a fifth of one rank's step to leave a rank.
+TEST_F(PacedRunTest, PairsOfOneProgramHideRowsThatNothingElseDoes) {
+  for (const PipelineKind kind :
+       {PipelineKind::kDualPipe, PipelineKind::kDualPipeV}) {
+    SCOPED_TRACE(Name(kind));
+    const auto step = [&](bool overlap_rows, bool join_pairs) {
+      MeshShape shape = {1, 2, 2};
+      shape.mirrored = kind == PipelineKind::kDualPipe;
+      PacedSetup setup = Setup(shape, kind);
+      setup.pace.wire_bytes_per_second = 0.75e6;
+      setup.overlap_rows = overlap_rows;
+      setup.join_pairs = join_pairs;
+      const auto want = PredictPaced(setup);
+      EXPECT_THAT(want, IsOk());
+      const double step_seconds = Run(setup).step_seconds;
+      EXPECT_NEAR(step_seconds, want->step_seconds, 0.01 * step_seconds);
+      return step_seconds;
+    };
+    const double after = step(false, false);
+    const double beside = step(true, false);
+    const double in_pairs = step(true, true);
+    EXPECT_LE(beside, after);
+    EXPECT_LT(in_pairs, 0.98 * beside);
+  }
+}
+
 TEST_F(PacedRunTest, BubblesAreThoseOfTheFormulas) {
   for (const PipelineKind kind : {PipelineKind::kGPipe, PipelineKind::k1F1B,
                                   PipelineKind::kZbH1, PipelineKind::kZb1p}) {

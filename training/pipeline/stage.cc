@@ -16,11 +16,13 @@
 #include "core/parallel/communicator.h"
 #include "core/passes/partition/cut_graph.h"
 #include "core/runtime/program.h"
+#include "core/runtime/program_part.h"
 #include "core/tensor/dtype.h"
 #include "core/tensor/tensor.h"
 #include "training/pipeline/stage_links.h"
 #include "training/pipeline/stage_messages.h"
 #include "training/pipeline/stash.h"
+#include "training/program_inputs.h"
 #include "training/step_graph.h"
 
 namespace strata {
@@ -62,7 +64,7 @@ absl::StatusOr<std::unique_ptr<Stage>> Stage::Create(const StepGraph& step,
                      Program::Compile(std::move(with[2].graph), context.backend,
                                       context.state, options));
   }
-  stage->ExpectKept();
+  for (Program* const program : stage->programs()) stage->ExpectKept(*program);
   return stage;
 }
 
@@ -73,21 +75,16 @@ std::vector<Program*> Stage::programs() const {
   return all;
 }
 
-// Inputs that come from a stash, or from another stage.
-void Stage::ExpectKept() {
-  ExpectValues(received_, *forward_);
+void Stage::ExpectKept(const ProgramPart& part) const {
   std::vector<std::string> names = kept_forward_;
   names.insert(names.end(), kept_input_grad_.begin(), kept_input_grad_.end());
   for (const StageMessage& m : received_) names.push_back(m.value);
   for (const StageMessage& m : sent_) {
     if (!m.grad.empty()) names.push_back(m.grad);
   }
-  for (Program* const program : programs()) {
-    if (program == forward_.get()) continue;
-    for (const std::string& name : names) {
-      if (program->HasInput(name) && IsLarge(InputType(*program, name))) {
-        program->FillInPlace(name);
-      }
+  for (const std::string& name : names) {
+    if (part.HasInput(name) && IsLarge(part.InputType(name))) {
+      part.FillInPlace(name);
     }
   }
 }
@@ -101,11 +98,11 @@ double Stage::MicroBatchFlops() const {
   return flops;
 }
 
-absl::Status Stage::Keep(const Program& program,
+absl::Status Stage::Keep(const ProgramPart& program,
                          const std::vector<std::string>& outputs,
                          Stash& stash) {
   for (const std::string& name : outputs) {
-    RETURN_IF_ERROR(KeepOne(name, OutputType(program, name),
+    RETURN_IF_ERROR(KeepOne(name, program.OutputType(name),
                             OutputOf(program, name), stash));
   }
   return absl::OkStatus();
@@ -123,7 +120,7 @@ absl::Status Stage::KeepOne(const std::string& name, const ValueType& type,
   return absl::OkStatus();
 }
 
-absl::Status Stage::Restore(const Stash& stash, Program& program) {
+absl::Status Stage::Restore(const Stash& stash, const ProgramPart& program) {
   for (const auto& [name, kept] : stash.values) {
     if (kept.num_bytes == 0 || !program.HasInput(name)) continue;
     void* const to = program.Input(name).data;
@@ -136,37 +133,42 @@ absl::Status Stage::Restore(const Stash& stash, Program& program) {
   return absl::OkStatus();
 }
 
-absl::Status Stage::Forward(int m, Fill fill) {
-  const StageVisit visit = {m, chunk_};
-  RETURN_IF_ERROR(fill(m, *forward_));
-  RETURN_IF_ERROR(ReceiveValues(received_, links_, visit, backend_, *forward_));
-  RETURN_IF_ERROR(forward_->Run());
-  RETURN_IF_ERROR(SendValues(sent_, links_, visit, backend_, *forward_));
+absl::Status Stage::BeforeForward(int m, Fill fill, const ProgramPart& part) {
+  RETURN_IF_ERROR(fill(m, part));
+  return ReceiveValues(received_, links_, {m, chunk_}, backend_, part);
+}
+
+absl::Status Stage::AfterForward(int m, const ProgramPart& part) {
+  RETURN_IF_ERROR(SendValues(sent_, links_, {m, chunk_}, backend_, part));
   Stash& stash = stashes_.Of(m);
-  RETURN_IF_ERROR(Keep(*forward_, kept_forward_, stash));
+  RETURN_IF_ERROR(Keep(part, kept_forward_, stash));
   // What other stages sent may be an input of the later programs too.
   for (const StageMessage& message : received_) {
-    RETURN_IF_ERROR(KeepOne(message.value, InputType(*forward_, message.value),
-                            LiveInput(*forward_, message.value), stash));
+    RETURN_IF_ERROR(KeepOne(message.value, part.InputType(message.value),
+                            LiveInput(part, message.value), stash));
   }
   for (const StageMessage& message : sent_) {
     if (message.grad.empty()) continue;  // Its gradient is of its size.
-    const TensorView value = forward_->OutputInPlace(message.value);
+    const TensorView value = part.OutputInPlace(message.value);
     RETURN_IF_ERROR(stashes_
-                        .RoomFor(message.grad,
-                                 OutputType(*forward_, message.value),
+                        .RoomFor(message.grad, part.OutputType(message.value),
                                  value.num_bytes(), stash)
                         .status());
   }
   return absl::OkStatus();
 }
 
-absl::Status Stage::InputGrad(int m, Fill fill) {
-  Stash& stash = stashes_.Of(m);
+absl::Status Stage::Forward(int m, Fill fill) {
+  RETURN_IF_ERROR(BeforeForward(m, fill, *forward_));
+  RETURN_IF_ERROR(forward_->Run());
+  return AfterForward(m, *forward_);
+}
+
+absl::Status Stage::ReceiveGrads(int m, Stash& stash) {
   for (const StageMessage& message : sent_) {
     if (message.grad.empty()) continue;
     Kept& kept = stash.values[message.grad];
-    const DType dtype = OutputType(*forward_, message.value).dtype;
+    const DType dtype = ProgramPart(*forward_).OutputType(message.value).dtype;
     Payload payload = {kept.host.data(), kept.num_bytes / SizeOf(dtype), dtype};
     if (kept.memory != nullptr) {
       ASSIGN_OR_RETURN(payload.data,
@@ -175,18 +177,29 @@ absl::Status Stage::InputGrad(int m, Fill fill) {
     const StageLink link = links_.From(message.stage, m, chunk_);
     RETURN_IF_ERROR(link.group->Receive(payload, link.rank));
   }
-  RETURN_IF_ERROR(fill(m, *input_grad_));
-  RETURN_IF_ERROR(Restore(stash, *input_grad_));
-  RETURN_IF_ERROR(input_grad_->Run());
+  return absl::OkStatus();
+}
+
+absl::Status Stage::SendGrads(int m, const ProgramPart& program) {
   for (const StageMessage& message : received_) {
     if (message.grad.empty()) continue;
     ASSIGN_OR_RETURN(
         const Payload payload,
-        PayloadOfTensor(OutputOf(*input_grad_, message.grad),
-                        OutputType(*input_grad_, message.grad), backend_));
+        PayloadOfTensor(OutputOf(program, message.grad),
+                        program.OutputType(message.grad), backend_));
     const StageLink link = links_.To(message.stage, m, chunk_);
     RETURN_IF_ERROR(link.group->Send(payload, link.rank));
   }
+  return absl::OkStatus();
+}
+
+absl::Status Stage::InputGrad(int m, Fill fill) {
+  Stash& stash = stashes_.Of(m);
+  RETURN_IF_ERROR(ReceiveGrads(m, stash));
+  RETURN_IF_ERROR(fill(m, *input_grad_));
+  RETURN_IF_ERROR(Restore(stash, *input_grad_));
+  RETURN_IF_ERROR(input_grad_->Run());
+  RETURN_IF_ERROR(SendGrads(m, *input_grad_));
   return Keep(*input_grad_, kept_input_grad_, stash);
 }
 
@@ -196,14 +209,24 @@ absl::Status Stage::WeightGrad(int m, bool keep, bool is_last, Fill fill) {
   Stash& stash = stashes_.Of(m);
   RETURN_IF_ERROR(fill(m, program));
   RETURN_IF_ERROR(Restore(stash, program));
-  const TensorView& input = program.Input("keep");
-  if (input.dtype == DType::kF64) {
-    *input.as<double>() = keep ? 1 : 0;
-  } else {
-    *input.as<float>() = keep ? 1.f : 0.f;
-  }
+  SetScalar(program, "keep", keep ? 1 : 0);
   RETURN_IF_ERROR(sums ? program.RunAhead() : program.Run());
   stashes_.Free(stash);
+  return absl::OkStatus();
+}
+
+absl::Status Stage::BeforeGrads(int m, Fill fill, const ProgramPart& part) {
+  Stash& stash = stashes_.Of(m);
+  RETURN_IF_ERROR(ReceiveGrads(m, stash));
+  RETURN_IF_ERROR(fill(m, part));
+  RETURN_IF_ERROR(Restore(stash, part));
+  SetScalar(part, "keep", 1);
+  return absl::OkStatus();
+}
+
+absl::Status Stage::AfterGrads(int m, const ProgramPart& part) {
+  RETURN_IF_ERROR(SendGrads(m, part));
+  stashes_.Free(stashes_.Of(m));
   return absl::OkStatus();
 }
 

@@ -12,6 +12,9 @@
 // Where gradients are summed over ranks beside what the rank still does, the
 // weight gradients of a step's last micro-batch have a program of their own,
 // which begins the sums and goes on (docs/distributed.md).
+//
+// A pair of a schedule may run the forward of one stage and all gradients of
+// another in a program of its own (training/pipeline/stage_pair.h).
 
 #ifndef TRAINING_PIPELINE_STAGE_H_
 #define TRAINING_PIPELINE_STAGE_H_
@@ -26,6 +29,7 @@
 #include "core/graph/graph.h"
 #include "core/runtime/backend.h"
 #include "core/runtime/program.h"
+#include "core/runtime/program_part.h"
 #include "core/runtime/state_store.h"
 #include "core/tensor/tensor.h"
 #include "training/pipeline/stage_links.h"
@@ -53,7 +57,8 @@ class Stage {
 
   // Sets the inputs that a program has of its own (tokens, targets), for
   // micro-batch `m` of the schedule.
-  using Fill = absl::FunctionRef<absl::Status(int m, Program& program)>;
+  using Fill =
+      absl::FunctionRef<absl::Status(int m, const ProgramPart& program)>;
 
   // Of a micro-batch in this order; each returns the errors of the programs and
   // of the other stages' ranks.
@@ -64,6 +69,17 @@ class Stage {
   absl::Status WeightGrad(int m, bool keep, bool is_last, Fill fill);
   // Waits for these sums, where they were begun.
   absl::Status Finish();
+
+  // What Forward() does before and after its program runs, for one that has
+  // that of this stage as a part.
+  absl::Status BeforeForward(int m, Fill fill, const ProgramPart& part);
+  absl::Status AfterForward(int m, const ProgramPart& part);
+  // Likewise InputGrad() and WeightGrad() together, adding to the sums that are
+  // there.
+  absl::Status BeforeGrads(int m, Fill fill, const ProgramPart& part);
+  absl::Status AfterGrads(int m, const ProgramPart& part);
+  // Of such a part: which inputs come from a stash, or from another stage.
+  void ExpectKept(const ProgramPart& part) const;
 
   // Forgets what a step that failed has left.
   void FreeStashes() { stashes_.FreeAll(); }
@@ -79,13 +95,15 @@ class Stage {
         backend_(context.backend),
         stashes_(context.memory) {}
 
-  void ExpectKept();
   // Copies of what `program` gives to later programs, and back.
-  absl::Status Keep(const Program& program,
+  absl::Status Keep(const ProgramPart& program,
                     const std::vector<std::string>& outputs, Stash& stash);
   absl::Status KeepOne(const std::string& name, const ValueType& type,
                        const TensorView& view, Stash& stash);
-  absl::Status Restore(const Stash& stash, Program& program);
+  absl::Status Restore(const Stash& stash, const ProgramPart& program);
+  // Gradients of what this stage sent, into the stash, and of what it received.
+  absl::Status ReceiveGrads(int m, Stash& stash);
+  absl::Status SendGrads(int m, const ProgramPart& program);
 
   const int chunk_;
   const StageLinks& links_;

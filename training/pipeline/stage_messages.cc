@@ -11,6 +11,7 @@
 #include "core/parallel/communicator.h"
 #include "core/runtime/backend.h"
 #include "core/runtime/program.h"
+#include "core/runtime/program_part.h"
 #include "core/tensor/tensor.h"
 #include "training/pipeline/stage_links.h"
 #include "training/step_graph.h"
@@ -25,27 +26,19 @@ constexpr int64_t kSmallBytes = 4096;
 
 bool IsLarge(const ValueType& type) { return type.max_bytes() > kSmallBytes; }
 
-const ValueType& InputType(const Program& program, absl::string_view name) {
-  return program.graph().value(program.graph().FindSource(name)).type;
-}
-
-const ValueType& OutputType(const Program& program, absl::string_view name) {
-  return program.graph().value(program.graph().outputs().at(name)).type;
-}
-
-TensorView LiveInput(const Program& program, absl::string_view name) {
+TensorView LiveInput(const ProgramPart& program, absl::string_view name) {
   TensorView view = program.Input(name);
-  const Graph& graph = program.graph();
-  const Dims& dims = graph.value(graph.FindSource(name)).type.dims;
+  const Dims& dims = program.InputType(name).dims;
   if (dims.empty() || !dims[0].ragged()) return view;
-  const Value& count = graph.value(dims[0].count);
-  view.shape[0] = *program.Input(count.name).as<int32_t>();
+  const Program& whole = program.program();
+  const Value& count = whole.graph().value(dims[0].count);
+  view.shape[0] = *whole.Input(count.name).as<int32_t>();
   return view;
 }
 
-TensorView OutputOf(const Program& program, absl::string_view name) {
-  return IsLarge(OutputType(program, name)) ? program.OutputInPlace(name)
-                                            : program.Output(name);
+TensorView OutputOf(const ProgramPart& program, absl::string_view name) {
+  return IsLarge(program.OutputType(name)) ? program.OutputInPlace(name)
+                                           : program.Output(name);
 }
 
 absl::StatusOr<Payload> PayloadOfTensor(const TensorView& tensor,
@@ -58,19 +51,20 @@ absl::StatusOr<Payload> PayloadOfTensor(const TensorView& tensor,
   return payload;
 }
 
-void ExpectValues(const std::vector<StageMessage>& messages, Program& program) {
+void ExpectValues(const std::vector<StageMessage>& messages,
+                  const ProgramPart& program) {
   for (const StageMessage& m : messages) {
-    if (IsLarge(InputType(program, m.value))) program.FillInPlace(m.value);
+    if (IsLarge(program.InputType(m.value))) program.FillInPlace(m.value);
   }
 }
 
 absl::Status ReceiveValues(const std::vector<StageMessage>& messages,
                            const StageLinks& links, const StageVisit& visit,
-                           Backend& backend, Program& program) {
+                           Backend& backend, const ProgramPart& program) {
   for (const StageMessage& m : messages) {
     ASSIGN_OR_RETURN(const Payload payload,
                      PayloadOfTensor(LiveInput(program, m.value),
-                                     InputType(program, m.value), backend));
+                                     program.InputType(m.value), backend));
     const StageLink link = links.From(m.stage, visit.micro_batch, visit.chunk);
     RETURN_IF_ERROR(link.group->Receive(payload, link.rank));
   }
@@ -79,11 +73,11 @@ absl::Status ReceiveValues(const std::vector<StageMessage>& messages,
 
 absl::Status SendValues(const std::vector<StageMessage>& messages,
                         const StageLinks& links, const StageVisit& visit,
-                        Backend& backend, const Program& program) {
+                        Backend& backend, const ProgramPart& program) {
   for (const StageMessage& m : messages) {
     ASSIGN_OR_RETURN(const Payload payload,
                      PayloadOfTensor(OutputOf(program, m.value),
-                                     OutputType(program, m.value), backend));
+                                     program.OutputType(m.value), backend));
     const StageLink link = links.To(m.stage, visit.micro_batch, visit.chunk);
     RETURN_IF_ERROR(link.group->Send(payload, link.rank));
   }

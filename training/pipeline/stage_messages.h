@@ -15,7 +15,7 @@
 #include "core/graph/graph.h"
 #include "core/parallel/communicator.h"
 #include "core/runtime/backend.h"
-#include "core/runtime/program.h"
+#include "core/runtime/program_part.h"
 #include "core/tensor/tensor.h"
 #include "training/pipeline/stage_links.h"
 #include "training/step_graph.h"
@@ -26,13 +26,10 @@ namespace strata {
 // of a program.
 bool IsLarge(const ValueType& type);
 
-const ValueType& InputType(const Program& program, absl::string_view name);
-const ValueType& OutputType(const Program& program, absl::string_view name);
-
 // An input in the shape that its counts, which are inputs too, say.
-TensorView LiveInput(const Program& program, absl::string_view name);
+TensorView LiveInput(const ProgramPart& program, absl::string_view name);
 // An output as the host has it, or where kernels have it.
-TensorView OutputOf(const Program& program, absl::string_view name);
+TensorView OutputOf(const ProgramPart& program, absl::string_view name);
 
 // What of a tensor of that type a communicator takes.
 absl::StatusOr<Payload> PayloadOfTensor(const TensorView& tensor,
@@ -41,7 +38,8 @@ absl::StatusOr<Payload> PayloadOfTensor(const TensorView& tensor,
 
 // Lets ReceiveValues() fill `program`'s inputs of those names. Before its first
 // run.
-void ExpectValues(const std::vector<StageMessage>& messages, Program& program);
+void ExpectValues(const std::vector<StageMessage>& messages,
+                  const ProgramPart& program);
 
 // A micro-batch of this rank's stage `chunk`.
 struct StageVisit {
@@ -52,11 +50,11 @@ struct StageVisit {
 // Receives the values of `messages` into `program`'s inputs of those names.
 absl::Status ReceiveValues(const std::vector<StageMessage>& messages,
                            const StageLinks& links, const StageVisit& visit,
-                           Backend& backend, Program& program);
+                           Backend& backend, const ProgramPart& program);
 // Sends `program`'s outputs of those names.
 absl::Status SendValues(const std::vector<StageMessage>& messages,
                         const StageLinks& links, const StageVisit& visit,
-                        Backend& backend, const Program& program);
+                        Backend& backend, const ProgramPart& program);
 
 }  // namespace strata
 

@@ -19,10 +19,12 @@
 #include "core/parallel/pipeline_schedule.h"
 #include "core/runtime/backend.h"
 #include "core/runtime/program.h"
+#include "core/runtime/program_part.h"
 #include "core/runtime/state_store.h"
 #include "training/pipeline/pipeline_plan.h"
 #include "training/pipeline/stage.h"
 #include "training/pipeline/stage_links.h"
+#include "training/pipeline/stage_pair.h"
 #include "training/step_graph.h"
 
 namespace strata {
@@ -56,7 +58,7 @@ StageRunner::StageRunner(PipelineSchedule schedule, int rank, Backend& backend,
 absl::StatusOr<std::unique_ptr<StageRunner>> StageRunner::Create(
     absl::Span<const StepGraph> steps, PipelineSchedule schedule,
     Backend& backend, StateStore& state, Communicator& pp,
-    absl::Span<const StepGraph> last) {
+    absl::Span<const StepGraph> last, bool joins_pairs) {
   CHECK_EQ(schedule.num_devices, pp.size());
   CHECK_EQ(static_cast<int>(steps.size()), schedule.num_chunks);
   if (!last.empty() && backend.name() != "cpu") {
@@ -78,13 +80,43 @@ absl::StatusOr<std::unique_ptr<StageRunner>> StageRunner::Create(
     runner->stages_.push_back(std::move(stage));
   }
   if (steps.size() > 1) runner->sums_ = SumsOf(steps);
+  runner->begins_sums_ = !last.empty();
+  if (joins_pairs) RETURN_IF_ERROR(runner->JoinPairs(steps, backend));
   return runner;
 }
 
-std::vector<Program*> StageRunner::programs() const {
-  std::vector<Program*> all;
+absl::Status StageRunner::JoinPairs(absl::Span<const StepGraph> steps,
+                                    Backend& backend) {
+  for (const PipelineItem& item : schedule_.items[rank_]) {
+    if (item.kind != PipelineItem::Kind::kForwardBackward) continue;
+    const auto half = [&](int chunk) -> StagePair::Half {
+      return {steps[chunk], *stages_[chunk]};
+    };
+    std::unique_ptr<StagePair>& pair =
+        pairs_[{item.chunk, item.backward_chunk}];
+    if (pair != nullptr) continue;
+    ASSIGN_OR_RETURN(
+        pair, StagePair::Create(half(item.chunk), half(item.backward_chunk),
+                                backend, state_));
+  }
+  return absl::OkStatus();
+}
+
+StagePair* StageRunner::PairOf(int index) const {
+  const PipelineItem& item = schedule_.items[rank_][index];
+  if (item.kind != PipelineItem::Kind::kForwardBackward) return nullptr;
+  if (begins_sums_ && last_[item.backward_chunk] == index) return nullptr;
+  const auto it = pairs_.find({item.chunk, item.backward_chunk});
+  return it != pairs_.end() ? it->second.get() : nullptr;
+}
+
+std::vector<ProgramPart> StageRunner::parts() const {
+  std::vector<ProgramPart> all;
   for (const auto& stage : stages_) {
-    for (Program* const program : stage->programs()) all.push_back(program);
+    for (Program* const program : stage->programs()) all.emplace_back(*program);
+  }
+  for (const auto& [chunks, pair] : pairs_) {
+    for (ProgramPart& part : pair->parts()) all.push_back(std::move(part));
   }
   return all;
 }
@@ -121,6 +153,14 @@ absl::Status StageRunner::RunItems(Stage::Fill fill, Look look) {
   const std::vector<PipelineItem>& items = schedule_.items[rank_];
   for (size_t i = 0; i < items.size(); ++i) {
     const PipelineItem& item = items[i];
+    if (StagePair* const pair = PairOf(static_cast<int>(i)); pair != nullptr) {
+      CHECK(begun_);  // Several stages begin with sums that are clear.
+      RETURN_IF_ERROR(pair->Run(item.micro_batch, item.backward_micro_batch,
+                                fill, [&](const Program& forward) {
+                                  look(item.micro_batch, item.chunk, forward);
+                                }));
+      continue;
+    }
     if (item.has_forward()) {
       Stage& stage = *stages_[item.chunk];
       RETURN_IF_ERROR(stage.Forward(item.micro_batch, fill));

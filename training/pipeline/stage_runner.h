@@ -7,6 +7,8 @@
 //     v
 //   Stage 0, Stage 1 ...   training/pipeline/stage.h, of one state: what two of
 //                          them share (the tied embedding) they sum into once
+//   StagePair              where pairs are joined, of a forward of the one and
+//                          gradients of the other
 //
 // Activations that live at once are as many as the schedule's: one is what a
 // stage keeps of a micro-batch.
@@ -14,6 +16,7 @@
 #ifndef TRAINING_PIPELINE_STAGE_RUNNER_H_
 #define TRAINING_PIPELINE_STAGE_RUNNER_H_
 
+#include <map>
 #include <memory>
 #include <string>
 #include <utility>
@@ -27,9 +30,11 @@
 #include "core/parallel/pipeline_schedule.h"
 #include "core/runtime/backend.h"
 #include "core/runtime/program.h"
+#include "core/runtime/program_part.h"
 #include "core/runtime/state_store.h"
 #include "training/pipeline/stage.h"
 #include "training/pipeline/stage_links.h"
+#include "training/pipeline/stage_pair.h"
 #include "training/pipeline/stash.h"
 #include "training/step_graph.h"
 
@@ -42,12 +47,14 @@ class StageRunner {
   // called by all of these. Backend, state and group must outlive the runner.
   // `last`, likewise or empty, are the same with sums over ranks, which each
   // stage begins with its last weight gradients of a step (LastWeightGrads).
+  // `joins_pairs`: an item that is a pair is one program, but for one that
+  // begins sums; otherwise its forward is run, then its gradients.
   //
   // Returns UNIMPLEMENTED with such sums on another backend than the CPU's.
   static absl::StatusOr<std::unique_ptr<StageRunner>> Create(
       absl::Span<const StepGraph> steps, PipelineSchedule schedule,
       Backend& backend, StateStore& state, Communicator& pp,
-      absl::Span<const StepGraph> last = {});
+      absl::Span<const StepGraph> last = {}, bool joins_pairs = false);
 
   // Looks at the outputs of micro-batch `m`, just run forward in that chunk.
   using Look =
@@ -58,7 +65,7 @@ class StageRunner {
   absl::Status Run(Stage::Fill fill, Look look);
 
   // Of all stages, to set inputs that are the same in each step.
-  std::vector<Program*> programs() const;
+  std::vector<ProgramPart> parts() const;
   const PipelineSchedule& schedule() const { return schedule_; }
   const StageLinks& links() const { return *links_; }
   // FLOPs of a step at the counts of the latest micro-batches.
@@ -70,7 +77,11 @@ class StageRunner {
   StageRunner(PipelineSchedule schedule, int rank, Backend& backend,
               StateStore& state);
 
+  // Programs for this rank's pairs.
+  absl::Status JoinPairs(absl::Span<const StepGraph> steps, Backend& backend);
   absl::Status RunItems(Stage::Fill fill, Look look);
+  // Of an item that is run as one; null: not this one.
+  StagePair* PairOf(int item) const;
   absl::Status Backward(int m, int chunk, bool input_grad, bool weight_grad,
                         bool is_last, Stage::Fill fill);
   // Two stages may sum into the same, so that none knows that it is the first.
@@ -82,7 +93,10 @@ class StageRunner {
   StashMemory memory_;
   std::unique_ptr<StageLinks> links_;
   std::vector<std::unique_ptr<Stage>> stages_;  // By chunk.
-  const std::vector<int> last_;                 // LastWeightGrads().
+  // By chunk of the forward and of the gradients.
+  std::map<std::pair<int, int>, std::unique_ptr<StagePair>> pairs_;
+  const std::vector<int> last_;  // LastWeightGrads().
+  bool begins_sums_ = false;     // With these.
   // What the stages sum into, where they are several; otherwise none.
   std::vector<std::string> sums_;
   bool begun_ = false;  // Sums of this step.

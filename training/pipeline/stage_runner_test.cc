@@ -22,6 +22,7 @@
 #include "core/parallel/pipeline_timeline.h"
 #include "core/parallel/thread_communicator.h"
 #include "core/runtime/program.h"
+#include "core/runtime/program_part.h"
 #include "core/runtime/state_store.h"
 #include "core/tensor/dtype.h"
 #include "core/testing/status_matchers.h"
@@ -59,7 +60,7 @@ PipelineSchedule MakeSchedule(PipelineKind kind, int devices, int micro_batches,
 }
 
 // Tokens that depend on the micro-batch, for whatever of them a program reads.
-absl::Status FillInputs(int m, Program& program) {
+absl::Status FillInputs(int m, const ProgramPart& program) {
   const int64_t t = kSequences * kSeqLen;
   const auto fill = [&](const char* name, auto value) {
     if (!program.HasInput(name)) return;
@@ -237,7 +238,7 @@ TEST(StageRunnerTest, SumsOverRanksWaitForNobodyBeforeTheLastItem) {
     if (!is_first) {
       for (const auto& there : at_last_item) there.WaitForNotification();
     }
-    const auto fill = [&](int m, Program& program) {
+    const auto fill = [&](int m, const ProgramPart& program) {
       if (--left == 0 && is_first) at_last_item[pp_rank].Notify();
       return FillInputs(m, program);
     };

@@ -73,6 +73,7 @@ RankRun Train(const ModelConfig& model, DType dtype, const Mesh* mesh,
   options.shard_optimizer = way.shard_optimizer;
   options.overlap_sums = way.overlap_sums;
   options.overlap_rows = way.overlap_rows;
+  options.join_pairs = way.join_pairs;
   auto trainer = Trainer::Create(model, way.train, &corpus,
                                  /*num_threads=*/1, options);
   EXPECT_THAT(trainer, IsOk());

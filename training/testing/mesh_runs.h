@@ -36,6 +36,7 @@ struct Way {
   bool shard_optimizer = false;
   bool overlap_sums = false;
   bool overlap_rows = false;
+  bool join_pairs = true;
   int chunks = 0;
   BalanceRule balance = {};
 };
