@@ -212,7 +212,10 @@ class Multiplier {
     }
   }
 
+  // Where warps fill stages every thread that has read arrives, as each that
+  // fills them does; the copy engine's are told once a warp.
   __device__ __forceinline__ void ReleaseCodes(int slot) {
+    if (!args_.copied) return Arrive(&shared_.code_empty[slot]);
     __syncwarp();
     if (threadIdx.x % 32 == 0) Arrive(&shared_.code_empty[slot]);
   }

@@ -185,7 +185,8 @@ __global__ void __launch_bounds__(Tile<kTokens>::kThreads, 1)
     for (int i = 0; i < T::kCodeStages; ++i) {
       InitBarrier(&shared.code_full[i],
                   args.copied ? 1 : (kProducerWarps - 1) * 32);
-      InitBarrier(&shared.code_empty[i], T::kMultipliers * kWarpgroup / 32);
+      InitBarrier(&shared.code_empty[i],
+                  T::kMultipliers * kWarpgroup / (args.copied ? 32 : 1));
     }
     for (int i = 0; i < T::kXStages; ++i) {
       InitBarrier(&shared.x_full[i], 1);
@@ -244,21 +245,22 @@ __global__ void __launch_bounds__(Tile<kTokens>::kThreads, 1)
 #endif
 }
 
+// Of the current device: asked for at each launch, as there may be several.
 template <int kBits, int kTokens, WeightsOf kKind>
-struct ManyRowsFunction {
-  const void* kernel =
-      reinterpret_cast<const void*>(ManyRowsKernel<kBits, kTokens, kKind>);
-  cudaError_t allowed =
-      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                           static_cast<int>(kSharedBytes<kTokens>));
-};
+cudaError_t AllowSharedBytes() {
+  return cudaFuncSetAttribute(
+      reinterpret_cast<const void*>(ManyRowsKernel<kBits, kTokens, kKind>),
+      cudaFuncAttributeMaxDynamicSharedMemorySize,
+      static_cast<int>(kSharedBytes<kTokens>));
+}
 
 template <int kBits, int kTokens, WeightsOf kKind>
 cudaError_t LaunchTiles(const QuantProductArgs& product,
                         const ManyRowsPlan& plan, const __nv_bfloat16* x,
                         cudaStream_t stream) {
-  static const ManyRowsFunction<kBits, kTokens, kKind> function;
-  if (function.allowed != cudaSuccess) return function.allowed;
+  if (const cudaError_t e = AllowSharedBytes<kBits, kTokens, kKind>(); e) {
+    return e;
+  }
   const PackedRows& w = product.w;
   ManyRowsArgs args;
   args.product = product;
@@ -325,9 +327,14 @@ cudaError_t LaunchManyRows(const QuantProductArgs& args,
                            const ManyRowsChoice& only, __nv_bfloat16* rounded,
                            cudaStream_t stream) {
   // Blocks of any tile fill a multiprocessor.
-  static const ManyRowsFunction<kBits, 256, WeightsOf::kWide> function;
-  static const ActiveClusters active(function.kernel, Tile<256>::kThreads,
-                                     kSharedBytes<256>);
+  if (const cudaError_t e = AllowSharedBytes<kBits, 256, WeightsOf::kWide>();
+      e) {
+    return e;
+  }
+  static const ActiveClusters active(
+      reinterpret_cast<const void*>(
+          ManyRowsKernel<kBits, 256, WeightsOf::kWide>),
+      Tile<256>::kThreads, kSharedBytes<256>);
   ManyRowsWork work;
   work.n = args.w.n;
   work.k = args.w.k;
