@@ -17,7 +17,7 @@
 //
 // Of schedules with pairs, of 16 micro-batches, rows alone are beside anything:
 // other work of their own micro-batch, and in pairs that are one program that
-// of the other's. Nothing predicts those but the replay.
+// of the other's.
 
 #include <algorithm>
 #include <cmath>
