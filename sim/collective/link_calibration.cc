@@ -116,10 +116,15 @@ absl::StatusOr<NodeConfig> Fit(const NodeConfig& preset,
                                absl::Span<const MeasuredCollective> rows) {
   NodeConfig node = preset;
   node.clear_deep_ep();  // No row has any.
-  if (ConstantOf(node, kFill) == 0) SetConstant(kFill, kFillStart, node);
+  NodeConfig filling = node;
+  if (ConstantOf(node, kFill) == 0) SetConstant(kFill, kFillStart, filling);
   for (int i = 0; i < kRestarts; ++i) {
     ASSIGN_OR_RETURN(node, FitConstants(node, rows, kRounds));
+    ASSIGN_OR_RETURN(filling, FitConstants(filling, rows, kRounds));
   }
+  ASSIGN_OR_RETURN(const double plain_error, MeanLogError(node, rows));
+  ASSIGN_OR_RETURN(const double filling_error, MeanLogError(filling, rows));
+  if (filling_error * (1 + kLeastGain) < plain_error) node = filling;
   for (const NodeConstant& constant : ConstantsOf(node)) {
     SetConstant(constant.name, Rounded(constant.value), node);
   }
