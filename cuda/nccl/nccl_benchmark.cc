@@ -4,7 +4,7 @@
 //   bazel run -c opt --config=cuda //cuda/nccl:nccl_benchmark -- [GPUS [CSV]]
 //
 // CSV: a file of its own for what the simulator predicts, in the columns that
-// sim/collective:check_collectives reads.
+// sim/collective:check_collectives and strata calibrate --collectives read.
 
 #include <algorithm>
 #include <cmath>

@@ -85,6 +85,7 @@ absl::Status ValidateNccl(const std::string& path, const NcclConstants& nccl,
   RETURN_IF_ERROR(Microseconds(p2p_path, "net_us", p2p.net_us()));
   RETURN_IF_ERROR(Rate(p2p_path, "ll_gb_per_s", p2p.ll_gb_per_s()));
   RETURN_IF_ERROR(Microseconds(p2p_path, "simple_us", p2p.simple_us()));
+  RETURN_IF_ERROR(Microseconds(p2p_path, "fill_us", p2p.fill_us()));
   RETURN_IF_ERROR(Share(p2p_path, "efficiency", p2p.efficiency()));
   RETURN_IF_ERROR(Share(p2p_path, "net_efficiency", p2p.net_efficiency()));
   if (!in_switch) return absl::OkStatus();

@@ -25,6 +25,7 @@ namespace strata::sim {
 namespace {
 
 constexpr double kGigabyte = 1e9;
+constexpr double kMegabyte = 1e6;
 constexpr double kMicrosecond = 1e-6;
 // No buffer is as large, and no time of it overflows.
 constexpr double kMaxBytes = 1e18;
@@ -126,7 +127,13 @@ void TimePointToPoint(const LoadedPlan& loaded, const NodeConfig& node,
                loaded.plan.flow_bytes / (constants.ll_gb_per_s() * kGigabyte));
   best.Offer(timing, link);
   timing.latency += constants.simple_us() * kMicrosecond;
-  timing.bandwidth = links_time;
+  double sent_bytes = 0;  // By a rank, over NVLink.
+  for (size_t i = 0; i < loaded.loads.size(); ++i) {
+    sent_bytes +=
+        loaded.plan.phases[i].phase.times * loaded.loads[i].nvlink_bytes;
+  }
+  timing.bandwidth = links_time + constants.fill_us() * kMicrosecond *
+                                      std::sqrt(sent_bytes / kMegabyte);
   best.Offer(timing, link);
 }
 

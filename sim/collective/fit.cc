@@ -2,11 +2,15 @@
 
 #include <algorithm>
 #include <cmath>
+#include <string>
 #include <utility>
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
 #include "absl/types/span.h"
+#include "core/base/check.h"
 #include "core/base/status_macros.h"
 #include "google/protobuf/descriptor.h"
 #include "google/protobuf/message.h"
@@ -38,52 +42,77 @@ ClusterConfig ClusterOf(const NodeConfig& node, int num_gpus) {
 
 // Calls `visit` for every double of the message and those in it that is not 0.
 template <typename Visit>
-void ForEachConstant(google::protobuf::Message& message, const Visit& visit) {
+void ForEachConstant(const std::string& path,
+                     const google::protobuf::Message& message,
+                     const Visit& visit) {
   const google::protobuf::Reflection& reflection = *message.GetReflection();
   std::vector<const google::protobuf::FieldDescriptor*> fields;
   reflection.ListFields(message, &fields);
   for (const google::protobuf::FieldDescriptor* field : fields) {
+    const std::string name = absl::StrCat(path, ".", field->name());
     if (field->cpp_type() ==
         google::protobuf::FieldDescriptor::CPPTYPE_MESSAGE) {
-      ForEachConstant(*reflection.MutableMessage(&message, field), visit);
+      ForEachConstant(name, reflection.GetMessage(message, field), visit);
     } else if (field->cpp_type() ==
                google::protobuf::FieldDescriptor::CPPTYPE_DOUBLE) {
-      visit(message, *field);
+      visit(name, reflection.GetDouble(message, field));
     }
   }
 }
 
-std::vector<double> ConstantsOf(NodeConfig node) {
-  std::vector<double> constants;
-  const auto read = [&](const google::protobuf::Message& message,
-                        const google::protobuf::FieldDescriptor& field) {
-    constants.push_back(message.GetReflection()->GetDouble(message, &field));
-  };
-  ForEachConstant(*node.mutable_nccl(), read);
-  if (node.has_deep_ep()) ForEachConstant(*node.mutable_deep_ep(), read);
-  return constants;
+const google::protobuf::FieldDescriptor& FieldOf(
+    const google::protobuf::Message& message, absl::string_view name) {
+  const auto* field =
+      message.GetDescriptor()->FindFieldByName(std::string(name));
+  CHECK(field != nullptr) << "no constant " << name;
+  return *field;
 }
 
-NodeConfig WithConstants(NodeConfig node,
-                         const std::vector<double>& constants) {
-  size_t next = 0;
-  const auto write = [&](google::protobuf::Message& message,
-                         const google::protobuf::FieldDescriptor& field) {
-    message.GetReflection()->SetDouble(&message, &field, constants[next++]);
-  };
-  ForEachConstant(*node.mutable_nccl(), write);
-  if (node.has_deep_ep()) ForEachConstant(*node.mutable_deep_ep(), write);
-  return node;
+// The last message on the path of `name`, which becomes the last word.
+google::protobuf::Message& Walk(google::protobuf::Message& message,
+                                absl::string_view& name) {
+  const size_t dot = name.find('.');
+  if (dot == name.npos) return message;
+  const auto& field = FieldOf(message, name.substr(0, dot));
+  name.remove_prefix(dot + 1);
+  return Walk(*message.GetReflection()->MutableMessage(&message, &field), name);
 }
 
 }  // namespace
 
+std::vector<NodeConstant> ConstantsOf(const NodeConfig& node) {
+  std::vector<NodeConstant> constants;
+  const auto read = [&](const std::string& name, double value) {
+    constants.push_back({name, value});
+  };
+  ForEachConstant("nccl", node.nccl(), read);
+  ForEachConstant("deep_ep", node.deep_ep(), read);
+  return constants;
+}
+
+double ConstantOf(const NodeConfig& node, absl::string_view name) {
+  for (const NodeConstant& constant : ConstantsOf(node)) {
+    if (constant.name == name) return constant.value;
+  }
+  return 0;
+}
+
+void SetConstant(absl::string_view name, double value, NodeConfig& node) {
+  google::protobuf::Message& message = Walk(node, name);
+  message.GetReflection()->SetDouble(&message, &FieldOf(message, name), value);
+}
+
+absl::StatusOr<std::vector<double>> PredictAllUs(
+    const NodeConfig& node, absl::Span<const MeasuredCollective> measured) {
+  return PredictAllUs(measured, [&](const MeasuredCollective& row) {
+    return Cluster::Create(ClusterOf(node, row.num_gpus));
+  });
+}
+
 absl::StatusOr<double> MeanLogError(
     const NodeConfig& node, absl::Span<const MeasuredCollective> measured) {
   ASSIGN_OR_RETURN(const std::vector<double> predicted_us,
-                   PredictAllUs(measured, [&](const MeasuredCollective& row) {
-                     return Cluster::Create(ClusterOf(node, row.num_gpus));
-                   }));
+                   PredictAllUs(node, measured));
   double sum = 0;
   for (size_t i = 0; i < measured.size(); ++i) {
     sum +=
@@ -96,21 +125,22 @@ absl::StatusOr<double> MeanLogError(
 absl::StatusOr<NodeConfig> FitConstants(
     const NodeConfig& start, absl::Span<const MeasuredCollective> measured,
     int rounds) {
-  std::vector<double> constants = ConstantsOf(start);
+  NodeConfig best = start;
   ASSIGN_OR_RETURN(double error, MeanLogError(start, measured));
-  std::vector<double> step(constants.size(), kFirstStep);
+  std::vector<double> step(ConstantsOf(start).size(), kFirstStep);
   for (int round = 0; round < rounds; ++round) {
+    const std::vector<NodeConstant> constants = ConstantsOf(best);
     for (size_t i = 0; i < constants.size(); ++i) {
       bool is_better = false;
       for (const double factor : {1 + step[i], 1 / (1 + step[i])}) {
-        std::vector<double> changed = constants;
-        changed[i] *= factor;
+        NodeConfig changed = best;
+        SetConstant(constants[i].name, constants[i].value * factor, changed);
         // A share above 1, say, is refused: no better then.
         const absl::StatusOr<double> changed_error =
-            MeanLogError(WithConstants(start, changed), measured);
+            MeanLogError(changed, measured);
         if (!changed_error.ok() || *changed_error >= error) continue;
         error = *changed_error;
-        constants = std::move(changed);
+        best = std::move(changed);
         is_better = true;
         break;
       }
@@ -118,7 +148,7 @@ absl::StatusOr<NodeConfig> FitConstants(
                           : std::max(0.6 * step[i], kLeastStep);
     }
   }
-  return WithConstants(start, constants);
+  return best;
 }
 
 }  // namespace strata::sim

@@ -3,17 +3,37 @@
 #ifndef SIM_COLLECTIVE_FIT_H_
 #define SIM_COLLECTIVE_FIT_H_
 
+#include <string>
+#include <vector>
+
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "absl/types/span.h"
 #include "sim/cluster/cluster.pb.h"
 #include "sim/collective/validation.h"
 
 namespace strata::sim {
 
-// Mean of |log(predicted / measured)|, each at most 0.5, so that a noisy row
-// weighs no more than a bad one.
+struct NodeConstant {
+  std::string name;  // "nccl.simple.step_us"
+  double value = 0;
+};
+
+// The numbers of `nccl` and `deep_ep` that are not 0, in the proto's order.
+std::vector<NodeConstant> ConstantsOf(const NodeConfig& node);
+
+// `name` as of ConstantsOf; the value of a constant that is not set is 0.
+double ConstantOf(const NodeConfig& node, absl::string_view name);
+void SetConstant(absl::string_view name, double value, NodeConfig& node);
+
+// The times of the rows, microseconds, on nodes of this kind.
 //
 // Returns the error of the first row that cannot be predicted.
+absl::StatusOr<std::vector<double>> PredictAllUs(
+    const NodeConfig& node, absl::Span<const MeasuredCollective> measured);
+
+// Mean of |log(predicted / measured)|, each at most 0.5, so that a noisy row
+// weighs no more than a bad one. Returns the error of PredictAllUs.
 absl::StatusOr<double> MeanLogError(
     const NodeConfig& node, absl::Span<const MeasuredCollective> measured);
 

@@ -22,6 +22,7 @@
 #include "sim/compute/known_devices.h"
 #include "sim/compute/measurement.h"
 #include "sim/replay/machine_times.h"
+#include "tools/strata/calibrate_links.h"
 #include "tools/strata/command.h"
 #include "tools/strata/config_flags.h"
 #include "tools/strata/option_parser.h"
@@ -36,6 +37,7 @@ constexpr double kNoSeconds = 1e-15;  // Of a FLOP or a byte: not in the fit.
 struct CalibrateFlags {
   std::vector<std::string> files;
   std::vector<std::string> traces;
+  LinkFlags links;
   std::string device;
   std::string out;
   bool check = false;
@@ -207,11 +209,31 @@ absl::StatusOr<int> RunMachine(const CalibrateFlags& flags) {
   return 0;
 }
 
+absl::StatusOr<int> RunLinks(const CalibrateFlags& flags) {
+  if (!flags.files.empty() || !flags.traces.empty() || !flags.device.empty() ||
+      flags.check) {
+    return absl::InvalidArgumentError(
+        "--collectives are of links; want no files, --traces, --device or "
+        "--check beside");
+  }
+  LinkFlags links = flags.links;
+  links.out = flags.out;
+  links.origin = flags.origin;
+  links.json = flags.json;
+  return RunCalibrateLinks(links);
+}
+
 absl::StatusOr<int> RunCalibrate(const CalibrateFlags& flags) {
+  if (!flags.links.files.empty()) return RunLinks(flags);
+  if (!flags.links.like.empty() || !flags.links.gpus.empty()) {
+    return absl::InvalidArgumentError(
+        "--like and --gpus are of links; want --collectives FILE beside");
+  }
   if (!flags.traces.empty()) return RunMachine(flags);
   if (flags.files.empty() || flags.device.empty()) {
     return absl::InvalidArgumentError(
-        "nothing to fit to; want files and their --device, or --traces");
+        "nothing to fit to; want files and their --device, or --traces, or "
+        "--collectives");
   }
   if (!flags.check && flags.out.empty()) {
     return absl::InvalidArgumentError(
@@ -232,7 +254,8 @@ absl::StatusOr<int> RunCalibrate(const CalibrateFlags& flags) {
 Command AddCalibrate(OptionParser& app) {
   OptionParser* calibrate = app.AddSubcommand(
       "calibrate",
-      "Fit the simulator's kernel times to measured ones, or hold them to it");
+      "Fit the simulator's kernel times, or links, to measured ones, or hold "
+      "them to it");
   auto flags = std::make_shared<CalibrateFlags>();
   calibrate
       ->AddOption("files", flags->files,
@@ -249,6 +272,22 @@ Command AddCalibrate(OptionParser& app) {
           "simulate --chakra DIR --machine; repeat it for several runs")
       ->TypeName("DIR")
       ->OneValueAtATime();
+  calibrate
+      ->AddOption("--collectives", flags->links.files,
+                  "Instead: the CSV of nccl_benchmark, for strata simulate "
+                  "--cluster; repeat it for several runs")
+      ->TypeName("FILE")
+      ->OneValueAtATime();
+  calibrate
+      ->AddOption("--like", flags->links.like,
+                  "The node whose preset holds where collectives say nothing; "
+                  "otherwise that of the GPU in the file")
+      ->TypeName("NODE");
+  calibrate
+      ->AddOption("--gpus", flags->links.gpus,
+                  "Only collectives over so many GPUs, such as 2,4")
+      ->TypeName("N,...")
+      ->Delimiter(',');
   calibrate->AddOption("--out", flags->out, "Write the calibration to")
       ->TypeName("FILE");
   calibrate->AddFlag("--check", flags->check,

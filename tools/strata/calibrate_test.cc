@@ -94,5 +94,67 @@ TEST(CalibrateTest, SaysWhatIsWrong) {
                 2, {"--rows", "at least 10"});
 }
 
+constexpr char kLinkColumns[] =
+    "device,op_name,nccl_dtype,num_gpus,message_size,latency\n";
+constexpr char kMeasuredLinks[] = "sim/cluster/measured/h100_links.csv";
+
+TEST(CalibrateTest, MakesAClusterOfMeasuredLinks) {
+  const std::string out = Path("my_links.textproto");
+
+  const Result table = Strata({"calibrate", "--collectives", kMeasuredLinks,
+                               "--like", "h100", "--out", out});
+  ASSERT_EQ(table.exit_code, 0) << table.err;
+  EXPECT_THAT(table.out, HasSubstr("nccl.launch_us"));
+  EXPECT_THAT(table.out, HasSubstr("which no row depends on: nccl.ll."));
+  EXPECT_THAT(table.out, HasSubstr("other sizes"));
+  EXPECT_THAT(ReadAll(out), HasSubstr("# Origin: sim/cluster/measured"));
+
+  const Result step = Strata({"simulate", "--model", "small", "--cluster", out,
+                              "--layout", "dp4,mbs1,gbs4,seq512", "--json"});
+  ASSERT_EQ(step.exit_code, 0) << step.err;
+
+  const Result json = Strata({"calibrate", "--collectives", kMeasuredLinks,
+                              "--out", out, "--gpus", "4", "--json"});
+  ASSERT_EQ(json.exit_code, 0) << json.err;
+  const Json fit = Json::parse(json.out);
+  EXPECT_EQ(fit["like"], "h100");
+  EXPECT_EQ(fit["rows"], 36);
+  EXPECT_EQ(fit["errors"]["held_out_sizes"]["all"]["rows"], 36);
+  EXPECT_FALSE(fit["errors"].contains("held_out_gpus"));
+}
+
+TEST(CalibrateTest, SaysWhatIsWrongWithLinks) {
+  const std::string out = Path("no_links.textproto");
+  const std::string csv = Path("links.csv");
+  const auto fail = [&](const std::string& text, const Flags& more,
+                        const std::vector<std::string>& words) {
+    WriteAll(csv, text);
+    ExpectFailure(
+        Strata(Flags{"calibrate", "--collectives", csv, "--out", out} + more),
+        1, words);
+  };
+  const std::string row = "NVIDIA H100,all_reduce,half,2,8192,0.0068\n";
+
+  fail("", {}, {"links.csv", "no line of columns"});
+  fail(kLinkColumns, {}, {"links.csv", "no rows"});
+  fail("a,b\n1,2\n", {}, {"links.csv", "columns of neither"});
+  fail(absl::StrCat(kLinkColumns, row), {"--gpus", "2,8"},
+       {"no rows of 8 GPUs", "there are rows of 2"});
+  fail(absl::StrCat(kLinkColumns, row), {"--like", "a100"},
+       {"links.csv", "line 2: measured on h100; want a100"});
+  fail(absl::StrCat(kLinkColumns, row), {"--like", "none"}, {"none"});
+  fail(absl::StrCat(kLinkColumns, "NVIDIA H100,reduce,half,2,8192,0.0068\n"),
+       {}, {"links.csv", "op_name is \"reduce\""});
+  fail(absl::StrCat(kLinkColumns, "NVIDIA H100,all_reduce,half,2,8192,-1\n"),
+       {}, {"links.csv", "latency is \"-1\""});
+  fail(absl::StrCat(kLinkColumns, row), {"--check"}, {"--collectives"});
+  EXPECT_FALSE(std::filesystem::exists(out));
+  ExpectFailure(
+      Strata({"calibrate", "--collectives", Path("no.csv"), "--out", out}), 1,
+      {"no.csv"});
+  ExpectFailure(Strata({"calibrate", "--collectives", csv}), 1, {"--out"});
+  ExpectFailure(Strata({"calibrate", "--like", "h100"}), 1, {"--collectives"});
+}
+
 }  // namespace
 }  // namespace strata
