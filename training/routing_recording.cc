@@ -1,9 +1,13 @@
 #include "training/routing_recording.h"
 
+#include <algorithm>
+#include <cstddef>
 #include <cstdint>
+#include <map>
 #include <memory>
-#include <sstream>
+#include <optional>
 #include <string>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -21,64 +25,73 @@
 #include "core/trace/routing_record.h"
 #include "core/trace/routing_recorder.h"
 #include "core/trace/routing_trace.pb.h"
+#include "google/protobuf/io/coded_stream.h"
 #include "google/protobuf/io/zero_copy_stream_impl_lite.h"
 #include "google/protobuf/util/delimited_message_util.h"
 
 namespace strata {
 namespace {
 
-std::string Serialize(const std::vector<RoutingRecord>& records) {
-  std::ostringstream bytes;
-  for (const RoutingRecord& record : records) {
-    google::protobuf::util::SerializeDelimitedToOstream(record, &bytes);
+namespace pb = google::protobuf;
+
+// Messages of stages, as bytes, and back.
+template <typename Message>
+std::string Serialize(const std::vector<std::pair<int, Message>>& of_stages) {
+  std::string bytes;
+  pb::io::StringOutputStream output(&bytes);
+  pb::io::CodedOutputStream stream(&output);
+  for (const auto& [stage, message] : of_stages) {
+    stream.WriteVarint32(static_cast<uint32_t>(stage));
+    pb::util::SerializeDelimitedToCodedStream(message, &stream);
   }
-  return bytes.str();
+  stream.Trim();
+  return bytes;
 }
 
-absl::StatusOr<std::vector<RoutingRecord>> Parse(const std::string& bytes) {
-  google::protobuf::io::ArrayInputStream stream(bytes.data(),
-                                                static_cast<int>(bytes.size()));
-  std::vector<RoutingRecord> records;
-  while (true) {
-    bool is_end = false;
-    RoutingRecord record;
-    if (google::protobuf::util::ParseDelimitedFromZeroCopyStream(
-            &record, &stream, &is_end)) {
-      records.push_back(std::move(record));
-    } else if (is_end) {
-      return records;
-    } else {
-      return absl::InternalError("a rank's records came damaged");
+// Appends to `of_stages`.
+template <typename Message>
+absl::Status Parse(const std::string& bytes,
+                   std::vector<std::pair<int, Message>>& of_stages) {
+  pb::io::ArrayInputStream input(bytes.data(), static_cast<int>(bytes.size()));
+  pb::io::CodedInputStream stream(&input);
+  uint32_t stage = 0;
+  while (stream.ReadVarint32(&stage)) {
+    auto& [number, message] = of_stages.emplace_back();
+    number = static_cast<int>(stage);
+    if (!pb::util::ParseDelimitedFromCodedStream(&message, &stream, nullptr)) {
+      return absl::InternalError("what a rank recorded came damaged");
     }
-  }
-}
-
-// Adds the gates of the first ranks of all stages, one stage after the other.
-absl::Status AddGatesOfStages(const Mesh& mesh, RouterTap& tap,
-                              RoutingTraceHeader& header) {
-  tap.AddGates(header);
-  RoutingTraceHeader mine;
-  tap.AddGates(mine);
-  header.clear_gates();
-  const int ranks_of_stage = mesh.shape().dp * mesh.shape().ep;
-  for (int stage = 0; stage < mesh.shape().pp; ++stage) {
-    ASSIGN_OR_RETURN(
-        const std::string text,
-        TextOf(stage * ranks_of_stage, mine.SerializeAsString(), mesh.world()));
-    RoutingTraceHeader theirs;
-    if (!theirs.ParseFromString(text)) {
-      return absl::InternalError("a stage's gates came damaged");
-    }
-    header.mutable_gates()->MergeFrom(theirs.gates());
   }
   return absl::OkStatus();
+}
+
+// Adds the gates of all stages, one stage after the other, to `header`, of
+// `mine`, those of this rank's. Returns how many stages there are.
+absl::StatusOr<int> AddGatesOfStages(
+    const Mesh& mesh,
+    const std::vector<std::pair<int, RoutingTraceHeader>>& mine,
+    RoutingTraceHeader& header) {
+  std::vector<std::pair<int, RoutingTraceHeader>> all;
+  const int ranks_of_stage = mesh.shape().dp * mesh.shape().ep;
+  for (int rank = 0; rank < mesh.world().size(); rank += ranks_of_stage) {
+    ASSIGN_OR_RETURN(const std::string text,
+                     TextOf(rank, Serialize(mine), mesh.world()));
+    RETURN_IF_ERROR(Parse(text, all));
+  }
+  // Two ranks may hold the same stage.
+  std::map<int, RoutingTraceHeader> by_stage;
+  for (auto& [stage, gates] : all) by_stage[stage] = std::move(gates);
+  for (const auto& [stage, gates] : by_stage) {
+    header.mutable_gates()->MergeFrom(gates.gates());
+  }
+  return static_cast<int>(by_stage.size());
 }
 
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<RoutingRecording>> RoutingRecording::Start(
-    const RecordOptions& options, RoutingTraceHeader header, RouterTap tap,
-    int64_t max_tokens, const Mesh* mesh) {
+    const RecordOptions& options, RoutingTraceHeader header,
+    std::vector<StageTap> taps, int64_t max_tokens, const Mesh* mesh) {
   if (options.num_ranks < 1 || options.num_ranks > max_tokens) {
     return absl::InvalidArgumentError(
         absl::StrCat("--routing-ranks is ", options.num_ranks, "; want 1 to ",
@@ -86,23 +99,29 @@ absl::StatusOr<std::unique_ptr<RoutingRecording>> RoutingRecording::Start(
   }
   header.set_format_version(kRoutingTraceVersion);
   header.set_num_ranks(options.num_ranks);
-  RoutingTraceHeader own = header;
-  tap.AddGates(own);
+  header.set_has_tokens(options.tokens);
+  auto recording =
+      std::unique_ptr<RoutingRecording>(new RoutingRecording(mesh));
+  std::vector<std::pair<int, RoutingTraceHeader>> own;
+  for (StageTap& tap : taps) {
+    auto& [stage, gates] = own.emplace_back(tap.stage, header);
+    tap.tap.AddGates(gates);
+    recording->stages_.push_back({stage, std::move(tap.tap), std::nullopt});
+    if (gates.gates_size() == 0) continue;
+    ASSIGN_OR_RETURN(recording->stages_.back().layout,
+                     RoutingLayout::Create(gates));
+  }
   if (mesh == nullptr) {
-    header = own;
+    header = own[0].second;
   } else {
-    RETURN_IF_ERROR(AddGatesOfStages(*mesh, tap, header));
+    ASSIGN_OR_RETURN(recording->num_stages_,
+                     AddGatesOfStages(*mesh, own, header));
   }
   const absl::StatusOr<RoutingLayout> layout = RoutingLayout::Create(header);
   if (!layout.ok()) {
     return absl::Status(
         layout.status().code(),
         absl::StrCat("cannot record routing: ", layout.status().message()));
-  }
-  auto recording = std::unique_ptr<RoutingRecording>(
-      new RoutingRecording(std::move(tap), mesh));
-  if (own.gates_size() > 0) {
-    ASSIGN_OR_RETURN(recording->layout_, RoutingLayout::Create(own));
   }
   if (mesh == nullptr || mesh->world().rank() == 0) {
     ASSIGN_OR_RETURN(
@@ -114,10 +133,9 @@ absl::StatusOr<std::unique_ptr<RoutingRecording>> RoutingRecording::Start(
 }
 
 void RoutingRecording::Begin(int64_t step, int64_t micro_batch) {
+  record_.Clear();
   record_.set_step(step);
   record_.set_micro_batch(micro_batch);
-  record_.clear_sequence_tokens();
-  record_.clear_sequence_domain();
 }
 
 void RoutingRecording::AddSequence(int64_t num_tokens, int domain) {
@@ -125,43 +143,53 @@ void RoutingRecording::AddSequence(int64_t num_tokens, int domain) {
   record_.add_sequence_domain(domain);
 }
 
-absl::Status RoutingRecording::Finish(const Program& program) {
-  if (layout_) {
-    RETURN_IF_ERROR(EncodeChoices(*layout_, tap_.Read(program), record_));
+absl::Status RoutingRecording::Finish(const Program& program, int chunk) {
+  Stage& stage = stages_[chunk];
+  if (stage.layout) {
+    RETURN_IF_ERROR(
+        EncodeChoices(*stage.layout, stage.tap.Read(program), record_));
   }
   if (mesh_ == nullptr) return recorder_->Append(record_);
-  pending_.push_back(record_);
+  pending_.emplace_back(stage.number, record_);
   return absl::OkStatus();
 }
 
 absl::Status RoutingRecording::Gather() {
   if (mesh_ == nullptr) return absl::OkStatus();
   const std::string mine = Serialize(pending_);
-  const size_t num_records = pending_.size();
   pending_.clear();
   Communicator& world = mesh_->world();
-  std::vector<std::vector<RoutingRecord>> records;  // By rank.
+  std::vector<StageRecord> records;
   for (int rank = 0; rank < world.size(); ++rank) {
     ASSIGN_OR_RETURN(const std::string bytes, TextOf(rank, mine, world));
-    if (!recorder_) continue;
-    ASSIGN_OR_RETURN(records.emplace_back(), Parse(bytes));
-    if (records.back().size() != num_records) {
-      return absl::InternalError(
-          absl::StrCat("rank ", rank, " recorded ", records.back().size(),
-                       " micro-batches; want ", num_records));
-    }
+    if (recorder_) RETURN_IF_ERROR(Parse(bytes, records));
   }
-  if (!recorder_) return absl::OkStatus();
-  const int ranks_of_stage = mesh_->shape().dp * mesh_->shape().ep;
-  for (int rank = 0; rank < ranks_of_stage; ++rank) {
-    for (size_t m = 0; m < num_records; ++m) {
-      RoutingRecord& record = records[rank][m];
-      for (int stage = 1; stage < mesh_->shape().pp; ++stage) {
-        RETURN_IF_ERROR(
-            MergeStage(records[stage * ranks_of_stage + rank][m], record));
+  return recorder_ ? Write(std::move(records)) : absl::OkStatus();
+}
+
+absl::Status RoutingRecording::Write(std::vector<StageRecord> records) {
+  const auto place = [](const StageRecord& record) {
+    return std::make_tuple(record.second.step(), record.second.micro_batch(),
+                           record.first);
+  };
+  std::sort(records.begin(), records.end(),
+            [&](const StageRecord& a, const StageRecord& b) {
+              return place(a) < place(b);
+            });
+  for (size_t begin = 0; begin < records.size(); begin += num_stages_) {
+    const size_t left = records.size() - begin;
+    RoutingRecord& record = records[begin].second;
+    for (int stage = 0; stage < num_stages_; ++stage) {
+      if (static_cast<size_t>(stage) >= left ||
+          records[begin + stage].first != stage) {
+        return absl::InternalError(absl::StrCat(
+            "no rank recorded stage ", stage, " of step ", record.step(),
+            ", micro-batch ", record.micro_batch()));
       }
-      RETURN_IF_ERROR(recorder_->Append(record));
+      if (stage == 0) continue;
+      RETURN_IF_ERROR(MergeStage(records[begin + stage].second, record));
     }
+    RETURN_IF_ERROR(recorder_->Append(record));
   }
   return absl::OkStatus();
 }

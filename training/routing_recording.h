@@ -6,7 +6,7 @@
 //   RETURN_IF_ERROR(recording->Close());
 //
 // Of ranks that train together each records its micro-batches, and of these the
-// gates of its stage; the first one gathers and writes them. The trace is then
+// gates of its stages; the first one gathers and writes them. The trace is then
 // that of one rank, but for roundings.
 
 #ifndef TRAINING_ROUTING_RECORDING_H_
@@ -37,30 +37,40 @@ struct RecordOptions {
   int64_t num_ranks = 1;   // Virtual ranks (docs/routing_trace.md).
 };
 
+// Reads the gates of one of a rank's stages.
+struct StageTap {
+  int stage = 0;  // Of the pipeline.
+  RouterTap tap;
+};
+
 class RoutingRecording {
  public:
   // Begins the trace. The gates, ranks and has_tokens of `header` are set here.
-  // `mesh`: null for one rank; of several, all call this, and the mesh must
-  // outlive the recording.
+  // `taps`: of this rank's stages, by chunk. `mesh`: null for one rank; of
+  // several, all call this, and the mesh must outlive the recording.
   //
   // Returns INVALID_ARGUMENT if there are more ranks than `max_tokens`, those
   // of a batch, or if the model has no gate; otherwise the errors of
   // RoutingRecorder::Create.
   static absl::StatusOr<std::unique_ptr<RoutingRecording>> Start(
-      const RecordOptions& options, RoutingTraceHeader header, RouterTap tap,
-      int64_t max_tokens, const Mesh* mesh = nullptr);
+      const RecordOptions& options, RoutingTraceHeader header,
+      std::vector<StageTap> taps, int64_t max_tokens,
+      const Mesh* mesh = nullptr);
 
   // Begins the record of a batch ...
   void Begin(int64_t step, int64_t micro_batch);
   // ... says what its sequences are, in order ...
   void AddSequence(int64_t num_tokens, int domain);
-  // ... and ends it with what the gates did in `program`'s latest run.
+  // ... and ends it with what the gates of stage `chunk` of this rank did in
+  // `program`'s latest run.
   //
   // Returns the errors of EncodeChoices and RoutingRecorder::Append.
-  absl::Status Finish(const Program& program);
+  absl::Status Finish(const Program& program, int chunk = 0);
 
-  // Of several ranks, to be called by each after as many records: the first one
-  // writes those of all. Returns the errors of Append there, and of the mesh.
+  // Of several ranks, to be called by each when every stage has recorded its
+  // batches: the first one writes those of all, by step and micro-batch.
+  //
+  // Returns the errors of Append there, and of the mesh.
   absl::Status Gather();
 
   // As of the recorder: until Close() the trace has no end mark. Ranks other
@@ -78,15 +88,25 @@ class RoutingRecording {
   int64_t num_bytes() const { return recorder_ ? recorder_->num_bytes() : 0; }
 
  private:
-  RoutingRecording(RouterTap tap, const Mesh* mesh)
-      : tap_(std::move(tap)), mesh_(mesh) {}
+  struct Stage {
+    int number = 0;
+    RouterTap tap;
+    std::optional<RoutingLayout> layout;  // None: the stage has no gate.
+  };
+  // A stage's record of a batch.
+  using StageRecord = std::pair<int, RoutingRecord>;
 
-  RouterTap tap_;
+  explicit RoutingRecording(const Mesh* mesh) : mesh_(mesh) {}
+
+  // `records`: of all stages.
+  absl::Status Write(std::vector<StageRecord> records);
+
   const Mesh* const mesh_;
-  std::optional<RoutingLayout> layout_;  // None: the rank's stage has no gate.
+  int num_stages_ = 1;                       // Of the pipeline.
+  std::vector<Stage> stages_;                // By chunk.
   std::optional<RoutingRecorder> recorder_;  // The first rank's.
   RoutingRecord record_;
-  std::vector<RoutingRecord> pending_;  // Of several ranks, since Gather().
+  std::vector<StageRecord> pending_;  // Of several ranks, since Gather().
 };
 
 }  // namespace strata

@@ -19,6 +19,7 @@
 #include "core/model/config.h"
 #include "core/model/count.h"
 #include "core/parallel/mesh.h"
+#include "core/parallel/pipeline_schedule.h"
 #include "core/testing/status_matchers.h"
 #include "core/trace/routing_layout.h"
 #include "core/trace/routing_reader.h"
@@ -259,43 +260,63 @@ TEST_F(RoutingRecordingTest, SaysWhatItCannotRecordBeforeItMakesAFile) {
 
 // In the first step weights are those of one rank, so that choices are equal
 // whatever is rounded later.
-TEST_F(RoutingRecordingTest, RanksRecordWhatOneRankDoes) {
-  TrainConfig train = TinyTrain();
-  train.set_accumulation(4);
-  const auto record = [&](const Mesh* mesh, const ModelConfig& model,
-                          const RecordOptions& options) {
-    TrainerOptions trainer_options;
+class RanksRecordingTest : public RoutingRecordingTest {
+ protected:
+  RanksRecordingTest() {
+    options_.tokens = true;
+    options_.num_ranks = 2;
+  }
+
+  // A step or a validation, as the source says.
+  void Record(const ModelConfig& model, const TrainConfig& train,
+              RoutingTraceHeader::Source source, const RecordOptions& options,
+              TrainerOptions trainer_options) {
     trainer_options.expose_tokens = options.tokens;
-    trainer_options.mesh = mesh;
     auto trainer = Trainer::Create(model, train, &corpus_, /*num_threads=*/1,
                                    trainer_options);
     ASSERT_THAT(trainer, IsOk());
-    auto recording = (*trainer)->StartRecording(
-        options, RoutingTraceHeader::TRAIN, /*weights_hash=*/"");
+    auto recording =
+        (*trainer)->StartRecording(options, source, /*weights_hash=*/"");
     ASSERT_THAT(recording, IsOk());
-    ASSERT_THAT((*trainer)->Step(recording->get()), IsOk());
+    if (source == RoutingTraceHeader::TRAIN) {
+      ASSERT_THAT((*trainer)->Step(recording->get()), IsOk());
+    } else {
+      ASSERT_THAT((*trainer)->Validate(recording->get()), IsOk());
+    }
     ASSERT_THAT((*recording)->Close(), IsOk());
+  }
+
+  struct Way {
+    MeshShape shape;
+    PipelineKind schedule = PipelineKind::k1F1B;
+    bool overlap_rows = false;  // Pairs are then one program.
   };
-  for (const ModelConfig& model : {TinyHierarchical(), TinyFlat()}) {
-    options_.tokens = true;
-    options_.num_ranks = 2;
-    record(nullptr, model, options_);
+
+  void ExpectWhatOneRankRecords(
+      const ModelConfig& model, const TrainConfig& train,
+      const std::vector<Way>& ways,
+      RoutingTraceHeader::Source source = RoutingTraceHeader::TRAIN) {
+    Record(model, train, source, options_, {});
     const Trace alone = ReadTrace(options_.path);
-    ASSERT_THAT(alone.records, SizeIs(4));
-    for (const MeshShape shape :
-         {MeshShape{2, 1, 1}, MeshShape{1, 2, 1}, MeshShape{1, 1, 2},
-          MeshShape{2, 1, 2}, MeshShape{1, 2, 2}}) {
-      SCOPED_TRACE(ToText(shape));
+    ASSERT_GE(alone.records.size(), 4);
+    for (const Way& way : ways) {
+      SCOPED_TRACE(absl::StrCat(ToText(way.shape), " ", Name(way.schedule)));
       RecordOptions together = options_;
       together.path += ".ranks";
-      OnMesh(shape, [&](const Mesh& mesh) { record(&mesh, model, together); });
+      OnMesh(way.shape, [&](const Mesh& mesh) {
+        TrainerOptions trainer_options;
+        trainer_options.mesh = &mesh;
+        trainer_options.schedule = way.schedule;
+        trainer_options.overlap_rows = way.overlap_rows;
+        Record(model, train, source, together, trainer_options);
+      });
       const Trace trace = ReadTrace(together.path);
-      ASSERT_THAT(trace.records, SizeIs(4));
       ASSERT_EQ(trace.header.gates_size(), alone.header.gates_size());
       for (int g = 0; g < alone.header.gates_size(); ++g) {
         EXPECT_EQ(trace.header.gates(g).SerializeAsString(),
                   alone.header.gates(g).SerializeAsString());
       }
+      ASSERT_EQ(trace.records.size(), alone.records.size());
       for (size_t i = 0; i < alone.records.size(); ++i) {
         EXPECT_EQ(trace.records[i].SerializeAsString(),
                   alone.records[i].SerializeAsString())
@@ -303,6 +324,56 @@ TEST_F(RoutingRecordingTest, RanksRecordWhatOneRankDoes) {
       }
     }
   }
+};
+
+TEST_F(RanksRecordingTest, RanksRecordWhatOneRankDoes) {
+  TrainConfig train = TinyTrain();
+  train.set_accumulation(4);
+  for (const ModelConfig& model : {TinyHierarchical(), TinyFlat()}) {
+    ExpectWhatOneRankRecords(
+        model, train,
+        {{{2, 1, 1}}, {{1, 2, 1}}, {{1, 1, 2}}, {{2, 1, 2}}, {{1, 2, 2}}});
+  }
+}
+
+// Also of layers without a gate, whose stages have nothing to record.
+TEST_F(RanksRecordingTest, RanksWithSeveralStagesTheGatesOfEach) {
+  TrainConfig train = TinyTrain();
+  train.set_accumulation(8);
+  MeshShape mirrored = {1, 2, 2};
+  mirrored.mirrored = true;
+  ModelConfig hierarchical = TinyHierarchical();
+  hierarchical.set_num_layers(4);
+  ModelConfig flat = TinyFlat();
+  flat.set_num_layers(4);
+  flat.set_num_dense_layers(1);
+  flat.set_dense_width(32);
+  for (const ModelConfig& model : {hierarchical, flat}) {
+    ExpectWhatOneRankRecords(
+        model, train,
+        {{{1, 1, 2}, PipelineKind::kInterleaved},
+         {{2, 1, 2}, PipelineKind::kInterleaved},
+         {mirrored, PipelineKind::kDualPipe},
+         {mirrored, PipelineKind::kDualPipe, /*overlap_rows=*/true},
+         {{1, 2, 2}, PipelineKind::kDualPipeV},
+         {{1, 2, 2}, PipelineKind::kDualPipeV, /*overlap_rows=*/true}});
+  }
+}
+
+TEST_F(RanksRecordingTest, AndOfAValidation) {
+  ModelConfig model = TinyHierarchical();
+  model.set_num_layers(4);
+  MeshShape mirrored = {1, 1, 2};
+  mirrored.mirrored = true;
+  TrainConfig train = TinyTrain();
+  train.set_accumulation(8);
+  ExpectWhatOneRankRecords(model, train,
+                           {{{2, 1, 1}},
+                            {{1, 2, 2}},
+                            {{1, 1, 2}, PipelineKind::kInterleaved},
+                            {mirrored, PipelineKind::kDualPipe},
+                            {{2, 1, 2}, PipelineKind::kDualPipeV}},
+                           RoutingTraceHeader::EVALUATE);
 }
 
 }  // namespace

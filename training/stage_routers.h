@@ -10,12 +10,16 @@
 
 namespace strata {
 
-// Those that have values in the stage's graph; all where there is one stage.
-inline std::vector<RouterValues> OfThisStage(
-    const std::vector<RouterValues>& routers) {
+// Those whose choices the graph gives out, with its values; all where there is
+// one stage. `routers` may be those of another stage's graph.
+inline std::vector<RouterValues> RoutersIn(
+    const Graph& graph, const std::vector<RouterValues>& routers) {
   std::vector<RouterValues> here;
   for (const RouterValues& router : routers) {
-    if (router.expert != kNone) here.push_back(router);
+    const auto choice = graph.outputs().find(router.ExpertName());
+    if (choice == graph.outputs().end()) continue;
+    here.push_back(router);
+    here.back().expert = choice->second;
   }
   return here;
 }

@@ -1,5 +1,6 @@
 #include "training/trainer.h"
 
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <cstdint>
@@ -273,7 +274,7 @@ absl::Status Trainer::RunMicroBatches(RoutingRecording* recording,
           AddMetrics(forward, chunk, metrics);
           if (recording == nullptr || !recorded.ok()) return;
           DescribeMicroBatch(FirstMicroBatch() + m, *recording);
-          recorded = recording->Finish(forward);
+          recorded = recording->Finish(forward, chunk);
         }));
     RETURN_IF_ERROR(recorded);
     return recording != nullptr ? recording->Gather() : absl::OkStatus();
@@ -398,20 +399,31 @@ absl::StatusOr<std::unique_ptr<RoutingRecording>> Trainer::StartRecording(
         absl::StrCat("--record-routing ", options.path,
                      " is the trace that is replayed; want another file"));
   }
-  if (stages_.size() > 1) {
-    return absl::UnimplementedError(
-        "routing is recorded of ranks with one stage each so far; leave out "
-        "--record-routing, or take another --schedule");
-  }
   const bool evaluates = source == RoutingTraceHeader::EVALUATE;
   RoutingTraceHeader header = TraceHeader(source);
   header.set_weights_hash(weights_hash);
-  const Graph& gradients =
-      pipeline_ != nullptr ? stage_graphs_[0] : gradients_->graph();
-  RouterTap tap(
-      evaluates ? evaluation_->program(/*chunk=*/0).graph() : gradients,
-      OfThisStage(evaluates ? evaluation_routers_ : routers_), options.tokens);
-  return RoutingRecording::Start(options, std::move(header), std::move(tap),
+  std::vector<StageTap> taps;  // By chunk.
+  const auto add = [&](const Graph& graph,
+                       const std::vector<RouterValues>& routers) {
+    taps.push_back(
+        {stages_[taps.size()],
+         RouterTap(graph, RoutersIn(graph, routers), options.tokens)});
+  };
+  if (evaluates) {
+    for (int chunk = 0; chunk < evaluation_->num_stages(); ++chunk) {
+      add(evaluation_->program(chunk).graph(), evaluation_routers_);
+    }
+  } else if (pipeline_ != nullptr) {
+    for (const int stage : stages_) {
+      // These are by stage.
+      const auto before = std::count_if(stages_.begin(), stages_.end(),
+                                        [&](int s) { return s < stage; });
+      add(stage_graphs_[before], routers_);
+    }
+  } else {
+    add(gradients_->graph(), routers_);
+  }
+  return RoutingRecording::Start(options, std::move(header), std::move(taps),
                                  train_.batch_size() * train_.seq_len(),
                                  options_.mesh);
 }

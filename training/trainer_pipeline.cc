@@ -34,10 +34,10 @@ absl::Status Trainer::BuildPipeline() {
     ASSIGN_OR_RETURN(
         StepGraph step,
         GradientGraph(Place().OfStage(stage, num_stages_), GradientSums()));
+    if (options_.expose_tokens) {
+      ExposeTokens(step.graph, RoutersIn(step.graph, step.routers));
+    }
     steps.push_back(std::move(step));
-  }
-  if (options_.expose_tokens) {
-    ExposeTokens(steps[0].graph, OfThisStage(steps[0].routers));
   }
   if (EndsAreApart(options_.schedule)) tied_ = steps[0].tied;
   std::vector<StepGraph> last;

@@ -59,12 +59,12 @@ absl::Status Trainer::BuildEvaluation() {
                                           Place().OfStage(stage, num_stages_)));
     // As in BuildGradients(): a device's own memory is short.
     if (!backend_->shares_host_memory()) step = InLessMemory(std::move(step));
+    if (options_.expose_tokens) {
+      ExposeTokens(step.graph, RoutersIn(step.graph, step.routers));
+    }
     steps.push_back(std::move(step));
   }
   evaluation_routers_ = std::move(steps[0].routers);
-  if (options_.expose_tokens) {
-    ExposeTokens(steps[0].graph, OfThisStage(evaluation_routers_));
-  }
   ASSIGN_OR_RETURN(evaluation_,
                    StageEvaluation::Create(
                        std::move(steps),
@@ -126,7 +126,7 @@ absl::Status Trainer::ValidateDomain(const ValidationWindows& windows, int d,
               IsLastStage(chunk) ? filled(batch) * train_.seq_len() : 0);
     if (recording == nullptr) return absl::OkStatus();
     describe(batch, *recording);
-    return recording->Finish(program);
+    return recording->Finish(program, chunk);
   };
   RETURN_IF_ERROR(evaluation_->Run((batches + ranks - 1) / ranks, fill, look));
   for (int64_t batch = 0; batch < batches; ++batch) {
@@ -179,6 +179,7 @@ absl::StatusOr<ValidationMetrics> Trainer::Validate(
   if (options_.mesh != nullptr) {
     RETURN_IF_ERROR(meter.SumOverRanks(options_.mesh->world()));
   }
+  if (recording != nullptr) RETURN_IF_ERROR(recording->Gather());
   metrics.experts = meter.Use();
   for (size_t i = 0; i < meter.routers().size(); ++i) {
     const RouterValues& router = meter.routers()[i];

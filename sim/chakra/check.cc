@@ -35,28 +35,31 @@ absl::Status Error(const Workload& workload, int rank, const TraceNode& node,
 
 absl::Status CheckPeer(const Workload& workload, int rank,
                        const TraceNode& node, absl::string_view attribute,
-                       const std::optional<uint64_t>& peer) {
+                       const std::optional<uint64_t>& peer, TraceRules rules) {
   const uint64_t num_ranks = workload.ranks.size();
   if (!peer.has_value()) {
     return Error(workload, rank, node,
                  absl::StrCat("lacks the attribute ", attribute));
   }
-  if (*peer >= num_ranks || *peer == static_cast<uint64_t>(rank)) {
+  const bool takes_own = rules == TraceRules::kReplay;
+  if (*peer >= num_ranks ||
+      (*peer == static_cast<uint64_t>(rank) && !takes_own)) {
     return Error(workload, rank, node,
-                 absl::StrCat("has ", attribute, " ", *peer,
-                              "; want another rank, 0 to ", num_ranks - 1));
+                 absl::StrCat("has ", attribute, " ", *peer, "; want ",
+                              takes_own ? "a" : "another", " rank, 0 to ",
+                              num_ranks - 1));
   }
   return absl::OkStatus();
 }
 
 // Whether the node is a broadcast that waits for nobody.
-bool IsReplayed(const TraceNode& node, Broadcasts broadcasts) {
-  return broadcasts == Broadcasts::kReplayed &&
+bool IsReplayed(const TraceNode& node, TraceRules rules) {
+  return rules == TraceRules::kAstra &&
          *node.comm_type == ChakraProtoMsg::BROADCAST;
 }
 
 absl::Status CheckNode(const Workload& workload, int rank,
-                       const TraceNode& node, Broadcasts broadcasts) {
+                       const TraceNode& node, TraceRules rules) {
   const bool is_send = node.type == ChakraProtoMsg::COMM_SEND_NODE;
   const bool is_recv = node.type == ChakraProtoMsg::COMM_RECV_NODE;
   const bool is_collective = node.type == ChakraProtoMsg::COMM_COLL_NODE;
@@ -68,7 +71,7 @@ absl::Status CheckNode(const Workload& workload, int rank,
     if (!node.comm_type.has_value()) {
       return Error(workload, rank, node, "lacks the attribute comm_type");
     }
-    if (!node.comm_bytes.has_value() && !IsReplayed(node, broadcasts)) {
+    if (!node.comm_bytes.has_value() && !IsReplayed(node, rules)) {
       return Error(workload, rank, node, "lacks the attribute comm_size");
     }
     return absl::OkStatus();
@@ -81,7 +84,7 @@ absl::Status CheckNode(const Workload& workload, int rank,
   }
   RETURN_IF_ERROR(CheckPeer(workload, rank, node,
                             is_send ? "comm_dst" : "comm_src",
-                            is_send ? node.comm_dst : node.comm_src));
+                            is_send ? node.comm_dst : node.comm_src, rules));
   if (!node.comm_bytes.has_value()) {
     return Error(workload, rank, node, "lacks the attribute comm_size");
   }
@@ -256,7 +259,7 @@ absl::Status CompareMembers(const Workload& workload, int group, int rank_a,
   return absl::OkStatus();
 }
 
-absl::Status CheckCollectives(const Workload& workload, Broadcasts broadcasts) {
+absl::Status CheckCollectives(const Workload& workload, TraceRules rules) {
   const int num_ranks = static_cast<int>(workload.ranks.size());
   // Group, then rank.
   std::map<int, std::map<int, Issued>> issued;
@@ -277,7 +280,7 @@ absl::Status CheckCollectives(const Workload& workload, Broadcasts broadcasts) {
                      absl::StrCat("is in process group ", node.group,
                                   ", of which its rank is no member"));
       }
-      if (IsReplayed(node, broadcasts)) continue;
+      if (IsReplayed(node, rules)) continue;
       issued[node.group][rank]
             [{*node.comm_type, *node.comm_bytes, node.involved_dims}]
                 .push_back(&node);
@@ -318,16 +321,15 @@ absl::Status CheckCollectives(const Workload& workload, Broadcasts broadcasts) {
 
 }  // namespace
 
-absl::Status CheckWorkload(const Workload& workload, Broadcasts broadcasts) {
+absl::Status CheckWorkload(const Workload& workload, TraceRules rules) {
   for (size_t rank = 0; rank < workload.ranks.size(); ++rank) {
     for (const TraceNode& node : workload.ranks[rank].nodes) {
-      RETURN_IF_ERROR(
-          CheckNode(workload, static_cast<int>(rank), node, broadcasts));
+      RETURN_IF_ERROR(CheckNode(workload, static_cast<int>(rank), node, rules));
     }
     RETURN_IF_ERROR(CheckAcyclic(workload, static_cast<int>(rank)));
   }
   RETURN_IF_ERROR(CheckPairs(workload));
-  return CheckCollectives(workload, broadcasts);
+  return CheckCollectives(workload, rules);
 }
 
 }  // namespace strata::chakra

@@ -23,11 +23,13 @@ namespace strata::chakra {
 // What passes can still lock up, since which of two collectives comes first may
 // depend on times: the simulator then says who waits for whom.
 //
-// kReplayed: a broadcast lasts as its node says and waits for nobody, so it is
-// not looked at. kJoined: it is a collective as the others.
-enum class Broadcasts { kReplayed, kJoined };
+// Of kAstra a broadcast lasts as its node says and waits for nobody, so it is
+// not looked at, and a rank sends to others only. Of kReplay a broadcast is a
+// collective as the others, and a rank that has several stages of a pipeline
+// may send to itself.
+enum class TraceRules { kAstra, kReplay };
 absl::Status CheckWorkload(const Workload& workload,
-                           Broadcasts broadcasts = Broadcasts::kReplayed);
+                           TraceRules rules = TraceRules::kAstra);
 
 }  // namespace strata::chakra
 

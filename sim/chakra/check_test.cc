@@ -208,6 +208,21 @@ TEST(CheckTest, NamesWhatACommunicationNodeLacks) {
               StatusIs(kInvalid, HasSubstr("is_cpu_op is true")));
 }
 
+// A replay takes what a rank with several stages sends to itself.
+TEST(CheckTest, AReplayTakesMessagesToOneself) {
+  const auto check = [](const Nodes& nodes) {
+    const auto workload = ToWorkload({nodes});
+    EXPECT_THAT(workload, IsOk());
+    return CheckWorkload(*workload, TraceRules::kReplay);
+  };
+  EXPECT_THAT(check({SendNode(1, 0, 0, 7, 64), RecvNode(2, 0, 0, 7, 64)}),
+              IsOk());
+  EXPECT_THAT(check({SendNode(1, 0, 0, 7, 64)}),
+              StatusIs(kInvalid, HasSubstr("0 receives for 1 sends")));
+  EXPECT_THAT(check({SendNode(1, 0, 1, 7, 64)}),
+              StatusIs(kInvalid, HasSubstr("comm_dst 1; want a rank, 0 to 0")));
+}
+
 TEST(CheckTest, NamesWhoDoesNotJoinACollective) {
   EXPECT_THAT(
       Check({{CollectiveNode(3, kAllReduce, 8)}, {ComputeNode(1, 1)}}),

@@ -158,7 +158,7 @@ absl::StatusOr<MachineTimes> FitMachineTimes(
   Samples collectives;
   for (const chakra::Workload& workload : workloads) {
     RETURN_IF_ERROR(
-        chakra::CheckWorkload(workload, chakra::Broadcasts::kJoined));
+        chakra::CheckWorkload(workload, chakra::TraceRules::kReplay));
     RETURN_IF_ERROR(AddCollectives(workload, collectives));
     for (const chakra::RankTrace& rank : workload.ranks) {
       for (const TraceNode& node : rank.nodes) {

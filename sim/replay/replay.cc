@@ -44,7 +44,10 @@ struct CommCost {
 // Asks sim/collective, once for everything that is alike.
 class CommCosts {
  public:
-  explicit CommCosts(const Cluster& cluster) : model_(cluster) {}
+  CommCosts(const Cluster& cluster, const ReplayOptions& options)
+      : model_(cluster),
+        cluster_(cluster),
+        memory_share_(options.memory_share) {}
 
   const Topology& topology() const { return model_.topology(); }
 
@@ -113,6 +116,7 @@ class CommCosts {
     if (const auto found = messages_.find(key); found != messages_.end()) {
       return found->second;
     }
+    if (from == to) return messages_[key] = OfCopy(from, bytes);
     const std::array<int, 2> ranks = {from, to};
     CollectiveRequest request;
     request.kind = CollectiveKind::kSendRecv;
@@ -123,6 +127,18 @@ class CommCosts {
   }
 
  private:
+  // A message of a rank to itself: read and written once. It is nobody else's
+  // business, so all of it is latency.
+  CommCost OfCopy(int rank, uint64_t bytes) const {
+    static const auto* const kNoLinks = new std::vector<LinkShare>();
+    CommCost cost;
+    cost.latency = FromSeconds(
+        2 * static_cast<double>(bytes) /
+        (cluster_.Gpu(rank).memory_gb_per_s() * 1e9 * memory_share_));
+    cost.links = kNoLinks;
+    return cost;
+  }
+
   // Channel and type of a joint, or ranks of a message.
   using Ends = std::tuple<int, int, int>;
 
@@ -145,6 +161,8 @@ class CommCosts {
   }
 
   CollectiveModel model_;
+  const Cluster& cluster_;
+  const double memory_share_;
   std::map<std::tuple<int, uint64_t, uint64_t>, CommCost> joints_;
   std::map<std::tuple<int, int, uint64_t>, CommCost> messages_;
   std::map<std::pair<Ends, CollectiveAlgorithm>,
@@ -178,7 +196,7 @@ class Replayer : public EventHandler {
         options_(options),
         result_(result),
         plan_(result.plan),
-        costs_(cluster),
+        costs_(cluster, options),
         links_(costs_.topology().num_links(), queue_) {}
 
   absl::Status Run() {
@@ -488,7 +506,8 @@ absl::StatusOr<ReplayResult> ReplayTraces(const chakra::Workload& workload,
         "the traces have ", num_ranks, " ranks, cluster ", cluster.name(),
         " has ", cluster.num_ranks(), " GPUs; want at least as many"));
   }
-  RETURN_IF_ERROR(chakra::CheckWorkload(workload, chakra::Broadcasts::kJoined));
+  RETURN_IF_ERROR(
+      chakra::CheckWorkload(workload, chakra::TraceRules::kReplay));
   ReplayResult result;
   ASSIGN_OR_RETURN(result.plan, PlanTraces(workload));
   RETURN_IF_ERROR(Replayer(cluster, options, result).Run());

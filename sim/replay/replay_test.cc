@@ -121,6 +121,20 @@ TEST_F(ReplayTest, ACollectiveBeginsWhenItsLastRankJoins) {
   EXPECT_THAT(summary.path_in_words, HasSubstr("\"COMP0\" of rank 0 (3 ms)"));
 }
 
+// A copy in memory, whatever the links.
+TEST_F(ReplayTest, AMessageToOneselfIsReadAndWrittenOnce) {
+  ReplayOptions options;
+  options.memory_share = 0.5;
+  const auto result =
+      Replay({{ComputeNode(0, 10), SendNode(1, 0, 0, 7, 64 * kMegabyte, {0}),
+               RecvNode(2, 0, 0, 7, 64 * kMegabyte), ComputeNode(3, 5, {2})}},
+             options);
+  ASSERT_THAT(result, IsOk());
+  const double seconds =
+      15e-6 + 2 * 64e6 / (0.5e9 * cluster_->Gpu(0).memory_gb_per_s());
+  EXPECT_EQ(result->total, FromSeconds(seconds));
+}
+
 TEST_F(ReplayTest, CommunicationThatSharesALinkTakesLonger) {
   // Two messages out of rank 0: a switch's port has both, 1 ms each alone.
   const auto result = Replay(

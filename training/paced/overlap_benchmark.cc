@@ -154,8 +154,6 @@ absl::Status Run(const Options& options) {
       row.step.push_back(run.step_seconds);
       row.exposed.push_back(run.exposed_seconds);
       row.lateness = std::max(row.lateness, run.lateness);
-      // There a rank sends to itself, which a replay has not.
-      if (row.setup.schedule == PipelineKind::kDualPipeV) continue;
       ASSIGN_OR_RETURN(
           row.replayed,
           ReplaySeconds(run.traces, row.setup.pace.wire_bytes_per_second));
@@ -175,8 +173,7 @@ absl::Status Run(const Options& options) {
         is_pipeline ? ""
                     : absl::StrFormat("%.3f", row.predicted.exposed_seconds),
         Spread(row.step), row.predicted.step_seconds,
-        row.replayed > 0 ? absl::StrFormat("%.3f", row.replayed) : "",
-        1e3 * row.lateness);
+        absl::StrFormat("%.3f", row.replayed), 1e3 * row.lateness);
   }
   return absl::OkStatus();
 }

@@ -87,7 +87,7 @@ class ExecutionRecorderTest : public ::testing::Test {
       EXPECT_THAT(trace, IsOk());
       workload.ranks.push_back(*std::move(trace));
     }
-    EXPECT_THAT(chakra::CheckWorkload(workload, chakra::Broadcasts::kJoined),
+    EXPECT_THAT(chakra::CheckWorkload(workload, chakra::TraceRules::kReplay),
                 IsOk());
     return workload;
   }
