@@ -37,7 +37,11 @@ ValueId InPlace(const Node& node) {
 // and `holder` [values] says whose it prolongs.
 std::vector<Item> Lifetimes(const Graph& graph, bool in_place,
                             const BesidePlan& beside,
+                            const std::vector<bool>& elsewhere,
                             std::vector<ValueId>& holder) {
+  const auto is_elsewhere = [&](ValueId id) {
+    return !elsewhere.empty() && elsewhere[id];
+  };
   const int end = static_cast<int>(graph.nodes().size());
   std::vector<int> last(graph.values().size(), -1);
   for (int n = 0; n < end; ++n) {
@@ -76,6 +80,7 @@ std::vector<Item> Lifetimes(const Graph& graph, bool in_place,
     const ValueId from = InPlace(node);
     if (from == kNone || graph.value(from).role != Role::kActivation) continue;
     const ValueId to = node.outputs[0];
+    if (is_elsewhere(from) || is_elsewhere(to)) continue;
     const ValueId held = holder[from];
     // `last` of the holder is that of its latest tenant.
     if (last[held] != n || graph.value(to).type.max_bytes() !=
@@ -89,7 +94,7 @@ std::vector<Item> Lifetimes(const Graph& graph, bool in_place,
   std::vector<Item> items;
   for (size_t id = 0; id < graph.values().size(); ++id) {
     const Value& value = graph.value(id);
-    if (value.role != Role::kActivation) continue;
+    if (value.role != Role::kActivation || is_elsewhere(id)) continue;
     if (holder[id] != static_cast<ValueId>(id)) continue;
     items.push_back({static_cast<ValueId>(id), AlignedBytes(value),
                      value.producer, last[id]});
@@ -123,16 +128,18 @@ int64_t FirstFit(const Item& item, const std::vector<Item>& placed) {
 
 }  // namespace
 
-MemoryPlan PlanMemory(const Graph& graph, bool reuse,
-                      const BesidePlan& beside) {
+MemoryPlan PlanMemory(const Graph& graph, bool reuse, const BesidePlan& beside,
+                      const std::vector<bool>& elsewhere) {
   std::vector<ValueId> holder;
-  std::vector<Item> items = Lifetimes(graph, reuse, beside, holder);
+  std::vector<Item> items = Lifetimes(graph, reuse, beside, elsewhere, holder);
   MemoryPlan plan;
   plan.offset.assign(graph.values().size(), -1);
   plan.lower_bound_bytes =
       LowerBound(items, static_cast<int>(graph.nodes().size()));
-  for (const Value& value : graph.values()) {
+  for (size_t id = 0; id < graph.values().size(); ++id) {
+    const Value& value = graph.value(id);
     if (value.role != Role::kActivation) continue;
+    if (!elsewhere.empty() && elsewhere[id]) continue;
     ++plan.num_values;
     plan.unshared_bytes += AlignedBytes(value);
   }

@@ -31,8 +31,10 @@ struct MemoryPlan {
 // largest first, each at the lowest offset that is free for all its life.
 //
 // `reuse` = false gives each value memory of its own: the baseline of C4.
+// `elsewhere` [values], or empty: those that have a place already.
 MemoryPlan PlanMemory(const Graph& graph, bool reuse = true,
-                      const BesidePlan& beside = {});
+                      const BesidePlan& beside = {},
+                      const std::vector<bool>& elsewhere = {});
 
 }  // namespace strata
 

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <cstring>
 #include <memory>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -90,12 +91,15 @@ class Backend {
   virtual absl::StatusOr<void*> KernelAddress(void* data) { return data; }
 
   // Compiles a graph whose values lie at `address` [values] (the host's). Null:
-  // this backend runs node by node, through FindKernel() and Run(). `graph`
-  // and the memory must outlive the result.
+  // this backend runs node by node, through FindKernel() and Run(). All inputs
+  // are in one piece of memory, but those that are `elsewhere` [values]: they
+  // are never taken from the host's copy. `graph` and the memory must outlive
+  // the result.
   //
   // Returns UNIMPLEMENTED if a node has no kernel, naming it.
   virtual absl::StatusOr<std::unique_ptr<Executable>> Compile(
-      const Graph& graph, absl::Span<char* const> address) {
+      const Graph& graph, absl::Span<char* const> address,
+      const std::vector<bool>& elsewhere) {
     return nullptr;
   }
 

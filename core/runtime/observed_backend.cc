@@ -54,9 +54,10 @@ class ObservedBackend : public Backend {
 
   // Learns where the counts of the graph's nodes are.
   absl::StatusOr<std::unique_ptr<Executable>> Compile(
-      const Graph& graph, absl::Span<char* const> address) override {
+      const Graph& graph, absl::Span<char* const> address,
+      const std::vector<bool>& elsewhere) override {
     ASSIGN_OR_RETURN(std::unique_ptr<Executable> executable,
-                     inner_->Compile(graph, address));
+                     inner_->Compile(graph, address, elsewhere));
     if (executable != nullptr) return executable;
     const auto place = std::make_shared<const Place>(
         Place{&graph, {address.begin(), address.end()}});

@@ -141,11 +141,37 @@ absl::StatusOr<std::unique_ptr<Program>> Program::Compile(Graph graph,
   return program;
 }
 
-absl::Status Program::Bind(Options options) {
-  const BesidePlan beside = PlanBeside(
+void Program::FindFramed(const Options& options) {
+  is_framed_.resize(graph_.values().size());
+  const auto add = [&](ValueId id, const FramePlace& place) {
+    CHECK(!is_framed_[id]) << graph_.value(id).name << " is in frames twice";
+    is_framed_[id] = true;
+    framed_.emplace_back(id, place);
+  };
+  for (const auto& [name, place] : options.in_frames) {
+    if (const auto it = graph_.outputs().find(name);
+        it != graph_.outputs().end() &&
+        graph_.value(it->second).role == Role::kActivation) {
+      add(it->second, place);
+    }
+    const ValueId source = graph_.FindSource(name);
+    if (source != kNone && graph_.value(source).role == Role::kInput) {
+      add(source, place);
+    }
+  }
+  for (const Value& value : graph_.values()) {
+    for (const Dim& dim : value.type.dims) {
+      CHECK(!dim.ragged() || !is_framed_[dim.count]) << "a count in a frame";
+    }
+  }
+}
+
+absl::Status Program::Bind(const Options& options) {
+  beside_ = PlanBeside(
       graph_, [&](const Node& node) { return backend_.RunsBeside(node); },
       !options.runs_ahead);
-  plan_ = PlanMemory(graph_, options.reuse_memory, beside);
+  FindFramed(options);
+  plan_ = PlanMemory(graph_, options.reuse_memory, beside_, is_framed_);
   absl::StatusOr<std::unique_ptr<Memory>> arena =
       backend_.Allocate(plan_.arena_bytes);
   if (!arena.ok()) {
@@ -157,8 +183,9 @@ absl::Status Program::Bind(Options options) {
   }
   arena_ = *std::move(arena);
   int64_t input_bytes = 0;
-  for (const Value& value : graph_.values()) {
-    if (value.role != Role::kInput) continue;
+  for (size_t id = 0; id < graph_.values().size(); ++id) {
+    const Value& value = graph_.value(id);
+    if (value.role != Role::kInput || is_framed_[id]) continue;
     input_bytes +=
         (value.type.max_bytes() + kAlignment - 1) / kAlignment * kAlignment;
   }
@@ -168,6 +195,11 @@ absl::Status Program::Bind(Options options) {
   int64_t offset = 0;
   for (size_t id = 0; id < graph_.values().size(); ++id) {
     const Value& value = graph_.value(id);
+    if (is_framed_[id]) {
+      address_.push_back(nullptr);  // Until UseFrames().
+      if (value.role == Role::kInput) inputs_[value.name] = ViewOf(id);
+      continue;
+    }
     switch (value.role) {
       case Role::kActivation:
         address_.push_back(arena_->data() + plan_.offset[id]);
@@ -184,16 +216,47 @@ absl::Status Program::Bind(Options options) {
         break;
     }
   }
-  ASSIGN_OR_RETURN(executable_, backend_.Compile(graph_, address_));
-  if (executable_ != nullptr) return absl::OkStatus();
+  return framed_.empty() ? Resolve() : absl::OkStatus();
+}
+
+absl::Status Program::Resolve() {
+  ASSIGN_OR_RETURN(std::unique_ptr<Executable> executable,
+                   backend_.Compile(graph_, address_, is_framed_));
+  if (executable != nullptr) {
+    for (const ValueId id : left_) executable->LeaveInput(id);
+    executable_ = executable.get();
+    std::vector<char*> places;
+    for (const auto& [id, place] : framed_) places.push_back(address_[id]);
+    executables_[std::move(places)] = std::move(executable);
+    return absl::OkStatus();
+  }
   for (size_t id = 0; id < graph_.nodes().size(); ++id) {
     RETURN_IF_ERROR(AddStep(id));
   }
   for (size_t id = 0; id < steps_.size(); ++id) {
-    steps_[id].beside = beside.steps[id].beside;
-    steps_[id].waits_for = beside.steps[id].waits_for;
+    steps_[id].beside = beside_.steps[id].beside;
+    steps_[id].waits_for = beside_.steps[id].waits_for;
   }
   under_way_.reserve(steps_.size());
+  return absl::OkStatus();
+}
+
+absl::Status Program::UseFrames(absl::Span<char* const> frames) {
+  std::vector<char*> places;
+  for (const auto& [id, place] : framed_) {
+    address_[id] = frames[place.frame] + place.offset;
+    places.push_back(address_[id]);
+    const Value& value = graph_.value(id);
+    if (value.role == Role::kInput) inputs_[value.name].data = address_[id];
+  }
+  if (const auto it = executables_.find(places); it != executables_.end()) {
+    executable_ = it->second.get();
+    return absl::OkStatus();
+  }
+  if (steps_.empty()) return Resolve();
+  for (const auto& [tensor, value] : framed_tensors_) {
+    tensors_[tensor].data = address_[value];
+  }
   return absl::OkStatus();
 }
 
@@ -223,6 +286,7 @@ absl::Status Program::AddStep(NodeId id) {
       return;
     }
     tensors_.push_back(ViewOf(value));
+    if (is_framed_[value]) framed_tensors_.emplace_back(index, value);
     const Dims& dims = graph_.value(value).type.dims;
     if (dims.empty() || !dims[0].ragged()) return;
     // A count that this node makes itself is not known before it runs.
@@ -274,8 +338,11 @@ TensorView Program::Output(absl::string_view name) const {
 
 void Program::FillInPlace(absl::string_view input) {
   CHECK(HasInput(input)) << "no input called " << std::string(input);
-  if (executable_ != nullptr) {
-    executable_->LeaveInput(graph_.FindSource(input));
+  const ValueId id = graph_.FindSource(input);
+  if (is_framed_[id]) return;
+  left_.push_back(id);
+  for (const auto& [places, executable] : executables_) {
+    executable->LeaveInput(id);
   }
 }
 

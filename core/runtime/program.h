@@ -10,6 +10,7 @@
 #define CORE_RUNTIME_PROGRAM_H_
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <string>
 #include <utility>
@@ -22,6 +23,7 @@
 #include "absl/types/span.h"
 #include "core/graph/graph.h"
 #include "core/graph/op_def.h"
+#include "core/passes/plan_beside.h"
 #include "core/passes/plan_memory.h"
 #include "core/runtime/backend.h"
 #include "core/runtime/state_store.h"
@@ -36,9 +38,18 @@ namespace strata {
 // but of RunAhead(), none is under way.
 class Program {
  public:
+  // Where in memory of the caller's a value lies.
+  struct FramePlace {
+    int frame = 0;
+    int64_t offset = 0;  // Bytes.
+  };
   struct Options {
     bool reuse_memory = true;  // False: the baseline of C4.
     bool runs_ahead = false;   // Nodes may be left to run by RunAhead().
+    // Of inputs and outputs that programs hand to one another, by name; no
+    // counts of ragged values. Each is at its bounds, and shares its room with
+    // nothing else.
+    absl::flat_hash_map<std::string, FramePlace> in_frames;
   };
 
   // Declares the graph's state in `state`; parameters that are there in BF16
@@ -55,8 +66,17 @@ class Program {
                                                           Backend& backend,
                                                           StateStore& state);
 
+  // From now on values of Options::in_frames lie in these frames, the backend's
+  // memory, each by its number. To be called before anything else where there
+  // are such. Kernels see what is in a frame, not the host's copy of it.
+  //
+  // Returns the errors of Backend::Compile(), which is asked again for each set
+  // of frames that is new.
+  absl::Status UseFrames(absl::Span<char* const> frames);
+
   // An input, to be filled before Run(): same address for the program's life,
-  // shape at its bounds. The counts of ragged inputs are inputs themselves.
+  // but in frames; shape at its bounds. The counts of ragged inputs are inputs
+  // themselves.
   const TensorView& Input(absl::string_view name) const;
   bool HasInput(absl::string_view name) const;
 
@@ -121,7 +141,11 @@ class Program {
   Program(Graph graph, Backend& backend, StateStore& state)
       : graph_(std::move(graph)), backend_(backend), state_(state) {}
 
-  absl::Status Bind(Options options);
+  absl::Status Bind(const Options& options);
+  // Learns which values are in frames.
+  void FindFramed(const Options& options);
+  // Resolves kernels at the addresses that are known by now.
+  absl::Status Resolve();
   absl::Status AddStep(NodeId id);
   TensorView ViewOf(ValueId id) const;  // At its bounds.
   absl::Status RunSteps(bool checked, bool ahead = false);
@@ -139,6 +163,7 @@ class Program {
   Backend& backend_;
   StateStore& state_;
   MemoryPlan plan_;
+  BesidePlan beside_;
   std::unique_ptr<Memory> arena_;
   std::unique_ptr<Memory> inputs_memory_;
   int64_t num_bytes_ = 0;
@@ -146,8 +171,14 @@ class Program {
   absl::flat_hash_map<std::string, TensorView> inputs_;
   std::vector<TensorView> tensors_;  // Operands of all steps.
   std::vector<Step> steps_;
-  std::vector<NodeId> under_way_;           // Begun and not joined, in order.
-  std::unique_ptr<Executable> executable_;  // In place of steps, or null.
+  std::vector<NodeId> under_way_;  // Begun and not joined, in order.
+  std::vector<std::pair<ValueId, FramePlace>> framed_;   // Values in frames,
+  std::vector<bool> is_framed_;                          // [values]
+  std::vector<std::pair<int, ValueId>> framed_tensors_;  // Of tensors_.
+  // In place of steps, or none; by frames.
+  std::map<std::vector<char*>, std::unique_ptr<Executable>> executables_;
+  Executable* executable_ = nullptr;  // That of the frames in use.
+  std::vector<ValueId> left_;         // FillInPlace().
   bool profile_ = false;
   std::vector<OpTime> times_;  // [nodes]
 };

@@ -3,6 +3,9 @@
 #include <cmath>
 #include <cstdint>
 #include <limits>
+#include <memory>
+#include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -22,6 +25,7 @@ namespace strata {
 namespace {
 
 using ::testing::AllOf;
+using ::testing::Each;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
@@ -54,6 +58,50 @@ TEST_F(ProgramTest, RunsAsManyRowsAsTheCountSays) {
               ElementsAre(0.5f, 0.5f, 0.5f, 0.5f, 0.5f, 0.5f));
   EXPECT_EQ((*program)->LiveBinding()((*program)->graph().FindSource("n"), 4),
             3);
+}
+
+// What one program makes in a frame another reads there, whichever frame it is;
+// neither has memory of its own for it.
+TEST_F(ProgramTest, ProgramsHandValuesToOneAnotherInFrames) {
+  const auto compile = [&](const Graph& graph, int64_t offset,
+                           const std::string& name) {
+    Program::Options options;
+    options.in_frames[name] = {/*frame=*/1, offset};
+    auto program = Program::Compile(graph, backend_, state_, options);
+    EXPECT_THAT(program, IsOk());
+    return *std::move(program);
+  };
+  constexpr int64_t kOffset = 256;
+  GraphBuilder makes;
+  makes.Output("mid",
+               Scale(makes, makes.Input("x", DType::kF32, {Static(3)}), 2.0));
+  GraphBuilder reads;
+  reads.Output(
+      "y", Scale(reads, reads.Input("mid", DType::kF32, {Static(3)}), -1.0));
+  const auto first = compile(*makes.Finish(), kOffset, "mid");
+  const auto second = compile(*reads.Finish(), kOffset, "mid");
+  EXPECT_EQ(first->plan().arena_bytes, 0);
+  std::vector<std::vector<char>> frames(
+      3, std::vector<char>(kOffset + 3 * sizeof(float)));
+  const auto use = [&](Program& program, int frame) {
+    const std::vector<char*> bases = {nullptr, frames[frame].data()};
+    ASSERT_THAT(program.UseFrames(bases), IsOk());
+  };
+
+  for (int frame = 0; frame < 3; ++frame) {
+    use(*first, frame);
+    for (float& x : first->Input("x").span<float>()) x = frame + 1.0f;
+    ASSERT_THAT(first->Run(), IsOk());
+    EXPECT_THAT(first->Output("mid").span<float>(),
+                Each(2.0f * (frame + 1.0f)));
+  }
+  for (const int frame : {1, 0, 2}) {
+    use(*second, frame);
+    EXPECT_EQ(second->Input("mid").data, frames[frame].data() + kOffset);
+    ASSERT_THAT(second->Run(), IsOk());
+    EXPECT_THAT(second->Output("y").span<float>(),
+                Each(-2.0f * (frame + 1.0f)));
+  }
 }
 
 TEST_F(ProgramTest, ReuseOfMemoryChangesNoResult) {

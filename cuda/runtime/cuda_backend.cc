@@ -166,8 +166,9 @@ absl::StatusOr<void*> CudaBackend::KernelAddress(void* data) {
 }
 
 absl::StatusOr<std::unique_ptr<Executable>> CudaBackend::Compile(
-    const Graph& graph, absl::Span<char* const> address) {
-  return CudaExecutable::Create(graph, address, *this);
+    const Graph& graph, absl::Span<char* const> address,
+    const std::vector<bool>& elsewhere) {
+  return CudaExecutable::Create(graph, address, elsewhere, *this);
 }
 
 strata::Kernel CudaBackend::FindKernel(absl::string_view op,

@@ -67,7 +67,8 @@ class CudaBackend : public Backend {
   absl::Status Clear(void* data, int64_t num_bytes) override;
   absl::StatusOr<void*> KernelAddress(void* data) override;
   absl::StatusOr<std::unique_ptr<Executable>> Compile(
-      const Graph& graph, absl::Span<char* const> address) override;
+      const Graph& graph, absl::Span<char* const> address,
+      const std::vector<bool>& elsewhere) override;
 
   // Programs run as a whole: what is found says that there is a kernel, and
   // fails if it is called.

@@ -87,9 +87,11 @@ absl::StatusOr<char*> AllocatePinned(int64_t num_bytes) {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<CudaExecutable>> CudaExecutable::Create(
-    const Graph& graph, absl::Span<char* const> address, CudaBackend& backend) {
+    const Graph& graph, absl::Span<char* const> address,
+    const std::vector<bool>& elsewhere, CudaBackend& backend) {
   auto executable =
       std::unique_ptr<CudaExecutable>(new CudaExecutable(graph, backend));
+  executable->is_left_ = elsewhere;
   RETURN_IF_ERROR(executable->Bind(address));
   return executable;
 }
@@ -131,7 +133,10 @@ absl::Status CudaExecutable::BindInputs(absl::Span<char* const> address) {
   char* end = nullptr;
   for (size_t id = 0; id < address.size(); ++id) {
     const Value& value = graph_.value(id);
-    if (value.role != Role::kInput || value.type.max_bytes() == 0) continue;
+    if (value.role != Role::kInput || value.type.max_bytes() == 0 ||
+        is_left_[id]) {
+      continue;
+    }
     if (inputs_ == nullptr || address[id] < inputs_) inputs_ = address[id];
     end = std::max(end, address[id] + value.type.max_bytes());
   }
@@ -140,7 +145,6 @@ absl::Status CudaExecutable::BindInputs(absl::Span<char* const> address) {
   ASSIGN_OR_RETURN(device_inputs_,
                    backend_.DeviceAddress(inputs_, input_bytes_));
   ASSIGN_OR_RETURN(staged_inputs_, AllocatePinned(input_bytes_));
-  is_left_.resize(graph_.values().size());
   BindTakenInputs();
   return absl::OkStatus();
 }

@@ -29,10 +29,11 @@ class CudaBackend;
 
 class CudaExecutable : public Executable {
  public:
-  // `graph`, the memory and `backend` must outlive it.
+  // As of Backend::Compile(). `graph`, the memory and `backend` must outlive
+  // it.
   static absl::StatusOr<std::unique_ptr<CudaExecutable>> Create(
       const Graph& graph, absl::Span<char* const> address,
-      CudaBackend& backend);
+      const std::vector<bool>& elsewhere, CudaBackend& backend);
   ~CudaExecutable() override;
 
   absl::Status Run(const Options& options) override;

@@ -46,13 +46,16 @@ absl::StatusOr<std::unique_ptr<Stage>> Stage::Create(const StepGraph& step,
   ASSIGN_OR_RETURN(std::vector<GraphPiece> pieces, SplitPhases(step.graph));
   stage->kept_forward_ = Names(pieces[0].exports);
   stage->kept_input_grad_ = Names(pieces[1].exports);
-  const auto compile = [&](GraphPiece& piece) {
+  stage->LayOut(pieces);
+  context.memory.Reserve(stage->layout_.num_bytes());
+  const auto compile = [&](GraphPiece& piece, Program::Options options) {
+    stage->layout_.PlaceIn(piece.graph, /*frame=*/0, /*prefix=*/"", options);
     return Program::Compile(std::move(piece.graph), context.backend,
-                            context.state);
+                            context.state, std::move(options));
   };
-  ASSIGN_OR_RETURN(stage->forward_, compile(pieces[0]));
-  ASSIGN_OR_RETURN(stage->input_grad_, compile(pieces[1]));
-  ASSIGN_OR_RETURN(stage->weight_grad_, compile(pieces[2]));
+  ASSIGN_OR_RETURN(stage->forward_, compile(pieces[0], {}));
+  ASSIGN_OR_RETURN(stage->input_grad_, compile(pieces[1], {}));
+  ASSIGN_OR_RETURN(stage->weight_grad_, compile(pieces[2], {}));
   if (last != nullptr) {
     ASSIGN_OR_RETURN(std::vector<GraphPiece> with, SplitPhases(last->graph));
     // What it reads is what the others keep.
@@ -60,12 +63,46 @@ absl::StatusOr<std::unique_ptr<Stage>> Stage::Create(const StepGraph& step,
     CHECK(Names(with[1].exports) == stage->kept_input_grad_);
     Program::Options options;
     options.runs_ahead = true;
-    ASSIGN_OR_RETURN(stage->last_weight_grad_,
-                     Program::Compile(std::move(with[2].graph), context.backend,
-                                      context.state, options));
+    ASSIGN_OR_RETURN(stage->last_weight_grad_, compile(with[2], options));
   }
-  for (Program* const program : stage->programs()) stage->ExpectKept(*program);
   return stage;
+}
+
+void Stage::LayOut(const std::vector<GraphPiece>& pieces) {
+  const auto add = [&](const std::string& name, const ValueType& type) {
+    if (IsLarge(type)) layout_.Add(name, type);
+  };
+  const Graph& forward = pieces[0].graph;
+  const auto output = [](const Graph& graph, const std::string& name) {
+    return graph.value(graph.outputs().at(name));
+  };
+  for (const std::string& name : kept_forward_) {
+    add(name, output(forward, name).type);
+  }
+  for (const std::string& name : kept_input_grad_) {
+    add(name, output(pieces[1].graph, name).type);
+  }
+  for (const StageMessage& m : received_) {
+    add(m.value, forward.value(forward.FindSource(m.value)).type);
+  }
+  for (const StageMessage& m : sent_) {
+    // A gradient is of its value's size.
+    if (!m.grad.empty()) add(m.grad, output(forward, m.value).type);
+  }
+}
+
+absl::Status Stage::Prepare() {
+  ASSIGN_OR_RETURN(std::unique_ptr<Memory> frame, memory_.Take());
+  for (Program* const program : programs()) {
+    RETURN_IF_ERROR(program->UseFrames({frame->data()}));
+  }
+  memory_.GiveBack(std::move(frame));
+  return absl::OkStatus();
+}
+
+absl::StatusOr<char*> Stage::FrameOf(int m) {
+  ASSIGN_OR_RETURN(Stash* const stash, stashes_.Of(m));
+  return stash->frame->data();
 }
 
 std::vector<Program*> Stage::programs() const {
@@ -73,20 +110,6 @@ std::vector<Program*> Stage::programs() const {
                                weight_grad_.get()};
   if (last_weight_grad_ != nullptr) all.push_back(last_weight_grad_.get());
   return all;
-}
-
-void Stage::ExpectKept(const ProgramPart& part) const {
-  std::vector<std::string> names = kept_forward_;
-  names.insert(names.end(), kept_input_grad_.begin(), kept_input_grad_.end());
-  for (const StageMessage& m : received_) names.push_back(m.value);
-  for (const StageMessage& m : sent_) {
-    if (!m.grad.empty()) names.push_back(m.grad);
-  }
-  for (const std::string& name : names) {
-    if (part.HasInput(name) && IsLarge(part.InputType(name))) {
-      part.FillInPlace(name);
-    }
-  }
 }
 
 double Stage::MicroBatchFlops() const {
@@ -98,39 +121,25 @@ double Stage::MicroBatchFlops() const {
   return flops;
 }
 
-absl::Status Stage::Keep(const ProgramPart& program,
-                         const std::vector<std::string>& outputs,
-                         Stash& stash) {
+void Stage::Keep(const ProgramPart& program,
+                 const std::vector<std::string>& outputs, Stash& stash) {
   for (const std::string& name : outputs) {
-    RETURN_IF_ERROR(KeepOne(name, program.OutputType(name),
-                            OutputOf(program, name), stash));
+    if (layout_.Has(name)) continue;
+    KeepOne(name, program.Output(name), stash);
   }
-  return absl::OkStatus();
 }
 
-absl::Status Stage::KeepOne(const std::string& name, const ValueType& type,
-                            const TensorView& view, Stash& stash) {
-  ASSIGN_OR_RETURN(Kept* const kept,
-                   stashes_.RoomFor(name, type, view.num_bytes(), stash));
-  if (kept->memory != nullptr) {
-    return backend_.Copy(kept->memory->data(), view.data, kept->num_bytes);
-  }
+void Stage::KeepOne(const std::string& name, const TensorView& view,
+                    Stash& stash) {
   const char* const data = static_cast<const char*>(view.data);
-  kept->host.assign(data, data + view.num_bytes());
-  return absl::OkStatus();
+  stash.small[name].assign(data, data + view.num_bytes());
 }
 
-absl::Status Stage::Restore(const Stash& stash, const ProgramPart& program) {
-  for (const auto& [name, kept] : stash.values) {
-    if (kept.num_bytes == 0 || !program.HasInput(name)) continue;
-    void* const to = program.Input(name).data;
-    if (kept.memory != nullptr) {
-      RETURN_IF_ERROR(backend_.Copy(to, kept.memory->data(), kept.num_bytes));
-    } else {
-      std::memcpy(to, kept.host.data(), kept.num_bytes);
-    }
+void Stage::Restore(const Stash& stash, const ProgramPart& program) {
+  for (const auto& [name, bytes] : stash.small) {
+    if (bytes.empty() || !program.HasInput(name)) continue;
+    std::memcpy(program.Input(name).data, bytes.data(), bytes.size());
   }
-  return absl::OkStatus();
 }
 
 absl::Status Stage::BeforeForward(int m, Fill fill, const ProgramPart& part) {
@@ -140,25 +149,26 @@ absl::Status Stage::BeforeForward(int m, Fill fill, const ProgramPart& part) {
 
 absl::Status Stage::AfterForward(int m, const ProgramPart& part) {
   RETURN_IF_ERROR(SendValues(sent_, links_, {m, chunk_}, backend_, part));
-  Stash& stash = stashes_.Of(m);
-  RETURN_IF_ERROR(Keep(part, kept_forward_, stash));
+  ASSIGN_OR_RETURN(Stash* const stash, stashes_.Of(m));
+  Keep(part, kept_forward_, *stash);
   // What other stages sent may be an input of the later programs too.
   for (const StageMessage& message : received_) {
-    RETURN_IF_ERROR(KeepOne(message.value, part.InputType(message.value),
-                            LiveInput(part, message.value), stash));
+    if (layout_.Has(message.value)) continue;
+    KeepOne(message.value, LiveInput(part, message.value), *stash);
   }
   for (const StageMessage& message : sent_) {
     if (message.grad.empty()) continue;  // Its gradient is of its size.
-    const TensorView value = part.OutputInPlace(message.value);
-    RETURN_IF_ERROR(stashes_
-                        .RoomFor(message.grad, part.OutputType(message.value),
-                                 value.num_bytes(), stash)
-                        .status());
+    const int64_t num_bytes = part.OutputInPlace(message.value).num_bytes();
+    stash->num_bytes[message.grad] = num_bytes;
+    if (!layout_.Has(message.grad))
+      stash->small[message.grad].resize(num_bytes);
   }
   return absl::OkStatus();
 }
 
 absl::Status Stage::Forward(int m, Fill fill) {
+  ASSIGN_OR_RETURN(char* const frame, FrameOf(m));
+  RETURN_IF_ERROR(forward_->UseFrames({frame}));
   RETURN_IF_ERROR(BeforeForward(m, fill, *forward_));
   RETURN_IF_ERROR(forward_->Run());
   return AfterForward(m, *forward_);
@@ -167,12 +177,15 @@ absl::Status Stage::Forward(int m, Fill fill) {
 absl::Status Stage::ReceiveGrads(int m, Stash& stash) {
   for (const StageMessage& message : sent_) {
     if (message.grad.empty()) continue;
-    Kept& kept = stash.values[message.grad];
     const DType dtype = ProgramPart(*forward_).OutputType(message.value).dtype;
-    Payload payload = {kept.host.data(), kept.num_bytes / SizeOf(dtype), dtype};
-    if (kept.memory != nullptr) {
+    Payload payload = {nullptr,
+                       stash.num_bytes.at(message.grad) / SizeOf(dtype), dtype};
+    if (layout_.Has(message.grad)) {
       ASSIGN_OR_RETURN(payload.data,
-                       backend_.KernelAddress(kept.memory->data()));
+                       backend_.KernelAddress(stash.frame->data() +
+                                              layout_.Offset(message.grad)));
+    } else {
+      payload.data = stash.small.at(message.grad).data();
     }
     const StageLink link = links_.From(message.stage, m, chunk_);
     RETURN_IF_ERROR(link.group->Receive(payload, link.rank));
@@ -194,39 +207,43 @@ absl::Status Stage::SendGrads(int m, const ProgramPart& program) {
 }
 
 absl::Status Stage::InputGrad(int m, Fill fill) {
-  Stash& stash = stashes_.Of(m);
-  RETURN_IF_ERROR(ReceiveGrads(m, stash));
+  ASSIGN_OR_RETURN(Stash* const stash, stashes_.Of(m));
+  RETURN_IF_ERROR(ReceiveGrads(m, *stash));
+  RETURN_IF_ERROR(input_grad_->UseFrames({stash->frame->data()}));
   RETURN_IF_ERROR(fill(m, *input_grad_));
-  RETURN_IF_ERROR(Restore(stash, *input_grad_));
+  Restore(*stash, *input_grad_);
   RETURN_IF_ERROR(input_grad_->Run());
   RETURN_IF_ERROR(SendGrads(m, *input_grad_));
-  return Keep(*input_grad_, kept_input_grad_, stash);
+  Keep(*input_grad_, kept_input_grad_, *stash);
+  return absl::OkStatus();
 }
 
 absl::Status Stage::WeightGrad(int m, bool keep, bool is_last, Fill fill) {
   const bool sums = is_last && last_weight_grad_ != nullptr;
   Program& program = sums ? *last_weight_grad_ : *weight_grad_;
-  Stash& stash = stashes_.Of(m);
+  ASSIGN_OR_RETURN(Stash* const stash, stashes_.Of(m));
+  RETURN_IF_ERROR(program.UseFrames({stash->frame->data()}));
   RETURN_IF_ERROR(fill(m, program));
-  RETURN_IF_ERROR(Restore(stash, program));
+  Restore(*stash, program);
   SetScalar(program, "keep", keep ? 1 : 0);
   RETURN_IF_ERROR(sums ? program.RunAhead() : program.Run());
-  stashes_.Free(stash);
+  stashes_.Free(*stash);
   return absl::OkStatus();
 }
 
 absl::Status Stage::BeforeGrads(int m, Fill fill, const ProgramPart& part) {
-  Stash& stash = stashes_.Of(m);
-  RETURN_IF_ERROR(ReceiveGrads(m, stash));
+  ASSIGN_OR_RETURN(Stash* const stash, stashes_.Of(m));
+  RETURN_IF_ERROR(ReceiveGrads(m, *stash));
   RETURN_IF_ERROR(fill(m, part));
-  RETURN_IF_ERROR(Restore(stash, part));
+  Restore(*stash, part);
   SetScalar(part, "keep", 1);
   return absl::OkStatus();
 }
 
 absl::Status Stage::AfterGrads(int m, const ProgramPart& part) {
   RETURN_IF_ERROR(SendGrads(m, part));
-  stashes_.Free(stashes_.Of(m));
+  ASSIGN_OR_RETURN(Stash* const stash, stashes_.Of(m));
+  stashes_.Free(*stash);
   return absl::OkStatus();
 }
 

@@ -5,9 +5,9 @@
 //   weight grad    nobody waits for it: sums into the states "grad.*"
 //
 // The three are programs of their own, so that several micro-batches may be on
-// their way. What one program makes and a later one reads is copied to a stash
-// of its micro-batch, and from there; a stash is free again when its last
-// program has run.
+// their way. What one program makes and a later one reads is in a stash of its
+// micro-batch, large values in a frame that the programs are told to use, so
+// that nothing is copied; a stash is free again when its last program has run.
 //
 // Where gradients are summed over ranks beside what the rank still does, the
 // weight gradients of a step's last micro-batch have a program of their own,
@@ -27,6 +27,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "core/graph/graph.h"
+#include "core/passes/partition/cut_graph.h"
 #include "core/runtime/backend.h"
 #include "core/runtime/program.h"
 #include "core/runtime/program_part.h"
@@ -71,15 +72,21 @@ class Stage {
   absl::Status Finish();
 
   // What Forward() does before and after its program runs, for one that has
-  // that of this stage as a part.
+  // that of this stage as a part, and uses FrameOf(m).
   absl::Status BeforeForward(int m, Fill fill, const ProgramPart& part);
   absl::Status AfterForward(int m, const ProgramPart& part);
   // Likewise InputGrad() and WeightGrad() together, adding to the sums that are
   // there.
   absl::Status BeforeGrads(int m, Fill fill, const ProgramPart& part);
   absl::Status AfterGrads(int m, const ProgramPart& part);
-  // Of such a part: which inputs come from a stash, or from another stage.
-  void ExpectKept(const ProgramPart& part) const;
+  // Where large values of such a part are to lie.
+  const FrameLayout& layout() const { return layout_; }
+  absl::StatusOr<char*> FrameOf(int m);
+
+  // When all stages of the rank are there: has the programs resolved with a
+  // first frame, so that what a backend cannot run is told before the first
+  // step.
+  absl::Status Prepare();
 
   // Forgets what a step that failed has left.
   void FreeStashes() { stashes_.FreeAll(); }
@@ -93,14 +100,18 @@ class Stage {
       : chunk_(chunk),
         links_(context.links),
         backend_(context.backend),
+        memory_(context.memory),
         stashes_(context.memory) {}
 
-  // Copies of what `program` gives to later programs, and back.
-  absl::Status Keep(const ProgramPart& program,
-                    const std::vector<std::string>& outputs, Stash& stash);
-  absl::Status KeepOne(const std::string& name, const ValueType& type,
-                       const TensorView& view, Stash& stash);
-  absl::Status Restore(const Stash& stash, const ProgramPart& program);
+  // Finds what the stage keeps, and where.
+  void LayOut(const std::vector<GraphPiece>& pieces);
+  // Copies of the small ones of what `program` gives to later programs, and
+  // back.
+  void Keep(const ProgramPart& program, const std::vector<std::string>& outputs,
+            Stash& stash);
+  static void KeepOne(const std::string& name, const TensorView& view,
+                      Stash& stash);
+  static void Restore(const Stash& stash, const ProgramPart& program);
   // Gradients of what this stage sent, into the stash, and of what it received.
   absl::Status ReceiveGrads(int m, Stash& stash);
   absl::Status SendGrads(int m, const ProgramPart& program);
@@ -108,7 +119,9 @@ class Stage {
   const int chunk_;
   const StageLinks& links_;
   Backend& backend_;
+  StashMemory& memory_;
   Stashes stashes_;
+  FrameLayout layout_;
   std::vector<StageMessage> received_;
   std::vector<StageMessage> sent_;
   std::unique_ptr<Program> forward_, input_grad_, weight_grad_;

@@ -38,10 +38,11 @@ absl::StatusOr<std::unique_ptr<StagePair>> StagePair::Create(
       std::unique_ptr<StagePair>(new StagePair(forward.stage, backward.stage));
   ASSIGN_OR_RETURN(Graph graph,
                    PairGraph(forward.step.graph, backward.step.graph));
-  ASSIGN_OR_RETURN(pair->program_,
-                   Program::Compile(std::move(graph), backend, state));
-  forward.stage.ExpectKept(pair->forward());
-  backward.stage.ExpectKept(pair->backward());
+  Program::Options options;
+  forward.stage.layout().PlaceIn(graph, /*frame=*/0, /*prefix=*/"", options);
+  backward.stage.layout().PlaceIn(graph, /*frame=*/1, kBackwardPrefix, options);
+  ASSIGN_OR_RETURN(pair->program_, Program::Compile(std::move(graph), backend,
+                                                    state, std::move(options)));
   return pair;
 }
 
@@ -52,6 +53,10 @@ ProgramPart StagePair::backward() const { return {*program_, kBackwardPrefix}; }
 absl::Status StagePair::Run(
     int m, int backward_m, Stage::Fill fill,
     absl::FunctionRef<void(const Program& forward)> look) {
+  ASSIGN_OR_RETURN(char* const forward_frame, forward_stage_.FrameOf(m));
+  ASSIGN_OR_RETURN(char* const backward_frame,
+                   backward_stage_.FrameOf(backward_m));
+  RETURN_IF_ERROR(program_->UseFrames({forward_frame, backward_frame}));
   RETURN_IF_ERROR(forward_stage_.BeforeForward(m, fill, forward()));
   RETURN_IF_ERROR(backward_stage_.BeforeGrads(backward_m, fill, backward()));
   RETURN_IF_ERROR(program_->Run());

@@ -79,6 +79,7 @@ absl::StatusOr<std::unique_ptr<StageRunner>> StageRunner::Create(
                                    chunk, context));
     runner->stages_.push_back(std::move(stage));
   }
+  for (const auto& stage : runner->stages_) RETURN_IF_ERROR(stage->Prepare());
   if (steps.size() > 1) runner->sums_ = SumsOf(steps);
   runner->begins_sums_ = !last.empty();
   if (joins_pairs) RETURN_IF_ERROR(runner->JoinPairs(steps, backend));
