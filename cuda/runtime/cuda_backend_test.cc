@@ -4,6 +4,7 @@
 #include <cstring>
 #include <limits>
 #include <memory>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -103,6 +104,51 @@ TEST_F(CudaBackendTest, AnInputThatIsFilledInPlaceStaysOnTheDevice) {
   }
   EXPECT_EQ(x.as<float>()[0], 1);
   EXPECT_EQ((*program)->Output("y").as<float>()[2], 16);
+}
+
+// y of one program is x of another, in two frames by turns: each has a captured
+// graph of its own.
+TEST_F(CudaBackendTest, ProgramsHandValuesToOneAnotherInFrames) {
+  StateStore state(*backend_);
+  const auto compile = [&](const std::string& name) {
+    Program::Options options;
+    options.in_frames[name] = {/*frame=*/0, /*offset=*/256};
+    auto program = Program::Compile(*Doubling(), *backend_, state, options);
+    EXPECT_THAT(program, IsOk());
+    return *std::move(program);
+  };
+  const auto first = compile("y");
+  const auto second = compile("x");
+  std::vector<std::unique_ptr<Memory>> frames;
+  for (int i = 0; i < 2; ++i) {
+    auto frame = backend_->Allocate(1024);
+    ASSERT_THAT(frame, IsOk());
+    frames.push_back(*std::move(frame));
+  }
+  float sum = 0;
+  for (int round = 0; round < 8; ++round) {
+    // Both frames are full before the first is read.
+    for (int frame = 0; frame < 2; ++frame) {
+      ASSERT_THAT(first->UseFrames({frames[frame]->data()}), IsOk());
+      *first->Input("keep").as<float>() = 1;
+      *first->Input("n").as<int32_t>() = 3;
+      for (int i = 0; i < 3; ++i) {
+        first->Input("x").as<float>()[i] = 10 * round + frame + i;
+      }
+      ASSERT_THAT(first->Run(), IsOk());
+      sum += 2 * (3 * (10 * round + frame) + 3);
+    }
+    for (int frame = 0; frame < 2; ++frame) {
+      ASSERT_THAT(second->UseFrames({frames[frame]->data()}), IsOk());
+      *second->Input("keep").as<float>() = 1;
+      *second->Input("n").as<int32_t>() = 3;
+      ASSERT_THAT(second->Run(), IsOk());
+      sum += 4 * (3 * (10 * round + frame) + 3);
+      EXPECT_EQ(second->Output("y").as<float>()[2],
+                4 * (10 * round + frame + 2));
+    }
+    EXPECT_EQ(*state.Get("sum").as<float>(), sum);
+  }
 }
 
 TEST_F(CudaBackendTest, CheckedRunNamesTheFirstOperatorThatMadeNoNumber) {
