@@ -63,7 +63,8 @@ struct TrainingConstants {
   double row_exchange_bytes = 4;
   // Bytes through memory for each byte that a pipeline's stage keeps of a
   // micro-batch: copied to its stash, and from there, a third of them by each
-  // of its programs (forward, input and weight gradients).
+  // of its programs (forward, input and weight gradients). With any, gradients
+  // of a stage's input leave before those of its weights are made.
   double stash_traffic = 0;
   // Of one, of as many bytes on the busiest rank's link.
   double RowExchangeSeconds(double bytes) const {

@@ -362,6 +362,19 @@ TEST_F(TrainingStepTest, APipelinesStagesCopyWhatTheyKeep) {
   EXPECT_EQ(PartOf(Run(inputs), "hops of the pipeline"), 0);
 }
 
+// A stage whose gradients are two programs sends the first one's before it runs
+// the other: while a 1F1B drains, stages wait for no weight gradients.
+TEST_F(TrainingStepTest, GradientsThatLeaveBeforeTheWeightsShortenThePipeline) {
+  StepInputs inputs =
+      Inputs(kDense, "pp4,gbs8,seq1024", PipelineKind::k1F1B, 4);
+  const StepResult whole = Run(inputs);
+  inputs.software.unmeasured.stash_traffic = 1e-9;
+  const StepResult split = Run(inputs);
+  EXPECT_LT(split.seconds, whole.seconds);
+  inputs.schedule = PipelineKind::kZbH1;
+  EXPECT_LE(Run(inputs).seconds, split.seconds * (1 + 1e-9));
+}
+
 // 14 bytes a weight instead of 20: no FP32 master is read and written, the
 // weight itself is.
 TEST_F(TrainingStepTest, WeightsWithoutMastersAreSteppedInLessTimeAndMemory) {
