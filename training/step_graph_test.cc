@@ -436,5 +436,49 @@ TEST(Bf16OnRanksTest, RowsGoAndGradientsAreAddedUpInBf16) {
   }
 }
 
+// With F32 state, rows of experts alone are BF16: on their way to ranks, and
+// all that products make of them.
+TEST(Bf16OnRanksTest, WithStateInF32RowsOfExpertsAloneAreNarrow) {
+  for (const int ep : {1, 2}) {
+    MeshPlace place;
+    place.shape.ep = ep;
+    const auto step =
+        BuildGradientGraph(Hierarchical(), kSequences, kSeqLen, DType::kF32,
+                           RouteSource::kGate, place);
+    ASSERT_THAT(step, IsOk());
+    StepGraph less = InLessMemory(*step);
+
+    less.graph = ExpertRowsInBf16(less.graph);
+
+    const Graph& graph = less.graph;
+    const auto is_narrow = [&](ValueId id) {
+      return graph.value(id).type.dtype == DType::kBF16;
+    };
+    std::map<std::string, int> narrow;
+    for (const Node& node : graph.nodes()) {
+      const std::string op(node.op->name);
+      for (const ValueId id : node.outputs) narrow[op] += is_narrow(id);
+      if (node.op == &kSendRows || node.op == &kReturnRows) {
+        EXPECT_TRUE(is_narrow(node.inputs[0])) << node.scope << "/" << op;
+        EXPECT_TRUE(is_narrow(node.outputs[0])) << node.scope << "/" << op;
+      }
+    }
+    EXPECT_GT(narrow["GroupedMatMul"], 0);
+    EXPECT_GT(narrow["DispatchRows"], 0);
+    EXPECT_GT(narrow["SwiGlu"], 0);
+    EXPECT_EQ(narrow["SendRows"] > 0, ep > 1);
+    for (const std::string op : {"CombineRows", "Add", "MatMul", "RmsNorm",
+                                 "Attention", "RmsNormInputGrad"}) {
+      EXPECT_EQ(narrow[op], 0) << op;
+    }
+    for (const Value& value : graph.values()) {
+      if (value.role != Role::kActivation) {
+        EXPECT_NE(value.type.dtype, DType::kBF16) << value.name;
+      }
+    }
+    ExpectDimsAsInferred(InF32(graph));
+  }
+}
+
 }  // namespace
 }  // namespace strata

@@ -172,7 +172,9 @@ absl::StatusOr<StepGraph> Trainer::GradientGraph(
     step = InLessMemory(std::move(step));
   }
   if (options_.overlap_rows) step.graph = HideExchanges(step.graph);
-  return InBf16(std::move(step), bf16_weights_, weight_state_);
+  step = InBf16(std::move(step), bf16_weights_, weight_state_);
+  if (backend_->rounds_products()) step.graph = ExpertRowsInBf16(step.graph);
+  return step;
 }
 
 bool Trainer::SumsInGradients() const {

@@ -12,6 +12,8 @@
 #include "core/graph/graph.h"
 #include "core/graph/op_def.h"
 #include "core/ops/adamw_halves.h"
+#include "core/ops/collective_rows.h"
+#include "core/ops/dispatch.h"
 #include "core/ops/grouped_matmul.h"
 #include "core/ops/matmul.h"
 #include "core/ops/optimizer.h"
@@ -39,6 +41,7 @@ const std::vector<RowOperands>& Operators() {
       {"CrossEntropyGrad", {}, {0}},
       {"DispatchRows", {0}, {0}},
       {"GroupedMatMul", {0}, {0}},
+      {"GroupedWeightGrad", {0, 1}, {}},
       {"HeadLoss", {0}, {3}},
       {"LatentKeyValue", {0}, {0, 1}},
       {"LatentKeyValueGrad", {0, 1}, {0}},
@@ -94,6 +97,25 @@ bool IsWeightGrad(const Node& node) {
   if (node.op == &kGroupedWeightGrad) return true;
   return node.op == &kMatMul && node.attrs.Int("transpose_lhs") != 0 &&
          node.attrs.Int("transpose_rhs") == 0;
+}
+
+// Whether each operand that may be BF16 has whole pieces a row.
+bool MovesWholePieces(const Graph& graph, const Node& node) {
+  const auto is_whole = [&](ValueId id, bool is_output, size_t index) {
+    if (id == kNone ||
+        !TakesBf16(node.op->name, is_output, static_cast<int>(index))) {
+      return true;
+    }
+    const ValueType& type = graph.value(id).type;
+    return type.rank() != 2 || type.dims[1].bound % kColumns == 0;
+  };
+  for (size_t i = 0; i < node.inputs.size(); ++i) {
+    if (!is_whole(node.inputs[i], false, i)) return false;
+  }
+  for (size_t i = 0; i < node.outputs.size(); ++i) {
+    if (!is_whole(node.outputs[i], true, i)) return false;
+  }
+  return true;
 }
 
 // Of an Accumulate, the product that makes its value and whose only reader it
@@ -163,21 +185,30 @@ std::vector<bool> RowsInBf16(const Graph& graph) {
                  value.type.dims[1].bound % kColumns == 0;
   }
   for (const Node& node : graph.nodes()) {
+    const bool is_whole = MovesWholePieces(graph, node);
     for (size_t i = 0; i < node.inputs.size(); ++i) {
       const ValueId id = node.inputs[i];
       if (id != kNone &&
-          !TakesBf16(node.op->name, false, static_cast<int>(i))) {
+          !(is_whole && TakesBf16(node.op->name, false, static_cast<int>(i)))) {
         narrow[id] = false;
       }
     }
     for (size_t i = 0; i < node.outputs.size(); ++i) {
-      if (!TakesBf16(node.op->name, true, static_cast<int>(i))) {
+      if (!(is_whole && TakesBf16(node.op->name, true, static_cast<int>(i)))) {
         narrow[node.outputs[i]] = false;
       }
     }
   }
   for (const auto& [name, id] : graph.outputs()) narrow[id] = false;
   return narrow;
+}
+
+// Whether a plan of dispatch counts the rows, at home or at their owner.
+bool AreOfExperts(const Graph& graph, const Value& value) {
+  const ValueId count = value.type.dims[0].count;
+  if (count == kNone || graph.value(count).producer == kNone) return false;
+  const OpDef* const op = graph.node(graph.value(count).producer).op;
+  return op == &kDispatchPlan || op == &kExchangePlan;
 }
 
 template <typename Change>
@@ -252,6 +283,15 @@ Bf16Gradients GradientsInBf16(const Graph& gradients,
     if (narrow[id]) value.type.dtype = DType::kBF16;
   });
   return result;
+}
+
+Graph ExpertRowsInBf16(const Graph& gradients) {
+  const std::vector<bool> narrow = RowsInBf16(gradients);
+  return WithValues(gradients, [&](size_t id, Value& value) {
+    if (narrow[id] && AreOfExperts(gradients, value)) {
+      value.type.dtype = DType::kBF16;
+    }
+  });
 }
 
 Graph UpdateInBf16(const Graph& update, const std::set<std::string>& weights,

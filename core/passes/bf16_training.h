@@ -61,6 +61,12 @@ Bf16Gradients GradientsInBf16(const Graph& gradients,
                               const std::set<std::string>& weights,
                               WeightState state = WeightState::kBf16);
 
+// Gradients whose state is F32, with rows of experts alone in BF16: those that
+// a DispatchPlan or an ExchangePlan counts. For backends whose products round
+// their operands (Backend::rounds_products), which read each row some six times
+// a step and would make it narrow anew for each. Values keep their ids.
+Graph ExpertRowsInBf16(const Graph& gradients);
+
 // The update graph with `weights`, and what belongs to them unless of halves,
 // in BF16.
 Graph UpdateInBf16(const Graph& update, const std::set<std::string>& weights,

@@ -65,6 +65,10 @@ class Backend {
   // Whether kernels work on what Memory::data() shows.
   virtual bool shares_host_memory() const { return true; }
 
+  // Whether products round F32 operands to BF16: rows that lie between products
+  // lose little if they are BF16 in memory (core/passes/bf16_training.h).
+  virtual bool rounds_products() const { return false; }
+
   // Copies what the host's copy of `tensor` holds to where kernels see it, or
   // back. Does nothing where both are one.
   virtual absl::Status ToDevice(const TensorView& tensor) {

@@ -33,6 +33,7 @@ class ObservedBackend : public Backend {
   bool shares_host_memory() const override {
     return inner_->shares_host_memory();
   }
+  bool rounds_products() const override { return inner_->rounds_products(); }
   absl::Status ToDevice(const TensorView& tensor) override {
     return inner_->ToDevice(tensor);
   }

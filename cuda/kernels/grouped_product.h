@@ -59,6 +59,8 @@ struct GroupedWeightGradArgs {
   // On the device: what the sum so far counts for; null, or 0: it is forgotten,
   // whatever it holds. Sums are rounded once, when they are stored.
   const float* keep = nullptr;
+  // dw of experts without rows stays as it is.
+  bool skips_empty = false;
 };
 
 cudaError_t GroupedWeightGrad(const GroupedWeightGradArgs& args,

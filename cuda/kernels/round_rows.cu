@@ -18,8 +18,10 @@ __device__ __forceinline__ uint32_t Pair(float x, float y) {
 
 // A thread eight elements at a time.
 __global__ void __launch_bounds__(kThreads)
-    RoundKernel(Extent rows, int64_t pieces, const float4* x, uint4* y) {
-  const int64_t there = rows.Get() * pieces, all = rows.bound * pieces;
+    RoundKernel(Extent rows, int64_t pieces, const float4* x, uint4* y,
+                bool zero_tail) {
+  const int64_t there = rows.Get() * pieces;
+  const int64_t all = zero_tail ? rows.bound * pieces : there;
   for (int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x; i < all;
        i += int64_t{gridDim.x} * kThreads) {
     uint4 rounded = {0, 0, 0, 0};
@@ -35,14 +37,14 @@ __global__ void __launch_bounds__(kThreads)
 }  // namespace
 
 cudaError_t RoundRows(Extent rows, int64_t columns, const float* x,
-                      __nv_bfloat16* y, cudaStream_t stream) {
+                      __nv_bfloat16* y, cudaStream_t stream, bool zero_tail) {
   const int64_t pieces = rows.bound * columns / 8;
   if (pieces == 0) return cudaSuccess;
   const int64_t blocks =
       std::min(kMaxBlocks, (pieces + kThreads - 1) / kThreads);
   RoundKernel<<<static_cast<unsigned>(blocks), kThreads, 0, stream>>>(
       rows, columns / 8, reinterpret_cast<const float4*>(x),
-      reinterpret_cast<uint4*>(y));
+      reinterpret_cast<uint4*>(y), zero_tail);
   return cudaGetLastError();
 }
 

@@ -50,7 +50,8 @@ struct Args {
   int height = 0;   // Rows of the result, an expert: of the third.
   const int32_t* offset = nullptr;
   void* result = nullptr;
-  const float* keep = nullptr;  // Of the third: GroupedWeightGradArgs.
+  const float* keep = nullptr;  // Of the third, as GroupedWeightGradArgs
+  bool skips_empty = false;     // have them.
 };
 
 struct Shared {
@@ -102,9 +103,11 @@ class Schedule {
   // Jobs of expert e.
   static __device__ int Count(const Args& args, int64_t rows, int e) {
     int height = args.height;
+    const Rows of = RowsOf(args, rows, e);
     if constexpr (kProduct != Product::kOfRows) {
-      const Rows of = RowsOf(args, rows, e);
       height = of.end - of.begin;
+    } else if (args.skips_empty && of.end == of.begin) {
+      return 0;
     }
     return JobsOf(Div(height, kTileRows), Div(args.columns, kTileColumns));
   }
@@ -554,6 +557,7 @@ cudaError_t GroupedWeightGrad(const GroupedWeightGradArgs& args,
   tile.offset = args.offset;
   tile.result = args.dw;
   tile.keep = args.keep;
+  tile.skips_empty = args.skips_empty;
   const int64_t jobs =
       args.num_experts * Ceil(args.n, kTileRows) * Ceil(args.k, kTileColumns);
   return args.bf16_dw ? Launch<Product::kOfRows, __nv_bfloat16>(

@@ -3,6 +3,7 @@
 #include "cuda/kernels/grouped_product.h"
 #include "cuda/kernels/row_tiles.cuh"
 #include "cuda/kernels/tensor_map.h"
+#include "cuda/kernels/weight_grad_parts.h"
 #include "cuda/ops/bf16/convert.h"
 #include "cuda/ops/device.cuh"
 #include "cuda/ops/gemm_tile.cuh"
@@ -126,31 +127,41 @@ cudaError_t LaunchRounded(const KernelContext& ctx, const ProductArgs& args,
   product.offset = args.offset;
   product.y = args.y;
   product.bf16_y = ctx.out(0).element_size == 2;
-  if (const cudaError_t e = Rounded(ctx, ctx.in(0), &product.x); e) return e;
+  if (const cudaError_t e = RoundedRows(ctx, ctx.in(0), &product.x); e)
+    return e;
   if (const cudaError_t e = Rounded(ctx, ctx.in(1), &product.w); e) return e;
   CheckOffsetsKernel<<<1, kBlock, 0, ctx.stream>>>(
       args.offset, args.num_experts, args.rows, args.fault);
   return GroupedProduct(product, ctx.stream);
 }
 
+}  // namespace
+
+bool SumsInTensorCores(const KernelContext& ctx, int64_t n, int64_t k,
+                       int64_t num_experts) {
+  return UsesTensorCores(ctx, n, k, num_experts);
+}
+
 cudaError_t WeightGradRounded(const KernelContext& ctx, const Operand& dy,
                               const Operand& x, const Operand& offset,
-                              float* dw) {
-  GroupedWeightGradArgs grad;
+                              GroupedWeightGradArgs grad) {
   grad.rows = dy.rows();
   grad.num_experts = static_cast<int>(offset.dim(0) - 1);
   grad.n = dy.dim(1);
   grad.k = x.dim(1);
   grad.offset = offset.as<int32_t>();
-  grad.dw = dw;
-  if (const cudaError_t e = Rounded(ctx, dy, &grad.dy); e) return e;
-  if (const cudaError_t e = Rounded(ctx, x, &grad.x); e) return e;
+  if (const cudaError_t e = RoundedRows(ctx, dy, &grad.dy); e) return e;
+  if (const cudaError_t e = RoundedRows(ctx, x, &grad.x); e) return e;
   CheckOffsetsKernel<<<1, kBlock, 0, ctx.stream>>>(
       grad.offset, grad.num_experts, grad.rows, ctx.fault);
-  return GroupedWeightGrad(grad, ctx.stream);
+  const WeightGradParts parts = PartsOf(grad);
+  void* room = nullptr;
+  if (parts.room > 0) {
+    room = ctx.Take<char>(static_cast<int64_t>(parts.room));
+    if (room == nullptr) return cudaErrorMemoryAllocation;
+  }
+  return GroupedWeightGradByParts(grad, parts, room, ctx.stream);
 }
-
-}  // namespace
 
 cudaError_t RunGroupedMatMul(const KernelContext& ctx) {
   const Operand& x = ctx.in(0);
@@ -177,7 +188,7 @@ cudaError_t RunGroupedMatMul(const KernelContext& ctx) {
   }
   const Operand& y = ctx.out(0);
   if (x.element_size == 2) {
-    if (const cudaError_t e = Widened(ctx, x, &args.x); e) return e;
+    if (const cudaError_t e = WidenedRows(ctx, x, &args.x); e) return e;
   }
   if (y.element_size == 2) {
     args.y = ctx.Take<float>(y.max_elements());
@@ -227,14 +238,16 @@ cudaError_t WeightGradByExpert(const KernelContext& ctx, const Operand& dy,
   const int64_t n = dy.dim(1), k = x.dim(1), num_experts = offset.dim(0) - 1;
   if (n == 0 || k == 0 || num_experts == 0) return cudaSuccess;
   if (UsesTensorCores(ctx, n, k, num_experts)) {
-    return WeightGradRounded(ctx, dy, x, offset, dw);
+    GroupedWeightGradArgs grad;
+    grad.dw = dw;
+    return WeightGradRounded(ctx, dy, x, offset, grad);
   }
   const float *wide_dy = dy.as<float>(), *wide_x = x.as<float>();
   if (dy.element_size == 2) {
-    if (const cudaError_t e = Widened(ctx, dy, &wide_dy); e) return e;
+    if (const cudaError_t e = WidenedRows(ctx, dy, &wide_dy); e) return e;
   }
   if (x.element_size == 2) {
-    if (const cudaError_t e = Widened(ctx, x, &wide_x); e) return e;
+    if (const cudaError_t e = WidenedRows(ctx, x, &wide_x); e) return e;
   }
   const dim3 grid(static_cast<unsigned>(CeilDiv(k, kTile)),
                   static_cast<unsigned>(CeilDiv(n, kTile)),

@@ -3,6 +3,7 @@
 #ifndef CUDA_OPS_GROUPED_MATMUL_H_
 #define CUDA_OPS_GROUPED_MATMUL_H_
 
+#include "cuda/kernels/grouped_product.h"
 #include "cuda/runtime/kernel.h"
 #include "cuda_runtime_api.h"
 
@@ -18,6 +19,15 @@ cudaError_t RunGroupedMatMul(const KernelContext& ctx);
 cudaError_t WeightGradByExpert(const KernelContext& ctx, const Operand& dy,
                                const Operand& x, const Operand& offset,
                                float* dw);
+
+// Whether such gradients are summed in the tensor cores.
+bool SumsInTensorCores(const KernelContext& ctx, int64_t n, int64_t k,
+                       int64_t num_experts);
+
+// The same there, of operands rounded to BF16; `grad` says where to and how.
+cudaError_t WeightGradRounded(const KernelContext& ctx, const Operand& dy,
+                              const Operand& x, const Operand& offset,
+                              GroupedWeightGradArgs grad);
 
 }  // namespace strata::gpu
 

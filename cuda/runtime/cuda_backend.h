@@ -60,6 +60,9 @@ class CudaBackend : public Backend {
   absl::string_view name() const override { return "cuda"; }
   absl::StatusOr<std::unique_ptr<Memory>> Allocate(int64_t num_bytes) override;
   bool shares_host_memory() const override { return false; }
+  bool rounds_products() const override {
+    return options_.precision == Precision::kBf16;
+  }
   absl::Status ToDevice(const TensorView& tensor) override;
   absl::Status ToHost(const TensorView& tensor) override;
   // On stream(); they do not wait.

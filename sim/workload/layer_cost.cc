@@ -4,7 +4,6 @@
 #include <cmath>
 #include <cstdint>
 #include <map>
-#include <numeric>
 #include <optional>
 #include <string>
 #include <utility>
@@ -21,10 +20,12 @@
 #include "sim/workload/activations.h"
 #include "sim/workload/comm_times.h"
 #include "sim/workload/expert_loads.h"
+#include "sim/workload/gate_rows.h"
 #include "sim/workload/kernel_times.h"
 #include "sim/workload/layout.h"
 #include "sim/workload/model_graph.h"
 #include "sim/workload/rank_sizes.h"
+#include "sim/workload/separate_kernels.h"
 
 namespace strata::sim {
 namespace {
@@ -36,30 +37,11 @@ constexpr double kShareOfF32 = kBf16Bytes / 4;
 // Of an element: BF16 read, FP8 written twice.
 constexpr double kCastBytes = 4;
 
-// Bytes a logit of a loss by separate kernels: to FP32 (2 + 4), maximum (4),
-// subtraction (8), exponential (8), sum (4), division (8); gradient times its
-// scale (8), to BF16 (6).
-constexpr double kUnfusedLossForward = 38;
-constexpr double kUnfusedLossBackward = 14;
-
-// Bytes an element of an expert's product of adding its bias by separate
-// kernels, expert by expert. To the inner width: sum (4), the experts' parts
-// joined (4); gradient joined (4) and summed (2). Back, where the bias is
-// weighed as its row is, in FP32: product (4), sum (10), joined (8), to BF16
-// (6); gradient to FP32 (6), to BF16 (6), joined (4), times the weight (8),
-// summed (4), times the bias (8), summed (4).
-constexpr double kBiasUpForward = 8;
-constexpr double kBiasUpBackward = 6;
-constexpr double kBiasDownForward = 28;
-constexpr double kBiasDownBackward = 40;
-
-// The rows of each gate's experts on the rank with the most.
-struct GateRows {
-  std::vector<double> busiest;
-  std::vector<double> every;  // Of all ranks, one after another.
-  double sum = 0;             // Of the busiest.
-  double mean = 0;            // Over ranks.
-};
+// Of gates' nodes those that run where tokens are, not where experts are.
+bool RunsAtHome(const Node& node) {
+  return node.op->name == "DispatchRows" || node.op->name == "CombineRows" ||
+         node.op->name == "RowDot";
+}
 
 class Costing {
  public:
@@ -103,27 +85,21 @@ class Costing {
                                    ? gate.rows_per_token
                                    : loads_.rows_per_token[g];
       const double rows = group * LocalTokens() * per_token;
-      const std::vector<std::vector<double>> ranks =
-          RowsOfRanks(loads_, gate, static_cast<int>(g), layout_.expert, rows);
-      GateRows of;
-      for (const std::vector<double>& rank : ranks) {
-        const double sum = std::accumulate(rank.begin(), rank.end(), 0.0);
-        if (of.busiest.empty() || sum > of.sum) {
-          of.busiest = rank;
-          of.sum = sum;
-        }
-        of.every.insert(of.every.end(), rank.begin(), rank.end());
-      }
-      of.mean = rows / layout_.expert;
+      GateRows of = SpreadOver(
+          RowsOfRanks(loads_, gate, static_cast<int>(g), layout_.expert, rows));
       imbalance += of.mean > 0 ? of.sum / of.mean : 1;
       gate_rows_.push_back(std::move(of));
     }
     if (!gate_rows_.empty()) {
       result_.expert_max_over_mean = imbalance / gate_rows_.size();
     }
-    std::vector<double> busiest;
-    for (const GateRows& of : gate_rows_) busiest.push_back(of.sum);
+    std::vector<double> busiest, home;
+    for (const GateRows& of : gate_rows_) {
+      busiest.push_back(of.sum);
+      home.push_back(of.mean);
+    }
     sizes_.emplace(model_, layout_, std::move(busiest));
+    home_sizes_.emplace(model_, layout_, std::move(home));
   }
 
   LayerCost& At(int layer) {
@@ -193,7 +169,8 @@ class Costing {
   Kernel Move(const Node& node, bool experts) const {
     const Graph& graph = model_.graph();
     Kernel kernel;
-    const Cost cost = CostOf(graph, node, sizes_->Counts());
+    const Cost cost = CostOf(
+        graph, node, (RunsAtHome(node) ? home_sizes_ : sizes_)->Counts());
     bool cut = false;
     for (const auto& values :
          {node.inputs,
@@ -441,12 +418,12 @@ class Costing {
   // sorts it by expert, and back, forward and backward. DeepEP's kernels do so.
   absl::Status AddSorting(const Gate& gate, const GateRows& rows,
                           LayerCost& cost) {
-    if (layout_.deep_ep || layout_.expert < 2 ||
+    if (layout_.deep_ep || layout_.expert < 2 || ExchangesByKernels() ||
         gate.num_experts <= layout_.expert) {
       return absl::OkStatus();
     }
     Kernel sort;  // Reads and writes each row.
-    sort.bytes = constants_.row_exchange_bytes * rows.sum *
+    sort.bytes = 2 * kBf16Bytes * rows.sum *
                  static_cast<double>(model_.config().d_model());
     ASSIGN_OR_RETURN(const KernelTime time, kernels_.Of(sort));
     const auto family = static_cast<size_t>(Family::kElementwise);
@@ -460,6 +437,24 @@ class Costing {
       cost.recompute.pieces += 2 * parts;
     }
     return absl::OkStatus();
+  }
+
+  bool ExchangesByKernels() const {
+    return layout_.expert > 1 && constants_.row_exchange_gb_per_s > 0;
+  }
+
+  // An exchange by kernels that write to peers: the busiest link has `sent`
+  // bytes, then a rank puts `rows` in order, which does not run beside it.
+  absl::StatusOr<double> Exchange(double sent, double rows) const {
+    Kernel take;
+    take.bytes = constants_.row_exchange_bytes * rows *
+                 static_cast<double>(model_.config().d_model());
+    double seconds = 0;
+    if (take.bytes > 0) {
+      ASSIGN_OR_RETURN(const KernelTime time, kernels_.Of(take));
+      seconds = time.seconds;
+    }
+    return seconds + constants_.RowExchangeSeconds(sent);
   }
 
   absl::Status Experts(int gate_index, LayerCost& cost) {
@@ -489,10 +484,13 @@ class Costing {
       dispatch = time.dispatch_seconds;
       combine = time.combine_seconds;
       sent = time.bytes_sent;
-    } else if (layout_.expert > 1 && constants_.row_exchange_gb_per_s > 0) {
+    } else if (ExchangesByKernels()) {
       const double away = 1 - 1.0 / static_cast<double>(layout_.expert);
       sent = 2 * rows.sum / etp_ * d * kBf16Bytes * away;
-      dispatch = combine = constants_.RowExchangeSeconds(sent / 2);
+      ASSIGN_OR_RETURN(dispatch, Exchange(sent / 2, rows.sum / etp_));
+      ASSIGN_OR_RETURN(combine, Exchange(sent / 2, rows.mean / etp_));
+      // The plan, once: as an exchange without rows.
+      cost.forward_comm.expert += constants_.row_exchange_seconds;
     } else if (layout_.expert > 1) {
       // Rows of the busiest rank: all-to-all-v waits for whom it is most for.
       const double bytes = rows.sum / etp_ * d * kBf16Bytes;
@@ -583,7 +581,8 @@ class Costing {
   const double tp_;
   const double etp_;
   std::vector<GateRows> gate_rows_;
-  std::optional<RankSizes> sizes_;  // Of SpreadRows.
+  std::optional<RankSizes> sizes_;       // Of SpreadRows: of the busiest,
+  std::optional<RankSizes> home_sizes_;  // and what a rank's tokens have.
   absl::flat_hash_map<std::string, KernelTime> known_;
   std::array<double, kNumFamilies> family_seconds_ = {};
   double widest_ = 0;

@@ -55,14 +55,16 @@ struct TrainingConstants {
   // Where kernels write rows into other GPUs' memory: the rate at which a GPU
   // sends or receives them, of the busiest. 0: all-to-alls of the library.
   double row_exchange_gb_per_s = 0;
-  // And what an exchange, a dispatch or a combine, takes without any rows:
-  // launches, and flags that are waited for.
+  // And what an exchange, a dispatch, a combine or the plan of both, takes
+  // without any rows: launches, and flags that are waited for.
   double row_exchange_seconds = 0;
-  // Bytes of its memory that an element of an exchange takes at the experts'
-  // rank, which sorts it: BF16 read and written, unless there are more copies.
+  // Bytes of memory that an element of such an exchange takes after it has
+  // come: the window read, rows written in their order.
   double row_exchange_bytes = 4;
   // Bytes through memory for each byte that a pipeline's stage keeps of a
-  // micro-batch: copied to its stash, and from there.
+  // micro-batch: copied to its stash, and from there, a third of them by each
+  // of its programs (forward, input and weight gradients). With any, gradients
+  // of a stage's input leave before those of its weights are made.
   double stash_traffic = 0;
   // Of one, of as many bytes on the busiest rank's link.
   double RowExchangeSeconds(double bytes) const {

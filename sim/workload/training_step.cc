@@ -17,6 +17,7 @@
 #include "core/parallel/pipeline_timeline.h"
 #include "sim/memory/footprint.h"
 #include "sim/workload/layer_cost.h"
+#include "sim/workload/split_backward.h"
 #include "sim/workload/stage_times.h"
 #include "sim/workload/step_parts.h"
 
@@ -129,6 +130,7 @@ class Step {
     shape.input_grad = ToPicoseconds(Sum(times_.InputGrad(middle))) / 1000;
     shape.weight_grad = ToPicoseconds(Sum(times_.WeightGrad(middle))) / 1000;
     ASSIGN_OR_RETURN(result_.schedule, MakePipelineSchedule(shape));
+    if (constants_.stash_traffic > 0) SplitBackward(result_.schedule);
     return absl::OkStatus();
   }
 

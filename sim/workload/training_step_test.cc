@@ -302,6 +302,7 @@ TEST_F(TrainingStepTest, RowsThatKernelsExchangeTakeTheirOwnRate) {
       Inputs(kExperts, "ep8,gbs8,seq1024", PipelineKind::k1F1B, 8);
   TrainingConstants& constants = inputs.software.unmeasured;
   constants.row_exchange_gb_per_s = 100;
+  constants.row_exchange_bytes = 0;
   const double bytes = Run(inputs).bytes_expert;
   const double exposed = PartOf(Run(inputs), "exposed dispatch and combine");
   EXPECT_GT(exposed, 0);
@@ -309,8 +310,36 @@ TEST_F(TrainingStepTest, RowsThatKernelsExchangeTakeTheirOwnRate) {
 
   constants.row_exchange_seconds = 1e-3;
   const double layers = static_cast<double>(inputs.model->gates().size());
-  EXPECT_NEAR(PartOf(Run(inputs), "exposed dispatch and combine"),
-              exposed + 4 * layers * 1e-3, 1e-6);
+  const double launched = PartOf(Run(inputs), "exposed dispatch and combine");
+  // Two exchanges forward and their plan, two backward.
+  EXPECT_NEAR(launched, exposed + 5 * layers * 1e-3, 1e-6);
+
+  // What has come is put in order: twice the bytes, twice the time.
+  const auto sorting = [&](double element_bytes) {
+    constants.row_exchange_bytes = element_bytes;
+    return PartOf(Run(inputs), "exposed dispatch and combine") - launched;
+  };
+  EXPECT_GT(sorting(4e3), 0);
+  EXPECT_NEAR(sorting(8e3) / sorting(4e3), 2, 0.01);
+}
+
+// The rank with the most rows makes all wait: at its links, and with its
+// experts' kernels. What tokens of a rank have is the same for all.
+TEST_F(TrainingStepTest, UnevenLoadsSlowExchangesAndExperts) {
+  StepInputs inputs =
+      Inputs(kExperts, "ep8,gbs8,seq1024", PipelineKind::k1F1B, 8);
+  TrainingConstants& constants = inputs.software.unmeasured;
+  constants.row_exchange_gb_per_s = 100;
+  constants.row_exchange_bytes = 0;
+  const StepResult even = Run(inputs);
+  inputs.loads = PowerLawLoads(inputs.model->gates(), 0.5, /*seed=*/1);
+  const StepResult uneven = Run(inputs);
+  EXPECT_GT(uneven.expert_max_over_mean, 1.05);
+  EXPECT_NEAR(PartOf(uneven, "exposed dispatch and combine") /
+                  PartOf(even, "exposed dispatch and combine"),
+              uneven.expert_max_over_mean, 1e-6);
+  EXPECT_GT(PartOf(uneven, "experts"), PartOf(even, "experts"));
+  EXPECT_EQ(PartOf(uneven, "dense products"), PartOf(even, "dense products"));
 }
 
 // Copies of what is kept, by the memory's bandwidth, once each way.
@@ -331,6 +360,19 @@ TEST_F(TrainingStepTest, APipelinesStagesCopyWhatTheyKeep) {
   inputs = Inputs(kDense, "gbs4,seq1024", PipelineKind::k1F1B, 1);
   inputs.software.unmeasured.stash_traffic = 4;
   EXPECT_EQ(PartOf(Run(inputs), "hops of the pipeline"), 0);
+}
+
+// A stage whose gradients are two programs sends the first one's before it runs
+// the other: while a 1F1B drains, stages wait for no weight gradients.
+TEST_F(TrainingStepTest, GradientsThatLeaveBeforeTheWeightsShortenThePipeline) {
+  StepInputs inputs =
+      Inputs(kDense, "pp4,gbs8,seq1024", PipelineKind::k1F1B, 4);
+  const StepResult whole = Run(inputs);
+  inputs.software.unmeasured.stash_traffic = 1e-9;
+  const StepResult split = Run(inputs);
+  EXPECT_LT(split.seconds, whole.seconds);
+  inputs.schedule = PipelineKind::kZbH1;
+  EXPECT_LE(Run(inputs).seconds, split.seconds * (1 + 1e-9));
 }
 
 // 14 bytes a weight instead of 20: no FP32 master is read and written, the

@@ -18,7 +18,15 @@ cudaError_t Rounded(const KernelContext& ctx, const Operand& operand,
 cudaError_t Widened(const KernelContext& ctx, const Operand& operand,
                     const float** widened);
 
-// Scratch for an F32 result that StoreRounded() then writes to `out` in BF16.
+// The same for who knows how many rows count: those behind are whatever was
+// there. At an owner of experts the bound is many times the rows.
+cudaError_t RoundedRows(const KernelContext& ctx, const Operand& operand,
+                        const __nv_bfloat16** rounded);
+cudaError_t WidenedRows(const KernelContext& ctx, const Operand& operand,
+                        const float** widened);
+
+// Writes an F32 result, which lies in scratch, to `out` in BF16: the rows that
+// count.
 cudaError_t StoreRounded(const KernelContext& ctx, const float* result,
                          const Operand& out);
 

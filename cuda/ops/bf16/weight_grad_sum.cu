@@ -1,12 +1,9 @@
 #include <cstdint>
 
 #include "cuda/kernels/grouped_product.h"
-#include "cuda/kernels/row_tiles.cuh"
-#include "cuda/kernels/tensor_map.h"
 #include "cuda/ops/bf16/convert.h"
 #include "cuda/ops/bf16/weight_grad_sum.h"
 #include "cuda/ops/blas.h"
-#include "cuda/ops/device.cuh"
 #include "cuda/ops/grouped_matmul.h"
 #include "cuda/ops/optimizer.h"
 #include "cuda/runtime/kernel.h"
@@ -19,12 +16,6 @@ namespace {
 __global__ void ScalarsKernel(const float* keep, float* scalars) {
   scalars[0] = 1;
   scalars[1] = *keep;
-}
-
-__global__ void __launch_bounds__(kBlock)
-    CheckOffsetsKernel(const int32_t* offset, int num_experts, Extent rows,
-                       FaultSink fault) {
-  CheckOffsets(offset, num_experts, rows.Get(), fault);
 }
 
 // The gradient in F32 scratch, then added to the sum.
@@ -42,28 +33,16 @@ cudaError_t SumByExpert(const KernelContext& ctx) {
   const Operand& dy = ctx.in(1);
   const Operand& x = ctx.in(2);
   const Operand& offset = ctx.in(4);
-  const bool in_tensor_cores = ctx.precision == Precision::kBf16 &&
-                               HasTiles(sum.dim(1), sum.dim(2), sum.dim(0)) &&
-                               IsHopper();
-  if (!in_tensor_cores) {
+  if (!SumsInTensorCores(ctx, sum.dim(1), sum.dim(2), sum.dim(0))) {
     return ThroughScratch(ctx, sum, [&](float* dw) {
       return WeightGradByExpert(ctx, dy, x, offset, dw);
     });
   }
   GroupedWeightGradArgs grad;
-  grad.rows = dy.rows();
-  grad.num_experts = static_cast<int>(sum.dim(0));
-  grad.n = sum.dim(1);
-  grad.k = sum.dim(2);
-  grad.offset = offset.as<int32_t>();
   grad.dw = sum.data;
   grad.bf16_dw = sum.element_size == 2;
   grad.keep = ctx.in(3).as<float>();
-  if (const cudaError_t e = Rounded(ctx, dy, &grad.dy); e) return e;
-  if (const cudaError_t e = Rounded(ctx, x, &grad.x); e) return e;
-  CheckOffsetsKernel<<<1, kBlock, 0, ctx.stream>>>(
-      grad.offset, grad.num_experts, grad.rows, ctx.fault);
-  return GroupedWeightGrad(grad, ctx.stream);
+  return WeightGradRounded(ctx, dy, x, offset, grad);
 }
 
 cudaError_t SumOfRows(const KernelContext& ctx) {
