@@ -18,6 +18,7 @@
 #include "core/base/files.h"
 #include "core/base/random.h"
 #include "core/base/status_macros.h"
+#include "core/parallel/load_stats.h"
 #include "core/trace/routing_reader.h"
 
 namespace strata::sim {
@@ -56,6 +57,27 @@ std::vector<double> Stretch(std::vector<double> load, int64_t num_experts) {
   return share;
 }
 
+std::vector<double> PowerLaw(int64_t num_experts, double exponent) {
+  std::vector<double> share;
+  for (int64_t e = 0; e < num_experts; ++e) {
+    share.push_back(std::pow(1.0 + e, -exponent));
+  }
+  Normalise(share);
+  return share;
+}
+
+// The one of that Gini coefficient, which grows with the exponent.
+std::vector<double> PowerLawOfGini(int64_t num_experts, double gini) {
+  double low = 0, high = 64;
+  for (int i = 0; i < 60; ++i) {
+    const double middle = (low + high) / 2;
+    const bool is_even =
+        ComputeLoadStats(PowerLaw(num_experts, middle)).gini < gini;
+    (is_even ? low : high) = middle;
+  }
+  return PowerLaw(num_experts, high);
+}
+
 }  // namespace
 
 ExpertLoads PowerLawLoads(const std::vector<Gate>& gates, double exponent,
@@ -64,13 +86,26 @@ ExpertLoads PowerLawLoads(const std::vector<Gate>& gates, double exponent,
   if (exponent == 0) return loads;
   loads.origin = absl::StrCat("power law ", exponent);
   for (size_t g = 0; g < gates.size(); ++g) {
-    std::vector<double> share;
-    for (int64_t e = 0; e < gates[g].num_experts; ++e) {
-      share.push_back(std::pow(1.0 + e, -exponent));
+    loads.share.push_back(PowerLaw(gates[g].num_experts, exponent));
+    Shuffle(loads.share.back(), seed, g);
+  }
+  return loads;
+}
+
+absl::StatusOr<ExpertLoads> LoadsOfGini(const std::vector<Gate>& gates,
+                                        double gini, uint64_t seed) {
+  ExpertLoads loads;
+  loads.origin = absl::StrCat("Gini coefficient ", gini);
+  for (size_t g = 0; g < gates.size(); ++g) {
+    const double most = 1 - 1. / static_cast<double>(gates[g].num_experts);
+    if (!(gini >= 0 && gini < most)) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("a Gini coefficient of ", gini, " for the ",
+                       gates[g].num_experts, " experts of layer ",
+                       gates[g].layer, "; want 0 or more, below ", most));
     }
-    Normalise(share);
-    Shuffle(share, seed, g);
-    loads.share.push_back(std::move(share));
+    loads.share.push_back(PowerLawOfGini(gates[g].num_experts, gini));
+    Shuffle(loads.share.back(), seed, g);
   }
   return loads;
 }

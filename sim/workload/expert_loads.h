@@ -34,6 +34,14 @@ struct ExpertLoads {
 ExpertLoads PowerLawLoads(const std::vector<Gate>& gates, double exponent,
                           uint64_t seed);
 
+// The power law, of each gate its own, whose shares have that Gini coefficient
+// (core/parallel/load_stats.h): what a trainer tells of a run.
+//
+// Returns INVALID_ARGUMENT if a gate has too few experts for it: of E experts
+// it is below 1 - 1 / E.
+absl::StatusOr<ExpertLoads> LoadsOfGini(const std::vector<Gate>& gates,
+                                        double gini, uint64_t seed);
+
 // Loads of the experts as tokens of one window of records.
 struct LoadWindow {
   int64_t first_step = 0;

@@ -8,7 +8,9 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/status/statusor.h"
 #include "core/base/files.h"
+#include "core/parallel/load_stats.h"
 #include "core/testing/status_matchers.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -17,6 +19,7 @@ namespace strata::sim {
 namespace {
 
 using ::testing::DoubleEq;
+using ::testing::DoubleNear;
 using ::testing::Each;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
@@ -53,6 +56,23 @@ TEST(ExpertLoadsTest, APowerLawIsAsSkewAsItsExponent) {
     EXPECT_NEAR(share[3], 12.0 / 25, 1e-12);
     EXPECT_NEAR(share[0], 3.0 / 25, 1e-12);
   }
+}
+
+TEST(ExpertLoadsTest, AGiniCoefficientGivesThePowerLawThatHasIt) {
+  const absl::StatusOr<ExpertLoads> loads = LoadsOfGini(Gates(), 0.37, 1);
+  ASSERT_THAT(loads, IsOk());
+  ASSERT_EQ(loads->share.size(), 2u);
+  for (const std::vector<double>& share : loads->share) {
+    EXPECT_NEAR(Sum(share), 1, 1e-12);
+    EXPECT_NEAR(ComputeLoadStats(share).gini, 0.37, 1e-9);
+  }
+  const absl::StatusOr<ExpertLoads> even = LoadsOfGini(Gates(), 0, 1);
+  ASSERT_THAT(even, IsOk());
+  EXPECT_THAT(even->share[0], Each(DoubleNear(0.25, 1e-9)));
+  // One of four experts that has all of it: 3/4.
+  EXPECT_THAT(LoadsOfGini(Gates(), 0.75, 1),
+              StatusIs(absl::StatusCode::kInvalidArgument,
+                       HasSubstr("4 experts of layer")));
 }
 
 TEST(ExpertLoadsTest, AWindowOfTheModelsGatesIsTakenGateByGate) {

@@ -56,6 +56,7 @@ struct ModelFlags {
   std::string routing;
   std::string expert_loads;
   double power_law = 0;
+  double gini = 0;
   int64_t redundant = 0;
   std::vector<std::string> slow;
   std::string serve;
@@ -166,11 +167,11 @@ absl::StatusOr<sim::ExpertLoads> Loads(const ModelFlags& flags,
                                        const sim::ModelGraph& model,
                                        std::vector<sim::LoadWindow>& windows) {
   const int sources = !flags.routing.empty() + !flags.expert_loads.empty() +
-                      (flags.power_law != 0);
+                      (flags.power_law != 0) + (flags.gini != 0);
   if (sources > 1) {
     return absl::InvalidArgumentError(
-        "--routing, --expert-loads and --power-law each say the experts' "
-        "loads; want one of them");
+        "--routing, --expert-loads, --power-law and --gini each say the "
+        "experts' loads; want one of them");
   }
   if (sources > 0 && model.gates().empty()) {
     return absl::InvalidArgumentError(
@@ -183,6 +184,9 @@ absl::StatusOr<sim::ExpertLoads> Loads(const ModelFlags& flags,
     ASSIGN_OR_RETURN(windows, sim::ReadWindows(flags.routing, kMaxWindows));
     return sim::LoadsOfWindow(windows.back(), model.gates(), flags.routing,
                               kLoadSeed);
+  }
+  if (flags.gini != 0) {
+    return sim::LoadsOfGini(model.gates(), flags.gini, kLoadSeed);
   }
   return sim::PowerLawLoads(model.gates(), flags.power_law, kLoadSeed);
 }
@@ -254,14 +258,15 @@ const std::vector<Mode>& Modes() {
         "--html", "--json"}},
       {"--sweep",
        {"--model", "--cluster", "--layout", "--framework", "--efficiency",
-        "--constants", "--routing", "--expert-loads", "--power-law", "--slow"}},
+        "--constants", "--routing", "--expert-loads", "--power-law", "--gini",
+        "--slow"}},
       {"--serve",
        {"--model", "--cluster", "--layout", "--framework", "--efficiency",
-        "--constants", "--routing", "--expert-loads", "--power-law", "--slow",
-        "--batch", "--context", "--json"}},
+        "--constants", "--routing", "--expert-loads", "--power-law", "--gini",
+        "--slow", "--batch", "--context", "--json"}},
       {"--model",
        {"--cluster", "--layout", "--schedule", "--framework", "--efficiency",
-        "--constants", "--routing", "--expert-loads", "--power-law",
+        "--constants", "--routing", "--expert-loads", "--power-law", "--gini",
         "--redundant", "--slow", "--trace", "--html", "--json"}}};
   return modes;
 }
@@ -452,6 +457,12 @@ Command AddSimulateModel(OptionParser& simulate) {
                  "Experts' loads as rank^-EXPONENT; 0: even")
       ->TypeName("EXPONENT")
       ->Check(BetweenNumbers(0.0, 10.0));
+  simulate
+      .AddOption("--gini", flags->gini,
+                 "Experts' loads as the power law of this Gini coefficient, "
+                 "which training prints; 0: even")
+      ->TypeName("G")
+      ->Check(BetweenNumbers(0.0, 1.0));
   simulate
       .AddOption("--redundant", flags->redundant,
                  "Slots of a rank beyond its experts, for the balancer")

@@ -120,6 +120,11 @@ TEST_F(SimulateModelTest, EveryMistakeIsOneLine) {
   ExpectFailure(Strata({"simulate", "--model", "demo", "--routing", "/no",
                         "--power-law", "1"}),
                 1, {"want one of them"});
+  ExpectFailure(Strata({"simulate", "--model", "demo", "--gini", "0.2",
+                        "--power-law", "1"}),
+                1, {"want one of them"});
+  ExpectFailure(Strata({"simulate", "--model", "demo", "--gini", "0.99"}), 1,
+                {"Gini coefficient of 0.99", "experts of layer"});
   ExpectFailure(Strata({"simulate", "--model", "demo", "--serve", "train"}), 1,
                 {"want prefill or decode"});
   // What would be ignored is said.
