@@ -35,7 +35,7 @@ constexpr MachineConstant kMachineConstants[] = {
     {"row_exchange_gb_per_s", &TrainingConstants::row_exchange_gb_per_s},
     {"row_exchange_seconds", &TrainingConstants::row_exchange_seconds},
     {"row_exchange_bytes", &TrainingConstants::row_exchange_bytes},
-    {"stash_traffic", &TrainingConstants::stash_traffic},
+    {"splits_backward", &TrainingConstants::splits_backward},
 };
 
 class FirstError : public google::protobuf::io::ErrorCollector {

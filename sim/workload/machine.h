@@ -61,11 +61,9 @@ struct TrainingConstants {
   // Bytes of memory that an element of such an exchange takes after it has
   // come: the window read, rows written in their order.
   double row_exchange_bytes = 4;
-  // Bytes through memory for each byte that a pipeline's stage keeps of a
-  // micro-batch: copied to its stash, and from there, a third of them by each
-  // of its programs (forward, input and weight gradients). With any, gradients
-  // of a stage's input leave before those of its weights are made.
-  double stash_traffic = 0;
+  // 1: of a pipeline's stage the gradients of its input are a program of their
+  // own, and leave before those of its weights are made, whatever the schedule.
+  double splits_backward = 0;
   // Of one, of as many bytes on the busiest rank's link.
   double RowExchangeSeconds(double bytes) const {
     return row_exchange_seconds + bytes / (1e9 * row_exchange_gb_per_s);

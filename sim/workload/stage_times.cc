@@ -116,15 +116,6 @@ void StageTimes::AddShard(int stage, double compute, double rounds,
   parts[kShardPart] = std::max(comm - compute, comm / layers);
 }
 
-// A stage's three programs of one micro-batch leave each other what is kept;
-// of the copies to the stash and from it each makes a third (30, 35 and 35 % of
-// the bytes in `small` over 2 and over 4 stages).
-double StageTimes::StashSeconds(int stage) const {
-  if (layout_.pipeline < 2) return 0;
-  return stages_[stage].cost.activation_bytes * constants_.stash_traffic / 3 /
-         machine_.memory_bytes_per_second;
-}
-
 Parts StageTimes::Forward(int stage) const {
   const LayerCost& s = stages_[stage].cost;
   Parts parts = {};
@@ -134,7 +125,6 @@ Parts StageTimes::Forward(int stage) const {
   parts[kContextPart] = s.forward_comm.context;
   AddExperts(s.forward_comm, compute, parts);
   AddShard(stage, compute, 1, parts);
-  parts[kHopPart] = StashSeconds(stage);
   return parts;
 }
 
@@ -150,14 +140,12 @@ Parts StageTimes::InputGrad(int stage) const {
   parts[kContextPart] = s.backward_comm.context;
   AddExperts(s.backward_comm, compute, parts);
   AddShard(stage, compute, 2, parts);
-  parts[kHopPart] = StashSeconds(stage);
   return parts;
 }
 
 Parts StageTimes::WeightGrad(int stage) const {
   Parts parts = {};
   AddCompute(stages_[stage].cost.weight_grad, parts);
-  parts[kHopPart] = StashSeconds(stage);
   return parts;
 }
 

@@ -58,7 +58,6 @@ class StageTimes {
   double Paced(const PhaseCost& cost) const;
   void AddCompute(const PhaseCost& cost, Parts& parts) const;
   double LentShare() const;
-  double StashSeconds(int stage) const;
   double ExposedTensor(double comm, double products) const;
   void Overlap(double comm, double compute, Parts& parts) const;
   void AddExperts(const CommCost& comm, double compute, Parts& parts) const;

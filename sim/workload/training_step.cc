@@ -130,7 +130,7 @@ class Step {
     shape.input_grad = ToPicoseconds(Sum(times_.InputGrad(middle))) / 1000;
     shape.weight_grad = ToPicoseconds(Sum(times_.WeightGrad(middle))) / 1000;
     ASSIGN_OR_RETURN(result_.schedule, MakePipelineSchedule(shape));
-    if (constants_.stash_traffic > 0) SplitBackward(result_.schedule);
+    if (constants_.splits_backward > 0) SplitBackward(result_.schedule);
     return absl::OkStatus();
   }
 

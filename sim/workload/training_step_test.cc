@@ -342,33 +342,13 @@ TEST_F(TrainingStepTest, UnevenLoadsSlowExchangesAndExperts) {
   EXPECT_EQ(PartOf(uneven, "dense products"), PartOf(even, "dense products"));
 }
 
-// Copies of what is kept, by the memory's bandwidth, once each way.
-TEST_F(TrainingStepTest, APipelinesStagesCopyWhatTheyKeep) {
-  StepInputs inputs =
-      Inputs(kDense, "pp2,gbs4,seq1024", PipelineKind::k1F1B, 2);
-  const double before = Run(inputs).seconds;
-  inputs.software.unmeasured.stash_traffic = 4;
-  const StepResult once = Run(inputs);
-  inputs.software.unmeasured.stash_traffic = 8;
-  const StepResult twice = Run(inputs);
-  const double copies = PartOf(once, "hops of the pipeline");
-  EXPECT_GT(copies, 0);
-  EXPECT_NEAR(PartOf(twice, "hops of the pipeline"), 2 * copies, 1e-9);
-  EXPECT_GT(once.seconds, before);
-  EXPECT_GT(twice.seconds, once.seconds);
-
-  inputs = Inputs(kDense, "gbs4,seq1024", PipelineKind::k1F1B, 1);
-  inputs.software.unmeasured.stash_traffic = 4;
-  EXPECT_EQ(PartOf(Run(inputs), "hops of the pipeline"), 0);
-}
-
 // A stage whose gradients are two programs sends the first one's before it runs
 // the other: while a 1F1B drains, stages wait for no weight gradients.
 TEST_F(TrainingStepTest, GradientsThatLeaveBeforeTheWeightsShortenThePipeline) {
   StepInputs inputs =
       Inputs(kDense, "pp4,gbs8,seq1024", PipelineKind::k1F1B, 4);
   const StepResult whole = Run(inputs);
-  inputs.software.unmeasured.stash_traffic = 1e-9;
+  inputs.software.unmeasured.splits_backward = 1;
   const StepResult split = Run(inputs);
   EXPECT_LT(split.seconds, whole.seconds);
   inputs.schedule = PipelineKind::kZbH1;
