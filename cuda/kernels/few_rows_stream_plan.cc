@@ -10,11 +10,15 @@ namespace {
 
 int64_t Ceil(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// Microseconds on an H100, as measured: of a block's pair of chunks of a tile,
-// of one that a warp does behind another, of 1024 bytes of x, and to join what
-// blocks and warps of a tile have.
-constexpr double kPairCost = 0.14, kSerialCost = 0.25, kBytesOfXCost = 0.006,
-                 kSplitCost = 0.25, kDepthCost = 0.2;
+// Microseconds on an H100, fitted to all splits and depths of five shapes: of a
+// block's pairs of chunks of tiles, of those that a warp does one behind the
+// other, of 1024 bytes of x, and to join what blocks and warps of a tile have.
+constexpr double kPairCost = 0.174, kSerialCost = 0.876,
+                 kKilobyteOfXCost = 0.009, kSplitCost = 0.075,
+                 kDepthCost = 1.35;
+// Warps share columns where no more than these have any: beyond, as measured,
+// they only add what has to be joined.
+constexpr int64_t kMaxSharingWarps = 8;
 
 }  // namespace
 
@@ -41,13 +45,17 @@ StreamPlan PlanStream(const StreamWork& work,
       plan.bytes_of_x = static_cast<int>(of_x);
       plan.bands = std::min<int64_t>(work.tiles, active[size]);
       const int64_t tiles = Ceil(work.tiles, plan.bands);
+      if (work.only.depth == 0 && depth > 1 &&
+          tiles * depth > kMaxSharingWarps) {
+        continue;
+      }
       const int64_t serial =
           Ceil(tiles, tile_warps) * Ceil(work.pairs, splits * depth);
-      const double cost = kPairCost * static_cast<double>(tiles * share) +
-                          kSerialCost * static_cast<double>(serial) +
-                          kBytesOfXCost * 2 * static_cast<double>(of_x) / 1024 +
-                          (splits > 1 ? kSplitCost * splits : 0) +
-                          (depth > 1 ? kDepthCost : 0);
+      const double cost =
+          std::max(kPairCost * static_cast<double>(tiles * share),
+                   kSerialCost * static_cast<double>(serial)) +
+          kKilobyteOfXCost * static_cast<double>(of_x) / 1024 +
+          (splits > 1 ? kSplitCost * splits : 0) + (depth > 1 ? kDepthCost : 0);
       if (least < 0 || cost < least) {
         least = cost;
         best = plan;
