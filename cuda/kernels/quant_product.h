@@ -63,8 +63,8 @@ int64_t RoundedElements(const QuantProductArgs& args);
 
 // Whether QuantProduct with `rounded` keeps x in shared memory while it streams
 // w (few_rows_stream.cuh), which is the fastest for up to 16 dense rows: of w
-// symmetric in groups, and whole pieces of 16 bytes; of x not one row of more
-// than 32 times 128 bytes of codes.
+// symmetric in groups, and whole pieces of 16 bytes; not of one row by 32
+// times 128 bytes of codes or more.
 bool HasStreamedProduct(const QuantProductArgs& args);
 
 // Integer products of each group are summed in F32 and scaled behind that.
