@@ -146,21 +146,24 @@ struct Chunk {
     zero = kBits == 4 ? 0x08080808u : 0x80808080u;
   }
 
-  // From a scale a group to one a piece, and zeros likewise.
+  // From a scale a group to one a piece, and zeros likewise; those of rows that
+  // are whole are the same.
   __device__ __forceinline__ void Spread(int group_shift) {
+    SpreadScales(group_shift);
+    if (group_shift == 5) return;
+    zero = __byte_perm(zero, 0, kBits == 4 && group_shift == 6 ? 0x1100 : 0);
+  }
+  __device__ __forceinline__ void SpreadScales(int group_shift) {
     if (group_shift == 5) return;
     if constexpr (kBits == 4) {
       if (group_shift == 6) {
         scale[1] = __byte_perm(scale[0], 0, 0x3232);
         scale[0] = __byte_perm(scale[0], 0, 0x1010);
-        zero = __byte_perm(zero, 0, 0x1100);
         return;
       }
-      scale[0] = scale[1] = __byte_perm(scale[0], 0, 0x1010);
-    } else {
-      scale[0] = __byte_perm(scale[0], 0, 0x1010);
+      scale[1] = __byte_perm(scale[0], 0, 0x1010);
     }
-    zero = __byte_perm(zero, 0, 0x0000);
+    scale[0] = __byte_perm(scale[0], 0, 0x1010);
   }
 
   // The scale of piece p, behind Spread().
@@ -242,6 +245,18 @@ __device__ __forceinline__ uint4 RoundedEight(const float (&v)[8]) {
 template <int kBits>
 struct Zero;
 
+// (word & mask) | 0x43004300 in one instruction, of which the compiler makes
+// two: they go by the slower of the units for integers, which bounds products
+// of few rows.
+template <uint32_t kMask>
+__device__ __forceinline__ uint32_t TakeCodes(uint32_t word) {
+  uint32_t taken;
+  asm("lop3.b32 %0, %1, %2, %3, 0xea;"
+      : "=r"(taken)
+      : "r"(word), "n"(kMask), "n"(0x43004300u));
+  return taken;
+}
+
 // 0x4300 with a code in its last bits is 128 + code, in BF16.
 template <>
 struct Zero<4> {
@@ -252,7 +267,7 @@ struct Zero<4> {
   template <bool kHigh>
   __device__ __forceinline__ uint32_t Integers(uint32_t word, int which) const {
     const int shift = 8 * which + (kHigh ? 4 : 0);
-    const uint32_t codes = (word >> shift & 0x000f000fu) | 0x43004300u;
+    const uint32_t codes = TakeCodes<0x000f000fu>(word >> shift);
     return PairOf(__hsub2(AsPair(codes), AsPair(pair)));
   }
   template <bool kHigh>

@@ -1,7 +1,15 @@
+#include <algorithm>
 #include <cstdint>
 
+#include "cuda/kernels/active_clusters.h"
+#include "cuda/kernels/few_rows_operands.cuh"
+#include "cuda/kernels/few_rows_plan.h"
 #include "cuda/kernels/few_rows_product.h"
+#include "cuda/kernels/few_rows_stream.cuh"
+#include "cuda/kernels/few_rows_stream.h"
+#include "cuda/kernels/packed_chunk.cuh"
 #include "cuda/kernels/quant_product.h"
+#include "cuda/kernels/quant_round.h"
 #include "cuda/kernels/sm90_quant_product.h"
 #include "cuda/kernels/tensor_map.h"
 #include "cuda_bf16.h"
@@ -23,10 +31,41 @@ PackedRows DescribePacked(const uint8_t* data, int64_t n, int64_t k, int bits,
   return w;
 }
 
+bool HasStreamedProduct(const QuantProductArgs& args) {
+  constexpr int64_t kMaxSplits = 1 << (kNumClusterSizes - 1);
+  // Beyond, blocks of few rows that bring x a segment at a time are faster.
+  constexpr int64_t kMaxPairsOfOne = 31;
+  const int64_t rows = args.rows.bound, pairs = args.w.code_bytes / kPairBytes;
+  if (args.num_experts > 0 || !IsWhole(args.w) || rows > 2 * kRows) {
+    return false;
+  }
+  if (rows == 1 && pairs > kMaxPairsOfOne) return false;
+  const int64_t share = (pairs + kMaxSplits - 1) / kMaxSplits;
+  const int64_t pair_bytes =
+      args.w.bits == 4 ? kPairBytesOfRow<4> : kPairBytesOfRow<8>;
+  return rows * (share * pair_bytes + kRowPad) <= kStreamBytes - kRingBytes;
+}
+
+int64_t RoundedElements(const QuantProductArgs& args) {
+  const int64_t of_x = args.rows.bound * RoundedColumns(args.w);
+  if (!HasStreamedProduct(args)) return of_x;
+  constexpr int64_t kMaxSplits = 1 << (kNumClusterSizes - 1);
+  const int64_t tiles = (args.w.n + kWarpRows - 1) / kWarpRows;
+  const int64_t products = args.rows.bound <= kRows ? 1 : 2;
+  const int64_t sums = kMaxSplits * tiles * products * kRows * kWarpRows;
+  return std::max(of_x, sums * int64_t{sizeof(float) / sizeof(__nv_bfloat16)});
+}
+
 cudaError_t QuantProduct(const QuantProductArgs& args, __nv_bfloat16* rounded,
-                         cudaStream_t stream) {
+                         cudaStream_t stream, const StreamChoice& only) {
   if (args.rows.bound == 0 || args.w.n == 0) return cudaSuccess;
   if (rounded != nullptr && !IsHopper()) return cudaErrorNotSupported;
+  if (rounded != nullptr && HasStreamedProduct(args)) {
+    auto* const sums = reinterpret_cast<float*>(rounded);
+    return args.w.bits == 4 ? StreamedInt4(args, only, sums, stream)
+                            : StreamedInt8(args, only, sums, stream);
+  }
+  if (only.splits > 0 || only.depth > 0) return cudaErrorInvalidValue;
   return args.w.bits == 4 ? FewRowsInt4(args, rounded, stream)
                           : FewRowsInt8(args, rounded, stream);
 }

@@ -23,6 +23,7 @@
 
 #include <cstdint>
 
+#include "cuda/kernels/few_rows_stream_plan.h"
 #include "cuda/kernels/many_rows_plan.h"
 #include "cuda/runtime/kernel.h"
 #include "cuda_bf16.h"
@@ -56,8 +57,15 @@ struct QuantProductArgs {
   FaultSink fault;
 };
 
-// How long `rounded` must be: rows of BF16 with what fills them up.
+// How long `rounded` must be: rows of BF16 with what fills them up, or the sums
+// of blocks that share columns.
 int64_t RoundedElements(const QuantProductArgs& args);
+
+// Whether QuantProduct with `rounded` keeps x in shared memory while it streams
+// w (few_rows_stream.cuh), which is the fastest for up to 16 dense rows: of w
+// symmetric in groups, and whole pieces of 16 bytes; not of one row by 32
+// times 128 bytes of codes or more.
+bool HasStreamedProduct(const QuantProductArgs& args);
 
 // Integer products of each group are summed in F32 and scaled behind that.
 // Without `rounded` x counts in three pieces: the F32 product up to the order
@@ -66,8 +74,10 @@ int64_t RoundedElements(const QuantProductArgs& args);
 // Bound by reading w once for up to 16 rows (of an expert). Dense weights are
 // read before earlier kernels have ended (ahead.cuh), so no earlier kernel of
 // the program may write them.
+// Returns cudaErrorInvalidValue if the choice of a plan of a streamed product,
+// for tests, cannot be.
 cudaError_t QuantProduct(const QuantProductArgs& args, __nv_bfloat16* rounded,
-                         cudaStream_t stream);
+                         cudaStream_t stream, const StreamChoice& only = {});
 
 // The same in Hopper's wider products, in tiles of 8, 16, 64, 128 or 256 rows.
 // Tiles of 8 and 16 keep weights exact, and have the products of 9 to 16 rows.

@@ -14,6 +14,7 @@
 #include "core/quant/packed_rows.h"
 #include "core/tensor/bfloat16.h"
 #include "core/testing/status_matchers.h"
+#include "cuda/kernels/few_rows_stream_plan.h"
 #include "cuda/kernels/many_rows_plan.h"
 #include "cuda/kernels/tensor_map.h"
 #include "cuda/runtime/device_array.h"
@@ -34,8 +35,10 @@ struct Shape {
   int64_t n, k;
   std::vector<int32_t> rows;  // Of each expert; of a dense product one number.
   bool dense = true;
-  // Of kMany: the tile; whose rows are exactly those at the bound.
+  // Of kMany: the tile; of kFewRounded: how a streamed product is divided. Rows
+  // are exactly those at the bound then.
   ManyRowsChoice tile = {};
+  StreamChoice stream = {};
 };
 
 // A product's operands, the numbers of w, and where experts begin.
@@ -92,7 +95,7 @@ absl::StatusOr<std::vector<float>> Multiply(const QuantFormat& format,
   QuantProductArgs args;
   // Whether there are more rows at the bound decides who is asked.
   args.rows = {rows + kMore, count.data()};
-  if (s.tile.tokens > 0) args.rows = {rows, nullptr};
+  if (s.tile.tokens > 0 || s.stream.splits > 0) args.rows = {rows, nullptr};
   args.x = device_x.data();
   args.w = DescribePacked(w.data(), s.n, s.k, format.bits, format.group,
                           format.symmetric);
@@ -108,7 +111,7 @@ absl::StatusOr<std::vector<float>> Multiply(const QuantFormat& format,
           ? QuantProductSm90(args, rounded.data(), /*stream=*/nullptr, s.tile)
           : QuantProduct(args,
                          kernel == Kernel::kFewExact ? nullptr : rounded.data(),
-                         /*stream=*/nullptr)));
+                         /*stream=*/nullptr, s.stream)));
   return y.ToHost();
 }
 
@@ -117,10 +120,11 @@ absl::StatusOr<std::vector<float>> Multiply(const QuantFormat& format,
 // by 2^-8 more (half of it, and what truncation may double), and so are
 // rounded weights.
 void ExpectProduct(const QuantFormat& format, const Shape& s, Kernel kernel) {
-  SCOPED_TRACE(absl::StrCat(
-      s.n, " x ", s.k, ", ", s.rows.size(), " matrices, rows ", s.rows[0],
-      ", kernel ", static_cast<int>(kernel), ", tile ", s.tile.tokens,
-      ", splits ", s.tile.splits, ", pairs ", s.tile.pairs));
+  SCOPED_TRACE(
+      absl::StrCat(s.n, " x ", s.k, ", ", s.rows.size(), " matrices, rows ",
+                   s.rows[0], ", kernel ", static_cast<int>(kernel), ", tile ",
+                   s.tile.tokens, ", splits ", s.tile.splits + s.stream.splits,
+                   ", pairs ", s.tile.pairs, ", depth ", s.stream.depth));
   const Operands o = MakeOperands(format, s);
   const auto y = Multiply(format, s, o, kernel);
   ASSERT_THAT(y, IsOk());
@@ -171,6 +175,8 @@ std::vector<Shape> FewShapes() {
           {129, 2048, {1}},
           {520, 4096, {12}},
           {31, 8192, {2}},
+          {5000, 1024, {9}},
+          {64, 512, {0}},
           {96, 640, {17, 0, 3}, false},
           {130, 1024, {1, 0, 2, 1, 9, 0}, false},
           {256, 768, {0, 1, 1, 0, 0, 1, 0, 5}, false}};
@@ -198,6 +204,30 @@ TEST_P(QuantProductTest, FewRowsAgreeWithTheirNumbers) {
     if (GetParam().group > 0) s.k = (s.k + 127) / 128 * 128;
     if (IsHopper()) ExpectProduct(GetParam(), s, Kernel::kFewRounded);
     ExpectProduct(GetParam(), s, Kernel::kFewExact);
+  }
+}
+
+// However it is divided, with warps that have several tiles or none, a last
+// tile that is not full, and shares that are not all the same.
+TEST_P(QuantProductTest, StreamedRowsAgreeWithTheirNumbers) {
+  if (!IsHopper()) GTEST_SKIP() << "no Hopper";
+  if (!GetParam().symmetric || GetParam().group == 0) {
+    GTEST_SKIP() << "rows are not whole";
+  }
+  for (const int splits : {1, 2, 4, 8}) {
+    for (const int depth : {1, 2, 4}) {
+      for (const int32_t rows : {1, 7, 8, 9, 16}) {
+        // Of 128 bytes of codes.
+        const int64_t pair = GetParam().bits == 4 ? 256 : 128;
+        // Whole groups of any format, and shares that differ.
+        const int64_t k = (splits * depth * pair + 1023) / 1024 * 1024 + 1024;
+        // Of one row at most 31 of them.
+        if (rows == 1 && k / pair > 31) continue;
+        Shape s = {rows == 9 ? 8300 / depth : 75, k, {rows}};
+        s.stream = {splits, depth};
+        ExpectProduct(GetParam(), s, Kernel::kFewRounded);
+      }
+    }
   }
 }
 

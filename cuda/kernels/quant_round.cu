@@ -41,10 +41,6 @@ __global__ void __launch_bounds__(kRoundThreads)
 
 }  // namespace
 
-int64_t RoundedElements(const QuantProductArgs& args) {
-  return args.rows.bound * RoundedColumns(args.w);
-}
-
 cudaError_t RoundForProduct(const QuantProductArgs& args, RoundedOrder order,
                             __nv_bfloat16* rounded, cudaStream_t stream) {
   const int64_t pieces = RoundedColumns(args.w) / 8;

@@ -25,8 +25,9 @@ cudaError_t RunProduct(const KernelContext& ctx, const QuantProductArgs& args) {
   }
   auto* const rounded = ctx.Take<__nv_bfloat16>(RoundedElements(args));
   if (rounded == nullptr) return cudaErrorMemoryAllocation;
-  return args.rows.bound <= few ? QuantProduct(args, rounded, ctx.stream)
-                                : QuantProductSm90(args, rounded, ctx.stream);
+  return args.rows.bound <= few || HasStreamedProduct(args)
+             ? QuantProduct(args, rounded, ctx.stream)
+             : QuantProductSm90(args, rounded, ctx.stream);
 }
 
 // What both operators say of their product; `axis` is w's of rows.

@@ -1,0 +1,23 @@
+// Streamed products (few_rows_stream.cuh), a source a format, so that both
+// compile at once.
+
+#ifndef CUDA_KERNELS_FEW_ROWS_STREAM_H_
+#define CUDA_KERNELS_FEW_ROWS_STREAM_H_
+
+#include "cuda/kernels/few_rows_stream_plan.h"
+#include "cuda/kernels/quant_product.h"
+#include "cuda_runtime_api.h"
+
+namespace strata::gpu {
+
+// Of products that HasStreamedProduct(). Rows of w are of that many bits;
+// `sums` is the scratch of QuantProduct. Returns cudaErrorInvalidValue if the
+// choice cannot be.
+cudaError_t StreamedInt4(const QuantProductArgs& args, const StreamChoice& only,
+                         float* sums, cudaStream_t stream);
+cudaError_t StreamedInt8(const QuantProductArgs& args, const StreamChoice& only,
+                         float* sums, cudaStream_t stream);
+
+}  // namespace strata::gpu
+
+#endif  // CUDA_KERNELS_FEW_ROWS_STREAM_H_

@@ -1,0 +1,11 @@
+#include "cuda/kernels/few_rows_stream.cuh"
+#include "cuda/kernels/few_rows_stream.h"
+
+namespace strata::gpu {
+
+cudaError_t StreamedInt4(const QuantProductArgs& args, const StreamChoice& only,
+                         float* sums, cudaStream_t stream) {
+  return LaunchStreamed<4>(args, only, sums, stream);
+}
+
+}  // namespace strata::gpu
