@@ -8,7 +8,6 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "absl/status/statusor.h"
 #include "core/base/files.h"
 #include "core/parallel/load_stats.h"
 #include "core/testing/status_matchers.h"
