@@ -251,6 +251,16 @@ HWY_INLINE void RowOf(const QuantizedRows& x, int64_t row, const uint8_t* w,
   for (int i = 0; i < kRows; ++i) y[i * ldy] = total[i];
 }
 
+// Bytes ahead of its use at which w is asked for: the processor's own guesses
+// follow neither scales behind each row's codes nor the next page. Of 1, 2, 4
+// and 8 KB the quickest (docs/quantisation.md).
+constexpr int64_t kFetchAhead = 2048;
+
+// Asks for `bytes` of w that are used a while later; they need not be there.
+HWY_INLINE void Fetch(const uint8_t* w, int64_t bytes) {
+  for (int64_t b = 0; b < bytes; b += 64) _mm_prefetch(w + b, _MM_HINT_T0);
+}
+
 // One row of x by n of w, whose sums are added up four at a time.
 template <int kBits, bool kWide, Scaling kScaling, int kTail>
 void DotsOfOne(const QuantizedRows& x, int64_t row, const uint8_t* w,
@@ -261,6 +271,7 @@ void DotsOfOne(const QuantizedRows& x, int64_t row, const uint8_t* w,
     __m512 sum[4];
 #pragma GCC unroll 4
     for (int i = 0; i < 4; ++i, w += bytes) {
+      Fetch(w + kFetchAhead, bytes);
       SumsOf<kBits, 1, kWide, kScaling, kTail>(from, w, groups, sum + i);
     }
     _mm_storeu_ps(y + j, Totals(sum[0], sum[1], sum[2], sum[3]));
