@@ -506,8 +506,7 @@ absl::StatusOr<ReplayResult> ReplayTraces(const chakra::Workload& workload,
         "the traces have ", num_ranks, " ranks, cluster ", cluster.name(),
         " has ", cluster.num_ranks(), " GPUs; want at least as many"));
   }
-  RETURN_IF_ERROR(
-      chakra::CheckWorkload(workload, chakra::TraceRules::kReplay));
+  RETURN_IF_ERROR(chakra::CheckWorkload(workload, chakra::TraceRules::kReplay));
   ReplayResult result;
   ASSIGN_OR_RETURN(result.plan, PlanTraces(workload));
   RETURN_IF_ERROR(Replayer(cluster, options, result).Run());
