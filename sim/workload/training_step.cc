@@ -15,9 +15,9 @@
 #include "core/base/status_macros.h"
 #include "core/parallel/pipeline_schedule.h"
 #include "core/parallel/pipeline_timeline.h"
+#include "core/parallel/split_backward.h"
 #include "sim/memory/footprint.h"
 #include "sim/workload/layer_cost.h"
-#include "sim/workload/split_backward.h"
 #include "sim/workload/stage_times.h"
 #include "sim/workload/step_parts.h"
 

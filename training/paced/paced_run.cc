@@ -23,6 +23,7 @@
 #include "core/parallel/observed_communicator.h"
 #include "core/parallel/pipeline_schedule.h"
 #include "core/parallel/pipeline_timeline.h"
+#include "core/parallel/split_backward.h"
 #include "core/parallel/thread_communicator.h"
 #include "core/passes/partition/cut_graph.h"
 #include "core/runtime/backend.h"
@@ -122,23 +123,6 @@ int64_t Picoseconds(double seconds) {
   return std::llround(seconds * kPicosecondsPerSecond);
 }
 
-// A stage sends the gradients of its inputs before it makes those of its
-// weights (training/pipeline/stage_runner.h).
-std::vector<PipelineItem> AsRun(const std::vector<PipelineItem>& items) {
-  std::vector<PipelineItem> run;
-  for (PipelineItem item : items) {
-    if (item.kind != PipelineItem::Kind::kBackward) {
-      run.push_back(item);
-      continue;
-    }
-    item.kind = PipelineItem::Kind::kInputGrad;
-    run.push_back(item);
-    item.kind = PipelineItem::Kind::kWeightGrad;
-    run.push_back(item);
-  }
-  return run;
-}
-
 struct Pipelined {
   PipelineSchedule schedule;
   PipelineTimeline timeline;
@@ -152,9 +136,7 @@ absl::StatusOr<Pipelined> Timeline(const PacedSetup& setup,
   shape.num_devices = setup.shape.pp;
   shape.num_micro_batches = num_micro_batches;
   ASSIGN_OR_RETURN(PipelineSchedule schedule, MakePipelineSchedule(shape));
-  for (std::vector<PipelineItem>& items : schedule.items) {
-    items = AsRun(items);
-  }
+  SplitBackward(schedule);
   PipelineCosts costs;
   costs.duration = [&](int device, const PipelineItem& item) {
     const PhaseSeconds& stage = stages[device];

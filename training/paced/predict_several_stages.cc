@@ -16,6 +16,7 @@
 #include "core/graph/graph.h"
 #include "core/parallel/pipeline_schedule.h"
 #include "core/parallel/pipeline_timeline.h"
+#include "core/parallel/split_backward.h"
 #include "core/passes/partition/cut_graph.h"
 #include "core/tensor/dtype.h"
 #include "training/paced/paced_setup.h"
@@ -35,23 +36,18 @@ struct StageTimes {
   double weight_grad = 0;
 };
 
-// Items as a runner has them: the gradients of inputs are sent before those of
-// weights are made, and a pair that is not one program is its halves.
-std::vector<PipelineItem> AsRun(const std::vector<PipelineItem>& items,
-                                bool joins_pairs) {
+// Pairs that are not one program are run as their halves.
+std::vector<PipelineItem> InHalves(const std::vector<PipelineItem>& items) {
   using Kind = PipelineItem::Kind;
   std::vector<PipelineItem> run;
-  for (PipelineItem item : items) {
-    if (item.kind == Kind::kForwardBackward && !joins_pairs) {
-      run.push_back({Kind::kForward, item.micro_batch, item.chunk});
-      item = {Kind::kBackward, item.backward_micro_batch, item.backward_chunk};
-    }
-    if (item.kind == Kind::kBackward) {
-      item.kind = Kind::kInputGrad;
+  for (const PipelineItem& item : items) {
+    if (item.kind != Kind::kForwardBackward) {
       run.push_back(item);
-      item.kind = Kind::kWeightGrad;
+      continue;
     }
-    run.push_back(item);
+    run.push_back({Kind::kForward, item.micro_batch, item.chunk});
+    run.push_back(
+        {Kind::kBackward, item.backward_micro_batch, item.backward_chunk});
   }
   return run;
 }
@@ -74,8 +70,11 @@ class Prediction {
       ASSIGN_OR_RETURN(StageTimes times, TimesOf(stage));
       stages_.push_back(std::move(times));
     }
+    if (!joins) {
+      for (auto& items : schedule_.items) items = InHalves(items);
+    }
+    SplitBackward(schedule_);
     for (int device = 0; device < schedule_.num_devices; ++device) {
-      schedule_.items[device] = AsRun(schedule_.items[device], joins);
       RETURN_IF_ERROR(AddPairs(device));
     }
     PipelineCosts costs;

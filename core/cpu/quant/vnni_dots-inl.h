@@ -251,9 +251,9 @@ HWY_INLINE void RowOf(const QuantizedRows& x, int64_t row, const uint8_t* w,
   for (int i = 0; i < kRows; ++i) y[i * ldy] = total[i];
 }
 
-// Bytes ahead of its use at which w is asked for: the processor's own guesses
-// follow neither scales behind each row's codes nor the next page. Of 1, 2, 4
-// and 8 KB the quickest (docs/quantisation.md).
+// Bytes ahead of its use at which w is asked for, as the first load of each
+// row's codes and scales was what rows waited for: of 1, 2, 4 and 8 KB the
+// quickest (docs/quantisation.md).
 constexpr int64_t kFetchAhead = 2048;
 
 // Asks for `bytes` of w that are used a while later; they need not be there.

@@ -1,15 +1,16 @@
-// Schedules of a trainer whose input and weight gradients are programs of their
-// own, whatever the schedule calls them.
+// Schedules as the trainer runs them, whose input and weight gradients are
+// programs of their own, whatever the schedule calls them
+// (training/pipeline/stage_runner.h).
 
-#ifndef SIM_WORKLOAD_SPLIT_BACKWARD_H_
-#define SIM_WORKLOAD_SPLIT_BACKWARD_H_
+#ifndef CORE_PARALLEL_SPLIT_BACKWARD_H_
+#define CORE_PARALLEL_SPLIT_BACKWARD_H_
 
 #include <utility>
 #include <vector>
 
 #include "core/parallel/pipeline_schedule.h"
 
-namespace strata::sim {
+namespace strata {
 
 // Each backward in two: the gradient that the stage before waits for, which
 // leaves as soon as it is there, and at once the weights'. So a 1F1B idles no
@@ -29,6 +30,6 @@ inline void SplitBackward(PipelineSchedule& schedule) {
   }
 }
 
-}  // namespace strata::sim
+}  // namespace strata
 
-#endif  // SIM_WORKLOAD_SPLIT_BACKWARD_H_
+#endif  // CORE_PARALLEL_SPLIT_BACKWARD_H_
