@@ -31,22 +31,35 @@ __device__ __forceinline__ void LetLaterBegin() {
 #endif
 }
 
-// Launches a kernel that calls WaitForEarlier(); on Hopper it may begin early.
+// Launches a kernel that calls WaitForEarlier(), in clusters of `cluster`
+// blocks along x if that is more than one; on Hopper it may begin early.
 template <typename... Parameters, typename... Arguments>
-cudaError_t LaunchAhead(void (*kernel)(Parameters...), dim3 grid, dim3 block,
-                        size_t shared, cudaStream_t stream,
-                        const Arguments&... arguments) {
-  cudaLaunchAttribute attribute;
-  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attribute.val.programmaticStreamSerializationAllowed = 1;
+cudaError_t LaunchClustersAhead(void (*kernel)(Parameters...), int cluster,
+                                dim3 grid, dim3 block, size_t shared,
+                                cudaStream_t stream,
+                                const Arguments&... arguments) {
+  cudaLaunchAttribute attribute[2];
+  attribute[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attribute[0].val.programmaticStreamSerializationAllowed = 1;
+  attribute[1].id = cudaLaunchAttributeClusterDimension;
+  attribute[1].val.clusterDim = {static_cast<unsigned>(cluster), 1, 1};
   cudaLaunchConfig_t config = {};
   config.gridDim = grid;
   config.blockDim = block;
   config.dynamicSmemBytes = shared;
   config.stream = stream;
-  config.attrs = &attribute;
-  config.numAttrs = 1;
+  config.attrs = attribute;
+  config.numAttrs = cluster > 1 ? 2 : 1;
   return cudaLaunchKernelEx(&config, kernel, arguments...);
+}
+
+// The same without clusters.
+template <typename... Parameters, typename... Arguments>
+cudaError_t LaunchAhead(void (*kernel)(Parameters...), dim3 grid, dim3 block,
+                        size_t shared, cudaStream_t stream,
+                        const Arguments&... arguments) {
+  return LaunchClustersAhead(kernel, /*cluster=*/1, grid, block, shared, stream,
+                             arguments...);
 }
 
 }  // namespace strata::gpu

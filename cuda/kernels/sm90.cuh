@@ -181,6 +181,30 @@ __device__ __forceinline__ void LoadBoxToAll(const CUtensorMap* map, void* to,
       : "memory");
 }
 
+// Both with a policy of L2 for what is read (createpolicy).
+__device__ __forceinline__ void LoadBox(const CUtensorMap* map, void* to,
+                                        uint64_t* barrier, int x, int y, int z,
+                                        uint64_t policy) {
+  asm volatile(
+      "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::"
+      "bytes.L2::cache_hint [%0], [%1, {%3, %4, %5}], [%2], %6;" ::"r"(
+          SharedAddress(to)),
+      "l"(map), "r"(SharedAddress(barrier)), "r"(x), "r"(y), "r"(z), "l"(policy)
+      : "memory");
+}
+__device__ __forceinline__ void LoadBoxToAll(const CUtensorMap* map, void* to,
+                                             uint64_t* barrier, int x, int y,
+                                             int z, uint16_t blocks,
+                                             uint64_t policy) {
+  asm volatile(
+      "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::"
+      "bytes.multicast::cluster.L2::cache_hint [%0], [%1, {%3, %4, %5}], [%2], "
+      "%6, %7;" ::"r"(SharedAddress(to)),
+      "l"(map), "r"(SharedAddress(barrier)), "r"(x), "r"(y), "r"(z),
+      "h"(blocks), "l"(policy)
+      : "memory");
+}
+
 // `bytes` that lie together, both ends and the number multiples of 16.
 __device__ __forceinline__ void LoadBytes(const void* from, void* to, int bytes,
                                           uint64_t* barrier) {

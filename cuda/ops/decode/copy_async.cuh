@@ -38,6 +38,14 @@ __device__ __forceinline__ uint64_t ReadOnce() {
 #endif
   return policy;
 }
+// What others read too.
+__device__ __forceinline__ uint64_t ReadByOthers() {
+  uint64_t policy = 0;
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+  asm("createpolicy.fractional.L2::evict_normal.b64 %0;" : "=l"(policy));
+#endif
+  return policy;
+}
 __device__ __forceinline__ void CopyAsync16Once(void* shared,
                                                 const void* global,
                                                 uint64_t read_once) {

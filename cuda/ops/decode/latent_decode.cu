@@ -26,7 +26,9 @@
 //                 first 256 columns of the values
 //   warpgroup 2   the other 256, while the first one's softmax runs
 //
-// Keys are read once and serve as values too.
+// Keys are read once and serve as values too. Where a token has an even number
+// of such blocks, two of them are a cluster: each brings half of the keys, to
+// both of them.
 
 namespace strata::gpu {
 namespace latent {
@@ -37,21 +39,20 @@ constexpr int64_t kProcessors = 132;
 
 #if STRATA_SM90A
 
-// Barriers of the warpgroups that multiply.
-enum BarrierId : int {
-  kBoth = 1,      // Both, at the beginning and at the end.
-  kWeightsFree,   // Warpgroup 2 has read the last weights.
-  kWeightsThere,  // The next lie there.
-};
+// Powers of 2 that a score may be above the maximum which all are held against
+// before that grows. Sums are F32 and weights have as many bits whatever their
+// size, so nothing is lost; sums are seldom multiplied, and lanes need not tell
+// each other their scores' maximum.
+constexpr float kSlack = 8;
 
 // The block's queries, rounded, by both warpgroups that multiply; zeros where
 // there are fewer heads.
-__device__ void LoadQueries(const Args& args, const Piece& piece, int head,
+__device__ void LoadQueries(const Args& args, int64_t token, int head,
                             int heads, Shared& shared) {
   constexpr int kChunks = kLatentWidth / 8;
   char* const to = reinterpret_cast<char*>(shared.q[0]);
   const float* const from =
-      args.q + (piece.token * args.num_heads + head) * kLatentWidth;
+      args.q + (token * args.num_heads + head) * kLatentWidth;
   constexpr int kStride = 2 * kWarpgroup, kBatch = 6;
   static_assert(kRows * kChunks % (kStride * kBatch) == 0, "whole batches");
   const int thread = static_cast<int>(threadIdx.x) - kWarpgroup;
@@ -117,8 +118,8 @@ __device__ __forceinline__ void Rescale(float (&o)[kHalf / 2], float upper,
 
 // Of a thread's two heads (rows `upper` and eight below).
 struct Softmax {
-  float max[2] = {-INFINITY, -INFINITY};
-  float sum[2] = {0, 0};  // This thread's part.
+  float max[2] = {-INFINITY, -INFINITY};  // Or up to kSlack powers less.
+  float sum[2] = {0, 0};                  // This thread's part.
 };
 
 // Scores of a tile to weights, `keys` of which are there. A warpgroup's warps
@@ -135,30 +136,51 @@ __device__ __forceinline__ void Weigh(float (&score)[kRows / 2], float factor,
       if (i / 4 * 8 + lane * 2 + i % 2 >= keys) score[i] = -INFINITY;
     }
   }
+  float largest[2];
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
-    float largest = softmax.max[half];
+    float part[kRows / 8];
 #pragma unroll
     for (int g = 0; g < kRows / 8; ++g) {
-      largest = fmaxf(
-          largest, fmaxf(score[4 * g + 2 * half], score[4 * g + 2 * half + 1]));
+      part[g] = fmaxf(score[4 * g + 2 * half], score[4 * g + 2 * half + 1]);
     }
-    largest = fmaxf(largest, __shfl_xor_sync(0xffffffff, largest, 1));
-    largest = fmaxf(largest, __shfl_xor_sync(0xffffffff, largest, 2));
-    keep[half] = PowerOf2(factor * (softmax.max[half] - largest));
-    softmax.max[half] = largest;
-    const float shift = factor * largest;
-    float part[2] = {0, 0};
+#pragma unroll
+    for (int n = kRows / 16; n > 0; n /= 2) {
+#pragma unroll
+      for (int g = 0; g < n; ++g) part[g] = fmaxf(part[g], part[g + n]);
+    }
+    largest[half] = part[0];
+    keep[half] = 1;
+  }
+  const auto is_above = [&](int half) {
+    return factor * (largest[half] - softmax.max[half]) > kSlack;
+  };
+  if (__any_sync(0xffffffff, is_above(0) || is_above(1))) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      float& x = largest[half];
+      x = fmaxf(x, __shfl_xor_sync(0xffffffff, x, 1));
+      x = fmaxf(x, __shfl_xor_sync(0xffffffff, x, 2));
+      if (!is_above(half)) continue;
+      keep[half] = PowerOf2(factor * (softmax.max[half] - x));
+      softmax.max[half] = x;
+      softmax.sum[half] *= keep[half];
+    }
+  }
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    const float shift = factor * softmax.max[half];
+    float part[4] = {0, 0, 0, 0};
 #pragma unroll
     for (int g = 0; g < kRows / 8; ++g) {
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
         float& x = score[4 * g + 2 * half + i];
         x = PowerOf2(fmaf(factor, x, -shift));
-        part[i] += x;
+        part[g % 2 * 2 + i] += x;
       }
     }
-    softmax.sum[half] = fmaf(softmax.sum[half], keep[half], part[0] + part[1]);
+    softmax.sum[half] += (part[0] + part[1]) + (part[2] + part[3]);
   }
 }
 
@@ -202,6 +224,47 @@ __device__ __forceinline__ void StoreValues(const Args& args,
                    int64_t{args.splits} * kLatentRank);
 }
 
+// Until a tile's box is there. Threads that round an F32 cache say so once, for
+// all boxes.
+template <bool kBf16>
+__device__ __forceinline__ void WaitForBox(Shared& shared, int stage, int box,
+                                           uint32_t parity) {
+  Wait(&shared.full[stage][kBf16 ? box : 0], parity);
+}
+
+// score = queries * the keys of `stage`, box by box as they come.
+template <bool kBf16>
+__device__ __forceinline__ void IssueScores(Shared& shared, int stage,
+                                            uint32_t parity,
+                                            float (&score)[kRows / 2]) {
+#pragma unroll
+  for (int box = 0; box < kBoxes; ++box) {
+    if (kBf16 || box == 0) WaitForBox<kBf16>(shared, stage, box, parity);
+    if (box == 0) BeginProducts();
+    const uint64_t a = Describe(shared.q[box]);
+    const uint64_t b = Describe(shared.keys[stage][box]);
+#pragma unroll
+    for (int q = 0; q < 4; ++q) {
+      Multiply<kInner, kInner>(score, Advance(a, q * kStep16<kInner>),
+                               Advance(b, q * kStep16<kInner>), box + q > 0);
+    }
+  }
+  EndProducts();
+}
+
+// One says for its warpgroup, to all blocks that write there, that its half of
+// a stage is free.
+__device__ __forceinline__ void Release(const Args& args, uint64_t* empty) {
+  const int thread = static_cast<int>(threadIdx.x) % kWarpgroup;
+  if (thread >= args.blocks) return;
+  if (args.blocks > 1) {
+    ArriveAt(empty, thread);
+  } else {
+    Arrive(empty);
+  }
+}
+
+template <bool kBf16>
 __device__ void Score(const Args& args, const Piece& piece, int head, int heads,
                       Shared& shared) {
   const int thread = static_cast<int>(threadIdx.x) % kWarpgroup;
@@ -213,22 +276,21 @@ __device__ void Score(const Args& args, const Piece& piece, int head, int heads,
   Softmax softmax;
   for (int i = 0; i < tiles; ++i) {
     const int stage = i % kStages;
-    Wait(&shared.full[stage], static_cast<uint32_t>(i / kStages % 2));
-    BeginProducts();
-#pragma unroll
-    for (int q = 0; q < kLatentWidth / 16; ++q) {
-      const uint64_t a = Describe(shared.q[q / 4]);
-      const uint64_t b = Describe(shared.keys[stage][q / 4]);
-      Multiply<kInner, kInner>(score, Advance(a, q % 4 * kStep16<kInner>),
-                               Advance(b, q % 4 * kStep16<kInner>), q > 0);
-    }
-    EndProducts();
+    IssueScores<kBf16>(shared, stage, static_cast<uint32_t>(i / kStages % 2),
+                       score);
     WaitForProducts<0>();
     float keep[2];
     Weigh(score, args.factor, piece.end - piece.begin - i * kRows, softmax,
           keep);
     uint32_t weight[kRows / 16][4];
     Narrow(score, weight);
+    const auto multiply = [&] {
+      Rescale(o, keep[0], keep[1]);
+      IssueFirstValues(shared, stage, i > 0, weight, o);
+    };
+    // Its own products need no shared memory. Where keys come slower than they
+    // are multiplied, the others' are first: they free the tile later.
+    if constexpr (kBf16) multiply();
     if (i > 0) SyncThreads(kWeightsFree, 2 * kWarpgroup);
     StoreWeights(weight, upper, shared);
     if (thread % 4 == 0) {
@@ -237,10 +299,9 @@ __device__ void Score(const Args& args, const Piece& piece, int head, int heads,
     }
     FenceSharedStores();
     ArriveThreads(kWeightsThere, 2 * kWarpgroup);
-    Rescale(o, keep[0], keep[1]);
-    IssueFirstValues(shared, stage, i > 0, weight, o);
+    if constexpr (!kBf16) multiply();
     WaitForProducts<0>();
-    if (thread == 0) Arrive(&shared.empty[stage]);
+    Release(args, &shared.empty[stage][0]);
   }
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
@@ -262,6 +323,7 @@ __device__ void Score(const Args& args, const Piece& piece, int head, int heads,
   StoreValues(args, piece, head, heads, /*half=*/0, upper, o, shared);
 }
 
+template <bool kBf16>
 __device__ void Follow(const Args& args, const Piece& piece, int head,
                        int heads, Shared& shared) {
   const int thread = static_cast<int>(threadIdx.x) % kWarpgroup;
@@ -276,11 +338,16 @@ __device__ void Follow(const Args& args, const Piece& piece, int head,
     Rescale(o, shared.keep[upper], shared.keep[upper + 8]);
     // The copy engine's view of what threads wrote: each that multiplies has to
     // have seen the tile come.
-    Wait(&shared.full[stage], static_cast<uint32_t>(i / kStages % 2));
+#pragma unroll
+    for (int box = kHalfBoxes; box < (kBf16 ? 2 * kHalfBoxes : kHalfBoxes + 1);
+         ++box) {
+      WaitForBox<kBf16>(shared, stage, box,
+                        static_cast<uint32_t>(i / kStages % 2));
+    }
     IssueOtherValues(shared, stage, i > 0, o);
     WaitForProducts<0>();
     if (i < tiles - 1) ArriveThreads(kWeightsFree, 2 * kWarpgroup);
-    if (thread == 0) Arrive(&shared.empty[stage]);
+    Release(args, &shared.empty[stage][1]);
   }
   SyncThreads(kBoth, 2 * kWarpgroup);
   StoreValues(args, piece, head, heads, /*half=*/1, upper, o, shared);
@@ -299,34 +366,46 @@ __global__ void __launch_bounds__(kThreads, 1)
       kSwizzleBytes * kSwizzleBytes);
   if (threadIdx.x == 0) {
     for (int i = 0; i < kStages; ++i) {
-      InitBarrier(&shared.full[i], kWarpgroup);
-      InitBarrier(&shared.empty[i], 2);
+      for (uint64_t& full : shared.full[i]) {
+        InitBarrier(&full, kBf16 ? 1 : kWarpgroup);
+      }
+      for (uint64_t& empty : shared.empty[i]) InitBarrier(&empty, args.blocks);
     }
     FenceBarrierInit();
   }
   __syncthreads();
+  if (args.blocks > 1) SyncCluster();
   WaitForEarlier();
   LetLaterBegin();
-  if (blockIdx.x / args.groups >= args.tokens.Get()) return;
-  const Piece piece = PieceOf(args);
+  const int64_t token = blockIdx.x / args.groups;
+  if (token >= args.tokens.Get()) return;
   const int head = static_cast<int>(blockIdx.x % args.groups) * kRows;
   const int heads = min(kRows, args.num_heads - head);
   // 120, 216 and the 168 that each begins with: all there are.
   if (threadIdx.x < kWarpgroup) {
     ShrinkRegisters<120>();
+    const Piece piece = PieceOf(args);
     const int boxed = kBf16 ? BoxedTiles(args, piece) : 0;
-    if (kBf16) LoadBoxes(args, piece, boxed, &map, shared);
+    if (kBf16) {
+      if (threadIdx.x < 32) LoadBoxes(args, piece, boxed, &map, shared);
+      // A barrier tells the phase before from the next, but no earlier one.
+      SyncThreads(kLoaded, kWarpgroup);
+    }
     Load<kBf16>(args, piece, boxed, shared);
   } else if (threadIdx.x < 2 * kWarpgroup) {
     GrowRegisters<216>();
-    LoadQueries(args, piece, head, heads, shared);
+    LoadQueries(args, token, head, heads, shared);
+    const Piece piece = PieceOf(args);
     SyncThreads(kBoth, 2 * kWarpgroup);
-    Score(args, piece, head, heads, shared);
+    Score<kBf16>(args, piece, head, heads, shared);
   } else {
-    LoadQueries(args, piece, head, heads, shared);
+    LoadQueries(args, token, head, heads, shared);
+    const Piece piece = PieceOf(args);
     SyncThreads(kBoth, 2 * kWarpgroup);
-    Follow(args, piece, head, heads, shared);
+    Follow<kBf16>(args, piece, head, heads, shared);
   }
+  // The other block may still write and arrive here.
+  if (args.blocks > 1) SyncCluster();
 #endif
 }
 
@@ -350,6 +429,10 @@ cudaError_t Launch(Args args, cudaStream_t stream) {
     cache.columns = cache.pitch = kLatentWidth;
     cache.rows = args.places.slots;
     cache.stride = cache.rows * cache.pitch;
+    if (args.groups % 2 == 0) {
+      args.blocks = 2;
+      args.box_rows = std::min(args.box_rows, kRows / args.blocks);
+    }
     cache.box_rows = args.box_rows;
     if (const cudaError_t e = MakeTensorMap(cache, &map)) return e;
   }
@@ -362,8 +445,8 @@ cudaError_t Launch(Args args, cudaStream_t stream) {
   if (allowed != cudaSuccess) return allowed;
   const dim3 grid(static_cast<unsigned>(args.tokens.bound * args.groups),
                   static_cast<unsigned>(args.splits));
-  return LaunchAhead(kernel, grid, dim3(kThreads), kSharedBytes, stream, args,
-                     map);
+  return LaunchClustersAhead(kernel, args.blocks, grid, dim3(kThreads),
+                             kSharedBytes, stream, args, map);
 }
 
 int GroupsOf(const LatentDecodeArgs& args) {

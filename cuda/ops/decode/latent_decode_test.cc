@@ -212,7 +212,12 @@ INSTANTIATE_TEST_SUITE_P(
         Latent{{300, 5, 191}, 128, 64, 0}, Latent{{300, 5, 191}, 16, 8, 0},
         Latent{{300, 5, 191}, 16, 4, 0}, Latent{{300, 70, 191}, 16, 24, 0},
         Latent{{300, 90}, 16, 16, 77}, Latent{{500, 90}, 64, 0, 130},
-        Latent{std::vector<int32_t>(80, 400), 128, 16, 150}),
+        Latent{std::vector<int32_t>(80, 400), 128, 16, 150},
+        // Threads that gather a last tile once read free stages where the copy
+        // engine was still at work, from the fourth tile before it on.
+        Latent{std::vector<int32_t>(67, 500), 65, 64, 0},
+        // Three groups of heads, which are no pairs, and two pairs.
+        Latent{{700, 3}, 192, 0, 0}, Latent{{300, 5}, 256, 64, 0}),
     LatentName);
 
 }  // namespace

@@ -24,6 +24,16 @@ constexpr int kBoxes = kLatentWidth / kSwizzleColumns;
 constexpr int kBoxElements = kRows * kSwizzleColumns;
 constexpr int kBoxBytes = kBoxElements * 2;
 constexpr int kHalf = kLatentRank / 2;  // Columns of a warpgroup's values.
+constexpr int kHalfBoxes = kHalf / kSwizzleColumns;
+
+// Barriers of threads.
+enum BarrierId : int {
+  kBoth = 1,      // Warpgroups 1 and 2, at the beginning and at the end.
+  kLoaded,        // Warpgroup 0.
+  kWeightsFree,   // Warpgroup 2 has read the last weights.
+  kWeightsThere,  // The next lie there.
+};
+
 struct Args {
   Extent tokens;
   int num_heads = 1, groups = 1, splits = 1;
@@ -33,6 +43,7 @@ struct Args {
   const void* cache = nullptr;
   Places places;
   int box_rows = 0;  // Of the map of the cache, that lie together; 0: no map.
+  int blocks = 1;    // Of a cluster: they share the keys of a token.
   float* partial = nullptr;
   float* max = nullptr;
   float* sum = nullptr;
@@ -46,7 +57,8 @@ struct Shared {
   __nv_bfloat16 p[kBoxElements];
   float keep[kRows];   // What earlier sums of a head are multiplied by.
   float share[kRows];  // What the last ones are.
-  uint64_t full[kStages], empty[kStages];
+  uint64_t full[kStages][kBoxes];  // Of F32 caches the first, for all boxes.
+  uint64_t empty[kStages][2];      // Of each warpgroup's half of the values.
 };
 
 #if STRATA_SM90A
@@ -142,29 +154,43 @@ __device__ __forceinline__ int BoxedTiles(const Args& args,
   return (piece.end - piece.begin) / kRows;
 }
 
-// By warpgroup 0, of which a thread a box's rows asks for them.
+// By the first warp, of which a lane a box's rows asks for them. Blocks of a
+// cluster bring a share of a tile's rows each, to all of them. A half of a tile
+// comes as soon as all have multiplied the values that lay there.
 __device__ inline void LoadBoxes(const Args& args, const Piece& piece,
                                  int tiles, const CUtensorMap* map,
                                  Shared& shared) {
-  const int thread = static_cast<int>(threadIdx.x);
-  const int row = thread * args.box_rows;
+  const int share = kRows / args.blocks;
+  const int lane = static_cast<int>(threadIdx.x);
+  const int at = lane * args.box_rows;
+  const bool loads = at < share;
+  const int row = static_cast<int>(blockIdx.x) % args.blocks * share + at;
+  const uint64_t policy =
+      args.blocks == args.groups ? ReadOnce() : ReadByOthers();
   for (int i = 0; i < tiles; ++i) {
     const int stage = i % kStages;
-    uint64_t* const full = &shared.full[stage];
     int from = 0;
-    if (row < kRows) {
+    if (loads) {
       from = static_cast<int>(args.places.RowOf(
           piece.token, piece.begin + i * kRows + row, args.fault));
     }
-    Wait(&shared.empty[stage], static_cast<uint32_t>(i / kStages % 2) ^ 1);
-    if (row >= kRows) {
-      Arrive(full);
-      continue;
-    }
-    ArriveExpecting(full, args.box_rows * kLatentWidth * 2);
-    for (int b = 0; b < kBoxes; ++b) {
-      LoadBox(map, shared.keys[stage][b] + row * kSwizzleColumns, full,
-              b * kSwizzleColumns, from, 0);
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      Wait(&shared.empty[stage][half],
+           static_cast<uint32_t>(i / kStages % 2) ^ 1);
+      const int end = half == 0 ? kHalfBoxes : kBoxes;
+      for (int b = half * kHalfBoxes; b < end; ++b) {
+        uint64_t* const full = &shared.full[stage][b];
+        if (lane == 0) ArriveExpecting(full, kBoxBytes);
+        if (!loads) continue;
+        __nv_bfloat16* const to = shared.keys[stage][b] + row * kSwizzleColumns;
+        const int column = b * kSwizzleColumns;
+        if (args.blocks > 1) {
+          LoadBoxToAll(map, to, full, column, from, 0, /*blocks=*/3, policy);
+        } else {
+          LoadBox(map, to, full, column, from, 0, policy);
+        }
+      }
     }
   }
 }
@@ -179,7 +205,13 @@ __device__ void Load(const Args& args, const Piece& piece, int boxed,
   const int tiles = piece.tiles();
   const auto arrive = [&](int tile) {
     FenceSharedStores();
-    Arrive(&shared.full[tile % kStages]);
+    uint64_t* const full = shared.full[tile % kStages];
+    if constexpr (kBf16) {
+      SyncThreads(kLoaded, kWarpgroup);
+      if (threadIdx.x < kBoxes) Arrive(&full[threadIdx.x]);
+    } else {
+      Arrive(full);
+    }
   };
   for (int i = boxed; i < tiles; ++i) {
     const int stage = i % kStages;
@@ -195,18 +227,20 @@ __device__ void Load(const Args& args, const Piece& piece, int boxed,
               kLatentWidth +
           chunk * 8;
     }
-    uint64_t* const empty = &shared.empty[stage];
+    uint64_t* const empty = shared.empty[stage];
     const uint32_t parity = static_cast<uint32_t>(i / kStages % 2) ^ 1;
     if constexpr (kBf16) {
       // Where the stage is free already, two tiles are on their way; else the
       // last one is announced before the wait.
-      const bool is_free = __all_sync(0xffffffff, IsOver(empty, parity));
+      const bool is_free = __all_sync(
+          0xffffffff, IsOver(&empty[0], parity) && IsOver(&empty[1], parity));
       if (!is_free) {
         if (i > boxed) {
           WaitForCopies<0>();
           arrive(i - 1);
         }
-        Wait(empty, parity);
+        Wait(&empty[0], parity);
+        Wait(&empty[1], parity);
       }
       const auto* const cache = static_cast<const __nv_bfloat16*>(args.cache);
       char* const to = reinterpret_cast<char*>(shared.keys[stage][0]);
@@ -225,7 +259,8 @@ __device__ void Load(const Args& args, const Piece& piece, int boxed,
         arrive(i - 1);
       }
     } else {
-      Wait(empty, parity);
+      Wait(&empty[0], parity);
+      Wait(&empty[1], parity);
       const auto* const cache = static_cast<const float*>(args.cache);
       char* const to = reinterpret_cast<char*>(shared.keys[stage][0]);
       if (piece.end - first > kRows / 2) {
