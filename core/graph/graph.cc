@@ -193,6 +193,10 @@ std::string ToText(const Graph& graph, const ValueType& type) {
   return absl::StrCat(text, "]");
 }
 
+std::string ToText(const Node& node) {
+  return absl::StrCat(node.scope, node.scope.empty() ? "" : "/", node.op->name);
+}
+
 std::string ToText(const Graph& graph) {
   const auto name = [&](ValueId id) {
     if (id == kNone) return std::string("-");

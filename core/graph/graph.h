@@ -132,6 +132,8 @@ int64_t CountElements(const Graph& graph, Role role);
 
 // One line a node: outputs = Op(inputs) {attributes}, with types.
 std::string ToText(const Graph& graph);
+// Where a node stands in the model, and what it does: "layers.3.mlp/MatMul".
+std::string ToText(const Node& node);
 
 // "f32[<=2048 n12, 128]"
 std::string ToText(const Graph& graph, const ValueType& type);

@@ -50,6 +50,12 @@ class Executable {
   // Run() takes the input as kernels see it, and no longer from the host's
   // copy. Before the first run.
   virtual void LeaveInput(ValueId value) {}
+
+  // From now on the values that are `elsewhere` (Backend::Compile()) lie at
+  // `address` [values]; the others stay.
+  virtual absl::Status Move(absl::Span<char* const> address) {
+    return absl::OkStatus();
+  }
 };
 
 class Backend {

@@ -36,10 +36,6 @@ namespace {
 
 constexpr int64_t kAlignment = 64;
 
-std::string Describe(const Node& node) {
-  return absl::StrCat(node.scope, node.scope.empty() ? "" : "/", node.op->name);
-}
-
 // The parameters that `graph` wants in F32 and `state` holds in BF16.
 std::set<std::string> StoredNarrow(const Graph& graph,
                                    const StateStore& state) {
@@ -220,14 +216,9 @@ absl::Status Program::Bind(const Options& options) {
 }
 
 absl::Status Program::Resolve() {
-  ASSIGN_OR_RETURN(std::unique_ptr<Executable> executable,
-                   backend_.Compile(graph_, address_, is_framed_));
-  if (executable != nullptr) {
-    for (const ValueId id : left_) executable->LeaveInput(id);
-    executable_ = executable.get();
-    std::vector<char*> places;
-    for (const auto& [id, place] : framed_) places.push_back(address_[id]);
-    executables_[std::move(places)] = std::move(executable);
+  ASSIGN_OR_RETURN(executable_, backend_.Compile(graph_, address_, is_framed_));
+  if (executable_ != nullptr) {
+    for (const ValueId id : left_) executable_->LeaveInput(id);
     return absl::OkStatus();
   }
   for (size_t id = 0; id < graph_.nodes().size(); ++id) {
@@ -242,17 +233,12 @@ absl::Status Program::Resolve() {
 }
 
 absl::Status Program::UseFrames(absl::Span<char* const> frames) {
-  std::vector<char*> places;
   for (const auto& [id, place] : framed_) {
     address_[id] = frames[place.frame] + place.offset;
-    places.push_back(address_[id]);
     const Value& value = graph_.value(id);
     if (value.role == Role::kInput) inputs_[value.name].data = address_[id];
   }
-  if (const auto it = executables_.find(places); it != executables_.end()) {
-    executable_ = it->second.get();
-    return absl::OkStatus();
-  }
+  if (executable_ != nullptr) return executable_->Move(address_);
   if (steps_.empty()) return Resolve();
   for (const auto& [tensor, value] : framed_tensors_) {
     tensors_[tensor].data = address_[value];
@@ -276,7 +262,7 @@ absl::Status Program::AddStep(NodeId id) {
   step.kernel = backend_.FindKernel(node.op->name, dtype);
   if (step.kernel == nullptr) {
     return absl::UnimplementedError(absl::StrCat(
-        Describe(node), ": backend ", backend_.name(), " has no kernel for ",
+        ToText(node), ": backend ", backend_.name(), " has no kernel for ",
         node.op->name, " on ", Name(dtype)));
   }
   const auto add = [&](ValueId value) {
@@ -341,9 +327,7 @@ void Program::FillInPlace(absl::string_view input) {
   const ValueId id = graph_.FindSource(input);
   if (is_framed_[id]) return;
   left_.push_back(id);
-  for (const auto& [places, executable] : executables_) {
-    executable->LeaveInput(id);
-  }
+  if (executable_ != nullptr) executable_->LeaveInput(id);
 }
 
 absl::Status Program::Run() { return RunSteps(/*checked=*/false); }
@@ -381,7 +365,7 @@ absl::Status Program::Join(absl::Span<const NodeId> steps) {
     const absl::Status status = backend_.Join(node);
     if (status.ok()) continue;
     first.Update(absl::Status(
-        status.code(), absl::StrCat(Describe(node), ": ", status.message())));
+        status.code(), absl::StrCat(ToText(node), ": ", status.message())));
   }
   return first;
 }
@@ -422,7 +406,7 @@ absl::Status Program::RunStep(NodeId id, bool beside) {
   const absl::Status status = backend_.Run(step.kernel, node, inputs, outputs);
   if (status.ok()) return status;
   return absl::Status(status.code(),
-                      absl::StrCat(Describe(node), ": ", status.message()));
+                      absl::StrCat(ToText(node), ": ", status.message()));
 }
 
 absl::Status Program::RunSteps(bool checked, bool ahead) {
@@ -468,8 +452,8 @@ absl::Status Program::CheckFinite(NodeId id) const {
                            : static_cast<const double*>(view.data)[i];
       if (std::isfinite(x)) continue;
       return absl::OutOfRangeError(absl::StrCat(
-          Describe(node), " (", Name(node.phase), ") made ", x, " at element ",
-          i, " of its ", what, " ", ToString(view.shape)));
+          ToText(node), " (", Name(node.phase), ") made ", x, " at element ", i,
+          " of its ", what, " ", ToString(view.shape)));
     }
     return absl::OkStatus();
   };

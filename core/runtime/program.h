@@ -10,7 +10,6 @@
 #define CORE_RUNTIME_PROGRAM_H_
 
 #include <cstdint>
-#include <map>
 #include <memory>
 #include <string>
 #include <utility>
@@ -70,8 +69,8 @@ class Program {
   // memory, each by its number. To be called before anything else where there
   // are such. Kernels see what is in a frame, not the host's copy of it.
   //
-  // Returns the errors of Backend::Compile(), which is asked again for each set
-  // of frames that is new.
+  // Returns the errors of Backend::Compile(), which is asked when the first
+  // frames are known, and of Executable::Move().
   absl::Status UseFrames(absl::Span<char* const> frames);
 
   // An input, to be filled before Run(): same address for the program's life,
@@ -175,10 +174,8 @@ class Program {
   std::vector<std::pair<ValueId, FramePlace>> framed_;   // Values in frames,
   std::vector<bool> is_framed_;                          // [values]
   std::vector<std::pair<int, ValueId>> framed_tensors_;  // Of tensors_.
-  // In place of steps, or none; by frames.
-  std::map<std::vector<char*>, std::unique_ptr<Executable>> executables_;
-  Executable* executable_ = nullptr;  // That of the frames in use.
-  std::vector<ValueId> left_;         // FillInPlace().
+  std::unique_ptr<Executable> executable_;  // In place of steps, or null.
+  std::vector<ValueId> left_;               // FillInPlace().
   bool profile_ = false;
   std::vector<OpTime> times_;  // [nodes]
 };

@@ -39,8 +39,16 @@ class CudaExecutable : public Executable {
   absl::Status Run(const Options& options) override;
   absl::Status Fetch(ValueId value, const TensorView& tensor) override;
   void LeaveInput(ValueId value) override;
+  absl::Status Move(absl::Span<char* const> address) override;
 
  private:
+  // The graph of one set of places of values that are elsewhere.
+  struct Captured {
+    cudaGraphExec_t graph = nullptr;  // Null until the second run.
+    // Whether constants are made in each run of it; else by themselves, where
+    // parameters are no longer those of constants_version_.
+    bool constants = false;
+  };
   struct Step {
     OpKernels kernels;
     std::vector<Operand> inputs;
@@ -85,6 +93,8 @@ class CudaExecutable : public Executable {
   absl::Status BindResults(absl::Span<char* const> address);
   absl::Status BindConstants();
   absl::Status OpenSide();
+  // Steps with operands at the places of now, if they are of others.
+  absl::Status BindSteps();
   absl::StatusOr<Step> BindStep(NodeId id) const;
   void BindTogether();
   Operand OperandOf(ValueId value, NodeId user) const;
@@ -106,12 +116,15 @@ class CudaExecutable : public Executable {
   absl::Status JoinBefore(NodeId id);
   absl::Status CheckFinite(NodeId id) const;
   absl::Status Poison();
-  absl::Status Capture();
+  absl::Status Capture(Captured& captured);
   absl::Status ReadResults();
 
   const Graph& graph_;
   CudaBackend& backend_;
   std::vector<char*> device_;            // [values]
+  std::vector<ValueId> elsewhere_;       // Values that may move,
+  std::vector<char*> places_;            // where they are,
+  std::vector<char*> bound_places_;      // and where steps_ have them.
   std::vector<Step> steps_;              // [nodes]
   std::map<NodeId, Together> together_;  // By the first node.
   std::vector<bool> is_constant_;        // [nodes]
@@ -121,10 +134,7 @@ class CudaExecutable : public Executable {
   bool alone_ = false;  // Some step's kernel is (OpKernels::alone).
   DeviceScratch scratch_;
   int num_runs_ = 0;
-  cudaGraphExec_t captured_ = nullptr;
-  // Whether constants are made in each run of the captured graph; else by
-  // themselves, where parameters are no longer those of this version.
-  bool captured_constants_ = false;
+  std::map<std::vector<char*>, Captured> captured_;  // By places_.
   int64_t constants_version_ = -1;
   cudaStream_t side_ = nullptr;  // Null where no step runs beside others.
   cudaEvent_t forked_ = nullptr, joined_ = nullptr;
