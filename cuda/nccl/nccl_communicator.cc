@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <deque>
 #include <functional>
+#include <limits>
 #include <map>
 #include <memory>
 #include <string>
@@ -20,12 +21,15 @@
 #include "core/parallel/collective_checks.h"
 #include "core/parallel/communicator.h"
 #include "core/tensor/dtype.h"
+#include "cuda/nccl/gather_of.h"
+#include "cuda/nccl/message_boxes.h"
 #include "cuda/nccl/message_copy.h"
 #include "cuda/nccl/nccl_group.h"
 #include "cuda/nccl/nccl_library.h"
 #include "cuda/nccl/nccl_sender.h"
 #include "cuda/nccl/peer_table.h"
 #include "cuda/nccl/peer_window.h"
+#include "cuda/nccl/shared_block.h"
 #include "cuda/nccl/staging.h"
 #include "cuda/runtime/status.h"
 #include "cuda_runtime_api.h"
@@ -40,6 +44,7 @@ constexpr int kMessageBlocks = 8;
 // each anyway: a call of NCCL, and a thread that waits for it, would take
 // longer.
 constexpr int64_t kHostMessageBytes = 4096;
+constexpr int64_t kNoBox = -1;  // BoxedMessage::box of those that are in none.
 
 ncclDataType_t TypeOf(DType dtype) {
   return dtype == DType::kF32    ? ncclFloat32
@@ -57,18 +62,21 @@ class NcclRanks : public NcclCommunicator {
  public:
   NcclRanks(const NcclLibrary& nccl, Communicator& host,
             std::unique_ptr<Communicator> owned, int device,
-            absl::Duration timeout)
+            absl::Duration timeout, Messages messages)
       : nccl_(nccl),
         owned_(std::move(owned)),
         host_(host),
         device_(device),
-        timeout_(timeout) {}
+        timeout_(timeout),
+        messages_(messages) {}
 
   absl::Status Open() {
     RETURN_IF_ERROR(ToStatus(cudaSetDevice(device_)));
+    RETURN_IF_ERROR(KeepFreedCopies(device_));
+    ASSIGN_OR_RETURN(places_, GatherOf(host_, PlaceHere(device_)));
     ncclUniqueId id = {};
     if (rank() == 0) RETURN_IF_ERROR(MakeId(id));
-    RETURN_IF_ERROR(host_.Broadcast(PayloadOf(Bytes(id)), 0));
+    RETURN_IF_ERROR(host_.Broadcast(PayloadOfStruct(id), 0));
     ASSIGN_OR_RETURN(group_,
                      NcclGroup::Join(nccl_, id, OptionsOf(size(), rank())));
     return absl::OkStatus();
@@ -235,32 +243,27 @@ class NcclRanks : public NcclCommunicator {
   absl::Status Send(const Payload& data, int to) override {
     RETURN_IF_ERROR(broken_);
     RETURN_IF_ERROR(CheckRank(*this, "send", to));
-    int64_t num_bytes = data.num_bytes();
+    const int64_t num_bytes = data.num_bytes();
     if (to == rank()) {
       ASSIGN_OR_RETURN(MessageCopy copy, MessageCopy::Of(data.data, num_bytes));
       to_self_.push_back(std::move(copy));
       return absl::OkStatus();
     }
-    RETURN_IF_ERROR(host_.Send(PayloadOf(absl::MakeSpan(&num_bytes, 1)), to));
-    if (num_bytes == 0) return absl::OkStatus();
+    BoxedMessage message = {};
+    message.num_bytes = num_bytes;
+    message.box = kNoBox;
+    if (num_bytes > kHostMessageBytes && HasBoxes(to)) {
+      ASSIGN_OR_RETURN(message, OutboxTo(to).Put(data.data, num_bytes));
+    }
+    RETURN_IF_ERROR(host_.Send(PayloadOfStruct(message), to));
+    if (num_bytes == 0 || message.box != kNoBox) return absl::OkStatus();
     if (num_bytes <= kHostMessageBytes) {
       std::vector<uint8_t> copy(num_bytes);
       RETURN_IF_ERROR(ToStatus(
           cudaMemcpy(copy.data(), data.data, num_bytes, cudaMemcpyDefault)));
       return host_.Send(PayloadOf(absl::MakeSpan(copy)), to);
     }
-    std::unique_ptr<NcclSender>& sender = senders_[to];
-    if (sender == nullptr) {
-      ncclUniqueId id;
-      RETURN_IF_ERROR(MakeId(id));
-      RETURN_IF_ERROR(host_.Send(PayloadOf(Bytes(id)), to));
-      sender = std::make_unique<NcclSender>(
-          device_,
-          [this, id, options = PairOptions(0)] {
-            return NcclGroup::Join(nccl_, id, options);
-          },
-          nccl_);
-    }
+    ASSIGN_OR_RETURN(NcclSender* const sender, SenderTo(to));
     return sender->Send(data.data, num_bytes);
   }
 
@@ -268,9 +271,9 @@ class NcclRanks : public NcclCommunicator {
     RETURN_IF_ERROR(broken_);
     RETURN_IF_ERROR(CheckRank(*this, "receive", from));
     if (from == rank()) return ReceiveFromSelf(data);
-    int64_t num_bytes = 0;
-    RETURN_IF_ERROR(
-        host_.Receive(PayloadOf(absl::MakeSpan(&num_bytes, 1)), from));
+    BoxedMessage message = {};
+    RETURN_IF_ERROR(host_.Receive(PayloadOfStruct(message), from));
+    const int64_t num_bytes = message.num_bytes;
     if (num_bytes != data.num_bytes()) {
       return broken_ = SizeError(*this, from, num_bytes, data);
     }
@@ -281,19 +284,8 @@ class NcclRanks : public NcclCommunicator {
       return ToStatus(
           cudaMemcpy(data.data, copy.data(), num_bytes, cudaMemcpyDefault));
     }
-    std::unique_ptr<NcclGroup>& receiver = receivers_[from];
-    if (receiver == nullptr) {
-      ncclUniqueId id;
-      RETURN_IF_ERROR(host_.Receive(PayloadOf(Bytes(id)), from));
-      ASSIGN_OR_RETURN(receiver, NcclGroup::Join(nccl_, id, PairOptions(1)));
-    }
-    ASSIGN_OR_RETURN(char* const to, out_.Room(data));
-    RETURN_IF_ERROR(receiver->Enqueue("receive", [&](ncclComm_t comm) {
-      return nccl_.recv(to, num_bytes, ncclInt8, /*peer=*/0, comm,
-                        receiver->stream());
-    }));
-    RETURN_IF_ERROR(out_.Empty(data, receiver->stream()));
-    return receiver->Wait("receive");
+    return message.box != kNoBox ? InboxFrom(from).Take(message, data.data)
+                                 : ReceiveByNccl(data, from);
   }
 
   absl::Status Barrier() override { return host_.Barrier(); }
@@ -305,15 +297,12 @@ class NcclRanks : public NcclCommunicator {
     if (part == nullptr) return nullptr;
     Communicator& host = *part;
     auto split = std::make_unique<NcclRanks>(nccl_, host, std::move(part),
-                                             device_, timeout_);
+                                             device_, timeout_, messages_);
     RETURN_IF_ERROR(split->Open());
     return split;
   }
 
  private:
-  static absl::Span<uint8_t> Bytes(ncclUniqueId& id) {
-    return absl::MakeSpan(reinterpret_cast<uint8_t*>(&id), sizeof(id));
-  }
   // The first that is no success.
   static ncclResult_t First(ncclResult_t a, ncclResult_t b) {
     return a != ncclSuccess ? a : b;
@@ -344,6 +333,67 @@ class NcclRanks : public NcclCommunicator {
         name(), ": NCCL does not start: ", nccl_.get_error_string(result)));
   }
 
+  // Copies of messages are of one size, so what is freed is used again; given
+  // back to the system, and asked for anew, it would cost as much as a message.
+  static absl::Status KeepFreedCopies(int device) {
+    cudaMemPool_t pool = nullptr;
+    uint64_t all = std::numeric_limits<uint64_t>::max();
+    RETURN_IF_ERROR(ToStatus(cudaDeviceGetDefaultMemPool(&pool, device)));
+    return ToStatus(
+        cudaMemPoolSetAttribute(pool, cudaMemPoolAttrReleaseThreshold, &all));
+  }
+
+  bool HasBoxes(int other) const {
+    return messages_ == Messages::kBoxes &&
+           AreOnOneHost(places_[rank()], places_[other]);
+  }
+  Outbox& OutboxTo(int to) {
+    std::unique_ptr<Outbox>& outbox = outboxes_[to];
+    if (outbox == nullptr) {
+      outbox = std::make_unique<Outbox>(places_[rank()], places_[to], timeout_);
+    }
+    return *outbox;
+  }
+  Inbox& InboxFrom(int from) {
+    std::unique_ptr<Inbox>& inbox = inboxes_[from];
+    if (inbox == nullptr) {
+      inbox = std::make_unique<Inbox>(places_[rank()], places_[from]);
+    }
+    return *inbox;
+  }
+
+  // The first message makes a group of the two.
+  absl::StatusOr<NcclSender*> SenderTo(int to) {
+    std::unique_ptr<NcclSender>& sender = senders_[to];
+    if (sender == nullptr) {
+      ncclUniqueId id;
+      RETURN_IF_ERROR(MakeId(id));
+      RETURN_IF_ERROR(host_.Send(PayloadOfStruct(id), to));
+      sender = std::make_unique<NcclSender>(
+          device_,
+          [this, id, options = PairOptions(0)] {
+            return NcclGroup::Join(nccl_, id, options);
+          },
+          nccl_);
+    }
+    return sender.get();
+  }
+  absl::Status ReceiveByNccl(const Payload& data, int from) {
+    std::unique_ptr<NcclGroup>& receiver = receivers_[from];
+    if (receiver == nullptr) {
+      ncclUniqueId id;
+      RETURN_IF_ERROR(host_.Receive(PayloadOfStruct(id), from));
+      ASSIGN_OR_RETURN(receiver, NcclGroup::Join(nccl_, id, PairOptions(1)));
+    }
+    ASSIGN_OR_RETURN(char* const to, out_.Room(data));
+    RETURN_IF_ERROR(receiver->Enqueue("receive", [&](ncclComm_t comm) {
+      return nccl_.recv(to, data.num_bytes(), ncclInt8, /*peer=*/0, comm,
+                        receiver->stream());
+    }));
+    RETURN_IF_ERROR(out_.Empty(data, receiver->stream()));
+    return receiver->Wait("receive");
+  }
+
   absl::Status Enqueue(absl::string_view what,
                        const std::function<ncclResult_t(ncclComm_t)>& calls) {
     RETURN_IF_ERROR(broken_);
@@ -372,9 +422,13 @@ class NcclRanks : public NcclCommunicator {
   Communicator& host_;
   const int device_;
   const absl::Duration timeout_;
+  const Messages messages_;
+  std::vector<RankPlace> places_;  // [ranks]
   Staging in_, out_;
   std::unique_ptr<NcclGroup> group_;
   std::unique_ptr<PeerWindow> window_;  // Null until it is asked for.
+  std::map<int, std::unique_ptr<Outbox>> outboxes_;
+  std::map<int, std::unique_ptr<Inbox>> inboxes_;
   std::map<int, std::unique_ptr<NcclSender>> senders_;
   std::map<int, std::unique_ptr<NcclGroup>> receivers_;
   std::deque<MessageCopy> to_self_;
@@ -384,10 +438,10 @@ class NcclRanks : public NcclCommunicator {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<NcclCommunicator>> NcclCommunicator::Join(
-    Communicator& host, int device, absl::Duration timeout) {
+    Communicator& host, int device, absl::Duration timeout, Messages messages) {
   ASSIGN_OR_RETURN(const NcclLibrary* const nccl, NcclLibrary::Load());
   auto world = std::make_unique<NcclRanks>(*nccl, host, /*owned=*/nullptr,
-                                           device, timeout);
+                                           device, timeout, messages);
   RETURN_IF_ERROR(world->Open());
   return world;
 }

@@ -9,8 +9,9 @@
 //
 // The host's communicator (threads or MPI) brings ranks together: ids of
 // groups, sizes of messages, barriers. Payloads go through NCCL: device memory
-// as it is, host memory by way of a buffer on the device. Calls return when the
-// data is there. Those of GpuGroup are for a program's own stream.
+// as it is, host memory by way of a buffer on the device; messages between GPUs
+// of one host by copies (message_boxes.h). Calls return when the data is there.
+// Those of GpuGroup are for a program's own stream.
 
 #ifndef CUDA_NCCL_NCCL_COMMUNICATOR_H_
 #define CUDA_NCCL_NCCL_COMMUNICATOR_H_
@@ -25,6 +26,11 @@
 
 namespace strata::gpu {
 
+enum class Messages {
+  kBoxes,  // By copies where two ranks share a host; else as below.
+  kNccl,
+};
+
 class NcclCommunicator : public Communicator, public GpuGroup {
  public:
   // To be called by every rank of `host`, each with a GPU of its own, on the
@@ -32,7 +38,8 @@ class NcclCommunicator : public Communicator, public GpuGroup {
   //
   // Returns UNAVAILABLE if NCCL or the GPU is not there.
   static absl::StatusOr<std::unique_ptr<NcclCommunicator>> Join(
-      Communicator& host, int device, absl::Duration timeout);
+      Communicator& host, int device, absl::Duration timeout,
+      Messages messages = Messages::kBoxes);
 };
 
 }  // namespace strata::gpu

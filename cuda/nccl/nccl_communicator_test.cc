@@ -41,13 +41,14 @@ class NcclCommunicatorTest : public ::testing::Test {
   }
 
   void OnGpus(absl::Duration timeout,
-              const std::function<void(NcclCommunicator&)>& body) {
+              const std::function<void(NcclCommunicator&)>& body,
+              Messages messages = Messages::kBoxes) {
     const auto hosts = ThreadCommunicators(num_gpus_, absl::Seconds(60));
     std::vector<std::thread> threads;
     for (const auto& host : hosts) {
       threads.emplace_back([&, host = host.get()] {
-        const auto world =
-            NcclCommunicator::Join(*host, /*device=*/host->rank(), timeout);
+        const auto world = NcclCommunicator::Join(
+            *host, /*device=*/host->rank(), timeout, messages);
         ASSERT_THAT(world, IsOk());
         body(**world);
       });
@@ -59,11 +60,51 @@ class NcclCommunicatorTest : public ::testing::Test {
 };
 
 TEST_F(NcclCommunicatorTest, PassesTheSuite) {
-  std::vector<std::vector<std::string>> failures(num_gpus_);
+  for (const Messages messages : {Messages::kBoxes, Messages::kNccl}) {
+    std::vector<std::vector<std::string>> failures(num_gpus_);
+    OnGpus(
+        absl::Seconds(60),
+        [&](Communicator& world) {
+          failures[world.rank()] = RunCommunicatorSuite(world);
+        },
+        messages);
+    EXPECT_THAT(failures, Each(IsEmpty())) << num_gpus_ << " GPUs";
+  }
+}
+
+// More on the way than are taken, of sizes that grow and shrink; boxes that are
+// empty again are used again, and what lies in the others stays.
+TEST_F(NcclCommunicatorTest, MessagesWaitInBoxes) {
   OnGpus(absl::Seconds(60), [&](Communicator& world) {
-    failures[world.rank()] = RunCommunicatorSuite(world);
+    constexpr int64_t kMost = 300'000;
+    const auto sent = DeviceArray<float>::CopyOf(std::vector<float>(kMost));
+    const auto got = DeviceArray<float>::CopyOf(std::vector<float>(kMost));
+    ASSERT_THAT(sent, IsOk());
+    ASSERT_THAT(got, IsOk());
+    const int next = (world.rank() + 1) % world.size();
+    const int before = (world.rank() + world.size() - 1) % world.size();
+    const std::vector<int64_t> sizes = {2'000, 300'000, 70'001, 1'025, 100'000};
+    const auto fill = [](int rank, int round, size_t i) {
+      return static_cast<float>(100 * rank + 10 * round + static_cast<int>(i));
+    };
+    for (int round = 0; round < 4; ++round) {
+      for (size_t i = 0; i < sizes.size(); ++i) {
+        const std::vector<float> values(sizes[i], fill(world.rank(), round, i));
+        ASSERT_EQ(cudaMemcpy(sent->data(), values.data(), 4 * sizes[i],
+                             cudaMemcpyHostToDevice),
+                  cudaSuccess);
+        ASSERT_THAT(world.Send({sent->data(), sizes[i], DType::kF32}, next),
+                    IsOk());
+      }
+      for (size_t i = 0; i < sizes.size(); ++i) {
+        ASSERT_THAT(world.Receive({got->data(), sizes[i], DType::kF32}, before),
+                    IsOk());
+        std::vector<float> values = *got->ToHost();
+        values.resize(sizes[i]);
+        EXPECT_THAT(values, Each(fill(before, round, i)));
+      }
+    }
   });
-  EXPECT_THAT(failures, Each(IsEmpty())) << num_gpus_ << " GPUs";
 }
 
 TEST_F(NcclCommunicatorTest, TakesDeviceMemory) {

@@ -6,13 +6,11 @@
 
 #include <cstdint>
 #include <memory>
-#include <utility>
 #include <vector>
 
-#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "core/parallel/communicator.h"
-#include "cuda_runtime_api.h"
+#include "cuda/nccl/shared_block.h"
 
 namespace strata::gpu {
 
@@ -28,8 +26,8 @@ class PeerMemory {
                                                          int device,
                                                          int64_t num_bytes);
   // The others must have come to the end of what they do with this rank's
-  // block. What other processes map goes with the process.
-  ~PeerMemory();
+  // block.
+  ~PeerMemory() = default;
 
   // [ranks], as this one sees them.
   const std::vector<char*>& block() const { return block_; }
@@ -37,13 +35,9 @@ class PeerMemory {
  private:
   PeerMemory() = default;
 
-  absl::Status AllocateForThreads(const std::vector<int>& devices, int device,
-                                  int64_t num_bytes);
-
   std::vector<char*> block_;
-  std::vector<char*> opened_;     // Of other processes.
-  cudaMemPool_t pool_ = nullptr;  // Where ranks are threads,
-  void* in_pool_ = nullptr;       // with this rank's block.
+  std::vector<std::unique_ptr<OpenedBlock>> opened_;
+  std::unique_ptr<SharedBlock> own_;
 };
 
 }  // namespace strata::gpu

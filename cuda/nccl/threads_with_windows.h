@@ -28,6 +28,10 @@ namespace strata::gpu {
 // before CUDA starts.
 inline const int kQueuesWereAskedFor =
     setenv("CUDA_DEVICE_MAX_CONNECTIONS", "32", /*overwrite=*/0);
+// A kernel's code is loaded at its first launch, which may wait until nothing
+// runs on the GPU: until the kernel has ended that waits for it.
+inline const int kCodeIsLoadedAtOnce =
+    setenv("CUDA_MODULE_LOADING", "EAGER", /*overwrite=*/0);
 
 // Threads with windows on GPUs, of which several may have one: NCCL, which
 // wants one each, is not asked.
