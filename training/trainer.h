@@ -185,6 +185,8 @@ class Trainer {
   StateStore& state() { return *state_; }
   Backend& backend() { return *backend_; }
   Program& gradient_program() { return *gradients_; }  // Not of a pipeline.
+  // That, or those of all stages that the rank holds.
+  std::vector<Program*> gradient_programs() const;
   Program& update_program() { return *update_; }
   // How experts were used in the latest step or validation.
   const ExpertMeter& meter() const { return *meter_; }

@@ -66,6 +66,19 @@ absl::Status Trainer::BuildPipeline() {
   return absl::OkStatus();
 }
 
+std::vector<Program*> Trainer::gradient_programs() const {
+  if (pipeline_ == nullptr) return {gradients_.get()};
+  std::vector<Program*> programs;
+  for (const ProgramPart& part : pipeline_->parts()) {
+    Program* const program = &part.program();
+    if (std::find(programs.begin(), programs.end(), program) ==
+        programs.end()) {  // A pair's has two parts.
+      programs.push_back(program);
+    }
+  }
+  return programs;
+}
+
 bool Trainer::JoinsPairs() const {
   return options_.overlap_rows && options_.join_pairs && Place().shape.ep > 1;
 }

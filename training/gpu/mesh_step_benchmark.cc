@@ -18,6 +18,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
+#include <map>
 #include <memory>
 #include <string>
 #include <thread>
@@ -110,13 +111,22 @@ void PrintSteps(std::vector<double> ms, const StepMetrics& last) {
 }
 
 absl::Status Profile(Trainer& trainer, bool tells) {
-  trainer.gradient_program().EnableProfile();
+  const std::vector<Program*> programs = trainer.gradient_programs();
+  for (Program* const program : programs) program->EnableProfile();
   for (int i = 0; i < kProfiled; ++i) {
     RETURN_IF_ERROR(trainer.Step().status());
   }
   if (!tells) return absl::OkStatus();
-  for (const Program::OpTime& op : trainer.gradient_program().Profile()) {
-    std::printf("  %-24s %5d calls a step, %8.3f ms\n", op.op.c_str(),
+  std::map<std::string, Program::OpTime> by_op;
+  for (const Program* const program : programs) {
+    for (const Program::OpTime& op : program->Profile()) {
+      Program::OpTime& sum = by_op[op.op];
+      sum.seconds += op.seconds;
+      sum.runs += op.runs;
+    }
+  }
+  for (const auto& [name, op] : by_op) {
+    std::printf("  %-24s %5d calls a step, %8.3f ms\n", name.c_str(),
                 static_cast<int>(op.runs / kProfiled),
                 1e3 * op.seconds / kProfiled);
   }
