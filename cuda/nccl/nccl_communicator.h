@@ -9,8 +9,8 @@
 //
 // The host's communicator (threads or MPI) brings ranks together: ids of
 // groups, sizes of messages, barriers. Payloads go through NCCL: device memory
-// as it is, host memory by way of a buffer on the device; messages between GPUs
-// of one host by copies (message_boxes.h). Calls return when the data is there.
+// as it is, host memory by way of a buffer on the device; messages between
+// threads by copies (message_boxes.h). Calls return when the data is there.
 // Those of GpuGroup are for a program's own stream.
 
 #ifndef CUDA_NCCL_NCCL_COMMUNICATOR_H_
@@ -27,7 +27,8 @@
 namespace strata::gpu {
 
 enum class Messages {
-  kBoxes,  // By copies where two ranks share a host; else as below.
+  kBoxes,  // By copies where two ranks are threads of one process. Processes
+           // of one host could: it is as they map windows, but has not run.
   kNccl,
 };
 

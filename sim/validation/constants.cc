@@ -36,6 +36,9 @@ constexpr MachineConstant kMachineConstants[] = {
     {"row_exchange_seconds", &TrainingConstants::row_exchange_seconds},
     {"row_exchange_bytes", &TrainingConstants::row_exchange_bytes},
     {"splits_backward", &TrainingConstants::splits_backward},
+    {"program_seconds", &TrainingConstants::program_seconds},
+    {"hop_element_bytes", &TrainingConstants::hop_element_bytes},
+    {"hop_seconds", &TrainingConstants::hop_seconds},
 };
 
 class FirstError : public google::protobuf::io::ErrorCollector {

@@ -64,6 +64,13 @@ struct TrainingConstants {
   // 1: of a pipeline's stage the gradients of its input are a program of their
   // own, and leave before those of its weights are made, whatever the schedule.
   double splits_backward = 0;
+  // Where there are several stages, what a program of one takes besides its
+  // kernels: a forward, the gradients of its input, those of its weights.
+  double program_seconds = 0;
+  // Bytes of an element that goes from stage to stage, and what such a message
+  // takes besides the link.
+  double hop_element_bytes = 2;
+  double hop_seconds = 0;
   // Of one, of as many bytes on the busiest rank's link.
   double RowExchangeSeconds(double bytes) const {
     return row_exchange_seconds + bytes / (1e9 * row_exchange_gb_per_s);

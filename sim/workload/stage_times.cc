@@ -149,6 +149,16 @@ Parts StageTimes::WeightGrad(int stage) const {
   return parts;
 }
 
+void StageTimes::AddStageOwn(const PipelineItem& item, double hop,
+                             Parts& parts) const {
+  if (layout_.pipeline < 2) return;
+  const int hops =
+      (item.has_forward() ? 1 : 0) + (item.has_input_grad() ? 1 : 0);
+  const int programs = hops + (item.has_weight_grad() ? 1 : 0);
+  parts[kHostPart] += programs * constants_.program_seconds;
+  if (layout_.blocking_hops) parts[kHopPart] += hops * hop;
+}
+
 Parts StageTimes::Pair(int forward_stage, int backward_stage) const {
   Parts parts = Forward(forward_stage);
   parts += InputGrad(backward_stage);

@@ -52,6 +52,10 @@ class StageTimes {
   // A forward and a backward at once: dispatch and combine of one run while
   // the other computes, on the SMs that dispatch leaves.
   Parts Pair(int forward_stage, int backward_stage) const;
+  // Adds what an item costs where there are several stages: its programs begun
+  // and ended, and, if hops block, a send and a receive at once of `hop`
+  // seconds, both waited for.
+  void AddStageOwn(const PipelineItem& item, double hop, Parts& parts) const;
 
  private:
   double Paced(int family, double seconds) const;

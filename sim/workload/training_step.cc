@@ -178,12 +178,13 @@ class Step {
   absl::Status Time() {
     // Each of TP's ranks passes its part on, also where all have the whole.
     const double bytes = layout_.TokensPerRank() *
-                         static_cast<double>(config_.d_model()) * kBf16Bytes /
-                         layout_.tensor;
+                         static_cast<double>(config_.d_model()) *
+                         constants_.hop_element_bytes / layout_.tensor;
     const int64_t ranks = layout_.RanksPerStage();
     double hop = 0;
     if (layout_.pipeline > 1) {
       ASSIGN_OR_RETURN(hop, Collective(CommKind::kSendRecv, bytes, ranks, 2));
+      hop += constants_.hop_seconds;
       last_bytes_ = 0;
     }
     result_.bytes_pipeline =
@@ -202,11 +203,7 @@ class Step {
       if (inserted) {
         Parts parts = PartsOf(device, item);
         WaitForHost(HostSeconds(device, item), parts);
-        // A send and a receive at once, both waited for.
-        if (layout_.blocking_hops) {
-          parts[kHopPart] += hop * ((item.has_forward() ? 1 : 0) +
-                                    (item.has_input_grad() ? 1 : 0));
-        }
+        times_.AddStageOwn(item, hop, parts);
         const double plain = Sum(parts);
         const double slowdown = SlowdownOf(device);
         parts[kStragglerPart] = plain * (slowdown - 1);

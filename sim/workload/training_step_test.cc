@@ -355,6 +355,33 @@ TEST_F(TrainingStepTest, GradientsThatLeaveBeforeTheWeightsShortenThePipeline) {
   EXPECT_LE(Run(inputs).seconds, split.seconds * (1 + 1e-9));
 }
 
+// What a program and a message cost beside kernels and link counts for each
+// item of the rank that has the most to do, and only where there are stages.
+TEST_F(TrainingStepTest, ProgramsAndMessagesOfStagesHaveTheirOwnTime) {
+  StepInputs inputs =
+      Inputs(kDense, "pp4,gbs8,seq1024,ppb", PipelineKind::kZbH1, 4);
+  const StepResult free = Run(inputs);
+  inputs.software.unmeasured.program_seconds = 1e-4;
+  const StepResult programs = Run(inputs);
+  EXPECT_NEAR(PartOf(programs, "waiting for the host") -
+                  PartOf(free, "waiting for the host"),
+              8 * 3 * 1e-4, 1e-9);
+  inputs.software.unmeasured.hop_seconds = 1e-3;
+  const StepResult hops = Run(inputs);
+  EXPECT_NEAR(PartOf(hops, "hops of the pipeline") -
+                  PartOf(programs, "hops of the pipeline"),
+              8 * 2 * 1e-3, 1e-9);
+  inputs.software.unmeasured.hop_element_bytes = 4;
+  EXPECT_GT(PartOf(Run(inputs), "hops of the pipeline"),
+            PartOf(hops, "hops of the pipeline"));
+  EXPECT_GT(hops.seconds, free.seconds);
+
+  StepInputs alone = Inputs(kDense, "gbs8,seq1024", PipelineKind::k1F1B, 1);
+  const double seconds = Run(alone).seconds;
+  alone.software.unmeasured = inputs.software.unmeasured;
+  EXPECT_EQ(Run(alone).seconds, seconds);
+}
+
 // 14 bytes a weight instead of 20: no FP32 master is read and written, the
 // weight itself is.
 TEST_F(TrainingStepTest, WeightsWithoutMastersAreSteppedInLessTimeAndMemory) {
