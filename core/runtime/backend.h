@@ -53,9 +53,7 @@ class Executable {
 
   // From now on the values that are `elsewhere` (Backend::Compile()) lie at
   // `address` [values]; the others stay.
-  virtual absl::Status Move(absl::Span<char* const> address) {
-    return absl::OkStatus();
-  }
+  virtual absl::Status Move(absl::Span<char* const> address) = 0;
 };
 
 class Backend {

@@ -27,6 +27,7 @@
 #include "core/base/random.h"
 #include "core/parallel/communicator.h"
 #include "core/parallel/thread_communicator.h"
+#include "cuda/nccl/gather_of.h"
 #include "cuda/nccl/nccl_group.h"
 #include "cuda/nccl/nccl_library.h"
 #include "cuda_runtime_api.h"
@@ -224,9 +225,7 @@ double Time(const Rank& rank, Communicator& host, const Work& work,
 void Run(Communicator& host, const NcclLibrary& nccl, ncclUniqueId id,
          std::FILE* csv) {
   Succeed(cudaSetDevice(host.rank()));
-  Succeed(host.Broadcast(
-      PayloadOf(absl::MakeSpan(reinterpret_cast<uint8_t*>(&id), sizeof(id))),
-      0));
+  Succeed(host.Broadcast(PayloadOfStruct(id), 0));
   NcclGroup::Options options;
   options.size = host.size();
   options.rank = host.rank();

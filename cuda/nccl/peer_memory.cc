@@ -45,7 +45,9 @@ absl::StatusOr<std::unique_ptr<PeerMemory>> PeerMemory::Map(Communicator& host,
                                                             int64_t num_bytes) {
   const RankPlace here = PlaceHere(device);
   ASSIGN_OR_RETURN(const std::vector<RankPlace> places, GatherOf(host, here));
+  bool are_threads = true;
   for (size_t r = 0; r < places.size(); ++r) {
+    are_threads &= AreThreads(places[r], here);
     if (!AreOnOneHost(places[r], places[0])) {
       return absl::FailedPreconditionError(absl::StrCat(
           host.name(), ": rank ", r, " is on ", places[r].host, ", rank 0 on ",
@@ -72,7 +74,7 @@ absl::StatusOr<std::unique_ptr<PeerMemory>> PeerMemory::Map(Communicator& host,
       memory->block_.push_back(memory->own_->data());
       continue;
     }
-    auto opened = OpenedBlock::Open(blocks[r].key, AreThreads(places[r], here));
+    auto opened = OpenedBlock::Open(blocks[r].key, are_threads);
     memory->block_.push_back(opened.ok() ? (*opened)->data() : nullptr);
     if (opened.ok()) {
       memory->opened_.push_back(*std::move(opened));
