@@ -171,7 +171,9 @@ absl::StatusOr<StepGraph> Trainer::GradientGraph(
   if (!backend_->shares_host_memory() && place.shape.pp == 1) {
     step = InLessMemory(std::move(step));
   }
-  if (options_.overlap_rows) step.graph = HideExchanges(step.graph);
+  if (options_.overlap_rows) {
+    step.graph = HideExchanges(step.graph, backend_->flops_per_wire_byte());
+  }
   step = InBf16(std::move(step), bf16_weights_, weight_state_);
   if (backend_->rounds_products()) step.graph = ExpertRowsInBf16(step.graph);
   return step;

@@ -13,6 +13,8 @@
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
 #include "core/graph/graph.h"
+#include "core/passes/hide_exchanges.h"
+#include "core/passes/plan_beside.h"
 #include "core/runtime/kernel.h"
 #include "core/tensor/dtype.h"
 #include "core/tensor/tensor.h"
@@ -38,11 +40,15 @@ class Executable {
 
   virtual ~Executable() = default;
 
-  // Takes the inputs from the host's copy, runs all nodes, and waits. Counts
-  // are then in the host's copy.
+  // Takes the inputs from the host's copy, runs all nodes, and waits for all
+  // but those that run ahead (Backend::Layout). Counts are then in the host's
+  // copy.
   //
   // On error says which node failed, if that can be known.
   virtual absl::Status Run(const Options& options) = 0;
+
+  // Waits for nodes that run ahead. To be called before the next Run().
+  virtual absl::Status Finish() { return absl::OkStatus(); }
 
   // Brings `value` of the latest run, which `tensor` is, to the host's copy.
   virtual absl::Status Fetch(ValueId value, const TensorView& tensor) = 0;
@@ -51,7 +57,7 @@ class Executable {
   // copy. Before the first run.
   virtual void LeaveInput(ValueId value) {}
 
-  // From now on the values that are `elsewhere` (Backend::Compile()) lie at
+  // From now on the values that are elsewhere (Backend::Layout) lie at
   // `address` [values]; the others stay.
   virtual absl::Status Move(absl::Span<char* const> address) = 0;
 };
@@ -98,16 +104,25 @@ class Backend {
   // know what the host knows as `data`. Copies so far are done.
   virtual absl::StatusOr<void*> KernelAddress(void* data) { return data; }
 
-  // Compiles a graph whose values lie at `address` [values] (the host's). Null:
-  // this backend runs node by node, through FindKernel() and Run(). All inputs
-  // are in one piece of memory, but those that are `elsewhere` [values]: they
-  // are never taken from the host's copy. `graph` and the memory must outlive
-  // the result.
+  // Where a graph's values lie, and how its nodes follow one another. All
+  // inputs are in one piece of memory, but those that are elsewhere: they are
+  // never taken from the host's copy.
+  struct Layout {
+    absl::Span<char* const> address;     // [values] the host's.
+    const std::vector<bool>& elsewhere;  // [values]
+    const BesidePlan& beside;            // Of RunsBeside().
+    // Nodes that the end would wait for, and that make no values, are left to
+    // run ahead.
+    bool runs_ahead = false;
+  };
+
+  // Compiles a graph. Null: this backend runs node by node, through
+  // FindKernel() and Run(). The graph, the plan and the memory must outlive the
+  // result.
   //
   // Returns UNIMPLEMENTED if a node has no kernel, naming it.
   virtual absl::StatusOr<std::unique_ptr<Executable>> Compile(
-      const Graph& graph, absl::Span<char* const> address,
-      const std::vector<bool>& elsewhere) {
+      const Graph& graph, const Layout& layout) {
     return nullptr;
   }
 
@@ -120,9 +135,13 @@ class Backend {
                            absl::Span<const TensorView> outputs) = 0;
 
   // Whether a node can run beside those that follow it, through Begin() and
-  // Join() (core/runtime/lanes.h); those of one group of ranks run one after
-  // the other.
+  // Join() (core/runtime/lanes.h) or within an Executable; those of one group
+  // of ranks run one after the other.
   virtual bool RunsBeside(const Node& node) const { return false; }
+
+  // What its devices compute while a byte is on its way from one to another
+  // (core/passes/hide_exchanges.h).
+  virtual double flops_per_wire_byte() const { return kFlopsPerWireByte; }
 
   // Begins a node of which RunsBeside() is true. What it is given stays as it
   // is until it is joined.

@@ -55,13 +55,12 @@ class ObservedBackend : public Backend {
 
   // Learns where the counts of the graph's nodes are.
   absl::StatusOr<std::unique_ptr<Executable>> Compile(
-      const Graph& graph, absl::Span<char* const> address,
-      const std::vector<bool>& elsewhere) override {
+      const Graph& graph, const Layout& layout) override {
     ASSIGN_OR_RETURN(std::unique_ptr<Executable> executable,
-                     inner_->Compile(graph, address, elsewhere));
+                     inner_->Compile(graph, layout));
     if (executable != nullptr) return executable;
     const auto place = std::make_shared<const Place>(
-        Place{&graph, {address.begin(), address.end()}});
+        Place{&graph, {layout.address.begin(), layout.address.end()}});
     for (const Node& node : graph.nodes()) places_[&node] = place;
     return nullptr;
   }
@@ -77,6 +76,9 @@ class ObservedBackend : public Backend {
 
   bool RunsBeside(const Node& node) const override {
     return inner_->RunsBeside(node);
+  }
+  double flops_per_wire_byte() const override {
+    return inner_->flops_per_wire_byte();
   }
   void Begin(Kernel kernel, const Node& node,
              absl::Span<const TensorView> inputs,

@@ -163,9 +163,10 @@ void Program::FindFramed(const Options& options) {
 }
 
 absl::Status Program::Bind(const Options& options) {
+  runs_ahead_ = options.runs_ahead;
   beside_ = PlanBeside(
       graph_, [&](const Node& node) { return backend_.RunsBeside(node); },
-      !options.runs_ahead);
+      !runs_ahead_);
   FindFramed(options);
   plan_ = PlanMemory(graph_, options.reuse_memory, beside_, is_framed_);
   absl::StatusOr<std::unique_ptr<Memory>> arena =
@@ -216,7 +217,9 @@ absl::Status Program::Bind(const Options& options) {
 }
 
 absl::Status Program::Resolve() {
-  ASSIGN_OR_RETURN(executable_, backend_.Compile(graph_, address_, is_framed_));
+  ASSIGN_OR_RETURN(
+      executable_,
+      backend_.Compile(graph_, {address_, is_framed_, beside_, runs_ahead_}));
   if (executable_ != nullptr) {
     for (const ValueId id : left_) executable_->LeaveInput(id);
     return absl::OkStatus();
@@ -336,11 +339,13 @@ absl::Status Program::RunAhead() {
   return RunSteps(/*checked=*/false, /*ahead=*/true);
 }
 
-absl::Status Program::Finish() { return JoinAll(); }
+absl::Status Program::Finish() {
+  return executable_ != nullptr ? executable_->Finish() : JoinAll();
+}
 
 absl::Status Program::RunChecked() { return RunSteps(/*checked=*/true); }
 
-absl::Status Program::RunExecutable(bool checked) {
+absl::Status Program::RunExecutable(bool checked, bool ahead) {
   RETURN_IF_ERROR(state_.Publish());
   Executable::Options options;
   options.checked = checked;
@@ -352,7 +357,7 @@ absl::Status Program::RunExecutable(bool checked) {
     times_[id].runs += 1;
     times_[id].flops += CostOf(graph_, graph_.node(id), LiveBinding()).flops;
   }
-  return absl::OkStatus();
+  return ahead ? absl::OkStatus() : executable_->Finish();
 }
 
 absl::Status Program::Join(absl::Span<const NodeId> steps) {
@@ -410,7 +415,7 @@ absl::Status Program::RunStep(NodeId id, bool beside) {
 }
 
 absl::Status Program::RunSteps(bool checked, bool ahead) {
-  if (executable_ != nullptr) return RunExecutable(checked);
+  if (executable_ != nullptr) return RunExecutable(checked, ahead);
   CHECK(under_way_.empty()) << "a run was not finished";
   using Clock = std::chrono::steady_clock;
   // A time an operator, and a look at its result, want it done.

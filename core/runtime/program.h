@@ -155,7 +155,7 @@ class Program {
   absl::Status JoinAll();
   // Of those, the ones that make values.
   absl::Status JoinValues();
-  absl::Status RunExecutable(bool checked);
+  absl::Status RunExecutable(bool checked, bool ahead);
   absl::Status CheckFinite(NodeId id) const;
 
   const Graph graph_;
@@ -163,6 +163,7 @@ class Program {
   StateStore& state_;
   MemoryPlan plan_;
   BesidePlan beside_;
+  bool runs_ahead_ = false;  // Options::runs_ahead.
   std::unique_ptr<Memory> arena_;
   std::unique_ptr<Memory> inputs_memory_;
   int64_t num_bytes_ = 0;

@@ -16,9 +16,12 @@
 #include "core/graph/builder.h"
 #include "core/graph/graph.h"
 #include "core/ops/collective_rows.h"
+#include "core/ops/elementwise.h"
 #include "core/parallel/communicator.h"
 #include "core/parallel/mesh.h"
 #include "core/parallel/thread_communicator.h"
+#include "core/passes/hide_exchanges.h"
+#include "core/passes/plan_beside.h"
 #include "core/runtime/program.h"
 #include "core/runtime/state_store.h"
 #include "core/tensor/bfloat16.h"
@@ -71,6 +74,30 @@ Graph ThereAndBack(const Shape& shape, DType sent_type = DType::kF32) {
   for (const Node& node : graph->nodes()) typed.AddNode(node);
   for (const auto& [name, id] : graph->outputs()) typed.SetOutput(name, id);
   return typed;
+}
+
+// The same of a copy of x, and "work", which is x after many steps; as
+// HideExchanges orders it, so that rows are on their way meanwhile and no step
+// may take their memory.
+Graph ThereAndBackBesideWork(const Shape& shape) {
+  GraphBuilder b(DType::kF32);
+  const ValueId rows = b.Input("rows", DType::kI32, {});
+  const ValueId offset =
+      b.Input("offset", DType::kI32, {Static(shape.experts + 1)});
+  const RowExchange exchange = ExchangePlan(b, offset, rows, shape.ranks, "ep");
+  const ValueId x = b.Input(
+      "x", DType::kF32, {Ragged(shape.max_rows, rows), Static(shape.columns)});
+  const ValueId sent = SendRows(b, Scale(b, x, 1), exchange, "ep");
+  b.Output("owner_offset", exchange.offset);
+  b.Output("sent", sent);
+  b.Output("returned",
+           ReturnRows(b, Scale(b, sent, 1), exchange, shape.max_rows, "ep"));
+  ValueId work = x;
+  for (int i = 0; i < 20; ++i) work = Scale(b, work, i % 2 == 0 ? 4 : 0.25);
+  b.Output("work", work);
+  auto graph = b.Finish();
+  EXPECT_THAT(graph, IsOk());
+  return HideExchanges(*graph);
 }
 
 // How many rows rank r has for expert e in a turn: uneven, with empty messages;
@@ -140,7 +167,8 @@ class RowExchangeTest : public ::testing::Test {
 
   // Runs `body` on each rank, with the program on a GPU; ranks share GPUs where
   // there are fewer.
-  void OnRanks(const Shape& shape, absl::Duration timeout,
+  // Each has a GPU's program, `graph`.
+  void OnRanks(const Shape& shape, absl::Duration timeout, const Graph& graph,
                const std::function<void(Program&, Communicator&)>& body) {
     const auto hosts = ThreadCommunicators(shape.ranks, absl::Seconds(60));
     std::vector<std::thread> threads;
@@ -157,8 +185,7 @@ class RowExchangeTest : public ::testing::Test {
         const auto backend = CudaBackend::Create(options, AllCudaKernels());
         ASSERT_THAT(backend, IsOk());
         StateStore state(**backend);
-        auto program =
-            Program::Compile(ThereAndBack(shape, sent_), **backend, state);
+        auto program = Program::Compile(graph, **backend, state);
         ASSERT_THAT(program, IsOk());
         // What has one GPU must not set up memory while another waits on it.
         ASSERT_THAT(host->Barrier(), IsOk());
@@ -169,11 +196,20 @@ class RowExchangeTest : public ::testing::Test {
     for (std::thread& thread : threads) thread.join();
   }
 
+  void OnRanks(const Shape& shape, absl::Duration timeout,
+               const std::function<void(Program&, Communicator&)>& body) {
+    OnRanks(shape, timeout, ThereAndBack(shape, sent_), body);
+  }
+
   void ExpectRowsArrive(const Shape& shape) {
+    ExpectRowsArrive(shape, ThereAndBack(shape, sent_));
+  }
+  void ExpectRowsArrive(const Shape& shape, const Graph& graph) {
     SCOPED_TRACE(absl::StrCat(shape.experts, " experts, ", shape.ranks,
                               " ranks, ", shape.columns, " columns"));
     OnRanks(
-        shape, absl::Seconds(30), [&](Program& program, Communicator& host) {
+        shape, absl::Seconds(30), graph,
+        [&](Program& program, Communicator& host) {
           // Operator by operator, then captured.
           for (int turn = 0; turn < 4; ++turn) {
             const AtHome home = HomeOf(shape, turn, host.rank());
@@ -189,9 +225,12 @@ class RowExchangeTest : public ::testing::Test {
             EXPECT_TRUE(
                 absl::c_equal(program.Output("sent").span<float>(), owner.x))
                 << "rank " << host.rank() << ", turn " << turn;
-            EXPECT_TRUE(
-                absl::c_equal(program.Output("returned").span<float>(), home.x))
-                << "rank " << host.rank() << ", turn " << turn;
+            for (const auto& [name, value] : graph.outputs()) {
+              if (name != "returned" && name != "work") continue;
+              EXPECT_TRUE(
+                  absl::c_equal(program.Output(name).span<float>(), home.x))
+                  << name << " of rank " << host.rank() << ", turn " << turn;
+            }
             ASSERT_THAT(host.Barrier(), IsOk());
           }
         });
@@ -215,6 +254,18 @@ TEST_F(RowExchangeTest, ManyRowsToo) {
   ExpectRowsArrive({/*ranks=*/2, /*experts=*/32, /*max_rows=*/1600, 512});
   ExpectRowsArrive({/*ranks=*/4, /*experts=*/32, /*max_rows=*/1600, 520});
   ExpectRowsArrive({/*ranks=*/8, /*experts=*/32, /*max_rows=*/1600, 64});
+}
+
+TEST_F(RowExchangeTest, RowsGoBesideOtherWork) {
+  for (const Shape& shape :
+       {Shape{1, 32, 1600, 512}, Shape{2, 32, 1600, 512}, Shape{4, 4, 40, 3}}) {
+    const Graph graph = ThereAndBackBesideWork(shape);
+    const BesidePlan plan =
+        PlanBeside(graph, [](const Node& node) { return MovesRows(node); });
+    EXPECT_TRUE(absl::c_any_of(
+        plan.steps, [](const BesidePlan::Step& step) { return step.beside; }));
+    ExpectRowsArrive(shape, graph);
+  }
 }
 
 // Rows that are BF16 on the way there and F32 on the way back, or the other way

@@ -9,6 +9,9 @@
 #include "absl/strings/str_cat.h"
 #include "core/base/check.h"
 #include "core/base/status_macros.h"
+#include "core/graph/graph.h"
+#include "core/ops/collective.h"
+#include "core/ops/collective_rows.h"
 #include "cublas_v2.h"
 #include "cuda/runtime/cuda_executable.h"
 #include "cuda/runtime/device_memory.h"
@@ -26,6 +29,10 @@ constexpr int kOldestArchitecture = 80;
 // What cuBLAS' documentation advises for Hopper. Given by us, so that capture
 // does not make it allocate.
 constexpr size_t kBlasWorkspaceBytes = size_t{32} << 20;
+
+// An H100's products of experts, 500 TFLOP/s, over rows to its peers, 300 GB/s
+// (docs/several_gpus.md).
+constexpr double kFlopsPerWireByte = 1600;
 
 // What CudaBackend::FindKernel() finds.
 absl::Status RunNothing(const strata::KernelContext& context) {
@@ -166,10 +173,15 @@ absl::StatusOr<void*> CudaBackend::KernelAddress(void* data) {
 }
 
 absl::StatusOr<std::unique_ptr<Executable>> CudaBackend::Compile(
-    const Graph& graph, absl::Span<char* const> address,
-    const std::vector<bool>& elsewhere) {
-  return CudaExecutable::Create(graph, address, elsewhere, *this);
+    const Graph& graph, const Layout& layout) {
+  return CudaExecutable::Create(graph, layout, *this);
 }
+
+bool CudaBackend::RunsBeside(const Node& node) const {
+  return node.op == &kAllReduce || MovesRows(node);
+}
+
+double CudaBackend::flops_per_wire_byte() const { return kFlopsPerWireByte; }
 
 strata::Kernel CudaBackend::FindKernel(absl::string_view op,
                                        DType dtype) const {

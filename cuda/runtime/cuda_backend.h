@@ -70,8 +70,11 @@ class CudaBackend : public Backend {
   absl::Status Clear(void* data, int64_t num_bytes) override;
   absl::StatusOr<void*> KernelAddress(void* data) override;
   absl::StatusOr<std::unique_ptr<Executable>> Compile(
-      const Graph& graph, absl::Span<char* const> address,
-      const std::vector<bool>& elsewhere) override;
+      const Graph& graph, const Layout& layout) override;
+  // What copies and adds for others, takes no scratch memory, and needs little
+  // of the GPU.
+  bool RunsBeside(const Node& node) const override;
+  double flops_per_wire_byte() const override;
 
   // Programs run as a whole: what is found says that there is a kernel, and
   // fails if it is called.

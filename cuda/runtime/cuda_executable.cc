@@ -56,65 +56,43 @@ class NodeAttributes : public AttributeReader {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<CudaExecutable>> CudaExecutable::Create(
-    const Graph& graph, absl::Span<char* const> address,
-    const std::vector<bool>& elsewhere, CudaBackend& backend) {
-  auto executable =
-      std::unique_ptr<CudaExecutable>(new CudaExecutable(graph, backend));
-  executable->is_left_ = elsewhere;
-  for (size_t id = 0; id < elsewhere.size(); ++id) {
-    if (elsewhere[id]) executable->elsewhere_.push_back(id);
+    const Graph& graph, const Backend::Layout& layout, CudaBackend& backend) {
+  auto executable = std::unique_ptr<CudaExecutable>(
+      new CudaExecutable(graph, layout.beside, backend));
+  executable->is_left_ = layout.elsewhere;
+  for (size_t id = 0; id < layout.elsewhere.size(); ++id) {
+    if (layout.elsewhere[id]) executable->elsewhere_.push_back(id);
   }
-  RETURN_IF_ERROR(executable->Bind(address));
+  for (const NodeId id : layout.beside.until_end) {
+    if (layout.runs_ahead && graph.node(id).outputs.empty()) {
+      executable->ahead_.push_back(id);
+    }
+  }
+  RETURN_IF_ERROR(executable->Bind(layout.address));
   return executable;
 }
 
 CudaExecutable::~CudaExecutable() {
   for (const auto& [places, captured] : captured_) {
-    if (captured.graph != nullptr) cudaGraphExecDestroy(captured.graph);
+    for (cudaGraphExec_t graph : captured.parts) cudaGraphExecDestroy(graph);
   }
-  if (forked_ != nullptr) cudaEventDestroy(forked_);
-  if (joined_ != nullptr) cudaEventDestroy(joined_);
-  if (side_ != nullptr) cudaStreamDestroy(side_);
   cudaFreeHost(staged_inputs_);
   cudaFreeHost(staged_results_);
 }
 
-absl::Status CudaExecutable::OpenSide() {
-  if (!absl::c_any_of(steps_, [](const Step& s) { return s.beside; })) {
-    return absl::OkStatus();
-  }
-  int least = 0, greatest = 0;
-  RETURN_IF_ERROR(
-      ToStatus(cudaDeviceGetStreamPriorityRange(&least, &greatest)));
-  RETURN_IF_ERROR(ToStatus(
-      cudaStreamCreateWithPriority(&side_, cudaStreamNonBlocking, greatest)));
-  for (cudaEvent_t* const event : {&forked_, &joined_}) {
-    RETURN_IF_ERROR(
-        ToStatus(cudaEventCreateWithFlags(event, cudaEventDisableTiming)));
-  }
-  return absl::OkStatus();
+bool CudaExecutable::RunsAhead(NodeId id) const {
+  return absl::c_linear_search(ahead_, id);
 }
 
 absl::Status CudaExecutable::EnqueueBeside(NodeId id) {
-  RETURN_IF_ERROR(ToStatus(cudaEventRecord(forked_, backend_.stream())));
-  RETURN_IF_ERROR(ToStatus(cudaStreamWaitEvent(side_, forked_, 0)));
-  RETURN_IF_ERROR(EnqueueStep(id, steps_[id].kernels.run, side_));
-  const Node& node = graph_.node(id);
-  beside_.insert(node.inputs.begin(), node.inputs.end());
-  return absl::OkStatus();
+  ASSIGN_OR_RETURN(const cudaStream_t lane,
+                   lanes_.Begin(id, backend_.stream()));
+  RETURN_IF_ERROR(EnqueueStep(id, steps_[id].kernels.run, lane));
+  return lanes_.End(id);
 }
 
 absl::Status CudaExecutable::JoinBefore(NodeId id) {
-  const auto is_beside = [&](ValueId value) {
-    return beside_.count(value) > 0;
-  };
-  if (beside_.empty() ||
-      (id >= 0 && absl::c_none_of(graph_.node(id).inputs, is_beside))) {
-    return absl::OkStatus();
-  }
-  beside_.clear();
-  RETURN_IF_ERROR(ToStatus(cudaEventRecord(joined_, side_)));
-  return ToStatus(cudaStreamWaitEvent(backend_.stream(), joined_, 0));
+  return lanes_.Join(beside_.steps[id].waits_for, backend_.stream());
 }
 
 absl::Status CudaExecutable::EnqueueTogether(NodeId first,
@@ -175,11 +153,15 @@ absl::Status CudaExecutable::EnqueueSteps(Part part, const Options* options) {
       RETURN_IF_ERROR(EnqueueStep(id, step.kernels.prepare, backend_.stream()));
     }
     if (part == Part::kAll || step.constant == (part == Part::kConstants)) {
-      if (step.beside && options == nullptr) {
-        RETURN_IF_ERROR(EnqueueBeside(id));
-      } else {
-        RETURN_IF_ERROR(JoinBefore(id));
+      RETURN_IF_ERROR(JoinBefore(id));
+      // One by one, nothing is beside.
+      if (!beside_.steps[id].beside || options != nullptr) {
         RETURN_IF_ERROR(EnqueueStep(id, step.kernels.run, backend_.stream()));
+      } else if (RunsAhead(id)) {
+        RETURN_IF_ERROR(EndPart());
+        RETURN_IF_ERROR(BeginPart());
+      } else {
+        RETURN_IF_ERROR(EnqueueBeside(id));
       }
     }
     if (options == nullptr) continue;
@@ -193,7 +175,7 @@ absl::Status CudaExecutable::EnqueueSteps(Part part, const Options* options) {
     RETURN_IF_ERROR(At(graph_.node(id), ToStatus(scratch_.Consolidate())));
     if (options->checked) RETURN_IF_ERROR(CheckFinite(id));
   }
-  return JoinBefore(/*id=*/-1);
+  return lanes_.JoinAll(backend_.stream());
 }
 
 absl::Status CudaExecutable::Enqueue(Part part, const Options* options) {
@@ -229,24 +211,51 @@ absl::Status CudaExecutable::Poison() {
   return absl::OkStatus();
 }
 
-absl::Status CudaExecutable::Capture(Captured& captured) {
-  const cudaStream_t stream = backend_.stream();
-  RETURN_IF_ERROR(ToStatus(scratch_.Consolidate()));
-  RETURN_IF_ERROR(ToStatus(
-      cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal)));
-  const absl::Status enqueued = Enqueue(
-      captured.constants ? Part::kAll : Part::kRest, /*options=*/nullptr);
+absl::Status CudaExecutable::BeginPart() {
+  return ToStatus(cudaStreamBeginCapture(backend_.stream(),
+                                         cudaStreamCaptureModeThreadLocal));
+}
+
+absl::Status CudaExecutable::EndPart() {
+  RETURN_IF_ERROR(lanes_.JoinAll(backend_.stream()));
   cudaGraph_t graph = nullptr;
-  const absl::Status ended = ToStatus(cudaStreamEndCapture(stream, &graph));
-  absl::Status status = enqueued.ok() ? ended : enqueued;
+  RETURN_IF_ERROR(ToStatus(cudaStreamEndCapture(backend_.stream(), &graph)));
+  cudaGraphExec_t part = nullptr;
+  const absl::Status status = ToStatus(cudaGraphInstantiate(&part, graph, 0));
+  cudaGraphDestroy(graph);
+  RETURN_IF_ERROR(status);
+  capturing_->parts.push_back(part);
+  return absl::OkStatus();
+}
+
+absl::Status CudaExecutable::Capture(Captured& captured) {
+  RETURN_IF_ERROR(ToStatus(scratch_.Consolidate()));
+  capturing_ = &captured;
+  absl::Status status = BeginPart();
   if (status.ok()) {
-    status = ToStatus(cudaGraphInstantiate(&captured.graph, graph, 0));
+    status = Enqueue(captured.constants ? Part::kAll : Part::kRest,
+                     /*options=*/nullptr);
   }
-  if (graph != nullptr) cudaGraphDestroy(graph);
+  if (status.ok()) status = EndPart();
+  capturing_ = nullptr;
   if (status.ok()) return status;
+  cudaGraph_t broken = nullptr;  // If it still captures.
+  cudaStreamEndCapture(backend_.stream(), &broken);
+  if (broken != nullptr) cudaGraphDestroy(broken);
   cudaGetLastError();
+  for (cudaGraphExec_t part : captured.parts) cudaGraphExecDestroy(part);
+  captured.parts.clear();
   return absl::Status(status.code(),
                       absl::StrCat("capture: ", status.message()));
+}
+
+absl::Status CudaExecutable::Launch(const Captured& captured) {
+  for (size_t i = 0; i < captured.parts.size(); ++i) {
+    if (i > 0) RETURN_IF_ERROR(EnqueueBeside(ahead_[i - 1]));
+    RETURN_IF_ERROR(
+        ToStatus(cudaGraphLaunch(captured.parts[i], backend_.stream())));
+  }
+  return absl::OkStatus();
 }
 
 absl::Status CudaExecutable::Run(const Options& options) {
@@ -266,7 +275,7 @@ absl::Status CudaExecutable::Run(const Options& options) {
     RETURN_IF_ERROR(Enqueue(Part::kAll, &options));
   } else {
     Captured& captured = captured_[places_];
-    if (captured.graph == nullptr) {
+    if (captured.parts.empty()) {
       RETURN_IF_ERROR(BindSteps());
       // Where parameters change between the first runs, as in training, they
       // will again.
@@ -276,8 +285,7 @@ absl::Status CudaExecutable::Run(const Options& options) {
     if (!fresh && !captured.constants) {
       RETURN_IF_ERROR(EnqueueSteps(Part::kConstants, /*options=*/nullptr));
     }
-    RETURN_IF_ERROR(
-        ToStatus(cudaGraphLaunch(captured.graph, backend_.stream())));
+    RETURN_IF_ERROR(Launch(captured));
   }
   constants_version_ = version;
   if (updates_parameters_) backend_.NoteParameterUpdate();

@@ -7,7 +7,6 @@
 #include <cstdint>
 #include <map>
 #include <memory>
-#include <set>
 #include <string>
 #include <vector>
 
@@ -15,12 +14,14 @@
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "core/graph/graph.h"
+#include "core/passes/plan_beside.h"
 #include "core/runtime/backend.h"
 #include "cuda/runtime/device_array.h"
 #include "cuda/runtime/device_scratch.h"
 #include "cuda/runtime/fault.h"
 #include "cuda/runtime/kernel.h"
 #include "cuda/runtime/pack.h"
+#include "cuda/runtime/side_lanes.h"
 #include "cuda_runtime_api.h"
 
 namespace strata::gpu {
@@ -29,22 +30,23 @@ class CudaBackend;
 
 class CudaExecutable : public Executable {
  public:
-  // As of Backend::Compile(). `graph`, the memory and `backend` must outlive
-  // it.
+  // As of Backend::Compile(). `backend` must outlive it too.
   static absl::StatusOr<std::unique_ptr<CudaExecutable>> Create(
-      const Graph& graph, absl::Span<char* const> address,
-      const std::vector<bool>& elsewhere, CudaBackend& backend);
+      const Graph& graph, const Backend::Layout& layout, CudaBackend& backend);
   ~CudaExecutable() override;
 
   absl::Status Run(const Options& options) override;
+  absl::Status Finish() override { return lanes_.Wait(); }
   absl::Status Fetch(ValueId value, const TensorView& tensor) override;
   void LeaveInput(ValueId value) override;
   absl::Status Move(absl::Span<char* const> address) override;
 
  private:
-  // The graph of one set of places of values that are elsewhere.
+  // The program at one set of places of values that are elsewhere.
   struct Captured {
-    cudaGraphExec_t graph = nullptr;  // Null until the second run.
+    // None until the second run. Between them a node begins that runs ahead: a
+    // graph ends when all of it has, so it is in none.
+    std::vector<cudaGraphExec_t> parts;
     // Whether constants are made in each run of it; else by themselves, where
     // parameters are no longer those of constants_version_.
     bool constants = false;
@@ -55,9 +57,6 @@ class CudaExecutable : public Executable {
     std::vector<Operand> outputs;
     std::vector<int> makers;  // [inputs] nodes, or -1.
     bool constant = false;    // A function of parameters alone.
-    // Runs beside the steps that follow it, up to one that has an operand of
-    // it.
-    bool beside = false;
   };
   // Neighbouring nodes that do not depend on each other, run by few calls of
   // their kernels, each of which has the inputs of several.
@@ -84,15 +83,15 @@ class CudaExecutable : public Executable {
     int64_t num_bytes = 0;
   };
 
-  CudaExecutable(const Graph& graph, CudaBackend& backend)
-      : graph_(graph), backend_(backend) {}
+  CudaExecutable(const Graph& graph, const BesidePlan& beside,
+                 CudaBackend& backend)
+      : graph_(graph), beside_(beside), backend_(backend) {}
 
   absl::Status Bind(absl::Span<char* const> address);
   absl::Status BindInputs(absl::Span<char* const> address);
   void BindTakenInputs();
   absl::Status BindResults(absl::Span<char* const> address);
   absl::Status BindConstants();
-  absl::Status OpenSide();
   // Steps with operands at the places of now, if they are of others.
   absl::Status BindSteps();
   absl::StatusOr<Step> BindStep(NodeId id) const;
@@ -110,16 +109,22 @@ class CudaExecutable : public Executable {
   absl::Status EnqueueCall(NodeId id, const Step& step, Kernel kernel,
                            cudaStream_t stream);
   absl::Status EnqueueTogether(NodeId first, const Together& together);
-  // Lets a step run on the side stream, behind all steps so far; or lets what
-  // follows wait for those that do, if `id` has an operand of one, or is -1.
+  // A step on its lane. It may take no scratch memory, which is the steps' that
+  // run meanwhile.
   absl::Status EnqueueBeside(NodeId id);
+  // Lets what follows wait for what `id` does.
   absl::Status JoinBefore(NodeId id);
+  bool RunsAhead(NodeId id) const;
   absl::Status CheckFinite(NodeId id) const;
   absl::Status Poison();
   absl::Status Capture(Captured& captured);
+  absl::Status BeginPart();
+  absl::Status EndPart();
+  absl::Status Launch(const Captured& captured);
   absl::Status ReadResults();
 
   const Graph& graph_;
+  const BesidePlan& beside_;
   CudaBackend& backend_;
   std::vector<char*> device_;            // [values]
   std::vector<ValueId> elsewhere_;       // Values that may move,
@@ -136,9 +141,9 @@ class CudaExecutable : public Executable {
   int num_runs_ = 0;
   std::map<std::vector<char*>, Captured> captured_;  // By places_.
   int64_t constants_version_ = -1;
-  cudaStream_t side_ = nullptr;  // Null where no step runs beside others.
-  cudaEvent_t forked_ = nullptr, joined_ = nullptr;
-  std::set<ValueId> beside_;  // Operands of steps that may run there.
+  Captured* capturing_ = nullptr;  // Where parts go, while there is a capture.
+  SideLanes lanes_;
+  std::vector<NodeId> ahead_;  // Nodes that run ahead, in order.
 
   // Inputs lie in one block.
   char* inputs_ = nullptr;         // The host's.

@@ -12,7 +12,6 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/string_view.h"
 #include "absl/types/span.h"
 #include "core/base/check.h"
 #include "core/base/status_macros.h"
@@ -35,11 +34,6 @@ constexpr int64_t kSmallBytes = 64 << 10;
 
 // Inputs this close to one another are copied at once: they are aligned to it.
 constexpr int64_t kInputGap = 64;
-
-// Only what copies and adds for others, and needs little of the GPU.
-bool RunsBeside(const Node& node) {
-  return node.op->name == absl::string_view("AllReduce");
-}
 
 template <typename T>
 absl::StatusOr<std::unique_ptr<DeviceArray<T>>> CopyToDevice(
@@ -75,7 +69,7 @@ absl::Status CudaExecutable::Bind(absl::Span<char* const> address) {
   RETURN_IF_ERROR(BindSteps());
   alone_ =
       absl::c_any_of(steps_, [](const Step& s) { return s.kernels.alone; });
-  return OpenSide();
+  return lanes_.Open(graph_, beside_);
 }
 
 absl::Status CudaExecutable::BindSteps() {
@@ -244,7 +238,6 @@ absl::StatusOr<CudaExecutable::Step> CudaExecutable::BindStep(NodeId id) const {
   Step step;
   step.kernels = backend_.Find(node.op->name);
   step.constant = is_constant_[id];
-  step.beside = RunsBeside(node);
   const DType dtype = KernelDType(graph_, node);
   if (step.kernels.run == nullptr || dtype == DType::kF64) {
     return absl::UnimplementedError(absl::StrCat(

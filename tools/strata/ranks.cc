@@ -134,16 +134,6 @@ absl::StatusOr<std::unique_ptr<Ranks>> Ranks::Join(const MeshFlags& flags,
 }
 
 absl::Status Ranks::Open(const MeshFlags& flags, bool on_gpus, bool traced) {
-  if (flags.overlap_sums && flags.shape.pp > 1 && on_gpus) {
-    return absl::UnimplementedError(
-        absl::StrCat("--overlap-sums of stages is for --device=cpu so far, and "
-                     "--pp is ",
-                     flags.shape.pp, "; leave one of them out"));
-  }
-  if (flags.overlap_rows && on_gpus) {
-    return absl::UnimplementedError(
-        "--overlap-rows is for --device=cpu so far; leave it out");
-  }
   ASSIGN_OR_RETURN(const PipelineOptions pipeline,
                    ParsePipeline(flags.schedule, flags.chunks));
   RETURN_IF_ERROR(CheckPipeline(pipeline, flags.shape));

@@ -40,7 +40,14 @@ struct Way {
   int chunks = 0;  // Stages of a rank, where the schedule leaves it open.
   TrainConfig::StatePrecision state = TrainConfig::FP32;
   gpu::Precision precision = gpu::Precision::kF32;  // Of products.
+  bool overlap_rows = false;
 };
+
+// The way with rows of experts beside other work.
+Way RowsBeside(Way way) {
+  way.overlap_rows = true;
+  return way;
+}
 
 constexpr PipelineKind kOneEach = PipelineKind::k1F1B;
 
@@ -84,6 +91,24 @@ const Way kWays[] = {
     {"ep2_pp2", {1, 2, 2}},
     {"ep2_pp2_zb_h1_sharded", {1, 2, 2}, PipelineKind::kZbH1, true},
     {"dp2_ep2_pp2", {2, 2, 2}},
+    RowsBeside({"ep2_rows_beside", {1, 2, 1}}),
+    RowsBeside({"ep4_rows_beside", {1, 4, 1}}),
+    RowsBeside({"dp2_ep2_all_beside", {2, 2, 1}, kOneEach, true, true}),
+    {"dp2_pp2_sums_beside", {2, 1, 2}, kOneEach, false, true},
+    RowsBeside({"ep2_pp2_all_beside", {1, 2, 2}, kOneEach, true, true}),
+    // Pairs of DualPipe, each one program.
+    RowsBeside({"ep2_pp2_pairs_beside",
+                {1, 2, 2, /*mirrored=*/true},
+                PipelineKind::kDualPipe,
+                false,
+                false,
+                /*chunks=*/2}),
+    RowsBeside({"ep2_pp2_pairs_and_sums_beside",
+                {1, 2, 2},
+                PipelineKind::kDualPipeV,
+                false,
+                true,
+                /*chunks=*/2}),
     {"dp2_bf16", {2, 1, 1}, kOneEach, false, false, 0, TrainConfig::BF16},
     {"dp2_sharded_bf16", {2, 1, 1}, kOneEach, true, true, 0, TrainConfig::BF16},
     {"ep2_bf16", {1, 2, 1}, kOneEach, true, false, 0, TrainConfig::BF16},
@@ -154,6 +179,7 @@ std::unique_ptr<Trainer> MakeTrainer(const ModelConfig& model,
   }
   options.shard_optimizer = way.shard_optimizer;
   options.overlap_sums = way.overlap_sums;
+  options.overlap_rows = way.overlap_rows;
   options.backend = BackendOnGpu(device, mesh, way.precision);
   auto trainer =
       Trainer::Create(model, train, &corpus, /*num_threads=*/1, options);
@@ -215,11 +241,11 @@ class CudaRanksTest : public ::testing::TestWithParam<Param> {
   const Way& way() const { return std::get<1>(GetParam()); }
 
   // The run of each GPU of the mesh, by a thread of its own.
-  std::vector<RankRun> TrainOnMesh(const std::string& folder) {
-    std::vector<RankRun> runs(way().shape.size());
-    OnGpuMesh(way().shape, [&](const Mesh& mesh) {
+  std::vector<RankRun> TrainOnMesh(const Way& way, const std::string& folder) {
+    std::vector<RankRun> runs(way.shape.size());
+    OnGpuMesh(way.shape, [&](const Mesh& mesh) {
       const int rank = mesh.world().rank();
-      runs[rank] = Train(model_, rank, &mesh, way(), folder);
+      runs[rank] = Train(model_, rank, &mesh, way, folder);
     });
     return runs;
   }
@@ -243,7 +269,7 @@ TEST_P(CudaRanksTest, TrainAsOneGpuDoesAndRepeatBitForBit) {
   const bool is_f32 = way().state == TrainConfig::FP32 &&
                       way().precision == gpu::Precision::kF32;
   const double tolerance = is_f32 ? 1e-3 : 0.02;
-  const std::vector<RankRun> runs = TrainOnMesh(folder);
+  const std::vector<RankRun> runs = TrainOnMesh(way(), folder);
   for (const RankRun& run : runs) {
     ASSERT_EQ(run.losses.size(), kSteps);
     for (int i = 0; i < kSteps; ++i) {
@@ -269,7 +295,10 @@ TEST_P(CudaRanksTest, TrainAsOneGpuDoesAndRepeatBitForBit) {
   const double same = way().precision == gpu::Precision::kF32 ? 1e-5 : 1e-3;
   EXPECT_NEAR(validation->nll, runs[0].nll, same * runs[0].nll);
 
-  const std::vector<RankRun> again = TrainOnMesh(/*folder=*/"");
+  // Rows beside other work are the same rows; sums are of other buckets.
+  Way once_more = way();
+  if (!way().overlap_sums) once_more.overlap_rows = false;
+  const std::vector<RankRun> again = TrainOnMesh(once_more, /*folder=*/"");
   for (size_t r = 0; r < runs.size(); ++r) {
     EXPECT_EQ(again[r].losses, runs[r].losses) << "rank " << r;
     EXPECT_EQ(again[r].weights, runs[r].weights) << "rank " << r;

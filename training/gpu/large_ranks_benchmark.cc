@@ -5,10 +5,11 @@
 // (cuda/model/moe-7b.textproto) on ranks that are threads, a GPU each: random
 // weights and tokens, BF16 state, products in BF16. Each argument is a way:
 //
-//   dp,ep,sequences,micro_batches[,sharded]
+//   dp,ep,sequences,micro_batches[,sharded][,sums][,rows]
 //
 // sequences of 2,048 tokens a micro-batch, micro-batches a rank and step; the
-// moments of weights that several ranks hold sharded over them. A step is from
+// moments of weights that several ranks hold sharded over them; sums of
+// gradients, rows of experts beside other work. A step is from
 // all ranks' begin to the last one's end. `busiest` is what the rank of ep with
 // the most rows has of an even share, mean of the gates; the Gini coefficient
 // is of experts.
@@ -58,7 +59,7 @@ double MillisecondsSince(Clock::time_point start) {
 struct Way {
   MeshShape shape;
   TrainConfig train;
-  bool sharded = false;
+  bool sharded = false, sums = false, rows = false;
 };
 
 Way WayOf(absl::string_view text) {
@@ -69,8 +70,14 @@ Way WayOf(absl::string_view text) {
         absl::SimpleAtoi(parts[1], &way.shape.ep) &&
         absl::SimpleAtoi(parts[2], &sequences) &&
         absl::SimpleAtoi(parts[3], &micro_batches))
-      << std::string(text) << "; want dp,ep,sequences,micro_batches[,sharded]";
-  way.sharded = parts.size() > 4 && parts[4] == "sharded";
+      << std::string(text) << "; want dp,ep,sequences,micro_batches[,more]";
+  for (size_t i = 4; i < parts.size(); ++i) {
+    CHECK(parts[i] == "sharded" || parts[i] == "sums" || parts[i] == "rows")
+        << parts[i];
+    way.sharded |= parts[i] == "sharded";
+    way.sums |= parts[i] == "sums";
+    way.rows |= parts[i] == "rows";
+  }
   way.train.set_seq_len(kSeqLen);
   way.train.set_batch_size(sequences);
   way.train.set_accumulation(micro_batches);
@@ -147,6 +154,8 @@ absl::Status RunRank(const ModelConfig& model, const Way& way,
   rank.device = host.rank();
   rank.mesh = way.shape.size() > 1 ? mesh.get() : nullptr;
   rank.shard_optimizer = way.sharded;
+  rank.overlap_sums = way.sums;
+  rank.overlap_rows = way.rows;
   const auto step = LargeStep::Create(model, way.train, rank);
   // All have memory, or none begins.
   ASSIGN_OR_RETURN(const Agreement agreement, Agree(step.status(), host));

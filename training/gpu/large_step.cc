@@ -18,6 +18,7 @@
 #include "core/model/gate.h"
 #include "core/parallel/mesh.h"
 #include "core/passes/bf16_training.h"
+#include "core/passes/hide_exchanges.h"
 #include "core/passes/partition/partition_experts.h"
 #include "core/runtime/program.h"
 #include "core/runtime/state_store.h"
@@ -74,12 +75,25 @@ absl::Status LargeStep::Compile() {
                              RouteSource::kGate, MeshPlace()));
     bf16_weights_ = Bf16Weights(forward.graph);
   }
+  if (rank_.overlap_sums && train_.accumulation() > 1) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("sums beside the backward pass want one micro-batch, not ",
+                     train_.accumulation()));
+  }
+  GradientSums within;
+  within.made = rank_.overlap_sums && rank_.mesh != nullptr;
   ASSIGN_OR_RETURN(StepGraph gradients,
                    BuildGradientGraph(model_, sequences, seq_len, DType::kF32,
-                                      RouteSource::kGate, Place()));
-  gradients = InBf16(InLessMemory(std::move(gradients)), bf16_weights_, state);
+                                      RouteSource::kGate, Place(), within));
+  gradients = InLessMemory(std::move(gradients));
+  if (rank_.overlap_rows) {
+    gradients.graph =
+        HideExchanges(gradients.graph, backend_->flops_per_wire_byte());
+  }
+  gradients = InBf16(std::move(gradients), bf16_weights_, state);
   RankSums sums;
   sums.over_ranks = rank_.mesh != nullptr;
+  sums.in_gradients = within.made;
   sums.shard_optimizer = rank_.shard_optimizer;
   sums.place = Place();
   sums.shards = gradients.shards;

@@ -27,6 +27,10 @@ struct LargeStepRank {
   int device = 0;
   const Mesh* mesh = nullptr;    // Of dp and ep; null: one rank.
   bool shard_optimizer = false;  // ZeRO-1, as the trainer's.
+  // Sums of gradients, and rows of experts, beside other work; sums if a step
+  // is one micro-batch.
+  bool overlap_sums = false;
+  bool overlap_rows = false;
 };
 
 class LargeStep {
@@ -36,7 +40,8 @@ class LargeStep {
   // mesh create theirs, and then make the same calls.
   //
   // Returns RESOURCE_EXHAUSTED, with what was wanted, before anything runs, if
-  // the GPU has too little memory.
+  // the GPU has too little memory; INVALID_ARGUMENT for overlap_sums with
+  // several micro-batches.
   static absl::StatusOr<std::unique_ptr<LargeStep>> Create(
       const ModelConfig& model, const TrainConfig& train,
       const LargeStepRank& rank = {});

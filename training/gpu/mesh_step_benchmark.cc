@@ -6,12 +6,13 @@
 // folder of text, and how many steps; then a way each:
 //
 //   dp,ep,pp,micro_batches[,schedule of the pipeline | a routing trace to write
-//                          | profile]
+//                          | profile | sums | rows]...
 //
 // micro_batches are those of a step, of all ranks. A step is the trainer's own
 // time, that of the rank that waits longest; of its first kWarm steps none
 // counts. `profile` runs operator by operator, and prints the first rank's time
-// by operator, in which a wait for other ranks is the exchange's.
+// by operator, in which a wait for other ranks is the exchange's. `sums` and
+// `rows` run sums of gradients, and rows of experts, beside other work.
 
 #include <algorithm>
 #include <cmath>
@@ -49,6 +50,7 @@
 #include "training/config.pb.h"
 #include "training/data/corpus.h"
 #include "training/metrics.h"
+#include "training/pipeline/pipeline_plan.h"
 #include "training/routing_recording.h"
 #include "training/trainer.h"
 
@@ -71,7 +73,7 @@ struct Way {
   int micro_batches = 0;
   PipelineKind schedule = PipelineKind::k1F1B;
   std::string trace;
-  bool profiled = false;
+  bool profiled = false, sums = false, rows = false;
 };
 
 Way WayOf(const std::string& text) {
@@ -82,16 +84,22 @@ Way WayOf(const std::string& text) {
         absl::SimpleAtoi(parts[2], &way.shape.pp) &&
         absl::SimpleAtoi(parts[3], &way.micro_batches))
       << text << "; want dp,ep,pp,micro_batches[,more]";
-  if (parts.size() < 5) return way;
-  if (parts[4] == "profile") {
-    way.profiled = true;
-  } else if (absl::EndsWith(parts[4], ".gz")) {
-    way.trace = parts[4];
-  } else {
-    const auto schedule = ParsePipelineKind(parts[4]);
-    CHECK(schedule.ok()) << schedule.status().ToString();
-    way.schedule = *schedule;
+  for (size_t i = 4; i < parts.size(); ++i) {
+    if (parts[i] == "profile") {
+      way.profiled = true;
+    } else if (parts[i] == "sums") {
+      way.sums = true;
+    } else if (parts[i] == "rows") {
+      way.rows = true;
+    } else if (absl::EndsWith(parts[i], ".gz")) {
+      way.trace = parts[i];
+    } else {
+      const auto schedule = ParsePipelineKind(parts[i]);
+      CHECK(schedule.ok()) << schedule.status().ToString();
+      way.schedule = *schedule;
+    }
   }
+  way.shape.mirrored = IsMirrored(way.schedule);
   return way;
 }
 
@@ -140,6 +148,8 @@ absl::Status RunRank(const Task& task, const Way& way, const Mesh* mesh,
   TrainerOptions options;
   options.mesh = mesh;
   if (mesh != nullptr) options.schedule = way.schedule;
+  options.overlap_sums = way.sums;
+  options.overlap_rows = way.rows;
   options.backend = [=]() -> absl::StatusOr<std::unique_ptr<Backend>> {
     CudaOptions cuda;
     cuda.device = device;

@@ -21,14 +21,15 @@
 
 namespace strata {
 
-absl::StatusOr<Graph> PairGraph(const Graph& forward, const Graph& backward) {
+absl::StatusOr<Graph> PairGraph(const Graph& forward, const Graph& backward,
+                                double flops_per_wire_byte) {
   ASSIGN_OR_RETURN(const std::vector<GraphPiece> first, SplitForward(forward));
   ASSIGN_OR_RETURN(const std::vector<GraphPiece> second,
                    SplitForward(backward));
   ASSIGN_OR_RETURN(
       const Graph joined,
       JoinGraphs({first[0].graph, ""}, {second[1].graph, kBackwardPrefix}));
-  return HideExchanges(joined);
+  return HideExchanges(joined, flops_per_wire_byte);
 }
 
 absl::StatusOr<std::unique_ptr<StagePair>> StagePair::Create(
@@ -37,7 +38,8 @@ absl::StatusOr<std::unique_ptr<StagePair>> StagePair::Create(
   auto pair =
       std::unique_ptr<StagePair>(new StagePair(forward.stage, backward.stage));
   ASSIGN_OR_RETURN(Graph graph,
-                   PairGraph(forward.step.graph, backward.step.graph));
+                   PairGraph(forward.step.graph, backward.step.graph,
+                             backend.flops_per_wire_byte()));
   Program::Options options;
   forward.stage.layout().PlaceIn(graph, /*frame=*/0, /*prefix=*/"", options);
   backward.stage.layout().PlaceIn(graph, /*frame=*/1, kBackwardPrefix, options);

@@ -22,6 +22,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "core/graph/graph.h"
+#include "core/passes/hide_exchanges.h"
 #include "core/runtime/backend.h"
 #include "core/runtime/program.h"
 #include "core/runtime/program_part.h"
@@ -38,7 +39,8 @@ inline constexpr char kBackwardPrefix[] = "backward.";
 // The forward of one gradient graph and the gradients of another.
 //
 // Returns the errors of JoinGraphs().
-absl::StatusOr<Graph> PairGraph(const Graph& forward, const Graph& backward);
+absl::StatusOr<Graph> PairGraph(const Graph& forward, const Graph& backward,
+                                double flops_per_wire_byte = kFlopsPerWireByte);
 
 class StagePair {
  public:

@@ -61,12 +61,6 @@ absl::StatusOr<std::unique_ptr<StageRunner>> StageRunner::Create(
     absl::Span<const StepGraph> last, bool joins_pairs) {
   CHECK_EQ(schedule.num_devices, pp.size());
   CHECK_EQ(static_cast<int>(steps.size()), schedule.num_chunks);
-  if (!last.empty() && backend.name() != "cpu") {
-    return absl::UnimplementedError(absl::StrCat(
-        "--overlap-sums with --pp is for the CPU's ranks so far; the device "
-        "is ",
-        backend.name(), ": leave one of them out"));
-  }
   auto runner = std::unique_ptr<StageRunner>(
       new StageRunner(std::move(schedule), pp.rank(), backend, state));
   ASSIGN_OR_RETURN(runner->links_, StageLinks::Create(runner->schedule_, pp));

@@ -49,8 +49,6 @@ class StageRunner {
   // stage begins with its last weight gradients of a step (LastWeightGrads).
   // `joins_pairs`: an item that is a pair is one program, but for one that
   // begins sums; otherwise its forward is run, then its gradients.
-  //
-  // Returns UNIMPLEMENTED with such sums on another backend than the CPU's.
   static absl::StatusOr<std::unique_ptr<StageRunner>> Create(
       absl::Span<const StepGraph> steps, PipelineSchedule schedule,
       Backend& backend, StateStore& state, Communicator& pp,

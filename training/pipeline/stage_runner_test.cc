@@ -247,24 +247,5 @@ TEST(StageRunnerTest, SumsOverRanksWaitForNobodyBeforeTheLastItem) {
   });
 }
 
-class OtherBackend : public CpuBackend {
- public:
-  OtherBackend() : CpuBackend(1, AllCpuKernels()) {}
-  absl::string_view name() const override { return "other"; }
-};
-
-TEST(StageRunnerTest, OtherDevicesSumAfterTheItems) {
-  const auto world = ThreadCommunicators(2, absl::Seconds(60));
-  OtherBackend backend;
-  StateStore state(backend);
-  const std::vector<StepGraph> steps(1), last(1);
-  EXPECT_THAT(
-      StageRunner::Create(steps, MakeSchedule(PipelineKind::k1F1B, 2, 4),
-                          backend, state, *world[0], last),
-      StatusIs(absl::StatusCode::kUnimplemented,
-               HasSubstr("--overlap-sums with --pp is for the CPU's ranks so "
-                         "far; the device is other")));
-}
-
 }  // namespace
 }  // namespace strata

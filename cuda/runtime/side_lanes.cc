@@ -1,0 +1,94 @@
+#include "cuda/runtime/side_lanes.h"
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+#include "core/base/status_macros.h"
+#include "core/graph/graph.h"
+#include "core/passes/plan_beside.h"
+#include "cuda/runtime/status.h"
+#include "cuda_runtime_api.h"
+
+namespace strata::gpu {
+namespace {
+
+absl::Status MakeEvent(cudaEvent_t& event) {
+  return ToStatus(cudaEventCreateWithFlags(&event, cudaEventDisableTiming));
+}
+
+}  // namespace
+
+SideLanes::~SideLanes() {
+  for (const auto& [id, beside] : beside_) {
+    if (beside.done != nullptr) cudaEventDestroy(beside.done);
+  }
+  for (const auto& [group, lane] : lanes_) {
+    if (lane.forked != nullptr) cudaEventDestroy(lane.forked);
+    if (lane.stream != nullptr) cudaStreamDestroy(lane.stream);
+  }
+}
+
+absl::Status SideLanes::Open(const Graph& graph, const BesidePlan& plan) {
+  // What others wait for goes first where multiprocessors become free.
+  int least = 0, greatest = 0;
+  RETURN_IF_ERROR(
+      ToStatus(cudaDeviceGetStreamPriorityRange(&least, &greatest)));
+  for (NodeId id = 0; id < static_cast<NodeId>(plan.steps.size()); ++id) {
+    if (!plan.steps[id].beside) continue;
+    Lane& lane = lanes_[graph.node(id).attrs.String("group")];
+    if (lane.stream == nullptr) {
+      RETURN_IF_ERROR(ToStatus(cudaStreamCreateWithPriority(
+          &lane.stream, cudaStreamNonBlocking, greatest)));
+      RETURN_IF_ERROR(MakeEvent(lane.forked));
+    }
+    Beside& beside = beside_[id];
+    beside.lane = &lane;
+    RETURN_IF_ERROR(MakeEvent(beside.done));
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<cudaStream_t> SideLanes::Begin(NodeId id, cudaStream_t main) {
+  const Lane& lane = *beside_.at(id).lane;
+  RETURN_IF_ERROR(ToStatus(cudaEventRecord(lane.forked, main)));
+  RETURN_IF_ERROR(ToStatus(cudaStreamWaitEvent(lane.stream, lane.forked, 0)));
+  return lane.stream;
+}
+
+absl::Status SideLanes::End(NodeId id) {
+  Beside& beside = beside_.at(id);
+  beside.is_under_way = true;
+  return ToStatus(cudaEventRecord(beside.done, beside.lane->stream));
+}
+
+absl::Status SideLanes::Join(Beside& beside, cudaStream_t main) {
+  if (!beside.is_under_way) return absl::OkStatus();
+  beside.is_under_way = false;
+  return ToStatus(cudaStreamWaitEvent(main, beside.done, 0));
+}
+
+absl::Status SideLanes::Join(absl::Span<const NodeId> ids, cudaStream_t main) {
+  for (const NodeId id : ids) {
+    if (const auto it = beside_.find(id); it != beside_.end()) {
+      RETURN_IF_ERROR(Join(it->second, main));
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status SideLanes::JoinAll(cudaStream_t main) {
+  for (auto& [id, beside] : beside_) RETURN_IF_ERROR(Join(beside, main));
+  return absl::OkStatus();
+}
+
+absl::Status SideLanes::Wait() {
+  absl::Status first;
+  for (auto& [id, beside] : beside_) {
+    if (!beside.is_under_way) continue;
+    beside.is_under_way = false;
+    first.Update(ToStatus(cudaEventSynchronize(beside.done)));
+  }
+  return first;
+}
+
+}  // namespace strata::gpu
