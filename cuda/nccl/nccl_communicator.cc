@@ -345,7 +345,7 @@ class NcclRanks : public NcclCommunicator {
 
   bool HasBoxes(int other) const {
     return messages_ == Messages::kBoxes &&
-           AreThreads(places_[rank()], places_[other]);
+           AreOnOneHost(places_[rank()], places_[other]);
   }
   Outbox& OutboxTo(int to) {
     std::unique_ptr<Outbox>& outbox = outboxes_[to];

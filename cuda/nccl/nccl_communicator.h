@@ -27,8 +27,7 @@
 namespace strata::gpu {
 
 enum class Messages {
-  kBoxes,  // By copies where two ranks are threads of one process. Processes
-           // of one host could: it is as they map windows, but has not run.
+  kBoxes,  // By copies where two ranks are on one host.
   kNccl,
 };
 
