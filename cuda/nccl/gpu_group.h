@@ -13,14 +13,13 @@
 #include "absl/types/span.h"
 #include "core/parallel/communicator.h"
 #include "cuda/nccl/peer_table.h"
+#include "cuda/runtime/rank_group.h"
 #include "cuda_runtime_api.h"
 
 namespace strata::gpu {
 
-class GpuGroup {
+class GpuGroup : public RankGroup {
  public:
-  virtual ~GpuGroup() = default;
-
   // Each of `states` becomes its sum over the ranks, all by one operation.
   // F32, I32, or BF16, whose sums are rounded to the nearest at each rank that
   // they come through: n - 1 times of n ranks, as often as one rank rounds that

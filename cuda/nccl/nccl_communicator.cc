@@ -134,6 +134,11 @@ class NcclRanks : public NcclCommunicator {
     });
   }
 
+  absl::Duration timeout() const override { return timeout_; }
+  absl::Status GiveUp(absl::string_view what) override {
+    return group_->GiveUp(what);
+  }
+
   absl::StatusOr<Peers> PeersFor(int64_t piece_bytes) override {
     if (window_ == nullptr) {
       ASSIGN_OR_RETURN(window_, PeerWindow::Open(host_, device_, timeout_));

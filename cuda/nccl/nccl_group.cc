@@ -84,7 +84,7 @@ absl::Status NcclGroup::Settle(absl::string_view what, ncclResult_t begun) {
     return state != ncclInProgress;
   };
   if (!Poll(absl::Now() + options_.timeout, settled)) {
-    return Late(what);
+    return GiveUp(what);
   }
   if (state == ncclSuccess) return absl::OkStatus();
   const char* const detail = nccl_.get_last_error(nullptr);
@@ -109,13 +109,14 @@ absl::Status NcclGroup::Wait(absl::string_view what) {
     return Settle(what, state);
   }
   if (!in_time) {
-    return Late(what);
+    return GiveUp(what);
   }
   if (error == cudaSuccess) return absl::OkStatus();
   return Break(ToStatus(error));
 }
 
-absl::Status NcclGroup::Late(absl::string_view what) {
+absl::Status NcclGroup::GiveUp(absl::string_view what) {
+  RETURN_IF_ERROR(broken_);
   return Break(absl::DeadlineExceededError(absl::StrCat(
       options_.name, ": ", what, ": the other ranks have not come in ",
       absl::FormatDuration(options_.timeout),

@@ -50,6 +50,10 @@ class NcclGroup {
   absl::Status Enqueue(absl::string_view what,
                        const std::function<ncclResult_t(ncclComm_t)>& calls);
 
+  // Ends its kernels; later calls return the same DEADLINE_EXCEEDED: the others
+  // have not come.
+  absl::Status GiveUp(absl::string_view what);
+
   // Waits for stream().
   //
   // Returns DEADLINE_EXCEEDED if it takes too long: the others have not come.
@@ -61,8 +65,6 @@ class NcclGroup {
 
   // Until `begun` is no longer in progress.
   absl::Status Settle(absl::string_view what, ncclResult_t begun);
-  // The others have not come: breaks.
-  absl::Status Late(absl::string_view what);
   // Aborts; every later call returns this.
   absl::Status Break(const absl::Status& status);
 

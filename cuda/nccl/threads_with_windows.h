@@ -65,6 +65,10 @@ class ThreadsWithWindows : public Communicator, public GpuGroup {
     return window_->peers();
   }
 
+  // What waits in windows watches the time by itself.
+  absl::Duration timeout() const override { return absl::InfiniteDuration(); }
+  absl::Status GiveUp(absl::string_view) override { return None(); }
+
   // Nothing here sums or copies by other ways.
   absl::Status AllReduce(const Payload&, ReduceOp) override { return None(); }
   absl::Status AllGather(const Payload&, absl::Span<const int64_t>,

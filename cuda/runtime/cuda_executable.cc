@@ -14,7 +14,9 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
 #include "absl/synchronization/mutex.h"
+#include "absl/time/time.h"
 #include "core/base/status_macros.h"
 #include "core/graph/attrs.h"
 #include "core/graph/op_def.h"
@@ -27,6 +29,9 @@
 
 namespace strata::gpu {
 namespace {
+
+// So much later than kernels that watch the time, and know who is late.
+constexpr absl::Duration kGrace = absl::Seconds(1);
 
 // Held while a program runs whose kernels have to be alone, on whichever GPU.
 absl::Mutex& AloneMutex() {
@@ -165,8 +170,7 @@ absl::Status CudaExecutable::EnqueueSteps(Part part, const Options* options) {
       }
     }
     if (options == nullptr) continue;
-    RETURN_IF_ERROR(At(graph_.node(id),
-                       ToStatus(cudaStreamSynchronize(backend_.stream()))));
+    RETURN_IF_ERROR(At(graph_.node(id), Wait(graph_.node(id).op->name)));
     if (options->seconds != nullptr) {
       options->seconds[id] +=
           std::chrono::duration<double>(Clock::now() - start).count();
@@ -292,9 +296,15 @@ absl::Status CudaExecutable::Run(const Options& options) {
   return ReadResults();
 }
 
+absl::Status CudaExecutable::Wait(absl::string_view what) {
+  const cudaStream_t stream = backend_.stream();
+  if (groups_.empty()) return ToStatus(cudaStreamSynchronize(stream));
+  return WaitForRanks(groups_, what, kGrace,
+                      [stream] { return cudaStreamQuery(stream); });
+}
+
 absl::Status CudaExecutable::ReadResults() {
-  const absl::Status status =
-      ToStatus(cudaStreamSynchronize(backend_.stream()));
+  const absl::Status status = Wait("a program");
   if (!status.ok()) {
     return absl::Status(
         status.code(),

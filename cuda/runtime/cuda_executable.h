@@ -12,6 +12,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "absl/types/span.h"
 #include "core/graph/graph.h"
 #include "core/passes/plan_beside.h"
@@ -21,6 +22,7 @@
 #include "cuda/runtime/fault.h"
 #include "cuda/runtime/kernel.h"
 #include "cuda/runtime/pack.h"
+#include "cuda/runtime/rank_group.h"
 #include "cuda/runtime/side_lanes.h"
 #include "cuda_runtime_api.h"
 
@@ -36,7 +38,7 @@ class CudaExecutable : public Executable {
   ~CudaExecutable() override;
 
   absl::Status Run(const Options& options) override;
-  absl::Status Finish() override { return lanes_.Wait(); }
+  absl::Status Finish() override { return lanes_.Wait(groups_); }
   absl::Status Fetch(ValueId value, const TensorView& tensor) override;
   void LeaveInput(ValueId value) override;
   absl::Status Move(absl::Span<char* const> address) override;
@@ -92,6 +94,8 @@ class CudaExecutable : public Executable {
   void BindTakenInputs();
   absl::Status BindResults(absl::Span<char* const> address);
   absl::Status BindConstants();
+  // Learns which groups of ranks the program waits for.
+  void FindGroups();
   // Steps with operands at the places of now, if they are of others.
   absl::Status BindSteps();
   absl::StatusOr<Step> BindStep(NodeId id) const;
@@ -121,6 +125,8 @@ class CudaExecutable : public Executable {
   absl::Status BeginPart();
   absl::Status EndPart();
   absl::Status Launch(const Captured& captured);
+  // Waits for the stream. `what` is said of a rank that does not come.
+  absl::Status Wait(absl::string_view what);
   absl::Status ReadResults();
 
   const Graph& graph_;
@@ -142,6 +148,7 @@ class CudaExecutable : public Executable {
   std::map<std::vector<char*>, Captured> captured_;  // By places_.
   int64_t constants_version_ = -1;
   Captured* capturing_ = nullptr;  // Where parts go, while there is a capture.
+  std::vector<RankGroup*> groups_;
   SideLanes lanes_;
   std::vector<NodeId> ahead_;  // Nodes that run ahead, in order.
 

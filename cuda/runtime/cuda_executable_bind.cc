@@ -17,11 +17,13 @@
 #include "core/base/status_macros.h"
 #include "core/graph/graph.h"
 #include "core/graph/op_def.h"
+#include "core/parallel/mesh.h"
 #include "core/runtime/kernel_registry.h"
 #include "core/tensor/dtype.h"
 #include "cuda/runtime/cuda_backend.h"
 #include "cuda/runtime/cuda_executable.h"
 #include "cuda/runtime/device_array.h"
+#include "cuda/runtime/rank_group.h"
 #include "cuda/runtime/status.h"
 #include "cuda/runtime/together.h"
 #include "cuda_runtime_api.h"
@@ -62,6 +64,7 @@ absl::Status CudaExecutable::Bind(absl::Span<char* const> address) {
                      backend_.DeviceAddress(address[id], num_bytes));
     device_.push_back(device);
   }
+  FindGroups();
   RETURN_IF_ERROR(BindConstants());
   RETURN_IF_ERROR(BindInputs(address));
   RETURN_IF_ERROR(BindResults(address));
@@ -70,6 +73,19 @@ absl::Status CudaExecutable::Bind(absl::Span<char* const> address) {
   alone_ =
       absl::c_any_of(steps_, [](const Step& s) { return s.kernels.alone; });
   return lanes_.Open(graph_, beside_);
+}
+
+void CudaExecutable::FindGroups() {
+  const Mesh* const mesh = backend_.options().mesh;
+  if (mesh == nullptr) return;
+  std::set<std::string> names;
+  for (const Node& node : graph_.nodes()) {
+    if (node.attrs.Has("group")) names.insert(node.attrs.String("group"));
+  }
+  for (const std::string& name : names) {
+    auto* const group = dynamic_cast<RankGroup*>(mesh->Find(name));
+    if (group != nullptr) groups_.push_back(group);
+  }
 }
 
 absl::Status CudaExecutable::BindSteps() {

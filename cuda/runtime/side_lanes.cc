@@ -6,6 +6,7 @@
 #include "core/base/status_macros.h"
 #include "core/graph/graph.h"
 #include "core/passes/plan_beside.h"
+#include "cuda/runtime/rank_group.h"
 #include "cuda/runtime/status.h"
 #include "cuda_runtime_api.h"
 
@@ -81,12 +82,14 @@ absl::Status SideLanes::JoinAll(cudaStream_t main) {
   return absl::OkStatus();
 }
 
-absl::Status SideLanes::Wait() {
+absl::Status SideLanes::Wait(absl::Span<RankGroup* const> groups) {
   absl::Status first;
   for (auto& [id, beside] : beside_) {
     if (!beside.is_under_way) continue;
     beside.is_under_way = false;
-    first.Update(ToStatus(cudaEventSynchronize(beside.done)));
+    first.Update(
+        WaitForRanks(groups, "sums beside a program", absl::ZeroDuration(),
+                     [event = beside.done] { return cudaEventQuery(event); }));
   }
   return first;
 }

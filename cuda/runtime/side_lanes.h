@@ -18,6 +18,7 @@
 #include "absl/types/span.h"
 #include "core/graph/graph.h"
 #include "core/passes/plan_beside.h"
+#include "cuda/runtime/rank_group.h"
 #include "cuda_runtime_api.h"
 
 namespace strata::gpu {
@@ -42,8 +43,9 @@ class SideLanes {
   absl::Status Join(absl::Span<const NodeId> ids, cudaStream_t main);
   absl::Status JoinAll(cudaStream_t main);
 
-  // Waits for all nodes that were begun and not joined.
-  absl::Status Wait();
+  // Waits for all nodes that were begun and not joined, on the host, as
+  // WaitForRanks() does.
+  absl::Status Wait(absl::Span<RankGroup* const> groups);
 
  private:
   struct Lane {

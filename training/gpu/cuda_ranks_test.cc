@@ -161,6 +161,7 @@ const Way kWays[] = {
 
 struct RankRun {
   std::vector<double> losses;
+  std::vector<double> norms;                          // Of gradients.
   std::map<std::string, std::vector<float>> weights;  // By parameter.
   std::string checkpoint;                             // The first rank's.
   double nll = 0;  // Of a validation at the end.
@@ -203,6 +204,7 @@ RankRun Train(const ModelConfig& model, int device, const Mesh* mesh,
     EXPECT_THAT(metrics, IsOk());
     if (!metrics.ok()) return run;
     run.losses.push_back(metrics->loss);
+    run.norms.push_back(metrics->grad_norm);
   }
   const StateStore& state = trainer->state();
   for (const std::string& name : state.names()) {
@@ -330,6 +332,7 @@ TEST_P(CudaRanksTest, TrainAsOneGpuDoesAndRepeatBitForBit) {
   const std::vector<RankRun> again = TrainOnMesh(once_more, /*folder=*/"");
   for (size_t r = 0; r < runs.size(); ++r) {
     EXPECT_EQ(again[r].losses, runs[r].losses) << "rank " << r;
+    EXPECT_EQ(again[r].norms, runs[r].norms) << "rank " << r;
     EXPECT_EQ(Differences(again[r], runs[r]), "") << "rank " << r;
   }
 }
