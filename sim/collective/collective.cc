@@ -17,6 +17,7 @@
 #include "sim/cluster/cluster.pb.h"
 #include "sim/collective/algorithm.h"
 #include "sim/collective/group.h"
+#include "sim/collective/nccl_choice.h"
 #include "sim/collective/phase.h"
 #include "sim/engine/time.h"
 #include "sim/network/topology.h"
@@ -25,7 +26,7 @@ namespace strata::sim {
 namespace {
 
 constexpr double kGigabyte = 1e9;
-constexpr double kMegabyte = 1e6;
+constexpr double kKibibyte = 1024;
 constexpr double kMicrosecond = 1e-6;
 // No buffer is as large, and no time of it overflows.
 constexpr double kMaxBytes = 1e18;
@@ -73,14 +74,40 @@ double SumOfPhases(const LoadedPlan& loaded, const Efficiency& efficiency,
   return sum;
 }
 
-// Of rings, trees, halving-doubling: by the protocol that is best.
+// Whether NCCL takes the protocol: by its own cost model for a ring within a
+// node that says how NCCL sees it, else the best one is taken.
+bool IsTaken(NcclProtocol protocol, const Plan& plan, const NodeConfig& node,
+             bool one_node) {
+  if (!one_node || !node.has_tuner() ||
+      plan.algorithm != CollectiveAlgorithm::kRing) {
+    return true;
+  }
+  const Phase& ring = plan.phases[0].phase;
+  return protocol == RingProtocol(node.tuner(), ring.steps, ring.bytes);
+}
+
+// Seconds in which a channel copies `bytes` that have come to their place.
+double ChannelCopy(double bytes, const NcclConstants& nccl) {
+  const double rate = nccl.channel_copy_gb_per_s() * kGigabyte;
+  return rate > 0 ? bytes / rate : 0;
+}
+
+// Of rings, trees, halving-doubling.
 void TimeProtocols(const LoadedPlan& loaded, const NodeConfig& node,
-                   bool one_per_node, Best& best) {
+                   const Group& group, Best& best) {
   const NcclConstants& nccl = node.nccl();
-  for (const NcclConstants::Protocol* protocol :
-       {&nccl.ll(), &nccl.ll128(), &nccl.simple()}) {
+  const bool one_per_node = group.most_per_node() == 1;
+  const bool one_node = group.num_nodes() == 1;
+  const std::array<std::pair<NcclProtocol, const NcclConstants::Protocol*>, 3>
+      protocols = {{{NcclProtocol::kLl, &nccl.ll()},
+                    {NcclProtocol::kLl128, &nccl.ll128()},
+                    {NcclProtocol::kSimple, &nccl.simple()}}};
+  for (const auto& [name, protocol] : protocols) {
+    if (!IsTaken(name, loaded.plan, node, one_node)) continue;
     Timing timing;
-    timing.latency = nccl.launch_us();
+    timing.latency = nccl.launch_us() + protocol->base_us() +
+                     protocol->threads_us() *
+                         std::min(1.0, loaded.plan.copy_bytes / kFullBlock);
     for (const PlanPhase& planned : loaded.plan.phases) {
       const Phase& phase = planned.phase;
       // NCCL counts a ring's step as a tree's where each step is between nodes
@@ -101,12 +128,61 @@ void TimeProtocols(const LoadedPlan& loaded, const NodeConfig& node,
             ? protocol->copy_gb_per_s()
             : protocol->efficiency() * node.scale_up().gb_per_s();
     timing.bandwidth += loaded.plan.copy_bytes / (copy_rate * kGigabyte);
+    if (name == NcclProtocol::kSimple && node.tuner().channels() > 0) {
+      // The last slice of a channel's part.
+      const double part = loaded.plan.copy_bytes / node.tuner().channels();
+      timing.bandwidth +=
+          ChannelCopy(std::min(part / kSlicesPerChunk, kLargestSlice), nccl);
+    }
     best.Offer(timing, link);
   }
 }
 
+// The largest part of a message that a channel carries, in bytes.
+struct ChannelParts {
+  double ll = 0;
+  double simple = 0;
+};
+
+ChannelParts PartsOf(const Plan& plan, const NodeConfig& node, int num_ranks) {
+  const double ll_part = node.nccl().point_to_point().ll_part_kib() * kKibibyte;
+  ChannelParts parts;
+  const auto see = [&](double bytes) {
+    const auto part = [&](double least) {
+      return bytes / MessageChannels(node.tuner(), num_ranks, bytes, least);
+    };
+    parts.ll = std::max(parts.ll, part(ll_part));
+    parts.simple = std::max(parts.simple, part(kLeastPart));
+  };
+  for (const PlanPhase& planned : plan.phases) {
+    const Phase& phase = planned.phase;
+    if (phase.pattern != Pattern::kMatrix) {
+      see(phase.bytes);
+      continue;
+    }
+    for (int i = 0; i < num_ranks; ++i) {
+      for (int j = 0; j < num_ranks; ++j) {
+        const double bytes = phase.matrix[i * num_ranks + j];
+        if (i != j && bytes > 0) see(bytes);
+      }
+    }
+  }
+  return parts;
+}
+
+// What two limits give together: near the larger, and where they are alike
+// each is at times in the other's way.
+double Together(double a, double b) {
+  constexpr double kSharpness = 4;
+  const double most = std::max(a, b);
+  if (most <= 0) return 0;
+  return most * std::pow(std::pow(a / most, kSharpness) +
+                             std::pow(b / most, kSharpness),
+                         1 / kSharpness);
+}
+
 void TimePointToPoint(const LoadedPlan& loaded, const NodeConfig& node,
-                      Best& best) {
+                      const Group& group, Best& best) {
   const NcclConstants::PointToPoint& constants = node.nccl().point_to_point();
   const auto crosses_nics = [](const PhaseLoad& load) {
     return load.nic.seconds > 0;
@@ -121,19 +197,28 @@ void TimePointToPoint(const LoadedPlan& loaded, const NodeConfig& node,
   LinkId link = -1;
   const double links_time = SumOfPhases(
       loaded, {constants.efficiency(), constants.net_efficiency()}, link);
-  // Small messages go as flagged words, each flow at its own pace.
-  timing.bandwidth =
-      std::max(links_time,
-               loaded.plan.flow_bytes / (constants.ll_gb_per_s() * kGigabyte));
-  best.Offer(timing, link);
-  timing.latency += constants.simple_us() * kMicrosecond;
-  double sent_bytes = 0;  // By a rank, over NVLink.
-  for (size_t i = 0; i < loaded.loads.size(); ++i) {
-    sent_bytes +=
-        loaded.plan.phases[i].phase.times * loaded.loads[i].nvlink_bytes;
+  const bool has_channels =
+      group.num_nodes() == 1 && node.tuner().channels() > 0;
+  ChannelParts parts;
+  if (has_channels) {
+    parts = PartsOf(loaded.plan, node, group.size());
+  } else {
+    parts.ll = loaded.plan.flow_bytes;
   }
-  timing.bandwidth = links_time + constants.fill_us() * kMicrosecond *
-                                      std::sqrt(sent_bytes / kMegabyte);
+  // Small messages go as flagged words, each channel at its own pace.
+  timing.bandwidth =
+      std::max(links_time, parts.ll / (constants.ll_gb_per_s() * kGigabyte));
+  best.Offer(timing, link);
+  // Large ones as chunks, of which the last is copied when all are there.
+  timing.latency += constants.simple_us() * kMicrosecond;
+  const double channel_rate = constants.channel_gb_per_s() * kGigabyte;
+  const double channel_time =
+      has_channels && channel_rate > 0 ? parts.simple / channel_rate : 0;
+  const double chunk = has_channels
+                           ? std::min(parts.simple, kMessageChunk)
+                           : std::min(loaded.plan.flow_bytes, kNetChunk);
+  timing.bandwidth =
+      Together(links_time, channel_time) + ChannelCopy(chunk, node.nccl());
   best.Offer(timing, link);
 }
 
@@ -169,16 +254,16 @@ void TimeDimensions(const LoadedPlan& loaded, Best& best) {
 
 // By the constants of one kind of node.
 Best TimeOf(const LoadedPlan& loaded, const NodeConfig& node,
-            const Topology& topology, bool one_per_node) {
+            const Topology& topology, const Group& group) {
   Best best;
   if (!topology.has_nodes()) {
     TimeDimensions(loaded, best);
   } else if (loaded.plan.transport == Transport::kPointToPoint) {
-    TimePointToPoint(loaded, node, best);
+    TimePointToPoint(loaded, node, group, best);
   } else if (loaded.plan.transport == Transport::kInSwitch) {
     TimeInSwitch(loaded, node, best);
   } else {
-    TimeProtocols(loaded, node, one_per_node, best);
+    TimeProtocols(loaded, node, group, best);
   }
   return best;
 }
@@ -278,8 +363,7 @@ CollectiveCost CostOf(const LoadedPlan& loaded, const Group& group,
     const int kind = cluster.KindOf(node.node);
     if (std::find(seen.begin(), seen.end(), kind) != seen.end()) continue;
     seen.push_back(kind);
-    const Best best = TimeOf(loaded, cluster.Node(node.node), topology,
-                             group.most_per_node() == 1);
+    const Best best = TimeOf(loaded, cluster.Node(node.node), topology, group);
     if (!slowest.is_set || best.timing.total() > slowest.timing.total()) {
       slowest = best;
     }

@@ -131,6 +131,7 @@ absl::StatusOr<NodeConfig> FitConstants(
   for (int round = 0; round < rounds; ++round) {
     const std::vector<NodeConstant> constants = ConstantsOf(best);
     for (size_t i = 0; i < constants.size(); ++i) {
+      if (constants[i].name == kLlPart) continue;
       bool is_better = false;
       for (const double factor : {1 + step[i], 1 / (1 + step[i])}) {
         NodeConfig changed = best;

@@ -14,6 +14,8 @@
 
 namespace strata::sim {
 
+inline constexpr char kLlPart[] = "nccl.point_to_point.ll_part_kib";
+
 struct NodeConstant {
   std::string name;  // "nccl.simple.step_us"
   double value = 0;
@@ -40,7 +42,7 @@ absl::StatusOr<double> MeanLogError(
 // `start` with every constant of `nccl` and `deep_ep` that is not 0 varied, one
 // after the other, by steps that grow where they help, until `rounds` rounds
 // are done. What the measurements do not depend on stays. Deterministic; finds
-// a local optimum.
+// a local optimum. Not varied: kLlPart, of which NCCL has two.
 absl::StatusOr<NodeConfig> FitConstants(
     const NodeConfig& start, absl::Span<const MeasuredCollective> measured,
     int rounds);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <set>
 #include <string>
 #include <vector>
@@ -34,9 +35,8 @@ constexpr int kRounds = 40;
 constexpr int kRestarts = 3;
 // Share of the error by which a constant has to make it less.
 constexpr double kLeastGain = 0.002;
-constexpr char kFill[] = "nccl.point_to_point.fill_us";
-// Where a constant that the preset does not have begins: half of a launch.
-constexpr double kFillStart = 3;
+// NCCL's up to 2.28, and since.
+constexpr double kLlParts[] = {8, 64};
 
 // The least bytes that a rank sends: with reduction in the switches the buffer,
 // else what is not its own.
@@ -116,15 +116,22 @@ absl::StatusOr<NodeConfig> Fit(const NodeConfig& preset,
                                absl::Span<const MeasuredCollective> rows) {
   NodeConfig node = preset;
   node.clear_deep_ep();  // No row has any.
-  NodeConfig filling = node;
-  if (ConstantOf(node, kFill) == 0) SetConstant(kFill, kFillStart, filling);
-  for (int i = 0; i < kRestarts; ++i) {
-    ASSIGN_OR_RETURN(node, FitConstants(node, rows, kRounds));
-    ASSIGN_OR_RETURN(filling, FitConstants(filling, rows, kRounds));
+  const NodeConfig start = node;
+  double least = std::numeric_limits<double>::infinity();
+  for (const double part : kLlParts) {
+    NodeConfig tried = start;
+    SetConstant(kLlPart, part, tried);
+    for (int i = 0; i < kRestarts; ++i) {
+      ASSIGN_OR_RETURN(tried, FitConstants(tried, rows, kRounds));
+    }
+    ASSIGN_OR_RETURN(const double error, MeanLogError(tried, rows));
+    // Where both do as well, the preset's.
+    const bool is_preset = part == ConstantOf(preset, kLlPart);
+    if (error < least * (is_preset ? 1 + kLeastGain : 1 - kLeastGain)) {
+      least = error;
+      node = tried;
+    }
   }
-  ASSIGN_OR_RETURN(const double plain_error, MeanLogError(node, rows));
-  ASSIGN_OR_RETURN(const double filling_error, MeanLogError(filling, rows));
-  if (filling_error * (1 + kLeastGain) < plain_error) node = filling;
   for (const NodeConstant& constant : ConstantsOf(node)) {
     SetConstant(constant.name, Rounded(constant.value), node);
   }

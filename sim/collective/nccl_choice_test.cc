@@ -1,0 +1,67 @@
+#include "sim/collective/nccl_choice.h"
+
+#include "gtest/gtest.h"
+#include "sim/cluster/cluster.pb.h"
+#include "sim/cluster/load_cluster.h"
+
+namespace strata::sim {
+namespace {
+
+constexpr double kMiB = 1 << 20;
+
+NcclTuner Tuner() { return NodePreset("h100")->tuner(); }
+
+// Of a buffer of `bytes` over n ranks: an all-gather or a reduce-scatter.
+NcclProtocol OfGather(int n, double bytes) {
+  return RingProtocol(Tuner(), n - 1, (n - 1) * bytes / n);
+}
+NcclProtocol OfReduce(int n, double bytes) {
+  return RingProtocol(Tuner(), 2 * (n - 1), 2 * (n - 1) * bytes / n);
+}
+
+// Over four: LL 6.6 + 3 * 0.6 = 8.4 us, and 141 GB/s; SIMPLE 8.4 + 3 * 3.4 =
+// 18.6, and 360. They meet at 10.2 us / (1 / 141 - 1 / 360) on an edge: 2.36
+// MB, or 3.15 of the buffer. LL128, 19.7 us and 331 GB/s, is never the best.
+TEST(RingProtocolTest, LeavesLlWhereItsOwnModelSaysSo) {
+  EXPECT_EQ(OfGather(4, 3.14e6), NcclProtocol::kLl);
+  EXPECT_EQ(OfGather(4, 3.16e6), NcclProtocol::kSimple);
+  // 11.8 - 7.2 us over the same: 1.066 MB, or 2.13 of the buffer.
+  EXPECT_EQ(OfGather(2, 2 * kMiB), NcclProtocol::kLl);
+  EXPECT_EQ(OfGather(2, 2.14e6), NcclProtocol::kSimple);
+}
+
+// Six steps are 10.2 us of LL, 25.4 of LL128, 28.8 of SIMPLE.
+TEST(RingProtocolTest, TakesLl128BetweenTheOthersWhereStepsAreMany) {
+  EXPECT_EQ(OfReduce(4, 2 * kMiB), NcclProtocol::kLl);
+  EXPECT_EQ(OfReduce(4, 4 * kMiB), NcclProtocol::kLl128);
+  EXPECT_EQ(OfReduce(4, 8 * kMiB), NcclProtocol::kLl128);
+  EXPECT_EQ(OfReduce(4, 16 * kMiB), NcclProtocol::kSimple);
+  EXPECT_EQ(OfReduce(2, 2 * kMiB), NcclProtocol::kSimple);
+}
+
+// 24 channels are 32 of messages; of four ranks each has eight for a peer.
+TEST(MessageChannelsTest, GrowWithBytesAndAreSharedOutAmongPeers) {
+  const auto channels = [](int ranks, double bytes) {
+    return MessageChannels(Tuner(), ranks, bytes, kLeastPart);
+  };
+
+  EXPECT_EQ(channels(4, 1), 1);
+  EXPECT_EQ(channels(4, kLeastPart), 1);
+  EXPECT_EQ(channels(4, kLeastPart + 1), 2);
+  EXPECT_EQ(channels(4, 64 * kMiB), 8);
+  EXPECT_EQ(channels(2, 64 * kMiB), 16);
+  EXPECT_EQ(channels(8, 64 * kMiB), 4);
+  EXPECT_EQ(channels(64, 1 * kMiB), 1);
+  // More than 16 MiB a channel: twice as many, up to all.
+  EXPECT_EQ(channels(4, 128 * kMiB), 8);
+  EXPECT_EQ(channels(4, 128 * kMiB + 1), 16);
+  EXPECT_EQ(channels(4, 256 * kMiB + 1), 32);
+  EXPECT_EQ(channels(2, 1024 * kMiB), 32);
+}
+
+TEST(MessageChannelsTest, AreOneWhereNothingIsKnown) {
+  EXPECT_EQ(MessageChannels(NcclTuner(), 4, 64 * kMiB, kLeastPart), 1);
+}
+
+}  // namespace
+}  // namespace strata::sim
