@@ -124,14 +124,18 @@ absl::StatusOr<double> MeanLogError(
 
 absl::StatusOr<NodeConfig> FitConstants(
     const NodeConfig& start, absl::Span<const MeasuredCollective> measured,
-    int rounds) {
+    int rounds, absl::Span<const absl::string_view> kept) {
   NodeConfig best = start;
   ASSIGN_OR_RETURN(double error, MeanLogError(start, measured));
   std::vector<double> step(ConstantsOf(start).size(), kFirstStep);
   for (int round = 0; round < rounds; ++round) {
     const std::vector<NodeConstant> constants = ConstantsOf(best);
     for (size_t i = 0; i < constants.size(); ++i) {
-      if (constants[i].name == kLlPart) continue;
+      if (constants[i].name == kLlPart ||
+          std::find(kept.begin(), kept.end(), constants[i].name) !=
+              kept.end()) {
+        continue;
+      }
       bool is_better = false;
       for (const double factor : {1 + step[i], 1 / (1 + step[i])}) {
         NodeConfig changed = best;

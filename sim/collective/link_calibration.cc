@@ -22,6 +22,7 @@
 #include "sim/cluster/cluster.pb.h"
 #include "sim/cluster/load_cluster.h"
 #include "sim/collective/fit.h"
+#include "sim/collective/nccl_choice.h"
 #include "sim/collective/validation.h"
 
 namespace strata::sim {
@@ -35,6 +36,7 @@ constexpr int kRounds = 40;
 constexpr int kRestarts = 3;
 // Share of the error by which a constant has to make it less.
 constexpr double kLeastGain = 0.002;
+constexpr absl::string_view kThreads = "nccl.ll.threads_us";
 // NCCL's up to 2.28, and since.
 constexpr double kLlParts[] = {8, 64};
 
@@ -110,6 +112,15 @@ double Rounded(double value) {
   return rounded;
 }
 
+// Whether a row's part fills a block of LL only partly: where none does, what
+// a full one costs more is a part of the launch.
+bool HasPartlyFilledBlocks(absl::Span<const MeasuredCollective> rows) {
+  return std::any_of(rows.begin(), rows.end(),
+                     [](const MeasuredCollective& row) {
+                       return row.bytes / row.num_gpus < kFullBlock;
+                     });
+}
+
 // The preset with what the rows say. Constants that do not matter to them are
 // the preset's to the last bit.
 absl::StatusOr<NodeConfig> Fit(const NodeConfig& preset,
@@ -117,13 +128,13 @@ absl::StatusOr<NodeConfig> Fit(const NodeConfig& preset,
   NodeConfig node = preset;
   node.clear_deep_ep();  // No row has any.
   const NodeConfig start = node;
+  std::vector<absl::string_view> kept;
+  if (!HasPartlyFilledBlocks(rows)) kept.push_back(kThreads);
   double least = std::numeric_limits<double>::infinity();
   for (const double part : kLlParts) {
     NodeConfig tried = start;
     SetConstant(kLlPart, part, tried);
-    for (int i = 0; i < kRestarts; ++i) {
-      ASSIGN_OR_RETURN(tried, FitConstants(tried, rows, kRounds));
-    }
+    ASSIGN_OR_RETURN(tried, FitConstants(tried, rows, kRounds, kept));
     ASSIGN_OR_RETURN(const double error, MeanLogError(tried, rows));
     // Where both do as well, the preset's.
     const bool is_preset = part == ConstantOf(preset, kLlPart);
@@ -132,15 +143,18 @@ absl::StatusOr<NodeConfig> Fit(const NodeConfig& preset,
       node = tried;
     }
   }
+  for (int i = 1; i < kRestarts; ++i) {
+    ASSIGN_OR_RETURN(node, FitConstants(node, rows, kRounds, kept));
+  }
   for (const NodeConstant& constant : ConstantsOf(node)) {
     SetConstant(constant.name, Rounded(constant.value), node);
   }
   for (const NodeConstant& constant : ConstantsOf(node)) {
     ASSIGN_OR_RETURN(const double error, MeanLogError(node, rows));
-    NodeConfig kept = node;
-    SetConstant(constant.name, ConstantOf(preset, constant.name), kept);
-    ASSIGN_OR_RETURN(const double kept_error, MeanLogError(kept, rows));
-    if (kept_error <= (1 + kLeastGain) * error) node = kept;
+    NodeConfig unmoved = node;
+    SetConstant(constant.name, ConstantOf(preset, constant.name), unmoved);
+    ASSIGN_OR_RETURN(const double unmoved_error, MeanLogError(unmoved, rows));
+    if (unmoved_error <= (1 + kLeastGain) * error) node = unmoved;
   }
   if (preset.has_deep_ep()) *node.mutable_deep_ep() = preset.deep_ep();
   return node;
