@@ -138,36 +138,21 @@ void TimeProtocols(const LoadedPlan& loaded, const NodeConfig& node,
   }
 }
 
-// The largest part of a message that a channel carries, in bytes.
-struct ChannelParts {
-  double ll = 0;
-  double simple = 0;
-};
-
-ChannelParts PartsOf(const Plan& plan, const NodeConfig& node, int num_ranks) {
-  const double ll_part = node.nccl().point_to_point().ll_part_kib() * kKibibyte;
-  ChannelParts parts;
-  const auto see = [&](double bytes) {
-    const auto part = [&](double least) {
-      return bytes / MessageChannels(node.tuner(), num_ranks, bytes, least);
-    };
-    parts.ll = std::max(parts.ll, part(ll_part));
-    parts.simple = std::max(parts.simple, part(kLeastPart));
-  };
+ChannelLoad ChannelLoadOf(const Plan& plan, const NodeConfig& node,
+                          int num_ranks) {
+  ChannelLoad sum;
   for (const PlanPhase& planned : plan.phases) {
     const Phase& phase = planned.phase;
-    if (phase.pattern != Pattern::kMatrix) {
-      see(phase.bytes);
-      continue;
-    }
-    for (int i = 0; i < num_ranks; ++i) {
-      for (int j = 0; j < num_ranks; ++j) {
-        const double bytes = phase.matrix[i * num_ranks + j];
-        if (i != j && bytes > 0) see(bytes);
-      }
-    }
+    const bool all_alike = phase.pattern != Pattern::kMatrix;
+    const ChannelLoad load = LoadOfChannels(
+        node.tuner(), num_ranks, all_alike,
+        node.nccl().point_to_point().own_share(), [&](int from, int to) {
+          return all_alike ? phase.bytes : phase.matrix[from * num_ranks + to];
+        });
+    sum.largest_part = std::max(sum.largest_part, load.largest_part);
+    sum.busiest += phase.times * load.busiest;
   }
-  return parts;
+  return sum;
 }
 
 // What two limits give together: near the larger, and where they are alike
@@ -197,28 +182,35 @@ void TimePointToPoint(const LoadedPlan& loaded, const NodeConfig& node,
   LinkId link = -1;
   const double links_time = SumOfPhases(
       loaded, {constants.efficiency(), constants.net_efficiency()}, link);
+  // Small messages go as flagged words, each channel at its own pace.
+  const double message = loaded.plan.flow_bytes;
+  const double ll_part = constants.ll_part_kib() * kKibibyte;
   const bool has_channels =
       group.num_nodes() == 1 && node.tuner().channels() > 0;
-  ChannelParts parts;
-  if (has_channels) {
-    parts = PartsOf(loaded.plan, node, group.size());
-  } else {
-    parts.ll = loaded.plan.flow_bytes;
+  const double ll_pace = constants.ll_gb_per_s() * kGigabyte;
+  if (!has_channels) {
+    timing.bandwidth = std::max(links_time, message / ll_pace);
+    best.Offer(timing, link);
+  } else if (TakesFlaggedWords(node.tuner(), group.size(), message, ll_part)) {
+    const int channels =
+        MessageChannels(node.tuner(), group.size(), message, ll_part);
+    timing.bandwidth = std::max(links_time, message / channels / ll_pace);
+    best.Offer(timing, link);
+    return;
   }
-  // Small messages go as flagged words, each channel at its own pace.
-  timing.bandwidth =
-      std::max(links_time, parts.ll / (constants.ll_gb_per_s() * kGigabyte));
-  best.Offer(timing, link);
-  // Large ones as chunks, of which the last is copied when all are there.
+  // Large ones as chunks, of which the last is copied when all of it is there.
   timing.latency += constants.simple_us() * kMicrosecond;
-  const double channel_rate = constants.channel_gb_per_s() * kGigabyte;
-  const double channel_time =
-      has_channels && channel_rate > 0 ? parts.simple / channel_rate : 0;
-  const double chunk = has_channels
-                           ? std::min(parts.simple, kMessageChunk)
-                           : std::min(loaded.plan.flow_bytes, kNetChunk);
+  if (!has_channels) {
+    timing.bandwidth =
+        links_time + ChannelCopy(std::min(message, kNetChunk), node.nccl());
+    best.Offer(timing, link);
+    return;
+  }
+  const ChannelLoad load = ChannelLoadOf(loaded.plan, node, group.size());
+  const double pace = constants.channel_gb_per_s() * kGigabyte;
   timing.bandwidth =
-      Together(links_time, channel_time) + ChannelCopy(chunk, node.nccl());
+      Together(links_time, pace > 0 ? load.busiest / pace : 0) +
+      ChannelCopy(std::min(load.largest_part, kMessageChunk), node.nccl());
   best.Offer(timing, link);
 }
 

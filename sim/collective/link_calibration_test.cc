@@ -196,5 +196,23 @@ TEST(CalibrateLinksTest, MakesTheFileOfTheMeasuredHost) {
             0.7 * *MeanLogError(*NodePreset("h100"), *rows));
 }
 
+// Rows of another run on a host like it, to which the file is not fitted.
+TEST(CalibrateLinksTest, TheMeasuredHostsFilePredictsAnotherRun) {
+  const auto csv = ReadFile(absl::StrCat(kMeasured, "_first.csv"));
+  ASSERT_THAT(csv, IsOk());
+  const auto rows = ParseMeasurements(*csv);
+  ASSERT_THAT(rows, IsOk());
+  const auto cluster = LoadCluster(absl::StrCat(kMeasured, ".textproto"));
+  ASSERT_THAT(cluster, IsOk());
+
+  const auto predicted_us = PredictAllUs(cluster->Node(0), *rows);
+
+  ASSERT_THAT(predicted_us, IsOk());
+  const ErrorSummary errors = Errors(*rows, *predicted_us);
+  EXPECT_EQ(errors.count, 72);
+  EXPECT_LT(errors.median, 0.03);
+  EXPECT_LT(errors.percentile_90, 0.1);
+}
+
 }  // namespace
 }  // namespace strata::sim

@@ -16,6 +16,7 @@
 #ifndef SIM_COLLECTIVE_NCCL_CHOICE_H_
 #define SIM_COLLECTIVE_NCCL_CHOICE_H_
 
+#include "absl/functional/function_ref.h"
 #include "sim/cluster/cluster.pb.h"
 
 namespace strata::sim {
@@ -33,6 +34,28 @@ NcclProtocol RingProtocol(const NcclTuner& tuner, double steps, double bytes);
 // twice as many while one has more than 16 MiB.
 int MessageChannels(const NcclTuner& tuner, int num_ranks, double bytes,
                     double least_part);
+
+// Whether messages of `bytes`, the largest of an exchange, go as flagged words
+// (LL): up to 16 KiB a channel, of all channels up to NCCL 2.28 (`ll_part` 8
+// KiB), of those that chunks would take since (64 KiB).
+bool TakesFlaggedWords(const NcclTuner& tuner, int num_ranks, double bytes,
+                       double ll_part);
+
+// What an exchange on one node puts on the channels.
+struct ChannelLoad {
+  double largest_part = 0;  // Of a message, of whole chunks.
+  double busiest = 0;       // The most bytes of a channel, see below.
+};
+
+// `bytes`(i, j) from rank i to rank j of `num_ranks`, itself included. A rank's
+// messages begin at channels as far apart as can be, in an order that NCCL
+// fixes; where they are more than the channels are, a channel has several. It
+// sends one and receives one at a time with the same threads: its load is the
+// mean of both, and `own_share` of what a rank keeps. Where all ranks are alike
+// only the first is looked at.
+ChannelLoad LoadOfChannels(const NcclTuner& tuner, int num_ranks,
+                           bool all_alike, double own_share,
+                           absl::FunctionRef<double(int from, int to)> bytes);
 
 // Of whole chunks: what a channel has at least, what it hands over at a time.
 constexpr double kLeastPart = 64 << 10;

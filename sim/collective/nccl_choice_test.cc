@@ -59,6 +59,51 @@ TEST(MessageChannelsTest, GrowWithBytesAndAreSharedOutAmongPeers) {
   EXPECT_EQ(channels(2, 1024 * kMiB), 32);
 }
 
+// Up to 2.28 512 KiB of 32 channels; since, 16 KiB of a message's own, which
+// has one for 64 KiB.
+TEST(TakesFlaggedWordsTest, IsARuleOfBytesAndOfNcclsRelease) {
+  EXPECT_TRUE(TakesFlaggedWords(Tuner(), 4, 512 * 1024, 8 * 1024));
+  EXPECT_FALSE(TakesFlaggedWords(Tuner(), 4, 512 * 1024 + 1, 8 * 1024));
+  EXPECT_TRUE(TakesFlaggedWords(Tuner(), 4, 16 * 1024, kLeastPart));
+  EXPECT_FALSE(TakesFlaggedWords(Tuner(), 4, 16 * 1024 + 1, kLeastPart));
+}
+
+// Messages of four ranks begin at channels 0 (to itself), 16 (to the next), 8
+// (to the third on) and 24 (to the second).
+TEST(LoadOfChannelsTest, MessagesShareChannelsWhereTheyAreLarge) {
+  const auto even = [](double bytes) {
+    return LoadOfChannels(Tuner(), 4, /*all_alike=*/true, /*own_share=*/0.5,
+                          [&](int, int) { return bytes; });
+  };
+
+  // Eight channels each: no two messages have one in common.
+  EXPECT_EQ(even(64 * kMiB).largest_part, 8 * kMiB);
+  EXPECT_EQ(even(64 * kMiB).busiest, 8 * kMiB);
+  // Sixteen: 16 to 23 have the next rank's and the third one's, 24 to 31 the
+  // next one's and the second one's, the others half of what is kept.
+  EXPECT_EQ(even(160 * kMiB).largest_part, 10 * kMiB);
+  EXPECT_EQ(even(160 * kMiB).busiest, 20 * kMiB);
+  // All 32: three messages, and half of what is kept.
+  EXPECT_EQ(even(320 * kMiB).busiest, 35 * kMiB);
+}
+
+// Rank 1 gets 64 MiB of ranks 0 and 2, and sends nothing: its channels are busy
+// half of their time.
+TEST(LoadOfChannelsTest, AChannelSendsAndReceivesAtOnce) {
+  const auto load = [](bool both) {
+    return LoadOfChannels(Tuner(), 4, /*all_alike=*/false, 0.5,
+                          [&](int from, int to) {
+                            const bool sends = both ? from % 2 != to % 2
+                                                    : from % 2 == 0 && to == 1;
+                            return sends ? 64 * kMiB : 0.0;
+                          })
+        .busiest;
+  };
+
+  EXPECT_EQ(load(false), 4 * kMiB);
+  EXPECT_EQ(load(true), 8 * kMiB);
+}
+
 TEST(MessageChannelsTest, AreOneWhereNothingIsKnown) {
   EXPECT_EQ(MessageChannels(NcclTuner(), 4, 64 * kMiB, kLeastPart), 1);
 }
