@@ -87,6 +87,18 @@ TEST(LoadOfChannelsTest, MessagesShareChannelsWhereTheyAreLarge) {
   EXPECT_EQ(even(320 * kMiB).busiest, 35 * kMiB);
 }
 
+// Three ranks share out 32 channels as four do: each has a part of each.
+TEST(LoadOfChannelsTest, TakesRanksThatAreNoPowerOfTwo) {
+  const ChannelLoad load = LoadOfChannels(
+      Tuner(), 3, /*all_alike=*/false, /*own_share=*/0.5, [](int from, int to) {
+        return from == 2 && to == 0 ? 64 * kMiB : 1.0 * kMiB;
+      });
+
+  EXPECT_EQ(load.largest_part, 8 * kMiB);
+  // Rank 2 sends it and receives 1 MiB of rank 1; rank 0 likewise.
+  EXPECT_EQ(load.busiest, 4 * kMiB + 64 * 1024);
+}
+
 // Rank 1 gets 64 MiB of ranks 0 and 2, and sends nothing: its channels are busy
 // half of their time.
 TEST(LoadOfChannelsTest, AChannelSendsAndReceivesAtOnce) {
