@@ -1,10 +1,12 @@
 // What GPUs of one host exchange, by size: time and bus bandwidth (the rate on
 // the links that a ring would need, as NCCL's own tests define it).
 //
-//   bazel run -c opt --config=cuda //cuda/nccl:nccl_benchmark -- [GPUS [CSV]]
+//   bazel run -c opt --config=cuda //cuda/nccl:nccl_benchmark --
+//       [GPUS [CSV [BYTES,BYTES,...]]]
 //
 // CSV: a file of its own for what the simulator predicts, in the columns that
 // sim/collective:check_collectives and strata calibrate --collectives read.
+// BYTES: other sizes than 16 KiB to 1 GiB, four times apart.
 
 #include <algorithm>
 #include <cmath>
@@ -21,6 +23,9 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/numbers.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_split.h"
+#include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "absl/types/span.h"
 #include "core/base/check.h"
@@ -39,6 +44,7 @@ namespace {
 constexpr int kTurns = 7;           // The median of them counts.
 constexpr double kTurnBytes = 4e9;  // About so many a turn,
 constexpr int kMaxCalls = 50;       // but no more calls.
+constexpr int64_t kMinBytes = 16 << 10;
 constexpr int64_t kMaxBytes = int64_t{1} << 30;
 
 void Succeed(const absl::Status& status) { CHECK(status.ok()) << status; }
@@ -72,7 +78,7 @@ using Calls = std::function<ncclResult_t(const Rank&, ncclComm_t, int64_t)>;
 
 struct Work {
   const char* name;
-  const char* op;     // Of the CSV; null: not in it.
+  std::function<std::string(int size)> op;  // Of the CSV.
   const char* dtype;  // "half" or "int8": 2 bytes an element, or 1.
   // Of the bytes that a call has, those on a link of the ring.
   std::function<double(int size)> bus_share;
@@ -135,36 +141,52 @@ Calls Uneven(double (*share)(int to, int size)) {
   };
 }
 
+// "alltoallv:0.53:0.47": what each rank gets of every rank's bytes.
+std::function<std::string(int size)> UnevenOp(double (*share)(int to,
+                                                              int size)) {
+  return [share](int size) {
+    std::string op = "alltoallv";
+    for (int to = 0; to < size; ++to) {
+      absl::StrAppendFormat(&op, ":%.6f", share(to, size));
+    }
+    return op;
+  };
+}
+
 std::vector<Work> AllWork() {
+  const auto named = [](const char* op) {
+    return [op](int) { return std::string(op); };
+  };
   const auto ring_share = [](int n) { return (n - 1.0) / n; };
   return {
-      {"all_reduce", "all_reduce", "half",
+      {"all_reduce", named("all_reduce"), "half",
        [](int n) { return 2 * (n - 1.0) / n; },
        [](const Rank& r, ncclComm_t comm, int64_t bytes) {
          return r.nccl.all_reduce(r.in, r.in, bytes / 2, ncclFloat16, ncclSum,
                                   comm, r.group.stream());
        }},
-      {"all_gather", "all_gather", "int8", ring_share,
+      {"all_gather", named("all_gather"), "int8", ring_share,
        [](const Rank& r, ncclComm_t comm, int64_t bytes) {
          return r.nccl.all_gather(r.in, r.out, bytes / r.size, ncclInt8, comm,
                                   r.group.stream());
        }},
-      {"reduce_scatter", "reduce_scatter", "half", ring_share,
+      {"reduce_scatter", named("reduce_scatter"), "half", ring_share,
        [](const Rank& r, ncclComm_t comm, int64_t bytes) {
          return r.nccl.reduce_scatter(r.in, r.out, bytes / 2 / r.size,
                                       ncclFloat16, ncclSum, comm,
                                       r.group.stream());
        }},
-      {"all_to_all", "alltoall", "int8", ring_share,
+      {"all_to_all", named("alltoall"), "int8", ring_share,
        [](const Rank& r, ncclComm_t comm, int64_t bytes) {
          return Exchange(r, comm, [&](int, int) { return bytes / r.size; });
        }},
       // The bus bandwidth is of the even one: what unevenness costs shows.
-      {"all_to_all_v, skewed", nullptr, nullptr, ring_share,
+      {"all_to_all_v, skewed", UnevenOp(SkewedShare), "int8", ring_share,
        Uneven(SkewedShare)},
-      {"all_to_all_v, recorded", nullptr, nullptr, ring_share,
+      {"all_to_all_v, recorded", UnevenOp(RecordedShare), "int8", ring_share,
        Uneven(RecordedShare)},
-      {"send and receive, ring", nullptr, nullptr, [](int) { return 1.0; },
+      {"send and receive, ring", named("sendrecv"), "int8",
+       [](int) { return 1.0; },
        [](const Rank& r, ncclComm_t comm, int64_t bytes) {
          r.nccl.send(r.in, bytes, ncclInt8, (r.rank + 1) % r.size, comm,
                      r.group.stream());
@@ -223,7 +245,7 @@ double Time(const Rank& rank, Communicator& host, const Work& work,
 
 // `csv`: null, or where rows go.
 void Run(Communicator& host, const NcclLibrary& nccl, ncclUniqueId id,
-         std::FILE* csv) {
+         const std::vector<int64_t>& sizes, std::FILE* csv) {
   Succeed(cudaSetDevice(host.rank()));
   Succeed(host.Broadcast(PayloadOfStruct(id), 0));
   NcclGroup::Options options;
@@ -247,22 +269,38 @@ void Run(Communicator& host, const NcclLibrary& nccl, ncclUniqueId id,
   cudaDeviceProp properties;
   Succeed(cudaGetDeviceProperties(&properties, host.rank()));
   for (const Work& work : AllWork()) {
-    for (int64_t bytes = 16 << 10; bytes <= kMaxBytes; bytes *= 4) {
+    for (const int64_t bytes : sizes) {
       const double seconds = Time(rank, host, work, bytes);
       if (host.rank() != 0) continue;
       std::printf("%-24s %11lld bytes %10.1f us %8.1f GB/s bus\n", work.name,
                   static_cast<long long>(bytes), seconds * 1e6,
                   work.bus_share(host.size()) * bytes / seconds * 1e-9);
       std::fflush(stdout);
-      if (csv == nullptr || work.op == nullptr) continue;
+      if (csv == nullptr) continue;
       const int width = std::strcmp(work.dtype, "half") == 0 ? 2 : 1;
-      std::fprintf(csv, "%s,%s,%s,%d,%lld,%.6f\n", properties.name, work.op,
-                   work.dtype, host.size(),
+      std::fprintf(csv, "%s,%s,%s,%d,%lld,%.6f\n", properties.name,
+                   work.op(host.size()).c_str(), work.dtype, host.size(),
                    static_cast<long long>(bytes / width), seconds * 1e3);
+      std::fflush(csv);
     }
   }
   cudaFree(in);
   cudaFree(out);
+}
+
+// Of "524288,2097152"; empty if one is no whole number of rows for each rank,
+// or above kMaxBytes.
+std::vector<int64_t> SizesOf(const char* text, int num_ranks) {
+  std::vector<int64_t> sizes;
+  for (const absl::string_view field : absl::StrSplit(text, ',')) {
+    int64_t bytes = 0;
+    if (!absl::SimpleAtoi(field, &bytes) || bytes < 1 || bytes > kMaxBytes ||
+        bytes % (kRowBytes * num_ranks) != 0) {
+      return {};
+    }
+    sizes.push_back(bytes);
+  }
+  return sizes;
 }
 
 }  // namespace
@@ -276,13 +314,30 @@ int main(int argc, char** argv) {
     return 1;
   }
   int wanted = num_gpus;
-  if (argc > 3 || (argc >= 2 && (!absl::SimpleAtoi(argv[1], &wanted) ||
+  if (argc > 4 || (argc >= 2 && (!absl::SimpleAtoi(argv[1], &wanted) ||
                                  wanted < 1 || wanted > num_gpus))) {
-    std::fprintf(stderr, "want [GPUS [CSV]], GPUS 1 to %d\n", num_gpus);
+    std::fprintf(stderr, "want [GPUS [CSV [BYTES,...]]], GPUS 1 to %d\n",
+                 num_gpus);
     return 1;
   }
+  std::vector<int64_t> sizes;
+  if (argc == 4) {
+    sizes = gpu::SizesOf(argv[3], wanted);
+    if (sizes.empty()) {
+      std::fprintf(stderr,
+                   "BYTES is \"%s\"; want multiples of %lld up to %lld, as in "
+                   "524288,2097152\n",
+                   argv[3], static_cast<long long>(gpu::kRowBytes * wanted),
+                   static_cast<long long>(gpu::kMaxBytes));
+      return 1;
+    }
+  } else {
+    for (int64_t bytes = gpu::kMinBytes; bytes <= gpu::kMaxBytes; bytes *= 4) {
+      sizes.push_back(bytes);
+    }
+  }
   std::FILE* csv = nullptr;
-  if (argc == 3) {
+  if (argc >= 3) {
     csv = std::fopen(argv[2], "w");
     if (csv == nullptr) {
       std::perror(argv[2]);
@@ -302,7 +357,7 @@ int main(int argc, char** argv) {
   const auto hosts = ThreadCommunicators(wanted, absl::Minutes(2));
   std::vector<std::thread> threads;
   for (const auto& host : hosts) {
-    threads.emplace_back([&] { gpu::Run(*host, **nccl, id, csv); });
+    threads.emplace_back([&] { gpu::Run(*host, **nccl, id, sizes, csv); });
   }
   for (std::thread& thread : threads) thread.join();
   if (csv != nullptr && std::fclose(csv) != 0) {

@@ -212,6 +212,9 @@ TEST(ClusterTest, NamesTheFieldOfAKindThatIsOutOfRange) {
                 node.mutable_nccl()->mutable_ll()->set_efficiency(1.5);
               }),
               StatusIs(kInvalid, HasSubstr("nccl.ll.efficiency is 1.5")));
+  EXPECT_THAT(
+      create([](NodeConfig& node) { node.mutable_tuner()->set_channels(0); }),
+      StatusIs(kInvalid, HasSubstr("tuner.channels is 0")));
   EXPECT_THAT(create([](NodeConfig& node) { node.set_name("other"); }),
               StatusIs(kInvalid, HasSubstr("nodes[0].kind is \"h100\"; there "
                                            "are other")));

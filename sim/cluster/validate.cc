@@ -64,6 +64,8 @@ absl::Status ValidateGpu(const std::string& path, const GpuConfig& gpu) {
 
 absl::Status ValidateProtocol(const std::string& path,
                               const NcclConstants::Protocol& protocol) {
+  RETURN_IF_ERROR(Microseconds(path, "base_us", protocol.base_us()));
+  RETURN_IF_ERROR(Microseconds(path, "threads_us", protocol.threads_us()));
   RETURN_IF_ERROR(Microseconds(path, "step_us", protocol.step_us()));
   RETURN_IF_ERROR(Microseconds(path, "net_step_us", protocol.net_step_us()));
   RETURN_IF_ERROR(Microseconds(path, "tree_step_us", protocol.tree_step_us()));
@@ -78,6 +80,8 @@ absl::Status ValidateNccl(const std::string& path, const NcclConstants& nccl,
   RETURN_IF_ERROR(ValidateProtocol(path + ".ll", nccl.ll()));
   RETURN_IF_ERROR(ValidateProtocol(path + ".ll128", nccl.ll128()));
   RETURN_IF_ERROR(ValidateProtocol(path + ".simple", nccl.simple()));
+  RETURN_IF_ERROR(
+      RateOrNone(path, "channel_copy_gb_per_s", nccl.channel_copy_gb_per_s()));
   const NcclConstants::PointToPoint& p2p = nccl.point_to_point();
   const std::string p2p_path = path + ".point_to_point";
   RETURN_IF_ERROR(Microseconds(p2p_path, "launch_us", p2p.launch_us()));
@@ -85,7 +89,10 @@ absl::Status ValidateNccl(const std::string& path, const NcclConstants& nccl,
   RETURN_IF_ERROR(Microseconds(p2p_path, "net_us", p2p.net_us()));
   RETURN_IF_ERROR(Rate(p2p_path, "ll_gb_per_s", p2p.ll_gb_per_s()));
   RETURN_IF_ERROR(Microseconds(p2p_path, "simple_us", p2p.simple_us()));
-  RETURN_IF_ERROR(Microseconds(p2p_path, "fill_us", p2p.fill_us()));
+  RETURN_IF_ERROR(RateOrNone(p2p_path, "ll_part_kib", p2p.ll_part_kib()));
+  RETURN_IF_ERROR(
+      RateOrNone(p2p_path, "channel_gb_per_s", p2p.channel_gb_per_s()));
+  RETURN_IF_ERROR(InRange(p2p_path, "own_share", p2p.own_share(), 0, 10));
   RETURN_IF_ERROR(Share(p2p_path, "efficiency", p2p.efficiency()));
   RETURN_IF_ERROR(Share(p2p_path, "net_efficiency", p2p.net_efficiency()));
   if (!in_switch) return absl::OkStatus();
@@ -93,6 +100,12 @@ absl::Status ValidateNccl(const std::string& path, const NcclConstants& nccl,
                                nccl.in_switch().launch_us()));
   return Share(path + ".in_switch", "efficiency",
                nccl.in_switch().efficiency());
+}
+
+absl::Status ValidateTuner(const std::string& path, const NcclTuner& tuner) {
+  RETURN_IF_ERROR(InRange(path, "channels", tuner.channels(), 1, 64));
+  RETURN_IF_ERROR(Rate(path, "ring_gb_per_s", tuner.ring_gb_per_s()));
+  return Rate(path, "ll_gb_per_s", tuner.ll_gb_per_s());
 }
 
 absl::Status ValidateKernel(const std::string& path,
@@ -138,6 +151,9 @@ absl::Status ValidateNode(const std::string& path, const NodeConfig& node) {
   RETURN_IF_ERROR(
       ValidateNccl(path + ".nccl", node.nccl(),
                    node.scale_up().min_gpus_for_in_switch_reduction() > 0));
+  if (node.has_tuner()) {
+    RETURN_IF_ERROR(ValidateTuner(path + ".tuner", node.tuner()));
+  }
   if (node.has_deep_ep()) {
     RETURN_IF_ERROR(ValidateDeepEp(path + ".deep_ep", node.deep_ep()));
   }

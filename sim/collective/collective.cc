@@ -17,6 +17,7 @@
 #include "sim/cluster/cluster.pb.h"
 #include "sim/collective/algorithm.h"
 #include "sim/collective/group.h"
+#include "sim/collective/nccl_choice.h"
 #include "sim/collective/phase.h"
 #include "sim/engine/time.h"
 #include "sim/network/topology.h"
@@ -25,7 +26,7 @@ namespace strata::sim {
 namespace {
 
 constexpr double kGigabyte = 1e9;
-constexpr double kMegabyte = 1e6;
+constexpr double kKibibyte = 1024;
 constexpr double kMicrosecond = 1e-6;
 // No buffer is as large, and no time of it overflows.
 constexpr double kMaxBytes = 1e18;
@@ -73,14 +74,40 @@ double SumOfPhases(const LoadedPlan& loaded, const Efficiency& efficiency,
   return sum;
 }
 
-// Of rings, trees, halving-doubling: by the protocol that is best.
+// Whether NCCL takes the protocol: by its own cost model for a ring within a
+// node that says how NCCL sees it, else the best one is taken.
+bool IsTaken(NcclProtocol protocol, const Plan& plan, const NodeConfig& node,
+             bool one_node) {
+  if (!one_node || !node.has_tuner() ||
+      plan.algorithm != CollectiveAlgorithm::kRing) {
+    return true;
+  }
+  const Phase& ring = plan.phases[0].phase;
+  return protocol == RingProtocol(node.tuner(), ring.steps, ring.bytes);
+}
+
+// Seconds in which a channel copies `bytes` that have come to their place.
+double ChannelCopy(double bytes, const NcclConstants& nccl) {
+  const double rate = nccl.channel_copy_gb_per_s() * kGigabyte;
+  return rate > 0 ? bytes / rate : 0;
+}
+
+// Of rings, trees, halving-doubling.
 void TimeProtocols(const LoadedPlan& loaded, const NodeConfig& node,
-                   bool one_per_node, Best& best) {
+                   const Group& group, Best& best) {
   const NcclConstants& nccl = node.nccl();
-  for (const NcclConstants::Protocol* protocol :
-       {&nccl.ll(), &nccl.ll128(), &nccl.simple()}) {
+  const bool one_per_node = group.most_per_node() == 1;
+  const bool one_node = group.num_nodes() == 1;
+  const std::array<std::pair<NcclProtocol, const NcclConstants::Protocol*>, 3>
+      protocols = {{{NcclProtocol::kLl, &nccl.ll()},
+                    {NcclProtocol::kLl128, &nccl.ll128()},
+                    {NcclProtocol::kSimple, &nccl.simple()}}};
+  for (const auto& [name, protocol] : protocols) {
+    if (!IsTaken(name, loaded.plan, node, one_node)) continue;
     Timing timing;
-    timing.latency = nccl.launch_us();
+    timing.latency = nccl.launch_us() + protocol->base_us() +
+                     protocol->threads_us() *
+                         std::min(1.0, loaded.plan.copy_bytes / kFullBlock);
     for (const PlanPhase& planned : loaded.plan.phases) {
       const Phase& phase = planned.phase;
       // NCCL counts a ring's step as a tree's where each step is between nodes
@@ -101,12 +128,46 @@ void TimeProtocols(const LoadedPlan& loaded, const NodeConfig& node,
             ? protocol->copy_gb_per_s()
             : protocol->efficiency() * node.scale_up().gb_per_s();
     timing.bandwidth += loaded.plan.copy_bytes / (copy_rate * kGigabyte);
+    if (name == NcclProtocol::kSimple && node.tuner().channels() > 0) {
+      // The last slice of a channel's part.
+      const double part = loaded.plan.copy_bytes / node.tuner().channels();
+      timing.bandwidth +=
+          ChannelCopy(std::min(part / kSlicesPerChunk, kLargestSlice), nccl);
+    }
     best.Offer(timing, link);
   }
 }
 
+ChannelLoad ChannelLoadOf(const Plan& plan, const NodeConfig& node,
+                          int num_ranks) {
+  ChannelLoad sum;
+  for (const PlanPhase& planned : plan.phases) {
+    const Phase& phase = planned.phase;
+    const bool all_alike = phase.pattern != Pattern::kMatrix;
+    const ChannelLoad load = LoadOfChannels(
+        node.tuner(), num_ranks, all_alike,
+        node.nccl().point_to_point().own_share(), [&](int from, int to) {
+          return all_alike ? phase.bytes : phase.matrix[from * num_ranks + to];
+        });
+    sum.largest_part = std::max(sum.largest_part, load.largest_part);
+    sum.busiest += phase.times * load.busiest;
+  }
+  return sum;
+}
+
+// What two limits give together: near the larger, and where they are alike
+// each is at times in the other's way.
+double Together(double a, double b) {
+  constexpr double kSharpness = 4;
+  const double most = std::max(a, b);
+  if (most <= 0) return 0;
+  return most * std::pow(std::pow(a / most, kSharpness) +
+                             std::pow(b / most, kSharpness),
+                         1 / kSharpness);
+}
+
 void TimePointToPoint(const LoadedPlan& loaded, const NodeConfig& node,
-                      Best& best) {
+                      const Group& group, Best& best) {
   const NcclConstants::PointToPoint& constants = node.nccl().point_to_point();
   const auto crosses_nics = [](const PhaseLoad& load) {
     return load.nic.seconds > 0;
@@ -121,19 +182,35 @@ void TimePointToPoint(const LoadedPlan& loaded, const NodeConfig& node,
   LinkId link = -1;
   const double links_time = SumOfPhases(
       loaded, {constants.efficiency(), constants.net_efficiency()}, link);
-  // Small messages go as flagged words, each flow at its own pace.
-  timing.bandwidth =
-      std::max(links_time,
-               loaded.plan.flow_bytes / (constants.ll_gb_per_s() * kGigabyte));
-  best.Offer(timing, link);
-  timing.latency += constants.simple_us() * kMicrosecond;
-  double sent_bytes = 0;  // By a rank, over NVLink.
-  for (size_t i = 0; i < loaded.loads.size(); ++i) {
-    sent_bytes +=
-        loaded.plan.phases[i].phase.times * loaded.loads[i].nvlink_bytes;
+  // Small messages go as flagged words, each channel at its own pace.
+  const double message = loaded.plan.flow_bytes;
+  const double ll_part = constants.ll_part_kib() * kKibibyte;
+  const bool has_channels =
+      group.num_nodes() == 1 && node.tuner().channels() > 0;
+  const double ll_pace = constants.ll_gb_per_s() * kGigabyte;
+  if (!has_channels) {
+    timing.bandwidth = std::max(links_time, message / ll_pace);
+    best.Offer(timing, link);
+  } else if (TakesFlaggedWords(node.tuner(), group.size(), message, ll_part)) {
+    const int channels =
+        MessageChannels(node.tuner(), group.size(), message, ll_part);
+    timing.bandwidth = std::max(links_time, message / channels / ll_pace);
+    best.Offer(timing, link);
+    return;
   }
-  timing.bandwidth = links_time + constants.fill_us() * kMicrosecond *
-                                      std::sqrt(sent_bytes / kMegabyte);
+  // Large ones as chunks, of which the last is copied when all of it is there.
+  timing.latency += constants.simple_us() * kMicrosecond;
+  if (!has_channels) {
+    timing.bandwidth =
+        links_time + ChannelCopy(std::min(message, kNetChunk), node.nccl());
+    best.Offer(timing, link);
+    return;
+  }
+  const ChannelLoad load = ChannelLoadOf(loaded.plan, node, group.size());
+  const double pace = constants.channel_gb_per_s() * kGigabyte;
+  timing.bandwidth =
+      Together(links_time, pace > 0 ? load.busiest / pace : 0) +
+      ChannelCopy(std::min(load.largest_part, kMessageChunk), node.nccl());
   best.Offer(timing, link);
 }
 
@@ -169,16 +246,16 @@ void TimeDimensions(const LoadedPlan& loaded, Best& best) {
 
 // By the constants of one kind of node.
 Best TimeOf(const LoadedPlan& loaded, const NodeConfig& node,
-            const Topology& topology, bool one_per_node) {
+            const Topology& topology, const Group& group) {
   Best best;
   if (!topology.has_nodes()) {
     TimeDimensions(loaded, best);
   } else if (loaded.plan.transport == Transport::kPointToPoint) {
-    TimePointToPoint(loaded, node, best);
+    TimePointToPoint(loaded, node, group, best);
   } else if (loaded.plan.transport == Transport::kInSwitch) {
     TimeInSwitch(loaded, node, best);
   } else {
-    TimeProtocols(loaded, node, one_per_node, best);
+    TimeProtocols(loaded, node, group, best);
   }
   return best;
 }
@@ -278,8 +355,7 @@ CollectiveCost CostOf(const LoadedPlan& loaded, const Group& group,
     const int kind = cluster.KindOf(node.node);
     if (std::find(seen.begin(), seen.end(), kind) != seen.end()) continue;
     seen.push_back(kind);
-    const Best best = TimeOf(loaded, cluster.Node(node.node), topology,
-                             group.most_per_node() == 1);
+    const Best best = TimeOf(loaded, cluster.Node(node.node), topology, group);
     if (!slowest.is_set || best.timing.total() > slowest.timing.total()) {
       slowest = best;
     }

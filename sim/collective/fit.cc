@@ -124,26 +124,36 @@ absl::StatusOr<double> MeanLogError(
 
 absl::StatusOr<NodeConfig> FitConstants(
     const NodeConfig& start, absl::Span<const MeasuredCollective> measured,
-    int rounds) {
+    int rounds, absl::Span<const absl::string_view> kept) {
   NodeConfig best = start;
   ASSIGN_OR_RETURN(double error, MeanLogError(start, measured));
   std::vector<double> step(ConstantsOf(start).size(), kFirstStep);
+  // No row depends on them, or no protocol that one takes.
+  std::vector<bool> is_idle(step.size(), false);
   for (int round = 0; round < rounds; ++round) {
     const std::vector<NodeConstant> constants = ConstantsOf(best);
     for (size_t i = 0; i < constants.size(); ++i) {
+      if (is_idle[i] || constants[i].name == kLlPart ||
+          std::find(kept.begin(), kept.end(), constants[i].name) !=
+              kept.end()) {
+        continue;
+      }
       bool is_better = false;
+      int num_same = 0;
       for (const double factor : {1 + step[i], 1 / (1 + step[i])}) {
         NodeConfig changed = best;
         SetConstant(constants[i].name, constants[i].value * factor, changed);
         // A share above 1, say, is refused: no better then.
         const absl::StatusOr<double> changed_error =
             MeanLogError(changed, measured);
+        if (changed_error.ok() && *changed_error == error) ++num_same;
         if (!changed_error.ok() || *changed_error >= error) continue;
         error = *changed_error;
         best = std::move(changed);
         is_better = true;
         break;
       }
+      is_idle[i] = num_same == 2;
       step[i] = is_better ? std::min(1.3 * step[i], kLargestStep)
                           : std::max(0.6 * step[i], kLeastStep);
     }

@@ -14,6 +14,8 @@
 
 namespace strata::sim {
 
+inline constexpr char kLlPart[] = "nccl.point_to_point.ll_part_kib";
+
 struct NodeConstant {
   std::string name;  // "nccl.simple.step_us"
   double value = 0;
@@ -39,11 +41,12 @@ absl::StatusOr<double> MeanLogError(
 
 // `start` with every constant of `nccl` and `deep_ep` that is not 0 varied, one
 // after the other, by steps that grow where they help, until `rounds` rounds
-// are done. What the measurements do not depend on stays. Deterministic; finds
+// are done. What the measurements do not depend on stays, and so do kLlPart, of
+// which NCCL has two values, and the constants of `kept`. Deterministic; finds
 // a local optimum.
 absl::StatusOr<NodeConfig> FitConstants(
     const NodeConfig& start, absl::Span<const MeasuredCollective> measured,
-    int rounds);
+    int rounds, absl::Span<const absl::string_view> kept = {});
 
 }  // namespace strata::sim
 

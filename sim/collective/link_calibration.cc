@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <set>
 #include <string>
 #include <vector>
@@ -21,6 +22,7 @@
 #include "sim/cluster/cluster.pb.h"
 #include "sim/cluster/load_cluster.h"
 #include "sim/collective/fit.h"
+#include "sim/collective/nccl_choice.h"
 #include "sim/collective/validation.h"
 
 namespace strata::sim {
@@ -34,9 +36,9 @@ constexpr int kRounds = 40;
 constexpr int kRestarts = 3;
 // Share of the error by which a constant has to make it less.
 constexpr double kLeastGain = 0.002;
-constexpr char kFill[] = "nccl.point_to_point.fill_us";
-// Where a constant that the preset does not have begins: half of a launch.
-constexpr double kFillStart = 3;
+constexpr absl::string_view kThreads = "nccl.ll.threads_us";
+// NCCL's up to 2.28, and since.
+constexpr double kLlParts[] = {8, 64};
 
 // The least bytes that a rank sends: with reduction in the switches the buffer,
 // else what is not its own.
@@ -110,30 +112,49 @@ double Rounded(double value) {
   return rounded;
 }
 
+// Whether a row's part fills a block of LL only partly: where none does, what
+// a full one costs more is a part of the launch.
+bool HasPartlyFilledBlocks(absl::Span<const MeasuredCollective> rows) {
+  return std::any_of(rows.begin(), rows.end(),
+                     [](const MeasuredCollective& row) {
+                       return row.bytes / row.num_gpus < kFullBlock;
+                     });
+}
+
 // The preset with what the rows say. Constants that do not matter to them are
 // the preset's to the last bit.
 absl::StatusOr<NodeConfig> Fit(const NodeConfig& preset,
                                absl::Span<const MeasuredCollective> rows) {
   NodeConfig node = preset;
   node.clear_deep_ep();  // No row has any.
-  NodeConfig filling = node;
-  if (ConstantOf(node, kFill) == 0) SetConstant(kFill, kFillStart, filling);
-  for (int i = 0; i < kRestarts; ++i) {
-    ASSIGN_OR_RETURN(node, FitConstants(node, rows, kRounds));
-    ASSIGN_OR_RETURN(filling, FitConstants(filling, rows, kRounds));
+  const NodeConfig start = node;
+  std::vector<absl::string_view> kept;
+  if (!HasPartlyFilledBlocks(rows)) kept.push_back(kThreads);
+  double least = std::numeric_limits<double>::infinity();
+  for (const double part : kLlParts) {
+    NodeConfig tried = start;
+    SetConstant(kLlPart, part, tried);
+    ASSIGN_OR_RETURN(tried, FitConstants(tried, rows, kRounds, kept));
+    ASSIGN_OR_RETURN(const double error, MeanLogError(tried, rows));
+    // Where both do as well, the preset's.
+    const bool is_preset = part == ConstantOf(preset, kLlPart);
+    if (error < least * (is_preset ? 1 + kLeastGain : 1 - kLeastGain)) {
+      least = error;
+      node = tried;
+    }
   }
-  ASSIGN_OR_RETURN(const double plain_error, MeanLogError(node, rows));
-  ASSIGN_OR_RETURN(const double filling_error, MeanLogError(filling, rows));
-  if (filling_error * (1 + kLeastGain) < plain_error) node = filling;
+  for (int i = 1; i < kRestarts; ++i) {
+    ASSIGN_OR_RETURN(node, FitConstants(node, rows, kRounds, kept));
+  }
   for (const NodeConstant& constant : ConstantsOf(node)) {
     SetConstant(constant.name, Rounded(constant.value), node);
   }
   for (const NodeConstant& constant : ConstantsOf(node)) {
     ASSIGN_OR_RETURN(const double error, MeanLogError(node, rows));
-    NodeConfig kept = node;
-    SetConstant(constant.name, ConstantOf(preset, constant.name), kept);
-    ASSIGN_OR_RETURN(const double kept_error, MeanLogError(kept, rows));
-    if (kept_error <= (1 + kLeastGain) * error) node = kept;
+    NodeConfig unmoved = node;
+    SetConstant(constant.name, ConstantOf(preset, constant.name), unmoved);
+    ASSIGN_OR_RETURN(const double unmoved_error, MeanLogError(unmoved, rows));
+    if (unmoved_error <= (1 + kLeastGain) * error) node = unmoved;
   }
   if (preset.has_deep_ep()) *node.mutable_deep_ep() = preset.deep_ep();
   return node;

@@ -6,6 +6,8 @@
 //     }
 //     +-- without one size, without one number of GPUs: held-out errors
 //
+// Of NCCL's two ways to give flagged words channels (kLlPart) the one that fits
+// better is taken; what the preset says that NCCL takes the node for is kept.
 // A constant moves only where rows ask for it: one by which the error gets no
 // better than with the preset's value keeps that, and is not in the file.
 

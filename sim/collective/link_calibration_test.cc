@@ -61,14 +61,16 @@ TEST(CalibrateLinksTest, FindsConstantsThatMadeTheRows) {
   truth.mutable_nccl()->mutable_simple()->set_efficiency(0.7);
   truth.mutable_nccl()->mutable_point_to_point()->set_efficiency(0.5);
   truth.mutable_nccl()->mutable_point_to_point()->set_launch_us(9);
-  truth.mutable_nccl()->mutable_point_to_point()->set_fill_us(4);
+  truth.mutable_nccl()->mutable_point_to_point()->set_channel_gb_per_s(15);
+  truth.mutable_nccl()->mutable_point_to_point()->set_ll_part_kib(8);
   const std::vector<MeasuredCollective> rows = RowsOf(truth, {2, 4});
 
   const auto fit = CalibrateLinks("h100", rows);
 
   ASSERT_THAT(fit, IsOk());
   EXPECT_GT(Errors(rows, fit->preset_us).median, 0.1);
-  // What adds up, as a launch, a cost per peer and the time to fill links, has
+  EXPECT_EQ(ConstantOf(fit->node, kLlPart), 8);
+  // What adds up, as a launch, a cost per peer and a copy at the end, has
   // a valley in which a coordinate search ends: times are held to less than the
   // tenth of constants, and point to point to its rate.
   EXPECT_LT(Errors(rows, fit->fitted_us).median, 0.01);
@@ -192,6 +194,24 @@ TEST(CalibrateLinksTest, MakesTheFileOfTheMeasuredHost) {
   }
   EXPECT_LT(*MeanLogError(fit->node, *rows),
             0.7 * *MeanLogError(*NodePreset("h100"), *rows));
+}
+
+// Rows of another run on a host like it, to which the file is not fitted.
+TEST(CalibrateLinksTest, TheMeasuredHostsFilePredictsAnotherRun) {
+  const auto csv = ReadFile(absl::StrCat(kMeasured, "_first.csv"));
+  ASSERT_THAT(csv, IsOk());
+  const auto rows = ParseMeasurements(*csv);
+  ASSERT_THAT(rows, IsOk());
+  const auto cluster = LoadCluster(absl::StrCat(kMeasured, ".textproto"));
+  ASSERT_THAT(cluster, IsOk());
+
+  const auto predicted_us = PredictAllUs(cluster->Node(0), *rows);
+
+  ASSERT_THAT(predicted_us, IsOk());
+  const ErrorSummary errors = Errors(*rows, *predicted_us);
+  EXPECT_EQ(errors.count, 72);
+  EXPECT_LT(errors.median, 0.03);
+  EXPECT_LT(errors.percentile_90, 0.1);
 }
 
 }  // namespace

@@ -90,16 +90,63 @@ absl::StatusOr<std::string> NodeKindOf(const Record& record) {
       absl::StrJoin(NodePresetNames(), ", ")));
 }
 
+constexpr absl::string_view kUneven = "alltoallv:";
+
 absl::StatusOr<CollectiveKind> KindOf(const Record& record) {
   const absl::string_view name = record.Text("op_name");
   if (name == "all_reduce") return CollectiveKind::kAllReduce;
   if (name == "all_gather") return CollectiveKind::kAllGather;
   if (name == "reduce_scatter") return CollectiveKind::kReduceScatter;
   if (name == "alltoall") return CollectiveKind::kAllToAll;
+  if (name == "sendrecv" || absl::StartsWith(name, kUneven)) {
+    return CollectiveKind::kAllToAllV;
+  }
   return absl::InvalidArgumentError(absl::StrFormat(
       "line %d: op_name is \"%s\"; want all_reduce, all_gather, "
-      "reduce_scatter or alltoall",
+      "reduce_scatter, alltoall, sendrecv or alltoallv:0.53:0.47",
       record.line(), absl::CHexEscape(name.substr(0, 40))));
+}
+
+// Of every rank's bytes, the share that each rank gets: [num_gpus].
+absl::StatusOr<std::vector<double>> SharesOf(const Record& record,
+                                             int num_gpus) {
+  absl::string_view text = record.Text("op_name");
+  text.remove_prefix(kUneven.size());
+  std::vector<double> shares;
+  double sum = 0;
+  for (const absl::string_view field : absl::StrSplit(text, ':')) {
+    double share = -1;
+    if (!absl::SimpleAtod(field, &share) || !(share >= 0)) share = -1;
+    shares.push_back(share);
+    sum += share;
+  }
+  constexpr double kRounding = 1e-3;
+  if (static_cast<int>(shares.size()) == num_gpus &&
+      *std::min_element(shares.begin(), shares.end()) >= 0 &&
+      sum >= 1 - kRounding && sum <= 1 + kRounding) {
+    return shares;
+  }
+  return absl::InvalidArgumentError(absl::StrFormat(
+      "line %d: the shares are \"%s\"; want %d that add up to 1", record.line(),
+      absl::CHexEscape(text.substr(0, 40)), num_gpus));
+}
+
+absl::Status SetMatrix(const Record& record, MeasuredCollective& row) {
+  const int n = row.num_gpus;
+  row.bytes_matrix.assign(static_cast<size_t>(n) * n, 0);
+  if (record.Text("op_name") == "sendrecv") {
+    for (int i = 0; i < n; ++i) {
+      if (n > 1) row.bytes_matrix[i * n + (i + 1) % n] = row.bytes;
+    }
+    return absl::OkStatus();
+  }
+  ASSIGN_OR_RETURN(const std::vector<double> shares, SharesOf(record, n));
+  for (int i = 0; i < n; ++i) {
+    for (int j = 0; j < n; ++j) {
+      row.bytes_matrix[i * n + j] = shares[j] * row.bytes;
+    }
+  }
+  return absl::OkStatus();
 }
 
 absl::Status AddNcclRow(const Record& record,
@@ -120,13 +167,17 @@ absl::Status AddNcclRow(const Record& record,
                    record.Number("message_size", 1, 1e15));
   ASSIGN_OR_RETURN(const double milliseconds,
                    record.Number("latency", 1e-6, 1e9));
-  row.op = absl::StrCat(record.Text("op_name"), " ", dtype);
+  const absl::string_view name = record.Text("op_name");
+  row.op = absl::StrCat(name.substr(0, name.find(':')), " ", dtype);
   row.num_gpus = gpus;
   row.bytes = elements * (dtype == "half" ? 2 : 1);
   row.measured_us = milliseconds * 1e3;
   row.collective.group.count = gpus;
   row.collective.bytes = row.bytes;
   row.collective.in_switch_type = dtype != "int8";
+  if (row.collective.kind == CollectiveKind::kAllToAllV) {
+    RETURN_IF_ERROR(SetMatrix(record, row));
+  }
   rows.push_back(std::move(row));
   return absl::OkStatus();
 }
@@ -236,8 +287,9 @@ absl::StatusOr<std::vector<MeasuredCollective>> ParseMeasurements(
 absl::StatusOr<double> PredictUs(const CollectiveModel& model,
                                  const MeasuredCollective& measured) {
   if (!measured.is_moe) {
-    ASSIGN_OR_RETURN(const CollectiveCost cost,
-                     model.Cost(measured.collective));
+    CollectiveRequest request = measured.collective;
+    request.bytes_matrix = measured.bytes_matrix;
+    ASSIGN_OR_RETURN(const CollectiveCost cost, model.Cost(request));
     return ToMicroseconds(cost.time);
   }
   ASSIGN_OR_RETURN(const MoeDispatchCost cost,

@@ -5,7 +5,10 @@
 //
 //   NCCL      device, op_name (all_reduce, all_gather, reduce_scatter,
 //             alltoall), nccl_dtype (half, int8), num_gpus, message_size
-//             (elements of the full buffer), latency (ms)
+//             (elements of the full buffer), latency (ms). Beside
+//             aiconfigurator's, nccl_benchmark has sendrecv, each rank's
+//             message to the next, and alltoallv:0.53:0.47, with the share of
+//             every rank's elements that each rank gets
 //   DeepEP    device, node_num, hidden_size, num_token (of a rank), num_topk,
 //             num_experts, and dispatch_avg_t_us, combine_avg_t_us (low
 //             latency) or dispatch_sms, dispatch_transmit_us, combine_sms,
@@ -40,6 +43,8 @@ struct MeasuredCollective {
   double measured_us = 0;
 
   CollectiveRequest collective;  // Where `is_moe` is false.
+  // Its bytes_matrix, if it is an all-to-all-v: [num_gpus, num_gpus].
+  std::vector<double> bytes_matrix;
   bool is_moe = false;
   bool is_combine = false;
   MoeDispatchRequest moe;

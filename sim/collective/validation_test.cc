@@ -17,6 +17,7 @@ namespace strata::sim {
 namespace {
 
 using ::testing::AllOf;
+using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::SizeIs;
 
@@ -57,6 +58,34 @@ TEST(ParseMeasurementsTest, ReadsNccl) {
   EXPECT_EQ(second.node_kind, "a100");
   EXPECT_EQ(second.bytes, 512);
   EXPECT_FALSE(second.collective.in_switch_type);
+}
+
+TEST(ParseMeasurementsTest, ReadsUnevenExchangesAndRingsOfMessages) {
+  const absl::StatusOr<std::vector<MeasuredCollective>> rows =
+      ParseMeasurements(
+          Nccl("NVIDIA H100,alltoallv:0.75:0.25,NCCL,int8,2,1000,0.1\n"
+               "x,2.29,NVIDIA H100,sendrecv,NCCL,int8,3,512,0.1\n"));
+
+  ASSERT_THAT(rows, IsOk());
+  ASSERT_THAT(*rows, SizeIs(2));
+  EXPECT_EQ((*rows)[0].op, "alltoallv int8");
+  EXPECT_EQ((*rows)[0].collective.kind, CollectiveKind::kAllToAllV);
+  EXPECT_THAT((*rows)[0].bytes_matrix, ElementsAre(750, 250, 750, 250));
+  EXPECT_EQ((*rows)[1].op, "sendrecv int8");
+  EXPECT_THAT((*rows)[1].bytes_matrix,
+              ElementsAre(0, 512, 0, 0, 0, 512, 512, 0, 0));
+  EXPECT_THAT(PredictAllUs(*rows), IsOk());
+}
+
+TEST(ParseMeasurementsTest, WantsAShareOfEachRank) {
+  for (const char* op : {"alltoallv:0.5", "alltoallv:0.5:0.2", "alltoallv:1:x",
+                         "alltoallv:-1:2", "alltoallv:nan:1"}) {
+    EXPECT_THAT(ParseMeasurements(Nccl(
+                    absl::StrCat("NVIDIA H100,", op, ",NCCL,int8,2,9,0.1\n"))),
+                StatusIs(kInvalid, AllOf(HasSubstr("line 2"),
+                                         HasSubstr("want 2 that add up to 1"))))
+        << op;
+  }
 }
 
 TEST(ParseMeasurementsTest, ReadsBothOfDeepEp) {

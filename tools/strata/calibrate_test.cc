@@ -118,8 +118,8 @@ TEST(CalibrateTest, MakesAClusterOfMeasuredLinks) {
   ASSERT_EQ(json.exit_code, 0) << json.err;
   const Json fit = Json::parse(json.out);
   EXPECT_EQ(fit["like"], "h100");
-  EXPECT_EQ(fit["rows"], 36);
-  EXPECT_EQ(fit["errors"]["held_out_sizes"]["all"]["rows"], 36);
+  EXPECT_EQ(fit["rows"], 77);
+  EXPECT_EQ(fit["errors"]["held_out_sizes"]["all"]["rows"], 77);
   EXPECT_FALSE(fit["errors"].contains("held_out_gpus"));
 }
 

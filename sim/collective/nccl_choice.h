@@ -1,0 +1,75 @@
+// What NCCL chooses before a byte moves, on one node: the protocol of a ring,
+// and the channels (blocks of its kernel) that carry a message.
+//
+// A ring's protocol is the one that NCCL's own cost model takes for the best.
+// That model is public (src/graph/tuning.cc and enqueue.cc of NCCL 2.27 to
+// 2.30, whose numbers are the same) and differs from the truth: it changes to
+// SIMPLE where LL128, or LL, would still be as quick, and back never.
+//
+//   estimate = base + steps * step + bytes / bandwidth
+//
+//   protocol  base  step over NVLink  bandwidth of the bus
+//   LL        6.6   0.6 us            half of the rings', a limit at most
+//   LL128     14    1.9               0.92 of the rings'
+//   SIMPLE    8.4   3.4               the rings'
+
+#ifndef SIM_COLLECTIVE_NCCL_CHOICE_H_
+#define SIM_COLLECTIVE_NCCL_CHOICE_H_
+
+#include "absl/functional/function_ref.h"
+#include "sim/cluster/cluster.pb.h"
+
+namespace strata::sim {
+
+enum class NcclProtocol { kLl, kLl128, kSimple };
+
+// Of a ring within a node: `steps` of its latency, `bytes` over each edge. The
+// tuner's rates are set.
+NcclProtocol RingProtocol(const NcclTuner& tuner, double steps, double bytes);
+
+// Channels that carry a message of `bytes` within a group of `num_ranks` on one
+// node, or one where the tuner has no channels. A group shares them out (32 of
+// 24 on H100: the next power of two), so that each peer has its own; a message
+// takes fewer where a channel would have less than `least_part` bytes, and
+// twice as many while one has more than 16 MiB.
+int MessageChannels(const NcclTuner& tuner, int num_ranks, double bytes,
+                    double least_part);
+
+// Whether messages of `bytes`, the largest of an exchange, go as flagged words
+// (LL): up to 16 KiB a channel, of all channels up to NCCL 2.28 (`ll_part` 8
+// KiB), of those that chunks would take since (64 KiB).
+bool TakesFlaggedWords(const NcclTuner& tuner, int num_ranks, double bytes,
+                       double ll_part);
+
+// What an exchange on one node puts on the channels.
+struct ChannelLoad {
+  double largest_part = 0;  // Of a message, of whole chunks.
+  double busiest = 0;       // The most bytes of a channel, see below.
+};
+
+// `bytes`(i, j) from rank i to rank j of `num_ranks`, itself included. A rank's
+// messages begin at channels as far apart as can be, in an order that NCCL
+// fixes; where they are more than the channels are, a channel has several. It
+// sends one and receives one at a time with the same threads: its load is the
+// mean of both, and `own_share` of what a rank keeps. Where all ranks are alike
+// only the first is looked at.
+ChannelLoad LoadOfChannels(const NcclTuner& tuner, int num_ranks,
+                           bool all_alike, double own_share,
+                           absl::FunctionRef<double(int from, int to)> bytes);
+
+// Of whole chunks: what a channel has at least, what it hands over at a time.
+constexpr double kLeastPart = 64 << 10;
+constexpr double kMessageChunk = 512 << 10;
+// Between nodes.
+constexpr double kNetChunk = 128 << 10;
+
+// Of a rank's part, what fills the block of a ring's first channel with LL.
+constexpr double kFullBlock = 512 * 8;
+
+// A ring hands over slices: half of a channel's part, 1 MiB at most.
+constexpr double kSlicesPerChunk = 2;
+constexpr double kLargestSlice = 1 << 20;
+
+}  // namespace strata::sim
+
+#endif  // SIM_COLLECTIVE_NCCL_CHOICE_H_
