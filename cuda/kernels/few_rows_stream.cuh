@@ -351,21 +351,13 @@ cudaError_t LaunchStream(const QuantProductArgs& args, const StreamChoice& only,
   if (const cudaError_t e = MakeByteMap(bytes, &code_map); e) return e;
   bytes.box_bytes = kScaleBytes;
   if (const cudaError_t e = MakeByteMap(bytes, &scale_map); e) return e;
-  cudaLaunchAttribute attributes[2];
-  attributes[0].id = cudaLaunchAttributeClusterDimension;
-  attributes[0].val.clusterDim = {static_cast<unsigned>(plan.splits), 1, 1};
-  attributes[1].id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attributes[1].val.programmaticStreamSerializationAllowed = 1;
-  cudaLaunchConfig_t config = {};
-  config.gridDim = dim3(static_cast<unsigned>(plan.splits),
-                        static_cast<unsigned>(plan.bands));
-  config.blockDim = dim3(kStreamThreads);
-  config.dynamicSmemBytes =
-      static_cast<size_t>(kRingBytes + plan.bytes_of_x + plan.bytes_of_sums);
-  config.stream = stream;
-  config.attrs = attributes;
-  config.numAttrs = 2;
-  return cudaLaunchKernelEx(&config, kernel, args, shape, code_map, scale_map);
+  return LaunchClustersAhead(
+      kernel, plan.splits,
+      dim3(static_cast<unsigned>(plan.splits),
+           static_cast<unsigned>(plan.bands)),
+      dim3(kStreamThreads),
+      static_cast<size_t>(kRingBytes + plan.bytes_of_x + plan.bytes_of_sums),
+      stream, args, shape, code_map, scale_map);
 }
 
 template <int kBits, int kProducts>
