@@ -31,26 +31,43 @@ __device__ __forceinline__ void LetLaterBegin() {
 #endif
 }
 
-// Launches a kernel that calls WaitForEarlier(), in clusters of `cluster`
-// blocks along x if that is more than one; on Hopper it may begin early.
-template <typename... Parameters, typename... Arguments>
-cudaError_t LaunchClustersAhead(void (*kernel)(Parameters...), int cluster,
-                                dim3 grid, dim3 block, size_t shared,
-                                cudaStream_t stream,
-                                const Arguments&... arguments) {
+// When a kernel begins: behind the one ahead of it in the stream, or earlier.
+enum class Begins { kBehind, kAhead };
+
+// Launches a kernel in clusters of `cluster` blocks along x, if that is more
+// than one. kAhead: of a kernel that calls WaitForEarlier(); on Hopper it may
+// begin early.
+template <Begins kBegins, typename... Parameters, typename... Arguments>
+cudaError_t LaunchClusters(void (*kernel)(Parameters...), int cluster,
+                           dim3 grid, dim3 block, size_t shared,
+                           cudaStream_t stream, const Arguments&... arguments) {
   cudaLaunchAttribute attribute[2];
-  attribute[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attribute[0].val.programmaticStreamSerializationAllowed = 1;
-  attribute[1].id = cudaLaunchAttributeClusterDimension;
-  attribute[1].val.clusterDim = {static_cast<unsigned>(cluster), 1, 1};
+  unsigned count = 0;
+  if (kBegins == Begins::kAhead) {
+    attribute[count].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attribute[count++].val.programmaticStreamSerializationAllowed = 1;
+  }
+  if (cluster > 1) {
+    attribute[count].id = cudaLaunchAttributeClusterDimension;
+    attribute[count++].val.clusterDim = {static_cast<unsigned>(cluster), 1, 1};
+  }
   cudaLaunchConfig_t config = {};
   config.gridDim = grid;
   config.blockDim = block;
   config.dynamicSmemBytes = shared;
   config.stream = stream;
   config.attrs = attribute;
-  config.numAttrs = cluster > 1 ? 2 : 1;
+  config.numAttrs = count;
   return cudaLaunchKernelEx(&config, kernel, arguments...);
+}
+
+template <typename... Parameters, typename... Arguments>
+cudaError_t LaunchClustersAhead(void (*kernel)(Parameters...), int cluster,
+                                dim3 grid, dim3 block, size_t shared,
+                                cudaStream_t stream,
+                                const Arguments&... arguments) {
+  return LaunchClusters<Begins::kAhead>(kernel, cluster, grid, block, shared,
+                                        stream, arguments...);
 }
 
 // The same without clusters.

@@ -97,24 +97,24 @@ __device__ __forceinline__ uint32_t TakePiece(float& x, float& y) {
 
 // Columns [first, first + n) of a tile's rows to shared memory, rounded, each
 // row `pitch` bytes from the one before; several loads at a time.
-template <bool kWhole, int kOfBlock = kThreads>
+template <bool kWhole>
 __device__ void RoundX(const QuantProductArgs& args, const RowTile& tile,
                        int first, int n, int pitch, char* to) {
   constexpr int kLoads = kWhole ? 4 : 1;
   const int k = args.w.k, of_row = n / 8, items = of_row * tile.num_rows;
   for (int i = static_cast<int>(threadIdx.x); i < items;
-       i += kLoads * kOfBlock) {
+       i += kLoads * kThreads) {
     float v[kLoads][8] = {};
 #pragma unroll
     for (int j = 0; j < kLoads; ++j) {
-      const int item = i + j * kOfBlock, row = item / of_row;
+      const int item = i + j * kThreads, row = item / of_row;
       if (item >= items) break;
       LoadEight<kWhole>(args.x + (tile.row + row) * k,
                         first + (item - row * of_row) * 8, k, v[j]);
     }
 #pragma unroll
     for (int j = 0; j < kLoads; ++j) {
-      const int item = i + j * kOfBlock, row = item / of_row;
+      const int item = i + j * kThreads, row = item / of_row;
       if (item >= items) break;
       *reinterpret_cast<uint4*>(to + row * pitch + (item - row * of_row) * 16) =
           RoundedEight(v[j]);

@@ -314,22 +314,12 @@ cudaError_t LaunchFewRows(const QuantProductArgs& args,
   shape.segment = plan.segment;
   shape.bytes_of_x = plan.bytes_of_x;
   shape.fast = IsAligned8(args.w);
-  cudaLaunchAttribute attributes[2];
-  attributes[0].id = cudaLaunchAttributeClusterDimension;
-  attributes[0].val.clusterDim = {static_cast<unsigned>(plan.splits), 1, 1};
-  attributes[1].id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attributes[1].val.programmaticStreamSerializationAllowed = 1;
-  cudaLaunchConfig_t config = {};
-  config.gridDim = dim3(static_cast<unsigned>(plan.splits),
-                        static_cast<unsigned>(plan.column_tiles),
-                        static_cast<unsigned>(work.tiles));
-  config.blockDim = dim3(kThreads);
-  config.dynamicSmemBytes = kWayBytes + shape.bytes_of_x;
-  config.stream = stream;
-  config.attrs = attributes;
-  config.numAttrs = IsHopper() ? 2 : 0;
-  return cudaLaunchKernelEx(
-      &config, FewRowsKernel<kBits, kProducts, kX, kGroupShift>, args, shape);
+  return LaunchClustersAhead(
+      FewRowsKernel<kBits, kProducts, kX, kGroupShift>, plan.splits,
+      dim3(static_cast<unsigned>(plan.splits),
+           static_cast<unsigned>(plan.column_tiles),
+           static_cast<unsigned>(work.tiles)),
+      dim3(kThreads), kWayBytes + shape.bytes_of_x, stream, args, shape);
 }
 
 template <int kBits, int kProducts, OfX kX>

@@ -10,52 +10,62 @@ namespace {
 
 int64_t Ceil(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// Microseconds on an H100, fitted to all splits and depths of five shapes: of a
-// block's pairs of chunks of tiles, of those that a warp does one behind the
-// other, of 1024 bytes of x, and to join what blocks and warps of a tile have.
-constexpr double kPairCost = 0.174, kSerialCost = 0.876,
-                 kKilobyteOfXCost = 0.009, kSplitCost = 0.075,
-                 kDepthCost = 1.35;
-// Warps share columns where no more than these have any: beyond, as measured,
-// they only add what has to be joined.
-constexpr int64_t kMaxSharingWarps = 8;
+// Microseconds on an H100, fitted to all splits and kinds of blocks of four
+// shapes: of a block's pairs of chunks, of 1024 bytes of x, and to join what
+// the blocks of a cluster have; more rows than 8 join more.
+struct StreamCost {
+  double pair, kilobyte_of_x;
+  double split[kNumClusterSizes];
+};
+constexpr StreamCost kFull = {0.13, 0.06, {0, 0.6, 0.3, 1.8}};
+constexpr StreamCost kHalf = {0.13, 0.04, {0, 1.6, 1.5, 0.8}};
+constexpr double kMoreRows = 1.4;
 
 }  // namespace
 
+int64_t StreamBytesOfX(const StreamWork& work, int64_t share) {
+  return work.rows * (share * work.pair_bytes_of_row + work.row_pad) +
+         share * work.pair_bytes_of_tile;
+}
+
 StreamPlan PlanStream(const StreamWork& work,
-                      const int (&active)[kNumClusterSizes]) {
+                      const StreamBlock (&blocks)[kNumStreamBlocks]) {
   StreamPlan best;
   double least = -1;
-  for (int size = 0; size < kNumClusterSizes; ++size) {
-    const int splits = 1 << size;
-    if (active[size] == 0 || splits > work.pairs) continue;
-    if (work.only.splits > 0 && splits != work.only.splits) continue;
-    for (int depth = 1; depth <= kMaxStreamDepth; depth *= 2) {
-      if (int64_t{splits} * depth > work.pairs) continue;
-      if (work.only.depth > 0 && depth != work.only.depth) continue;
+  for (const StreamBlock& block : blocks) {
+    if (work.only.warps > 0 && block.warps != work.only.warps) continue;
+    for (int size = 0; size < kNumClusterSizes; ++size) {
+      const int splits = 1 << size;
+      if (block.active[size] == 0 || splits > work.pairs) continue;
+      if (work.only.splits > 0 && splits != work.only.splits) continue;
       StreamPlan plan;
       plan.splits = splits;
-      plan.depth = depth;
+      plan.warps = block.warps;
+      plan.row_tiles = work.row_tiles;
       const int64_t share = Ceil(work.pairs, splits);
-      const int64_t of_x =
-          work.rows * (share * work.pair_bytes_of_row + work.row_pad);
-      const int tile_warps = kStreamWarps / depth;
-      plan.bytes_of_sums = depth > 1 ? tile_warps * work.sum_bytes : 0;
-      if (of_x + plan.bytes_of_sums > work.bytes) continue;
+      const int64_t of_x = StreamBytesOfX(work, share);
+      if (of_x > block.bytes_of_x) continue;
       plan.bytes_of_x = static_cast<int>(of_x);
-      plan.bands = std::min<int64_t>(work.tiles, active[size]);
-      const int64_t tiles = Ceil(work.tiles, plan.bands);
-      if (work.only.depth == 0 && depth > 1 &&
-          tiles * depth > kMaxSharingWarps) {
-        continue;
+      // One a multiprocessor.
+      const int64_t at_once = std::min(
+          blocks[kNumStreamBlocks - 1].active[size], kMaxStreamBlocks / splits);
+      plan.bands =
+          std::min(work.tiles, std::max<int64_t>(1, at_once / work.row_tiles));
+      if (work.only.bands > 0) {
+        plan.bands = std::min<int64_t>(work.tiles, work.only.bands);
       }
-      const int64_t serial =
-          Ceil(tiles, tile_warps) * Ceil(work.pairs, splits * depth);
+      const int64_t tiles = Ceil(work.tiles, plan.bands);
+      const bool half = block.warps < kStreamWarps;
+      // Half the warps are faster where each has a pair at most: the next
+      // kernel's block finds the other half of the multiprocessor.
+      if (half && work.only.warps == 0 && tiles * share > block.warps) continue;
+      if (!half && best.warps < kStreamWarps) continue;
+      plan.slots = tiles + block.warps - 1;
+      const StreamCost& costs = half ? kHalf : kFull;
       const double cost =
-          std::max(kPairCost * static_cast<double>(tiles * share),
-                   kSerialCost * static_cast<double>(serial)) +
-          kKilobyteOfXCost * static_cast<double>(of_x) / 1024 +
-          (splits > 1 ? kSplitCost * splits : 0) + (depth > 1 ? kDepthCost : 0);
+          costs.pair * static_cast<double>(tiles * share) +
+          costs.kilobyte_of_x * static_cast<double>(of_x) / 1024 +
+          costs.split[size] * (half || work.rows <= 8 ? 1 : kMoreRows);
       if (least < 0 || cost < least) {
         least = cost;
         best = plan;

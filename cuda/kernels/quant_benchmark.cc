@@ -314,6 +314,9 @@ void AddAll() {
     for (const int64_t rows : {1, 4, 8, 16}) {
       Add({0, rows, n, k}, 4, 128, true, kFew);
     }
+    for (const int64_t rows : {32, 64}) {
+      if (n < 8192) Add({0, rows, n, k}, 4, 128, true, kFew);
+    }
     for (const int64_t rows : {1, 16}) {
       Add({0, rows, n, k}, 4, 32, true, kFew);
       Add({0, rows, n, k}, 8, 128, true, kFew);

@@ -31,28 +31,58 @@ PackedRows DescribePacked(const uint8_t* data, int64_t n, int64_t k, int bits,
   return w;
 }
 
+int StreamProducts(int64_t rows) {
+  return rows <= kRows ? 1 : rows <= 2 * kRows ? 2 : kMaxStreamProducts;
+}
+
+StreamWork DescribeStream(const QuantProductArgs& args) {
+  const PackedRows& w = args.w;
+  const auto rows = static_cast<int>(args.rows.bound);
+  const int products = StreamProducts(rows), tile_rows = products * kRows;
+  const int chunk = kChunkBytes * 8 / w.bits;
+  // Sums of zeros: for each scale of a chunk, of every row of x.
+  const int parts = chunk / std::min(1 << w.group_shift, chunk);
+  StreamWork work;
+  work.tiles = (w.n + kWarpRows - 1) / kWarpRows;
+  work.pairs = w.code_bytes / kPairBytes;
+  work.row_tiles = (rows + tile_rows - 1) / tile_rows;
+  work.rows = std::min(rows, tile_rows);
+  work.pair_bytes_of_row = 2 * chunk * int{sizeof(__nv_bfloat16)};
+  work.pair_bytes_of_tile = 2 * parts * tile_rows * int{sizeof(float)};
+  work.row_pad = kRowPad;
+  return work;
+}
+
 bool HasStreamedProduct(const QuantProductArgs& args) {
   constexpr int64_t kMaxSplits = 1 << (kNumClusterSizes - 1);
   // Beyond, blocks of few rows that bring x a segment at a time are faster.
-  constexpr int64_t kMaxPairsOfOne = 31;
+  const int64_t max_pairs_of_one = args.w.group_shift == 5 ? 31 : 32;
+  // Rows of several tiles read w as often: only of weights that are soon read.
+  constexpr int64_t kMaxRows = 64, kMaxCodeBytes = 2 << 20;
   const int64_t rows = args.rows.bound, pairs = args.w.code_bytes / kPairBytes;
-  if (args.num_experts > 0 || !IsWhole(args.w) || rows > 2 * kRows) {
+  if (args.num_experts > 0 || !IsWhole(args.w) || rows > kMaxRows) return false;
+  if (rows == 1 && pairs > max_pairs_of_one) return false;
+  if (rows > 2 * kRows && args.w.n * args.w.code_bytes > kMaxCodeBytes) {
     return false;
   }
-  if (rows == 1 && pairs > kMaxPairsOfOne) return false;
-  const int64_t share = (pairs + kMaxSplits - 1) / kMaxSplits;
-  const int64_t pair_bytes =
-      args.w.bits == 4 ? kPairBytesOfRow<4> : kPairBytesOfRow<8>;
-  return rows * (share * pair_bytes + kRowPad) <= kStreamBytes - kRingBytes;
+  return StreamBytesOfX(DescribeStream(args),
+                        (pairs + kMaxSplits - 1) / kMaxSplits) <=
+         kStreamBytes<kStreamWarps> - kRingBytes<kStreamWarps>;
 }
 
 int64_t RoundedElements(const QuantProductArgs& args) {
   const int64_t of_x = args.rows.bound * RoundedColumns(args.w);
   if (!HasStreamedProduct(args)) return of_x;
   constexpr int64_t kMaxSplits = 1 << (kNumClusterSizes - 1);
-  const int64_t tiles = (args.w.n + kWarpRows - 1) / kWarpRows;
-  const int64_t products = args.rows.bound <= kRows ? 1 : 2;
-  const int64_t sums = kMaxSplits * tiles * products * kRows * kWarpRows;
+  const int64_t products = StreamProducts(args.rows.bound);
+  const int64_t row_tiles =
+      (args.rows.bound + products * kRows - 1) / (products * kRows);
+  const int64_t tiles = row_tiles * ((args.w.n + kWarpRows - 1) / kWarpRows);
+  // A tile of each block's, and what warps share of them.
+  const int64_t blocks =
+      std::min(kMaxSplits * tiles, kMaxStreamBlocks * row_tiles);
+  const int64_t slots = kMaxSplits * tiles + kStreamWarps * blocks;
+  const int64_t sums = slots * products * kRows * kWarpRows;
   return std::max(of_x, sums * int64_t{sizeof(float) / sizeof(__nv_bfloat16)});
 }
 
@@ -65,7 +95,7 @@ cudaError_t QuantProduct(const QuantProductArgs& args, __nv_bfloat16* rounded,
     return args.w.bits == 4 ? StreamedInt4(args, only, sums, stream)
                             : StreamedInt8(args, only, sums, stream);
   }
-  if (only.splits > 0 || only.depth > 0) return cudaErrorInvalidValue;
+  if (only.splits > 0 || only.warps > 0) return cudaErrorInvalidValue;
   return args.w.bits == 4 ? FewRowsInt4(args, rounded, stream)
                           : FewRowsInt8(args, rounded, stream);
 }

@@ -62,15 +62,18 @@ struct QuantProductArgs {
 int64_t RoundedElements(const QuantProductArgs& args);
 
 // Whether QuantProduct with `rounded` keeps x in shared memory while it streams
-// w (few_rows_stream.cuh), which is the fastest for up to 16 dense rows: of w
-// symmetric in groups, and whole pieces of 16 bytes; not of one row by 32
-// times 128 bytes of codes or more.
+// w (few_rows_stream.cuh), which is the fastest for up to 16 dense rows, and 64
+// of weights of up to 2 MB: of w symmetric in groups, and whole pieces of 16
+// bytes; not of one row by more than 32 times 128 bytes of codes (31 in groups
+// of 32).
 bool HasStreamedProduct(const QuantProductArgs& args);
 
 // Integer products of each group are summed in F32 and scaled behind that.
 // Without `rounded` x counts in three pieces: the F32 product up to the order
 // of its sums. With it, scratch aligned to 256 bytes, x rounded to BF16 is all
-// that is lost; returns cudaErrorNotSupported then on GPUs other than Hopper.
+// that is lost, if |x| is below 2^63 where the product is streamed
+// (bare_codes.cuh); returns cudaErrorNotSupported then on GPUs other than
+// Hopper.
 // Bound by reading w once for up to 16 rows (of an expert). Dense weights are
 // read before earlier kernels have ended (ahead.cuh), so no earlier kernel of
 // the program may write them.
@@ -81,6 +84,7 @@ cudaError_t QuantProduct(const QuantProductArgs& args, __nv_bfloat16* rounded,
 
 // The same in Hopper's wider products, in tiles of 8, 16, 64, 128 or 256 rows.
 // Tiles of 8 and 16 keep weights exact, and have the products of 9 to 16 rows.
+// For tiles of more, scales of symmetric rows must be below 2^63.
 // Returns cudaErrorInvalidValue if the choice of a tile, for tests, cannot be.
 cudaError_t QuantProductSm90(const QuantProductArgs& args,
                              __nv_bfloat16* rounded, cudaStream_t stream,

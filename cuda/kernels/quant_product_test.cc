@@ -1,5 +1,6 @@
 #include "cuda/kernels/quant_product.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <limits>
@@ -124,7 +125,7 @@ void ExpectProduct(const QuantFormat& format, const Shape& s, Kernel kernel) {
       absl::StrCat(s.n, " x ", s.k, ", ", s.rows.size(), " matrices, rows ",
                    s.rows[0], ", kernel ", static_cast<int>(kernel), ", tile ",
                    s.tile.tokens, ", splits ", s.tile.splits + s.stream.splits,
-                   ", pairs ", s.tile.pairs, ", depth ", s.stream.depth));
+                   ", pairs ", s.tile.pairs, ", warps ", s.stream.warps));
   const Operands o = MakeOperands(format, s);
   const auto y = Multiply(format, s, o, kernel);
   ASSERT_THAT(y, IsOk());
@@ -215,16 +216,21 @@ TEST_P(QuantProductTest, StreamedRowsAgreeWithTheirNumbers) {
     GTEST_SKIP() << "rows are not whole";
   }
   for (const int splits : {1, 2, 4, 8}) {
-    for (const int depth : {1, 2, 4}) {
-      for (const int32_t rows : {1, 7, 8, 9, 16}) {
+    for (const int warps : {8, 16}) {
+      for (const int32_t rows : {1, 7, 8, 9, 16, 17, 32, 33, 64}) {
         // Of 128 bytes of codes.
         const int64_t pair = GetParam().bits == 4 ? 256 : 128;
         // Whole groups of any format, and shares that differ.
-        const int64_t k = (splits * depth * pair + 1023) / 1024 * 1024 + 1024;
-        // Of one row at most 31 of them.
-        if (rows == 1 && k / pair > 31) continue;
-        Shape s = {rows == 9 ? 8300 / depth : 75, k, {rows}};
-        s.stream = {splits, depth};
+        const int64_t k = (splits * 2 * pair + 1023) / 1024 * 1024 + 1024;
+        const int64_t share = (k / pair + splits - 1) / splits * pair;
+        // x of a tile has room, and what its sums begin from.
+        const int64_t room = (warps == 8 ? 39 : 81) * 1024;
+        if (std::min(rows, 32) * (share * 2 + 64) + share * 4 > room) {
+          continue;
+        }
+        // Of 9 and 33 rows warps have several tiles or parts of two.
+        Shape s = {rows == 9 ? 1100 : rows == 33 ? 300 : 75, k, {rows}};
+        s.stream = {splits, warps, rows == 9 || rows == 33 ? 2 : 0};
         ExpectProduct(GetParam(), s, Kernel::kFewRounded);
       }
     }

@@ -2,6 +2,7 @@
 #include <cstdint>
 #include <type_traits>
 
+#include "cuda/kernels/ahead.cuh"
 #include "cuda/kernels/grouped_product.h"
 #include "cuda/kernels/sm90.cuh"
 #include "cuda/kernels/sm90_product.cuh"
@@ -464,17 +465,9 @@ cudaError_t Launch(const Args& args, const CUtensorMap& map_a,
   cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device);
   const int64_t clusters =
       std::clamp<int64_t>(max_jobs, 1, processors / kCluster);
-  cudaLaunchAttribute attribute;
-  attribute.id = cudaLaunchAttributeClusterDimension;
-  attribute.val.clusterDim = {kCluster, 1, 1};
-  cudaLaunchConfig_t config = {};
-  config.gridDim = dim3(static_cast<unsigned>(clusters * kCluster));
-  config.blockDim = dim3(kThreads);
-  config.dynamicSmemBytes = kSharedBytes;
-  config.stream = stream;
-  config.attrs = &attribute;
-  config.numAttrs = 1;
-  return cudaLaunchKernelEx(&config, kernel, args, map_a, map_b);
+  return LaunchClusters<Begins::kBehind>(
+      kernel, kCluster, dim3(static_cast<unsigned>(clusters * kCluster)),
+      dim3(kThreads), kSharedBytes, stream, args, map_a, map_b);
 }
 
 int64_t Ceil(int64_t a, int64_t b) { return (a + b - 1) / b; }

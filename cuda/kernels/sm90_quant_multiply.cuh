@@ -6,6 +6,7 @@
 
 #include <cstdint>
 
+#include "cuda/kernels/bare_codes.cuh"
 #include "cuda/kernels/packed_chunk.cuh"
 #include "cuda/kernels/sm90.cuh"
 #include "cuda/kernels/sm90_product_registers.cuh"
@@ -93,6 +94,10 @@ struct PackedFragment {
           pair = kHalves && p == 1
                      ? number.template Integers<true>(word, which)
                      : number.template Integers<false>(word, which);
+        } else if constexpr (!kZeros) {
+          const BareWeights<kBits> weights(twice);
+          pair = kHalves && p == 1 ? weights.template Pair<true>(word, which)
+                                   : weights.template Pair<false>(word, which);
         } else {
           pair = kHalves && p == 1
                      ? number.template Weights<true>(word, which, twice)
@@ -173,6 +178,10 @@ class Multiplier {
       WaitForProducts<0>();
       KeepBehind(total);
       if (count > 0) ReleaseX(before);
+      if constexpr (!Packed::kZeros) {
+#pragma unroll
+        for (int i = 0; i < kSums; ++i) total[i] *= kScaleOfSums;
+      }
     }
     // A last stage without a block of this group.
     const int ragged = range.blocks % kBlocks;

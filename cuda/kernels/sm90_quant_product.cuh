@@ -289,22 +289,13 @@ cudaError_t LaunchTiles(const QuantProductArgs& product,
     bytes.box_bytes = kGroupBytes;
     if (const cudaError_t e = MakeByteMap(bytes, &group_map); e) return e;
   }
-  cudaLaunchAttribute attributes[2];
-  attributes[0].id = cudaLaunchAttributeClusterDimension;
-  attributes[0].val.clusterDim = {
-      static_cast<unsigned>(plan.splits * plan.pairs), 1, 1};
-  attributes[1].id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attributes[1].val.programmaticStreamSerializationAllowed = 1;
-  cudaLaunchConfig_t config = {};
-  config.gridDim = dim3(static_cast<unsigned>(plan.splits * plan.pairs),
-                        static_cast<unsigned>(plan.clusters));
-  config.blockDim = dim3(Tile<kTokens>::kThreads);
-  config.dynamicSmemBytes = kSharedBytes<kTokens>;
-  config.stream = stream;
-  config.attrs = attributes;
-  config.numAttrs = 2;
-  return cudaLaunchKernelEx(&config, ManyRowsKernel<kBits, kTokens, kKind>,
-                            args, code_map, group_map, x_map);
+  const int cluster = plan.splits * plan.pairs;
+  return LaunchClustersAhead(ManyRowsKernel<kBits, kTokens, kKind>, cluster,
+                             dim3(static_cast<unsigned>(cluster),
+                                  static_cast<unsigned>(plan.clusters)),
+                             dim3(Tile<kTokens>::kThreads),
+                             kSharedBytes<kTokens>, stream, args, code_map,
+                             group_map, x_map);
 }
 
 template <int kBits, int kTokens>

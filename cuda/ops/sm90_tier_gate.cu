@@ -17,6 +17,7 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "cuda/kernels/ahead.cuh"
 #include "cuda/kernels/sm90.cuh"
 #include "cuda/kernels/sm90_product.cuh"
 #include "cuda/kernels/tensor_map.h"
@@ -370,17 +371,9 @@ cudaError_t ProjectAndChooseExperts(const TierGateArgs& args, GatePieces pieces,
     const int64_t clusters =
         std::clamp<int64_t>(CeilDiv(args.tokens.bound, kProjectedTokens), 1,
                             processors / p.clusters);
-    cudaLaunchAttribute attribute;
-    attribute.id = cudaLaunchAttributeClusterDimension;
-    attribute.val.clusterDim = {static_cast<unsigned>(p.clusters), 1, 1};
-    cudaLaunchConfig_t config = {};
-    config.gridDim = dim3(static_cast<unsigned>(clusters * p.clusters));
-    config.blockDim = dim3(kGateThreads);
-    config.dynamicSmemBytes = p.shared_bytes;
-    config.stream = stream;
-    config.attrs = &attribute;
-    config.numAttrs = 1;
-    return cudaLaunchKernelEx(&config, kernel, args, layout, p, map);
+    return LaunchClusters<Begins::kBehind>(
+        kernel, p.clusters, dim3(static_cast<unsigned>(clusters * p.clusters)),
+        dim3(kGateThreads), p.shared_bytes, stream, args, layout, p, map);
   };
   return WithProjection(args, pieces, [&](auto columns, auto count) {
     return args.experts <= 2 * kWarp ? launch(columns, count, PerLane<2>())
