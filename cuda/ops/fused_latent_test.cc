@@ -179,7 +179,9 @@ TEST_P(FusedLatentTest, RoundedOperandsStayWithinTheirRounding) {
 
 // Latents of 512 and 64 columns are attended to in the tensor cores: keys about
 // a tile's 64, pieces, heads about a block's 64. Up to 8 tokens have kernels of
-// their own for the rest, where widths allow it.
+// their own for the rest, where widths allow it. Few tokens with heads in
+// groups of 16 and up to 1,536 keys each go to clusters of 16 blocks: keys
+// about a block's first, its tile of 64, and the most that there may be.
 INSTANTIATE_TEST_SUITE_P(
     Cases, FusedLatentTest,
     testing::Values(
@@ -192,6 +194,18 @@ INSTANTIATE_TEST_SUITE_P(
         Latents{"heads_of_a_block", 5, 63, 256, 64, 32, 64, 16, 512},
         Latents{"window", 4, 300, 256, 16, 32, 64, 16, 512, 0, false, false,
                 100},
+        Latents{"fifteen_keys", 1, 14, 256, 16, 32, 64, 16, 512},
+        Latents{"seventeen_keys", 1, 16, 256, 16, 32, 64, 112, 512},
+        Latents{"tile_of_keys", 1, 1023, 256, 16, 128, 64, 128, 512},
+        Latents{"two_tiles_of_keys", 2, 1024, 256, 16, 32, 64, 48, 512},
+        Latents{"most_keys", 1, 1520, 256, 16, 32, 64, 16, 512},
+        Latents{"too_many_keys", 1, 1536, 256, 16, 32, 64, 16, 512},
+        Latents{"seven", 7, 33, 256, 16, 64, 64, 64, 512, 0, true},
+        Latents{"two_clusters_a_token", 3, 200, 256, 32, 32, 64, 16, 512},
+        Latents{"narrow_window", 4, 300, 256, 16, 32, 64, 16, 512, 0, false,
+                false, 3},
+        Latents{"wide_window", 2, 1400, 256, 16, 32, 64, 16, 512, 0, false,
+                false, 1100},
         Latents{"many_tokens", 150, 20, 256, 4, 32, 64, 16, 512},
         Latents{"down", 3, 30, 256, 4, 32, 64, 16, 512, 96, true, true},
         Latents{"plain", 5, 40, 72, 3, 20, 8, 10, 24, 0, false, true},

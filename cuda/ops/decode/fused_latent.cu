@@ -7,6 +7,7 @@
 #include "cuda/ops/decode/fused_latent.h"
 #include "cuda/ops/decode/latent_decode.h"
 #include "cuda/ops/decode/latent_rows.h"
+#include "cuda/ops/decode/latent_values.h"
 #include "cuda/ops/decode/weight_rows.h"
 #include "cuda/ops/elementwise.h"
 #include "cuda/ops/latent_attention.h"
@@ -207,42 +208,52 @@ PackedRows ValueRows(const KernelContext& ctx) {
                   rank);
 }
 
-template <int kAttendInputs>
-cudaError_t RunFewOutputs(const KernelContext& ctx) {
-  const Operand& h = ctx.in(kAttendInputs + kH);
-  const Operand& w = ctx.in(kAttendInputs + kW);
-  const int64_t rank = ctx.Int("rank"), columns = ValueColumns(ctx);
-  LatentDecodeArgs attend;
-  cudaError_t e = kAttendInputs == 4 ? ReadCachedLatents(ctx, attend)
-                                     : ReadPagedLatents(ctx, attend);
-  if (e != cudaSuccess) return e;
-  const int64_t rows = attend.tokens.bound;
-  attend.o = ctx.Take<float>(rows * attend.num_heads * rank);
-  auto* const values = ctx.Take<float>(rows * columns);
-  FewRowsArgs a;
-  a.product[0].w = ValueRows<kAttendInputs>(ctx);
-  if (attend.o == nullptr || values == nullptr ||
-      a.product[0].w.data == nullptr) {
-    return cudaErrorMemoryAllocation;
+// values = attention's results by W_V: in one launch, or with the pieces of
+// attention joined by the product.
+cudaError_t RunValues(const LatentValuesArgs& args, cudaStream_t stream) {
+  if (HasLatentValues(args)) return LatentValues(args, stream);
+  const LatentDecodeArgs& attend = args.attend;
+  if (const cudaError_t e = LatentDecode(attend, stream); e != cudaSuccess) {
+    return e;
   }
-  attend.join = false;
-  e = LatentDecode(attend, ctx.stream);
-  if (e != cudaSuccess) return e;
+  FewRowsArgs a;
   a.tokens = attend.tokens;
-  a.k = rank;
-  a.pitch = attend.num_heads * rank;
-  a.rows_of_x = ctx.Int("value");
+  a.k = kLatentRank;
+  a.pitch = attend.num_heads * a.k;
+  a.rows_of_x = args.value;
   a.splits = LatentSplits(attend);
   a.x = a.splits > 1 ? attend.partial : attend.o;
   a.max = attend.max;
   a.sum = attend.sum;
-  a.product[0].y = values;
-  if (e = FewRowsProducts(a, ctx.stream); e != cudaSuccess) return e;
+  a.product[0].w = args.w;
+  a.product[0].y = args.y;
+  return FewRowsProducts(a, stream);
+}
+
+template <int kAttendInputs>
+cudaError_t RunFewOutputs(const KernelContext& ctx) {
+  const Operand& h = ctx.in(kAttendInputs + kH);
+  const int64_t columns = ValueColumns(ctx);
+  LatentValuesArgs values;
+  LatentDecodeArgs& attend = values.attend;
+  cudaError_t e = kAttendInputs == 4 ? ReadCachedLatents(ctx, attend)
+                                     : ReadPagedLatents(ctx, attend);
+  if (e != cudaSuccess) return e;
+  const int64_t rows = attend.tokens.bound;
+  attend.o = ctx.Take<float>(rows * attend.num_heads * kLatentRank);
+  attend.join = false;
+  values.w = ValueRows<kAttendInputs>(ctx);
+  values.value = ctx.Int("value");
+  values.y = ctx.Take<float>(rows * columns);
+  if (attend.o == nullptr || values.y == nullptr || values.w.data == nullptr) {
+    return cudaErrorMemoryAllocation;
+  }
+  if (e = RunValues(values, ctx.stream); e != cudaSuccess) return e;
   FewRowsArgs project;
   project.tokens = attend.tokens;
   project.k = project.pitch = columns;
-  project.x = values;
-  project.product[0].w = WeightRows(w, columns);
+  project.x = values.y;
+  project.product[0].w = WeightRows(ctx.in(kAttendInputs + kW), columns);
   project.product[0].y = ctx.out(0).as<float>();
   project.product[0].add = h.as<float>();
   return FewRowsProducts(project, ctx.stream);

@@ -43,9 +43,18 @@ __global__ void __launch_bounds__(kBlock) TurnKernel(const LatentRowsArgs a) {
   }
 }
 
-// By a block. All that is read is asked for at once: the next thing that waits
-// for it is attention.
-__device__ void StoreLatent(const LatentRowsArgs& a, int64_t token) {
+// Where in the cache the token goes, null if there is no such row.
+__device__ __forceinline__ float* CacheRow(const LatentRowsArgs& a,
+                                           int64_t token) {
+  const int64_t to = a.row[token];
+  if (to >= 0 && to < a.slots) return a.cache + to * (a.rank + a.rope);
+  a.fault.Report(FaultKind::kCacheRow, token, to, a.slots);
+  return nullptr;
+}
+
+// The norm of the latent, by a block. All that is read is asked for at once:
+// the next thing that waits for it is attention.
+__device__ void StoreNorm(const LatentRowsArgs& a, int64_t token, float* row) {
   constexpr int kAtATime = 2;
   const int width = a.rank + a.rope;
   const float* const from = a.kv + token * width;
@@ -62,19 +71,12 @@ __device__ void StoreLatent(const LatentRowsArgs& a, int64_t token) {
     gain[i] = c < a.rank ? a.gain[c] : 0.f;
     sum += x[i] * x[i];
   }
-  const int64_t to = a.row[token];
   for (int c = threadIdx.x + kAtATime * kBlock; c < a.rank; c += kBlock) {
     sum += at(c) * at(c);
   }
   const float scale =
       rsqrtf(BlockSum(sum) / static_cast<float>(a.rank) + a.eps);
-  if (to < 0 || to >= a.slots) {
-    if (threadIdx.x == 0) {
-      a.fault.Report(FaultKind::kCacheRow, token, to, a.slots);
-    }
-    return;
-  }
-  float* const row = a.cache + to * width;
+  if (row == nullptr) return;
 #pragma unroll
   for (int i = 0; i < kAtATime; ++i) {
     const int c = static_cast<int>(threadIdx.x) + i * kBlock;
@@ -83,29 +85,68 @@ __device__ void StoreLatent(const LatentRowsArgs& a, int64_t token) {
   for (int c = threadIdx.x + kAtATime * kBlock; c < a.rank; c += kBlock) {
     row[c] = at(c) * scale * a.gain[c];
   }
-  for (int j = threadIdx.x; j < a.rope / 2; j += kBlock) {
-    TurnPair(a, token, j, from + a.rank, row + a.rank,
-             a.bias != nullptr ? a.bias + a.rank : nullptr);
+}
+
+// Pair `at` of all that is rotary of a token: its heads' queries, then its key,
+// which goes to `row` of the cache.
+__device__ __forceinline__ void TurnOne(const LatentRowsArgs& a, int64_t token,
+                                        int at, float* row) {
+  const int half = a.rope / 2, head = at / half, j = at - head * half;
+  if (head < a.num_heads) {
+    const int64_t of = token * a.num_heads + head;
+    TurnPair(a, token, j, a.q + of * (a.nope + a.rope) + a.nope,
+             a.absorbed + of * (a.rank + a.rope) + a.rank);
+  } else if (head == a.num_heads && row != nullptr) {
+    TurnPair(a, token, j, a.kv + token * (a.rank + a.rope) + a.rank,
+             row + a.rank, a.bias != nullptr ? a.bias + a.rank : nullptr);
   }
 }
 
 __global__ void __launch_bounds__(kBlock) StoreKernel(const LatentRowsArgs a) {
   const int64_t t = a.tokens.Get();
-  for (int64_t i = blockIdx.x; i < t; i += gridDim.x) StoreLatent(a, i);
+  const int key = a.num_heads * (a.rope / 2);
+  for (int64_t i = blockIdx.x; i < t; i += gridDim.x) {
+    float* const row = CacheRow(a, i);
+    StoreNorm(a, i, row);
+    for (int j = threadIdx.x; j < a.rope / 2; j += kBlock) {
+      TurnOne(a, i, key + j, row);
+    }
+  }
 }
 
-// Blocks of (head, 64 columns), then one for each token's latent. Of W_K a
-// thread has eight columns of every 32nd row.
+// Blocks of AbsorbKernel that have what is rotary of a token, a pair a thread,
+// so that they wait for memory once.
+__host__ __device__ constexpr int TurnBlocks(int num_heads, int rope) {
+  return ((num_heads + 1) * (rope / 2) + kBlock - 1) / kBlock;
+}
+
+// Blocks of (head, 64 columns), then those of each token's latent and of what
+// is rotary. Of W_K a thread has eight columns of every 32nd row.
+//
+// The kernel behind this one begins with it, as it has keys to bring that
+// depend on neither this one nor the one before.
 template <int kTokens>
 __global__ void __launch_bounds__(kBlock) AbsorbKernel(const LatentRowsArgs a) {
   __shared__ float sums[kBlock / kWarp][kTokens][kColumns];
+  LetLaterBegin();
   const int chunks = a.rank / kColumns;
   const int block = static_cast<int>(blockIdx.x);
   const int of_heads = a.num_heads * chunks;
   if (block >= of_heads) {
+    const int of_token = 1 + TurnBlocks(a.num_heads, a.rope);
+    const int64_t token = (block - of_heads) / of_token;
+    const int part = (block - of_heads) % of_token;
+    // Where the token goes no kernel that still runs has written.
+    const bool there = token < a.tokens.Get();
+    float* const row = there ? CacheRow(a, token) : nullptr;
     WaitForEarlier();
-    LetLaterBegin();
-    if (block - of_heads < a.tokens.Get()) StoreLatent(a, block - of_heads);
+    if (!there) return;
+    if (part == 0) {
+      StoreNorm(a, token, row);
+    } else {
+      TurnOne(a, token, (part - 1) * kBlock + static_cast<int>(threadIdx.x),
+              row);
+    }
     return;
   }
   const int head = block / chunks, first = block % chunks * kColumns;
@@ -123,7 +164,6 @@ __global__ void __launch_bounds__(kBlock) AbsorbKernel(const LatentRowsArgs a) {
     }
   }
   WaitForEarlier();
-  LetLaterBegin();
   // Rows are there up to the bound; of those beyond the count nobody reads.
   const int tokens = static_cast<int>(a.tokens.bound);
   const int qk = a.nope + a.rope, width = a.rank + a.rope;
@@ -159,13 +199,6 @@ __global__ void __launch_bounds__(kBlock) AbsorbKernel(const LatentRowsArgs a) {
     for (int i = 0; i < kBlock / kWarp; ++i) value += sums[i][t][c];
     a.absorbed[(int64_t{t} * a.num_heads + head) * width + first + c] = value;
   }
-  if (first != 0) return;
-  for (int at = threadIdx.x; at < tokens * (a.rope / 2); at += kBlock) {
-    const int t = at / (a.rope / 2), j = at % (a.rope / 2);
-    const int64_t row_of_head = int64_t{t} * a.num_heads + head;
-    TurnPair(a, t, j, a.q + row_of_head * qk + a.nope,
-             a.absorbed + row_of_head * width + a.rank);
-  }
 }
 
 }  // namespace
@@ -194,7 +227,8 @@ bool HasAbsorbQueries(const LatentRowsArgs& args) {
 cudaError_t AbsorbQueries(const LatentRowsArgs& args, cudaStream_t stream) {
   if (!HasAbsorbQueries(args)) return cudaErrorInvalidValue;
   const auto blocks = static_cast<unsigned>(
-      args.num_heads * (args.rank / kColumns) + args.tokens.bound);
+      args.num_heads * (args.rank / kColumns) +
+      args.tokens.bound * (1 + TurnBlocks(args.num_heads, args.rope)));
   return LaunchAhead(
       args.tokens.bound == 1 ? AbsorbKernel<1> : AbsorbKernel<kMaxTokens>,
       dim3(blocks), dim3(kBlock), 0, stream, args);

@@ -10,6 +10,9 @@
 // and, for up to eight tokens, in one launch with LatentQuery's product:
 //
 //   q, kv  --AbsorbQueries-->  q' [t, heads * (rank + rope)], cache
+//
+// AbsorbQueries reads `row` and the tokens' count before the kernel ahead of it
+// has ended, and lets the one behind it begin before that too (ahead.cuh).
 
 #ifndef CUDA_OPS_DECODE_LATENT_ROWS_H_
 #define CUDA_OPS_DECODE_LATENT_ROWS_H_

@@ -1,0 +1,198 @@
+// What a block of a cluster has in shared memory for attention over a sixteenth
+// of a token's keys (latent_values.cu), and how q and keys get there.
+
+#ifndef CUDA_OPS_DECODE_LATENT_VALUES_CUH_
+#define CUDA_OPS_DECODE_LATENT_VALUES_CUH_
+
+#include <cstdint>
+
+#include "cuda/kernels/sm90.cuh"
+#include "cuda/ops/cache_places.cuh"
+#include "cuda/ops/decode/few_rows_tile.cuh"
+#include "cuda/ops/decode/latent_decode.h"
+#include "cuda/ops/device.cuh"
+#include "cuda_bf16.h"
+
+namespace strata::gpu::latent_values {
+
+constexpr int kBlocks = 16;  // Of a cluster, as many as it has heads.
+constexpr int kHeads = 16;
+constexpr int kWarps = 16;
+constexpr int kThreads = kWarps * kWarp;
+// So that a block finds room beside one of the kernel before it.
+constexpr int kRegisters = 104;
+constexpr int kKeys = 64;  // Of a tile.
+// Keys of a token, times tokens, beyond which more blocks with fewer keys each
+// are faster (docs/performance.md).
+constexpr int64_t kMaxKeys = 1536;
+constexpr int kMaxValue = kTileRows * kWarps / 2;
+constexpr int kVectors = kLatentWidth / 4;  // Of a row of q or the cache.
+// Rows in shared memory begin at other banks.
+constexpr int kPitch = kLatentWidth + 8;
+constexpr int kSumPitch = kLatentRank + 8;
+constexpr int kQuarters = 4;  // Of the columns that scores are summed over.
+constexpr int kSteps = kLatentWidth / 16 / kQuarters;
+constexpr int kWeightPitch = kKeys + 8;
+constexpr int kValueColumns = kLatentRank / kWarps;  // Of a warp.
+// Units of W_V that a warp takes, and those that it has before the wait.
+constexpr int kUnits = kLatentRank / 2 / Bf16Tile::kColumns;
+constexpr int kEarlyUnits = kUnits / 2;
+
+struct Args {
+  Extent tokens;
+  int num_heads, groups, value;
+  float factor;  // Of scores, for powers of 2.
+  int64_t window;
+  const float* q;
+  const float* cache;
+  Places places;
+  PackedRows w;
+  float* y;
+  FaultSink fault;
+};
+
+struct alignas(16) Shared {
+  __nv_bfloat16 q[kHeads][kPitch];
+  __nv_bfloat16 key[kKeys][kPitch];
+  float sum[kHeads][kSumPitch];  // Of the block's keys, not yet divided by
+  float2 share[kHeads];          // sums: largest score, sum of weights.
+  float score[kQuarters][kHeads][kKeys];
+  __nv_bfloat16 weight[kHeads][kWeightPitch];
+  float keep[kHeads];  // What earlier sums of a head are multiplied by.
+  __nv_bfloat16 o[kLatentRank];
+  float part[2][kMaxValue];
+  const float* row[kKeys];  // Of the cache.
+};
+
+#if STRATA_SM90A
+
+// --- The cluster ---
+
+// A barrier of its threads in two halves.
+__device__ __forceinline__ void ArriveAtCluster() {
+  asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
+}
+__device__ __forceinline__ void WaitForCluster() {
+  asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
+
+// --- Tiles of 16 x 16 BF16 from shared memory ---
+
+__device__ __forceinline__ void LoadTransposed(uint32_t (&x)[4],
+                                               const void* at) {
+  asm volatile(
+      "ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+      : "=r"(x[0]), "=r"(x[1]), "=r"(x[2]), "=r"(x[3])
+      : "r"(SharedAddress(at))
+      : "memory");
+}
+__device__ __forceinline__ void LoadMatrices(uint32_t (&x)[4], const void* at) {
+  asm volatile(
+      "ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+      : "=r"(x[0]), "=r"(x[1]), "=r"(x[2]), "=r"(x[3])
+      : "r"(SharedAddress(at))
+      : "memory");
+}
+
+// --- q and keys ---
+
+__device__ __forceinline__ void StoreRounded(__nv_bfloat16* to, float4 x) {
+  const __nv_bfloat162 low = __floats2bfloat162_rn(x.x, x.y);
+  const __nv_bfloat162 high = __floats2bfloat162_rn(x.z, x.w);
+  *reinterpret_cast<uint2*>(to) = {*reinterpret_cast<const uint32_t*>(&low),
+                                   *reinterpret_cast<const uint32_t*>(&high)};
+}
+
+__device__ __forceinline__ void StoreRounded(__nv_bfloat16 (*rows)[kPitch],
+                                             int at, float4 x) {
+  StoreRounded(&rows[at / kVectors][at % kVectors * 4], x);
+}
+
+// Vector `at` of the tile's rows. No cache but L2 is asked, which others write.
+__device__ __forceinline__ float4 LoadKey(const Shared& shared, int at) {
+  return __ldcg(reinterpret_cast<const float4*>(shared.row[at / kVectors]) +
+                at % kVectors);
+}
+
+// The first `count` keys of the tile, at most kRows of them on their way to a
+// warp at once.
+template <int kRows>
+__device__ __forceinline__ void BringKeys(int count, Shared& shared) {
+  constexpr int kLoads = (kRows * kVectors + kWarp - 1) / kWarp;
+  static_assert(kVectors % (kWarp / 2) == 0);
+  const int lane = Lane();
+  const int rows = min(kRows, (count + kWarps - 1) / kWarps);
+  // Of the vectors of all rows, those from j * kWarp on: a warp may have the
+  // end of one row and the beginning of the next.
+  const auto row_of = [&](int j) {
+    return j * kWarp % kVectors > kVectors - kWarp && lane >= kWarp / 2
+               ? j * kWarp / kVectors + 1
+               : j * kWarp / kVectors;
+  };
+#pragma unroll 1
+  for (int first = static_cast<int>(threadIdx.x) / kWarp * rows; first < count;
+       first += kWarps * rows) {
+    const int last = min(rows, count - first);
+    float4 x[kLoads];
+#pragma unroll
+    for (int j = 0; j < kLoads; ++j) {
+      const int r = row_of(j);
+      if (r < last) {
+        x[j] = __ldcg(reinterpret_cast<const float4*>(shared.row[first + r]) +
+                      lane + j * kWarp - r * kVectors);
+      }
+    }
+#pragma unroll
+    for (int j = 0; j < kLoads; ++j) {
+      const int r = row_of(j);
+      if (r < last) {
+        StoreRounded(
+            &shared.key[first + r][(lane + j * kWarp - r * kVectors) * 4],
+            x[j]);
+      }
+    }
+  }
+}
+
+// Weights of keys that are not there are 0, and what they count must be finite.
+__device__ __forceinline__ void ClearKeys(int begin, Shared& shared) {
+  const int last = (begin + 15) / 16 * 16 * kVectors;
+#pragma unroll 1
+  for (int at = begin * kVectors + static_cast<int>(threadIdx.x); at < last;
+       at += kThreads) {
+    StoreRounded(shared.key, at, {0, 0, 0, 0});
+  }
+}
+
+// All heads' q and keys [begin, end), on their way at once.
+__device__ __forceinline__ void BringQueries(const float4* q, int begin,
+                                             int end, Shared& shared) {
+  constexpr int kCount = kHeads * kVectors;
+  constexpr int kAtATime = (kCount + kThreads - 1) / kThreads;
+  const int thread = static_cast<int>(threadIdx.x);
+  const int last = end * kVectors;
+  int key = begin * kVectors + thread;
+  float4 x[kAtATime], y = {0, 0, 0, 0};
+#pragma unroll
+  for (int j = 0; j < kAtATime; ++j) {
+    const int at = thread + j * kThreads;
+    if (at < kCount) x[j] = __ldcg(q + at);
+  }
+  if (key < last) y = LoadKey(shared, key);
+#pragma unroll
+  for (int j = 0; j < kAtATime; ++j) {
+    const int at = thread + j * kThreads;
+    if (at < kCount) StoreRounded(shared.q, at, x[j]);
+  }
+  if (key < last) StoreRounded(shared.key, key, y);
+#pragma unroll 1
+  for (key += kThreads; key < last; key += kThreads) {
+    StoreRounded(shared.key, key, LoadKey(shared, key));
+  }
+}
+
+#endif  // STRATA_SM90A
+
+}  // namespace strata::gpu::latent_values
+
+#endif  // CUDA_OPS_DECODE_LATENT_VALUES_CUH_
