@@ -48,17 +48,29 @@ struct Shape {
   int64_t columns = 1;
 };
 
-// Rows to the owners of their experts and back. Inputs: "offset" [experts + 1],
-// "rows" [], "x" [rows, columns]. Outputs: "owner_offset", "sent", "returned".
-// "sent" is of type `sent`, which the operators' inference knows not of.
-Graph ThereAndBack(const Shape& shape, DType sent_type = DType::kF32) {
-  GraphBuilder b(DType::kF32);
+// Inputs "offset" [experts + 1], "rows" [], "x" [rows, columns].
+struct HomeRows {
+  RowExchange exchange;
+  ValueId x = kNone;
+};
+
+HomeRows RowsAtHome(GraphBuilder& b, const Shape& shape) {
+  HomeRows home;
   const ValueId rows = b.Input("rows", DType::kI32, {});
   const ValueId offset =
       b.Input("offset", DType::kI32, {Static(shape.experts + 1)});
-  const RowExchange exchange = ExchangePlan(b, offset, rows, shape.ranks, "ep");
-  const ValueId x = b.Input(
-      "x", DType::kF32, {Ragged(shape.max_rows, rows), Static(shape.columns)});
+  home.exchange = ExchangePlan(b, offset, rows, shape.ranks, "ep");
+  home.x = b.Input("x", DType::kF32,
+                   {Ragged(shape.max_rows, rows), Static(shape.columns)});
+  return home;
+}
+
+// Rows to the owners of their experts and back. Outputs: "owner_offset",
+// "sent", "returned".
+// "sent" is of type `sent`, which the operators' inference knows not of.
+Graph ThereAndBack(const Shape& shape, DType sent_type = DType::kF32) {
+  GraphBuilder b(DType::kF32);
+  const auto [exchange, x] = RowsAtHome(b, shape);
   const ValueId sent = SendRows(b, x, exchange, "ep");
   b.Output("owner_offset", exchange.offset);
   b.Output("sent", sent);
@@ -81,12 +93,7 @@ Graph ThereAndBack(const Shape& shape, DType sent_type = DType::kF32) {
 // may take their memory.
 Graph ThereAndBackBesideWork(const Shape& shape) {
   GraphBuilder b(DType::kF32);
-  const ValueId rows = b.Input("rows", DType::kI32, {});
-  const ValueId offset =
-      b.Input("offset", DType::kI32, {Static(shape.experts + 1)});
-  const RowExchange exchange = ExchangePlan(b, offset, rows, shape.ranks, "ep");
-  const ValueId x = b.Input(
-      "x", DType::kF32, {Ragged(shape.max_rows, rows), Static(shape.columns)});
+  const auto [exchange, x] = RowsAtHome(b, shape);
   const ValueId sent = SendRows(b, Scale(b, x, 1), exchange, "ep");
   b.Output("owner_offset", exchange.offset);
   b.Output("sent", sent);
