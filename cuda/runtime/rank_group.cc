@@ -17,7 +17,8 @@ namespace strata::gpu {
 absl::Status WaitForRanks(absl::Span<RankGroup* const> groups,
                           absl::string_view what, absl::Duration grace,
                           const std::function<cudaError_t()>& query) {
-  absl::Duration longest = absl::ZeroDuration();
+  absl::Duration longest =
+      groups.empty() ? absl::InfiniteDuration() : absl::ZeroDuration();
   for (const RankGroup* const group : groups) {
     longest = std::max(longest, group->timeout());
   }

@@ -31,7 +31,8 @@ class RankGroup {
 // Asks `query`, of a stream or an event, until it is ready, and returns its
 // error. After the longest of the groups' time-outs and `grace` all groups give
 // up, and the first one's error is returned: kernels that watch the time
-// themselves, and know more, come first.
+// themselves, and know more, come first. Without groups it waits for as long as
+// it takes.
 absl::Status WaitForRanks(absl::Span<RankGroup* const> groups,
                           absl::string_view what, absl::Duration grace,
                           const std::function<cudaError_t()>& query);

@@ -58,6 +58,16 @@ TEST(RankGroupTest, GivesAllGroupsUpAfterTheLongestTimeOut) {
   EXPECT_EQ(slow.num_given_up(), 1);
 }
 
+TEST(RankGroupTest, WaitsForNobodyAsLongAsItTakes) {
+  int asked = 0;
+  EXPECT_THAT(
+      WaitForRanks(
+          {}, "a sum", absl::ZeroDuration(),
+          [&] { return ++asked < 1000 ? cudaErrorNotReady : cudaSuccess; }),
+      IsOk());
+  EXPECT_EQ(asked, 1000);
+}
+
 TEST(RankGroupTest, ReturnsTheProgramsError) {
   FakeGroup group(absl::Seconds(600));
   RankGroup* const groups[] = {&group};
