@@ -44,8 +44,6 @@ absl::StatusOr<std::unique_ptr<Stage>> Stage::Create(const StepGraph& step,
   stage->received_ = step.received;
   stage->sent_ = step.sent;
   ASSIGN_OR_RETURN(std::vector<GraphPiece> pieces, SplitPhases(step.graph));
-  stage->kept_forward_ = Names(pieces[0].exports);
-  stage->kept_input_grad_ = Names(pieces[1].exports);
   stage->LayOut(pieces);
   context.memory.Reserve(stage->layout_.num_bytes());
   const auto compile = [&](GraphPiece& piece, Program::Options options) {
@@ -59,8 +57,8 @@ absl::StatusOr<std::unique_ptr<Stage>> Stage::Create(const StepGraph& step,
   if (last != nullptr) {
     ASSIGN_OR_RETURN(std::vector<GraphPiece> with, SplitPhases(last->graph));
     // What it reads is what the others keep.
-    CHECK(Names(with[0].exports) == stage->kept_forward_);
-    CHECK(Names(with[1].exports) == stage->kept_input_grad_);
+    CHECK(Names(with[0].exports) == Names(pieces[0].exports));
+    CHECK(Names(with[1].exports) == Names(pieces[1].exports));
     Program::Options options;
     options.runs_ahead = true;
     ASSIGN_OR_RETURN(stage->last_weight_grad_, compile(with[2], options));
@@ -71,17 +69,20 @@ absl::StatusOr<std::unique_ptr<Stage>> Stage::Create(const StepGraph& step,
 void Stage::LayOut(const std::vector<GraphPiece>& pieces) {
   const auto add = [&](const std::string& name, const ValueType& type) {
     if (IsLarge(type)) layout_.Add(name, type);
+    return layout_.Has(name);
   };
   const Graph& forward = pieces[0].graph;
   const auto output = [](const Graph& graph, const std::string& name) {
     return graph.value(graph.outputs().at(name));
   };
-  for (const std::string& name : kept_forward_) {
-    add(name, output(forward, name).type);
-  }
-  for (const std::string& name : kept_input_grad_) {
-    add(name, output(pieces[1].graph, name).type);
-  }
+  const auto keep = [&](const GraphPiece& piece,
+                        std::vector<std::string>& small) {
+    for (const std::string& name : Names(piece.exports)) {
+      if (!add(name, output(piece.graph, name).type)) small.push_back(name);
+    }
+  };
+  keep(pieces[0], kept_forward_);
+  keep(pieces[1], kept_input_grad_);
   for (const StageMessage& m : received_) {
     add(m.value, forward.value(forward.FindSource(m.value)).type);
   }
@@ -124,7 +125,6 @@ double Stage::MicroBatchFlops() const {
 void Stage::Keep(const ProgramPart& program,
                  const std::vector<std::string>& outputs, Stash& stash) {
   for (const std::string& name : outputs) {
-    if (layout_.Has(name)) continue;
     KeepOne(name, program.Output(name), stash);
   }
 }

@@ -105,10 +105,10 @@ class Stage {
 
   // Finds what the stage keeps, and where.
   void LayOut(const std::vector<GraphPiece>& pieces);
-  // Copies of the small ones of what `program` gives to later programs, and
+  // Copies of what `program` gives to later programs and no frame has, and
   // back.
-  void Keep(const ProgramPart& program, const std::vector<std::string>& outputs,
-            Stash& stash);
+  static void Keep(const ProgramPart& program,
+                   const std::vector<std::string>& outputs, Stash& stash);
   static void KeepOne(const std::string& name, const TensorView& view,
                       Stash& stash);
   static void Restore(const Stash& stash, const ProgramPart& program);
@@ -126,7 +126,7 @@ class Stage {
   std::vector<StageMessage> sent_;
   std::unique_ptr<Program> forward_, input_grad_, weight_grad_;
   std::unique_ptr<Program> last_weight_grad_;  // With sums; null: none here.
-  // Outputs that later programs read.
+  // Outputs that later programs read and no frame has.
   std::vector<std::string> kept_forward_, kept_input_grad_;
 };
 
