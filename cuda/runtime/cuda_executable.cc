@@ -324,10 +324,7 @@ absl::Status CudaExecutable::ReadResults() {
 }
 
 absl::Status CudaExecutable::Fetch(ValueId value, const TensorView& tensor) {
-  const bool is_here =
-      std::any_of(small_.begin(), small_.end(),
-                  [value](const Small& small) { return small.value == value; });
-  return is_here ? absl::OkStatus() : backend_.ToHost(tensor);
+  return is_small_[value] ? absl::OkStatus() : backend_.ToHost(tensor);
 }
 
 absl::Status CudaExecutable::CheckFinite(NodeId id) const {

@@ -79,7 +79,6 @@ class CudaExecutable : public Executable {
   };
   // A result that comes to the host with every run.
   struct Small {
-    ValueId value = kNone;
     char* host = nullptr;
     int64_t offset = 0;  // In the packed block.
     int64_t num_bytes = 0;
@@ -160,6 +159,7 @@ class CudaExecutable : public Executable {
   std::vector<Range> taken_inputs_;
 
   std::vector<Small> small_;
+  std::vector<bool> is_small_;  // [values]
   std::unique_ptr<DeviceArray<PackEntry>> entries_;
   std::unique_ptr<DeviceArray<Fault>> fault_;
   std::unique_ptr<DeviceArray<char>> packed_;

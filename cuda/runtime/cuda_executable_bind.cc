@@ -166,6 +166,7 @@ void CudaExecutable::LeaveInput(ValueId value) {
 absl::Status CudaExecutable::BindResults(absl::Span<char* const> address) {
   std::vector<PackEntry> entries = {{fault_->data(), 0, sizeof(Fault)}};
   packed_bytes_ = sizeof(Fault);
+  is_small_.resize(graph_.values().size());
   std::set<ValueId> wanted;
   for (const Value& value : graph_.values()) {
     for (const Dim& dim : value.type.dims) {
@@ -182,7 +183,8 @@ absl::Status CudaExecutable::BindResults(absl::Span<char* const> address) {
     const int64_t num_bytes = graph_.value(id).type.max_bytes();
     if (num_bytes == 0 || graph_.value(id).role == Role::kInput) continue;
     entries.push_back({device_[id], packed_bytes_, num_bytes});
-    small_.push_back({id, address[id], packed_bytes_, num_bytes});
+    small_.push_back({address[id], packed_bytes_, num_bytes});
+    is_small_[id] = true;
     packed_bytes_ += (num_bytes + 15) / 16 * 16;
   }
   ASSIGN_OR_RETURN(entries_, CopyToDevice(entries));
