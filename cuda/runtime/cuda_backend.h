@@ -1,4 +1,5 @@
-// The CUDA backend: one GPU, one stream, programs as captured graphs.
+// The CUDA backend: one GPU, one stream (and lanes for what exchanges data,
+// side_lanes.h), programs as captured graphs.
 //
 //   ASSIGN_OR_RETURN(auto backend,
 //                    CudaBackend::Create({}, AllCudaKernels()));
