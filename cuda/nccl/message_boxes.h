@@ -1,5 +1,4 @@
-// Messages between GPUs of one process, or of one host, without a kernel of
-// either.
+// Messages between GPUs of one host, without a kernel of either.
 //
 //   sender                          host's communicator            receiver
 //   data -- copied --> box   ---- size, box, key if new ---->   opens the box

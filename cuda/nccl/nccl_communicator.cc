@@ -136,7 +136,7 @@ class NcclRanks : public NcclCommunicator {
 
   absl::Duration timeout() const override { return timeout_; }
   absl::Status GiveUp(absl::string_view what) override {
-    return group_->GiveUp(what);
+    return broken_ = group_->GiveUp(what);
   }
 
   absl::StatusOr<Peers> PeersFor(int64_t piece_bytes) override {

@@ -32,7 +32,7 @@ constexpr size_t kBlasWorkspaceBytes = size_t{32} << 20;
 
 // An H100's products of experts, 500 TFLOP/s, over rows to its peers, 300 GB/s
 // (docs/several_gpus.md).
-constexpr double kFlopsPerWireByte = 1600;
+constexpr double kFlopsPerPeerByte = 1600;
 
 // What CudaBackend::FindKernel() finds.
 absl::Status RunNothing(const strata::KernelContext& context) {
@@ -181,7 +181,7 @@ bool CudaBackend::RunsBeside(const Node& node) const {
   return node.op == &kAllReduce || MovesRows(node);
 }
 
-double CudaBackend::flops_per_wire_byte() const { return kFlopsPerWireByte; }
+double CudaBackend::flops_per_wire_byte() const { return kFlopsPerPeerByte; }
 
 strata::Kernel CudaBackend::FindKernel(absl::string_view op,
                                        DType dtype) const {
