@@ -1,17 +1,45 @@
 #include "core/parallel/agree.h"
 
+#include <algorithm>
+#include <cstddef>
 #include <cstdint>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "absl/strings/string_view.h"
 #include "absl/types/span.h"
 #include "core/base/status_macros.h"
 #include "core/parallel/communicator.h"
 
 namespace strata {
+namespace {
+
+// The first lines of two texts that differ.
+std::pair<std::string, std::string> Differing(const std::string& a,
+                                              const std::string& b) {
+  const std::vector<std::string> lines_a = absl::StrSplit(a, '\n');
+  const std::vector<std::string> lines_b = absl::StrSplit(b, '\n');
+  const size_t num = std::max(lines_a.size(), lines_b.size());
+  const auto line = [](const std::vector<std::string>& lines, size_t i) {
+    return i < lines.size() ? lines[i] : std::string();
+  };
+  for (size_t i = 0; i < num; ++i) {
+    if (line(lines_a, i) == line(lines_b, i)) continue;
+    return {line(lines_a, i), line(lines_b, i)};
+  }
+  return {"", ""};
+}
+
+std::string Quoted(const std::string& value) {
+  return value.empty() ? "not given" : value;
+}
+
+}  // namespace
 
 absl::StatusOr<std::string> TextOf(int root, const std::string& text,
                                    Communicator& ranks) {
@@ -41,6 +69,34 @@ absl::StatusOr<Agreement> Agree(const absl::Status& status,
         r == 0 ? message : absl::StrCat("rank ", r, ": ", message))};
   }
   return Agreement();
+}
+
+absl::Status CheckSame(const std::vector<Setting>& settings,
+                       Communicator& ranks) {
+  // Names and values have no byte 0.
+  std::string mine;
+  for (const Setting& setting : settings) {
+    absl::StrAppend(&mine, setting.name, absl::string_view("\0", 1),
+                    setting.value, absl::string_view("\0", 1));
+  }
+  ASSIGN_OR_RETURN(const std::string first, TextOf(0, mine, ranks));
+  const std::vector<std::string> of_first = absl::StrSplit(first, '\0');
+  absl::Status status;
+  for (size_t i = 0; i < settings.size() && status.ok(); ++i) {
+    const size_t at = 2 * i;
+    if (at + 1 >= of_first.size() || of_first[at] != settings[i].name) {
+      status = absl::InvalidArgumentError(
+          absl::StrCat("the program is not rank 0's, which knows no ",
+                       settings[i].name, "; start the same on all ranks"));
+    } else if (of_first[at + 1] != settings[i].value) {
+      const auto [here, there] = Differing(settings[i].value, of_first[at + 1]);
+      status = absl::InvalidArgumentError(
+          absl::StrCat(settings[i].name, " is ", Quoted(here), ", on rank 0 ",
+                       Quoted(there), "; start all ranks alike"));
+    }
+  }
+  ASSIGN_OR_RETURN(const Agreement agreement, Agree(status, ranks));
+  return agreement.status;
 }
 
 }  // namespace strata

@@ -1,10 +1,11 @@
-// What every rank of a group is to know of all: whether they failed, and a text
-// of one of them.
+// What every rank of a group is to know of all: whether they failed, a text of
+// one of them, and whether they were started alike.
 
 #ifndef CORE_PARALLEL_AGREE_H_
 #define CORE_PARALLEL_AGREE_H_
 
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -25,6 +26,20 @@ absl::StatusOr<Agreement> Agree(const absl::Status& status,
 // The text of rank `root`, on all. To be called by every rank.
 absl::StatusOr<std::string> TextOf(int root, const std::string& text,
                                    Communicator& ranks);
+
+struct Setting {
+  std::string name;   // "--dp"
+  std::string value;  // One line or several.
+};
+
+// To be called by every rank, with settings of the same names in the same
+// order.
+//
+// Returns, on all ranks, INVALID_ARGUMENT if one's are not those of rank 0,
+// which names the first such rank, its first such setting and both values (of
+// several lines the first that differ), and the communicator's errors.
+absl::Status CheckSame(const std::vector<Setting>& settings,
+                       Communicator& ranks);
 
 }  // namespace strata
 

@@ -58,5 +58,43 @@ TEST(AgreeTest, ATextReachesAll) {
   for (std::thread& thread : threads) thread.join();
 }
 
+// What each of three ranks hears when rank r has the settings `given[r]`.
+std::vector<absl::Status> HeardOf(
+    const std::vector<std::vector<Setting>>& given) {
+  const auto world = ThreadCommunicators(3, absl::Seconds(20));
+  std::vector<absl::Status> heard(3);
+  std::vector<std::thread> threads;
+  for (int r = 0; r < 3; ++r) {
+    threads.emplace_back([&, r] { heard[r] = CheckSame(given[r], *world[r]); });
+  }
+  for (std::thread& thread : threads) thread.join();
+  return heard;
+}
+
+TEST(CheckSameTest, NamesTheFirstRankThatIsNotAsTheFirst) {
+  const std::vector<Setting> usual = {{"--dp", "2"}, {"model", "a: 1\nb: 2"}};
+  for (const absl::Status& status : HeardOf({usual, usual, usual})) {
+    EXPECT_THAT(status, IsOk());
+  }
+  for (const absl::Status& status :
+       HeardOf({usual, usual, {{"--dp", "2"}, {"model", "a: 1\nb: 3"}}})) {
+    EXPECT_EQ(status, absl::InvalidArgumentError(
+                          "rank 2: model is b: 3, on rank 0 b: 2; start all "
+                          "ranks alike"));
+  }
+  for (const absl::Status& status :
+       HeardOf({usual, {{"--dp", ""}, usual[1]}, {{"--dp", "4"}, usual[1]}})) {
+    EXPECT_EQ(status, absl::InvalidArgumentError(
+                          "rank 1: --dp is not given, on rank 0 2; start all "
+                          "ranks alike"));
+  }
+  for (const absl::Status& status :
+       HeardOf({usual, {{"--dp", "2"}, {"--tp", "1"}}, usual})) {
+    EXPECT_EQ(status, absl::InvalidArgumentError(
+                          "rank 1: the program is not rank 0's, which knows "
+                          "no --tp; start the same on all ranks"));
+  }
+}
+
 }  // namespace
 }  // namespace strata

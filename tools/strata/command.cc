@@ -13,10 +13,12 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/string_view.h"
+#include "absl/time/clock.h"
 #include "absl/types/span.h"
 #include "core/base/build_info.h"
 #include "tools/strata/option_parser.h"
 #include "tools/strata/output.h"
+#include "training/distributed/launched.h"
 
 namespace strata {
 namespace {
@@ -40,9 +42,15 @@ size_t EditDistance(absl::string_view a, absl::string_view b) {
   return row[b.size()];
 }
 
+// What all ranks see is said once.
+void Say(absl::string_view problem) {
+  absl::SleepFor(TurnToSpeak(LaunchedRank()));
+  PrintError(problem);
+}
+
 int UsageError(absl::string_view problem, absl::string_view command) {
-  PrintError(absl::StrCat(problem, "; see strata ", command,
-                          command.empty() ? "" : " ", "--help"));
+  Say(absl::StrCat(problem, "; see strata ", command,
+                   command.empty() ? "" : " ", "--help"));
   return kUsageExitCode;
 }
 
@@ -70,7 +78,7 @@ int UnknownCommand(const std::string& name,
 int Run(const Command& command) {
   const absl::StatusOr<int> exit_code = command.run();
   if (!exit_code.ok()) {
-    PrintError(exit_code.status().message());
+    Say(exit_code.status().message());
     return kErrorExitCode;
   }
   return *exit_code;
@@ -105,16 +113,20 @@ int Parse(OptionParser& app, int argc, const char* const* argv,
 
 }  // namespace
 
+std::string VersionText() {
+  return std::string("strata ")
+      .append(Version())
+      .append(" (commit ")
+      .append(Commit())
+      .append(")");
+}
+
 int RunCommandLine(int argc, const char* const* argv,
                    absl::Span<const AddCommand> add) {
   OptionParser app("strata",
                    "Strata trains, serves and simulates hierarchical "
                    "mixture-of-experts language models.");
-  app.AddVersion(std::string("strata ")
-                     .append(Version())
-                     .append(" (commit ")
-                     .append(Commit())
-                     .append(")"));
+  app.AddVersion(VersionText());
   app.RequireSubcommand(1, 1);
   std::vector<Command> commands;
   commands.reserve(add.size());

@@ -8,6 +8,7 @@
 #define TOOLS_STRATA_COMMAND_H_
 
 #include <functional>
+#include <string>
 
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
@@ -41,9 +42,13 @@ Command AddQuantize(OptionParser& app);
 Command AddTokenize(OptionParser& app);
 Command AddTrainTokenizer(OptionParser& app);
 
+// "strata 0.1.0 (commit 0123456789ab)"
+std::string VersionText();
+
 // Parses, runs, reports errors: one line on stderr each. `commands` are the
 // program's subcommands, in the order that --help lists them. Returns the exit
-// status: 0, 1 for an error, 2 for wrong usage, 130 after Ctrl-C.
+// status: 0, 1 for an error, 2 for wrong usage, 130 after Ctrl-C. Of several
+// processes that mpirun started the first is heard before the others.
 int RunCommandLine(int argc, const char* const* argv,
                    absl::Span<const AddCommand> commands);
 

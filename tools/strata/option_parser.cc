@@ -129,6 +129,11 @@ std::string Option::name() const { return impl_->get_name(); }
 
 bool Option::is_given() const { return impl_->count() > 0; }
 
+std::string Option::value() const {
+  if (!is_given()) return impl_->get_default_str();
+  return absl::StrJoin(impl_->results(), " ");
+}
+
 OptionParser::OptionParser(const std::string& name,
                            const std::string& description)
     : root_(std::make_unique<CLI::App>(description, name)), app_(root_.get()) {

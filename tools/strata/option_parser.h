@@ -50,6 +50,8 @@ class Option {
 
   std::string name() const;  // As "--steps".
   bool is_given() const;
+  // As it was given, or its default; "true" of a flag that is given.
+  std::string value() const;
 
  private:
   CLI::Option* impl_;

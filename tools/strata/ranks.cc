@@ -1,9 +1,9 @@
 #include "tools/strata/ranks.h"
 
-#include <algorithm>
 #include <memory>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -11,6 +11,7 @@
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "core/base/status_macros.h"
+#include "core/parallel/agree.h"
 #include "core/parallel/communicator.h"
 #include "core/parallel/mesh.h"
 #include "core/parallel/observed_communicator.h"
@@ -18,6 +19,7 @@
 #include "tools/strata/option_parser.h"
 #include "tools/strata/output.h"
 #include "training/balance/balance_rule.h"
+#include "training/distributed/launched.h"
 #include "training/distributed/mpi_communicator.h"
 #include "training/pipeline/pipeline_plan.h"
 #include "training/trace/execution_recorder.h"
@@ -26,10 +28,6 @@ namespace strata {
 namespace {
 
 constexpr int kErrorExitCode = 1;
-// So long the first rank is given to say what all ranks see.
-constexpr absl::Duration kFirstRankSpeaks = absl::Seconds(1);
-// Of other hosts, those with lower ranks then go first; up to 20 of them.
-constexpr absl::Duration kLowerRankSpeaks = absl::Milliseconds(100);
 
 }  // namespace
 
@@ -107,8 +105,9 @@ absl::StatusOr<BalanceRule> BalanceOf(const MeshFlags& flags) {
   return rule;
 }
 
-absl::StatusOr<std::unique_ptr<Ranks>> Ranks::Join(const MeshFlags& flags,
-                                                   bool on_gpus, bool traced) {
+absl::StatusOr<std::unique_ptr<Ranks>> Ranks::Join(
+    const MeshFlags& flags, bool on_gpus, bool traced,
+    const std::vector<Setting>& settings) {
   const int launched = NumLaunchedRanks();
   const int wanted = flags.shape.size();
   if (launched == 1 && wanted == 1) return nullptr;
@@ -125,7 +124,7 @@ absl::StatusOr<std::unique_ptr<Ranks>> Ranks::Join(const MeshFlags& flags,
   }
   auto ranks = std::make_unique<Ranks>();
   ASSIGN_OR_RETURN(ranks->mpi_, MpiWorld::Start(absl::Seconds(flags.timeout)));
-  const absl::Status opened = ranks->Open(flags, on_gpus, traced);
+  const absl::Status opened = ranks->Open(flags, on_gpus, traced, settings);
   if (!opened.ok()) {
     ranks->Fail(opened);
     return opened;
@@ -133,7 +132,13 @@ absl::StatusOr<std::unique_ptr<Ranks>> Ranks::Join(const MeshFlags& flags,
   return ranks;
 }
 
-absl::Status Ranks::Open(const MeshFlags& flags, bool on_gpus, bool traced) {
+absl::Status Ranks::CheckSame(const std::vector<Setting>& settings) const {
+  return strata::CheckSame(settings, mpi_->world());
+}
+
+absl::Status Ranks::Open(const MeshFlags& flags, bool on_gpus, bool traced,
+                         const std::vector<Setting>& settings) {
+  RETURN_IF_ERROR(CheckSame(settings));
   ASSIGN_OR_RETURN(const PipelineOptions pipeline,
                    ParsePipeline(flags.schedule, flags.chunks));
   RETURN_IF_ERROR(CheckPipeline(pipeline, flags.shape));
@@ -157,9 +162,7 @@ absl::Status Ranks::Open(const MeshFlags& flags, bool on_gpus, bool traced) {
 
 void Ranks::Fail(const absl::Status& status) {
   const int rank = mpi_->world().rank();
-  if (rank > 0) {
-    absl::SleepFor(kFirstRankSpeaks + std::min(rank, 20) * kLowerRankSpeaks);
-  }
+  absl::SleepFor(TurnToSpeak(rank));
   if (mpi_->ClaimLastWord()) {
     PrintError(rank == 0 ? std::string(status.message())
                          : absl::StrCat("rank ", rank, ": ", status.message()));

@@ -6,9 +6,11 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "core/parallel/agree.h"
 #include "core/parallel/communicator.h"
 #include "core/parallel/mesh.h"
 #include "tools/strata/option_parser.h"
@@ -46,12 +48,16 @@ class Ranks {
   // none. If it started another number, all end as by Fail.
   // `on_gpus`: each takes the GPU of its number among the ranks of its machine,
   // and they exchange data over NCCL. `traced`: a recorder observes what the
-  // ranks exchange.
-  static absl::StatusOr<std::unique_ptr<Ranks>> Join(const MeshFlags& flags,
-                                                     bool on_gpus, bool traced);
+  // ranks exchange. `settings`: as CheckSame() has it, for it is the first
+  // thing that ranks exchange.
+  static absl::StatusOr<std::unique_ptr<Ranks>> Join(
+      const MeshFlags& flags, bool on_gpus, bool traced,
+      const std::vector<Setting>& settings);
 
   const Mesh& mesh() const { return *mesh_; }
   int gpu() const { return gpu_; }
+  // core/parallel/agree.h, over all ranks.
+  absl::Status CheckSame(const std::vector<Setting>& settings) const;
   ExecutionRecorder* recorder() const { return recorder_.get(); }  // Or null.
 
   // Says what went wrong and ends all ranks, with status 1. Where all ranks
@@ -59,7 +65,8 @@ class Ranks {
   void Fail(const absl::Status& status);
 
  private:
-  absl::Status Open(const MeshFlags& flags, bool on_gpus, bool traced);
+  absl::Status Open(const MeshFlags& flags, bool on_gpus, bool traced,
+                    const std::vector<Setting>& settings);
 
   std::unique_ptr<MpiWorld> mpi_;
   int gpu_ = 0;

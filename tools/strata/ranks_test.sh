@@ -140,5 +140,17 @@ refuses 'mixed/model-00002-of-00002.safetensors is of step 3 of run' "$strata" g
 refuses 'traces is not empty' "$strata" "${train[@]}" --steps=6 --trace=traces --out=no
 refuses '--trace-after and --trace-steps are 2 and 9, and 6 steps are left' "$strata" "${train[@]}" --steps=6 --trace=none --trace-steps=9 --out=no
 refuses 'a routing trace is replayed by one rank so far' ranks 2 "${train[@]}" --steps=6 --dp=2 --replay-routing=deep.gz --out=no
+# Two ranks that were not started alike: the second has the text of folder $1 and
+# what else is given.
+unlike() {
+  local first=("$strata" "${train[@]}" --dp=2 --out=no)
+  mpirun -q --allow-run-as-root --oversubscribe --bind-to none -np 1 "${first[@]}" : \
+    -np 1 "${first[@]/--data=data/--data=$1}" "${@:2}"
+}
+cp -r data other && echo more >>"$(find other -type f | head -1)"
+refuses 'rank 1: --seed is 4, on rank 0 not given; start all ranks alike' unlike data --seed=4
+refuses 'rank 1: --shard-optimizer is true, on rank 0 not given; start all ranks alike' unlike data --shard-optimizer
+refuses 'rank 1: the hash of the text is' unlike other
+refuses '--steps: 0 is no whole number of at least 1' ranks 2 "${train[@]}" --dp=2 --steps=0 --out=no
 refuses 'holds a run already' ranks 2 "${train[@]}" --dp=2 --out=two
 [[ ! -e no ]] || fail "a refused run left a folder"

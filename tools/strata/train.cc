@@ -10,21 +10,26 @@
 #include <utility>
 #include <vector>
 
+#include "absl/algorithm/container.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "core/base/files.h"
 #include "core/base/progress.h"
 #include "core/base/signals.h"
 #include "core/base/status_macros.h"
 #include "core/checkpoint/model_files.h"
+#include "core/parallel/agree.h"
 #include "core/parallel/mesh.h"
 #include "core/parallel/pipeline_schedule.h"
 #include "core/runtime/backend.h"
 #include "core/runtime/observed_backend.h"
 #include "core/tokenizer/model_tokenizer.h"
+#include "google/protobuf/message.h"
+#include "google/protobuf/text_format.h"
 #include "nlohmann/json.hpp"
 #include "tools/strata/command.h"
 #include "tools/strata/config_flags.h"
@@ -63,6 +68,7 @@ struct TrainFlags {
   int64_t trace_after = 2;
   int64_t trace_steps = 1;
 
+  const OptionParser* parser = nullptr;
   const Option* preset_option = nullptr;
   Option* resume_option = nullptr;
   Option* steps_option = nullptr;
@@ -229,6 +235,23 @@ void PrintResult(const TrainFlags& flags, const RunOptions& options,
   Print(text);
 }
 
+std::string ProtoText(const google::protobuf::Message& config) {
+  std::string text;
+  google::protobuf::TextFormat::PrintToString(config, &text);
+  return text;
+}
+
+// What hosts may have other files of.
+std::vector<Setting> ReadFromFiles(const RunOptions& options,
+                                   const Corpus& corpus) {
+  return {{"the checkpoint to go on from", options.resume_from},
+          {"the model's config", ProtoText(options.model)},
+          {"the training's config", ProtoText(options.train)},
+          {"the hash of the tokenizer",
+           corpus.tokenizer ? corpus.tokenizer->sha256 : ""},
+          {"the hash of the text", corpus.sha256}};
+}
+
 // `ranks`: null for one. Only the first rank tells.
 absl::StatusOr<int> TrainOn(const Ranks* ranks, const TrainFlags& flags) {
   const Mesh* const mesh = ranks != nullptr ? &ranks->mesh() : nullptr;
@@ -271,6 +294,9 @@ absl::StatusOr<int> TrainOn(const Ranks* ranks, const TrainFlags& flags) {
   options.train = configs.train;
   ASSIGN_OR_RETURN(Corpus corpus, LoadCorpus(flags.data));
   if (tokenizer) RETURN_IF_ERROR(TokenizeWithProgress(*tokenizer, corpus));
+  if (ranks != nullptr) {
+    RETURN_IF_ERROR(ranks->CheckSame(ReadFromFiles(options, corpus)));
+  }
   ASSIGN_OR_RETURN(const std::unique_ptr<TrainingRun> run,
                    TrainingRun::Start(options, &corpus));
   if (tells) PrintNotes(corpus);
@@ -319,6 +345,20 @@ absl::StatusOr<int> TrainOn(const Ranks* ranks, const TrainFlags& flags) {
   return kInterruptedExitCode;
 }
 
+// What ranks must have alike before they exchange anything else: the program
+// and its options, but those that a host may have its own value of.
+std::vector<Setting> StartedWith(const OptionParser& parser) {
+  constexpr absl::string_view kOfEachHost[] = {
+      "--help", "--threads", "--timeout", "--data", "--tokenizer", "--json"};
+  std::vector<Setting> settings = {{"the program", VersionText()}};
+  for (const Option* option : parser.options()) {
+    const std::string name = option->name();
+    if (absl::c_linear_search(kOfEachHost, name)) continue;
+    settings.push_back({name, option->value()});
+  }
+  return settings;
+}
+
 absl::StatusOr<int> RunTrain(const TrainFlags& flags) {
   const bool on_gpus = flags.device.device == "cuda";
   if (on_gpus && !flags.trace.empty()) {
@@ -326,7 +366,8 @@ absl::StatusOr<int> RunTrain(const TrainFlags& flags) {
         "--trace is of --device=cpu, as a GPU runs a graph whole");
   }
   ASSIGN_OR_RETURN(const std::unique_ptr<Ranks> ranks,
-                   Ranks::Join(flags.mesh, on_gpus, !flags.trace.empty()));
+                   Ranks::Join(flags.mesh, on_gpus, !flags.trace.empty(),
+                               StartedWith(*flags.parser)));
   absl::StatusOr<int> exit_code = TrainOn(ranks.get(), flags);
   if (ranks == nullptr) return exit_code;
   if (!exit_code.ok()) ranks->Fail(exit_code.status());
@@ -360,6 +401,7 @@ Command AddTrain(OptionParser& app) {
       "Train a model; Ctrl-C saves, and --resume goes on as if it had not "
       "stopped");
   auto flags = std::make_shared<TrainFlags>();
+  flags->parser = train;
   AddPreset(*train, flags->preset);
   flags->preset_option = train->FindOption("--preset");
   AddData(*train, flags->data);

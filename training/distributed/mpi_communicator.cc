@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstdio>
-#include <cstdlib>
 #include <limits>
 #include <list>
 #include <memory>
@@ -15,7 +14,6 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 #include "absl/time/clock.h"
@@ -347,21 +345,6 @@ class World : public MpiWorld {
   std::unique_ptr<MpiCommunicator> world_;
 };
 
-int Environment(const char* variable, int otherwise) {
-  int number = 0;
-  const char* const value = std::getenv(variable);
-  return value != nullptr && absl::SimpleAtoi(value, &number) ? number
-                                                              : otherwise;
-}
-
-// What mpirun says in the environment, or else srun where it speaks PMIx. Other
-// variables of Slurm are there in a job's script, too, which is one process.
-int Launched(const char* of_mpirun, const char* of_srun, int otherwise) {
-  const bool has_pmix = std::getenv("PMIX_RANK") != nullptr;
-  return Environment(of_mpirun,
-                     has_pmix ? Environment(of_srun, otherwise) : otherwise);
-}
-
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<MpiWorld>> MpiWorld::Start(
@@ -380,20 +363,6 @@ absl::StatusOr<std::unique_ptr<MpiWorld>> MpiWorld::Start(
   auto started = std::make_unique<World>(*mpi, timeout);
   RETURN_IF_ERROR(started->Join(timeout));
   return started;
-}
-
-int NumLaunchedRanks() {
-  return Launched("OMPI_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS", 1);
-}
-
-int LaunchedRankOfMachine() {
-  return Launched("OMPI_COMM_WORLD_LOCAL_RANK", "SLURM_LOCALID", 0);
-}
-
-int NumLonelyTasks() {
-  const bool is_launched = std::getenv("OMPI_COMM_WORLD_SIZE") != nullptr ||
-                           std::getenv("PMIX_RANK") != nullptr;
-  return is_launched ? 1 : Environment("SLURM_STEP_NUM_TASKS", 1);
 }
 
 }  // namespace strata

@@ -45,15 +45,6 @@ class MpiWorld {
   virtual void Abort(int status) = 0;
 };
 
-// How many processes mpirun says that it started, or Slurm's srun with PMIx; 1
-// without them.
-int NumLaunchedRanks();
-// Which of those on this machine this one is; 0 without them.
-int LaunchedRankOfMachine();
-// How many tasks srun started that do not know of each other, as it was not
-// told to speak PMIx; 1 otherwise.
-int NumLonelyTasks();
-
 }  // namespace strata
 
 #endif  // TRAINING_DISTRIBUTED_MPI_COMMUNICATOR_H_
