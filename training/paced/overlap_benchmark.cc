@@ -42,7 +42,6 @@
 #include "training/paced/paced_example.h"
 #include "training/paced/paced_rank.h"
 #include "training/paced/paced_run.h"
-#include "training/pipeline/pipeline_plan.h"
 #include "training/step_graph.h"
 
 namespace strata {
@@ -91,7 +90,6 @@ absl::StatusOr<Row> RowOf(const Options& options, const MeshShape& shape,
   Row row;
   row.exchanges = exchanges;
   row.setup = PacedExample(shape, schedule);
-  row.setup.shape.mirrored = IsMirrored(schedule);
   if (HasPairs(schedule)) row.setup.train.set_accumulation(16);
   row.setup.overlap_sums = beside && !HasPairs(schedule);
   row.setup.overlap_rows = beside && shape.ep > 1;

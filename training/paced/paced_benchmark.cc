@@ -34,6 +34,33 @@ namespace {
 
 constexpr double kOneRankSeconds = 20;
 
+constexpr PipelineKind kKinds[] = {
+    PipelineKind::kGPipe,      PipelineKind::k1F1B,
+    PipelineKind::kZbH1,       PipelineKind::kZb1p,
+    PipelineKind::kDualPipe,   PipelineKind::kDualPipeV,
+    PipelineKind::kInterleaved};
+
+// Whether eight layers and eight micro-batches a step are enough for it; of
+// meshes that have more than stages, GPipe and ZB1P are left out.
+bool IsMeasured(const MeshShape& shape, PipelineKind kind) {
+  if (shape.pp == 1) return kind == PipelineKind::k1F1B;
+  const int micro_batches = 8 / (shape.dp * shape.ep);
+  switch (kind) {
+    case PipelineKind::k1F1B:
+    case PipelineKind::kZbH1:
+      return true;
+    case PipelineKind::kGPipe:
+    case PipelineKind::kZb1p:
+      return shape.pp == shape.size();
+    case PipelineKind::kInterleaved:
+      return shape.pp <= 4 && micro_batches % shape.pp == 0;
+    case PipelineKind::kDualPipe:
+    case PipelineKind::kDualPipeV:
+      return shape.pp <= 4 && micro_batches >= 2 * shape.pp;
+  }
+  return false;
+}
+
 struct Row {
   std::string name;
   double paced = 0;
@@ -59,7 +86,7 @@ absl::StatusOr<Row> MeasureMesh(const Corpus& corpus, double one_rank_seconds,
   row.paced = run.step_seconds;
   row.predicted = predicted.step_seconds;
   std::cout << absl::StrFormat(
-                   "%-26s %7.3f %10.3f %+6.2f %% %9.3f %+6.2f %% %8.2f\n",
+                   "%-32s %7.3f %10.3f %+6.2f %% %9.3f %+6.2f %% %8.2f\n",
                    row.name, row.paced, row.predicted,
                    PercentOff(row.predicted, row.paced), replayed,
                    PercentOff(replayed, row.paced), 1e3 * run.lateness)
@@ -87,7 +114,10 @@ absl::Status MeasureBubble(const Corpus& corpus, double one_rank_seconds,
   PacedSetup setup = PacedExample({1, 1, stages}, kind);
   setup.pace.scope = "model.layers.";
   ASSIGN_OR_RETURN(setup.pace, PaceOf(setup, one_rank_seconds));
-  ASSIGN_OR_RETURN(const StepPrediction stage, PredictPaced(setup));
+  // What a rank has of a micro-batch, in one stage or several.
+  PacedSetup of_one_stage = setup;
+  of_one_stage.schedule = PipelineKind::k1F1B;
+  ASSIGN_OR_RETURN(const StepPrediction stage, PredictPaced(of_one_stage));
   ASSIGN_OR_RETURN(
       const PacedRun run,
       RunPaced(setup, corpus, PacedRank::Clock::kReal, /*num_steps=*/1));
@@ -95,7 +125,7 @@ absl::Status MeasureBubble(const Corpus& corpus, double one_rank_seconds,
                       (stage.forward + stage.input_grad + stage.weight_grad);
   const double bubble = run.step_seconds - busy - stage.update;
   const double formula = FormulaBubble(kind, stages, stage);
-  std::cout << absl::StrFormat("pp %d %-6s %7.3f %7.3f %+6.2f %%\n", stages,
+  std::cout << absl::StrFormat("pp %d %-11s %7.3f %7.3f %+6.2f %%\n", stages,
                                Name(kind), bubble, formula,
                                PercentOff(formula, bubble))
             << std::flush;
@@ -104,9 +134,7 @@ absl::Status MeasureBubble(const Corpus& corpus, double one_rank_seconds,
 
 absl::Status Run(double one_rank_seconds) {
   ASSIGN_OR_RETURN(const Corpus corpus, PacedCorpus());
-  constexpr PipelineKind kKinds[] = {PipelineKind::kGPipe, PipelineKind::k1F1B,
-                                     PipelineKind::kZbH1, PipelineKind::kZb1p};
-  std::cout << "seconds a step               paced  predicted   error  "
+  std::cout << "seconds a step                     paced  predicted   error  "
                "replayed   error   late, ms\n";
   std::vector<Row> rows;
   const std::vector<MeshShape> shapes = {
@@ -115,12 +143,7 @@ absl::Status Run(double one_rank_seconds) {
       {1, 1, 8}, {2, 2, 2}, {1, 2, 4}, {4, 1, 2}};
   for (const MeshShape& shape : shapes) {
     for (const PipelineKind kind : kKinds) {
-      if (shape.pp == 1 && kind != PipelineKind::k1F1B) continue;
-      // Of mixed meshes one schedule of each kind.
-      if (shape.pp != shape.size() && kind != PipelineKind::k1F1B &&
-          kind != PipelineKind::kZbH1) {
-        continue;
-      }
+      if (!IsMeasured(shape, kind)) continue;
       ASSIGN_OR_RETURN(rows.emplace_back(),
                        MeasureMesh(corpus, one_rank_seconds, shape, kind));
     }
@@ -133,11 +156,16 @@ absl::Status Run(double one_rank_seconds) {
   const int wrong = WrongPairs(rows, pairs);
   std::cout << absl::StrFormat(
       "largest error %.2f %%; of %d pairs that are predicted to be 1 %% apart "
-      "or more, %d in the wrong order\n\nseconds of bubble  paced formula   "
+      "or more, %d in the wrong order\n\nseconds of bubble       paced formula "
+      "  "
       "error\n",
       worst, pairs, wrong);
   for (const int stages : {2, 4, 8}) {
     for (const PipelineKind kind : kKinds) {
+      if (kind == PipelineKind::kDualPipe || kind == PipelineKind::kDualPipeV ||
+          !IsMeasured({1, 1, stages}, kind)) {
+        continue;
+      }
       RETURN_IF_ERROR(MeasureBubble(corpus, one_rank_seconds, stages, kind));
     }
   }

@@ -10,12 +10,14 @@
 #include "training/config.h"
 #include "training/data/corpus.h"
 #include "training/paced/paced_run.h"
+#include "training/pipeline/pipeline_plan.h"
 
 namespace strata {
 
 PacedSetup PacedExample(const MeshShape& shape, PipelineKind schedule) {
   PacedSetup setup;
   setup.shape = shape;
+  setup.shape.mirrored = IsMirrored(schedule);
   setup.schedule = schedule;
   // An operation a byte: products are bound by the first, all else by the
   // second.

@@ -308,8 +308,10 @@ double FormulaBubble(PipelineKind kind, int num_stages,
                      const StepPrediction& stage) {
   const bool splits =
       kind == PipelineKind::kZbH1 || kind == PipelineKind::kZb1p;
+  const int chunks = kind == PipelineKind::kInterleaved ? 2 : 1;
   return (num_stages - 1) *
-         (stage.forward + stage.input_grad - (splits ? stage.weight_grad : 0));
+         (stage.forward + stage.input_grad - (splits ? stage.weight_grad : 0)) /
+         chunks;
 }
 
 }  // namespace strata

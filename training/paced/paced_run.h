@@ -64,13 +64,16 @@ struct StepPrediction {
 absl::StatusOr<StepPrediction> PredictPaced(const PacedSetup& setup);
 
 // The bubble of even stages of these durations by a closed formula, for p
-// stages:
+// ranks, of any schedule but DualPipe's two:
 //
 //   ZB-H1, ZB1P   (p - 1)(F + I - W)   core/parallel/pipeline_schedule.h
 //   GPipe, 1F1B   (p - 1)(F + I)       there (p - 1)(F + I + W): a stage here
 //                                      sends the gradients of its inputs before
 //                                      it makes those of its weights, so the
 //                                      next one never waits for W
+//   interleaved   half of 1F1B's, with two chunks a rank
+//
+// `stage`: what a rank has of a micro-batch, in all its stages.
 double FormulaBubble(PipelineKind kind, int num_stages,
                      const StepPrediction& stage);
 
