@@ -37,6 +37,8 @@ std::vector<double> ToDoubles(const TensorView& view) {
   return {};
 }
 
+}  // namespace
+
 double LargestDifference(const std::vector<double>& a,
                          const std::vector<double>& b) {
   EXPECT_EQ(a.size(), b.size());
@@ -47,8 +49,6 @@ double LargestDifference(const std::vector<double>& a,
   }
   return largest;
 }
-
-}  // namespace
 
 TrainConfig FourMicroBatches() {
   TrainConfig train = TinyTrain();
@@ -86,8 +86,9 @@ RankRun Train(const ModelConfig& model, DType dtype, const Mesh* mesh,
   }
   const StateStore& state = (*trainer)->state();
   for (const std::string& name : state.names()) {
-    if (name.rfind("grad.", 0) == 0) continue;
-    run.state[name] = ToDoubles(state.Get(name));
+    const bool is_gradient = name.rfind("grad.", 0) == 0;
+    (is_gradient ? run.gradients : run.state)[name] =
+        ToDoubles(state.Get(name));
   }
   return run;
 }
@@ -102,12 +103,15 @@ std::vector<RankRun> TrainOnMesh(const ModelConfig& model, DType dtype,
   return runs;
 }
 
-std::map<std::string, std::vector<double>> WholeState(
-    const MeshShape& shape, const std::vector<RankRun>& runs) {
+namespace {
+
+std::map<std::string, std::vector<double>> Whole(
+    const MeshShape& shape, const std::vector<RankRun>& runs,
+    std::map<std::string, std::vector<double>> RankRun::*of_rank) {
   // By name and, of what the ranks of ep share out, by their number.
   std::map<std::pair<std::string, int>, std::vector<double>> parts;
   for (size_t rank = 0; rank < runs.size(); ++rank) {
-    for (const auto& [name, values] : runs[rank].state) {
+    for (const auto& [name, values] : runs[rank].*of_rank) {
       const bool shared = name.find(".experts.") != std::string::npos;
       const int ep = shared ? static_cast<int>(rank) % shape.ep : 0;
       const auto [it, is_new] = parts.try_emplace({name, ep}, values);
@@ -121,6 +125,18 @@ std::map<std::string, std::vector<double>> WholeState(
     all.insert(all.end(), values.begin(), values.end());
   }
   return whole;
+}
+
+}  // namespace
+
+std::map<std::string, std::vector<double>> WholeState(
+    const MeshShape& shape, const std::vector<RankRun>& runs) {
+  return Whole(shape, runs, &RankRun::state);
+}
+
+std::map<std::string, std::vector<double>> WholeGradients(
+    const MeshShape& shape, const std::vector<RankRun>& runs) {
+  return Whole(shape, runs, &RankRun::gradients);
 }
 
 size_t NumMoments(const RankRun& run) {

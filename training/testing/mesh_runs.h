@@ -27,6 +27,8 @@ struct RankRun {
   std::vector<StepMetrics> steps;
   // Parameters, moments, biases and loads' history, by name.
   std::map<std::string, std::vector<double>> state;
+  // Of the last step, before clipping, by parameter.
+  std::map<std::string, std::vector<double>> gradients;
 };
 
 // How a run is made, beyond its mesh.
@@ -57,6 +59,12 @@ size_t NumMoments(const RankRun& run);
 // same bits.
 std::map<std::string, std::vector<double>> WholeState(
     const MeshShape& shape, const std::vector<RankRun>& runs);
+std::map<std::string, std::vector<double>> WholeGradients(
+    const MeshShape& shape, const std::vector<RankRun>& runs);
+
+// The largest difference of two elements, NaN if one is.
+double LargestDifference(const std::vector<double>& a,
+                         const std::vector<double>& b);
 
 // Expects that each rank saw the steps of `one`: losses, norms and loads within
 // 1e-9, and that they hold its state, within 1e-8.
