@@ -52,6 +52,7 @@ struct StepMetrics {
   LayerGradNorms layer_grad_norms;
   int64_t tokens = 0;
   double seconds = 0;  // With those of the moves.
+  double waited = 0;   // Of these, this rank's for others.
   ExpertUse experts;
   std::vector<ExpertMove> moves;
 

@@ -26,6 +26,7 @@
 #include "core/model/init.h"
 #include "core/parallel/communicator.h"
 #include "core/parallel/mesh.h"
+#include "core/parallel/rank_wait.h"
 #include "core/passes/bf16_training.h"
 #include "core/passes/hide_exchanges.h"
 #include "core/runtime/program.h"
@@ -300,6 +301,7 @@ absl::Status Trainer::RunMicroBatches(RoutingRecording* recording,
 
 absl::StatusOr<StepMetrics> Trainer::Step(RoutingRecording* recording) {
   const Clock::time_point start = Clock::now();
+  const double waited_before = RankWait::Seconds();
   StepMetrics metrics;
   metrics.step = step_ + 1;
   metrics.tokens =
@@ -326,6 +328,7 @@ absl::StatusOr<StepMetrics> Trainer::Step(RoutingRecording* recording) {
     RETURN_IF_ERROR(balancer_->AfterStep(step_, *meter_, metrics.moves));
   }
   metrics.seconds = SecondsSince(start);
+  metrics.waited = RankWait::Seconds() - waited_before;
   return metrics;
 }
 

@@ -119,6 +119,12 @@ double RankBalance::Observe(absl::Span<const std::vector<double>> load) {
       faded[e] += weight * (load[gate][e] - faded[e]);
     }
   }
+  rank_rows_.assign(options_.num_ranks, 0);
+  for (size_t gate = 0; gate < load.size(); ++gate) {
+    const std::vector<double> of_gate =
+        GpuLoads(shapes_[gate], placements_[gate], load[gate]);
+    for (size_t r = 0; r < of_gate.size(); ++r) rank_rows_[r] += of_gate[r];
+  }
   const Balance balance = Of(load);
   spread_ = balance.spread;
   max_over_mean_ = balance.max_over_mean;

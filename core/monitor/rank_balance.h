@@ -71,6 +71,8 @@ class RankBalance {
 
   // The faded loads that placements are made for, [gates][experts].
   const std::vector<std::vector<double>>& loads() const { return faded_; }
+  // Rows of each rank, of all gates, in the window that Observe took last.
+  const std::vector<double>& rank_rows() const { return rank_rows_; }
   double spread() const { return spread_; }  // As Observe said last.
   double max_over_mean() const { return max_over_mean_; }  // Likewise, mean.
   double worst_max_over_mean() const { return worst_; }    // Over gates.
@@ -86,6 +88,7 @@ class RankBalance {
   std::vector<PlacementShape> shapes_;      // [gates]
   std::vector<Placement> placements_;       // [gates]
   std::vector<std::vector<double>> faded_;  // [gates][experts]
+  std::vector<double> rank_rows_;           // [ranks]
   double spread_ = 0, max_over_mean_ = 1, worst_ = 1;
 };
 

@@ -25,6 +25,7 @@
 #include "core/parallel/collective_checks.h"
 #include "core/parallel/combine.h"
 #include "core/parallel/communicator.h"
+#include "core/parallel/rank_wait.h"
 #include "core/tensor/dtype.h"
 
 namespace strata {
@@ -193,6 +194,7 @@ class ThreadCommunicator : public Communicator {
     const auto is_there = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(group_->mutex) {
       return !queue.empty() || !group_->broken.ok();
     };
+    const RankWait waiting;
     if (!group_->mutex.AwaitWithTimeout(absl::Condition(&is_there),
                                         group_->timeout)) {
       group_->broken = LateError(*this, "receive", {from}, group_->timeout);
@@ -314,6 +316,7 @@ class ThreadCommunicator : public Communicator {
     const auto is_over = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(group_->mutex) {
       return group_->meeting != meeting || !group_->broken.ok();
     };
+    const RankWait waiting;
     if (!group_->mutex.AwaitWithTimeout(absl::Condition(&is_over),
                                         group_->timeout)) {
       std::vector<int> missing;

@@ -13,6 +13,7 @@
 #include "core/base/check.h"
 #include "core/base/thread_pool.h"
 #include "core/graph/graph.h"
+#include "core/parallel/rank_wait.h"
 #include "core/runtime/scratch.h"
 
 namespace strata {
@@ -48,6 +49,7 @@ class Lanes::Lane {
     const auto is_done = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
       return run_of()->is_done;
     };
+    const RankWait waiting;
     mutex_.Await(absl::Condition(&is_done));
     const absl::Status status = std::move(run_of()->status);
     runs_.erase(run_of());  // Few: their memory stays.

@@ -24,6 +24,7 @@
 #include "core/parallel/combine.h"
 #include "core/parallel/communicator.h"
 #include "core/parallel/pulse.h"
+#include "core/parallel/rank_wait.h"
 #include "core/tensor/dtype.h"
 #include "training/distributed/deadline.h"
 #include "training/distributed/mpi_library.h"
@@ -256,6 +257,7 @@ class MpiCommunicator : public Communicator {
                   const std::vector<int>& others = {}) {
     RETURN_IF_ERROR(broken_);
     RETURN_IF_ERROR(Check(call, code));
+    const RankWait waiting;
     const absl::Time end = absl::Now() + timeout_;
     for (int64_t turns = 0;; ++turns) {
       int done = 0;

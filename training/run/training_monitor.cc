@@ -12,7 +12,9 @@
 #include "core/monitor/expert_use.h"
 #include "core/monitor/gradient_flow.h"
 #include "core/monitor/rank_balance.h"
+#include "core/monitor/rank_speed.h"
 #include "core/monitor/watch.h"
+#include "core/parallel/mesh.h"
 #include "nlohmann/json.hpp"
 #include "training/metrics.h"
 
@@ -44,6 +46,8 @@ std::vector<AlarmRule> DefaultTrainingRules() {
       MakeRule("experts_starve", kStarvedShareMetric, Kind::kBand, 6),
       MakeRule("experts_drift", kLoadDriftMetric, Kind::kBand, 6),
       MakeRule("slow_steps", "step_seconds", Kind::kBand, 6),
+      // Less is noise, where ranks share a machine with others.
+      MakeRule(kSlowRankAlarm, "slowest_rank", Kind::kAbove, 1.3),
   };
 }
 
@@ -85,6 +89,27 @@ Json TrainingMonitor::Observe(const StepMetrics& metrics,
           {"rank_utilisation_spread", figures.spread},
           {"expert_load_drift", figures.use.drift},
           {"vanishing_index", std::move(index)}};
+}
+
+RankSpeed::Slowest TrainingMonitor::ObserveRanks(const MeshShape& mesh,
+                                                 absl::Span<const double> own,
+                                                 absl::Time now) {
+  const int ranks = mesh.size(), of_stage = mesh.dp * mesh.ep;
+  if (!speed_) {
+    std::vector<int> stages(ranks);
+    for (int r = 0; r < ranks; ++r) stages[r] = r / of_stage;
+    speed_.emplace(std::move(stages));
+  }
+  std::vector<double> rows;
+  if (mesh.ep > 1 && watch_.balance() != nullptr &&
+      !watch_.balance()->rank_rows().empty()) {
+    for (int r = 0; r < ranks; ++r) {
+      rows.push_back(watch_.balance()->rank_rows()[r % mesh.ep]);
+    }
+  }
+  const RankSpeed::Slowest slowest = speed_->Observe(own, rows);
+  watch_.Judge("slowest_rank", slowest.times, now);
+  return slowest;
 }
 
 }  // namespace strata

@@ -14,6 +14,7 @@
 #define TRAINING_RUN_TRAINING_MONITOR_H_
 
 #include <cstdint>
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -21,17 +22,21 @@
 #include "absl/types/span.h"
 #include "core/monitor/alarm_board.h"
 #include "core/monitor/expert_use.h"
+#include "core/monitor/rank_speed.h"
 #include "core/monitor/watch.h"
+#include "core/parallel/mesh.h"
 #include "core/parallel/placement.h"
 #include "nlohmann/json.hpp"
 #include "training/metrics.h"
 
 namespace strata {
 
+inline constexpr char kSlowRankAlarm[] = "slow_rank";
+
 // Metrics that rules may name, beside those of gates (core/monitor/watch.h):
 // gradient_vanishing (the model's index, core/monitor/gradient_flow.h),
 // loss_over_best (a fading mean of the loss over the least that it has been),
-// step_seconds.
+// step_seconds, slowest_rank (core/monitor/rank_speed.h).
 std::vector<AlarmRule> DefaultTrainingRules();
 
 class TrainingMonitor {
@@ -53,6 +58,11 @@ class TrainingMonitor {
   nlohmann::json Observe(const StepMetrics& metrics,
                          absl::Span<const GateUse> gates, absl::Time now);
 
+  // Takes what each rank of a mesh worked in a window (SpeedWatch); the ranks
+  // are always of the same mesh. Who is slowest, and by how much.
+  RankSpeed::Slowest ObserveRanks(const MeshShape& mesh,
+                                  absl::Span<const double> own, absl::Time now);
+
   // What has happened since it was last asked; Watch::TakeEvents.
   std::vector<nlohmann::ordered_json> TakeEvents() {
     return watch_.TakeEvents();
@@ -61,6 +71,7 @@ class TrainingMonitor {
 
  private:
   Watch watch_;
+  std::optional<RankSpeed> speed_;  // Of ranks of a mesh.
   double mean_loss_ = 0;
   double best_loss_ = 0;
   int64_t num_steps_ = 0;

@@ -8,10 +8,12 @@
 #include <string>
 #include <system_error>
 #include <utility>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
 #include "absl/types/span.h"
 #include "core/base/files.h"
@@ -24,6 +26,7 @@
 #include "core/checkpoint/weight_files.h"
 #include "core/model/config.h"
 #include "core/model/gate.h"
+#include "core/monitor/rank_speed.h"
 #include "core/parallel/communicator.h"
 #include "core/parallel/mesh.h"
 #include "core/trace/routing_trace.pb.h"
@@ -34,6 +37,7 @@
 #include "training/metrics.h"
 #include "training/routing_recording.h"
 #include "training/run/metrics_log.h"
+#include "training/run/speed_watch.h"
 #include "training/run/training_monitor.h"
 #include "training/trainer.h"
 
@@ -192,13 +196,33 @@ absl::StatusOr<std::unique_ptr<TrainingRun>> TrainingRun::Start(
   return make(std::move(recording), std::move(log));
 }
 
+namespace {
+
+std::string SlowRankText(const MeshShape& mesh,
+                         const RankSpeed::Slowest& slowest,
+                         const std::string& host) {
+  return absl::StrFormat(
+      "rank %d on %s works %.1f times as long as %s", slowest.rank, host,
+      slowest.times,
+      mesh.dp * mesh.ep > 1 ? "the others of its stage" : "it did");
+}
+
+}  // namespace
+
 absl::StatusOr<StepMetrics> TrainingRun::Step() {
   RETURN_IF_ERROR(BeginTrace());
   absl::StatusOr<StepMetrics> metrics = trainer_->Step(recording_.get());
   if (!metrics.ok()) return WithLastCheckpoint(metrics.status());
   const absl::Status traced = EndTrace();
   if (!traced.ok()) return WithLastCheckpoint(traced);
-  const absl::Status logged = LogStep(*metrics);
+  std::optional<std::vector<double>> own;
+  if (options_.mesh != nullptr) {
+    if (!speed_) {
+      ASSIGN_OR_RETURN(speed_, SpeedWatch::Create(*options_.mesh));
+    }
+    ASSIGN_OR_RETURN(own, speed_->AfterStep(*metrics));
+  }
+  const absl::Status logged = LogStep(*metrics, own);
   if (!logged.ok()) return WithLastCheckpoint(logged);
   return metrics;
 }
@@ -227,15 +251,30 @@ absl::Status TrainingRun::EndTrace() {
   return trace.recorder->Write(trace.prefix);
 }
 
-absl::Status TrainingRun::LogStep(const StepMetrics& metrics) {
+absl::Status TrainingRun::LogStep(
+    const StepMetrics& metrics, const std::optional<std::vector<double>>& own) {
   if (!log_) return absl::OkStatus();
   nlohmann::json line = ToJson(metrics);
   line["monitor"] =
       monitor_.Observe(metrics, GatesOf(trainer_->meter()), absl::Now());
+  RankSpeed::Slowest slowest;
+  if (own) {
+    slowest = monitor_.ObserveRanks(options_.mesh->shape(), *own, absl::Now());
+    line["monitor"]["slowest_rank"] = {{"rank", slowest.rank},
+                                       {"host", speed_->host(slowest.rank)},
+                                       {"times", slowest.times}};
+  }
   RETURN_IF_ERROR(Log(line));
   for (nlohmann::json event : monitor_.TakeEvents()) {
     event["kind"] = event.contains("alarm") ? "alarm" : "rebalance";
     event["step"] = metrics.step;
+    if (event.value("alarm", "") == kSlowRankAlarm &&
+        event["state"] == "raised") {
+      event["rank"] = slowest.rank;
+      event["host"] = speed_->host(slowest.rank);
+      event["message"] = SlowRankText(options_.mesh->shape(), slowest,
+                                      speed_->host(slowest.rank));
+    }
     RETURN_IF_ERROR(Log(event));
     events_.push_back(std::move(event));
   }

@@ -35,6 +35,7 @@
 #include "training/metrics.h"
 #include "training/routing_recording.h"
 #include "training/run/metrics_log.h"
+#include "training/run/speed_watch.h"
 #include "training/run/training_monitor.h"
 #include "training/trace/execution_recorder.h"
 #include "training/trainer.h"
@@ -163,7 +164,9 @@ class TrainingRun {
   // Of the steps that are to be traced the first, and the last.
   absl::Status BeginTrace();
   absl::Status EndTrace();
-  absl::Status LogStep(const StepMetrics& metrics);
+  // `own`: SpeedWatch::AfterStep.
+  absl::Status LogStep(const StepMetrics& metrics,
+                       const std::optional<std::vector<double>>& own);
   // Tells the observer what has come of the checkpoint under way.
   absl::Status Watch(const RunObserver& observer, bool wait);
   // Makes `turn` that of the first rank.
@@ -177,6 +180,7 @@ class TrainingRun {
   nlohmann::json manifest_;
   std::optional<MetricsLog> log_;  // The first rank's.
   TrainingMonitor monitor_;
+  std::optional<SpeedWatch> speed_;  // Of several ranks.
   std::vector<nlohmann::json> events_;
   std::string last_checkpoint_;
   int64_t first_step_ = 0;   // Done before this run.
