@@ -19,9 +19,9 @@ std::string ToText(const QuantFormat& format) {
 
 absl::Status CheckFormat(absl::string_view name, const QuantFormat& format,
                          int64_t columns) {
-  if (format.bits != 4 && format.bits != 8) {
+  if (format.bits != 2 && format.bits != 4 && format.bits != 8) {
     return absl::InvalidArgumentError(absl::StrCat(
-        "tensor \"", name, "\": ", format.bits, " bits; want 4 or 8"));
+        "tensor \"", name, "\": ", format.bits, " bits; want 2, 4 or 8"));
   }
   if (format.group != 0 && format.group != 32 && format.group != 64 &&
       format.group != 128) {
