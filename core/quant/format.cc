@@ -34,6 +34,12 @@ absl::Status CheckFormat(absl::string_view name, const QuantFormat& format,
         absl::StrCat("tensor \"", name, "\": groups of ", format.group,
                      " do not divide its rows of ", columns, " columns"));
   }
+  // In words of 32 bits as many codes of 4 bits take no more.
+  if (format.bits == 2 && columns <= 8) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("tensor \"", name, "\": rows of ", columns,
+                     " columns; codes of 2 bits want more than 8"));
+  }
   return absl::OkStatus();
 }
 
