@@ -1,5 +1,5 @@
 // Products with quantised weights as they lie in memory: packed rows
-// (core/quant/packed_rows.h), of INT4 or INT8; of INT2 there is no kernel.
+// (core/quant/packed_rows.h), of INT4 or INT8.
 //
 //   x [rows, k] F32, w [n, bytes] or [E, n, bytes]  ->  y [rows, n] F32 = x w^T
 //
