@@ -75,7 +75,8 @@ TEST(QuantMatMulTest, MultipliesByTheWeightsThatThePackedRowsStandFor) {
   for (const RegisterKernels kernels : kBoth) {
     for (const QuantFormat format :
          {QuantFormat{4, 32, true}, QuantFormat{4, 0, false},
-          QuantFormat{8, 64, true}}) {
+          QuantFormat{8, 64, true}, QuantFormat{2, 32, true},
+          QuantFormat{2, 64, false}}) {
       for (const int64_t m : kRows) {
         const int64_t k = 192, n = 131;
         SCOPED_TRACE(testing::Message() << ToText(format) << " " << m);
@@ -109,7 +110,8 @@ TEST(QuantMatMulTest, MultipliesByTheWeightsThatThePackedRowsStandFor) {
 TEST(QuantMatMulTest, MultipliesEachExpertsRows) {
   for (const RegisterKernels kernels : kBoth) {
     for (const QuantFormat format :
-         {QuantFormat{4, 32, true}, QuantFormat{8, 0, true}}) {
+         {QuantFormat{4, 32, true}, QuantFormat{8, 0, true},
+          QuantFormat{2, 32, false}}) {
       const std::vector<int32_t> offset = {0, 0, 1, 6, 6, 23, 27};
       const int64_t experts = 6, rows = 27, k = 96, n = 40;
       const Weights w = RandomWeights(format, experts * n, k);
@@ -147,16 +149,13 @@ TEST(QuantMatMulTest, MultipliesEachExpertsRows) {
   }
 }
 
-// Experts of four formats, two of them busy with few rows and two with many,
+// Experts of six formats, three of them busy with few rows and two with many,
 // give what each gives by the operator of one format, bit for bit.
 TEST(QuantMatMulTest, MultipliesExpertsOfSeveralFormatsLikeOneAtATime) {
-  const std::vector<int32_t> offset = {0, 3, 23, 23, 25, 45};
-  const ExpertFormats formats = {{4, 32, true},
-                                 {8, 64, true},
-                                 {8, 32, true},
-                                 {8, 0, false},
-                                 {4, 64, false}};
-  const int64_t experts = 5, rows = 45, k = 128, n = 40;
+  const std::vector<int32_t> offset = {0, 3, 23, 23, 25, 45, 49};
+  const ExpertFormats formats = {{4, 32, true}, {8, 64, true},  {8, 32, true},
+                                 {8, 0, false}, {2, 32, false}, {2, 64, true}};
+  const int64_t experts = 6, rows = 49, k = 128, n = 40;
   for (const RegisterKernels kernels : kBoth) {
     const std::vector<float> x = NormalFloats(rows * k, /*seed=*/5);
     const auto run_with = [&](const OpDef& op, const Attrs& attrs,

@@ -71,7 +71,7 @@ TEST(CalibrateTest, EachMethodImprovesOnTheOneBeforeOnInputsThatItDidNotSee) {
   const std::vector<float> judge = Correlated(512, 2).sum;
   for (const QuantFormat format :
        {QuantFormat{4, 32, true}, QuantFormat{4, 0, true},
-        QuantFormat{4, 32, false}}) {
+        QuantFormat{4, 32, false}, QuantFormat{2, 32, false}}) {
     SCOPED_TRACE(ToText(format));
     const double nearest =
         OutputError(format, CalibrationMethod::kNearest, judge);

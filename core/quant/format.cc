@@ -19,9 +19,9 @@ std::string ToText(const QuantFormat& format) {
 
 absl::Status CheckFormat(absl::string_view name, const QuantFormat& format,
                          int64_t columns) {
-  if (format.bits != 4 && format.bits != 8) {
+  if (format.bits != 2 && format.bits != 4 && format.bits != 8) {
     return absl::InvalidArgumentError(absl::StrCat(
-        "tensor \"", name, "\": ", format.bits, " bits; want 4 or 8"));
+        "tensor \"", name, "\": ", format.bits, " bits; want 2, 4 or 8"));
   }
   if (format.group != 0 && format.group != 32 && format.group != 64 &&
       format.group != 128) {
@@ -33,6 +33,12 @@ absl::Status CheckFormat(absl::string_view name, const QuantFormat& format,
     return absl::InvalidArgumentError(
         absl::StrCat("tensor \"", name, "\": groups of ", format.group,
                      " do not divide its rows of ", columns, " columns"));
+  }
+  // In words of 32 bits as many codes of 4 bits take no more.
+  if (format.bits == 2 && columns <= 8) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("tensor \"", name, "\": rows of ", columns,
+                     " columns; codes of 2 bits want more than 8"));
   }
   return absl::OkStatus();
 }

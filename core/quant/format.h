@@ -1,4 +1,5 @@
-// Number formats of quantised weights: integers of 4 or 8 bits, a scale a group
+// Number formats of quantised weights: integers of 2, 4 or 8 bits, a scale a
+// group
 // of columns.
 //
 //   row of a matrix   |<-- group -->|<-- group -->| ...    columns
@@ -21,7 +22,7 @@
 namespace strata {
 
 struct QuantFormat {
-  int bits = 4;           // 4 or 8.
+  int bits = 4;           // 2, 4 or 8.
   int64_t group = 32;     // Columns that share a scale: 32, 64 or 128; 0: all.
   bool symmetric = true;  // Else each group has a zero of its own.
 
@@ -41,8 +42,9 @@ std::string ToText(const QuantFormat& format);
 
 // Whether rows of `columns` can have that format; `name` is for the message.
 //
-// Returns INVALID_ARGUMENT if there is no such format, or if its groups do not
-// divide the columns.
+// Returns INVALID_ARGUMENT if there is no such format, if its groups do not
+// divide the columns, or if rows are so short that a file's words would not say
+// of how many bits the codes are: of 2 bits up to 8 columns.
 absl::Status CheckFormat(absl::string_view name, const QuantFormat& format,
                          int64_t columns);
 

@@ -23,7 +23,7 @@ using ::testing::ElementsAre;
 
 std::vector<QuantFormat> AllFormats() {
   std::vector<QuantFormat> formats;
-  for (const int bits : {4, 8}) {
+  for (const int bits : {2, 4, 8}) {
     for (const int64_t group : {32, 64, 128, 0}) {
       formats.push_back({bits, group, true});
       formats.push_back({bits, group, false});
@@ -50,6 +50,15 @@ TEST(StoredGroupsTest, PacksTheFirstCodeLowest) {
   EXPECT_THAT(StoredZeros(m), ElementsAre(0xC3u));
 }
 
+TEST(StoredGroupsTest, PacksSixteenCodesOfTwoBitsAWord) {
+  QuantizedMatrix m({2, 0, false}, 1, 18);
+  for (int i = 0; i < 18; ++i) m.code[i] = i % 4;
+  m.zero = {2};
+  // 0, 1, 2, 3 from the lowest bits on are 11 10 01 00.
+  EXPECT_THAT(StoredCodes(m), ElementsAre(0xE4E4E4E4u, 0x4u));
+  EXPECT_THAT(StoredZeros(m), ElementsAre(0x2u));
+}
+
 TEST(StoredGroupsTest, GivesBackWhatWasStored) {
   for (const QuantFormat& format : AllFormats()) {
     for (const int64_t rows : {1, 7, 8, 9}) {
@@ -69,10 +78,11 @@ TEST(StoredGroupsTest, GivesBackWhatWasStored) {
   }
 }
 
-// Both sides of what INT4 packs together, and of no group at all.
+// Both sides of what INT4 and INT2 pack together, and of no group at all.
 TEST(PackedRowsTest, GiveBackWhatWasPacked) {
   for (const QuantFormat& format : AllFormats()) {
-    for (const int64_t columns : {1, 31, 32, 33, 63, 64, 65, 96, 128, 384}) {
+    for (const int64_t columns :
+         {1, 15, 16, 17, 31, 32, 33, 47, 48, 49, 63, 64, 65, 96, 128, 384}) {
       if (format.group > 0 && columns % format.group != 0) continue;
       SCOPED_TRACE(testing::Message() << ToText(format) << " " << columns);
       const QuantizedMatrix m = RandomMatrix(format, 3, columns);
@@ -118,15 +128,16 @@ TEST(MixedRowsTest, ALetterSaysTheWholeFormat) {
   std::string letters;
   for (const bool symmetric : {true, false}) {
     for (const int64_t group : {0, 32, 64, 128}) {
-      for (const int bits : {4, 8}) {
+      for (const int bits : {2, 4, 8}) {
         const QuantFormat format = {bits, group, symmetric};
         letters += LetterOf(format);
         EXPECT_EQ(*FormatOfLetter(letters.back()), format);
       }
     }
   }
-  EXPECT_EQ(letters, "ABCDEFGHIJKLMNOP");
-  EXPECT_FALSE(FormatOfLetter('Q').has_value());
+  // Those of 2 bits came later.
+  EXPECT_EQ(letters, "QABRCDSEFTGHUIJVKLWMNXOP");
+  EXPECT_FALSE(FormatOfLetter('Y').has_value());
   EXPECT_FALSE(FormatsOfLetters(std::string("A\0", 2)).has_value());
 }
 

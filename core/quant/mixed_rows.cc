@@ -16,6 +16,8 @@ namespace strata {
 namespace {
 
 constexpr int64_t kGroups[] = {0, 32, 64, 128};
+// Letters before are of 4 and 8 bits in turns.
+constexpr char kFirstOfTwoBits = 'Q';
 
 }  // namespace
 
@@ -24,11 +26,19 @@ char LetterOf(const QuantFormat& format) {
       std::find(std::begin(kGroups), std::end(kGroups), format.group);
   CHECK(group != std::end(kGroups)) << format.group;
   const auto index = static_cast<int>(group - std::begin(kGroups));
+  if (format.bits == 2) {
+    return static_cast<char>(kFirstOfTwoBits + index +
+                             (format.symmetric ? 0 : 4));
+  }
   return static_cast<char>('A' + (format.bits == 8 ? 1 : 0) + 2 * index +
                            (format.symmetric ? 0 : 8));
 }
 
 std::optional<QuantFormat> FormatOfLetter(char letter) {
+  const int of_two = letter - kFirstOfTwoBits;
+  if (of_two >= 0 && of_two < 8) {
+    return QuantFormat{2, kGroups[of_two & 3], of_two < 4};
+  }
   const int code = letter - 'A';
   if (code < 0 || code > 15) return std::nullopt;
   return QuantFormat{(code & 1) != 0 ? 8 : 4, kGroups[code >> 1 & 3],

@@ -23,8 +23,8 @@ namespace strata {
 
 using ExpertFormats = std::vector<QuantFormat>;  // [experts]
 
-// 'A' to 'P', of a format that CheckFormat takes; and back, where another
-// letter is none.
+// 'A' to 'P', of 2 bits 'Q' to 'X', of a format that CheckFormat takes; and
+// back, where another letter is none.
 char LetterOf(const QuantFormat& format);
 std::optional<QuantFormat> FormatOfLetter(char letter);
 

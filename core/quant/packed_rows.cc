@@ -12,19 +12,24 @@
 namespace strata {
 namespace {
 
-constexpr int64_t kBlock = 64;  // Columns whose codes of 4 bits lie together.
+constexpr int64_t kBlock = 64;  // Columns whose codes lie together.
 
-int CodeAt(const QuantFormat& format, const uint8_t* row, int64_t c) {
-  if (format.bits == 8) return row[c];
-  const int64_t in_block = c % kBlock;
-  const uint8_t byte = row[c / kBlock * (kBlock / 2) + in_block % (kBlock / 2)];
-  return in_block < kBlock / 2 ? byte & 15 : byte >> 4;
-}
+// Where the code of a column lies in a row.
+struct CodePlace {
+  int64_t byte;
+  int shift;
+
+  CodePlace(int bits, int64_t c) {
+    const int64_t block_bytes = kBlock * bits / 8, in_block = c % kBlock;
+    byte = c / kBlock * block_bytes + in_block % block_bytes;
+    shift = static_cast<int>(in_block / block_bytes) * bits;
+  }
+};
 
 }  // namespace
 
 std::optional<QuantFormat> FormatOfRow(int64_t bytes, int64_t columns) {
-  for (const int bits : {4, 8}) {
+  for (const int bits : {2, 4, 8}) {
     for (const int64_t group : {32, 64, 128, 0}) {
       if (group > 0 && columns % group != 0) continue;
       for (const bool symmetric : {true, false}) {
@@ -40,14 +45,9 @@ void PackRow(const QuantFormat& format, int64_t columns, const uint8_t* code,
              const BFloat16* scale, const uint8_t* zero, uint8_t* out) {
   const PackedRow layout(format, columns);
   std::memset(out, 0, layout.code_bytes);
-  if (format.bits == 8) {
-    std::memcpy(out, code, columns);
-  } else {
-    for (int64_t c = 0; c < columns; ++c) {
-      const int64_t in_block = c % kBlock;
-      uint8_t& byte = out[c / kBlock * (kBlock / 2) + in_block % (kBlock / 2)];
-      byte |= in_block < kBlock / 2 ? code[c] : code[c] << 4;
-    }
+  for (int64_t c = 0; c < columns; ++c) {
+    const CodePlace place(format.bits, c);
+    out[place.byte] |= static_cast<uint8_t>(code[c] << place.shift);
   }
   std::memcpy(out + layout.code_bytes, scale,
               layout.num_groups * sizeof(BFloat16));
@@ -75,7 +75,9 @@ void UnpackRow(const QuantFormat& format, int64_t columns, const uint8_t* row,
     std::memcpy(&scale, scales + 2 * g, sizeof(scale));
     const int zero = format.symmetric ? format.middle() : zeros[g];
     for (int64_t c = g * group; c < (g + 1) * group; ++c) {
-      out[c] = static_cast<float>(CodeAt(format, row, c) - zero) * Widen(scale);
+      const CodePlace place(format.bits, c);
+      const int code = row[place.byte] >> place.shift & format.max_code();
+      out[c] = static_cast<float>(code - zero) * Widen(scale);
     }
   }
 }

@@ -1,8 +1,9 @@
 // Quantised weights as the CPU's kernels read them: a row is one run of bytes.
 //
-//   codes     a byte each (INT8), or two a byte (INT4): of each 64 columns, in
-//             32 bytes, the first 32 in the low halves and the others in the
-//             high; columns are filled up to a multiple of 64 by codes of 0
+//   codes     a byte each (INT8), two a byte (INT4) or four (INT2): of each 64
+//             columns, in 32 or 16 bytes, the first 32 or 16 in the lowest bits
+//             of these bytes, the next in those above; columns are filled up to
+//             a multiple of 64 by codes of 0
 //   scales    [groups]  BF16
 //   zeros     [groups]  a byte each; asymmetric only
 //

@@ -48,7 +48,7 @@ class Merger {
     format.symmetric = zero == nullptr;
     Shape want = shape;
     if (code->shape.size() == shape.size()) {
-      for (const int bits : {4, 8}) {
+      for (const int bits : {2, 4, 8}) {
         if (code->shape.back() == NumWords(columns, bits)) format.bits = bits;
       }
     }

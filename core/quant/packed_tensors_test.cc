@@ -62,6 +62,19 @@ TEST_F(PackedTensorsTest, BecomeOneThatReadsAsNumbers) {
   EXPECT_EQ(numbers, std::vector<float>(128, 0.5f));  // (9 - 8) * 0.5
 }
 
+// 64 codes are four words of 2 bits.
+TEST_F(PackedTensorsTest, SayByTheirWordsThatTheyHaveTwoBits) {
+  code_.assign(2 * 4, 0xFFFFFFFF);  // Codes of 3: one above the zero.
+  Put("w_packed", DType::kI32, {2, 4}, code_.data());
+  ASSERT_THAT(MergePackedTensors("model.safetensors", tensors_), IsOk());
+  const StoredTensor& w = tensors_.at("w");
+  EXPECT_EQ(w.groups.format, (QuantFormat{2, 32, true}));
+  EXPECT_EQ(StoredBytes(w), 2 * 4 * 4 + 4 * 2);
+  std::vector<float> numbers(128);
+  ASSERT_THAT(ReadNumbers<float>("w", w, nullptr, numbers.data()), IsOk());
+  EXPECT_EQ(numbers, std::vector<float>(128, 0.5f));  // (3 - 2) * 0.5
+}
+
 TEST_F(PackedTensorsTest, MayHaveZeros) {
   // Rows 0 and 1 in the lowest halves of a byte: zeros of 9 and 1.
   zero_.assign(2, 0x19);

@@ -78,17 +78,17 @@ void AddTarget(const QuantFormat& format, const std::string& module,
 }
 
 nlohmann::json ToJson(const QuantizedWeight& w) {
-  return {
-      {"name", w.name},
-      {"bits", w.format.bits},
-      {"group", w.format.group},
-      {"symmetric", w.format.symmetric},
-      {"num_weights", w.num_weights},
-      {"bits_per_weight", w.bits_per_weight},
-      {"error",
-       {w.error.weight, w.error.weight_error, w.error.output,
-        w.error.output_error}},
-      {"experts", {w.num_experts, w.fewest_inputs, w.num_blended, w.num_wide}}};
+  return {{"name", w.name},
+          {"bits", w.format.bits},
+          {"group", w.format.group},
+          {"symmetric", w.format.symmetric},
+          {"num_weights", w.num_weights},
+          {"bits_per_weight", w.bits_per_weight},
+          {"error",
+           {w.error.weight, w.error.weight_error, w.error.output,
+            w.error.output_error}},
+          {"experts", {w.num_experts, w.fewest_inputs, w.num_blended}},
+          {"num_of_bits", w.num_of_bits}};
 }
 
 QuantizedWeight FromJson(const nlohmann::json& json) {
@@ -104,7 +104,7 @@ QuantizedWeight FromJson(const nlohmann::json& json) {
   w.num_experts = n.at(0);
   w.fewest_inputs = n.at(1);
   w.num_blended = n.at(2);
-  w.num_wide = n.at(3);
+  w.num_of_bits = json.at("num_of_bits").get<std::map<int, int64_t>>();
   return w;
 }
 
@@ -166,10 +166,10 @@ class ModelQuantizer {
           IsOfGate(*it) || (*it == kHead && options_.head_bits == 0);
       it = stays ? quantised_.erase(it) : std::next(it);
     }
-    if (options_.budget_bytes > 0 && options_.format.bits != 4) {
+    if (options_.budget_bytes > 0 && options_.format.bits > 4) {
       return absl::InvalidArgumentError(
-          absl::StrCat("a budget is for matrices of 4 bits, some of which get "
-                       "8; want no format of ",
+          absl::StrCat("a budget is for matrices of 2 or 4 bits, some of which "
+                       "get more; want no format of ",
                        options_.format.bits));
     }
     for (const WeightParts& entry : source_.layout.map) {
@@ -208,7 +208,8 @@ class ModelQuantizer {
   QuantFormat FormatOf(const WeightParts& entry, int64_t expert = 0) const {
     QuantFormat format = options_.format;
     if (entry.name == kHead) format.bits = options_.head_bits;
-    if (wide_.count(UnitOf(entry, expert)) > 0) format.bits = 8;
+    const auto chosen = bits_.find(UnitOf(entry, expert));
+    if (chosen != bits_.end()) format.bits = chosen->second;
     if (options_.rows_where_indivisible && format.group > 0 &&
         entry.shape.back() % format.group != 0) {
       format.group = 0;
@@ -321,51 +322,60 @@ class ModelQuantizer {
     return bytes * static_cast<int64_t>(parts.names.size());
   }
 
-  // What 8 bits in place of 4 take off the errors of an entry's matrices, each
-  // on its own inputs and rounded to nearest, to the choices of their units.
+  // What more bits take off the errors of an entry's matrices, each on its own
+  // inputs and rounded to nearest, to the choices of their units.
   absl::Status AddGains(const WeightParts& entry,
                         const std::vector<InputMoments>& moments,
                         std::map<std::string, BitChoice>& choices) {
     const int64_t experts = entry.shape.size() == 3 ? entry.shape[0] : 1;
     const int64_t k = entry.shape.back();
     const int64_t rows = NumElements(entry.shape) / experts / k;
-    const int64_t extra =
-        (StoredBytesOf(entry, 8) - StoredBytesOf(entry, 4)) / experts;
     const float* const w = state_.Get(entry.name).as<float>();
     QuantFormat format = FormatOf(entry);
-    std::vector<double> gain(experts);
+    std::vector<int> all_bits;
+    for (int bits = format.bits; bits <= 8; bits *= 2) all_bits.push_back(bits);
+    std::vector<std::vector<double>> lost(experts);  // [experts, all_bits]
     double energy = 0;
     for (int64_t e = 0; e < experts; ++e) {
       const float* const from = w + e * rows * k;
       const std::vector<float> none;
       const std::vector<float>& h = moments.empty() ? none : moments[e].sum;
-      for (const int bits : {4, 8}) {
+      for (const int bits : all_bits) {
         format.bits = bits;
         RETURN_IF_ERROR(CheckWeights(entry.name, from, rows, k, format));
         const QuantError error = ErrorOf(
             from, RoundToNearest(from, rows, k, format), h, backend_.pool());
-        const double lost = h.empty() ? error.weight_error : error.output_error;
-        gain[e] += bits == 4 ? lost : -lost;
-        if (bits == 4) energy += h.empty() ? error.weight : error.output;
+        lost[e].push_back(h.empty() ? error.weight_error : error.output_error);
+        if (bits == all_bits[0]) {
+          energy += h.empty() ? error.weight : error.output;
+        }
       }
     }
     for (int64_t e = 0; e < experts; ++e) {
       BitChoice& choice = choices[UnitOf(entry, e)];
       choice.name = UnitOf(entry, e);
-      choice.extra_bytes += extra;
-      if (energy > 0) choice.gain += std::max(0.0, gain[e] / energy);
+      choice.steps.resize(all_bits.size() - 1);
+      for (size_t i = 0; i < choice.steps.size(); ++i) {
+        BitChoice::Step& step = choice.steps[i];
+        step.bits = all_bits[i + 1];
+        step.extra_bytes += (StoredBytesOf(entry, all_bits[i + 1]) -
+                             StoredBytesOf(entry, all_bits[i])) /
+                            experts;
+        const double gain = lost[e][i] - lost[e][i + 1];
+        if (energy > 0) step.gain += std::max(0.0, gain / energy);
+      }
     }
     return absl::OkStatus();
   }
 
-  // Fills wide_; of an earlier run's work, what that chose.
+  // Fills bits_; of an earlier run's work, what that chose.
   absl::Status SpendBudget() {
     const std::string file = absl::StrCat(work_, "/budget.json");
     if (const absl::StatusOr<std::string> text = ReadFile(file); text.ok()) {
       const nlohmann::json json = nlohmann::json::parse(
           *text, /*cb=*/nullptr, /*allow_exceptions=*/false);
       if (json.is_object() && json.value("key", "") == key_) {
-        wide_ = json.at("wide").get<std::set<std::string>>();
+        bits_ = json.at("bits").get<std::map<std::string, int>>();
         return absl::OkStatus();
       }
     }
@@ -404,10 +414,12 @@ class ModelQuantizer {
     for (auto& [name, choice] : choices) ordered.push_back(std::move(choice));
     RETURN_IF_ERROR(SpendBytes(options_.budget_bytes, least, ordered));
     for (const BitChoice& choice : ordered) {
-      if (choice.wide) wide_.insert(choice.name);
+      bits_[choice.name] = choice.num_taken == 0
+                               ? options_.format.bits
+                               : choice.steps[choice.num_taken - 1].bits;
     }
     return WriteFileAtomically(
-        file, nlohmann::json({{"key", key_}, {"wide", wide_}}).dump());
+        file, nlohmann::json({{"key", key_}, {"bits", bits_}}).dump());
   }
 
   // All matrices of an entry, into the arrays of its parts.
@@ -451,7 +463,7 @@ class ModelQuantizer {
       }
       const float* const from = w + e * rows * k;
       const QuantFormat format = FormatOf(entry, e);
-      weight.num_wide += wide_.count(UnitOf(entry, e));
+      if (bits_.count(UnitOf(entry, e)) > 0) ++weight.num_of_bits[format.bits];
       weight.bits_per_weight +=
           BitsPerWeight(format, k) / static_cast<double>(experts);
       ASSIGN_OR_RETURN(const QuantizedMatrix matrix,
@@ -548,8 +560,8 @@ class ModelQuantizer {
   ModelSource source_;
   std::set<std::string> quantised_;
   std::vector<LayerEntries> layers_;
-  std::string key_;             // What the layers of a run depend on.
-  std::set<std::string> wide_;  // Units that get 8 bits of a budget.
+  std::string key_;                  // What the layers of a run depend on.
+  std::map<std::string, int> bits_;  // Of units, where there is a budget.
   std::vector<WeightFiles> files_;
   StoredTensors packed_;  // By part; their memory is of files_.
   QuantizeResult result_;

@@ -21,6 +21,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -34,10 +35,10 @@ namespace strata {
 struct QuantizeOptions {
   QuantFormat format;
   // 0, or bytes that all tensors together may have: matrices and experts that
-  // gain most by it, a byte, get 8 bits in place of the 4 of `format`. What one
-  // gains is the error of its outputs on the data at 4 bits less that at 8,
-  // over the energy of its layer's outputs: tokens of experts count as they
-  // come.
+  // gain most by it, a byte, get 4 or 8 bits in place of the 2 or 4 of
+  // `format`. What one gains is the error of its outputs on the data at few
+  // bits less that at more, over the energy of its layer's outputs: tokens of
+  // experts count as they come.
   int64_t budget_bytes = 0;
   // Of the output projection, where it is no embedding table: 4, 8, or 0 to
   // leave it.
@@ -64,7 +65,8 @@ struct QuantizedWeight {
   int64_t num_experts = 0;
   int64_t fewest_inputs = 0;
   int64_t num_blended = 0;  // Experts with fewer inputs than columns.
-  int64_t num_wide = 0;     // Of a budget: experts, or matrices, of 8 bits.
+  // Of a budget: experts, or matrices, by their bits.
+  std::map<int, int64_t> num_of_bits;
 };
 
 struct QuantizeResult {

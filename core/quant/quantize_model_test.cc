@@ -259,6 +259,11 @@ TEST(QuantizeModelTest, SaysInTheConfigWhatItDid) {
   EXPECT_THAT(json["ignore"].dump(), HasSubstr("model.layers.0.mlp.gate"));
 }
 
+int64_t NumOf(const QuantizedWeight& w, int bits) {
+  const auto it = w.num_of_bits.find(bits);
+  return it == w.num_of_bits.end() ? 0 : it->second;
+}
+
 // Of both layouts: ours, whose experts lie in one tensor, and a public one.
 TEST(QuantizeModelTest, SpendsABudgetOnExpertsAndRunsThemPacked) {
   for (const bool hierarchical : {true, false}) {
@@ -288,9 +293,11 @@ TEST(QuantizeModelTest, SpendsABudgetOnExpertsAndRunsThemPacked) {
     int64_t some_of_a_layer = 0;
     for (const QuantizedWeight& w : mixed->weights) {
       if (w.num_experts == 0) continue;
-      some_of_a_layer += w.num_wide > 0 && w.num_wide < w.num_experts;
+      const int64_t wide = NumOf(w, 8);
+      EXPECT_EQ(NumOf(w, 4) + wide, w.num_experts);
+      some_of_a_layer += wide > 0 && wide < w.num_experts;
       EXPECT_NEAR(w.bits_per_weight,
-                  4.5 + 4.0 * static_cast<double>(w.num_wide) /
+                  4.5 + 4.0 * static_cast<double>(wide) /
                             static_cast<double>(w.num_experts),
                   1e-9);
     }
@@ -315,12 +322,64 @@ TEST(QuantizeModelTest, SpendsABudgetOnExpertsAndRunsThemPacked) {
     ASSERT_THAT(all, IsOk());
     for (const QuantizedWeight& w : all->weights) {
       if (w.name == "lm_head.weight") continue;
-      EXPECT_EQ(w.num_wide, std::max<int64_t>(1, w.num_experts)) << w.name;
+      EXPECT_EQ(NumOf(w, 8), std::max<int64_t>(1, w.num_experts)) << w.name;
     }
     options.budget_bytes = 1000;
     EXPECT_THAT(QuantizeModel(folder, Folder("none"), Batches(4), options),
                 StatusIs(kInvalid, HasSubstr("the smallest possible is ")));
   }
+}
+
+// Symmetric and asymmetric: all in 2 bits, and experts of three formats.
+TEST(QuantizeModelTest, RunsTwoBitsPackedAndSpendsABudgetInSteps) {
+  const std::string folder = SavedModel(Config(true), "float");
+  for (const bool symmetric : {true, false}) {
+    QuantizeOptions options;
+    options.format = {2, 32, symmetric};
+    const std::string two = Folder("int2"), four = Folder("int4");
+    const auto least = QuantizeModel(folder, two, Batches(4), options);
+    ASSERT_THAT(least, IsOk());
+    for (const QuantizedWeight& w : least->weights) {
+      if (w.name == "lm_head.weight") continue;
+      EXPECT_EQ(w.bits_per_weight, symmetric ? 2.5 : 2.5625) << w.name;
+    }
+    options.format.bits = 4;
+    const auto most = QuantizeModel(folder, four, Batches(4), options);
+    ASSERT_THAT(most, IsOk());
+    EXPECT_LT(least->num_bytes, most->num_bytes);
+
+    options.format.bits = 2;
+    options.budget_bytes = (least->num_bytes + most->num_bytes) / 2;
+    const std::string mixed = Folder("mixed");
+    const auto spent = QuantizeModel(folder, mixed, Batches(4), options);
+    ASSERT_THAT(spent, IsOk());
+    EXPECT_LE(spent->num_bytes, options.budget_bytes);
+    int64_t in_two = 0, in_more = 0;
+    for (const QuantizedWeight& w : spent->weights) {
+      in_two += NumOf(w, 2);
+      in_more += NumOf(w, 4) + NumOf(w, 8);
+    }
+    EXPECT_GT(in_two, 0);
+    EXPECT_GT(in_more, 0);
+    for (const std::string& out : {two, mixed}) {
+      const Output packed = RunModel(out, WeightStorage::kAsStored);
+      const Output wide = RunModel(out, WeightStorage::kF32);
+      EXPECT_EQ(packed.packed.size(), spent->weights.size());
+      // As in WritesAModelThatRunsPackedAsItDoesInFloat.
+      EXPECT_LT(RelativeDistance(wide.logits, packed.logits), 0.05);
+      const auto same = CompareWeights(out, out, nullptr);
+      ASSERT_THAT(same, IsOk());
+      EXPECT_THAT(same->differences, IsEmpty());
+      const auto text = ReadFile(out + "/config.json");
+      ASSERT_THAT(text, IsOk());
+      EXPECT_THAT(*text, HasSubstr("\"num_bits\": 2"));
+    }
+  }
+  QuantizeOptions options;
+  options.format.bits = 8;
+  options.budget_bytes = 1 << 20;
+  EXPECT_THAT(QuantizeModel(folder, Folder("no"), Batches(4), options),
+              StatusIs(kInvalid, HasSubstr("want no format of 8")));
 }
 
 TEST(QuantizeModelTest, GoesOnBehindTheLastFinishedLayer) {

@@ -63,7 +63,7 @@ std::vector<float> Representable(const QuantFormat& format, int64_t rows,
 
 TEST(QuantizedMatrixTest, KeepsEveryNumberThatItsFormatHolds) {
   Random random(/*seed=*/1, /*stream=*/0);
-  for (const int bits : {4, 8}) {
+  for (const int bits : {2, 4, 8}) {
     for (const int64_t group : {0, 32, 64, 128}) {
       for (const bool symmetric : {true, false}) {
         const QuantFormat format = {bits, group, symmetric};
@@ -80,7 +80,7 @@ TEST(QuantizedMatrixTest, IsNeverFurtherThanHalfAStep) {
   std::vector<float> w(4 * 96);
   for (float& x : w) x = static_cast<float>(random.Normal());
   for (const bool symmetric : {true, false}) {
-    for (const int bits : {4, 8}) {
+    for (const int bits : {2, 4, 8}) {
       const QuantFormat format = {bits, 32, symmetric};
       const QuantizedMatrix m = RoundToNearest(w.data(), 4, 96, format);
       const std::vector<float> back = m.Dequantize();
@@ -110,6 +110,9 @@ TEST(QuantizedMatrixTest, RefusesWhatCannotBeQuantised) {
                                        HasSubstr("96"))));
   EXPECT_THAT(CheckWeights("w", w.data(), 1, 96, {3, 32, true}),
               StatusIs(kInvalid, HasSubstr("3 bits")));
+  EXPECT_THAT(CheckWeights("w", w.data(), 1, 9, {2, 0, true}), IsOk());
+  EXPECT_THAT(CheckWeights("w", w.data(), 1, 8, {2, 0, true}),
+              StatusIs(kInvalid, HasSubstr("rows of 8 columns")));
   EXPECT_THAT(CheckWeights("w", w.data(), 1, 96, {4, 48, true}),
               StatusIs(kInvalid, HasSubstr("groups of 48")));
   EXPECT_THAT(CheckWeights("w", w.data(), 1, 96, {4, 32, true}), IsOk());
@@ -125,6 +128,7 @@ TEST(QuantizedMatrixTest, RefusesWhatCannotBeQuantised) {
 TEST(QuantizedMatrixTest, CountsTheBitsOfScalesAndZeros) {
   EXPECT_EQ(BitsPerWeight({4, 32, true}, 128), 4.5);       // 16 / 32
   EXPECT_EQ(BitsPerWeight({4, 32, false}, 128), 4.625);    // 20 / 32
+  EXPECT_EQ(BitsPerWeight({2, 32, false}, 128), 2.5625);   // 18 / 32
   EXPECT_EQ(BitsPerWeight({8, 0, true}, 1024), 8.015625);  // 16 / 1024
 }
 

@@ -48,7 +48,8 @@ PackedRows WeightRows(const Operand& w, int64_t k) {
   if (w.element_size == 2) return Bf16Rows(w.as<__nv_bfloat16>(), n, k);
   const std::optional<QuantFormat> format =
       IsPacked(w) ? FormatOf(w, k) : std::nullopt;
-  if (!format.has_value()) return {};
+  // Codes of 2 bits have no tiles: by the parts, whose product refuses them.
+  if (!format.has_value() || format->bits == 2) return {};
   return DescribePacked(w.as<uint8_t>(), n, k, format->bits, format->group,
                         format->symmetric);
 }

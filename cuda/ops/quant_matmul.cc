@@ -17,6 +17,11 @@ constexpr int64_t kMaxFewRows = 8;
 constexpr int64_t kMaxFewRowsOfExpert = 4;
 
 cudaError_t RunProduct(const KernelContext& ctx, const QuantProductArgs& args) {
+  if (args.w.bits != 4 && args.w.bits != 8) {
+    return ctx.Refuse(
+        "weights of 2 bits, which the CPU multiplies and backend cuda does "
+        "not; --weights f32 widens them");
+  }
   const int64_t few = args.num_experts > 0
                           ? kMaxFewRowsOfExpert * args.num_experts
                           : kMaxFewRows;

@@ -55,18 +55,27 @@ std::string Percent(double share) {
   return absl::StrFormat("%.3f %%", 100 * share);
 }
 
-// `budget`: whether some have 8 bits of a budget.
-std::string WeightTable(const QuantizeResult& result, bool budget) {
+int64_t NumOf(int bits, const QuantizedWeight& w) {
+  const auto it = w.num_of_bits.find(bits);
+  return it == w.num_of_bits.end() ? 0 : it->second;
+}
+
+// How many experts, or matrices, have 2, 4 and 8 bits of a budget.
+std::string Counts(const QuantizedWeight& w) {
+  if (w.num_of_bits.empty()) return "";
+  return absl::StrCat(NumOf(2, w), ", ", NumOf(4, w), ", ", NumOf(8, w));
+}
+
+std::string WeightTable(const QuantizeResult& result) {
   std::vector<std::vector<std::string>> rows = {
       {"tensor", "bits a weight", "error of w", "of x w", "experts",
-       "in 8 bits", "fewest tokens", "blended"}};
+       "in 2, 4, 8 bits", "fewest tokens", "blended"}};
   for (const QuantizedWeight& w : result.weights) {
     const bool experts = w.num_experts > 0;
     rows.push_back({w.name, absl::StrFormat("%.3f", w.bits_per_weight),
                     Percent(Share(w.error.weight_error, w.error.weight)),
                     Percent(Share(w.error.output_error, w.error.output)),
-                    experts ? FormatInteger(w.num_experts) : "",
-                    budget ? FormatInteger(w.num_wide) : "",
+                    experts ? FormatInteger(w.num_experts) : "", Counts(w),
                     experts ? FormatInteger(w.fewest_inputs) : "",
                     experts ? FormatInteger(w.num_blended) : ""});
   }
@@ -84,7 +93,9 @@ nlohmann::json ResultJson(const QuantizeResult& result) {
          {"weight_error", Share(w.error.weight_error, w.error.weight)},
          {"output_error", Share(w.error.output_error, w.error.output)},
          {"experts", w.num_experts},
-         {"in_8_bits", w.num_wide},
+         {"in_2_bits", NumOf(2, w)},
+         {"in_4_bits", NumOf(4, w)},
+         {"in_8_bits", NumOf(8, w)},
          {"fewest_tokens_of_an_expert", w.fewest_inputs},
          {"experts_blended", w.num_blended}});
   }
@@ -148,7 +159,7 @@ absl::StatusOr<int> RunQuantize(const QuantizeFlags& flags) {
         absl::StrCat("layers of an earlier run: ", result->layers_resumed));
   }
   Print(absl::StrCat(
-      WeightTable(*result, flags.budget_bytes > 0),
+      WeightTable(*result),
       "\nErrors are energies over those of what they "
       "are errors of, on the calibration data.\nBlended: experts with fewer "
       "tokens than columns, judged by the layer's tokens as well.\n",
@@ -162,7 +173,8 @@ absl::StatusOr<int> RunQuantize(const QuantizeFlags& flags) {
 Command AddQuantize(OptionParser& app) {
   OptionParser* quantize = app.AddSubcommand(
       "quantize",
-      "Store a model's weights in integers of 4 or 8 bits, calibrated on text");
+      "Store a model's weights in integers of 2, 4 or 8 bits, calibrated on "
+      "text");
   auto flags = std::make_shared<QuantizeFlags>();
   quantize
       ->AddOption("--model", flags->model,
@@ -173,12 +185,13 @@ Command AddQuantize(OptionParser& app) {
       ->TypeName("DIR")
       ->Required();
   quantize->AddOption("--bits", flags->format.bits, "Bits of a weight")
-      ->TypeName("4|8")
-      ->Check(OneOf({"4", "8"}));
+      ->TypeName("2|4|8")
+      ->Check(OneOf({"2", "4", "8"}));
   quantize
       ->AddOption("--budget-bytes", flags->budget_bytes,
                   "Bytes that all tensors may have: experts and matrices that "
-                  "gain most by it get 8 bits in place of 4")
+                  "gain most by it get 4 or 8 bits in place of the 2 or 4 of "
+                  "--bits")
       ->TypeName("N")
       ->Check(AtLeast(1));
   quantize

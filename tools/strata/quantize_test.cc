@@ -83,6 +83,44 @@ TEST_F(QuantizeTest, SpendsABudgetAndServesItsMixedExperts) {
                 {"1000", "smallest possible"});
 }
 
+TEST_F(QuantizeTest, MakesModelsOfTwoBitsAndOfThreeFormats) {
+  const std::string out = Folder("int2");
+  const Result two = Quantize(out, {"--bits", "2", "--json"});
+  ASSERT_EQ(two.exit_code, 0) << two.err;
+  const auto least = Json::parse(two.out)["bytes"].get<int64_t>();
+  const Result info = Strata({"info", "--model", out});
+  EXPECT_EQ(info.exit_code, 0) << info.err;
+  EXPECT_THAT(info.out, HasSubstr("INT2, "));
+
+  const std::string mixed = Folder("two_to_eight");
+  const Result spent =
+      Quantize(mixed, {"--bits", "2", "--budget-bytes",
+                       std::to_string(least + 4000), "--json"});
+  ASSERT_EQ(spent.exit_code, 0) << spent.err;
+  const Json made = Json::parse(spent.out);
+  EXPECT_LE(made["bytes"].get<int64_t>(), least + 4000);
+  int64_t in_two = 0, in_more = 0;
+  for (const Json& weight : made["weights"]) {
+    in_two += weight["in_2_bits"].get<int64_t>();
+    in_more += weight["in_4_bits"].get<int64_t>();
+    in_more += weight["in_8_bits"].get<int64_t>();
+  }
+  EXPECT_GT(in_two, 0);
+  EXPECT_GT(in_more, 0);
+  for (const Flags& model :
+       {Flags{mixed}, Flags{out}, Flags{out, "--weights", "f32"}}) {
+    Flags command = {"generate",         "--prompt", "the",
+                     "--max-new-tokens", "4",        "--model"};
+    command.insert(command.end(), model.begin(), model.end());
+    const Result result = Strata(command);
+    EXPECT_EQ(result.exit_code, 0) << result.err;
+  }
+  const Result same = Strata({"verify", mixed, mixed});
+  EXPECT_EQ(same.exit_code, 0) << same.err;
+  const Result other = Strata({"verify", out, mixed});
+  EXPECT_EQ(other.exit_code, 1) << other.err;
+}
+
 TEST_F(QuantizeTest, SaysWhatCannotBe) {
   const std::string out = Folder("refused");
   // Rows of 16 columns.

@@ -55,6 +55,8 @@ struct ScorecardFlags {
   int64_t routing_steps = 960;
   std::string model;  // Of B1, B3, B4 and B5.
   int64_t context = 256;
+  JointStudyOptions joint;  // B5's.
+  int texts = 2;
   int threads = 1;
 };
 
@@ -275,10 +277,10 @@ absl::Status ScoreQuantisation(const ScorecardFlags& flags,
       json["caches"].push_back(ToJson(run));
       of_caches.push_back(std::move(run));
     }
-    if (ids.count(kB5) > 0) {
-      JointStudyOptions of_joint;
+    for (int text = 0; ids.count(kB5) > 0 && text < flags.texts; ++text) {
+      JointStudyOptions of_joint = flags.joint;
       of_joint.model = options.model;
-      of_joint.seed = options.seed;
+      of_joint.seed = options.seed + 100 * text;
       of_joint.num_threads = flags.threads;
       ASSIGN_OR_RETURN(JointRun run,
                        RunJointStudy(corpus, of_joint, InterruptRequested));
@@ -393,6 +395,24 @@ Command AddScorecard(OptionParser& app) {
   scorecard
       ->AddOption("--context", flags->context,
                   "Tokens of the sequence that B1 counts memory for")
+      ->TypeName("N")
+      ->Check(AtLeast(1));
+  scorecard
+      ->AddOption("--expert-bits", flags->joint.bits,
+                  "B5: bits of most experts, 2 or 4; the others have twice as "
+                  "many")
+      ->TypeName("2|4")
+      ->Check(OneOf({"2", "4"}));
+  scorecard
+      ->AddOption("--wide-share", flags->joint.share_of_wide,
+                  "B5: share of the experts that have twice as many bits")
+      ->TypeName("S")
+      ->Check(BetweenNumbers(0, 1));
+  scorecard
+      ->AddOption(
+          "--texts", flags->texts,
+          "B5: texts that a model is calibrated and tuned on, one after "
+          "another")
       ->TypeName("N")
       ->Check(AtLeast(1));
   AddThreads(*scorecard, flags->threads);

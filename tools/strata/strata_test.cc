@@ -298,6 +298,8 @@ TEST_F(StrataTest, HelpsWhoeverMistypes) {
   ExpectFailure(Strata({"train", "--steps", "many"}), 2, {"--steps"});
   ExpectFailure(Strata({"generate", "--prompt", "x"}), 2, {"--model"});
   ExpectFailure(Strata({"info"}), 2, {"--preset", "--model"});
+  ExpectFailure(Strata({"scorecard", "B5", "--expert-bits", "3"}), 2,
+                {"--expert-bits"});
 
   for (const char* command : {"demo", "scorecard", "ablate", "train",
                               "generate", "evaluate", "info", "trace"}) {

@@ -237,10 +237,13 @@ void MultiplyOf(const QuantizedRows& x, int64_t first, int64_t m,
 void Multiply(const QuantizedRows& x, int64_t first, int64_t m,
               const uint8_t* w, const QuantFormat& format, int64_t k, int64_t n,
               char* memory, float* y, int64_t ldy) {
-  const auto run =
-      format.bits == 4
-          ? (format.symmetric ? MultiplyOf<4, true> : MultiplyOf<4, false>)
-          : (format.symmetric ? MultiplyOf<8, true> : MultiplyOf<8, false>);
+  const bool symmetric = format.symmetric;
+  const auto run = format.bits == 2
+                       ? symmetric ? MultiplyOf<2, true> : MultiplyOf<2, false>
+                   : format.bits == 4
+                       ? symmetric ? MultiplyOf<4, true> : MultiplyOf<4, false>
+                   : symmetric ? MultiplyOf<8, true>
+                               : MultiplyOf<8, false>;
   run(x, first, m, w, format, k, n, memory, y, ldy);
 }
 

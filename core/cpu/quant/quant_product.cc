@@ -207,6 +207,18 @@ void Quantize(const float* x, int64_t k, int64_t begin, int64_t end,
 
 // --- Products of rows ---
 
+// The codes of a pair of blocks, a byte each.
+template <int kBits>
+HWY_INLINE void SpreadPair(const uint8_t* from, uint8_t* codes) {
+  constexpr int kPairBytes = 2 * kBlock * kBits / 8;
+  for (int part = 0; part < 8 / kBits; ++part) {
+    for (int i = 0; i < kPairBytes; ++i) {
+      codes[part * kPairBytes + i] =
+          from[i] >> part * kBits & ((1 << kBits) - 1);
+    }
+  }
+}
+
 // Scales, and zeros of asymmetric formats, of blocks [first, first + n) of a
 // row of w; 0 behind its columns.
 HWY_INLINE void BlockScales(const uint8_t* w, const QuantFormat& format,
@@ -259,11 +271,7 @@ HWY_INLINE void RowOf(const QuantizedRows& x, int64_t row, const uint8_t* w,
       BlockScales(w, groups.format, groups.layout, groups.k, b,
                   std::min(kChunk, blocks - b), scale, zero);
     }
-    const uint8_t* const from = w + b * kBlock * kBits / 8;
-    for (int64_t i = 0; i < kBlock; ++i) {
-      codes[i] = kBits == 4 ? from[i] & 15 : from[i];
-      codes[kBlock + i] = kBits == 4 ? from[i] >> 4 : from[kBlock + i];
-    }
+    SpreadPair<kBits>(w + b * kBlock * kBits / 8, codes);
     for (int i = 0; i < kRows; ++i) {
       for (int64_t half = 0; half < 2; ++half) {
         const int64_t at = (row + i) * blocks + b + half;
@@ -379,8 +387,9 @@ void Dots(const QuantizedRows& x, int64_t first, int64_t m, const uint8_t* w,
   };
   const Scaling scaling = ScalingOf(format, k);
   const DotsFunction run =
-      format.bits == 4 ? with(std::integral_constant<int, 4>())(scaling)
-                       : with(std::integral_constant<int, 8>())(scaling);
+      format.bits == 2   ? with(std::integral_constant<int, 2>())(scaling)
+      : format.bits == 4 ? with(std::integral_constant<int, 4>())(scaling)
+                         : with(std::integral_constant<int, 8>())(scaling);
   run(x, first, m, w, format, k, n, y, ldy);
 }
 
@@ -411,6 +420,9 @@ void WidenRows(const uint8_t* w, const QuantFormat& format, int64_t k,
   HWY_ALIGN float scale[kChunk];
   HWY_ALIGN int32_t zero[kChunk];
   HWY_ALIGN uint8_t code[2 * kBlock];
+  const auto spread = format.bits == 2   ? SpreadPair<2>
+                      : format.bits == 4 ? SpreadPair<4>
+                                         : SpreadPair<8>;
   for (int64_t j = 0; j < n; ++j, w += layout.bytes, out += k) {
     for (int64_t first = 0; first < k / kBlock; first += kChunk) {
       const int64_t blocks = std::min(kChunk, k / kBlock - first);
@@ -418,16 +430,8 @@ void WidenRows(const uint8_t* w, const QuantFormat& format, int64_t k,
       for (int64_t b = 0; b < blocks; ++b) {
         const int64_t column = (first + b) * kBlock;
         const int32_t z = format.symmetric ? format.middle() : zero[b];
-        const uint8_t* from = w + column;
-        if (format.bits == 4) {
-          const uint8_t* const packed = w + column / 64 * 32;
-          const int shift = column % 64 == 0 ? 0 : 4;
-          for (int64_t i = 0; i < kBlock; ++i) {
-            code[i] = packed[i] >> shift & 15;
-          }
-          from = code;
-        }
-        WidenBlock(from, z, scale[b], out + column);
+        if (b % 2 == 0) spread(w + column * format.bits / 8, code);
+        WidenBlock(code + b % 2 * kBlock, z, scale[b], out + column);
       }
     }
   }

@@ -69,7 +69,7 @@ void BM_Dots(benchmark::State& state) {
 }
 BENCHMARK(BM_Dots)
     ->ArgNames({"bits", "columns", "kb"})
-    ->ArgsProduct({{4, 8}, {384, 1024}, {400, 262144}});
+    ->ArgsProduct({{2, 4, 8}, {384, 1024}, {400, 262144}});
 
 void BM_Round(benchmark::State& state) {
   Activations x(state.range(0));

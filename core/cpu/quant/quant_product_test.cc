@@ -143,7 +143,7 @@ constexpr int64_t kColumns[] = {1,  31,  32,  33,  63,   64,  65,
 
 TEST(QuantProductTest, MultipliesLikeTheWeightsInFloat) {
   ForEachTarget([] {
-    for (const int bits : {4, 8}) {
+    for (const int bits : {2, 4, 8}) {
       for (const int64_t group : {0, 32, 64, 128}) {
         for (const bool symmetric : {true, false}) {
           const QuantFormat format = {bits, group, symmetric};
@@ -163,7 +163,8 @@ TEST(QuantProductTest, MultipliesLikeTheWeightsInFloat) {
 TEST(QuantProductTest, GivesRowsOfOutliersSixteenBits) {
   ForEachTarget([] {
     for (const QuantFormat format :
-         {QuantFormat{4, 32, true}, QuantFormat{8, 64, false}}) {
+         {QuantFormat{2, 32, true}, QuantFormat{4, 32, true},
+          QuantFormat{8, 64, false}}) {
       const Weights w(format, 5, 192);
       std::vector<uint8_t> wide;
       const std::vector<float> x = Rows(3, 192, true);
@@ -185,7 +186,8 @@ TEST(QuantProductTest, GivesARowTheSameBitsInAnyCompany) {
   ForEachTarget([] {
     for (const QuantFormat format :
          {QuantFormat{4, 32, true}, QuantFormat{4, 0, true},
-          QuantFormat{4, 64, false}, QuantFormat{8, 32, true}}) {
+          QuantFormat{4, 64, false}, QuantFormat{8, 32, true},
+          QuantFormat{2, 32, true}, QuantFormat{2, 64, false}}) {
       for (const int64_t k : {64, 192, 512, 1088}) {
         SCOPED_TRACE(testing::Message() << ToText(format) << " " << k);
         const Weights w(format, 7, k);
@@ -205,23 +207,29 @@ TEST(QuantProductTest, GivesARowTheSameBitsInAnyCompany) {
   });
 }
 
-// Sixteen products of the largest codes are what 16 bits just hold. All x are
-// one number and all weights 7, so that nothing is rounded.
+// Sixteen products of the largest codes of 4 bits are what 16 bits just hold.
+// All x are one number and all weights 7, or of 2 bits 1, so that nothing is
+// rounded.
 TEST(QuantProductTest, AddsTheLargestCodesWithoutOverflow) {
   ForEachTarget([] {
-    for (const int64_t k : {512, 1088}) {
-      for (const float sign : {1.0f, -1.0f}) {
-        const QuantFormat format = {4, 32, true};
-        Weights w(format, 5, k);
-        const std::vector<uint8_t> code(k, 15), zero(k / 32);
-        const std::vector<BFloat16> scale(k / 32, RoundToBFloat16(1.0f));
-        for (int64_t j = 0; j < w.n; ++j) {
-          PackRow(format, k, code.data(), scale.data(), zero.data(),
-                  &w.packed[j * PackedRow(format, k).bytes]);
+    for (const QuantFormat format :
+         {QuantFormat{2, 32, true}, QuantFormat{4, 32, true}}) {
+      for (const int64_t k : {512, 1088}) {
+        for (const float sign : {1.0f, -1.0f}) {
+          Weights w(format, 5, k);
+          const auto largest = static_cast<uint8_t>(format.max_code());
+          const std::vector<uint8_t> code(k, largest), zero(k / 32);
+          const std::vector<BFloat16> scale(k / 32, RoundToBFloat16(1.0f));
+          for (int64_t j = 0; j < w.n; ++j) {
+            PackRow(format, k, code.data(), scale.data(), zero.data(),
+                    &w.packed[j * PackedRow(format, k).bytes]);
+          }
+          const auto weight =
+              static_cast<float>(format.max_code() - format.middle());
+          const std::vector<float> x(k, 127 * sign);
+          EXPECT_EQ(Multiply(x, 1, w, nullptr),
+                    std::vector<float>(w.n, weight * 127 * sign * k));
         }
-        const std::vector<float> x(k, 127 * sign);
-        EXPECT_EQ(Multiply(x, 1, w, nullptr),
-                  std::vector<float>(w.n, 7 * 127 * sign * k));
       }
     }
   });
@@ -233,7 +241,7 @@ TEST(QuantPanelTest, MultipliesLikeTheWeightsInFloat) {
   if (QuantPanel::Get().multiply == nullptr) {
     GTEST_SKIP() << "no VNNI with AVX-512";
   }
-  for (const int bits : {4, 8}) {
+  for (const int bits : {2, 4, 8}) {
     for (const int64_t group : {0, 32, 64, 128}) {
       for (const bool symmetric : {true, false}) {
         const QuantFormat format = {bits, group, symmetric};
@@ -258,7 +266,8 @@ TEST(QuantPanelTest, TakesRowsOfBothWidthsAndGivesThemTheSameBitsAlone) {
     GTEST_SKIP() << "no VNNI with AVX-512";
   }
   for (const QuantFormat format :
-       {QuantFormat{4, 32, true}, QuantFormat{8, 64, false}}) {
+       {QuantFormat{2, 64, false}, QuantFormat{4, 32, true},
+        QuantFormat{8, 64, false}}) {
     const int64_t k = 192, m = 19;
     const Weights w(format, 21, k);
     std::vector<float> x = Rows(m, k, false);
@@ -278,7 +287,7 @@ TEST(QuantPanelTest, TakesRowsOfBothWidthsAndGivesThemTheSameBitsAlone) {
 
 TEST(QuantProductTest, WidensExactly) {
   ForEachTarget([] {
-    for (const int bits : {4, 8}) {
+    for (const int bits : {2, 4, 8}) {
       for (const bool symmetric : {true, false}) {
         for (const int64_t k : {1, 31, 32, 65, 96, 128, 4096, 4160}) {
           const Weights w({bits, k % 32 == 0 ? 32 : 0, symmetric}, 3, k);

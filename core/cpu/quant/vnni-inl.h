@@ -104,6 +104,15 @@ template <int kBits>
 HWY_INLINE __m512i CodesAt(const uint8_t* w, bool some) {
   const auto mask = static_cast<__mmask8>(some ? 0xFF : 0);
   if constexpr (kBits == 8) return _mm512_maskz_loadu_epi64(mask, w);
+  if constexpr (kBits == 2) {
+    const __m512i kShift = _mm512_set_epi64(6, 6, 4, 4, 2, 2, 0, 0);
+    if (!some) return _mm512_setzero_si512();
+    // A broadcast from memory costs no shuffle.
+    const __m512i all = _mm512_broadcast_i64x2(
+        _mm_loadu_si128(reinterpret_cast<const __m128i*>(w)));
+    return _mm512_and_si512(_mm512_srlv_epi64(all, kShift),
+                            _mm512_set1_epi8(3));
+  }
   const __m512i kShift = _mm512_set_epi64(4, 4, 4, 4, 0, 0, 0, 0);
   const __m512i both =
       _mm512_broadcast_i64x4(_mm256_maskz_loadu_epi64(mask, w));

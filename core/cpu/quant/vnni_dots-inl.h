@@ -37,10 +37,10 @@ namespace strata {
 namespace HWY_NAMESPACE {
 
 // In which lane of BlockSums' sums each of 16 blocks is: half h of vector i is
-// in lane i / 4 * 8 + h * 4 + i % 4. Of 8-bit codes vector i holds blocks 2 i
-// and 2 i + 1; of 4-bit ones two vectors hold four blocks, the low halves of
-// bytes 0 and 2, the high ones 1 and 3, but for the last vector where their
-// number is odd.
+// in lane i / 4 * 8 + h * 4 + i % 4. Of 2-bit and 8-bit codes vector i holds
+// blocks 2 i and 2 i + 1; of 4-bit ones two vectors hold four blocks, the low
+// halves of bytes 0 and 2, the high ones 1 and 3, but for the last vector where
+// their number is odd.
 template <int kBits, int kPairs>
 HWY_INLINE __m512i LaneOfBlock() {
   alignas(64) static constexpr auto kLane = [] {
@@ -74,7 +74,7 @@ HWY_INLINE void LoadCodes(const uint8_t* w, __m512i* codes) {
   } else {
 #pragma GCC unroll 8
     for (int i = 0; i < kPairs; ++i) {
-      codes[i] = CodesAt<8>(w + i * 2 * kActivationBlock, true);
+      codes[i] = CodesAt<kBits>(w + i * 2 * kActivationBlock * kBits / 8, true);
     }
   }
 }
@@ -83,7 +83,7 @@ HWY_INLINE void LoadCodes(const uint8_t* w, __m512i* codes) {
 // of a to d  [sum a, sum b, sum c, sum d].
 template <int kBits>
 HWY_INLINE __m512i AddUpLanes(__m512i a, __m512i b, __m512i c, __m512i d) {
-  if constexpr (kBits == 4) {
+  if constexpr (kBits <= 4) {
     // Four products of 15 * 128 at most a number, so that sixteen have 16 bits.
     const __m512i kOnes = _mm512_set1_epi16(1);
     const auto pairs = [&](__m512i p, __m512i q) HWY_ATTR

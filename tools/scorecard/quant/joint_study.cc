@@ -40,7 +40,11 @@ namespace {
 constexpr char kExperts[] = ".experts.";
 // Steps of training whose gradients say how much a weight matters.
 constexpr int64_t kGradientSteps = 24;
-constexpr QuantFormat kFour = {4, 32, true}, kEight = {8, 32, true};
+constexpr QuantFormat kDense = {8, 32, true};  // What is no expert's.
+
+// Of two bits a zero is worth its price: {-2, ..., 1} and {-1, ..., 2} serve
+// groups that lean to either side.
+QuantFormat FormatOfExperts(int bits) { return {bits, 32, bits > 2}; }
 
 // The tier (or block) that a matrix of experts belongs to; empty: to none.
 std::string TierOf(const std::string& name) {
@@ -57,14 +61,18 @@ QuantFormat FormatFor(const QuantFormat& wanted, int64_t columns) {
 using Expert = std::pair<std::string, int64_t>;  // Tier, index.
 using Numbers = std::map<std::string, std::vector<float>>;
 
-// What 8 bits in place of 4 would spare of an expert's error.
+// What twice the bits would spare of an expert's error.
 struct Gain {
   Expert expert;
   double of_weights = 0;  // Shares of the energies of the tier's matrices.
-  // Energy of the error, each weight's by the mean square of its gradient: what
-  // the loss would change by (the diagonal of the empirical Fisher matrix). Of
-  // an expert that few tokens are routed to, or with little weight, gradients
-  // are small.
+  // What the loss would change by: the energy of each output's error, on the
+  // inputs that are routed to the expert, by the mean square of the loss's
+  // gradient in that output (the empirical Fisher matrix of a matrix as a
+  // product of one of inputs and one of outputs, of which the diagonal; Martens
+  // and Grosse, arXiv:1503.05671). Of an expert that few tokens are routed to,
+  // or with little weight, both are small. The squares of the weights'
+  // gradients by themselves would not see that calibration turns errors to
+  // where inputs are small.
   double of_loss = 0;
 };
 
@@ -99,6 +107,24 @@ class Subject {
     return subject;
   }
 
+  // The router's parameters, and in their place those of another subject.
+  Numbers Gates() {
+    Numbers gates;
+    StateStore& state = trainer_->state();
+    for (const std::string& name : state.names()) {
+      if (state.role(name) != Role::kParameter || !IsOfGate(name)) continue;
+      const auto numbers = state.Get(name).span<float>();
+      gates[name].assign(numbers.begin(), numbers.end());
+    }
+    return gates;
+  }
+  void Put(const Numbers& numbers) {
+    for (const auto& [name, values] : numbers) {
+      std::copy(values.begin(), values.end(),
+                trainer_->state().Get(name).as<float>());
+    }
+  }
+
   // The router alone: what training does to other parameters is undone.
   absl::Status Tune() {
     StateStore& state = trainer_->state();
@@ -131,18 +157,12 @@ class Subject {
         Gain& gain = gains[{TierOf(name), e}];
         gain.expert = {TierOf(name), e};
         for (const auto& [format, sign] :
-             {std::make_pair(kFour, 1), std::make_pair(kEight, -1)}) {
+             {std::make_pair(few_, 1), std::make_pair(many_, -1)}) {
           ASSIGN_OR_RETURN(const QuantizedMatrix matrix,
                            Rounded(name, e, format));
-          int64_t rows, columns;
-          const float* const w = Weights(name, e, rows, columns);
-          const std::vector<float> rounded = matrix.Dequantize();
-          const float* const square = &squares[e * rows * columns];
-          for (int64_t i = 0; i < rows * columns; ++i) {
-            const double error = std::pow(double{w[i]} - rounded[i], 2);
-            gain.of_weights += sign * error / energy;
-            gain.of_loss += sign * error * square[i];
-          }
+          const double weight_error =
+              AddLoss(name, e, matrix, squares, sign, gain.of_loss);
+          gain.of_weights += sign * weight_error / energy;
         }
       }
     }
@@ -151,17 +171,19 @@ class Subject {
     return list;
   }
 
-  // Quantises: `eight` in 8 bits, the other experts in 4. Calibrated as the
-  // model routes now.
-  absl::Status Quantise(const std::set<Expert>& eight) {
+  // Quantises: experts of `wide` in more bits than the others. Calibrated as
+  // the model routes now.
+  absl::Status Quantise(const std::set<Expert>& wide) {
     RETURN_IF_ERROR(Collect());
     Numbers numbers;
     for (const std::string& name : names_) {
       const std::string tier = TierOf(name);
       for (int64_t e = 0; e < NumExperts(name); ++e) {
-        const bool in_eight = tier.empty() || eight.count({tier, e}) > 0;
+        const QuantFormat& format = tier.empty()                ? kDense
+                                    : wide.count({tier, e}) > 0 ? many_
+                                                                : few_;
         ASSIGN_OR_RETURN(const QuantizedMatrix matrix,
-                         Rounded(name, e, in_eight ? kEight : kFour));
+                         Rounded(name, e, format));
         const std::vector<float> w = matrix.Dequantize();
         numbers[name].insert(numbers[name].end(), w.begin(), w.end());
         if (tier.empty()) continue;
@@ -182,7 +204,46 @@ class Subject {
 
  private:
   Subject(const JointStudyOptions& options, const std::function<bool()>& stop)
-      : options_(options), stop_(stop) {}
+      : options_(options),
+        stop_(stop),
+        few_(FormatOfExperts(options.bits)),
+        many_(FormatOfExperts(2 * options.bits)) {}
+
+  // The energy of the error of an expert's matrix; to `loss` what it costs, as
+  // Gain::of_loss has it, times `sign`. `squares` are the gradients'.
+  double AddLoss(const std::string& name, int64_t e,
+                 const QuantizedMatrix& matrix,
+                 const std::vector<float>& squares, int sign, double& loss) {
+    int64_t rows, columns;
+    const float* w = Weights(name, e, rows, columns);
+    const float* square = &squares[e * rows * columns];
+    const std::vector<float>& h = moments_.at(name)[e].sum;
+    double inputs = 0;  // Their energy; 0 where no token came.
+    for (int64_t c = 0; c < columns; ++c) inputs += h[c * (columns + 1)];
+    double energy = 0;
+    std::vector<float> error(columns);
+    for (int64_t r = 0; r < rows; ++r, w += columns, square += columns) {
+      matrix.DequantizeRow(r, error.data());
+      // A weight's gradient is the sum of its output's times its input.
+      double of_output = 0;
+      for (int64_t c = 0; c < columns; ++c) {
+        error[c] = w[c] - error[c];
+        energy += double{error[c]} * error[c];
+        of_output += square[c];
+      }
+      if (inputs <= 0) continue;
+      double lost = 0;
+      for (int64_t c = 0; c < columns; ++c) {
+        double sum = 0;
+        for (int64_t i = 0; i < columns; ++i) {
+          sum += double{h[c * columns + i]} * error[i];
+        }
+        lost += sum * error[c];
+      }
+      loss += sign * lost * of_output / inputs;
+    }
+    return energy;
+  }
 
   // Of the experts' weights, summed over steps of training, each of which is
   // undone.
@@ -215,13 +276,6 @@ class Subject {
       Put(kept);
     }
     return squares;
-  }
-
-  void Put(const Numbers& numbers) {
-    for (const auto& [name, values] : numbers) {
-      std::copy(values.begin(), values.end(),
-                trainer_->state().Get(name).as<float>());
-    }
   }
 
   absl::Status Collect() {
@@ -260,6 +314,7 @@ class Subject {
 
   const JointStudyOptions& options_;
   const std::function<bool()>& stop_;
+  const QuantFormat few_, many_;
   ThreadPool pool_{options_.num_threads};
   ModelConfig config_;
   std::unique_ptr<Trainer> trainer_;
@@ -287,6 +342,7 @@ absl::StatusOr<JointRun> RunJointStudy(const Corpus& corpus,
   JointRun run;
   run.seed = options.seed;
   run.model = options.model;
+  run.bits = options.bits;
   const auto measure = [&](Subject& subject,
                            const char* variant) -> absl::Status {
     ASSIGN_OR_RETURN(run.outcomes.emplace_back(), subject.Measure(variant));
@@ -300,12 +356,11 @@ absl::StatusOr<JointRun> RunJointStudy(const Corpus& corpus,
   ASSIGN_OR_RETURN(const auto probe, create());
   ASSIGN_OR_RETURN(const std::vector<Gain> gains, probe->Gains());
   run.num_experts = static_cast<int64_t>(gains.size());
-  run.num_eight = std::lround(options.share_of_eight *
-                              static_cast<double>(run.num_experts));
+  run.num_wide =
+      std::lround(options.share_of_wide * static_cast<double>(run.num_experts));
   const std::set<Expert> by_weights =
-      Best(gains, run.num_eight, &Gain::of_weights);
-  const std::set<Expert> by_routing =
-      Best(gains, run.num_eight, &Gain::of_loss);
+      Best(gains, run.num_wide, &Gain::of_weights);
+  const std::set<Expert> by_routing = Best(gains, run.num_wide, &Gain::of_loss);
   for (const Expert& expert : by_routing) {
     run.num_shared += static_cast<int64_t>(by_weights.count(expert));
   }
@@ -319,6 +374,14 @@ absl::StatusOr<JointRun> RunJointStudy(const Corpus& corpus,
   ASSIGN_OR_RETURN(const auto joint, create());
   RETURN_IF_ERROR(joint->Quantise(by_routing));
   RETURN_IF_ERROR(measure(*joint, kByRouting));
+
+  // What the choice is worth behind a router that was tuned before.
+  ASSIGN_OR_RETURN(const auto behind, create());
+  behind->Put(first->Gates());
+  ASSIGN_OR_RETURN(const std::vector<Gain> tuned_gains, behind->Gains());
+  RETURN_IF_ERROR(
+      behind->Quantise(Best(tuned_gains, run.num_wide, &Gain::of_loss)));
+  RETURN_IF_ERROR(measure(*behind, kTunedByRouting));
 
   // Tuning does not touch experts, so the choice by weights stands; calibration
   // is on the tuned routing.
@@ -340,7 +403,8 @@ nlohmann::json ToJson(const JointRun& run) {
   return {{"seed", run.seed},
           {"model", run.model},
           {"experts", run.num_experts},
-          {"experts_in_8_bits", run.num_eight},
+          {"bits", run.bits},
+          {"experts_in_twice_the_bits", run.num_wide},
           {"in_both_choices", run.num_shared},
           {"outcomes", outcomes}};
 }

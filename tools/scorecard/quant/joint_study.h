@@ -1,13 +1,14 @@
-// Routing and precision together (B5): which experts get 8 bits and which 4,
-// and a router that is tuned again on what came of it.
+// Routing and precision together (B5): which experts get twice the bits of the
+// others, 4 and 2 or 8 and 4, and a router that is tuned again on what came of
+// it.
 //
 //   one after the other   router tuned on the model in F32;
-//                         then 8 bits for the experts whose weights 4 bits
+//                         then more bits for the experts whose weights few
 //                         change most, whoever uses them
-//   jointly               8 bits for the experts whose error at 4 bits the
-//                         loss feels most, as tokens are routed: each weight's
-//                         by the mean square of its gradient; then the router
-//                         tuned on the quantised model
+//   jointly               more bits for the experts whose error in few the
+//                         loss feels most, as tokens are routed: each output's
+//                         by the mean square of the loss's gradient in it; then
+//                         the router tuned on the quantised model
 //
 // Both tune for as many steps on the same text, quantise by the same
 // calibration and have the same bytes. Experts alone differ; the other matrices
@@ -31,7 +32,8 @@ namespace strata {
 struct JointStudyOptions {
   std::string model;  // Folder of a model that Strata trained, of experts.
   uint64_t seed = 1;  // Of the calibration's and the tuning's text.
-  double share_of_eight = 0.25;  // Of experts.
+  int bits = 2;       // Of most experts: 2 or 4; the others have twice as many.
+  double share_of_wide = 0.25;  // Of experts, those others.
   int64_t tuning_steps = 60;
   double learning_rate = 5e-4;
   int64_t calibration_tokens = 32768;
@@ -51,6 +53,7 @@ inline constexpr char kUntouched[] = "F32";
 inline constexpr char kTunedF32[] = "F32, router tuned";
 inline constexpr char kByWeights[] = "bits by weights";
 inline constexpr char kByRouting[] = "bits by routing";
+inline constexpr char kTunedByRouting[] = "tuned, then bits by routing";
 inline constexpr char kOneByOne[] = "tuned, then bits by weights";
 inline constexpr char kJoint[] = "bits by routing, then tuned";
 
@@ -58,7 +61,8 @@ struct JointRun {
   uint64_t seed = 0;
   std::string model;
   int64_t num_experts = 0;
-  int64_t num_eight = 0;   // Experts with 8 bits.
+  int bits = 0;
+  int64_t num_wide = 0;    // Experts with twice as many.
   int64_t num_shared = 0;  // Of these, in both choices.
   std::vector<JointOutcome> outcomes;
 };
