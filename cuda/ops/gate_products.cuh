@@ -58,8 +58,7 @@ struct SharedRows {
 // of a or b are that one; k and columns are whole tiles, with zeros in a and b
 // behind what they have of k.
 //
-// Not inlined: a gate has four of these, and waits for its code more than for
-// anything that code does.
+// Not inlined: a gate has four of these, and they would be most of its code.
 template <int kPieces, ExpertOrder kOrder>
 __device__ __noinline__ void MultiplyRows(SharedRows a, SharedRows b, int k,
                                           const float* add, float* c,

@@ -123,13 +123,10 @@ __device__ __forceinline__ uint32_t KeepLargest(const int (&key)[kPerLane],
       n += first + j < experts && key[j] >= middle;
     }
     n = LanesCount<kLanes>(n);
-    if (!open) continue;
-    if (n >= keep) {
-      low = middle;
-    } else {
-      high = middle - 1;
-    }
-    open = n != keep && low < high;
+    // No branches: lanes of the other token must not fall behind.
+    low = open && n >= keep ? middle : low;
+    high = open && n < keep ? middle - 1 : high;
+    open = open && n != keep && low < high;
   }
   int above = 0;
   uint32_t mask = 0, equals = 0;
@@ -216,26 +213,28 @@ __device__ __forceinline__ void ListLargest(int (&key)[kPerLane],
     for (int j = 1; j < kPerLane; ++j) largest = max(largest, key[j]);
     const int of_all = LanesLargest<kLanes>(largest);
     const unsigned equals = LanesBallot<kLanes>(largest == of_all);
-    if (place >= most || (equals & ((1u << Lane() % kLanes) - 1)) != 0 ||
-        largest != of_all) {
-      continue;
-    }
-    int mine = kPerLane - 1;
-    float mine_p = p[mine];
+    const bool is_before =
+        (equals & ((1u << Lane() % kLanes) - 1)) != 0;  // Another one is.
+    if (place < most && largest == of_all && !is_before) {
+      int mine = kPerLane - 1;
+      float mine_p = p[mine];
 #pragma unroll
-    for (int j = kPerLane - 2; j >= 0; --j) {
-      if (key[j] == largest) {
-        mine = j;
-        mine_p = p[j];
+      for (int j = kPerLane - 2; j >= 0; --j) {
+        if (key[j] == largest) {
+          mine = j;
+          mine_p = p[j];
+        }
+      }
+#pragma unroll
+      for (int j = 0; j < kPerLane; ++j) {
+        if (j == mine) key[j] = INT_MIN;
+      }
+      if (there) {
+        order[place] = first + mine;
+        best[place] = mine_p;
       }
     }
-#pragma unroll
-    for (int j = 0; j < kPerLane; ++j) {
-      if (j == mine) key[j] = INT_MIN;
-    }
-    if (!there) continue;
-    order[place] = first + mine;
-    best[place] = mine_p;
+    __syncwarp();
   }
   __syncwarp();
 }

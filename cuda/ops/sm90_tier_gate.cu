@@ -111,6 +111,17 @@ __device__ __forceinline__ void MultiplyPieces(TokenColumns x,
   WaitForProducts<0>();
 }
 
+// The same value, of which the compiler knows nothing.
+template <typename T>
+__device__ __forceinline__ T* HereAndNow(T* p) {
+  asm volatile("" : "+l"(p));
+  return p;
+}
+__device__ __forceinline__ int HereAndNow(int i) {
+  asm volatile("" : "+r"(i));
+  return i;
+}
+
 __device__ __forceinline__ float4 Plus(float4 a, float4 b) {
   return {a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w};
 }
@@ -140,14 +151,10 @@ __device__ __forceinline__ void WaitInCluster() {
   asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
 }
 
-// Sums of a token over the cluster to row i: its signature and its query. By a
-// warp, of which a lane has four columns.
+// A token's sums over the cluster: four columns a lane.
 template <int kColumns>
-__device__ __forceinline__ void JoinRow(const TierGateArgs& a,
-                                        const GateLayout& l, const float* sums,
-                                        int clusters, int i, float* rows) {
-  const int first_query = a.projected - a.r, c = Lane() * 4;
-  float* const query = rows + l.query + i * GatePitch(a.r);
+__device__ __forceinline__ float4 JoinSums(const float* sums, int clusters) {
+  const int c = Lane() * 4;
   float4 all = {0, 0, 0, 0};
   if (c < kColumns) {
 #pragma unroll
@@ -155,6 +162,15 @@ __device__ __forceinline__ void JoinRow(const TierGateArgs& a,
       if (q < clusters) all = Plus(all, LoadVectorFrom(sums + c, q));
     }
   }
+  return all;
+}
+
+// Them to row i: its signature and its query.
+__device__ __forceinline__ void StoreRow(const TierGateArgs& a,
+                                         const GateLayout& l, float4 all, int i,
+                                         float* rows) {
+  const int first_query = a.projected - a.r, c = Lane() * 4;
+  float* const query = rows + l.query + i * GatePitch(a.r);
   const float part[4] = {all.x, all.y, all.z, all.w};
 #pragma unroll
   for (int j = 0; j < 4; ++j) {
@@ -209,7 +225,7 @@ __global__ void __launch_bounds__(kGateThreads, 1)
   auto* const expert_memory = reinterpret_cast<float*>(empty + kMaxStages);
   auto* const sums = reinterpret_cast<float*>(region);
   // Behind the first warpgroup's sums, which become the block's.
-  float* const rows = sums + kSumFloats<kColumns>;
+  float* const all_rows = sums + kSumFloats<kColumns>;
   constexpr int kStageBytes = kPieces * kColumns * kChunk * 2;
 
   const int rank = static_cast<int>(ClusterRank());
@@ -327,18 +343,31 @@ __global__ void __launch_bounds__(kGateThreads, 1)
     const int64_t first = own_tile * a.tile_tokens;
     const int n = static_cast<int>(
         min(int64_t{a.tile_tokens}, max(t - first, int64_t{0})));
-    // Two tokens that follow each other a warp.
-#pragma unroll 1
-    for (int i = threadIdx.x / kWarp * 2, end = min(i + 2, n); i < end; ++i) {
-      JoinRow<kColumns>(a, l,
-                        sums + (rank * a.tile_tokens + i) * kSumPitch<kColumns>,
-                        p.clusters, i, rows);
+    // Addresses are made from here on: made before the loop over tiles, they
+    // would lie in registers that the products need.
+    float* const rows = HereAndNow(all_rows);
+    const float* const experts = HereAndNow(expert_memory);
+    const int warp = HereAndNow(static_cast<int>(threadIdx.x)) / kWarp;
+    // A warp's tokens wait for the other blocks together.
+    constexpr int kTokens = 2;
+    float4 joined[kTokens];
+#pragma unroll
+    for (int j = 0; j < kTokens; ++j) {
+      const int i = warp + j * kGateWarps;
+      if (i >= n) continue;
+      joined[j] = JoinSums<kColumns>(
+          sums + (rank * a.tile_tokens + i) * kSumPitch<kColumns>, p.clusters);
+    }
+#pragma unroll
+    for (int j = 0; j < kTokens; ++j) {
+      const int i = warp + j * kGateWarps;
+      if (i < n) StoreRow(a, l, joined[j], i, rows);
     }
     ClearCounts(a, l, rows);
     ArriveInCluster();
     if (n > 0) {
-      ChooseTile<kLanes, kPerLane, kPieces, true>(a, l, rows, expert_memory,
-                                                  first, n);
+      ChooseTile<kLanes, kPerLane, kPieces, true>(a, l, rows, experts, first,
+                                                  n);
       StoreCounts(a, l, rows, own_tile);
     }
     // The copy engine writes here next, where other blocks have read.

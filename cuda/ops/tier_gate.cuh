@@ -14,8 +14,8 @@
 //   expert, stay, weight
 //
 // A whole warp a token above 64 experts. Experts that do not fit into shared
-// memory are multiplied by plain loops. Bound by the latency of what lanes do
-// for a token.
+// memory are multiplied by plain loops. Bound by the number of instructions
+// that a warp takes for its tokens, and by how each waits for the last.
 
 #ifndef CUDA_OPS_TIER_GATE_CUH_
 #define CUDA_OPS_TIER_GATE_CUH_
@@ -204,7 +204,7 @@ inline __device__ __noinline__ void SignRow(const float* row, int groups,
 }
 
 // Calls fn(i, whether there is such a token) for this lane's of `n` tokens;
-// lanes without one take part in the last one's.
+// lanes without one take part in the last one's. Warps are whole behind it.
 template <int kLanes, typename Fn>
 __device__ __forceinline__ void ForTokens(int n, Fn fn) {
   constexpr int kAtOnce = kWarp / kLanes;
@@ -213,6 +213,7 @@ __device__ __forceinline__ void ForTokens(int n, Fn fn) {
        first += kGateWarps * kAtOnce) {
     const int i = first + Lane() / kLanes;
     fn(min(i, n - 1), i < n);
+    __syncwarp();
   }
 }
 
