@@ -97,7 +97,8 @@ __device__ __forceinline__ float ShareOf(float x) {
 
 // The `keep` best of a token's keys, of equal ones those of lower index, as
 // bits of each lane. The least key that is kept is found by halving the range
-// of integers, which ends as soon as just `keep` are above.
+// of integers, which ends as soon as just `keep` are above, or all but one of
+// them: that is the largest of the others, however close the next.
 template <int kLanes, int kPerLane>
 __device__ __forceinline__ uint32_t KeepLargest(const int (&key)[kPerLane],
                                                 int first, int experts,
@@ -111,7 +112,8 @@ __device__ __forceinline__ uint32_t KeepLargest(const int (&key)[kPerLane],
   }
   low = __reduce_min_sync(kWholeWarp, low);  // Of all tokens of the warp.
   high = __reduce_max_sync(kWholeWarp, high);
-  bool open = low < high;
+  int above = 0;  // Keys above `high`.
+  bool open = low < high && keep > 1;
 #pragma unroll 1
   while (__any_sync(kWholeWarp, open)) {
     const uint32_t distance =
@@ -126,9 +128,17 @@ __device__ __forceinline__ uint32_t KeepLargest(const int (&key)[kPerLane],
     // No branches: lanes of the other token must not fall behind.
     low = open && n >= keep ? middle : low;
     high = open && n < keep ? middle - 1 : high;
-    open = open && n != keep && low < high;
+    above = open && n < keep ? n : above;
+    open = open && n != keep && low < high && keep - above > 1;
   }
-  int above = 0;
+  int of_range = INT_MIN;
+#pragma unroll
+  for (int j = 0; j < kPerLane; ++j) {
+    if (key[j] <= high) of_range = max(of_range, key[j]);
+  }
+  of_range = LanesLargest<kLanes>(of_range);
+  if (keep - above == 1) low = of_range;
+  above = 0;
   uint32_t mask = 0, equals = 0;
 #pragma unroll
   for (int j = 0; j < kPerLane; ++j) {

@@ -255,11 +255,24 @@ __global__ void __launch_bounds__(kGateThreads, 1)
               0);
     }
   };
-  LoadExperts(a, l, expert_memory);
   int stage = 0;
   uint32_t parity = 0;
-  for (int64_t tile = cluster; tile * kProjectedTokens < t;
-       tile += num_clusters) {
+  TokenColumns x[kAhead];
+  const auto fetch = [&](int64_t tile, int chunk) {
+    const int64_t token = tile * kProjectedTokens + row;
+    const float4 none = {0, 0, 0, 0};
+    const float* const at =
+        a.x + token * a.d +
+        (rank + static_cast<int64_t>(chunk) * p.clusters) * kChunk +
+        group * 16 + lane % 4 * 4;
+    return TokenColumns{
+        token < t ? __ldg(reinterpret_cast<const float4*>(at)) : none,
+        token + 8 < t ? __ldg(reinterpret_cast<const float4*>(at + 8 * a.d))
+                      : none};
+  };
+  // What the products of a tile begin with is on its way while others are done.
+  const auto begin_tile = [&](int64_t tile) {
+    if (tile * kProjectedTokens >= t) return;
     // No stage is in use here; the next load goes to `stage`.
     if (threadIdx.x == 0) {
 #pragma unroll 1
@@ -267,24 +280,15 @@ __global__ void __launch_bounds__(kGateThreads, 1)
         load(i, (stage + i) % p.stages);
       }
     }
-    const int64_t token = tile * kProjectedTokens + row;
-    const bool has_upper = token < t, has_lower = token + 8 < t;
-    const float* const from =
-        a.x + token * a.d + rank * kChunk + group * 16 + lane % 4 * 4;
-    const auto fetch = [&](int chunk) {
-      const float4 none = {0, 0, 0, 0};
-      const float* const at =
-          from + static_cast<int64_t>(chunk) * p.clusters * kChunk;
-      return TokenColumns{
-          has_upper ? __ldg(reinterpret_cast<const float4*>(at)) : none,
-          has_lower ? __ldg(reinterpret_cast<const float4*>(at + 8 * a.d))
-                    : none};
-    };
-    TokenColumns x[kAhead];
 #pragma unroll
     for (int i = 0; i < kAhead; ++i) {
-      if (i < mine) x[i] = fetch(i);
+      if (i < mine) x[i] = fetch(tile, i);
     }
+  };
+  begin_tile(cluster);
+  LoadExperts(a, l, expert_memory);
+  for (int64_t tile = cluster; tile * kProjectedTokens < t;
+       tile += num_clusters) {
     float sum[kColumns / 2] = {};
 #pragma unroll 1
     for (int begin = 0; begin < mine; begin += kAhead) {
@@ -293,7 +297,7 @@ __global__ void __launch_bounds__(kGateThreads, 1)
         const int chunk = begin + i;
         if (chunk >= mine) break;
         const TokenColumns now = x[i];
-        if (chunk + kAhead < mine) x[i] = fetch(chunk + kAhead);
+        if (chunk + kAhead < mine) x[i] = fetch(tile, chunk + kAhead);
         Wait(&full[stage], parity);
         MultiplyPieces<kColumns, kPieces>(now, region + stage * kStageBytes,
                                           group, sum);
@@ -374,6 +378,7 @@ __global__ void __launch_bounds__(kGateThreads, 1)
     FenceSharedStores();
     WaitInCluster();
     __syncthreads();
+    begin_tile(tile + num_clusters);
   }
 #endif
 }
