@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "cuda/kernels/ahead.cuh"
 #include "cuda/ops/device.cuh"
 #include "cuda/ops/dispatch_plan.h"
 #include "cuda/runtime/kernel.h"
@@ -38,89 +39,169 @@ __global__ void __launch_bounds__(kBlock)
   }
 }
 
+// total [E] -> start += the first row of each expert, by a warp; `writes` those
+// rows as well, and their number.
+__device__ __forceinline__ void StartRows(const DispatchPlanArgs& a,
+                                          bool writes, const int32_t* total,
+                                          int32_t* start) {
+  // Each lane has as many experts that lie together.
+  const int experts = a.num_experts, each = (experts + kWarp - 1) / kWarp;
+  int32_t sum = 0;
+#pragma unroll 1
+  for (int j = 0; j < each; ++j) {
+    const int e = Lane() * each + j;
+    if (e < experts) sum += total[e];
+  }
+  int32_t up_to = sum;
+#pragma unroll
+  for (int d = 1; d < kWarp; d *= 2) {
+    const int32_t other = __shfl_up_sync(kWholeWarp, up_to, d);
+    if (Lane() >= d) up_to += other;
+  }
+  int32_t before = up_to - sum;
+#pragma unroll 1
+  for (int j = 0; j < each; ++j) {
+    const int e = Lane() * each + j;
+    if (e >= experts) break;
+    if (writes) a.offset[e] = before;
+    start[e] += before;
+    before += total[e];
+    if (writes && e == experts - 1) a.offset[experts] = *a.rows = before;
+  }
+}
+
+// total += the counts of all tiles, start += those of the tiles before `tile`.
+// Integers: their sum does not depend on the order. A thread reads kVector
+// pairs of experts at a time, of up to kTilesAtOnce tiles: sums of so many are
+// below 2^16, and two of them lie in a register.
+constexpr int kTilesAtOnce = 8;
+
+template <int kVector>
+struct alignas(kVector * sizeof(uint32_t)) CountPairs {
+  uint32_t at[kVector];
+};
+
+template <int kVector>
+__device__ __forceinline__ void AddCounts(const uint16_t* count, int tiles,
+                                          int experts, int tile, int32_t* total,
+                                          int32_t* start) {
+  using Pairs = CountPairs<kVector>;
+  const auto* const pairs = reinterpret_cast<const Pairs*>(count);
+  const int columns = experts / (2 * kVector);
+  const int parts = max(1, kBlock / columns);
+#pragma unroll 1
+  for (int i = threadIdx.x; i < columns * parts; i += kBlock) {
+    const int column = i % columns;
+#pragma unroll 1
+    for (int other = i / columns; other < tiles;
+         other += parts * kTilesAtOnce) {
+      Pairs all = {}, before = {}, read[kTilesAtOnce];
+#pragma unroll
+      for (int k = 0; k < kTilesAtOnce; ++k) {
+        const int from = other + k * parts;
+        read[k] = from < tiles ? pairs[from * columns + column] : Pairs{};
+      }
+#pragma unroll
+      for (int k = 0; k < kTilesAtOnce; ++k) {
+#pragma unroll
+        for (int j = 0; j < kVector; ++j) {
+          all.at[j] += read[k].at[j];
+          before.at[j] += other + k * parts < tile ? read[k].at[j] : 0;
+        }
+      }
+#pragma unroll
+      for (int j = 0; j < kVector; ++j) {
+        const int e = (column * kVector + j) * 2;
+        atomicAdd(&total[e], all.at[j] & 0xffff);
+        atomicAdd(&total[e + 1], all.at[j] >> 16);
+        atomicAdd(&start[e], before.at[j] & 0xffff);
+        atomicAdd(&start[e + 1], before.at[j] >> 16);
+      }
+    }
+  }
+}
+
+// The same for any number of experts.
+__device__ __forceinline__ void AddOddCounts(const uint16_t* count, int tiles,
+                                             int experts, int tile,
+                                             int32_t* total, int32_t* start) {
+#pragma unroll 1
+  for (int i = threadIdx.x; i < tiles * experts; i += kBlock) {
+    const int32_t n = count[i];
+    atomicAdd(&total[i % experts], n);
+    if (i / experts < tile) atomicAdd(&start[i % experts], n);
+  }
+}
+
 // A block a tile: where its slots of each expert begin, then their rows.
 __global__ void __launch_bounds__(kBlock)
     PlaceCountedKernel(const DispatchPlanArgs a, const SlotCounts counts) {
   __shared__ int32_t total[kMaxPlannedExperts];
   __shared__ int32_t start[kMaxPlannedExperts];
   __shared__ uint16_t of_warp[kWarpsPerBlock][kMaxPlannedExperts];
-  const int64_t slots = a.tokens.Get() * a.k;
   const int experts = a.num_experts, warp = threadIdx.x / kWarp;
+#pragma unroll 1
+  for (int e = threadIdx.x; e < experts; e += kBlock) {
+    total[e] = start[e] = 0;
+#pragma unroll
+    for (int w = 0; w < kWarpsPerBlock; ++w) of_warp[w][e] = 0;
+  }
+  WaitForEarlier();
+  LetLaterBegin();
+  const int64_t slots = a.tokens.Get() * a.k;
   const auto tiles =
       static_cast<int>((slots + counts.tile_slots - 1) / counts.tile_slots);
   const auto tile = static_cast<int>(blockIdx.x);
   if (tile >= tiles && tile > 0) return;
-  for (int e = threadIdx.x; e < experts; e += kBlock) total[e] = start[e] = 0;
-  __syncthreads();
-  // Integers: their sum does not depend on the order.
-  const int parts = max(1, kBlock / experts);
-  for (int i = threadIdx.x; i < experts * parts; i += kBlock) {
-    const int e = i % experts;
-    int32_t all = 0, before = 0;
-#pragma unroll 8
-    for (int other = i / experts; other < tiles; other += parts) {
-      const int32_t n = __ldg(counts.count + other * experts + e);
-      all += n;
-      before += other < tile ? n : 0;
-    }
-    atomicAdd(&total[e], all);
-    atomicAdd(&start[e], before);
-  }
-  __syncthreads();
-  if (warp == 0) {
-    // Each lane has as many experts that lie together.
-    const int each = (experts + kWarp - 1) / kWarp;
-    int32_t sum = 0;
-    for (int j = 0; j < each; ++j) {
-      const int e = Lane() * each + j;
-      if (e < experts) sum += total[e];
-    }
-    int32_t up_to = sum;
-#pragma unroll
-    for (int d = 1; d < kWarp; d *= 2) {
-      const int32_t other = __shfl_up_sync(kWholeWarp, up_to, d);
-      if (Lane() >= d) up_to += other;
-    }
-    int32_t before = up_to - sum;
-    for (int j = 0; j < each; ++j) {
-      const int e = Lane() * each + j;
-      if (e >= experts) break;
-      if (tile == 0) a.offset[e] = before;
-      start[e] += before;
-      before += total[e];
-      if (tile == 0 && e == experts - 1) a.offset[experts] = *a.rows = before;
-    }
-  }
   const int64_t first = int64_t{tile} * counts.tile_slots;
   const int64_t end = min(slots, first + counts.tile_slots);
-  for (int64_t begin = first; begin < end; begin += kBlock) {
-    __syncthreads();
-    for (int i = threadIdx.x; i < kWarpsPerBlock * experts; i += kBlock) {
-      of_warp[i / experts][i % experts] = 0;
-    }
-    __syncthreads();
+  const auto expert_of = [&](int64_t s) {
+    const int32_t e = s < end ? a.expert[s] : -1;
+    return e < experts ? e : -1;
+  };
+  int32_t e = expert_of(first + threadIdx.x);
+  __syncthreads();
+  if (experts % 4 == 0) {
+    AddCounts<2>(counts.count, tiles, experts, tile, total, start);
+  } else {
+    AddOddCounts(counts.count, tiles, experts, tile, total, start);
+  }
+#pragma unroll 1
+  for (int64_t begin = first;; begin += kBlock) {
     const int64_t s = begin + threadIdx.x;
-    int32_t e = s < end ? a.expert[s] : -1;
-    if (e >= experts) e = -1;
     const unsigned same = __match_any_sync(kWholeWarp, e);
     const int before = __popc(same & ((1u << Lane()) - 1));
     if (e >= 0 && before == 0) {
       of_warp[warp][e] = static_cast<uint16_t>(__popc(same));
     }
     __syncthreads();
+    if (begin == first) {
+      if (warp == 0) StartRows(a, tile == 0, total, start);
+      __syncthreads();
+    }
     if (e >= 0) {
       int32_t row = start[e] + before;
-      for (int w = 0; w < warp; ++w) row += of_warp[w][e];
+#pragma unroll
+      for (int w = 0; w < kWarpsPerBlock - 1; ++w) {
+        row += w < warp ? of_warp[w][e] : 0;
+      }
       a.slot_row[s] = row;
       a.row_slot[row] = static_cast<int32_t>(s);
     } else if (s < end) {
       a.slot_row[s] = -1;
     }
     if (begin + kBlock >= end) break;
+    e = expert_of(s + kBlock);
     __syncthreads();
+#pragma unroll 1
     for (int i = threadIdx.x; i < experts; i += kBlock) {
-      for (int w = 0; w < kWarpsPerBlock; ++w) start[i] += of_warp[w][i];
+#pragma unroll 1
+      for (int w = 0; w < kWarpsPerBlock; ++w) {
+        start[i] += of_warp[w][i];
+        of_warp[w][i] = 0;
+      }
     }
+    __syncthreads();
   }
 }
 
@@ -239,9 +320,16 @@ int64_t DispatchPlanScratch(const DispatchPlanArgs& args) {
 cudaError_t PlanDispatchFrom(const SlotCounts& counts,
                              const DispatchPlanArgs& args,
                              cudaStream_t stream) {
-  PlaceCountedKernel<<<static_cast<unsigned>(counts.tiles), kBlock, 0,
-                       stream>>>(args, counts);
-  return cudaGetLastError();
+  // Blocks that begin ahead all go to the few processors that are free then,
+  // and get into each other's way: only as many as have one each.
+  constexpr int64_t kMaxAhead = 16;
+  const auto blocks = static_cast<unsigned>(counts.tiles);
+  if (counts.tiles > kMaxAhead) {
+    PlaceCountedKernel<<<blocks, kBlock, 0, stream>>>(args, counts);
+    return cudaGetLastError();
+  }
+  return LaunchAhead(PlaceCountedKernel, blocks, kBlock, /*shared=*/0, stream,
+                     args, counts);
 }
 
 cudaError_t PlanDispatch(const DispatchPlanArgs& args, cudaStream_t stream) {

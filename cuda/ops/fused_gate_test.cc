@@ -419,7 +419,8 @@ Gate With(Gate g, void (*change)(Gate&)) {
 
 // On both sides of 64 tokens (a cluster's), of 1024 and 2048 (clusters of 8, 4
 // and 2), of 32 and 64 experts; with columns that leave blocks of a cluster
-// without work, and shapes that have no tensor cores.
+// without work, more tokens than clusters take at a time (and tiles than a plan
+// reads at a time), and shapes that have no tensor cores.
 INSTANTIATE_TEST_SUITE_P(
     Gates, TierGateTest,
     testing::Values(Gate{"OneToken", 1, 16, 128, 64, 1, 64},
@@ -428,6 +429,7 @@ INSTANTIATE_TEST_SUITE_P(
                          /*exit_threshold=*/0.8},
                     Gate{"FourBlocks", 1100, 33, 512, 32, 2, 32},
                     Gate{"TwoBlocks", 2100, 65, 256, 64, 1, 16, 6},
+                    Gate{"SecondRound", 5700, 48, 512, 64, 1, 32, 8},
                     With({"Narrow", 200, 32, 1024, 64, 1, 32},
                          [](Gate& g) { g.narrow = true; }),
                     With({"Rounded", 500, 32, 1024, 64, 1, 32},

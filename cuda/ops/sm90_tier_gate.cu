@@ -61,7 +61,7 @@ ProjectionLayout LayoutOf(const TierGateArgs& a, const GateLayout& l,
                      2 * kMaxStages * static_cast<int>(sizeof(uint64_t)) +
                      kSwizzleBytes;
   const int sum_bytes =
-      static_cast<int>(sizeof(float)) * kSumFloats<kColumns> * (1 + kGroups);
+      static_cast<int>(sizeof(float)) * kSumFloats<kColumns> * kGroups;
   const int row_bytes =
       static_cast<int>(sizeof(float)) * (kSumFloats<kColumns> + l.row_floats);
   p.chunks = static_cast<int>(a.d / kChunk);
@@ -76,14 +76,6 @@ ProjectionLayout LayoutOf(const TierGateArgs& a, const GateLayout& l,
 }
 
 #if STRATA_SM90A
-
-// Two floats' BF16 in a register, the first low, and what that leaves of them.
-__device__ __forceinline__ uint32_t TakePiece(float& x, float& y) {
-  const __nv_bfloat162 pair = __floats2bfloat162_rn(x, y);
-  x -= __low2float(pair);
-  y -= __high2float(pair);
-  return *reinterpret_cast<const uint32_t*>(&pair);
-}
 
 // Of a token's two rows in a warpgroup's product, four columns each.
 struct TokenColumns {
@@ -119,9 +111,106 @@ __device__ __forceinline__ void MultiplyPieces(TokenColumns x,
   WaitForProducts<0>();
 }
 
+// The same value, of which the compiler knows nothing.
+template <typename T>
+__device__ __forceinline__ T* HereAndNow(T* p) {
+  asm volatile("" : "+l"(p));
+  return p;
+}
+__device__ __forceinline__ int HereAndNow(int i) {
+  asm volatile("" : "+r"(i));
+  return i;
+}
+
+__device__ __forceinline__ float4 Plus(float4 a, float4 b) {
+  return {a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w};
+}
+
+// LoadFrom() (sm90.cuh) of a whole vector.
+__device__ __forceinline__ float4 LoadVectorFrom(const float* p,
+                                                 uint32_t rank) {
+  float4 v;
+  asm volatile(
+      "{\n"
+      ".reg .b32 remote;\n"
+      "mapa.shared::cluster.u32 remote, %4, %5;\n"
+      "ld.shared::cluster.v4.f32 {%0, %1, %2, %3}, [remote];\n"
+      "}\n"
+      : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w)
+      : "r"(SharedAddress(p)), "r"(rank)
+      : "memory");
+  return v;
+}
+
+// SyncCluster() in two halves, between which a thread does what no other block
+// waits for. Says only that this thread has read.
+__device__ __forceinline__ void ArriveInCluster() {
+  asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
+}
+__device__ __forceinline__ void WaitInCluster() {
+  asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
+
+// A token's sums over the cluster: four columns a lane.
+template <int kColumns>
+__device__ __forceinline__ float4 JoinSums(const float* sums, int clusters) {
+  const int c = Lane() * 4;
+  float4 all = {0, 0, 0, 0};
+  if (c < kColumns) {
+#pragma unroll
+    for (int q = 0; q < kProjectedTokens / 8; ++q) {
+      if (q < clusters) all = Plus(all, LoadVectorFrom(sums + c, q));
+    }
+  }
+  return all;
+}
+
+// Them to row i: its signature and its query.
+__device__ __forceinline__ void StoreRow(const TierGateArgs& a,
+                                         const GateLayout& l, float4 all, int i,
+                                         float* rows) {
+  const int first_query = a.projected - a.r, c = Lane() * 4;
+  float* const query = rows + l.query + i * GatePitch(a.r);
+  const float part[4] = {all.x, all.y, all.z, all.w};
+#pragma unroll
+  for (int j = 0; j < 4; ++j) {
+    if (c + j >= first_query && c + j < a.projected) {
+      query[c + j - first_query] = part[j];
+    }
+  }
+  if (Lane() < GatePadded(a.r) - a.r) query[a.r + Lane()] = 0;
+  if (a.energies == a.groups && a.groups % 4 == 0) {
+    // Slices of one column: in registers.
+    const float of_lane = fmaf(
+        all.x, all.x, fmaf(all.y, all.y, fmaf(all.z, all.z, all.w * all.w)));
+    const float sum = WarpSum(c < a.groups ? of_lane : 0.f);
+    const float inverse = sum > 0 ? static_cast<float>(a.groups) / sum : 0.f;
+    float s[4];
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      s[j] = sum > 0 && c < a.groups
+                 ? sqrtf(2.f) * (sqrtf(part[j] * part[j] * inverse) - 1.f)
+                 : 0.f;
+    }
+    if (c < GatePadded(a.groups)) {
+      *reinterpret_cast<float4*>(rows + l.signature + i * GatePitch(a.groups) +
+                                 c) = {s[0], s[1], s[2], s[3]};
+    }
+    return;
+  }
+  float* const energy = rows + l.energy + i * GatePitch(a.energies);
+#pragma unroll
+  for (int j = 0; j < 4; ++j) {
+    if (c + j < first_query) energy[c + j] = part[j];
+  }
+  __syncwarp();
+  SignRow(energy, a.groups, a.energies / a.groups,
+          rows + l.signature + i * GatePitch(a.groups));
+}
+
 #endif  // STRATA_SM90A
 
-template <int kColumns, int kPieces, int kPerLane>
+template <int kColumns, int kPieces, int kLanes, int kPerLane>
 __global__ void __launch_bounds__(kGateThreads, 1)
     ProjectAndChooseKernel(const TierGateArgs a, const GateLayout l,
                            const ProjectionLayout p,
@@ -135,8 +224,8 @@ __global__ void __launch_bounds__(kGateThreads, 1)
   uint64_t* const empty = full + kMaxStages;
   auto* const expert_memory = reinterpret_cast<float*>(empty + kMaxStages);
   auto* const sums = reinterpret_cast<float*>(region);
-  float* const group_sums = sums + kSumFloats<kColumns>;
-  float* const rows = group_sums;  // When these are summed up.
+  // Behind the first warpgroup's sums, which become the block's.
+  float* const all_rows = sums + kSumFloats<kColumns>;
   constexpr int kStageBytes = kPieces * kColumns * kChunk * 2;
 
   const int rank = static_cast<int>(ClusterRank());
@@ -145,66 +234,70 @@ __global__ void __launch_bounds__(kGateThreads, 1)
   const int group = threadIdx.x / kWarpgroup;
   const int lane = Lane();
   const int row = threadIdx.x % kWarpgroup / kWarp * 16 + lane / 4;
-  const int64_t t = a.tokens.Get();
   const int mine = (p.chunks - rank + p.clusters - 1) / p.clusters;
-  if (threadIdx.x == 0) {
-    PrefetchMap(&map);
-    for (int i = 0; i < p.stages; ++i) {
-      InitBarrier(&full[i], 1);
-      InitBarrier(&empty[i], kGateWarps);
-    }
+  if (threadIdx.x < p.stages) {
+    InitBarrier(&full[threadIdx.x], 1);
+    InitBarrier(&empty[threadIdx.x], kGateWarps);
     FenceBarrierInit();
   }
+  if (threadIdx.x == kWarp) PrefetchMap(&map);
   __syncthreads();
+  WaitForEarlier();
+  LetLaterBegin();
+  const int64_t t = a.tokens.Get();
 
-  const auto load = [&](int chunk, int stage) {
-    ArriveExpecting(&full[stage], kStageBytes);
+  const auto load = [&](int chunk, int to) {
+    ArriveExpecting(&full[to], kStageBytes);
 #pragma unroll
     for (int piece = 0; piece < kPieces; ++piece) {
-      LoadBox(&map,
-              region + stage * kStageBytes + piece * kColumns * kChunk * 2,
-              &full[stage], (rank + chunk * p.clusters) * kChunk,
-              piece * kColumns, 0);
+      LoadBox(&map, region + to * kStageBytes + piece * kColumns * kChunk * 2,
+              &full[to], (rank + chunk * p.clusters) * kChunk, piece * kColumns,
+              0);
     }
   };
-  GateExperts experts;
   int stage = 0;
   uint32_t parity = 0;
-  for (int64_t tile = cluster; tile * kProjectedTokens < t;
-       tile += num_clusters) {
+  TokenColumns x[kAhead];
+  const auto fetch = [&](int64_t tile, int chunk) {
+    const int64_t token = tile * kProjectedTokens + row;
+    const float4 none = {0, 0, 0, 0};
+    const float* const at =
+        a.x + token * a.d +
+        (rank + static_cast<int64_t>(chunk) * p.clusters) * kChunk +
+        group * 16 + lane % 4 * 4;
+    return TokenColumns{
+        token < t ? __ldg(reinterpret_cast<const float4*>(at)) : none,
+        token + 8 < t ? __ldg(reinterpret_cast<const float4*>(at + 8 * a.d))
+                      : none};
+  };
+  // What the products of a tile begin with is on its way while others are done.
+  const auto begin_tile = [&](int64_t tile) {
+    if (tile * kProjectedTokens >= t) return;
     // No stage is in use here; the next load goes to `stage`.
     if (threadIdx.x == 0) {
+#pragma unroll 1
       for (int i = 0; i < min(p.stages, mine); ++i) {
         load(i, (stage + i) % p.stages);
       }
     }
-    if (tile == cluster) experts = LoadExperts(a, l, expert_memory);
-    const int64_t token = tile * kProjectedTokens + row;
-    const bool has_upper = token < t, has_lower = token + 8 < t;
-    const float* const from =
-        a.x + token * a.d + rank * kChunk + group * 16 + lane % 4 * 4;
-    const auto fetch = [&](int chunk) {
-      const float4 none = {0, 0, 0, 0};
-      const float* const at =
-          from + static_cast<int64_t>(chunk) * p.clusters * kChunk;
-      return TokenColumns{
-          has_upper ? __ldg(reinterpret_cast<const float4*>(at)) : none,
-          has_lower ? __ldg(reinterpret_cast<const float4*>(at + 8 * a.d))
-                    : none};
-    };
-    TokenColumns x[kAhead];
 #pragma unroll
     for (int i = 0; i < kAhead; ++i) {
-      if (i < mine) x[i] = fetch(i);
+      if (i < mine) x[i] = fetch(tile, i);
     }
+  };
+  begin_tile(cluster);
+  LoadExperts(a, l, expert_memory);
+  for (int64_t tile = cluster; tile * kProjectedTokens < t;
+       tile += num_clusters) {
     float sum[kColumns / 2] = {};
+#pragma unroll 1
     for (int begin = 0; begin < mine; begin += kAhead) {
 #pragma unroll
       for (int i = 0; i < kAhead; ++i) {
         const int chunk = begin + i;
         if (chunk >= mine) break;
         const TokenColumns now = x[i];
-        if (chunk + kAhead < mine) x[i] = fetch(chunk + kAhead);
+        if (chunk + kAhead < mine) x[i] = fetch(tile, chunk + kAhead);
         Wait(&full[stage], parity);
         MultiplyPieces<kColumns, kPieces>(now, region + stage * kStageBytes,
                                           group, sum);
@@ -223,7 +316,7 @@ __global__ void __launch_bounds__(kGateThreads, 1)
     __syncthreads();
 
     // Sums of this block's columns: of each warpgroup, then of all.
-    float* const own = group_sums + group * kSumFloats<kColumns> +
+    float* const own = sums + group * kSumFloats<kColumns> +
                        row * kSumPitch<kColumns> + lane % 4 * 2;
 #pragma unroll
     for (int j = 0; j < kColumns / 8; ++j) {
@@ -232,48 +325,60 @@ __global__ void __launch_bounds__(kGateThreads, 1)
           sum[4 * j + 2], sum[4 * j + 3]};
     }
     __syncthreads();
-    for (int i = threadIdx.x; i < kProjectedTokens * kColumns;
-         i += kGateThreads) {
-      const int at = i / kColumns * kSumPitch<kColumns> + i % kColumns;
-      float all = group_sums[at];
+    const int rows_here = static_cast<int>(
+        min(int64_t{kProjectedTokens}, t - tile * kProjectedTokens));
+    constexpr int kVectors = kColumns / 4;
+#pragma unroll
+    for (int i = threadIdx.x; i < rows_here * kVectors; i += kGateThreads) {
+      float* const at =
+          sums + i / kVectors * kSumPitch<kColumns> + i % kVectors * 4;
+      float4 all = *reinterpret_cast<const float4*>(at);
 #pragma unroll
       for (int g = 1; g < kGroups; ++g) {
-        all += group_sums[g * kSumFloats<kColumns> + at];
+        all = Plus(all, *reinterpret_cast<const float4*>(
+                            at + g * kSumFloats<kColumns>));
       }
-      sums[at] = all;
+      *reinterpret_cast<float4*>(at) = all;
     }
     SyncCluster();
 
-    // This block's tokens, of all columns.
-    const int first_query = a.projected - a.r;
-    const int query_columns = (a.r + 3) / 4 * 4;
-    const int columns = first_query + query_columns;
-    for (int i = threadIdx.x; i < a.tile_tokens * columns; i += kGateThreads) {
-      const int own_row = i / columns, c = i % columns;
-      float all = 0;
-      if (c < a.projected) {
-        const float* const at =
-            sums + (rank * a.tile_tokens + own_row) * kSumPitch<kColumns> + c;
-        for (int q = 0; q < p.clusters; ++q) all += LoadFrom(at, q);
-      }
-      rows[c < first_query
-               ? l.energy + own_row * GatePitch(a.energies) + c
-               : l.query + own_row * GatePitch(a.r) + c - first_query] = all;
-    }
-    ClearCounts(a, l, rows);
-    SyncCluster();  // No block reads another's sums any more.
-
+    // This block's tokens, of all columns: half a warp a token.
     const int64_t own_tile = tile * p.clusters + rank;
     const int64_t first = own_tile * a.tile_tokens;
-    if (first < t) {
-      ChooseTile<kPerLane>(
-          a, l, rows, experts, first,
-          static_cast<int>(min(int64_t{a.tile_tokens}, t - first)));
+    const int n = static_cast<int>(
+        min(int64_t{a.tile_tokens}, max(t - first, int64_t{0})));
+    // Addresses are made from here on: made before the loop over tiles, they
+    // would lie in registers that the products need.
+    float* const rows = HereAndNow(all_rows);
+    const float* const experts = HereAndNow(expert_memory);
+    const int warp = HereAndNow(static_cast<int>(threadIdx.x)) / kWarp;
+    // A warp's tokens wait for the other blocks together.
+    constexpr int kTokens = 2;
+    float4 joined[kTokens];
+#pragma unroll
+    for (int j = 0; j < kTokens; ++j) {
+      const int i = warp + j * kGateWarps;
+      if (i >= n) continue;
+      joined[j] = JoinSums<kColumns>(
+          sums + (rank * a.tile_tokens + i) * kSumPitch<kColumns>, p.clusters);
+    }
+#pragma unroll
+    for (int j = 0; j < kTokens; ++j) {
+      const int i = warp + j * kGateWarps;
+      if (i < n) StoreRow(a, l, joined[j], i, rows);
+    }
+    ClearCounts(a, l, rows);
+    ArriveInCluster();
+    if (n > 0) {
+      ChooseTile<kLanes, kPerLane, kPieces, true>(a, l, rows, experts, first,
+                                                  n);
       StoreCounts(a, l, rows, own_tile);
     }
-    // The copy engine writes here next.
+    // The copy engine writes here next, where other blocks have read.
     FenceSharedStores();
+    WaitInCluster();
     __syncthreads();
+    begin_tile(tile + num_clusters);
   }
 #endif
 }
@@ -299,10 +404,6 @@ __global__ void __launch_bounds__(kBlock)
 }
 
 // Calls fn(columns, pieces) as constants of the kernel for these shapes.
-template <int n>
-struct Constant {
-  static constexpr int value = n;
-};
 template <typename Fn>
 auto WithProjection(const TierGateArgs& a, GatePieces pieces, Fn fn) {
   const auto with_columns = [&](auto columns) {
@@ -346,11 +447,10 @@ cudaError_t ProjectAndChooseExperts(const TierGateArgs& args, GatePieces pieces,
                                     const __nv_bfloat16* split,
                                     cudaStream_t stream) {
   if (args.tokens.bound == 0) return cudaSuccess;
-  const auto launch = [&](auto columns, auto count, auto per_lane) {
+  const auto launch = [&](auto columns, auto count, auto lanes, auto per_lane) {
     constexpr int kColumns = decltype(columns)::value;
     constexpr int kPieces = decltype(count)::value;
-    GateLayout layout = GateLayout::Of(args, args.tile_tokens);
-    layout.experts_shared = true;
+    const GateLayout layout = GateLayout::Of(args, args.tile_tokens);
     const ProjectionLayout p = LayoutOf<kColumns>(args, layout, kPieces);
     BoxedTensor weight;
     weight.data = split;
@@ -360,7 +460,8 @@ cudaError_t ProjectAndChooseExperts(const TierGateArgs& args, GatePieces pieces,
     CUtensorMap map;
     if (const cudaError_t e = MakeTensorMap(weight, &map); e) return e;
     auto* const kernel =
-        ProjectAndChooseKernel<kColumns, kPieces, decltype(per_lane)::value>;
+        ProjectAndChooseKernel<kColumns, kPieces, decltype(lanes)::value,
+                               decltype(per_lane)::value>;
     const cudaError_t allowed = cudaFuncSetAttribute(
         reinterpret_cast<const void*>(kernel),
         cudaFuncAttributeMaxDynamicSharedMemorySize, p.shared_bytes);
@@ -371,13 +472,19 @@ cudaError_t ProjectAndChooseExperts(const TierGateArgs& args, GatePieces pieces,
     const int64_t clusters =
         std::clamp<int64_t>(CeilDiv(args.tokens.bound, kProjectedTokens), 1,
                             processors / p.clusters);
-    return LaunchClusters<Begins::kBehind>(
+    return LaunchClustersAhead(
         kernel, p.clusters, dim3(static_cast<unsigned>(clusters * p.clusters)),
         dim3(kGateThreads), p.shared_bytes, stream, args, layout, p, map);
   };
   return WithProjection(args, pieces, [&](auto columns, auto count) {
-    return args.experts <= 2 * kWarp ? launch(columns, count, PerLane<2>())
-                                     : launch(columns, count, PerLane<4>());
+    return WithLanes(args.experts, [&](auto lanes, auto per_lane) {
+      // More experts than ProjectionPieceElements() has a kernel for.
+      if constexpr (decltype(per_lane)::value > 4) {
+        return cudaErrorInvalidValue;
+      } else {
+        return launch(columns, count, lanes, per_lane);
+      }
+    });
   });
 }
 

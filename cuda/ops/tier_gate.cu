@@ -12,15 +12,17 @@ constexpr int kMaxSharedBytes = 227 << 10;
 constexpr int kMaxExpertBytes = 96 << 10;
 
 // A block takes tile after tile, some rows at a time.
-template <int kPerLane>
+template <int kLanes, int kPerLane, bool kShared>
 __global__ void __launch_bounds__(kGateThreads, 1)
     ChooseKernel(const TierGateArgs a, const GateLayout l) {
   extern __shared__ float memory[];
   const int64_t t = a.tokens.Get();
-  const GateExperts experts = LoadExperts(a, l, memory + l.row_floats);
+  constexpr int kPieces = static_cast<int>(GatePieces::kThree);
+  float* const expert_memory = memory + l.row_floats;
+  if (kShared) LoadExperts(a, l, expert_memory);
   const int first_query = a.projected - a.r;
   const int energy_pitch = GatePitch(a.energies), query_pitch = GatePitch(a.r);
-  const int query_columns = (a.r + 3) / 4 * 4;
+  const int query_columns = GatePadded(a.r);
   for (int64_t tile = blockIdx.x; tile * a.tile_tokens < t; tile += gridDim.x) {
     const int64_t end = min(t, (tile + 1) * a.tile_tokens);
     ClearCounts(a, l, memory);
@@ -39,7 +41,15 @@ __global__ void __launch_bounds__(kGateThreads, 1)
         memory[l.query + row * query_pitch + c] =
             c < a.r ? token[row * a.projected + first_query + c] : 0.f;
       }
-      ChooseTile<kPerLane>(a, l, memory, experts, first, n);
+      __syncthreads();
+      ForTokens<kWarp>(n, [&](int i, bool) {
+        SignRow(a.has_energies ? memory + l.energy + i * energy_pitch
+                               : a.x + (first + i) * a.d,
+                a.groups, a.energies / a.groups,
+                memory + l.signature + i * GatePitch(a.groups));
+      });
+      ChooseTile<kLanes, kPerLane, kPieces, kShared>(a, l, memory,
+                                                     expert_memory, first, n);
     }
     StoreCounts(a, l, memory, tile);
   }
@@ -51,23 +61,23 @@ cudaError_t ChooseExperts(const TierGateArgs& args, cudaStream_t stream) {
   if (args.tokens.bound == 0) return cudaSuccess;
   int rows = args.tile_tokens;
   GateLayout layout = GateLayout::Of(args, rows);
-  layout.experts_shared =
+  const bool shared =
       layout.expert_floats * static_cast<int>(sizeof(float)) <= kMaxExpertBytes;
   const auto bytes = [&] {
     return static_cast<int>(sizeof(float)) *
-           (layout.row_floats +
-            (layout.experts_shared ? layout.expert_floats : 0));
+           (layout.row_floats + (shared ? layout.expert_floats : 0));
   };
   while (bytes() > kMaxSharedBytes && rows > 1) {
-    const bool shared = layout.experts_shared;
     layout = GateLayout::Of(args, rows /= 2);
-    layout.experts_shared = shared;
   }
   if (bytes() > kMaxSharedBytes) return cudaErrorInvalidValue;
   const auto blocks =
       static_cast<unsigned>(std::min(kMaxBlocks, GateTiles(args.tokens.bound)));
-  return WithExpertsPerLane(args.experts, [&](auto per_lane) {
-    auto* const kernel = ChooseKernel<decltype(per_lane)::value>;
+  return WithLanes(args.experts, [&](auto lanes, auto per_lane) {
+    constexpr int kLanes = decltype(lanes)::value;
+    constexpr int kPerLane = decltype(per_lane)::value;
+    auto* const kernel = shared ? ChooseKernel<kLanes, kPerLane, true>
+                                : ChooseKernel<kLanes, kPerLane, false>;
     const cudaError_t allowed = cudaFuncSetAttribute(
         reinterpret_cast<const void*>(kernel),
         cudaFuncAttributeMaxDynamicSharedMemorySize, bytes());
