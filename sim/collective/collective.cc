@@ -151,8 +151,8 @@ Timing ExchangeTiming(const Plan& plan, const NodeConfig& node,
   for (const PlanPhase& planned : plan.phases) {
     const Phase& phase = planned.phase;
     exchange.all_alike = phase.pattern != Pattern::kMatrix;
-    const ExchangeSeconds seconds = SecondsOfExchange(
-        node, exchange, plan.peers, [&](int from, int to) {
+    const ExchangeSeconds seconds =
+        SecondsOfExchange(node, exchange, plan.peers, [&](int from, int to) {
           return exchange.all_alike
                      ? phase.bytes
                      : phase.matrix[from * exchange.num_ranks + to];

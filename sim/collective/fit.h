@@ -16,8 +16,7 @@ namespace strata::sim {
 
 // Not fitted: NCCL's, of which there are two, and NVLink's.
 inline constexpr char kLlPart[] = "nccl.point_to_point.ll_part_kib";
-inline constexpr char kPacketOverhead[] =
-    "nccl.point_to_point.packet_overhead";
+inline constexpr char kPacketOverhead[] = "nccl.point_to_point.packet_overhead";
 
 struct NodeConstant {
   std::string name;  // "nccl.simple.step_us"

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <vector>
 
 #include "absl/functional/function_ref.h"
@@ -17,21 +18,24 @@ constexpr double kMicrosecond = 1e-6;
 
 // Chosen, not derived: of channels and a port that nothing disturbs, and of
 // those at whose other ends ports are as busy with others.
-constexpr double kSharpness = 4;
+constexpr double kSharpness = 4;  // As Together has it.
 constexpr double kDisturbedSharpness = 2;
 
 // Exchanges until ranks are as far ahead of each other as they get, and as many
 // that are timed.
 constexpr int kRunIn = 4;
+constexpr double kSame = 1e-9;
 
 // A rank's port: seconds of an exchange's bytes.
 struct Port {
   double out_bytes = 0;  // Data, without overhead.
   double in_bytes = 0;
+  int receivers = 0;
+  int senders = 0;
   double out = 0;
   double in = 0;
-  // How busy the ports at the other ends are with others meanwhile, as a share
-  // of this one's time, in [0, 1].
+  // How busy the ports at the other ends are with at least two others
+  // meanwhile, as a share of this one's time.
   double out_disturbed = 0;
   double in_disturbed = 0;
 };
@@ -59,14 +63,14 @@ class Exchange {
       : nccl_(node.nccl()),
         constants_(node.nccl().point_to_point()),
         exchange_(exchange),
-        launch_(kMicrosecond * (constants_.launch_us() +
-                                constants_.per_peer_us() * peers)),
+        launch_(kMicrosecond *
+                (constants_.launch_us() + constants_.per_peer_us() * peers)),
         ports_(exchange.num_ranks),
         flows_to_(exchange.num_ranks) {
     AddPorts(bytes);
-    for (const PlacedMessage& message : PlaceMessages(
-             node.tuner(), exchange.num_ranks, exchange.all_alike,
-             constants_.ll_part_kib() * kKibibyte, bytes)) {
+    for (const PlacedMessage& message :
+         PlaceMessages(node.tuner(), exchange.num_ranks, exchange.all_alike,
+                       constants_.ll_part_kib() * kKibibyte, bytes)) {
       AddFlow(message);
     }
   }
@@ -92,28 +96,31 @@ class Exchange {
       for (int j = 0; j < n; ++j) {
         if (i == j) continue;
         matrix[i * n + j] = bytes(i, j);
+        if (matrix[i * n + j] <= 0) continue;
         ports_[i].out_bytes += matrix[i * n + j];
         ports_[j].in_bytes += matrix[i * n + j];
+        ++ports_[i].receivers;
+        ++ports_[j].senders;
       }
     }
     const double overhead = constants_.packet_overhead();
     for (int i = 0; i < n; ++i) {
       Port& port = ports_[i];
       const double rate = exchange_.port_rate[i] * constants_.efficiency();
-      port.out = (port.out_bytes * (1 + overhead) + port.in_bytes * overhead) /
-                 rate;
-      port.in = (port.in_bytes * (1 + overhead) + port.out_bytes * overhead) /
-                rate;
+      port.out =
+          (port.out_bytes * (1 + overhead) + port.in_bytes * overhead) / rate;
+      port.in =
+          (port.in_bytes * (1 + overhead) + port.out_bytes * overhead) / rate;
     }
     for (int i = 0; i < n; ++i) {
       for (int j = 0; j < n; ++j) {
         const double sent = matrix[i * n + j];
         if (sent <= 0) continue;
-        if (ports_[i].out_bytes > sent) {
+        if (ports_[i].receivers > 2) {
           ports_[j].in_disturbed +=
               ports_[i].out * sent / ports_[j].in_bytes / ports_[j].in;
         }
-        if (ports_[j].in_bytes > sent) {
+        if (ports_[j].senders > 2) {
           ports_[i].out_disturbed +=
               ports_[j].in * sent / ports_[i].out_bytes / ports_[i].out;
         }
@@ -207,14 +214,20 @@ class Exchange {
     double run_in = 0;
     for (int i = 0; i < 2 * kRunIn; ++i) {
       if (i == kRunIn) run_in = Mean(begin);
+      double least = std::numeric_limits<double>::infinity();
+      double most = 0;
       for (int to = 0; to < n; ++to) {
         end[to] = 0;
         for (const Flow& flow : flows_to_[to]) {
-          end[to] = std::max(end[to],
-                             begin[flow.message.from] +
-                                 SecondsOf(flow, PortLeft(flow, begin)));
+          end[to] =
+              std::max(end[to], begin[flow.message.from] +
+                                    SecondsOf(flow, PortLeft(flow, begin)));
         }
+        least = std::min(least, end[to] - begin[to]);
+        most = std::max(most, end[to] - begin[to]);
       }
+      // As far ahead of each other as they were: so it goes on.
+      if (most - least <= kSame * most) return most;
       begin = end;
     }
     return (Mean(begin) - run_in) / kRunIn;
@@ -246,7 +259,7 @@ class Exchange {
   const NcclConstants::PointToPoint& constants_;
   const MessageExchange& exchange_;
   const double launch_;
-  std::vector<Port> ports_;  // [num_ranks]
+  std::vector<Port> ports_;                  // [num_ranks]
   std::vector<std::vector<Flow>> flows_to_;  // [num_ranks], by receiver
 };
 
@@ -254,10 +267,14 @@ class Exchange {
 
 double Together(double a, double b, double sharpness) {
   const double most = std::max(a, b);
-  if (most <= 0) return 0;
-  return most * std::pow(std::pow(a / most, sharpness) +
-                             std::pow(b / most, sharpness),
-                         1 / sharpness);
+  const double least = std::min(a, b);
+  if (least <= 0) return most;
+  const double share = least / most;
+  if (sharpness == kSharpness) {  // Of most messages, and much quicker.
+    const double square = share * share;
+    return most * std::sqrt(std::sqrt(1 + square * square));
+  }
+  return most * std::pow(1 + std::pow(share, sharpness), 1 / sharpness);
 }
 
 ExchangeSeconds SecondsOfExchange(

@@ -19,7 +19,7 @@ struct Estimate {
   double gb_per_s;
 };
 
-constexpr int kMostWarps = 20;           // Of a block.
+constexpr int kMostWarps = 20;          // Of a block.
 constexpr int kMostMessagesAtOnce = 8;  // Of a block.
 constexpr double kLargestPart = 16 << 20;
 constexpr double kLargestLlPart = 16 << 10;
@@ -162,8 +162,8 @@ std::vector<PlacedMessage> PlaceMessages(
     const int first = ReversedBits(round, most);
     WarpShare least{kMostWarps, kMostWarps, 1};
     for (int i = 0; i < channels; ++i) {
-      const WarpShare of = SharedOut(
-          messages_of[rank * most + (first + i) % most], i < both);
+      const WarpShare of =
+          SharedOut(messages_of[rank * most + (first + i) % most], i < both);
       least.send = std::min(least.send, of.send);
       least.receive = std::min(least.receive, of.receive);
       least.turns = std::max(least.turns, of.turns);

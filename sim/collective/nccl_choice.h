@@ -37,8 +37,9 @@ NcclProtocol RingProtocol(const NcclTuner& tuner, double steps, double bytes);
 int MessageChannels(const NcclTuner& tuner, int num_ranks, double bytes,
                     double least_part);
 
-// Whether a message of `bytes` goes as flagged words (LL): up to 16 KiB a channel, of all channels up to NCCL 2.28 (`ll_part` 8
-// KiB), of those that chunks would take since (64 KiB).
+// Whether a message of `bytes` goes as flagged words (LL): up to 16 KiB a
+// channel, of all channels up to NCCL 2.28 (`ll_part` 8 KiB), of those that
+// chunks would take since (64 KiB).
 bool TakesFlaggedWords(const NcclTuner& tuner, int num_ranks, double bytes,
                        double ll_part);
 
