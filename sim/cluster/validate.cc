@@ -92,7 +92,8 @@ absl::Status ValidateNccl(const std::string& path, const NcclConstants& nccl,
   RETURN_IF_ERROR(RateOrNone(p2p_path, "ll_part_kib", p2p.ll_part_kib()));
   RETURN_IF_ERROR(
       RateOrNone(p2p_path, "channel_gb_per_s", p2p.channel_gb_per_s()));
-  RETURN_IF_ERROR(InRange(p2p_path, "own_share", p2p.own_share(), 0, 10));
+  RETURN_IF_ERROR(
+      InRange(p2p_path, "packet_overhead", p2p.packet_overhead(), 0, 1));
   RETURN_IF_ERROR(Share(p2p_path, "efficiency", p2p.efficiency()));
   RETURN_IF_ERROR(Share(p2p_path, "net_efficiency", p2p.net_efficiency()));
   if (!in_switch) return absl::OkStatus();

@@ -17,6 +17,7 @@
 #include "sim/cluster/cluster.pb.h"
 #include "sim/collective/algorithm.h"
 #include "sim/collective/group.h"
+#include "sim/collective/message_exchange.h"
 #include "sim/collective/nccl_choice.h"
 #include "sim/collective/phase.h"
 #include "sim/engine/time.h"
@@ -26,7 +27,6 @@ namespace strata::sim {
 namespace {
 
 constexpr double kGigabyte = 1e9;
-constexpr double kKibibyte = 1024;
 constexpr double kMicrosecond = 1e-6;
 // No buffer is as large, and no time of it overflows.
 constexpr double kMaxBytes = 1e18;
@@ -138,40 +138,48 @@ void TimeProtocols(const LoadedPlan& loaded, const NodeConfig& node,
   }
 }
 
-ChannelLoad ChannelLoadOf(const Plan& plan, const NodeConfig& node,
-                          int num_ranks) {
-  ChannelLoad sum;
+// Of messages within a node whose channels are known.
+Timing ExchangeTiming(const Plan& plan, const NodeConfig& node,
+                      const Group& group, const Topology& topology) {
+  MessageExchange exchange;
+  exchange.num_ranks = group.size();
+  for (const int rank : group.ranks) {
+    exchange.port_rate.push_back(
+        topology.link(topology.NvlinkOut(rank)).bytes_per_second);
+  }
+  Timing timing;
   for (const PlanPhase& planned : plan.phases) {
     const Phase& phase = planned.phase;
-    const bool all_alike = phase.pattern != Pattern::kMatrix;
-    const ChannelLoad load = LoadOfChannels(
-        node.tuner(), num_ranks, all_alike,
-        node.nccl().point_to_point().own_share(), [&](int from, int to) {
-          return all_alike ? phase.bytes : phase.matrix[from * num_ranks + to];
+    exchange.all_alike = phase.pattern != Pattern::kMatrix;
+    const ExchangeSeconds seconds =
+        SecondsOfExchange(node, exchange, plan.peers, [&](int from, int to) {
+          return exchange.all_alike
+                     ? phase.bytes
+                     : phase.matrix[from * exchange.num_ranks + to];
         });
-    sum.largest_part = std::max(sum.largest_part, load.largest_part);
-    sum.busiest += phase.times * load.busiest;
+    timing.latency = std::max(timing.latency, seconds.latency);
+    timing.bandwidth += phase.times * seconds.bytes;
   }
-  return sum;
-}
-
-// What two limits give together: near the larger, and where they are alike
-// each is at times in the other's way.
-double Together(double a, double b) {
-  constexpr double kSharpness = 4;
-  const double most = std::max(a, b);
-  if (most <= 0) return 0;
-  return most * std::pow(std::pow(a / most, kSharpness) +
-                             std::pow(b / most, kSharpness),
-                         1 / kSharpness);
+  return timing;
 }
 
 void TimePointToPoint(const LoadedPlan& loaded, const NodeConfig& node,
-                      const Group& group, Best& best) {
+                      const Topology& topology, const Group& group,
+                      Best& best) {
   const NcclConstants::PointToPoint& constants = node.nccl().point_to_point();
   const auto crosses_nics = [](const PhaseLoad& load) {
     return load.nic.seconds > 0;
   };
+  LinkId link = -1;
+  // Both directions carry data, and what acknowledges the other's.
+  const double nvlink =
+      constants.efficiency() / (1 + 2 * constants.packet_overhead());
+  const double links_time =
+      SumOfPhases(loaded, {nvlink, constants.net_efficiency()}, link);
+  if (group.num_nodes() == 1 && node.tuner().channels() > 0) {
+    best.Offer(ExchangeTiming(loaded.plan, node, group, topology), link);
+    return;
+  }
   Timing timing;
   timing.latency =
       constants.launch_us() + constants.per_peer_us() * loaded.plan.peers;
@@ -179,38 +187,15 @@ void TimePointToPoint(const LoadedPlan& loaded, const NodeConfig& node,
     timing.latency += constants.net_us();
   }
   timing.latency *= kMicrosecond;
-  LinkId link = -1;
-  const double links_time = SumOfPhases(
-      loaded, {constants.efficiency(), constants.net_efficiency()}, link);
   // Small messages go as flagged words, each channel at its own pace.
   const double message = loaded.plan.flow_bytes;
-  const double ll_part = constants.ll_part_kib() * kKibibyte;
-  const bool has_channels =
-      group.num_nodes() == 1 && node.tuner().channels() > 0;
-  const double ll_pace = constants.ll_gb_per_s() * kGigabyte;
-  if (!has_channels) {
-    timing.bandwidth = std::max(links_time, message / ll_pace);
-    best.Offer(timing, link);
-  } else if (TakesFlaggedWords(node.tuner(), group.size(), message, ll_part)) {
-    const int channels =
-        MessageChannels(node.tuner(), group.size(), message, ll_part);
-    timing.bandwidth = std::max(links_time, message / channels / ll_pace);
-    best.Offer(timing, link);
-    return;
-  }
+  timing.bandwidth =
+      std::max(links_time, message / (constants.ll_gb_per_s() * kGigabyte));
+  best.Offer(timing, link);
   // Large ones as chunks, of which the last is copied when all of it is there.
   timing.latency += constants.simple_us() * kMicrosecond;
-  if (!has_channels) {
-    timing.bandwidth =
-        links_time + ChannelCopy(std::min(message, kNetChunk), node.nccl());
-    best.Offer(timing, link);
-    return;
-  }
-  const ChannelLoad load = ChannelLoadOf(loaded.plan, node, group.size());
-  const double pace = constants.channel_gb_per_s() * kGigabyte;
   timing.bandwidth =
-      Together(links_time, pace > 0 ? load.busiest / pace : 0) +
-      ChannelCopy(std::min(load.largest_part, kMessageChunk), node.nccl());
+      links_time + ChannelCopy(std::min(message, kNetChunk), node.nccl());
   best.Offer(timing, link);
 }
 
@@ -251,7 +236,7 @@ Best TimeOf(const LoadedPlan& loaded, const NodeConfig& node,
   if (!topology.has_nodes()) {
     TimeDimensions(loaded, best);
   } else if (loaded.plan.transport == Transport::kPointToPoint) {
-    TimePointToPoint(loaded, node, group, best);
+    TimePointToPoint(loaded, node, topology, group, best);
   } else if (loaded.plan.transport == Transport::kInSwitch) {
     TimeInSwitch(loaded, node, best);
   } else {

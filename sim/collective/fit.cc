@@ -134,6 +134,7 @@ absl::StatusOr<NodeConfig> FitConstants(
     const std::vector<NodeConstant> constants = ConstantsOf(best);
     for (size_t i = 0; i < constants.size(); ++i) {
       if (is_idle[i] || constants[i].name == kLlPart ||
+          constants[i].name == kPacketOverhead ||
           std::find(kept.begin(), kept.end(), constants[i].name) !=
               kept.end()) {
         continue;

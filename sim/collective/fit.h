@@ -14,7 +14,9 @@
 
 namespace strata::sim {
 
+// Not fitted: NCCL's, of which there are two, and NVLink's.
 inline constexpr char kLlPart[] = "nccl.point_to_point.ll_part_kib";
+inline constexpr char kPacketOverhead[] = "nccl.point_to_point.packet_overhead";
 
 struct NodeConstant {
   std::string name;  // "nccl.simple.step_us"
@@ -41,9 +43,9 @@ absl::StatusOr<double> MeanLogError(
 
 // `start` with every constant of `nccl` and `deep_ep` that is not 0 varied, one
 // after the other, by steps that grow where they help, until `rounds` rounds
-// are done. What the measurements do not depend on stays, and so do kLlPart, of
-// which NCCL has two values, and the constants of `kept`. Deterministic; finds
-// a local optimum.
+// are done. What the measurements do not depend on stays, and so do kLlPart,
+// kPacketOverhead and the constants of `kept`. Deterministic; finds a local
+// optimum.
 absl::StatusOr<NodeConfig> FitConstants(
     const NodeConfig& start, absl::Span<const MeasuredCollective> measured,
     int rounds, absl::Span<const absl::string_view> kept = {});

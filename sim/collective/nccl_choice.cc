@@ -19,6 +19,8 @@ struct Estimate {
   double gb_per_s;
 };
 
+constexpr int kMostWarps = 20;          // Of a block.
+constexpr int kMostMessagesAtOnce = 8;  // Of a block.
 constexpr double kLargestPart = 16 << 20;
 constexpr double kLargestLlPart = 16 << 10;
 
@@ -50,6 +52,28 @@ int ReversedBits(int i, int size) {
     reversed = 2 * reversed + (i & bit ? 1 : 0);
   }
   return reversed;
+}
+
+struct WarpShare {
+  int send = 0;     // That move bytes; from three on one more only tells.
+  int receive = 0;  // That move bytes.
+  int turns = 1;
+};
+
+// What a message has of a channel with `messages`; `both`: one is sent and one
+// received.
+WarpShare SharedOut(int messages, bool both) {
+  WarpShare share;
+  share.turns = (messages + kMostMessagesAtOnce - 1) / kMostMessagesAtOnce;
+  const int warps = kMostWarps / std::min(messages, kMostMessagesAtOnce);
+  // Reading takes as many as writing, which from five on has the one that
+  // tells besides.
+  const int tells = warps > 4 ? 1 : 0;
+  share.receive = (warps - tells) / 2;
+  share.send = share.receive + tells;
+  if (!both) share.send = share.receive = share.send + share.receive;
+  if (share.send >= 3) --share.send;
+  return share;
 }
 
 }  // namespace
@@ -92,36 +116,81 @@ bool TakesFlaggedWords(const NcclTuner& tuner, int num_ranks, double bytes,
   return bytes <= kLargestLlPart * channels;
 }
 
-ChannelLoad LoadOfChannels(const NcclTuner& tuner, int num_ranks,
-                           bool all_alike, double own_share,
-                           absl::FunctionRef<double(int from, int to)> bytes) {
+std::vector<PlacedMessage> PlaceMessages(
+    const NcclTuner& tuner, int num_ranks, bool all_alike, double ll_part,
+    absl::FunctionRef<double(int from, int to)> bytes) {
   const int most = MessageChannelsOfAll(tuner);
   const std::vector<int> order = PeerOrder(num_ranks);
-  ChannelLoad load;
-  for (int rank = 0; rank < (all_alike ? 1 : num_ranks); ++rank) {
-    std::vector<double> of_channel(most, 0);
-    const auto add = [&](int round, double message, double share) {
-      if (message <= 0) return;
-      const int channels =
-          MessageChannels(tuner, num_ranks, message, kLeastPart);
-      const double part = message / channels;
+  const auto place = [&](int from, int to) {
+    PlacedMessage message;
+    message.from = from;
+    message.to = to;
+    message.bytes = bytes(from, to);
+    message.flagged_words =
+        from != to &&
+        TakesFlaggedWords(tuner, num_ranks, message.bytes, ll_part);
+    message.channels =
+        message.bytes <= 0
+            ? 0
+            : MessageChannels(tuner, num_ranks, message.bytes,
+                              message.flagged_words ? ll_part : kLeastPart);
+    if (message.channels > 0) message.part = message.bytes / message.channels;
+    return message;
+  };
+
+  // Of each rank that is looked at and each round: what it sends and receives.
+  const int num_placed = all_alike ? 1 : num_ranks;
+  std::vector<PlacedMessage> sent(num_placed * num_ranks);
+  std::vector<PlacedMessage> received(num_placed * num_ranks);
+  std::vector<int> messages_of(num_placed * most, 0);  // [rank, channel]
+  for (int rank = 0; rank < num_placed; ++rank) {
+    for (int round = 0; round < num_ranks; ++round) {
+      const int at = rank * num_ranks + round;
+      sent[at] = place(rank, (rank + order[round]) % num_ranks);
+      received[at] = place((rank + num_ranks - order[round]) % num_ranks, rank);
       const int first = ReversedBits(round, most);
+      const int channels = std::max(sent[at].channels, received[at].channels);
       for (int i = 0; i < channels; ++i) {
-        of_channel[(first + i) % most] += share * part;
+        ++messages_of[rank * most + (first + i) % most];
       }
-      if (round > 0) load.largest_part = std::max(load.largest_part, part);
-    };
-    add(0, bytes(rank, rank), own_share);
-    for (int round = 1; round < num_ranks; ++round) {
-      const int to = (rank + order[round]) % num_ranks;
-      const int from = (rank + num_ranks - order[round]) % num_ranks;
-      add(round, bytes(rank, to), 0.5);
-      add(round, bytes(from, rank), 0.5);
     }
-    load.busiest = std::max(
-        load.busiest, *std::max_element(of_channel.begin(), of_channel.end()));
   }
-  return load;
+
+  // Of `channels` of a round, the least that one of them has; beyond `both` it
+  // sends alone, or receives alone.
+  const auto share = [&](int rank, int round, int channels, int both) {
+    const int first = ReversedBits(round, most);
+    WarpShare least{kMostWarps, kMostWarps, 1};
+    for (int i = 0; i < channels; ++i) {
+      const WarpShare of =
+          SharedOut(messages_of[rank * most + (first + i) % most], i < both);
+      least.send = std::min(least.send, of.send);
+      least.receive = std::min(least.receive, of.receive);
+      least.turns = std::max(least.turns, of.turns);
+    }
+    return least;
+  };
+
+  std::vector<PlacedMessage> placed;
+  for (int rank = 0; rank < num_placed; ++rank) {
+    for (int round = 0; round < num_ranks; ++round) {
+      PlacedMessage message = sent[rank * num_ranks + round];
+      if (message.channels == 0) continue;
+      const auto in = received[rank * num_ranks + round];
+      const int to = all_alike ? 0 : message.to;
+      const auto out = sent[to * num_ranks + round];
+      const bool is_copy = round == 0;
+      const WarpShare sender =
+          share(rank, round, message.channels, is_copy ? 0 : in.channels);
+      const WarpShare receiver =
+          share(to, round, message.channels, is_copy ? 0 : out.channels);
+      message.send_warps = is_copy ? sender.receive : sender.send;
+      message.receive_warps = receiver.receive;
+      message.turns = std::max(sender.turns, receiver.turns);
+      placed.push_back(message);
+    }
+  }
+  return placed;
 }
 
 }  // namespace strata::sim

@@ -16,6 +16,8 @@
 #ifndef SIM_COLLECTIVE_NCCL_CHOICE_H_
 #define SIM_COLLECTIVE_NCCL_CHOICE_H_
 
+#include <vector>
+
 #include "absl/functional/function_ref.h"
 #include "sim/cluster/cluster.pb.h"
 
@@ -35,27 +37,42 @@ NcclProtocol RingProtocol(const NcclTuner& tuner, double steps, double bytes);
 int MessageChannels(const NcclTuner& tuner, int num_ranks, double bytes,
                     double least_part);
 
-// Whether messages of `bytes`, the largest of an exchange, go as flagged words
-// (LL): up to 16 KiB a channel, of all channels up to NCCL 2.28 (`ll_part` 8
-// KiB), of those that chunks would take since (64 KiB).
+// Whether a message of `bytes` goes as flagged words (LL): up to 16 KiB a
+// channel, of all channels up to NCCL 2.28 (`ll_part` 8 KiB), of those that
+// chunks would take since (64 KiB).
 bool TakesFlaggedWords(const NcclTuner& tuner, int num_ranks, double bytes,
                        double ll_part);
 
-// What an exchange on one node puts on the channels.
-struct ChannelLoad {
-  double largest_part = 0;  // Of a message, of whole chunks.
-  double busiest = 0;       // The most bytes of a channel, see below.
+// A message within a node as NCCL's blocks, one for each channel, carry it.
+struct PlacedMessage {
+  int from = 0;
+  int to = 0;  // May be `from`: a copy.
+  double bytes = 0;
+  bool flagged_words = false;
+  int channels = 1;
+  double part = 0;  // Bytes of a channel.
+  // Of the channel that has the fewest: warps that move its bytes there, and
+  // that copy them to their place; all of a copy's are the former.
+  int send_warps = 0;
+  int receive_warps = 0;
+  int turns = 1;  // Channels that have more than eight messages take turns.
 };
 
-// `bytes`(i, j) from rank i to rank j of `num_ranks`, itself included. A rank's
-// messages begin at channels as far apart as can be, in an order that NCCL
-// fixes; where they are more than the channels are, a channel has several. It
-// sends one and receives one at a time with the same threads: its load is the
-// mean of both, and `own_share` of what a rank keeps. Where all ranks are alike
-// only the first is looked at.
-ChannelLoad LoadOfChannels(const NcclTuner& tuner, int num_ranks,
-                           bool all_alike, double own_share,
-                           absl::FunctionRef<double(int from, int to)> bytes);
+// The messages of an exchange of `num_ranks` on one node, `bytes`(i, j) from
+// rank i to rank j, itself included, where there are bytes; where all ranks are
+// alike only the first rank's. Tuner with channels.
+//
+// A rank's messages begin at channels as far apart as can be, in an order that
+// NCCL fixes; where they are more than the channels are, a channel has several
+// at once. A block's 20 warps are shared out evenly among its messages, and of
+// each between sending and receiving, where the channel does both: so a message
+// that shares its channel has fewer, and those of one that ends idle.
+std::vector<PlacedMessage> PlaceMessages(
+    const NcclTuner& tuner, int num_ranks, bool all_alike, double ll_part,
+    absl::FunctionRef<double(int from, int to)> bytes);
+
+// Warps that send, and that receive, where a channel has one message each way.
+constexpr int kLoneWarps = 9;
 
 // Of whole chunks: what a channel has at least, what it hands over at a time.
 constexpr double kLeastPart = 64 << 10;

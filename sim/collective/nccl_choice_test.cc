@@ -1,5 +1,8 @@
 #include "sim/collective/nccl_choice.h"
 
+#include <vector>
+
+#include "absl/functional/function_ref.h"
 #include "gtest/gtest.h"
 #include "sim/cluster/cluster.pb.h"
 #include "sim/cluster/load_cluster.h"
@@ -68,52 +71,85 @@ TEST(TakesFlaggedWordsTest, IsARuleOfBytesAndOfNcclsRelease) {
   EXPECT_FALSE(TakesFlaggedWords(Tuner(), 4, 16 * 1024 + 1, kLeastPart));
 }
 
+std::vector<PlacedMessage> Placed(
+    int num_ranks, bool all_alike,
+    absl::FunctionRef<double(int from, int to)> bytes) {
+  return PlaceMessages(Tuner(), num_ranks, all_alike, /*ll_part=*/8 << 10,
+                       bytes);
+}
+
+// From rank 0 to `to`.
+PlacedMessage To(int to, const std::vector<PlacedMessage>& placed) {
+  for (const PlacedMessage& message : placed) {
+    if (message.from == 0 && message.to == to) return message;
+  }
+  return {};
+}
+
 // Messages of four ranks begin at channels 0 (to itself), 16 (to the next), 8
-// (to the third on) and 24 (to the second).
-TEST(LoadOfChannelsTest, MessagesShareChannelsWhereTheyAreLarge) {
+// (to the third on) and 24 (to the second). Of a block's 20 warps, 19 are used:
+// nine receive, nine send and one tells; all copy what a rank keeps.
+TEST(PlaceMessagesTest, MessagesShareChannelsAndWarpsWhereTheyAreLarge) {
   const auto even = [](double bytes) {
-    return LoadOfChannels(Tuner(), 4, /*all_alike=*/true, /*own_share=*/0.5,
-                          [&](int, int) { return bytes; });
+    return Placed(4, /*all_alike=*/true, [=](int, int) { return bytes; });
   };
 
-  // Eight channels each: no two messages have one in common.
-  EXPECT_EQ(even(64 * kMiB).largest_part, 8 * kMiB);
-  EXPECT_EQ(even(64 * kMiB).busiest, 8 * kMiB);
-  // Sixteen: 16 to 23 have the next rank's and the third one's, 24 to 31 the
-  // next one's and the second one's, the others half of what is kept.
-  EXPECT_EQ(even(160 * kMiB).largest_part, 10 * kMiB);
-  EXPECT_EQ(even(160 * kMiB).busiest, 20 * kMiB);
-  // All 32: three messages, and half of what is kept.
-  EXPECT_EQ(even(320 * kMiB).busiest, 35 * kMiB);
+  const std::vector<PlacedMessage> apart = even(64 * kMiB);
+  ASSERT_EQ(apart.size(), 4u);
+  EXPECT_EQ(To(1, apart).channels, 8);
+  EXPECT_EQ(To(1, apart).part, 8 * kMiB);
+  EXPECT_EQ(To(1, apart).send_warps, kLoneWarps);
+  EXPECT_EQ(To(1, apart).receive_warps, kLoneWarps);
+  EXPECT_EQ(To(0, apart).send_warps, 19);
+  // Sixteen channels each are two messages a channel: of ten warps four
+  // receive, four send and one tells.
+  const std::vector<PlacedMessage> shared = even(160 * kMiB);
+  EXPECT_EQ(To(2, shared).part, 10 * kMiB);
+  EXPECT_EQ(To(2, shared).send_warps, 4);
+  EXPECT_EQ(To(2, shared).receive_warps, 4);
+  EXPECT_EQ(To(0, shared).send_warps, 9);
+  // All 32: four messages, of five warps two receive, two send, one tells.
+  EXPECT_EQ(To(3, even(320 * kMiB)).send_warps, 2);
+  EXPECT_EQ(To(3, even(320 * kMiB)).turns, 1);
 }
 
-// Three ranks share out 32 channels as four do: each has a part of each.
-TEST(LoadOfChannelsTest, TakesRanksThatAreNoPowerOfTwo) {
-  const ChannelLoad load = LoadOfChannels(
-      Tuner(), 3, /*all_alike=*/false, /*own_share=*/0.5, [](int from, int to) {
-        return from == 2 && to == 0 ? 64 * kMiB : 1.0 * kMiB;
-      });
+// Rank 0 sends 64 MiB to rank 1 and gets nothing: both ends use 19 warps, of
+// which the sender's last tells.
+TEST(PlaceMessagesTest, AChannelOfOneDirectionHasAllWarps) {
+  const std::vector<PlacedMessage> placed = Placed(
+      2, /*all_alike=*/false,
+      [](int from, int to) { return from == 0 && to == 1 ? 64 * kMiB : 0.0; });
 
-  EXPECT_EQ(load.largest_part, 8 * kMiB);
-  // Rank 2 sends it and receives 1 MiB of rank 1; rank 0 likewise.
-  EXPECT_EQ(load.busiest, 4 * kMiB + 64 * 1024);
+  ASSERT_EQ(placed.size(), 1u);
+  EXPECT_EQ(placed[0].send_warps, 18);
+  EXPECT_EQ(placed[0].receive_warps, 19);
 }
 
-// Rank 1 gets 64 MiB of ranks 0 and 2, and sends nothing: its channels are busy
-// half of their time.
-TEST(LoadOfChannelsTest, AChannelSendsAndReceivesAtOnce) {
-  const auto load = [](bool both) {
-    return LoadOfChannels(Tuner(), 4, /*all_alike=*/false, 0.5,
-                          [&](int from, int to) {
-                            const bool sends = both ? from % 2 != to % 2
-                                                    : from % 2 == 0 && to == 1;
-                            return sends ? 64 * kMiB : 0.0;
-                          })
-        .busiest;
+// Up to 512 KiB a message goes as words, by a channel for each 8 KiB, what
+// another of the same exchange does.
+TEST(PlaceMessagesTest, EachMessageHasItsOwnProtocol) {
+  const std::vector<PlacedMessage> placed =
+      Placed(3, /*all_alike=*/false,
+             [](int, int to) { return to == 1 ? 32.0 * 1024 : 4 * kMiB; });
+
+  EXPECT_TRUE(To(1, placed).flagged_words);
+  EXPECT_EQ(To(1, placed).channels, 4);
+  EXPECT_FALSE(To(2, placed).flagged_words);
+  EXPECT_EQ(To(2, placed).channels, 8);
+  EXPECT_FALSE(To(0, placed).flagged_words);  // What it keeps is copied.
+}
+
+// Sixty-four ranks' messages have one channel each of 32, so two a channel;
+// grown to all 32 channels they are 64 a channel, eight at a time.
+TEST(PlaceMessagesTest, ManyMessagesOfAChannelTakeTurns) {
+  const auto turns = [](double bytes) {
+    return To(1,
+              Placed(64, /*all_alike=*/true, [=](int, int) { return bytes; }))
+        .turns;
   };
 
-  EXPECT_EQ(load(false), 4 * kMiB);
-  EXPECT_EQ(load(true), 8 * kMiB);
+  EXPECT_EQ(turns(1 * kMiB), 1);
+  EXPECT_EQ(turns(512 * kMiB), 8);
 }
 
 TEST(MessageChannelsTest, AreOneWhereNothingIsKnown) {
