@@ -1,6 +1,5 @@
 // Number formats of quantised weights: integers of 2, 4 or 8 bits, a scale a
-// group
-// of columns.
+// group of columns.
 //
 //   row of a matrix   |<-- group -->|<-- group -->| ...    columns
 //   code              unsigned, in [0, 2^bits)
