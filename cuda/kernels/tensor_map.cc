@@ -52,14 +52,18 @@ cudaError_t MakeByteMap(const BoxedBytes& tensor, CUtensorMap* map) {
   if (encode == nullptr) return cudaErrorNotSupported;
   const auto row_bytes = static_cast<cuuint64_t>(tensor.row_bytes);
   const auto rows = static_cast<cuuint64_t>(tensor.rows);
-  const cuuint64_t size[3] = {row_bytes, rows, 1};
+  const auto element = static_cast<cuuint32_t>(tensor.element_bytes);
+  const cuuint64_t size[3] = {row_bytes / element, rows, 1};
   const cuuint64_t bytes[2] = {row_bytes, row_bytes * rows};
-  const cuuint32_t box[3] = {static_cast<cuuint32_t>(tensor.box_bytes),
-                             static_cast<cuuint32_t>(tensor.box_rows), 1};
+  const cuuint32_t box[3] = {
+      static_cast<cuuint32_t>(tensor.box_bytes) / element,
+      static_cast<cuuint32_t>(tensor.box_rows), 1};
   const cuuint32_t step[3] = {1, 1, 1};
   const CUresult result = encode(
-      map, CU_TENSOR_MAP_DATA_TYPE_UINT8, /*tensorRank=*/3,
-      const_cast<void*>(tensor.data), size, bytes, box, step,
+      map,
+      element == 8 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT64
+                   : CU_TENSOR_MAP_DATA_TYPE_UINT8,
+      /*tensorRank=*/3, const_cast<void*>(tensor.data), size, bytes, box, step,
       CU_TENSOR_MAP_INTERLEAVE_NONE,
       tensor.box_bytes == 128 ? CU_TENSOR_MAP_SWIZZLE_128B
                               : CU_TENSOR_MAP_SWIZZLE_NONE,

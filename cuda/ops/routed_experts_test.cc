@@ -143,7 +143,8 @@ INSTANTIATE_TEST_SUITE_P(
     RoutedName);
 
 // Packed experts in the formats that have tiles, down's in units that its warps
-// do not divide evenly; and others, which go by their parts.
+// do not divide evenly, with more tiles than blocks have to themselves, and of
+// rows that are too long for one launch; and others, which go by their parts.
 INSTANTIATE_TEST_SUITE_P(
     Packed, RoutedExpertsTest,
     testing::Values(
@@ -172,7 +173,21 @@ INSTANTIATE_TEST_SUITE_P(
                1,
                1,
                {4, 32, true}},
+        Routed{"int4_tiles",
+               8,
+               16,
+               4,
+               2304,
+               1024,
+               1024,
+               false,
+               1,
+               1,
+               {4, 32, true}},
+        Routed{"int8_long", 2, 16, 2, 4096, 256, 0, false, 1, 1, {8, 32, true}},
         Routed{"int8", 5, 16, 4, 256, 128, 128, false, 1, 1, {8, 32, true}},
+        Routed{
+            "int8_tiles", 5, 16, 4, 256, 256, 256, false, 1, 1, {8, 32, true}},
         Routed{"int8_groups_of_64",
                2,
                16,

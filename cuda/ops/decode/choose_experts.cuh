@@ -26,7 +26,7 @@ struct ChosenExperts {
   int num_active;
   int active[kMaxOffered];
   int8_t pick[kMaxOffered][kMaxChoosers];
-  int active_of_warp[kWarpsPerBlock];
+  uint32_t has_slots[kMaxOffered / kWarp + 1];  // A bit an expert; then none.
 };
 
 // A score as an integer that is larger where the score is: -0 equals 0, and NaN
@@ -124,6 +124,7 @@ __device__ __forceinline__ void Choose(const ChooseExpertsArgs& a,
                                        ChosenExperts& to) {
   const int e = static_cast<int>(threadIdx.x), warp = e / kWarp;
   const int tokens = static_cast<int>(a.tokens.Get()), slots = tokens * a.k;
+  if (e <= kMaxOffered / kWarp) to.has_slots[e] = 0;
   if (warp < a.tokens.bound) {
     if (a.num_experts <= kMaxOffered / 2) {
       ChooseOfToken<kMaxOffered / kWarp / 2>(a, warp, to);
@@ -143,33 +144,26 @@ __device__ __forceinline__ void Choose(const ChooseExpertsArgs& a,
     __syncthreads();
     return;
   }
-  // Thread e looks for expert e.
-  bool mine = false;
-  unsigned ballot = 0;
-  if (e < kMaxOffered) {
-    for (int s = 0; s < slots; ++s) mine |= to.expert[s] == e;
-    ballot = __ballot_sync(kWholeWarp, mine);
-    if (Lane() == 0) to.active_of_warp[warp] = __popc(ballot);
+  // The experts that have slots, a bit each, then their places in order.
+  if (e < slots) {
+    atomicOr(&to.has_slots[to.expert[e] / kWarp], 1u << to.expert[e] % kWarp);
   }
   __syncthreads();
-  if (e < kMaxOffered) {
-    int at = __popc(ballot & ((1u << Lane()) - 1)), all = 0;
-#pragma unroll
-    for (int w = 0; w < kWarpsPerBlock; ++w) {
-      at += w < warp ? to.active_of_warp[w] : 0;
-      all += to.active_of_warp[w];
-    }
-    if (e == 0) to.num_active = all;
-    if (mine) {
-      to.active[at] = e;
-      for (int t = 0; t < kMaxChoosers; ++t) {
-        int slot = -1;
-        for (int j = 0; t < tokens && j < a.k; ++j) {
-          if (to.expert[t * a.k + j] == e) slot = j;
-        }
-        to.pick[at][t] = static_cast<int8_t>(slot);
-      }
-    }
+  const auto place_of = [&](int expert) {
+    int at =
+        __popc(to.has_slots[expert / kWarp] & ((1u << expert % kWarp) - 1));
+    for (int w = 0; w < expert / kWarp; ++w) at += __popc(to.has_slots[w]);
+    return at;
+  };
+  if (e < kMaxOffered && (to.has_slots[warp] >> Lane() & 1) != 0) {
+    const int at = place_of(e);
+    to.active[at] = e;
+    for (int t = 0; t < kMaxChoosers; ++t) to.pick[at][t] = -1;
+  }
+  if (e == 0) to.num_active = place_of(kMaxOffered);
+  __syncthreads();
+  if (e < slots) {
+    to.pick[place_of(to.expert[e])][e / a.k] = static_cast<int8_t>(e % a.k);
   }
   __syncthreads();
 }

@@ -6,10 +6,12 @@
 #include "cuda/ops/decode/choose_experts.cuh"
 #include "cuda/ops/decode/choose_experts.h"
 #include "cuda/ops/decode/copy_async.cuh"
+#include "cuda/ops/decode/expert_stream.cuh"
 #include "cuda/ops/decode/few_experts.h"
 #include "cuda/ops/decode/few_rows_tile.cuh"
 #include "cuda/ops/decode/packed_tile.cuh"
 #include "cuda/ops/decode/sm90_few_experts.h"
+#include "cuda/ops/decode/sm90_packed_experts.h"
 #include "cuda/ops/decode/weight_rows.h"
 #include "cuda/ops/device.cuh"
 #include "cuda/ops/vector16.cuh"
@@ -27,14 +29,7 @@ namespace {
 constexpr int kHalf = kTileRows / 2;
 static_assert(kTileTokens == kMaxChoosers);
 
-constexpr int64_t kPadBytes =
-    64;  // Rows of shared memory begin at other banks.
 constexpr int64_t kMaxRowBytes = 160 << 10;  // Of all of them.
-
-// Of a row of so many BF16.
-__host__ __device__ constexpr int64_t RowBytes(int64_t columns) {
-  return columns * 2 + kPadBytes;
-}
 
 // What a format's kernels do. Packed rows are short: two tiles a block of
 // hidden, of which each warp has all of 2048 columns on their way; and twice
@@ -52,44 +47,6 @@ struct Choice {
 
 // Multiprocessors of a Hopper GPU.
 constexpr int64_t kProcessors = 132;
-
-// `rows` rows of `columns` BF16 to shared memory, by the block.
-__device__ __forceinline__ void StageRows(const __nv_bfloat16* from, int rows,
-                                          int columns, char* to) {
-  const int chunks = columns / 8;
-  for (int i = threadIdx.x; i < rows * chunks;
-       i += static_cast<int>(blockDim.x)) {
-    const int row = i / chunks, chunk = i - row * chunks;
-    CopyAsync16(to + row * RowBytes(columns) + chunk * 16,
-                from + int64_t{row} * columns + chunk * 8);
-  }
-}
-
-// The others' rows of a lane: `row` of shared memory, or zeros.
-struct LaneRows {
-  const uint4* at;
-  bool there;
-
-  __device__ __forceinline__ LaneRows(const char* rows, int64_t row_bytes,
-                                      int row)
-      : at(reinterpret_cast<const uint4*>(rows + max(row, 0) * row_bytes) +
-           Lane() % 4),
-        there(row >= 0) {}
-  __device__ __forceinline__ uint4 operator()(int step) const {
-    return there ? at[step * (kStepColumns / 8)] : uint4{0, 0, 0, 0};
-  }
-};
-
-template <typename Format>
-__device__ __forceinline__ void MultiplyUnit(const typename Format::Unit& unit,
-                                             int index, const LaneRows& x,
-                                             float (&d)[4]) {
-  constexpr int kSteps = Format::kColumns / kStepColumns;
-  uint4 b[kSteps];
-#pragma unroll
-  for (int p = 0; p < kSteps; ++p) b[p] = x(index * kSteps + p);
-  Format::Multiply(unit, b, d);
-}
 
 // Tiles of (an expert, 8 or 16 columns of hidden), one after another; warps
 // share what is summed over.
@@ -115,7 +72,8 @@ __global__ void __launch_bounds__(kBlock, 2)
   WaitForEarlier();
   LetLaterBegin();
   // Rows are there up to the bound; no expert has those beyond the count.
-  StageRows(a.x, static_cast<int>(a.choice.tokens.bound), d_model, rows);
+  StageRows(a.x, static_cast<int>(a.choice.tokens.bound), d_model, rows,
+            kBlock);
   Choose(a.choice, chosen);
   if (blockIdx.x == 0) StoreChoice(a.choice, chosen);
   const int tiles = chosen.num_active * of_expert;
@@ -263,7 +221,7 @@ __global__ void __launch_bounds__(Choice<Format>::kOutputWarps* kWarp,
   const float h = token < tokens ? a.h[to] : 0.f;
   WaitForEarlier();
   LetLaterBegin();
-  StageRows(a.hidden, slots, width, rows);
+  StageRows(a.hidden, slots, width, rows, kWarps * kWarp);
   WaitForCopies16();
   __syncthreads();
 
@@ -347,6 +305,9 @@ bool HasFewExperts(const FewExpertsArgs& args) {
 cudaError_t FewExperts(const FewExpertsArgs& args, cudaStream_t stream) {
   if (!HasFewExperts(args)) return cudaErrorInvalidValue;
   if (HasStreamedExperts(args)) return StreamedExperts(args, stream);
+  if (HasStreamedPackedExperts(args)) {
+    return StreamedPackedExperts(args, stream);
+  }
   const cudaError_t error = WithFormat(args.gate_up, [&](auto format) {
     return LaunchHidden<decltype(format)>(args, stream);
   });

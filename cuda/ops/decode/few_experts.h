@@ -1,7 +1,8 @@
 // The experts of up to eight tokens with their choice (choose_experts.h), by
 // weights in BF16, INT4 or INT8 with F32 sums, each chosen expert read once: in
-// two launches, or in BF16 on Hopper one (sm90_few_experts.h). Each block makes
-// the choice by itself:
+// two launches, or on Hopper one, of BF16 (sm90_few_experts.h) and of packed
+// weights of rows that are not too long (sm90_packed_experts.h). Each block
+// makes the choice by itself:
 //
 //   logits [t, E] F32  -->  the tokens' experts and weights
 //
@@ -28,7 +29,7 @@
 
 namespace strata::gpu {
 
-// By which the blocks of a launch go together (sm90_few_experts.cu).
+// By which the blocks of a launch go together (expert_stream.cuh).
 struct ExpertCounters {
   unsigned long long arrived;  // Of all launches.
   int next_tile;               // 0 between launches.

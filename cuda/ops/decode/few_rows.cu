@@ -18,11 +18,7 @@ namespace {
 
 constexpr int kRows = kTileRows;  // Of a weight, a block.
 constexpr int kWarps = kWarpsPerBlock;
-constexpr int kPadBytes = 64;  // Rows of x begin at other banks.
 constexpr int64_t kMaxDepth = 8192;
-
-// Of a row of x in shared memory.
-constexpr int64_t RowBytes(int64_t k) { return k * 2 + kPadBytes; }
 
 __device__ __forceinline__ uint2 Round(float4 x) {
   const __nv_bfloat162 low = __floats2bfloat162_rn(x.x, x.y);

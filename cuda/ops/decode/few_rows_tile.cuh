@@ -41,6 +41,12 @@ struct RowsOfTile {
       : upper(w.data + row * w.row_bytes),
         lower(upper + below * w.row_bytes),
         code_bytes(w.code_bytes) {}
+  // The same of rows that lie elsewhere, each `pitch` bytes from the last.
+  __device__ __forceinline__ RowsOfTile(const char* rows, int pitch,
+                                        int code_bytes, int row, int below)
+      : upper(reinterpret_cast<const uint8_t*>(rows) + row * pitch),
+        lower(upper + below * pitch),
+        code_bytes(code_bytes) {}
 };
 
 __device__ __forceinline__ void MultiplyAdd(float (&d)[4], uint32_t a0,
@@ -74,6 +80,38 @@ struct Bf16Tile {
     MultiplyAdd(d, u.upper.z, u.lower.z, u.upper.w, u.lower.w, b[0].z, b[0].w);
   }
 };
+
+// Of a row of so many BF16 in shared memory: rows begin at other banks.
+__host__ __device__ constexpr int64_t RowBytes(int64_t columns) {
+  return columns * 2 + 64;
+}
+
+// The others' rows of a lane: `row` of shared memory, or zeros.
+struct LaneRows {
+  const uint4* at;
+  bool there;
+
+  __device__ __forceinline__ LaneRows(const char* rows, int64_t row_bytes,
+                                      int row)
+      : at(reinterpret_cast<const uint4*>(rows + max(row, 0) * row_bytes) +
+           Lane() % 4),
+        there(row >= 0) {}
+  __device__ __forceinline__ uint4 operator()(int step) const {
+    return there ? at[step * (kStepColumns / 8)] : uint4{0, 0, 0, 0};
+  }
+};
+
+// d += of unit `index` of a row; x(step) is a lane's 16 bytes, as LaneRows'.
+template <typename Format, typename X>
+__device__ __forceinline__ void MultiplyUnit(const typename Format::Unit& unit,
+                                             int index, const X& x,
+                                             float (&d)[4]) {
+  constexpr int kSteps = Format::kColumns / kStepColumns;
+  uint4 b[kSteps];
+#pragma unroll
+  for (int p = 0; p < kSteps; ++p) b[p] = x(index * kSteps + p);
+  Format::Multiply(unit, b, d);
+}
 
 // Units [first, first + kUnits) of a row, of which those beyond `end` are not
 // there: d += of `unit`. The others' rows come for all of them together;

@@ -17,8 +17,30 @@ namespace strata::gpu {
 
 static_assert(kUnitBytes == kChunkBytes && kStepColumns == kPieceColumns);
 
-template <int kBits, int kGroupShift>
+// Where rows lie: in memory, to be read once; or in shared memory.
+struct InMemory {
+  static __device__ __forceinline__ uint2 Codes(const uint8_t* at) {
+    return LoadEightBytes(at);
+  }
+  template <typename T>
+  static __device__ __forceinline__ T Scales(const uint8_t* at) {
+    return __ldg(reinterpret_cast<const T*>(at));
+  }
+};
+struct InShared {
+  static __device__ __forceinline__ uint2 Codes(const uint8_t* at) {
+    return *reinterpret_cast<const uint2*>(at);
+  }
+  template <typename T>
+  static __device__ __forceinline__ T Scales(const uint8_t* at) {
+    return *reinterpret_cast<const T*>(at);
+  }
+};
+
+template <int kBits, int kGroupShift, typename From = InMemory>
 struct PackedTile {
+  // Of copies of such rows.
+  using Staged = PackedTile<kBits, kGroupShift, InShared>;
   static constexpr int kColumns = kChunkColumns<kBits>;
   static constexpr int kSteps = kChunkPieces<kBits>;
   // Scales of a unit, at most a group's; two of a word.
@@ -34,18 +56,18 @@ struct PackedTile {
     __device__ __forceinline__ void Load(const uint8_t* row, int code_bytes,
                                          int unit) {
       const uint8_t* const codes = row + unit * kUnitBytes + Lane() % 4 * 8;
-      low = LoadEightBytes(codes);
-      high = LoadEightBytes(codes + 32);
+      low = From::Codes(codes);
+      high = From::Codes(codes + 32);
       const uint8_t* const scales =
           row + code_bytes + 2 * (unit * kColumns >> kGroupShift);
       if constexpr (kScales == 4) {
-        const uint2 v = __ldg(reinterpret_cast<const uint2*>(scales));
+        const auto v = From::template Scales<uint2>(scales);
         scale[0] = v.x;
         scale[1] = v.y;
       } else if constexpr (kScales == 2) {
-        scale[0] = __ldg(reinterpret_cast<const uint32_t*>(scales));
+        scale[0] = From::template Scales<uint32_t>(scales);
       } else {
-        scale[0] = __ldg(reinterpret_cast<const uint16_t*>(scales));
+        scale[0] = From::template Scales<uint16_t>(scales);
       }
     }
     __device__ __forceinline__ uint32_t Word(int index) const {

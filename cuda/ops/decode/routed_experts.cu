@@ -35,8 +35,8 @@ enum RoutedInput {
 enum RoutedOutput { kY, kOffset, kRows, kX, kHidden, kShared };
 
 // Few tokens under bf16: the gate with the first half of the shared expert,
-// then the experts in two launches with their choice and the rest of the shared
-// one.
+// then the experts, in one launch or two, with their choice and the rest of the
+// shared one.
 ChooseExpertsArgs ChoiceOf(const KernelContext& ctx) {
   ChooseExpertsArgs a;
   a.tokens = ctx.in(kH).rows();
@@ -286,7 +286,7 @@ void RegisterRoutedExpertsKernels(KernelRegistry& kernels) {
   // The second of each with packed weights (core/ops/quant_fused.h).
   for (const char* const op : {"RoutedExperts", "QuantRoutedExperts"}) {
     kernels.Register(op, RunRoutedExperts, /*prepare=*/nullptr,
-                     /*alone=*/true);  // sm90_few_experts.cu.
+                     /*alone=*/true);  // Of expert_stream.cuh.
   }
   for (const char* const op : {"NormMlp", "QuantNormMlp"}) {
     kernels.Register(op, RunNormMlp);

@@ -5,6 +5,7 @@
 #include "cuda/kernels/sm90.cuh"
 #include "cuda/kernels/tensor_map.h"
 #include "cuda/ops/decode/choose_experts.cuh"
+#include "cuda/ops/decode/expert_stream.cuh"
 #include "cuda/ops/decode/few_experts.h"
 #include "cuda/ops/decode/few_rows_tile.cuh"
 #include "cuda/ops/decode/sm90_few_experts.h"
@@ -32,7 +33,7 @@
 namespace strata::gpu {
 namespace {
 
-constexpr int kHalf = kTileRows / 2;
+constexpr int kHalf = kHalfTile;
 constexpr int kWarps = kWarpsPerBlock;  // That multiply.
 constexpr int kThreads = (kWarps + 2) * kWarp;
 constexpr int kSegment = 1024;  // Columns of a stage.
@@ -46,18 +47,6 @@ constexpr int kRingBytes = 180 << 10;
 constexpr int kMultipliers = 1, kBringers = 2;
 
 #if STRATA_SM90A
-
-// Which stage of the ring is next, and in which round.
-struct Turn {
-  int stages, at;
-  uint32_t round;
-  __device__ __forceinline__ void Next() {
-    if (++at == stages) {
-      at = 0;
-      ++round;
-    }
-  }
-};
 
 struct Shared {
   uint64_t full[kMaxStages], empty[kMaxStages];
@@ -164,24 +153,6 @@ __device__ __forceinline__ void Bring(const FewExpertsArgs& a,
   }
 }
 
-// Waits for all blocks' hidden. By a thread.
-__device__ __forceinline__ void WaitForBlocks(ExpertCounters* counters) {
-  __threadfence();
-  unsigned long long* const counter = &counters->arrived;
-  const unsigned long long ticket = atomicAdd(counter, 1);
-  const unsigned long long all = (ticket / gridDim.x + 1) * gridDim.x;
-  // Nobody takes tiles any more.
-  if (ticket + 1 == all) counters->next_tile = 0;
-  unsigned long long now;
-  do {
-    asm volatile("ld.acquire.gpu.global.u64 %0, [%1];"
-                 : "=l"(now)
-                 : "l"(counter)
-                 : "memory");
-  } while (now < all);
-  asm volatile("fence.proxy.async;" ::: "memory");
-}
-
 // A warp's columns of a stage: d += of 16 rows by the tokens'.
 __device__ __forceinline__ void MultiplyStage(const FewExpertsArgs& a,
                                               const Stage& stage, int tokens,
@@ -215,31 +186,6 @@ __device__ __forceinline__ void MultiplyStage(const FewExpertsArgs& a,
     const Bf16Tile::Unit unit = {upper[u * 4], lower[u * 4]};
     Bf16Tile::Multiply(unit, b, d);
   }
-}
-
-// A thread's element of a tile, added to h if it is one of y, where the sums of
-// all warps lie.
-__device__ __forceinline__ void StoreResult(
-    const FewExpertsArgs& a, const Stage& stage, int tokens, float h,
-    const Shared& shared, const float (&sums)[kWarps][kTileRows][kTileTokens]) {
-  const int columns = stage.is_hidden ? kHalf : kTileRows;
-  const int column = static_cast<int>(threadIdx.x) % columns;
-  const int token = static_cast<int>(threadIdx.x) / columns;
-  if (token >= tokens) return;
-  if (!stage.is_hidden) {
-    const int64_t at = token * a.d + stage.tile * kTileRows + column;
-    a.y[at] = h + SumOfWarps(sums, column, token);
-    return;
-  }
-  const int slot = shared.chosen.pick[stage.expert][token];
-  if (slot < 0) return;
-  const int of_expert = static_cast<int>(a.width) / kHalf;
-  const float gate = SumOfWarps(sums, column, token);
-  const float up = SumOfWarps(sums, column + kHalf, token);
-  const int at = token * a.choice.k + slot;
-  a.hidden[at * a.width + (stage.tile - stage.expert * of_expert) * kHalf +
-           column] = __float2bfloat16_rn(shared.chosen.weight[at] * gate *
-                                         SigmoidOf(gate) * up);
 }
 
 #endif  // STRATA_SM90A
@@ -353,7 +299,15 @@ __global__ void __launch_bounds__(kThreads, 1)
     StoreTile(d, sums[warp]);
     for (float& x : d) x = 0;
     SyncThreads(kMultipliers, kWarps * kWarp);
-    StoreResult(a, stage, tokens, h, shared, sums);
+    const int of_token = stage.is_hidden ? kHalf : kTileRows;  // Columns.
+    const int column = static_cast<int>(threadIdx.x) % of_token;
+    const int of = static_cast<int>(threadIdx.x) / of_token;
+    if (of >= tokens) return;
+    if (stage.is_hidden) {
+      StoreHidden(a, shared.chosen, stage.tile, stage.expert, of, column, sums);
+    } else {
+      StoreOutput(a, stage.tile, of, column, h, sums);
+    }
   };
   while (true) {
     Wait(&shared.full[turn.at], turn.round % 2);
@@ -374,17 +328,6 @@ __global__ void __launch_bounds__(kThreads, 1)
 int NumStages(const FewExpertsArgs& args) {
   const int64_t bytes = (kTileRows + args.choice.tokens.bound) * kRowBytes;
   return static_cast<int>(std::min<int64_t>(kMaxStages, kRingBytes / bytes));
-}
-
-// Blocks that run at once.
-int NumProcessors() {
-  static const int count = [] {
-    int device = 0, processors = 0;
-    cudaGetDevice(&device);
-    cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device);
-    return processors;
-  }();
-  return count;
 }
 
 }  // namespace
