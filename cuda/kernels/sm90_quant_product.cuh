@@ -42,20 +42,6 @@ namespace strata::gpu {
 
 #if STRATA_SM90A
 
-__device__ __forceinline__ float4 LoadFourFrom(const float* p, uint32_t rank) {
-  float4 v;
-  asm volatile(
-      "{\n"
-      ".reg .b32 remote;\n"
-      "mapa.shared::cluster.u32 remote, %4, %5;\n"
-      "ld.shared::cluster.v4.f32 {%0, %1, %2, %3}, [remote];\n"
-      "}\n"
-      : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w)
-      : "r"(SharedAddress(p)), "r"(rank)
-      : "memory");
-  return v;
-}
-
 // The sums of a tile, which lie in each of kSplits blocks, to y: each block has
 // a share of the tokens. By all that multiply.
 template <int kTokens, int kSplits>

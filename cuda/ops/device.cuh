@@ -45,21 +45,32 @@ __device__ __forceinline__ int64_t RowStride() {
 }
 __device__ __forceinline__ int Lane() { return threadIdx.x % kWarp; }
 
-template <typename T>
-__device__ __forceinline__ T WarpSum(T value) {
+// Over kLanes neighbouring lanes, a power of two, to all of them.
+template <int kLanes, typename T>
+__device__ __forceinline__ T LanesSum(T value) {
 #pragma unroll
-  for (int offset = kWarp / 2; offset > 0; offset /= 2) {
+  for (int offset = kLanes / 2; offset > 0; offset /= 2) {
     value += __shfl_xor_sync(kWholeWarp, value, offset);
   }
   return value;
 }
 
-__device__ __forceinline__ float WarpMax(float value) {
+template <int kLanes>
+__device__ __forceinline__ float LanesMax(float value) {
 #pragma unroll
-  for (int offset = kWarp / 2; offset > 0; offset /= 2) {
+  for (int offset = kLanes / 2; offset > 0; offset /= 2) {
     value = fmaxf(value, __shfl_xor_sync(kWholeWarp, value, offset));
   }
   return value;
+}
+
+template <typename T>
+__device__ __forceinline__ T WarpSum(T value) {
+  return LanesSum<kWarp>(value);
+}
+
+__device__ __forceinline__ float WarpMax(float value) {
+  return LanesMax<kWarp>(value);
 }
 
 // The sum over a block of kBlock threads, to all of them, in a fixed order.

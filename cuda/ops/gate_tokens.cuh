@@ -20,24 +20,6 @@ namespace strata::gpu {
 
 // --- Over the lanes of a token ---
 
-template <int kLanes, typename T>
-__device__ __forceinline__ T LanesSum(T value) {
-#pragma unroll
-  for (int offset = kLanes / 2; offset > 0; offset /= 2) {
-    value += __shfl_xor_sync(kWholeWarp, value, offset);
-  }
-  return value;
-}
-
-template <int kLanes>
-__device__ __forceinline__ float LanesMax(float value) {
-#pragma unroll
-  for (int offset = kLanes / 2; offset > 0; offset /= 2) {
-    value = fmaxf(value, __shfl_xor_sync(kWholeWarp, value, offset));
-  }
-  return value;
-}
-
 // Of counts that add up to less than 65,536.
 template <int kLanes>
 __device__ __forceinline__ int LanesCount(int n) {

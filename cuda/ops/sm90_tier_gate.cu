@@ -126,22 +126,6 @@ __device__ __forceinline__ float4 Plus(float4 a, float4 b) {
   return {a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w};
 }
 
-// LoadFrom() (sm90.cuh) of a whole vector.
-__device__ __forceinline__ float4 LoadVectorFrom(const float* p,
-                                                 uint32_t rank) {
-  float4 v;
-  asm volatile(
-      "{\n"
-      ".reg .b32 remote;\n"
-      "mapa.shared::cluster.u32 remote, %4, %5;\n"
-      "ld.shared::cluster.v4.f32 {%0, %1, %2, %3}, [remote];\n"
-      "}\n"
-      : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w)
-      : "r"(SharedAddress(p)), "r"(rank)
-      : "memory");
-  return v;
-}
-
 // SyncCluster() in two halves, between which a thread does what no other block
 // waits for. Says only that this thread has read.
 __device__ __forceinline__ void ArriveInCluster() {
@@ -159,7 +143,7 @@ __device__ __forceinline__ float4 JoinSums(const float* sums, int clusters) {
   if (c < kColumns) {
 #pragma unroll
     for (int q = 0; q < kProjectedTokens / 8; ++q) {
-      if (q < clusters) all = Plus(all, LoadVectorFrom(sums + c, q));
+      if (q < clusters) all = Plus(all, LoadFourFrom(sums + c, q));
     }
   }
   return all;
