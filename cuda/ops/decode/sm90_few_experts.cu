@@ -201,7 +201,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   if (threadIdx.x == 0) {
     for (int i = 0; i < stages; ++i) {
       InitBarrier(&shared.full[i], 2);
-      InitBarrier(&shared.empty[i], kWarps);
+      InitBarrier(&shared.empty[i], kWarps * kWarp);
     }
     InitBarrier(&shared.hidden_done, kWarps);
     FenceBarrierInit();
@@ -281,8 +281,8 @@ __global__ void __launch_bounds__(kThreads, 1)
   int parity = 0;
   float h = 0;  // Of the thread's element of y.
   const auto done = [&] {
-    __syncwarp();
-    if (Lane() == 0) Arrive(&shared.empty[turn.at]);
+    // Thread by thread, as racecheck follows it.
+    Arrive(&shared.empty[turn.at]);
     turn.Next();
   };
   const auto multiply = [&](const Stage& stage) {
