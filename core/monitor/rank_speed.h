@@ -5,9 +5,10 @@
 //         rank_wait.h)
 //
 //   where others have the same work, the ranks of a pipeline's stage:
-//     times = own / median of the others' / max(1, rows / median of the
-//     others') rows: of the rank's experts. More of them are more work, not a
-//     slow rank
+//     times = own / (median of the others' own)
+//                 / max(1, rows / (median of the others' rows))
+//
+//     with the rows of the rank's experts: more are more work, no slow rank
 //
 //   where a stage has one rank:
 //     growth = own / the least that it has been

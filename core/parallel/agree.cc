@@ -1,5 +1,7 @@
 #include "core/parallel/agree.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
@@ -19,6 +21,8 @@
 namespace strata {
 namespace {
 
+constexpr int kTextBytes = 128;
+
 // The first lines of two texts that differ.
 std::pair<std::string, std::string> Differing(const std::string& a,
                                               const std::string& b) {
@@ -35,7 +39,7 @@ std::pair<std::string, std::string> Differing(const std::string& a,
   return {"", ""};
 }
 
-std::string Quoted(const std::string& value) {
+std::string OrNotGiven(const std::string& value) {
   return value.empty() ? "not given" : value;
 }
 
@@ -51,6 +55,28 @@ absl::StatusOr<std::string> TextOf(int root, const std::string& text,
     RETURN_IF_ERROR(ranks.Broadcast(PayloadOf(absl::MakeSpan(bytes)), root));
   }
   return std::string(bytes.begin(), bytes.end());
+}
+
+absl::StatusOr<std::vector<std::string>> TextsOf(const std::string& text,
+                                                 Communicator& ranks) {
+  std::vector<uint8_t> mine(text.begin(), text.end());
+  mine.resize(kTextBytes - 1);
+  mine.push_back(0);
+  std::vector<uint8_t> all(kTextBytes * ranks.size());
+  const std::vector<int64_t> counts(ranks.size(), kTextBytes);
+  RETURN_IF_ERROR(ranks.AllGather(PayloadOf(absl::MakeSpan(mine)), counts,
+                                  PayloadOf(absl::MakeSpan(all))));
+  std::vector<std::string> texts;
+  for (int r = 0; r < ranks.size(); ++r) {
+    texts.emplace_back(reinterpret_cast<const char*>(&all[kTextBytes * r]));
+  }
+  return texts;
+}
+
+absl::StatusOr<std::vector<std::string>> HostsOf(Communicator& ranks) {
+  char name[kTextBytes] = "";
+  gethostname(name, sizeof(name) - 1);
+  return TextsOf(name, ranks);
 }
 
 absl::StatusOr<Agreement> Agree(const absl::Status& status,
@@ -90,9 +116,9 @@ absl::Status CheckSame(const std::vector<Setting>& settings,
                        settings[i].name, "; start the same on all ranks"));
     } else if (of_first[at + 1] != settings[i].value) {
       const auto [here, there] = Differing(settings[i].value, of_first[at + 1]);
-      status = absl::InvalidArgumentError(
-          absl::StrCat(settings[i].name, " is ", Quoted(here), ", on rank 0 ",
-                       Quoted(there), "; start all ranks alike"));
+      status = absl::InvalidArgumentError(absl::StrCat(
+          settings[i].name, " is ", OrNotGiven(here), ", on rank 0 ",
+          OrNotGiven(there), "; start all ranks alike"));
     }
   }
   ASSIGN_OR_RETURN(const Agreement agreement, Agree(status, ranks));

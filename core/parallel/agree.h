@@ -27,6 +27,14 @@ absl::StatusOr<Agreement> Agree(const absl::Status& status,
 absl::StatusOr<std::string> TextOf(int root, const std::string& text,
                                    Communicator& ranks);
 
+// The text of each rank, on all, up to its first byte 0 or its 127th. To be
+// called by every rank.
+absl::StatusOr<std::vector<std::string>> TextsOf(const std::string& text,
+                                                 Communicator& ranks);
+
+// The name of each rank's host, likewise.
+absl::StatusOr<std::vector<std::string>> HostsOf(Communicator& ranks);
+
 struct Setting {
   std::string name;   // "--dp"
   std::string value;  // One line or several.

@@ -58,6 +58,24 @@ TEST(AgreeTest, ATextReachesAll) {
   for (std::thread& thread : threads) thread.join();
 }
 
+TEST(AgreeTest, TheTextsOfAllReachAll) {
+  const auto world = ThreadCommunicators(3, absl::Seconds(20));
+  std::vector<std::thread> threads;
+  for (int r = 0; r < 3; ++r) {
+    threads.emplace_back([&, r] {
+      const std::string mine(static_cast<size_t>(100 * r), 'a');
+      const auto texts = TextsOf(mine, *world[r]);
+      ASSERT_THAT(texts, IsOk());
+      EXPECT_EQ(*texts, (std::vector<std::string>{"", std::string(100, 'a'),
+                                                  std::string(127, 'a')}));
+      const auto hosts = HostsOf(*world[r]);
+      ASSERT_THAT(hosts, IsOk());
+      EXPECT_EQ(*hosts, std::vector<std::string>(3, hosts->front()));
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+}
+
 // What each of three ranks hears when rank r has the settings `given[r]`.
 std::vector<absl::Status> HeardOf(
     const std::vector<std::vector<Setting>>& given) {

@@ -20,17 +20,15 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
-#include "absl/strings/string_view.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "absl/types/span.h"
 #include "core/base/status_macros.h"
+#include "core/parallel/agree.h"
 #include "core/parallel/communicator.h"
 
 namespace strata {
 namespace {
-
-constexpr int kTextBytes = 128;  // Of a host's or file's name.
 
 static_assert(std::atomic<int64_t>::is_always_lock_free,
               "processes share them");
@@ -61,24 +59,6 @@ Pulse::Beat* MapTable(int fd, size_t num_beats) {
   }
   return data != MAP_FAILED ? static_cast<Pulse::Beat*>(data)
                             : new Pulse::Beat[num_beats]();
-}
-
-// `mine` of each rank.
-absl::StatusOr<std::vector<std::string>> Gather(Communicator& world,
-                                                absl::string_view mine) {
-  const int n = world.size();
-  std::string own(mine.substr(0, kTextBytes - 1));
-  own.resize(kTextBytes);
-  std::string all(n * kTextBytes, '\0');
-  const std::vector<int64_t> counts(n, kTextBytes);
-  const auto bytes = [](std::string& text) {
-    return PayloadOf(
-        absl::MakeSpan(reinterpret_cast<uint8_t*>(text.data()), text.size()));
-  };
-  RETURN_IF_ERROR(world.AllGather(bytes(own), counts, bytes(all)));
-  std::vector<std::string> texts;
-  for (int r = 0; r < n; ++r) texts.emplace_back(&all[r * kTextBytes]);
-  return texts;
 }
 
 std::atomic<Pulse*> joined = nullptr;  // Never freed: it may be read any time.
@@ -200,9 +180,7 @@ absl::Status JoinPulse(Communicator& world, absl::Duration interval,
   const int n = world.size();
   const int rank = world.rank();
   const size_t num_beats = n + 1;  // And the last word.
-  char name[kTextBytes] = "";
-  gethostname(name, sizeof(name) - 1);
-  ASSIGN_OR_RETURN(const std::vector<std::string> hosts, Gather(world, name));
+  ASSIGN_OR_RETURN(const std::vector<std::string> hosts, HostsOf(world));
   // The first rank of each host makes the file. Of another machine of the same
   // name there is none of that path.
   const int first =
@@ -216,7 +194,7 @@ absl::Status JoinPulse(Communicator& world, absl::Duration interval,
       fd = -1;
     }
   }
-  ASSIGN_OR_RETURN(const std::vector<std::string> paths, Gather(world, path));
+  ASSIGN_OR_RETURN(const std::vector<std::string> paths, TextsOf(path, world));
   if (rank != first) fd = open(paths[first].c_str(), O_RDWR | O_CLOEXEC);
   Pulse::Beat* const beat = MapTable(fd, num_beats);
   beat[rank].heard = Now();
