@@ -15,6 +15,7 @@
 #include "absl/time/time.h"
 #include "core/base/status_macros.h"
 #include "core/parallel/pulse.h"
+#include "core/parallel/rank_wait.h"
 #include "cuda/nccl/nccl_library.h"
 #include "cuda/runtime/status.h"
 #include "cuda_runtime_api.h"
@@ -104,6 +105,7 @@ absl::Status NcclGroup::Wait(absl::string_view what) {
     nccl_.comm_get_async_error(comm_, &state);
     return state != ncclSuccess && state != ncclInProgress;
   };
+  const RankWait waiting;
   const bool in_time = Poll(absl::Now() + options_.timeout, done);
   if (state != ncclSuccess && state != ncclInProgress) {
     return Settle(what, state);

@@ -4,6 +4,9 @@
 //   the program's stream   Begin(A)  node  node   Begin(B)  node  Join(A)  ...
 //   a group's lane            A --------------      B ----------
 //
+// How long a join holds the program's stream up is counted, as waiting for
+// other ranks.
+//
 // Nothing here waits but Wait(): all is events between streams, and may be part
 // of a capture.
 
@@ -19,6 +22,7 @@
 #include "core/graph/graph.h"
 #include "core/passes/plan_beside.h"
 #include "cuda/runtime/rank_group.h"
+#include "cuda/runtime/wait_clock.h"
 #include "cuda_runtime_api.h"
 
 namespace strata::gpu {
@@ -31,7 +35,9 @@ class SideLanes {
   ~SideLanes();
 
   // Of the plan's nodes that run beside others, which have attributes "group".
-  absl::Status Open(const Graph& graph, const BesidePlan& plan);
+  // `waits` counts, in device memory.
+  absl::Status Open(const Graph& graph, const BesidePlan& plan,
+                    WaitClock* waits);
 
   // The stream on which a node is to be enqueued now: behind all that is on
   // `main` so far. End() follows.
@@ -58,8 +64,9 @@ class SideLanes {
     bool is_under_way = false;
   };
 
-  absl::Status Join(Beside& beside, cudaStream_t main);
+  absl::Status Join(absl::Span<Beside* const> begun, cudaStream_t main);
 
+  WaitClock* waits_ = nullptr;
   std::map<std::string, Lane> lanes_;  // By group.
   std::map<NodeId, Beside> beside_;
 };
