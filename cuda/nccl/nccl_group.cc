@@ -27,6 +27,7 @@ namespace {
 // Asks `done` until it says yes or `end` has come; false then. The first times
 // at once: most waits are shorter than a sleep.
 bool Poll(absl::Time end, const std::function<bool()>& done) {
+  const RankWait waiting;
   for (int64_t turns = 0; !done(); ++turns) {
     BeatPulse();
     if (turns > 2000) usleep(20);
@@ -105,7 +106,6 @@ absl::Status NcclGroup::Wait(absl::string_view what) {
     nccl_.comm_get_async_error(comm_, &state);
     return state != ncclSuccess && state != ncclInProgress;
   };
-  const RankWait waiting;
   const bool in_time = Poll(absl::Now() + options_.timeout, done);
   if (state != ncclSuccess && state != ncclInProgress) {
     return Settle(what, state);
