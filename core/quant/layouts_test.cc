@@ -94,9 +94,38 @@ TEST(PackedRowsTest, GiveBackWhatWasPacked) {
       std::vector<float> want(columns), got(columns);
       for (int64_t i = 0; i < 3; ++i) {
         m.DequantizeRow(i, want.data());
-        PackStoredRow(stored, i, row.data());
+        PackStoredRow(stored, i, format, row.data());
         UnpackRow(format, columns, row.data(), got.data());
         EXPECT_EQ(got, want);
+      }
+    }
+  }
+}
+
+// Rows of each pair of formats in the one for both: no number changes.
+TEST(PackedRowsTest, KeepTheirNumbersInTheFormatForAll) {
+  for (const QuantFormat& a : AllFormats()) {
+    for (const QuantFormat& b : AllFormats()) {
+      const QuantFormat all = FormatForAll({a, b});
+      SCOPED_TRACE(testing::Message()
+                   << ToText(a) << " and " << ToText(b) << ": " << ToText(all));
+      EXPECT_EQ(all.bits, std::max({a.bits, b.bits, 4}));
+      EXPECT_EQ(all.symmetric, a.symmetric && b.symmetric);
+      for (const int64_t columns : {17, 128, 384}) {
+        if (all.group > 0 && columns % all.group != 0) continue;
+        const QuantizedMatrix m = RandomMatrix(a, 3, columns);
+        const std::vector<uint32_t> codes = StoredCodes(m);
+        const std::vector<uint32_t> zeros = StoredZeros(m);
+        const StoredGroups stored = {a, columns, codes.data(), m.scale.data(),
+                                     zeros.data()};
+        std::vector<uint8_t> row(PackedRow(all, columns).bytes);
+        std::vector<float> want(columns), got(columns);
+        for (int64_t i = 0; i < 3; ++i) {
+          m.DequantizeRow(i, want.data());
+          PackStoredRow(stored, i, all, row.data());
+          UnpackRow(all, columns, row.data(), got.data());
+          EXPECT_EQ(got, want);
+        }
       }
     }
   }
