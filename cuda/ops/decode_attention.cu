@@ -207,7 +207,9 @@ __global__ void __launch_bounds__(kThreads, BlocksOfProcessor(kQ))
   constexpr int kApart = kSums > kLanes ? 1 : kLanes / kSums;
   static_assert(kMine <= kQ, "a lane's scores are of one key");
   static_assert(sizeof(float) * kWarps * kQ * kDim <= kSharedBytes);
-  extern __shared__ uint4 memory[];
+  // Eight lanes' copies are a line of 128 bytes in shared memory, or each sector
+  // of theirs is fetched twice.
+  extern __shared__ __align__(128) uint4 memory[];
   float* const joined = reinterpret_cast<float*>(memory);  // [kWarps, kQ, kDim]
   __shared__ float max_of[kWarps][kQ], sum_of[kWarps][kQ];
 
