@@ -23,6 +23,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <iterator>
+#include <type_traits>
 
 #include "cuda/kernels/active_clusters.h"
 #include "cuda/kernels/ahead.cuh"
@@ -30,11 +31,24 @@
 #include "cuda/kernels/resident_plan.h"
 #include "cuda/kernels/row_tiles.cuh"
 #include "cuda/kernels/sm90.cuh"
+#include "cuda/kernels/sm90_product_registers.cuh"
 #include "cuda/kernels/sm90_quant_resident_parts.cuh"
+#include "cuda/kernels/sm90_quant_sums.cuh"
 #include "cuda/kernels/sm90_quant_tile.cuh"
 #include "cuda/kernels/tensor_map.h"
 
 namespace strata::gpu {
+
+#if STRATA_SM90A
+
+__device__ __forceinline__ void ArriveCluster() {
+  asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
+}
+__device__ __forceinline__ void WaitCluster() {
+  asm volatile("barrier.cluster.wait.aligned;" ::: "memory");
+}
+
+#endif  // STRATA_SM90A
 
 // Grid: splits (a cluster), tiles of rows of w, tiles of rows of x.
 template <int kBits, int kTiles, WeightsOf kKind>
@@ -138,31 +152,29 @@ __global__ void __launch_bounds__(ResidentLayout<kBits, kTiles>::kThreads,
   }
   WaitForProducts<0>();
   KeepBehind(total);
-  const auto four = [&](int i) {
-    return float4{total[4 * i], total[4 * i + 1], total[4 * i + 2],
-                  total[4 * i + 3]};
+#pragma unroll
+  for (float& sum : total) sum *= kScaleOfSums;
+  constexpr int kEights = kResidentTokens / 8;
+  const int64_t column = first_row + multiplier.row();
+  const auto put = [&](int eight, float4 v) {
+    StoreEight(p, tile, eight, column, v);
   };
   if (splits == 1) {
 #pragma unroll
-    for (int i = 0; i < kResidentEights; ++i) {
-      StoreResident(p, tile, i, first_row, four(i));
-    }
+    for (int i = 0; i < kEights; ++i) put(i, FourOf(total, i));
     return;
   }
-  constexpr int kThreads = Layout::kThreads;
-  const int share = kResidentEights / splits;
+  const ClusterSums<Layout::kThreads> cluster = {sums, &joined,
+                                                 static_cast<int>(threadIdx.x)};
   WaitCluster();  // The others have begun.
-#pragma unroll
-  for (int i = 0; i < kResidentEights; ++i) {
-    const int to = i / share;
-    StoreFourTo(
-        sums + (split * share + i - to * share) * kThreads + threadIdx.x,
-        &joined, static_cast<uint32_t>(to), four(i));
-  }
-  Wait(&joined, 0);
-  if (splits == 2) JoinResident<2, kThreads>(p, tile, split, first_row, sums);
-  if (splits == 4) JoinResident<4, kThreads>(p, tile, split, first_row, sums);
-  if (splits == 8) JoinResident<8, kThreads>(p, tile, split, first_row, sums);
+  const auto join = [&](auto number) {
+    constexpr int kSplits = decltype(number)::value;
+    cluster.template Send<kSplits>(total, split);
+    cluster.template Join<kSplits, kEights>(split, put);
+  };
+  if (splits == 2) join(std::integral_constant<int, 2>());
+  if (splits == 4) join(std::integral_constant<int, 4>());
+  if (splits == 8) join(std::integral_constant<int, 8>());
 #endif
 }
 
@@ -171,9 +183,11 @@ cudaError_t LaunchResident(const QuantProductArgs& product,
                            const ResidentPlan& plan, cudaStream_t stream) {
   using Layout = ResidentLayout<kBits, kTiles>;
   const auto kernel = ResidentKernel<kBits, kTiles, kKind>;
+  // As much as there is: with less, the next kernel's block finds no room
+  // beside one that needs half.
   const cudaError_t allowed = cudaFuncSetAttribute(
       reinterpret_cast<const void*>(kernel),
-      cudaFuncAttributeMaxDynamicSharedMemorySize, plan.shared_bytes);
+      cudaFuncAttributeMaxDynamicSharedMemorySize, kMaxResidentBytes);
   if (allowed != cudaSuccess) return allowed;
   const PackedRows& w = product.w;
   ResidentArgs args;

@@ -23,7 +23,6 @@ namespace strata::gpu {
 
 constexpr int kResidentTokens = 64;                 // Rows of x of a tile.
 constexpr int kResidentSums = kResidentTokens / 2;  // Of a thread.
-constexpr int kResidentEights = kResidentTokens / 8;
 constexpr int kResidentBlockBytes = kResidentTokens * kDepth * 2;
 
 struct ResidentArgs {
@@ -46,30 +45,6 @@ struct ResidentLayout {
 };
 
 #if STRATA_SM90A
-
-__device__ __forceinline__ void ArriveCluster() {
-  asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
-}
-__device__ __forceinline__ void WaitCluster() {
-  asm volatile("barrier.cluster.wait.aligned;" ::: "memory");
-}
-
-// Four numbers to where `p` is in shared memory of block `rank` of the cluster;
-// their bytes arrive at its `barrier`. Nobody waits for it here.
-__device__ __forceinline__ void StoreFourTo(const float4* p, uint64_t* barrier,
-                                            uint32_t rank, float4 v) {
-  asm volatile(
-      "{\n"
-      ".reg .b32 remote, there;\n"
-      "mapa.shared::cluster.u32 remote, %0, %2;\n"
-      "mapa.shared::cluster.u32 there, %1, %2;\n"
-      "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 "
-      "[remote], {%3, %4, %5, %6}, [there];\n"
-      "}\n" ::"r"(SharedAddress(p)),
-      "r"(SharedAddress(barrier)), "r"(rank), "f"(v.x), "f"(v.y), "f"(v.z),
-      "f"(v.w)
-      : "memory");
-}
 
 // x of a tile on its way to shared memory, kAhead blocks of 64 columns at a
 // time: a warp loads 32 columns of four rows, and lane l of eight the columns
@@ -133,11 +108,6 @@ class XOnItsWay {
   float4 v_[kAhead][kLoads];
 };
 
-// The first row of w of a thread's sums; the other is eight below.
-__device__ __forceinline__ int RowOfResident(int thread) {
-  return thread / 32 * 16 + thread % 32 / 4;
-}
-
 // The products of a warpgroup's 64 rows of w.
 template <int kBits, int kTiles, WeightsOf kKind>
 class ResidentMultiplier {
@@ -153,11 +123,14 @@ class ResidentMultiplier {
         first_column_(first_stage * kStageBlocks<kBits> * kDepth),
         x_(Describe(x)) {
     const int thread = static_cast<int>(threadIdx.x);
-    row_ = RowOfResident(thread);
+    row_ = thread / 32 * 16 + thread % 32 / 4;
     swizzle_ = (thread % 4 / 2 ^ row_ % 8) * 16;
     code_ = code + row_ * kCodeBytes + thread % 2 * 8;
     scale_ = scale + row_ * kGroupBytes;
   }
+
+  // The first row of w of a thread's sums; the other is eight below.
+  __device__ __forceinline__ int row() const { return row_; }
 
   // Codes and scales of a block to registers, as they are.
   __device__ __forceinline__ void Load(int block) {
@@ -214,46 +187,6 @@ class ResidentMultiplier {
   Packed packed_;
   Fragment<Packed::kScales> fragment_[2];
 };
-
-// Four sums of a thread, of rows of x 8 `eight` + 2 t and the next, t being
-// threadIdx.x % 4, by each of its two rows of w, to y.
-__device__ __forceinline__ void StoreResident(const QuantProductArgs& p,
-                                              const RowTile& tile, int eight,
-                                              int64_t first_row, float4 v) {
-  const auto thread = static_cast<int>(threadIdx.x);
-  const int row = eight * 8 + thread % 4 * 2;
-  const int64_t n = p.w.n, column = first_row + RowOfResident(thread);
-  float* const to = p.y + (tile.row + row) * n + column;
-  const bool one = row < tile.num_rows, two = row + 1 < tile.num_rows;
-  if (column < n) {
-    if (one) to[0] = v.x * kScaleOfSums;
-    if (two) to[n] = v.y * kScaleOfSums;
-  }
-  if (column + 8 < n) {
-    if (one) to[8] = v.z * kScaleOfSums;
-    if (two) to[n + 8] = v.w * kScaleOfSums;
-  }
-}
-
-// This block's share of the tile, of what all blocks have of it, in their
-// order: `sums` [block][eight of the share][thread].
-template <int kSplits, int kThreads>
-__device__ __forceinline__ void JoinResident(const QuantProductArgs& p,
-                                             const RowTile& tile, int split,
-                                             int64_t first_row,
-                                             const float4* sums) {
-  constexpr int kShare = kResidentEights / kSplits;
-#pragma unroll
-  for (int i = 0; i < kShare; ++i) {
-    float4 sum = sums[i * kThreads + threadIdx.x];
-#pragma unroll
-    for (int s = 1; s < kSplits; ++s) {
-      const float4 v = sums[(s * kShare + i) * kThreads + threadIdx.x];
-      sum.x += v.x, sum.y += v.y, sum.z += v.z, sum.w += v.w;
-    }
-    StoreResident(p, tile, split * kShare + i, first_row, sum);
-  }
-}
 
 #endif  // STRATA_SM90A
 
