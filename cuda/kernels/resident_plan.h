@@ -3,9 +3,6 @@
 //
 //   tiles    warpgroups with 64 rows of w each, 2 or 4: what a block has of y,
 //            by 64 rows of x
-//   groups   of so many warpgroups, that take turns at the columns of x: 1, or
-//   2
-//            of blocks of 128 rows of w
 //   splits   blocks of a cluster, each with a share of the columns of x
 //
 // Columns are counted in stages: 128 bytes of a row of w.
