@@ -1,4 +1,5 @@
-// How much of what a collective touches the L2 still holds from the call before.
+// How much of what a collective touches the L2 still holds from the call
+// before.
 //
 // Calls one after the other go through the same buffers in the same order: the
 // caller's, and those of NCCL, whose slots take turns. Lines that a miss

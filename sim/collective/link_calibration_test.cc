@@ -219,6 +219,11 @@ TEST(CalibrateLinksTest, TheMeasuredHostsFilePredictsOtherRuns) {
   EXPECT_EQ(first.count, 72);
   EXPECT_LT(first.median, 0.03);
   EXPECT_LT(first.percentile_90, 0.1);
+  // Uneven exchanges and rings of messages too, of sizes without fits.
+  const ErrorSummary third = ErrorsOfRun("_third.csv");
+  EXPECT_EQ(third.count, 126);
+  EXPECT_LT(third.median, 0.03);
+  EXPECT_LT(third.percentile_90, 0.09);
 }
 
 }  // namespace

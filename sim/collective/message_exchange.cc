@@ -27,8 +27,8 @@ constexpr double kDisturbedSharpness = 2;
 constexpr int kRunIn = 4;
 constexpr double kSame = 1e-9;
 
-// Channels that share a port: seconds that they would take alone, and seconds of
-// the port for their bytes.
+// Channels that share a port: seconds that they would take alone, and seconds
+// of the port for their bytes.
 struct PortShare {
   double channels = 0;
   double port = 0;
@@ -59,6 +59,9 @@ struct Flow {
   double last_copy = 0;  // Of SIMPLE.
   double sharpness = kSharpness;
   double in_port = 0;  // Of its bytes alone.
+  // Until it has passed the ports, each as though there were no other.
+  double pass_out = 0;
+  double pass_in = 0;
 };
 
 double Warped(double gb_per_s, int warps) {
@@ -96,6 +99,14 @@ class Exchange {
       // Others send alike.
       if (exchange.all_alike) port.in_shares = ports_[0].out_shares;
       sort(port.in_shares);
+    }
+    for (std::vector<Flow>& flows : flows_to_) {
+      for (Flow& flow : flows) {
+        flow.pass_out =
+            SharedSeconds(flow, ports_[flow.message.from].out_shares, 1);
+        flow.pass_in =
+            SharedSeconds(flow, ports_[flow.message.to].in_shares, 1);
+      }
     }
   }
 
@@ -212,8 +223,10 @@ class Exchange {
     if (flow.message.flagged_words || flow.channels <= 0) {
       return std::max({in, from.out, flow.channels});
     }
-    return std::max(SharedSeconds(flow, from.out_shares, 1),
-                    SharedSeconds(flow, to.in_shares, in / to.in));
+    return std::max(flow.pass_out,
+                    in == to.in
+                        ? flow.pass_in
+                        : SharedSeconds(flow, to.in_shares, in / to.in));
   }
 
   // Of a flow through a port, of whose time there is the share `left`.
@@ -335,10 +348,12 @@ double Together(double a, double b, double sharpness) {
   const double least = std::min(a, b);
   if (least <= 0) return most;
   const double share = least / most;
-  if (sharpness == kSharpness) {  // Of most messages, and much quicker.
-    const double square = share * share;
+  // Of most messages, and much quicker.
+  const double square = share * share;
+  if (sharpness == kSharpness) {
     return most * std::sqrt(std::sqrt(1 + square * square));
   }
+  if (sharpness == kDisturbedSharpness) return most * std::sqrt(1 + square);
   return most * std::pow(1 + std::pow(share, sharpness), 1 / sharpness);
 }
 

@@ -91,8 +91,8 @@ TEST(MessageExchangeTest, AChannelThatSharesItsWarpsIsSlower) {
 
 // Each rank sends 512 MiB by 32 channels of 16 MiB and keeps 64 MiB, by 16 of
 // them, where four warps send, not nine: those take half as long again. Nine
-// take here as long as a port for half of the bytes; so all ask for 1 + 2 / 3 of
-// it, and the slower ones, from then on, for 2 / 3.
+// take here as long as a port for half of the bytes; so all ask for 1 + 2 / 3
+// of it, and the slower ones, from then on, for 2 / 3.
 TEST(MessageExchangeTest, SlowChannelsHaveThePortToThemselvesInTheEnd) {
   NodeConfig node = Node();
   const double half = 256 * kMiB / kPort;
@@ -100,10 +100,10 @@ TEST(MessageExchangeTest, SlowChannelsHaveThePortToThemselvesInTheEnd) {
   const double kept = 64 * kMiB;
   const double sent = 512 * kMiB;
 
-  EXPECT_NEAR(Seconds(node, {{kept, sent}, {sent, kept}}),
-              half * Together(1, 5.0 / 3, 4) +
-                  half / 2 * Together(1, 2.0 / 3, 4),
-              1e-9);
+  EXPECT_NEAR(
+      Seconds(node, {{kept, sent}, {sent, kept}}),
+      half * Together(1, 5.0 / 3, 4) + half / 2 * Together(1, 2.0 / 3, 4),
+      1e-9);
 }
 
 // 2 MiB and the buffer's slots fit the L2, 512 MiB do not.

@@ -72,9 +72,11 @@ void Pace(std::vector<Send>& sends, std::vector<double>& paced) {
   int warps = 0;
   for (const Send& send : sends) warps += send.warps;
   // All warps move as many bytes, so those with the least go first.
-  std::sort(sends.begin(), sends.end(), [](const Send& a, const Send& b) {
-    return a.part * b.warps < b.part * a.warps;
-  });
+  if (sends.size() > 1) {
+    std::sort(sends.begin(), sends.end(), [](const Send& a, const Send& b) {
+      return a.part * b.warps < b.part * a.warps;
+    });
+  }
   double moved = 0;  // By each of the warps.
   double time = 0;
   for (const Send& send : sends) {
@@ -149,6 +151,10 @@ std::vector<PlacedMessage> PlaceMessages(
     absl::FunctionRef<double(int from, int to)> bytes) {
   const int most = MessageChannelsOfAll(tuner);
   const std::vector<int> order = PeerOrder(num_ranks);
+  std::vector<int> first_of(num_ranks);  // Channel of a round's messages.
+  for (int round = 0; round < num_ranks; ++round) {
+    first_of[round] = ReversedBits(round, most);
+  }
   const auto place = [&](int from, int to) {
     PlacedMessage message;
     message.from = from;
@@ -176,7 +182,7 @@ std::vector<PlacedMessage> PlaceMessages(
       const int at = rank * num_ranks + round;
       sent[at] = place(rank, (rank + order[round]) % num_ranks);
       received[at] = place((rank + num_ranks - order[round]) % num_ranks, rank);
-      const int first = ReversedBits(round, most);
+      const int first = first_of[round];
       const int channels = std::max(sent[at].channels, received[at].channels);
       for (int i = 0; i < channels; ++i) {
         ++messages_of[rank * most + (first + i) % most];
@@ -187,7 +193,7 @@ std::vector<PlacedMessage> PlaceMessages(
   // The i-th channel of a round's messages; beyond `both` it sends alone, or
   // receives alone.
   const auto share = [&](int rank, int round, int i, int both) {
-    const int channel = (ReversedBits(round, most) + i) % most;
+    const int channel = (first_of[round] + i) % most;
     return SharedOut(messages_of[rank * most + channel], i < both);
   };
 
@@ -199,7 +205,7 @@ std::vector<PlacedMessage> PlaceMessages(
       int messages = 0;
       for (int round = 0; round < num_ranks; ++round) {
         const int at = rank * num_ranks + round;
-        const int i = (channel + most - ReversedBits(round, most)) % most;
+        const int i = (channel + most - first_of[round]) % most;
         if (i >= std::max(sent[at].channels, received[at].channels)) continue;
         if (i < sent[at].channels) {
           const bool is_copy = round == 0;

@@ -47,7 +47,7 @@ bool TakesFlaggedWords(const NcclTuner& tuner, int num_ranks, double bytes,
 // alike: channels that have as much to do besides.
 struct PlacedMessage {
   int from = 0;
-  int to = 0;  // May be `from`: a copy.
+  int to = 0;        // May be `from`: a copy.
   double bytes = 0;  // Of these channels.
   bool flagged_words = false;
   int channels = 1;

@@ -125,9 +125,9 @@ TEST(PlaceMessagesTest, MessagesShareChannelsAndWarpsWhereTheyAreLarge) {
 // message to rank 0, which comes without one back, has eight warps, the other
 // four. So twelve send until the eight have moved 10.5 MiB.
 TEST(PlaceMessagesTest, ChannelsOfAMessageDifferByWhatTheySendBesides) {
-  const std::vector<PlacedMessage> placed = Placed(
-      3, /*all_alike=*/false,
-      [](int, int to) { return to == 0 ? 168 * kMiB : 96 * kMiB; });
+  const std::vector<PlacedMessage> placed =
+      Placed(3, /*all_alike=*/false,
+             [](int, int to) { return to == 0 ? 168 * kMiB : 96 * kMiB; });
   std::vector<PlacedMessage> hot;
   std::vector<PlacedMessage> other;
   for (const PlacedMessage& message : placed) {
@@ -149,9 +149,9 @@ TEST(PlaceMessagesTest, ChannelsOfAMessageDifferByWhatTheySendBesides) {
   EXPECT_NEAR(hot[1].paced, 10.5 * kMiB / 8 * std::sqrt(9.0 * 12), 1);
   ASSERT_EQ(other.size(), 1u);
   EXPECT_EQ(other[0].send_warps, 4);
-  EXPECT_NEAR(
-      other[0].paced,
-      hot[1].paced + (12.0 / 4 - 10.5 / 8) * kMiB * std::sqrt(9.0 * 4), 1);
+  EXPECT_NEAR(other[0].paced,
+              hot[1].paced + (12.0 / 4 - 10.5 / 8) * kMiB * std::sqrt(9.0 * 4),
+              1);
 }
 
 // Rank 0 sends 64 MiB to rank 1 and gets nothing: both ends use 19 warps, of
