@@ -213,6 +213,11 @@ TEST(ClusterTest, NamesTheFieldOfAKindThatIsOutOfRange) {
               }),
               StatusIs(kInvalid, HasSubstr("nccl.ll.efficiency is 1.5")));
   EXPECT_THAT(
+      create([](NodeConfig& node) {
+        node.mutable_nccl()->set_cached_speedup(0.5);
+      }),
+      StatusIs(kInvalid, HasSubstr("nccl.cached_speedup is 0.5; want 1 to")));
+  EXPECT_THAT(
       create([](NodeConfig& node) { node.mutable_tuner()->set_channels(0); }),
       StatusIs(kInvalid, HasSubstr("tuner.channels is 0")));
   EXPECT_THAT(create([](NodeConfig& node) { node.set_name("other"); }),

@@ -59,6 +59,7 @@ absl::Status ValidateGpu(const std::string& path, const GpuConfig& gpu) {
   RETURN_IF_ERROR(Rate(path, "memory_gb_per_s", gpu.memory_gb_per_s()));
   RETURN_IF_ERROR(InRange(path, "num_sms", gpu.num_sms(), 0, 1e6));
   RETURN_IF_ERROR(InRange(path, "watts", gpu.watts(), 0, 1e6));
+  RETURN_IF_ERROR(RateOrNone(path, "l2_mib", gpu.l2_mib()));
   return InRange(path, "dollars_per_hour", gpu.dollars_per_hour(), 0, 1e6);
 }
 
@@ -82,6 +83,10 @@ absl::Status ValidateNccl(const std::string& path, const NcclConstants& nccl,
   RETURN_IF_ERROR(ValidateProtocol(path + ".simple", nccl.simple()));
   RETURN_IF_ERROR(
       RateOrNone(path, "channel_copy_gb_per_s", nccl.channel_copy_gb_per_s()));
+  if (nccl.cached_speedup() != 0) {
+    RETURN_IF_ERROR(
+        InRange(path, "cached_speedup", nccl.cached_speedup(), 1, 1e3));
+  }
   const NcclConstants::PointToPoint& p2p = nccl.point_to_point();
   const std::string p2p_path = path + ".point_to_point";
   RETURN_IF_ERROR(Microseconds(p2p_path, "launch_us", p2p.launch_us()));

@@ -16,6 +16,7 @@
 #include "sim/cluster/cluster.h"
 #include "sim/cluster/cluster.pb.h"
 #include "sim/collective/algorithm.h"
+#include "sim/collective/cached_share.h"
 #include "sim/collective/group.h"
 #include "sim/collective/message_exchange.h"
 #include "sim/collective/nccl_choice.h"
@@ -92,6 +93,17 @@ double ChannelCopy(double bytes, const NcclConstants& nccl) {
   return rate > 0 ? bytes / rate : 0;
 }
 
+// Bytes of a GPU's memory: the caller's, its own part twice, and the slots of
+// its channels.
+double TouchedByRing(const Plan& plan, const NodeConfig& node,
+                     const Group& group) {
+  const double channels = std::max(1, node.tuner().channels());
+  const double slice =
+      std::min(plan.copy_bytes / channels / kSlicesPerChunk, kLargestSlice);
+  return plan.copy_bytes * (group.size() + 1) +
+         channels * kSlots / kSlotsOfSlice * slice;
+}
+
 // Of rings, trees, halving-doubling.
 void TimeProtocols(const LoadedPlan& loaded, const NodeConfig& node,
                    const Group& group, Best& best) {
@@ -127,7 +139,11 @@ void TimeProtocols(const LoadedPlan& loaded, const NodeConfig& node,
         protocol->copy_gb_per_s() > 0
             ? protocol->copy_gb_per_s()
             : protocol->efficiency() * node.scale_up().gb_per_s();
-    timing.bandwidth += loaded.plan.copy_bytes / (copy_rate * kGigabyte);
+    double copy_time = loaded.plan.copy_bytes / (copy_rate * kGigabyte);
+    if (name == NcclProtocol::kSimple && one_node) {
+      copy_time *= ReadingTime(node, TouchedByRing(loaded.plan, node, group));
+    }
+    timing.bandwidth += copy_time;
     if (name == NcclProtocol::kSimple && node.tuner().channels() > 0) {
       // The last slice of a channel's part.
       const double part = loaded.plan.copy_bytes / node.tuner().channels();

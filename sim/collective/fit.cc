@@ -1,12 +1,15 @@
 #include "sim/collective/fit.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
+#include <numeric>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
@@ -16,6 +19,7 @@
 #include "google/protobuf/message.h"
 #include "sim/cluster/cluster.h"
 #include "sim/cluster/cluster.pb.h"
+#include "sim/collective/algorithm.h"
 #include "sim/collective/validation.h"
 
 namespace strata::sim {
@@ -66,6 +70,30 @@ const google::protobuf::FieldDescriptor& FieldOf(
       message.GetDescriptor()->FindFieldByName(std::string(name));
   CHECK(field != nullptr) << "no constant " << name;
   return *field;
+}
+
+// Rows by what times them.
+enum RowKind { kRing, kPairwise, kMoe, kNumRowKinds };
+
+RowKind KindOf(const MeasuredCollective& row) {
+  if (row.is_moe) return kMoe;
+  switch (row.collective.kind) {
+    case CollectiveKind::kAllToAll:
+    case CollectiveKind::kAllToAllV:
+    case CollectiveKind::kSendRecv:
+      return kPairwise;
+    default:
+      return kRing;
+  }
+}
+
+// Whether the times of such rows may depend on the constant.
+bool Matters(absl::string_view name, RowKind kind) {
+  if (absl::StartsWith(name, "deep_ep.")) return kind == kMoe;
+  if (kind == kMoe) return false;
+  if (absl::StartsWith(name, "nccl.point_to_point.")) return kind == kPairwise;
+  return kind == kRing || name == "nccl.channel_copy_gb_per_s" ||
+         name == "nccl.cached_speedup";
 }
 
 // The last message on the path of `name`, which becomes the last word.
@@ -126,7 +154,30 @@ absl::StatusOr<NodeConfig> FitConstants(
     const NodeConfig& start, absl::Span<const MeasuredCollective> measured,
     int rounds, absl::Span<const absl::string_view> kept) {
   NodeConfig best = start;
-  ASSIGN_OR_RETURN(double error, MeanLogError(start, measured));
+  std::array<std::vector<MeasuredCollective>, kNumRowKinds> rows;
+  for (const MeasuredCollective& row : measured) {
+    rows[KindOf(row)].push_back(row);
+  }
+  std::array<double, kNumRowKinds> errors = {};  // Sums.
+  for (int kind = 0; kind < kNumRowKinds; ++kind) {
+    ASSIGN_OR_RETURN(const double mean, MeanLogError(start, rows[kind]));
+    errors[kind] = mean * rows[kind].size();
+  }
+  // Of all rows; those that do not depend on `name` are as before.
+  const auto errors_with = [&](const NodeConfig& changed,
+                               absl::string_view name)
+      -> absl::StatusOr<std::array<double, kNumRowKinds>> {
+    std::array<double, kNumRowKinds> sums = errors;
+    for (int kind = 0; kind < kNumRowKinds; ++kind) {
+      if (!Matters(name, static_cast<RowKind>(kind))) continue;
+      ASSIGN_OR_RETURN(const double mean, MeanLogError(changed, rows[kind]));
+      sums[kind] = mean * rows[kind].size();
+    }
+    return sums;
+  };
+  const auto total = [](const std::array<double, kNumRowKinds>& sums) {
+    return std::accumulate(sums.begin(), sums.end(), 0.0);
+  };
   std::vector<double> step(ConstantsOf(start).size(), kFirstStep);
   // No row depends on them, or no protocol that one takes.
   std::vector<bool> is_idle(step.size(), false);
@@ -145,11 +196,10 @@ absl::StatusOr<NodeConfig> FitConstants(
         NodeConfig changed = best;
         SetConstant(constants[i].name, constants[i].value * factor, changed);
         // A share above 1, say, is refused: no better then.
-        const absl::StatusOr<double> changed_error =
-            MeanLogError(changed, measured);
-        if (changed_error.ok() && *changed_error == error) ++num_same;
-        if (!changed_error.ok() || *changed_error >= error) continue;
-        error = *changed_error;
+        const auto sums = errors_with(changed, constants[i].name);
+        if (sums.ok() && *sums == errors) ++num_same;
+        if (!sums.ok() || total(*sums) >= total(errors)) continue;
+        errors = *sums;
         best = std::move(changed);
         is_better = true;
         break;

@@ -7,6 +7,7 @@
 
 #include "absl/functional/function_ref.h"
 #include "sim/cluster/cluster.pb.h"
+#include "sim/collective/cached_share.h"
 #include "sim/collective/nccl_choice.h"
 
 namespace strata::sim {
@@ -26,6 +27,13 @@ constexpr double kDisturbedSharpness = 2;
 constexpr int kRunIn = 4;
 constexpr double kSame = 1e-9;
 
+// Channels that share a port: seconds that they would take alone, and seconds
+// of the port for their bytes.
+struct PortShare {
+  double channels = 0;
+  double port = 0;
+};
+
 // A rank's port: seconds of an exchange's bytes.
 struct Port {
   double out_bytes = 0;  // Data, without overhead.
@@ -38,9 +46,12 @@ struct Port {
   // meanwhile, as a share of this one's time.
   double out_disturbed = 0;
   double in_disturbed = 0;
+  // Those that take the least first.
+  std::vector<PortShare> out_shares;
+  std::vector<PortShare> in_shares;
 };
 
-// A message, or a rank's copy to itself.
+// A message's channels, or a rank's copy to itself.
 struct Flow {
   PlacedMessage message;
   double latency = 0;
@@ -48,10 +59,12 @@ struct Flow {
   double last_copy = 0;  // Of SIMPLE.
   double sharpness = kSharpness;
   double in_port = 0;  // Of its bytes alone.
+  // Until it has passed the ports, each as though there were no other.
+  double pass_out = 0;
+  double pass_in = 0;
 };
 
 double Warped(double gb_per_s, int warps) {
-  // More warps move more, but less each: what they wait for is shared.
   return gb_per_s * kGigabyte *
          std::sqrt(static_cast<double>(warps) / kLoneWarps);
 }
@@ -60,18 +73,40 @@ class Exchange {
  public:
   Exchange(const NodeConfig& node, const MessageExchange& exchange,
            double peers, absl::FunctionRef<double(int from, int to)> bytes)
-      : nccl_(node.nccl()),
+      : node_(node),
+        nccl_(node.nccl()),
         constants_(node.nccl().point_to_point()),
         exchange_(exchange),
         launch_(kMicrosecond *
                 (constants_.launch_us() + constants_.per_peer_us() * peers)),
         ports_(exchange.num_ranks),
+        touched_(exchange.num_ranks, 0),
         flows_to_(exchange.num_ranks) {
     AddPorts(bytes);
-    for (const PlacedMessage& message :
-         PlaceMessages(node.tuner(), exchange.num_ranks, exchange.all_alike,
-                       constants_.ll_part_kib() * kKibibyte, bytes)) {
-      AddFlow(message);
+    const std::vector<PlacedMessage> placed =
+        PlaceMessages(node.tuner(), exchange.num_ranks, exchange.all_alike,
+                      constants_.ll_part_kib() * kKibibyte, bytes);
+    for (const PlacedMessage& message : placed) AddTouched(message);
+    for (const PlacedMessage& message : placed) AddFlow(message);
+    const auto sort = [](std::vector<PortShare>& shares) {
+      std::sort(shares.begin(), shares.end(),
+                [](const PortShare& a, const PortShare& b) {
+                  return a.channels < b.channels;
+                });
+    };
+    for (Port& port : ports_) {
+      sort(port.out_shares);
+      // Others send alike.
+      if (exchange.all_alike) port.in_shares = ports_[0].out_shares;
+      sort(port.in_shares);
+    }
+    for (std::vector<Flow>& flows : flows_to_) {
+      for (Flow& flow : flows) {
+        flow.pass_out =
+            SharedSeconds(flow, ports_[flow.message.from].out_shares, 1);
+        flow.pass_in =
+            SharedSeconds(flow, ports_[flow.message.to].in_shares, 1);
+      }
     }
   }
 
@@ -128,6 +163,17 @@ class Exchange {
     }
   }
 
+  // The caller's bytes at both ends, and the slots of the receiver's buffers.
+  void AddTouched(const PlacedMessage& message) {
+    double slots = 0;
+    if (message.from != message.to && !message.flagged_words) {
+      const double chunks = std::ceil(message.part / kMessageChunk);
+      slots = kSlots * message.part / chunks * message.channels;
+    }
+    touched_[message.from] += message.bytes;
+    touched_[exchange_.all_alike ? 0 : message.to] += message.bytes + slots;
+  }
+
   void AddFlow(const PlacedMessage& message) {
     Flow flow;
     flow.message = message;
@@ -136,13 +182,17 @@ class Exchange {
     if (message.flagged_words) {
       flow.channels = part / (constants_.ll_gb_per_s() * kGigabyte);
     } else if (constants_.channel_gb_per_s() > 0) {
-      flow.channels =
-          part / Warped(constants_.channel_gb_per_s(), message.send_warps);
+      flow.channels = message.paced * message.turns /
+                      (constants_.channel_gb_per_s() * kGigabyte) *
+                      ReadingTime(node_, touched_[message.from]);
     }
-    const Port& from = ports_[message.from];
-    const Port& to = ports_[message.to];
+    Port& from = ports_[message.from];
+    Port& to = ports_[message.to];
     if (message.from != message.to) {
       flow.in_port = to.in * message.bytes / to.in_bytes;
+      to.in_shares.push_back({flow.channels, flow.in_port});
+      from.out_shares.push_back(
+          {flow.channels, from.out * message.bytes / from.out_bytes});
       if (!message.flagged_words) {
         flow.latency += constants_.simple_us() * kMicrosecond;
         if (nccl_.channel_copy_gb_per_s() > 0) {
@@ -164,14 +214,42 @@ class Exchange {
     if (flow.message.from == flow.message.to) {
       return flow.latency + flow.channels;
     }
-    return flow.latency + flow.last_copy +
-           PassSeconds(flow, std::max(in, ports_[flow.message.from].out));
+    return flow.latency + flow.last_copy + PassSeconds(flow, in);
   }
 
-  double PassSeconds(const Flow& flow, double port) const {
-    return flow.message.flagged_words
-               ? std::max(port, flow.channels)
-               : Together(port, flow.channels, flow.sharpness);
+  double PassSeconds(const Flow& flow, double in) const {
+    const Port& from = ports_[flow.message.from];
+    const Port& to = ports_[flow.message.to];
+    if (flow.message.flagged_words || flow.channels <= 0) {
+      return std::max({in, from.out, flow.channels});
+    }
+    return std::max(flow.pass_out,
+                    in == to.in
+                        ? flow.pass_in
+                        : SharedSeconds(flow, to.in_shares, in / to.in));
+  }
+
+  // Of a flow through a port, of whose time there is the share `left`.
+  static double SharedSeconds(const Flow& flow,
+                              const std::vector<PortShare>& shares,
+                              double left) {
+    // Seconds of the port that all ask for in a second.
+    double asked = 0;
+    for (const PortShare& share : shares) {
+      if (share.channels > 0) asked += share.port / share.channels;
+    }
+    double alone = 0;
+    double seconds = 0;
+    for (const PortShare& share : shares) {
+      const double until = std::min(share.channels, flow.channels);
+      if (until <= 0) continue;
+      if (until > alone) {
+        seconds += (until - alone) * Together(1, left * asked, flow.sharpness);
+        alone = until;
+      }
+      asked -= share.port / share.channels;
+    }
+    return seconds;
   }
 
   // Whether each rank waits for another in every exchange.
@@ -198,9 +276,7 @@ class Exchange {
     for (int to = 0; to < exchange_.num_ranks; ++to) {
       for (const Flow& flow : flows_to_[to]) {
         if (flow.message.from == to) continue;
-        const double port =
-            std::max(ports_[to].in, ports_[flow.message.from].out);
-        most = std::max(most, PassSeconds(flow, port));
+        most = std::max(most, PassSeconds(flow, ports_[to].in));
       }
     }
     return most;
@@ -255,11 +331,13 @@ class Exchange {
     return sum / of.size();
   }
 
+  const NodeConfig& node_;
   const NcclConstants& nccl_;
   const NcclConstants::PointToPoint& constants_;
   const MessageExchange& exchange_;
   const double launch_;
   std::vector<Port> ports_;                  // [num_ranks]
+  std::vector<double> touched_;              // Bytes: [num_ranks]
   std::vector<std::vector<Flow>> flows_to_;  // [num_ranks], by receiver
 };
 
@@ -270,10 +348,12 @@ double Together(double a, double b, double sharpness) {
   const double least = std::min(a, b);
   if (least <= 0) return most;
   const double share = least / most;
-  if (sharpness == kSharpness) {  // Of most messages, and much quicker.
-    const double square = share * share;
+  // Of most messages, and much quicker.
+  const double square = share * share;
+  if (sharpness == kSharpness) {
     return most * std::sqrt(std::sqrt(1 + square * square));
   }
+  if (sharpness == kDisturbedSharpness) return most * std::sqrt(1 + square);
   return most * std::pow(1 + std::pow(share, sharpness), 1 / sharpness);
 }
 

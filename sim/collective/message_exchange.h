@@ -8,10 +8,13 @@
 // chunks into a buffer of the receiver's, where the receiver's block copies
 // them to their place. So a message takes what its channels and the ports on
 // its way take, and the copy of the last chunk, which hides behind nothing.
+// Channels read faster what the L2 still holds of the call before.
 //
 // Ports: a byte takes its own direction for itself and its share of a packet's
 // head, and the other direction for what acknowledges it. A port that mostly
-// receives is faster than one that does both. Where ports at both ends of a
+// receives is faster than one that does both. Channels share a port as fast as
+// they are without it, so those that have less to do end early, and leave the
+// port to slower ones that cannot fill it. Where ports at both ends of a
 // message serve others too, and are about as busy, each waits for the other.
 //
 // Ranks are held in step only by messages: a rank begins its next exchange when

@@ -89,6 +89,38 @@ TEST(MessageExchangeTest, AChannelThatSharesItsWarpsIsSlower) {
   EXPECT_NEAR(kept / alone, std::sqrt(9.0 / 4), 1e-3);
 }
 
+// Each rank sends 512 MiB by 32 channels of 16 MiB and keeps 64 MiB, by 16 of
+// them, where four warps send, not nine: those take half as long again. Nine
+// take here as long as a port for half of the bytes; so all ask for 1 + 2 / 3
+// of it, and the slower ones, from then on, for 2 / 3.
+TEST(MessageExchangeTest, SlowChannelsHaveThePortToThemselvesInTheEnd) {
+  NodeConfig node = Node();
+  const double half = 256 * kMiB / kPort;
+  PointToPoint(node).set_channel_gb_per_s(16 * kMiB / half / 1e9);
+  const double kept = 64 * kMiB;
+  const double sent = 512 * kMiB;
+
+  EXPECT_NEAR(
+      Seconds(node, {{kept, sent}, {sent, kept}}),
+      half * Together(1, 5.0 / 3, 4) + half / 2 * Together(1, 2.0 / 3, 4),
+      1e-9);
+}
+
+// 2 MiB and the buffer's slots fit the L2, 512 MiB do not.
+TEST(MessageExchangeTest, ChannelsReadFasterWhatTheCacheHolds) {
+  const auto with_speedup = [](double bytes, double speedup) {
+    NodeConfig node = Node();
+    node.mutable_gpu()->set_l2_mib(50);
+    node.mutable_nccl()->set_cached_speedup(speedup);
+    PointToPoint(node).set_channel_gb_per_s(0.1);
+    return Seconds(node, {{0, bytes}, {0, 0}});
+  };
+
+  EXPECT_NEAR(with_speedup(2 * kMiB, 0) / with_speedup(2 * kMiB, 2), 2, 1e-3);
+  EXPECT_NEAR(with_speedup(512 * kMiB, 0) / with_speedup(512 * kMiB, 2), 1,
+              1e-3);
+}
+
 // Ports that channels would just fill: where those at the other ends serve two
 // others as well, the powers are 2, not 4.
 TEST(MessageExchangeTest, PortsThatServeManyDisturbEachOther) {

@@ -60,6 +60,36 @@ struct WarpShare {
   int turns = 1;
 };
 
+// A message that a channel sends.
+struct Send {
+  int place = 0;  // Of its `paced`.
+  double part = 0;
+  int warps = 0;
+};
+
+// Of messages that a channel sends at once, when each is sent.
+void Pace(std::vector<Send>& sends, std::vector<double>& paced) {
+  int warps = 0;
+  for (const Send& send : sends) warps += send.warps;
+  // All warps move as many bytes, so those with the least go first.
+  if (sends.size() > 1) {
+    std::sort(sends.begin(), sends.end(), [](const Send& a, const Send& b) {
+      return a.part * b.warps < b.part * a.warps;
+    });
+  }
+  double moved = 0;  // By each of the warps.
+  double time = 0;
+  for (const Send& send : sends) {
+    const double of_warp = send.part / send.warps;
+    time += (of_warp - moved) * std::sqrt(static_cast<double>(kLoneWarps) *
+                                          static_cast<double>(warps));
+    moved = of_warp;
+    warps -= send.warps;
+    paced[send.place] = time;
+  }
+  sends.clear();
+}
+
 // What a message has of a channel with `messages`; `both`: one is sent and one
 // received.
 WarpShare SharedOut(int messages, bool both) {
@@ -121,6 +151,10 @@ std::vector<PlacedMessage> PlaceMessages(
     absl::FunctionRef<double(int from, int to)> bytes) {
   const int most = MessageChannelsOfAll(tuner);
   const std::vector<int> order = PeerOrder(num_ranks);
+  std::vector<int> first_of(num_ranks);  // Channel of a round's messages.
+  for (int round = 0; round < num_ranks; ++round) {
+    first_of[round] = ReversedBits(round, most);
+  }
   const auto place = [&](int from, int to) {
     PlacedMessage message;
     message.from = from;
@@ -148,7 +182,7 @@ std::vector<PlacedMessage> PlaceMessages(
       const int at = rank * num_ranks + round;
       sent[at] = place(rank, (rank + order[round]) % num_ranks);
       received[at] = place((rank + num_ranks - order[round]) % num_ranks, rank);
-      const int first = ReversedBits(round, most);
+      const int first = first_of[round];
       const int channels = std::max(sent[at].channels, received[at].channels);
       for (int i = 0; i < channels; ++i) {
         ++messages_of[rank * most + (first + i) % most];
@@ -156,38 +190,75 @@ std::vector<PlacedMessage> PlaceMessages(
     }
   }
 
-  // Of `channels` of a round, the least that one of them has; beyond `both` it
-  // sends alone, or receives alone.
-  const auto share = [&](int rank, int round, int channels, int both) {
-    const int first = ReversedBits(round, most);
-    WarpShare least{kMostWarps, kMostWarps, 1};
-    for (int i = 0; i < channels; ++i) {
-      const WarpShare of =
-          SharedOut(messages_of[rank * most + (first + i) % most], i < both);
-      least.send = std::min(least.send, of.send);
-      least.receive = std::min(least.receive, of.receive);
-      least.turns = std::max(least.turns, of.turns);
-    }
-    return least;
+  // The i-th channel of a round's messages; beyond `both` it sends alone, or
+  // receives alone.
+  const auto share = [&](int rank, int round, int i, int both) {
+    const int channel = (first_of[round] + i) % most;
+    return SharedOut(messages_of[rank * most + channel], i < both);
   };
+
+  // [rank, round, channel of the message]
+  std::vector<double> paced(num_placed * num_ranks * most, 0);
+  std::vector<Send> sends;
+  for (int rank = 0; rank < num_placed; ++rank) {
+    for (int channel = 0; channel < most; ++channel) {
+      int messages = 0;
+      for (int round = 0; round < num_ranks; ++round) {
+        const int at = rank * num_ranks + round;
+        const int i = (channel + most - first_of[round]) % most;
+        if (i >= std::max(sent[at].channels, received[at].channels)) continue;
+        if (i < sent[at].channels) {
+          const bool is_copy = round == 0;
+          const WarpShare of =
+              share(rank, round, i, is_copy ? 0 : received[at].channels);
+          const Send send{at * most + i, sent[at].part,
+                          is_copy ? of.receive : of.send};
+          sends.push_back(send);
+          // A copy stays on the GPU, and is in no other's way.
+          if (is_copy) Pace(sends, paced);
+        }
+        if (++messages % kMostMessagesAtOnce == 0) Pace(sends, paced);
+      }
+      Pace(sends, paced);
+    }
+  }
 
   std::vector<PlacedMessage> placed;
   for (int rank = 0; rank < num_placed; ++rank) {
     for (int round = 0; round < num_ranks; ++round) {
-      PlacedMessage message = sent[rank * num_ranks + round];
-      if (message.channels == 0) continue;
-      const auto in = received[rank * num_ranks + round];
+      const int at = rank * num_ranks + round;
+      const PlacedMessage& message = sent[at];
       const int to = all_alike ? 0 : message.to;
-      const auto out = sent[to * num_ranks + round];
+      const PlacedMessage& out = sent[to * num_ranks + round];
       const bool is_copy = round == 0;
-      const WarpShare sender =
-          share(rank, round, message.channels, is_copy ? 0 : in.channels);
-      const WarpShare receiver =
-          share(to, round, message.channels, is_copy ? 0 : out.channels);
-      message.send_warps = is_copy ? sender.receive : sender.send;
-      message.receive_warps = receiver.receive;
-      message.turns = std::max(sender.turns, receiver.turns);
-      placed.push_back(message);
+      const size_t first = placed.size();
+      for (int i = 0; i < message.channels; ++i) {
+        const WarpShare sender =
+            share(rank, round, i, is_copy ? 0 : received[at].channels);
+        const WarpShare receiver =
+            share(to, round, i, is_copy ? 0 : out.channels);
+        PlacedMessage one = message;
+        one.channels = 1;
+        one.bytes = message.part;
+        one.send_warps = is_copy ? sender.receive : sender.send;
+        one.receive_warps = receiver.receive;
+        one.paced = paced[at * most + i];
+        one.turns = std::max(sender.turns, receiver.turns);
+        const auto alike =
+            std::find_if(placed.begin() + first, placed.end(),
+                         [&](const PlacedMessage& other) {
+                           return other.paced == one.paced &&
+                                  other.send_warps == one.send_warps &&
+                                  other.receive_warps == one.receive_warps &&
+                                  other.turns == one.turns;
+                         });
+        if (alike == placed.end()) {
+          placed.push_back(one);
+        } else {
+          ++alike->channels;
+          alike->bytes += message.part;
+        }
+      }
     }
   }
   return placed;

@@ -43,18 +43,21 @@ int MessageChannels(const NcclTuner& tuner, int num_ranks, double bytes,
 bool TakesFlaggedWords(const NcclTuner& tuner, int num_ranks, double bytes,
                        double ll_part);
 
-// A message within a node as NCCL's blocks, one for each channel, carry it.
+// Of a message within a node, what NCCL's blocks, one for each channel, carry
+// alike: channels that have as much to do besides.
 struct PlacedMessage {
   int from = 0;
-  int to = 0;  // May be `from`: a copy.
-  double bytes = 0;
+  int to = 0;        // May be `from`: a copy.
+  double bytes = 0;  // Of these channels.
   bool flagged_words = false;
   int channels = 1;
   double part = 0;  // Bytes of a channel.
-  // Of the channel that has the fewest: warps that move its bytes there, and
-  // that copy them to their place; all of a copy's are the former.
+  // Warps that move its bytes there, and that copy them to their place; all of
+  // a copy's are the former.
   int send_warps = 0;
   int receive_warps = 0;
+  // Bytes that kLoneWarps would send in the time until a channel's are sent.
+  double paced = 0;
   int turns = 1;  // Channels that have more than eight messages take turns.
 };
 
@@ -67,6 +70,10 @@ struct PlacedMessage {
 // at once. A block's 20 warps are shared out evenly among its messages, and of
 // each between sending and receiving, where the channel does both: so a message
 // that shares its channel has fewer, and those of one that ends idle.
+//
+// What a block sends goes by the root of the warps that send at a time, of all
+// its messages: more warps move more, but less each, as what they wait for is
+// shared. So a message whose neighbour has ended is faster from then on.
 std::vector<PlacedMessage> PlaceMessages(
     const NcclTuner& tuner, int num_ranks, bool all_alike, double ll_part,
     absl::FunctionRef<double(int from, int to)> bytes);

@@ -1,5 +1,6 @@
 #include "sim/collective/nccl_choice.h"
 
+#include <cmath>
 #include <vector>
 
 #include "absl/functional/function_ref.h"
@@ -78,12 +79,17 @@ std::vector<PlacedMessage> Placed(
                        bytes);
 }
 
-// From rank 0 to `to`.
+// From rank 0 to `to`: all its channels, otherwise what the first have.
 PlacedMessage To(int to, const std::vector<PlacedMessage>& placed) {
+  PlacedMessage all;
+  all.channels = 0;
   for (const PlacedMessage& message : placed) {
-    if (message.from == 0 && message.to == to) return message;
+    if (message.from != 0 || message.to != to) continue;
+    const int channels = all.channels + message.channels;
+    if (all.channels == 0) all = message;
+    all.channels = channels;
   }
-  return {};
+  return all;
 }
 
 // Messages of four ranks begin at channels 0 (to itself), 16 (to the next), 8
@@ -111,6 +117,41 @@ TEST(PlaceMessagesTest, MessagesShareChannelsAndWarpsWhereTheyAreLarge) {
   // All 32: four messages, of five warps two receive, two send, one tells.
   EXPECT_EQ(To(3, even(320 * kMiB)).send_warps, 2);
   EXPECT_EQ(To(3, even(320 * kMiB)).turns, 1);
+}
+
+// Of three ranks, all send 168 MiB to rank 0, which are 16 channels of 10.5
+// MiB, and 96 MiB to others, 8 of 12. Rank 1 sends to rank 0 by channels 8 to
+// 23, of which 8 to 15 receive as well, and to rank 2 by 16 to 23, where its
+// message to rank 0, which comes without one back, has eight warps, the other
+// four. So twelve send until the eight have moved 10.5 MiB.
+TEST(PlaceMessagesTest, ChannelsOfAMessageDifferByWhatTheySendBesides) {
+  const std::vector<PlacedMessage> placed =
+      Placed(3, /*all_alike=*/false,
+             [](int, int to) { return to == 0 ? 168 * kMiB : 96 * kMiB; });
+  std::vector<PlacedMessage> hot;
+  std::vector<PlacedMessage> other;
+  for (const PlacedMessage& message : placed) {
+    if (message.from != 1 || message.to == 1) continue;
+    (message.to == 0 ? hot : other).push_back(message);
+  }
+
+  ASSERT_EQ(hot.size(), 2u);
+  for (const PlacedMessage& half : hot) {
+    EXPECT_EQ(half.channels, 8);
+    EXPECT_EQ(half.part, 10.5 * kMiB);
+    EXPECT_EQ(half.bytes, 84 * kMiB);
+  }
+  EXPECT_EQ(hot[0].send_warps, kLoneWarps);
+  EXPECT_EQ(hot[0].receive_warps, 4);  // Beside what rank 0 keeps.
+  EXPECT_DOUBLE_EQ(hot[0].paced, 10.5 * kMiB);
+  EXPECT_EQ(hot[1].send_warps, 8);
+  // Bytes of a warp, and bytes of nine while twelve move one each.
+  EXPECT_NEAR(hot[1].paced, 10.5 * kMiB / 8 * std::sqrt(9.0 * 12), 1);
+  ASSERT_EQ(other.size(), 1u);
+  EXPECT_EQ(other[0].send_warps, 4);
+  EXPECT_NEAR(other[0].paced,
+              hot[1].paced + (12.0 / 4 - 10.5 / 8) * kMiB * std::sqrt(9.0 * 4),
+              1);
 }
 
 // Rank 0 sends 64 MiB to rank 1 and gets nothing: both ends use 19 warps, of
