@@ -14,6 +14,7 @@
 #include "cuda/nccl/peer_table.h"
 #include "cuda/nccl/row_exchange.h"
 #include "cuda/runtime/kernel.h"
+#include "cuda/runtime/side_lanes.h"
 #include "cuda/runtime/status.h"
 #include "cuda_runtime_api.h"
 
@@ -96,6 +97,7 @@ absl::StatusOr<RowExchangeArgs> RowsOf(const KernelContext& ctx,
   args.peers.fault = ctx.fault;
   args.home_offset = ctx.in(kOffset).as<int32_t>();
   args.count = ctx.in(kCount).as<int32_t>();
+  args.beside = IsLane(ctx.stream);
   return args;
 }
 

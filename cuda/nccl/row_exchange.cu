@@ -1,6 +1,8 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "cuda/kernels/ahead.cuh"
+#include "cuda/kernels/tensor_map.h"
 #include "cuda/nccl/peer_push.cuh"
 #include "cuda/nccl/peer_table.h"
 #include "cuda/nccl/row_exchange.h"
@@ -9,12 +11,26 @@
 namespace strata::gpu {
 namespace {
 
-constexpr int kThreads = kPushThreads;
 constexpr int kWarp = 32;
 // Enough for the links and for memory on 132 multiprocessors; a segment, whose
 // rows may be many, has a few blocks at least.
 constexpr int kBlocks = 528;
 constexpr int kMinBlocks = 4;
+
+// Beside others an exchange has few multiprocessors, and as much on its way on
+// each as it can: a block of 1,024 threads, of 4 times 16 bytes each, has 64
+// KB, and what it reads comes some 1.2 us later. That is 54 GB/s a block. A
+// link of 450 GB/s wants 8.3 such blocks. What came is read and written once
+// more, at the memory's pace if it could: with 16 blocks at 870 GB/s, so that
+// of an exchange over four, of which 3/4 leave the GPU, this takes 0.7 times as
+// long as the link. Eight more would save a fifth of it, and take as much again
+// of the products beside.
+constexpr int kMaxThreads = 1024;
+constexpr int kBlocksBeside = 16;
+// Blocks that go to neighbouring multiprocessors, as clusters do: sixteen by
+// themselves take one of each of twelve pairs, and products want both of a
+// pair.
+constexpr int kPair = 2;
 
 // --- The plan: one block ---
 
@@ -149,10 +165,11 @@ struct Segment {
 
 // By all threads of a block, for all of them.
 __device__ Segment SegmentOf(const RowExchangeArgs& args, int r, int e) {
-  __shared__ int32_t sums[2][kThreads / kWarp];
+  __shared__ int32_t sums[2][kMaxThreads / kWarp];
   const int thread = static_cast<int>(threadIdx.x);
+  const int threads = static_cast<int>(blockDim.x);
   int32_t grouped = 0, in_piece = 0;
-  for (int i = thread; i < args.peers.ranks * args.experts; i += kThreads) {
+  for (int i = thread; i < args.peers.ranks * args.experts; i += threads) {
     const int sender = i / args.experts, expert = i % args.experts;
     const int32_t rows = args.count[i];
     if (expert < e || (expert == e && sender < r)) grouped += rows;
@@ -162,48 +179,148 @@ __device__ Segment SegmentOf(const RowExchangeArgs& args, int r, int e) {
     grouped += __shfl_xor_sync(~0u, grouped, step);
     in_piece += __shfl_xor_sync(~0u, in_piece, step);
   }
+  __syncthreads();  // All have read what the segment before left.
   if (thread % kWarp == 0) {
     sums[0][thread / kWarp] = grouped;
     sums[1][thread / kWarp] = in_piece;
   }
   __syncthreads();
   Segment segment;
-  for (int warp = 0; warp < kThreads / kWarp; ++warp) {
+  for (int warp = 0; warp < threads / kWarp; ++warp) {
     segment.grouped += sums[0][warp];
     segment.in_piece += sums[1][warp];
   }
   return segment;
 }
 
-// blockIdx.y is the owner. Own rows stay where they are.
-__global__ void __launch_bounds__(kThreads)
-    PushToOwnersKernel(RowExchangeArgs args) {
-  const Peers& peers = args.peers;
-  const uint32_t turn = peers.table->turn + 1;
-  const int owner = static_cast<int>(blockIdx.y);
-  if (owner != peers.rank) {
-    const int64_t begin = args.home_offset[owner * args.experts];
-    const int64_t end = args.home_offset[(owner + 1) * args.experts];
-    PushRows(args, PieceOf(peers, owner, peers.rank, turn), /*row=*/0,
-             begin * args.columns, end - begin);
+// Does body(rank, expert of an owner) for each such pair that falls to this row
+// of blocks. The next rank comes first, own last: so where there are few blocks
+// each rank is sent to by one other at a time.
+template <typename Body>
+__device__ __forceinline__ void ForSegments(const RowExchangeArgs& args,
+                                            const Body& body) {
+  const int ranks = args.peers.ranks;
+  for (int i = static_cast<int>(blockIdx.y); i < ranks * args.experts;
+       i += static_cast<int>(gridDim.y)) {
+    body((i / args.experts + args.peers.rank + 1) % ranks, i % args.experts);
   }
-  EndPush(peers, turn);
 }
 
-// blockIdx.y is a sender, which is sent back to, and an owned expert.
-__global__ void __launch_bounds__(kThreads)
-    PushHomeKernel(RowExchangeArgs args) {
+// --- To owners ---
+
+// Rows of a rank's experts `begin` to `end` - 1. Own rows stay where they are.
+__device__ void PushToOwner(const RowExchangeArgs& args, uint32_t turn,
+                            int owner, int begin, int end) {
   const Peers& peers = args.peers;
-  const uint32_t turn = peers.table->turn + 1;
-  const int home = static_cast<int>(blockIdx.y) / args.experts;
-  const int64_t rows = args.count[blockIdx.y];
-  if (home != peers.rank && rows > 0) {
-    const Segment segment =
-        SegmentOf(args, home, static_cast<int>(blockIdx.y) % args.experts);
-    PushRows(args, PieceOf(peers, home, peers.rank, turn), segment.in_piece,
-             segment.grouped * args.columns, rows);
+  if (owner == peers.rank) return;
+  const int32_t* const home = args.home_offset + owner * args.experts;
+  PushRows(args, PieceOf(peers, owner, peers.rank, turn), home[begin] - home[0],
+           home[begin] * args.columns, home[end] - home[begin]);
+}
+
+__device__ void TakeAtOwner(const RowExchangeArgs& args, uint32_t turn,
+                            int sender, int e) {
+  const Peers& peers = args.peers;
+  const int at = sender * args.experts + e;
+  const int64_t rows = args.count[at];
+  if (rows == 0) return;
+  const Segment segment = SegmentOf(args, sender, e);
+  const int64_t to = segment.grouped * args.columns;
+  if (sender != peers.rank) {
+    TakeRows(args, to, PieceOf(peers, peers.rank, sender, turn),
+             segment.in_piece, rows);
+    return;
   }
-  EndPush(peers, turn);
+  MoveElements(args.to, to, args.from, args.home_offset[at] * args.columns,
+               rows * args.columns);
+}
+
+// --- Home ---
+
+__device__ void PushHome(const RowExchangeArgs& args, uint32_t turn, int home,
+                         int e) {
+  const Peers& peers = args.peers;
+  const int64_t rows = args.count[home * args.experts + e];
+  if (home == peers.rank || rows == 0) return;
+  const Segment segment = SegmentOf(args, home, e);
+  PushRows(args, PieceOf(peers, home, peers.rank, turn), segment.in_piece,
+           segment.grouped * args.columns, rows);
+}
+
+__device__ void TakeAtHome(const RowExchangeArgs& args, uint32_t turn,
+                           int owner, int e) {
+  const Peers& peers = args.peers;
+  const int at = owner * args.experts + e;
+  const int64_t begin = args.home_offset[at];
+  const int64_t rows = args.home_offset[at + 1] - begin;
+  if (rows == 0) return;
+  const int64_t to = begin * args.columns;
+  if (owner != peers.rank) {
+    TakeRows(args, to, PieceOf(peers, peers.rank, owner, turn),
+             begin - args.home_offset[owner * args.experts], rows);
+    return;
+  }
+  const Segment segment = SegmentOf(args, peers.rank, e);
+  MoveElements(args.to, to, args.from, segment.grouped * args.columns,
+               rows * args.columns);
+}
+
+// --- Both ---
+
+enum class Way { kToOwners, kHome };
+
+// What a kernel does of an exchange. Alone a part each, with a kernel of one
+// warp between the two that waits for the peers, so that all of the GPU is free
+// for them. Beside others all of it: a part that began when the one before has
+// ended would wait for room that others took meanwhile.
+enum class Part { kPush, kTake, kAll };
+
+template <Way kWay>
+__device__ __forceinline__ void TakeSegment(const RowExchangeArgs& args,
+                                            uint32_t turn, int rank, int e) {
+  if constexpr (kWay == Way::kToOwners) {
+    TakeAtOwner(args, turn, rank, e);
+  } else {
+    TakeAtHome(args, turn, rank, e);
+  }
+}
+
+// A segment, the rows of an expert of one owner and one rank, is the work of a
+// row of blocks; of kPush to owners, all of an owner's experts.
+template <Way kWay, Part kPart, int kThreads>
+__global__ void __launch_bounds__(kThreads, kMaxThreads / kThreads)
+    ExchangeKernel(const RowExchangeArgs args) {
+  const Peers& peers = args.peers;
+  const uint32_t turn = peers.table->turn + (kPart == Part::kTake ? 0 : 1);
+  if constexpr (kPart != Part::kTake) {
+    if constexpr (kWay == Way::kHome) {
+      ForSegments(args,
+                  [&](int rank, int e) { PushHome(args, turn, rank, e); });
+    } else if constexpr (kPart == Part::kPush) {
+      PushToOwner(args, turn, static_cast<int>(blockIdx.y), 0, args.experts);
+    } else {
+      ForSegments(args, [&](int rank, int e) {
+        PushToOwner(args, turn, rank, e, e + 1);
+      });
+    }
+    EndPush(peers, turn);
+  }
+  if constexpr (kPart == Part::kAll) {
+    // Own rows come from no window. Whoever has seen the own flag, too, knows
+    // that all blocks have pushed.
+    ForSegments(args, [&](int rank, int e) {
+      if (rank == peers.rank) TakeSegment<kWay>(args, turn, rank, e);
+    });
+    const int thread = static_cast<int>(threadIdx.x);
+    if (thread < peers.ranks) WaitForPeer(peers, thread, turn);
+    __syncthreads();
+  }
+  if constexpr (kPart != Part::kPush) {
+    ForSegments(args, [&](int rank, int e) {
+      if (kPart == Part::kAll && rank == peers.rank) return;
+      TakeSegment<kWay>(args, turn, rank, e);
+    });
+  }
 }
 
 __global__ void WaitKernel(Peers peers) {
@@ -211,48 +328,26 @@ __global__ void WaitKernel(Peers peers) {
   if (r < peers.ranks) WaitForPeer(peers, r, peers.table->turn);
 }
 
-// blockIdx.y is a sender and an owned expert.
-__global__ void __launch_bounds__(kThreads)
-    TakeAtOwnerKernel(RowExchangeArgs args) {
-  const Peers& peers = args.peers;
-  const int sender = static_cast<int>(blockIdx.y) / args.experts;
-  const int e = static_cast<int>(blockIdx.y) % args.experts;
-  const int64_t rows = args.count[blockIdx.y];
-  if (rows == 0) return;
-  const Segment segment = SegmentOf(args, sender, e);
-  const int64_t to = segment.grouped * args.columns;
-  if (sender != peers.rank) {
-    TakeRows(args, to, PieceOf(peers, peers.rank, sender, peers.table->turn),
-             segment.in_piece, rows);
-    return;
-  }
-  const int64_t at_home = args.home_offset[sender * args.experts + e];
-  MoveElements(args.to, to, args.from, at_home * args.columns,
-               rows * args.columns);
-}
-
-// blockIdx.y is an expert of all.
-__global__ void __launch_bounds__(kThreads)
-    TakeAtHomeKernel(RowExchangeArgs args) {
-  const Peers& peers = args.peers;
-  const int owner = static_cast<int>(blockIdx.y) / args.experts;
-  const int64_t begin = args.home_offset[blockIdx.y];
-  const int64_t rows = args.home_offset[blockIdx.y + 1] - begin;
-  if (rows == 0) return;
-  const int64_t to = begin * args.columns;
-  if (owner != peers.rank) {
-    TakeRows(args, to, PieceOf(peers, peers.rank, owner, peers.table->turn),
-             begin - args.home_offset[owner * args.experts], rows);
-    return;
-  }
-  const Segment segment =
-      SegmentOf(args, peers.rank, static_cast<int>(blockIdx.y) % args.experts);
-  MoveElements(args.to, to, args.from, segment.grouped * args.columns,
-               rows * args.columns);
-}
-
 dim3 GridFor(int segments) {
   return dim3(std::max(kMinBlocks, kBlocks / segments), segments);
+}
+
+template <Way kWay>
+cudaError_t Exchange(const RowExchangeArgs& args, cudaStream_t stream) {
+  const int segments = args.peers.ranks * args.experts;
+  if (args.beside) {
+    return LaunchClusters<Begins::kBehind>(
+        ExchangeKernel<kWay, Part::kAll, kMaxThreads>, IsHopper() ? kPair : 1,
+        dim3(kMinBlocks, kBlocksBeside / kMinBlocks), dim3(kMaxThreads),
+        /*shared=*/0, stream, args);
+  }
+  ExchangeKernel<kWay, Part::kPush, kPushThreads>
+      <<<GridFor(kWay == Way::kToOwners ? args.peers.ranks : segments),
+         kPushThreads, 0, stream>>>(args);
+  WaitForPeers(args.peers, stream);
+  ExchangeKernel<kWay, Part::kTake, kPushThreads>
+      <<<GridFor(segments), kPushThreads, 0, stream>>>(args);
+  return cudaGetLastError();
 }
 
 }  // namespace
@@ -268,19 +363,11 @@ cudaError_t ExchangePlans(const PlanExchangeArgs& args, cudaStream_t stream) {
 }
 
 cudaError_t SendRowsToOwners(const RowExchangeArgs& args, cudaStream_t stream) {
-  const int segments = args.peers.ranks * args.experts;
-  PushToOwnersKernel<<<GridFor(args.peers.ranks), kThreads, 0, stream>>>(args);
-  WaitForPeers(args.peers, stream);
-  TakeAtOwnerKernel<<<GridFor(segments), kThreads, 0, stream>>>(args);
-  return cudaGetLastError();
+  return Exchange<Way::kToOwners>(args, stream);
 }
 
 cudaError_t ReturnRowsHome(const RowExchangeArgs& args, cudaStream_t stream) {
-  const int segments = args.peers.ranks * args.experts;
-  PushHomeKernel<<<GridFor(segments), kThreads, 0, stream>>>(args);
-  WaitForPeers(args.peers, stream);
-  TakeAtHomeKernel<<<GridFor(segments), kThreads, 0, stream>>>(args);
-  return cudaGetLastError();
+  return Exchange<Way::kHome>(args, stream);
 }
 
 }  // namespace strata::gpu

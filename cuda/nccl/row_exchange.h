@@ -12,7 +12,8 @@
 // and back likewise: each owner pushes what it has of a rank's rows in their
 // order at home, which takes them as they are. How many there are is in counts
 // on the device, so nothing here waits for the host, and a captured program has
-// it inside. A kernel of one warp waits for the flags between the two.
+// it inside. A kernel of one warp waits for the flags between the two; beside
+// other work all is one kernel, of few blocks that stay where they are.
 
 #ifndef CUDA_NCCL_ROW_EXCHANGE_H_
 #define CUDA_NCCL_ROW_EXCHANGE_H_
@@ -59,6 +60,8 @@ struct RowExchangeArgs {
   const int32_t* count = nullptr;        // [ranks, experts]
   Rows from;                             // [rows, columns], at home or at the
   Rows to;                               // owner; and where they go
+  bool beside = false;  // Others compute meanwhile: keep to few
+                        // multiprocessors. Results are the same.
 };
 
 // Bytes of an element that is on its way.

@@ -1,7 +1,11 @@
 #include "cuda/runtime/side_lanes.h"
 
+#include <set>
+
+#include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/synchronization/mutex.h"
 #include "absl/types/span.h"
 #include "core/base/status_macros.h"
 #include "core/graph/graph.h"
@@ -17,7 +21,23 @@ absl::Status MakeEvent(cudaEvent_t& event) {
   return ToStatus(cudaEventCreateWithFlags(&event, cudaEventDisableTiming));
 }
 
+// The lanes of all programs of the process.
+struct Lanes {
+  absl::Mutex mutex;
+  std::set<cudaStream_t> streams ABSL_GUARDED_BY(mutex);
+};
+Lanes& AllLanes() {
+  static auto* const lanes = new Lanes;
+  return *lanes;
+}
+
 }  // namespace
+
+bool IsLane(cudaStream_t stream) {
+  Lanes& all = AllLanes();
+  const absl::MutexLock lock(&all.mutex);
+  return all.streams.count(stream) > 0;
+}
 
 SideLanes::~SideLanes() {
   for (const auto& [id, beside] : beside_) {
@@ -25,7 +45,13 @@ SideLanes::~SideLanes() {
   }
   for (const auto& [group, lane] : lanes_) {
     if (lane.forked != nullptr) cudaEventDestroy(lane.forked);
-    if (lane.stream != nullptr) cudaStreamDestroy(lane.stream);
+    if (lane.stream == nullptr) continue;
+    Lanes& all = AllLanes();
+    {
+      const absl::MutexLock lock(&all.mutex);
+      all.streams.erase(lane.stream);
+    }
+    cudaStreamDestroy(lane.stream);
   }
 }
 
@@ -40,6 +66,11 @@ absl::Status SideLanes::Open(const Graph& graph, const BesidePlan& plan) {
     if (lane.stream == nullptr) {
       RETURN_IF_ERROR(ToStatus(cudaStreamCreateWithPriority(
           &lane.stream, cudaStreamNonBlocking, greatest)));
+      {
+        Lanes& all = AllLanes();
+        const absl::MutexLock lock(&all.mutex);
+        all.streams.insert(lane.stream);
+      }
       RETURN_IF_ERROR(MakeEvent(lane.forked));
     }
     Beside& beside = beside_[id];

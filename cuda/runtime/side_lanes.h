@@ -23,6 +23,11 @@
 
 namespace strata::gpu {
 
+// Whether a stream is a lane of a program's, so that what is enqueued on it
+// runs beside other work. Asks nothing of the stream, which may be captured
+// from.
+bool IsLane(cudaStream_t stream);
+
 class SideLanes {
  public:
   SideLanes() = default;
