@@ -74,6 +74,19 @@ __device__ __forceinline__ void ArriveAt(uint64_t* barrier, uint32_t rank) {
       : "memory");
 }
 
+// The same, and makes known to who waits there what this thread wrote and read.
+__device__ __forceinline__ void ArriveReleasing(uint64_t* barrier,
+                                                uint32_t rank) {
+  asm volatile(
+      "{\n"
+      ".reg .b32 remote;\n"
+      "mapa.shared::cluster.u32 remote, %0, %1;\n"
+      "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [remote];\n"
+      "}\n" ::"r"(SharedAddress(barrier)),
+      "r"(rank)
+      : "memory");
+}
+
 // Waits for the end of the phase of this parity.
 __device__ __forceinline__ void Wait(uint64_t* barrier, uint32_t parity) {
   asm volatile(
@@ -81,6 +94,23 @@ __device__ __forceinline__ void Wait(uint64_t* barrier, uint32_t parity) {
       ".reg .pred done;\n"
       "again:\n"
       "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], "
+      "%1;\n"
+      "@done bra over;\n"
+      "bra again;\n"
+      "over:\n"
+      "}\n" ::"r"(SharedAddress(barrier)),
+      "r"(parity)
+      : "memory");
+}
+
+// The same of a barrier at which other blocks arrive by ArriveReleasing().
+__device__ __forceinline__ void WaitAcquiring(uint64_t* barrier,
+                                              uint32_t parity) {
+  asm volatile(
+      "{\n"
+      ".reg .pred done;\n"
+      "again:\n"
+      "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 done, [%0], "
       "%1;\n"
       "@done bra over;\n"
       "bra again;\n"
@@ -133,7 +163,20 @@ __device__ __forceinline__ float LoadFrom(const float* p, uint32_t rank) {
   return value;
 }
 
-// The same of four numbers, aligned to 16 bytes.
+// Stores to the same place in shared memory of block `rank` of the cluster.
+__device__ __forceinline__ void StoreTo(int32_t* p, uint32_t rank,
+                                        int32_t value) {
+  asm volatile(
+      "{\n"
+      ".reg .b32 remote;\n"
+      "mapa.shared::cluster.u32 remote, %0, %1;\n"
+      "st.shared::cluster.s32 [remote], %2;\n"
+      "}\n" ::"r"(SharedAddress(p)),
+      "r"(rank), "r"(value)
+      : "memory");
+}
+
+// LoadFrom() of four numbers, aligned to 16 bytes.
 __device__ __forceinline__ float4 LoadFourFrom(const float* p, uint32_t rank) {
   float4 v;
   asm volatile(
