@@ -43,8 +43,9 @@ struct GroupedProductArgs {
   bool swiglu = false;
   // Blocks claim tiles as they come to them, so that one which finds no room
   // until others are done leaves its tiles to them; else each has a fixed
-  // share. The bits are the same.
-  bool claims = true;
+  // share, which is faster alone. The bits are the same. True, or false: as it
+  // is enqueued beside something or not (cuda/runtime/side_lane_streams.h).
+  bool claims = false;
 };
 
 // Bound by the tensor cores for many rows an expert; for few, by reading once
@@ -65,7 +66,7 @@ struct GroupedWeightGradArgs {
   const float* keep = nullptr;
   // dw of experts without rows stays as it is.
   bool skips_empty = false;
-  bool claims = true;  // As GroupedProductArgs'.
+  bool claims = false;  // As GroupedProductArgs'.
 };
 
 cudaError_t GroupedWeightGrad(const GroupedWeightGradArgs& args,

@@ -74,19 +74,6 @@ __device__ __forceinline__ void ArriveAt(uint64_t* barrier, uint32_t rank) {
       : "memory");
 }
 
-// The same, and makes known to who waits there what this thread wrote and read.
-__device__ __forceinline__ void ArriveReleasing(uint64_t* barrier,
-                                                uint32_t rank) {
-  asm volatile(
-      "{\n"
-      ".reg .b32 remote;\n"
-      "mapa.shared::cluster.u32 remote, %0, %1;\n"
-      "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [remote];\n"
-      "}\n" ::"r"(SharedAddress(barrier)),
-      "r"(rank)
-      : "memory");
-}
-
 // Waits for the end of the phase of this parity.
 __device__ __forceinline__ void Wait(uint64_t* barrier, uint32_t parity) {
   asm volatile(
@@ -94,23 +81,6 @@ __device__ __forceinline__ void Wait(uint64_t* barrier, uint32_t parity) {
       ".reg .pred done;\n"
       "again:\n"
       "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], "
-      "%1;\n"
-      "@done bra over;\n"
-      "bra again;\n"
-      "over:\n"
-      "}\n" ::"r"(SharedAddress(barrier)),
-      "r"(parity)
-      : "memory");
-}
-
-// The same of a barrier at which other blocks arrive by ArriveReleasing().
-__device__ __forceinline__ void WaitAcquiring(uint64_t* barrier,
-                                              uint32_t parity) {
-  asm volatile(
-      "{\n"
-      ".reg .pred done;\n"
-      "again:\n"
-      "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 done, [%0], "
       "%1;\n"
       "@done bra over;\n"
       "bra again;\n"
@@ -163,16 +133,21 @@ __device__ __forceinline__ float LoadFrom(const float* p, uint32_t rank) {
   return value;
 }
 
-// Stores to the same place in shared memory of block `rank` of the cluster.
-__device__ __forceinline__ void StoreTo(int32_t* p, uint32_t rank,
-                                        int32_t value) {
+// Stores to the same place in shared memory of block `rank` of the cluster, and
+// arrives with it at that block's barrier, whose count is one.
+__device__ __forceinline__ void StoreArriving(int32_t* p, uint64_t* barrier,
+                                              uint32_t rank, int32_t value) {
   asm volatile(
       "{\n"
-      ".reg .b32 remote;\n"
-      "mapa.shared::cluster.u32 remote, %0, %1;\n"
-      "st.shared::cluster.s32 [remote], %2;\n"
+      ".reg .b32 place, remote;\n"
+      "mapa.shared::cluster.u32 place, %0, %2;\n"
+      "mapa.shared::cluster.u32 remote, %1, %2;\n"
+      "mbarrier.arrive.expect_tx.release.cluster.shared::cluster.b64 _, "
+      "[remote], 4;\n"
+      "st.async.shared::cluster.mbarrier::complete_tx::bytes.s32 [place], %3, "
+      "[remote];\n"
       "}\n" ::"r"(SharedAddress(p)),
-      "r"(rank), "r"(value)
+      "r"(SharedAddress(barrier)), "r"(rank), "r"(value)
       : "memory");
 }
 

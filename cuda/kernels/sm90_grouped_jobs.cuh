@@ -173,16 +173,20 @@ class Schedule {
       next_ += static_cast<int>(gridDim.x) / kCluster;
       return number;
     }
-    WaitAcquiring(&shared_.told[told_.stage], told_.phase);
+    Wait(&shared_.told[told_.stage], told_.phase);
     int number = 0;
     if (kReader == Reader::kThread || threadIdx.x % 32 == 0) {
       number = *static_cast<volatile int32_t*>(&shared_.job[told_.stage]);
-      ArriveReleasing(&shared_.read[told_.stage], /*rank=*/0);
     }
-    told_.Next();
     if constexpr (kReader == Reader::kWarp) {
       number = __shfl_sync(0xffffffff, number, 0);
     }
+    // The number is here. An arrival that made writes known as well would wait
+    // for all that were made to the result.
+    if (kReader == Reader::kThread || threadIdx.x % 32 == 0) {
+      ArriveAt(&shared_.read[told_.stage], /*rank=*/0);
+    }
+    told_.Next();
     return number;
   }
 
@@ -208,10 +212,10 @@ __device__ __forceinline__ void ClaimJobs(const Args& args, Shared& shared,
   const int clusters = static_cast<int>(gridDim.x) / kCluster;
   Ring<kToldJobs> told;
   for (uint32_t phase = 0;; phase ^= 1) {
-    WaitAcquiring(&shared.read[told.stage], told.phase ^ 1);
+    Wait(&shared.read[told.stage], told.phase ^ 1);
     for (int rank = 0; rank < kCluster; ++rank) {
-      StoreTo(&shared.job[told.stage], rank, number);
-      ArriveReleasing(&shared.told[told.stage], rank);
+      StoreArriving(&shared.job[told.stage], &shared.told[told.stage], rank,
+                    number);
     }
     if (number >= jobs) break;
     told.Next();

@@ -11,6 +11,7 @@
 #include "cuda/kernels/store_rows.cuh"
 #include "cuda/kernels/tensor_map.h"
 #include "cuda/runtime/kernel.h"
+#include "cuda/runtime/side_lane_streams.h"
 #include "cuda_bf16.h"
 
 // A block a multiprocessor, which works on tile after tile of 128 x 256:
@@ -330,7 +331,7 @@ template <Product kProduct, typename Y>
 cudaError_t Launch(Args args, bool claims, const CUtensorMap& map_a,
                    const CUtensorMap& map_b, int64_t max_jobs,
                    cudaStream_t stream) {
-  if (claims) args.claims = CounterOf(stream);
+  if (claims || RunsBeside(stream)) args.claims = CounterOf(stream);
   auto* const kernel = TileKernel<kProduct, Y>;
   const cudaError_t allowed = cudaFuncSetAttribute(
       reinterpret_cast<const void*>(kernel),

@@ -14,7 +14,7 @@
 #include "cuda/nccl/peer_table.h"
 #include "cuda/nccl/row_exchange.h"
 #include "cuda/runtime/kernel.h"
-#include "cuda/runtime/side_lanes.h"
+#include "cuda/runtime/side_lane_streams.h"
 #include "cuda/runtime/status.h"
 #include "cuda_runtime_api.h"
 

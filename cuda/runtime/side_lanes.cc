@@ -1,16 +1,13 @@
 #include "cuda/runtime/side_lanes.h"
 
-#include <set>
-
-#include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "absl/synchronization/mutex.h"
 #include "absl/types/span.h"
 #include "core/base/status_macros.h"
 #include "core/graph/graph.h"
 #include "core/passes/plan_beside.h"
 #include "cuda/runtime/rank_group.h"
+#include "cuda/runtime/side_lane_streams.h"
 #include "cuda/runtime/status.h"
 #include "cuda_runtime_api.h"
 
@@ -21,36 +18,17 @@ absl::Status MakeEvent(cudaEvent_t& event) {
   return ToStatus(cudaEventCreateWithFlags(&event, cudaEventDisableTiming));
 }
 
-// The lanes of all programs of the process.
-struct Lanes {
-  absl::Mutex mutex;
-  std::set<cudaStream_t> streams ABSL_GUARDED_BY(mutex);
-};
-Lanes& AllLanes() {
-  static auto* const lanes = new Lanes;
-  return *lanes;
-}
-
 }  // namespace
 
-bool IsLane(cudaStream_t stream) {
-  Lanes& all = AllLanes();
-  const absl::MutexLock lock(&all.mutex);
-  return all.streams.count(stream) > 0;
-}
-
 SideLanes::~SideLanes() {
-  for (const auto& [id, beside] : beside_) {
+  for (auto& [id, beside] : beside_) {
+    Leave(beside);
     if (beside.done != nullptr) cudaEventDestroy(beside.done);
   }
   for (const auto& [group, lane] : lanes_) {
     if (lane.forked != nullptr) cudaEventDestroy(lane.forked);
     if (lane.stream == nullptr) continue;
-    Lanes& all = AllLanes();
-    {
-      const absl::MutexLock lock(&all.mutex);
-      all.streams.erase(lane.stream);
-    }
+    RemoveLane(lane.stream);
     cudaStreamDestroy(lane.stream);
   }
 }
@@ -66,11 +44,7 @@ absl::Status SideLanes::Open(const Graph& graph, const BesidePlan& plan) {
     if (lane.stream == nullptr) {
       RETURN_IF_ERROR(ToStatus(cudaStreamCreateWithPriority(
           &lane.stream, cudaStreamNonBlocking, greatest)));
-      {
-        Lanes& all = AllLanes();
-        const absl::MutexLock lock(&all.mutex);
-        all.streams.insert(lane.stream);
-      }
+      AddLane(lane.stream);
       RETURN_IF_ERROR(MakeEvent(lane.forked));
     }
     Beside& beside = beside_[id];
@@ -81,7 +55,9 @@ absl::Status SideLanes::Open(const Graph& graph, const BesidePlan& plan) {
 }
 
 absl::StatusOr<cudaStream_t> SideLanes::Begin(NodeId id, cudaStream_t main) {
-  const Lane& lane = *beside_.at(id).lane;
+  Beside& beside = beside_.at(id);
+  beside.main = main;
+  const Lane& lane = *beside.lane;
   RETURN_IF_ERROR(ToStatus(cudaEventRecord(lane.forked, main)));
   RETURN_IF_ERROR(ToStatus(cudaStreamWaitEvent(lane.stream, lane.forked, 0)));
   return lane.stream;
@@ -89,13 +65,20 @@ absl::StatusOr<cudaStream_t> SideLanes::Begin(NodeId id, cudaStream_t main) {
 
 absl::Status SideLanes::End(NodeId id) {
   Beside& beside = beside_.at(id);
+  if (!beside.is_under_way) BeginBeside(beside.main);
   beside.is_under_way = true;
   return ToStatus(cudaEventRecord(beside.done, beside.lane->stream));
 }
 
-absl::Status SideLanes::Join(Beside& beside, cudaStream_t main) {
-  if (!beside.is_under_way) return absl::OkStatus();
+bool SideLanes::Leave(Beside& beside) {
+  if (!beside.is_under_way) return false;
   beside.is_under_way = false;
+  EndBeside(beside.main);
+  return true;
+}
+
+absl::Status SideLanes::Join(Beside& beside, cudaStream_t main) {
+  if (!Leave(beside)) return absl::OkStatus();
   return ToStatus(cudaStreamWaitEvent(main, beside.done, 0));
 }
 
@@ -116,8 +99,7 @@ absl::Status SideLanes::JoinAll(cudaStream_t main) {
 absl::Status SideLanes::Wait(absl::Span<RankGroup* const> groups) {
   absl::Status first;
   for (auto& [id, beside] : beside_) {
-    if (!beside.is_under_way) continue;
-    beside.is_under_way = false;
+    if (!Leave(beside)) continue;
     first.Update(
         WaitForRanks(groups, "sums beside a program", absl::ZeroDuration(),
                      [event = beside.done] { return cudaEventQuery(event); }));

@@ -5,7 +5,8 @@
 //   a group's lane            A --------------      B ----------
 //
 // Nothing here waits but Wait(): all is events between streams, and may be part
-// of a capture.
+// of a capture. Kernels find out by cuda/runtime/side_lane_streams.h that they
+// are enqueued on a lane, or beside one.
 
 #ifndef CUDA_RUNTIME_SIDE_LANES_H_
 #define CUDA_RUNTIME_SIDE_LANES_H_
@@ -22,11 +23,6 @@
 #include "cuda_runtime_api.h"
 
 namespace strata::gpu {
-
-// Whether a stream is a lane of a program's, so that what is enqueued on it
-// runs beside other work. Asks nothing of the stream, which may be captured
-// from.
-bool IsLane(cudaStream_t stream);
 
 class SideLanes {
  public:
@@ -61,9 +57,12 @@ class SideLanes {
     Lane* lane = nullptr;
     cudaEvent_t done = nullptr;
     bool is_under_way = false;
+    cudaStream_t main = nullptr;  // Which it is under way beside.
   };
 
   absl::Status Join(Beside& beside, cudaStream_t main);
+  // Returns whether it was under way.
+  static bool Leave(Beside& beside);
 
   std::map<std::string, Lane> lanes_;  // By group.
   std::map<NodeId, Beside> beside_;
