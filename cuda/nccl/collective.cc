@@ -101,14 +101,22 @@ absl::StatusOr<RowExchangeArgs> RowsOf(const KernelContext& ctx,
   return args;
 }
 
+// Has what is enqueued beside an exchange of rows begin behind it.
+absl::Status GiveRoom(const RowExchangeArgs& args, const KernelContext& ctx) {
+  if (!args.beside) return absl::OkStatus();
+  return ToStatus(AwaitBegun(args.peers, BesideLane(ctx.stream)));
+}
+
 absl::Status SendRows(const KernelContext& ctx) {
   ASSIGN_OR_RETURN(const RowExchangeArgs args, RowsOf(ctx, ctx.in(0)));
-  return ToStatus(SendRowsToOwners(args, ctx.stream));
+  RETURN_IF_ERROR(ToStatus(SendRowsToOwners(args, ctx.stream)));
+  return GiveRoom(args, ctx);
 }
 
 absl::Status ReturnRows(const KernelContext& ctx) {
   ASSIGN_OR_RETURN(const RowExchangeArgs args, RowsOf(ctx, ctx.out(0)));
-  return ToStatus(ReturnRowsHome(args, ctx.stream));
+  RETURN_IF_ERROR(ToStatus(ReturnRowsHome(args, ctx.stream)));
+  return GiveRoom(args, ctx);
 }
 
 }  // namespace

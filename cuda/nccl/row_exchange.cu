@@ -3,6 +3,7 @@
 
 #include "cuda/kernels/ahead.cuh"
 #include "cuda/kernels/tensor_map.h"
+#include "cuda/nccl/bulk_copy.cuh"
 #include "cuda/nccl/peer_push.cuh"
 #include "cuda/nccl/peer_table.h"
 #include "cuda/nccl/row_exchange.h"
@@ -31,6 +32,8 @@ constexpr int kBlocksBeside = 16;
 // themselves take one of each of twelve pairs, and products want both of a
 // pair.
 constexpr int kPair = 2;
+// It begins some us after what else is ready then.
+constexpr int64_t kAwaitNs = 100'000;
 
 // --- The plan: one block ---
 
@@ -127,9 +130,34 @@ __device__ void WidenElements(float* to, const __nv_bfloat16* from, int64_t n) {
       [=](int64_t i) { to[i] = __bfloat162float(from[i]); });
 }
 
+// How a block copies: by its threads, or what need not be converted by the copy
+// engine, which one thread has.
+struct Mover {
+  bool engine = false;
+  BulkCopier* copier = nullptr;  // Of that thread.
+};
+
 // n elements from `from_at` of `from` on, to `to_at` of `to` on.
-__device__ void MoveElements(const Rows& to, int64_t to_at, const Rows& from,
-                             int64_t from_at, int64_t n) {
+__device__ void MoveElements(const Mover& mover, const Rows& to, int64_t to_at,
+                             const Rows& from, int64_t from_at, int64_t n) {
+#if STRATA_SM90A
+  if (mover.engine && to.is_bf16 == from.is_bf16) {
+    const int64_t size = to.is_bf16 ? 2 : 4, bytes = n * size;
+    char* const at = static_cast<char*>(to.data) + to_at * size;
+    const char* const begin =
+        static_cast<const char*>(from.data) + from_at * size;
+    if (AreAligned(at, begin) && bytes % sizeof(uint4) == 0) {
+      if (mover.copier == nullptr) return;
+      const int64_t step = int64_t{gridDim.x} * kBulkBytes;
+      for (int64_t i = int64_t{blockIdx.x} * kBulkBytes; i < bytes; i += step) {
+        mover.copier->Copy(
+            at + i, begin + i,
+            static_cast<int>(min(bytes - i, int64_t{kBulkBytes})));
+      }
+      return;
+    }
+  }
+#endif
   auto* const wide_to = static_cast<float*>(to.data) + to_at;
   auto* const narrow_to = static_cast<__nv_bfloat16*>(to.data) + to_at;
   const auto* const wide = static_cast<const float*>(from.data) + from_at;
@@ -145,15 +173,15 @@ __device__ void MoveElements(const Rows& to, int64_t to_at, const Rows& from,
 }
 
 // `rows` rows to, or from, row `row` of a piece; `at` is an element.
-__device__ void PushRows(const RowExchangeArgs& args, char* piece, int64_t row,
-                         int64_t at, int64_t rows) {
-  MoveElements({piece, args.rounded}, row * args.columns, args.from, at,
+__device__ void PushRows(const RowExchangeArgs& args, const Mover& mover,
+                         char* piece, int64_t row, int64_t at, int64_t rows) {
+  MoveElements(mover, {piece, args.rounded}, row * args.columns, args.from, at,
                rows * args.columns);
 }
 
-__device__ void TakeRows(const RowExchangeArgs& args, int64_t at, char* piece,
-                         int64_t row, int64_t rows) {
-  MoveElements(args.to, at, {piece, args.rounded}, row * args.columns,
+__device__ void TakeRows(const RowExchangeArgs& args, const Mover& mover,
+                         int64_t at, char* piece, int64_t row, int64_t rows) {
+  MoveElements(mover, args.to, at, {piece, args.rounded}, row * args.columns,
                rows * args.columns);
 }
 
@@ -209,17 +237,18 @@ __device__ __forceinline__ void ForSegments(const RowExchangeArgs& args,
 // --- To owners ---
 
 // Rows of a rank's experts `begin` to `end` - 1. Own rows stay where they are.
-__device__ void PushToOwner(const RowExchangeArgs& args, uint32_t turn,
-                            int owner, int begin, int end) {
+__device__ void PushToOwner(const RowExchangeArgs& args, const Mover& mover,
+                            uint32_t turn, int owner, int begin, int end) {
   const Peers& peers = args.peers;
   if (owner == peers.rank) return;
   const int32_t* const home = args.home_offset + owner * args.experts;
-  PushRows(args, PieceOf(peers, owner, peers.rank, turn), home[begin] - home[0],
-           home[begin] * args.columns, home[end] - home[begin]);
+  PushRows(args, mover, PieceOf(peers, owner, peers.rank, turn),
+           home[begin] - home[0], home[begin] * args.columns,
+           home[end] - home[begin]);
 }
 
-__device__ void TakeAtOwner(const RowExchangeArgs& args, uint32_t turn,
-                            int sender, int e) {
+__device__ void TakeAtOwner(const RowExchangeArgs& args, const Mover& mover,
+                            uint32_t turn, int sender, int e) {
   const Peers& peers = args.peers;
   const int at = sender * args.experts + e;
   const int64_t rows = args.count[at];
@@ -227,28 +256,28 @@ __device__ void TakeAtOwner(const RowExchangeArgs& args, uint32_t turn,
   const Segment segment = SegmentOf(args, sender, e);
   const int64_t to = segment.grouped * args.columns;
   if (sender != peers.rank) {
-    TakeRows(args, to, PieceOf(peers, peers.rank, sender, turn),
+    TakeRows(args, mover, to, PieceOf(peers, peers.rank, sender, turn),
              segment.in_piece, rows);
     return;
   }
-  MoveElements(args.to, to, args.from, args.home_offset[at] * args.columns,
-               rows * args.columns);
+  MoveElements(mover, args.to, to, args.from,
+               args.home_offset[at] * args.columns, rows * args.columns);
 }
 
 // --- Home ---
 
-__device__ void PushHome(const RowExchangeArgs& args, uint32_t turn, int home,
-                         int e) {
+__device__ void PushHome(const RowExchangeArgs& args, const Mover& mover,
+                         uint32_t turn, int home, int e) {
   const Peers& peers = args.peers;
   const int64_t rows = args.count[home * args.experts + e];
   if (home == peers.rank || rows == 0) return;
   const Segment segment = SegmentOf(args, home, e);
-  PushRows(args, PieceOf(peers, home, peers.rank, turn), segment.in_piece,
-           segment.grouped * args.columns, rows);
+  PushRows(args, mover, PieceOf(peers, home, peers.rank, turn),
+           segment.in_piece, segment.grouped * args.columns, rows);
 }
 
-__device__ void TakeAtHome(const RowExchangeArgs& args, uint32_t turn,
-                           int owner, int e) {
+__device__ void TakeAtHome(const RowExchangeArgs& args, const Mover& mover,
+                           uint32_t turn, int owner, int e) {
   const Peers& peers = args.peers;
   const int at = owner * args.experts + e;
   const int64_t begin = args.home_offset[at];
@@ -256,12 +285,12 @@ __device__ void TakeAtHome(const RowExchangeArgs& args, uint32_t turn,
   if (rows == 0) return;
   const int64_t to = begin * args.columns;
   if (owner != peers.rank) {
-    TakeRows(args, to, PieceOf(peers, peers.rank, owner, turn),
+    TakeRows(args, mover, to, PieceOf(peers, peers.rank, owner, turn),
              begin - args.home_offset[owner * args.experts], rows);
     return;
   }
   const Segment segment = SegmentOf(args, peers.rank, e);
-  MoveElements(args.to, to, args.from, segment.grouped * args.columns,
+  MoveElements(mover, args.to, to, args.from, segment.grouped * args.columns,
                rows * args.columns);
 }
 
@@ -277,11 +306,31 @@ enum class Part { kPush, kTake, kAll };
 
 template <Way kWay>
 __device__ __forceinline__ void TakeSegment(const RowExchangeArgs& args,
-                                            uint32_t turn, int rank, int e) {
+                                            const Mover& mover, uint32_t turn,
+                                            int rank, int e) {
   if constexpr (kWay == Way::kToOwners) {
-    TakeAtOwner(args, turn, rank, e);
+    TakeAtOwner(args, mover, turn, rank, e);
   } else {
-    TakeAtHome(args, turn, rank, e);
+    TakeAtHome(args, mover, turn, rank, e);
+  }
+}
+
+// The last block to begin says so.
+__device__ __forceinline__ void SayBegun(PeerTable& table) {
+  if (threadIdx.x != 0) return;
+  const uint32_t num_blocks = gridDim.x * gridDim.y;
+  if (atomicAdd(&table.blocks_begun, 1) != num_blocks - 1) return;
+  table.blocks_begun = 0;
+  atomicAdd(&table.begun, 1);
+}
+
+// Waits for a little while, since nothing but speed depends on it: two branches
+// of a graph need not run at a time.
+__global__ void AwaitBegunKernel(PeerTable* table) {
+  const uint32_t want = ++table->awaited;
+  const int64_t begin = Nanoseconds();
+  while (static_cast<int32_t>(LoadAcquire(&table->begun) - want) < 0 &&
+         Nanoseconds() - begin < kAwaitNs) {
   }
 }
 
@@ -289,38 +338,60 @@ __device__ __forceinline__ void TakeSegment(const RowExchangeArgs& args,
 // row of blocks; of kPush to owners, all of an owner's experts.
 template <Way kWay, Part kPart, int kThreads>
 __global__ void __launch_bounds__(kThreads, kMaxThreads / kThreads)
-    ExchangeKernel(const RowExchangeArgs args) {
+    ExchangeKernel(const RowExchangeArgs args, bool engine) {
   const Peers& peers = args.peers;
   const uint32_t turn = peers.table->turn + (kPart == Part::kTake ? 0 : 1);
+  Mover mover;
+#if STRATA_SM90A
+  extern __shared__ __align__(128) char memory[];
+  const bool copies = kPart == Part::kAll && engine && threadIdx.x == 0;
+  mover.engine = kPart == Part::kAll && engine;
+  BulkCopier copier(*reinterpret_cast<BulkRing*>(memory));
+  if (copies) {
+    copier.Begin();
+    mover.copier = &copier;
+  }
+#endif
+  if constexpr (kPart == Part::kAll) SayBegun(*peers.table);
   if constexpr (kPart != Part::kTake) {
     if constexpr (kWay == Way::kHome) {
-      ForSegments(args,
-                  [&](int rank, int e) { PushHome(args, turn, rank, e); });
+      ForSegments(
+          args, [&](int rank, int e) { PushHome(args, mover, turn, rank, e); });
     } else if constexpr (kPart == Part::kPush) {
-      PushToOwner(args, turn, static_cast<int>(blockIdx.y), 0, args.experts);
+      PushToOwner(args, mover, turn, static_cast<int>(blockIdx.y), 0,
+                  args.experts);
     } else {
       ForSegments(args, [&](int rank, int e) {
-        PushToOwner(args, turn, rank, e, e + 1);
+        PushToOwner(args, mover, turn, rank, e, e + 1);
       });
     }
+#if STRATA_SM90A
+    if (copies) copier.Finish();
+#endif
     EndPush(peers, turn);
   }
   if constexpr (kPart == Part::kAll) {
     // Own rows come from no window. Whoever has seen the own flag, too, knows
     // that all blocks have pushed.
     ForSegments(args, [&](int rank, int e) {
-      if (rank == peers.rank) TakeSegment<kWay>(args, turn, rank, e);
+      if (rank == peers.rank) TakeSegment<kWay>(args, mover, turn, rank, e);
     });
     const int thread = static_cast<int>(threadIdx.x);
     if (thread < peers.ranks) WaitForPeer(peers, thread, turn);
     __syncthreads();
+#if STRATA_SM90A
+    if (copies) FenceCopies();
+#endif
   }
   if constexpr (kPart != Part::kPush) {
     ForSegments(args, [&](int rank, int e) {
       if (kPart == Part::kAll && rank == peers.rank) return;
-      TakeSegment<kWay>(args, turn, rank, e);
+      TakeSegment<kWay>(args, mover, turn, rank, e);
     });
   }
+#if STRATA_SM90A
+  if (copies) copier.Finish();
+#endif
 }
 
 __global__ void WaitKernel(Peers peers) {
@@ -336,17 +407,24 @@ template <Way kWay>
 cudaError_t Exchange(const RowExchangeArgs& args, cudaStream_t stream) {
   const int segments = args.peers.ranks * args.experts;
   if (args.beside) {
+    auto* const kernel = ExchangeKernel<kWay, Part::kAll, kMaxThreads>;
+    const bool engine = IsHopper();
+    const size_t shared = engine ? sizeof(BulkRing) : 0;
+    const cudaError_t allowed = cudaFuncSetAttribute(
+        reinterpret_cast<const void*>(kernel),
+        cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared));
+    if (allowed != cudaSuccess) return allowed;
     return LaunchClusters<Begins::kBehind>(
-        ExchangeKernel<kWay, Part::kAll, kMaxThreads>, IsHopper() ? kPair : 1,
-        dim3(kMinBlocks, kBlocksBeside / kMinBlocks), dim3(kMaxThreads),
-        /*shared=*/0, stream, args);
+        kernel, engine ? kPair : 1,
+        dim3(kMinBlocks, kBlocksBeside / kMinBlocks), dim3(kMaxThreads), shared,
+        stream, args, engine);
   }
   ExchangeKernel<kWay, Part::kPush, kPushThreads>
       <<<GridFor(kWay == Way::kToOwners ? args.peers.ranks : segments),
-         kPushThreads, 0, stream>>>(args);
+         kPushThreads, 0, stream>>>(args, /*engine=*/false);
   WaitForPeers(args.peers, stream);
   ExchangeKernel<kWay, Part::kTake, kPushThreads>
-      <<<GridFor(segments), kPushThreads, 0, stream>>>(args);
+      <<<GridFor(segments), kPushThreads, 0, stream>>>(args, /*engine=*/false);
   return cudaGetLastError();
 }
 
@@ -359,6 +437,11 @@ cudaError_t WaitForPeers(const Peers& peers, cudaStream_t stream) {
 
 cudaError_t ExchangePlans(const PlanExchangeArgs& args, cudaStream_t stream) {
   PlanKernel<<<1, kMaxOwnedExperts, 0, stream>>>(args);
+  return cudaGetLastError();
+}
+
+cudaError_t AwaitBegun(const Peers& peers, cudaStream_t stream) {
+  AwaitBegunKernel<<<1, 1, 0, stream>>>(peers.table);
   return cudaGetLastError();
 }
 

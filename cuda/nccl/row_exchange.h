@@ -67,6 +67,11 @@ struct RowExchangeArgs {
 // Bytes of an element that is on its way.
 inline int64_t SentBytes(bool rounded) { return rounded ? 2 : 4; }
 
+// Waits, on `stream`, until an exchange that was enqueued beside it has begun
+// with all of its blocks, so that kernels which fill the GPU do not come first;
+// once for each, in their order. Goes on after 100 us at the latest.
+cudaError_t AwaitBegun(const Peers& peers, cudaStream_t stream);
+
 // Pieces are of as many elements as `from`, or `to`, at home may have.
 cudaError_t SendRowsToOwners(const RowExchangeArgs& args, cudaStream_t stream);
 cudaError_t ReturnRowsHome(const RowExchangeArgs& args, cudaStream_t stream);

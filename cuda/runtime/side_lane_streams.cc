@@ -2,7 +2,6 @@
 
 #include <map>
 #include <mutex>
-#include <set>
 
 #include "cuda_runtime_api.h"
 
@@ -11,7 +10,7 @@ namespace {
 
 struct Streams {
   std::mutex mutex;
-  std::set<cudaStream_t> lanes;
+  std::map<cudaStream_t, cudaStream_t> lanes;  // And which each runs beside.
   std::map<cudaStream_t, int> beside;  // Nodes under way, by the stream beside.
 };
 
@@ -24,7 +23,7 @@ Streams& All() {
 
 void AddLane(cudaStream_t lane) {
   const std::lock_guard<std::mutex> lock(All().mutex);
-  All().lanes.insert(lane);
+  All().lanes[lane] = nullptr;
 }
 
 void RemoveLane(cudaStream_t lane) {
@@ -35,6 +34,17 @@ void RemoveLane(cudaStream_t lane) {
 bool IsLane(cudaStream_t stream) {
   const std::lock_guard<std::mutex> lock(All().mutex);
   return All().lanes.count(stream) > 0;
+}
+
+void Fork(cudaStream_t lane, cudaStream_t main) {
+  const std::lock_guard<std::mutex> lock(All().mutex);
+  All().lanes[lane] = main;
+}
+
+cudaStream_t BesideLane(cudaStream_t lane) {
+  const std::lock_guard<std::mutex> lock(All().mutex);
+  const auto it = All().lanes.find(lane);
+  return it == All().lanes.end() ? nullptr : it->second;
 }
 
 void BeginBeside(cudaStream_t main) {

@@ -15,6 +15,11 @@ void AddLane(cudaStream_t lane);
 void RemoveLane(cudaStream_t lane);
 bool IsLane(cudaStream_t stream);
 
+// What is enqueued on the lane from now on runs beside `main`, which is asked
+// for; null where none was said.
+void Fork(cudaStream_t lane, cudaStream_t main);
+cudaStream_t BesideLane(cudaStream_t lane);
+
 // A node has begun on a lane, beside what is enqueued on `main` from now on; it
 // is joined, so that what follows waits for it.
 void BeginBeside(cudaStream_t main);

@@ -19,6 +19,9 @@ TEST(SideLaneStreamsTest, KnowsLanesUntilTheyAreRemoved) {
   EXPECT_TRUE(IsLane(Stream(64)));
   EXPECT_FALSE(IsLane(Stream(128)));
   EXPECT_FALSE(IsLane(nullptr));
+  Fork(Stream(64), Stream(128));
+  EXPECT_EQ(BesideLane(Stream(64)), Stream(128));
+  EXPECT_EQ(BesideLane(Stream(128)), nullptr);
 
   RemoveLane(Stream(64));
   EXPECT_FALSE(IsLane(Stream(64)));

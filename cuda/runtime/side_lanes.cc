@@ -58,6 +58,7 @@ absl::StatusOr<cudaStream_t> SideLanes::Begin(NodeId id, cudaStream_t main) {
   Beside& beside = beside_.at(id);
   beside.main = main;
   const Lane& lane = *beside.lane;
+  Fork(lane.stream, main);
   RETURN_IF_ERROR(ToStatus(cudaEventRecord(lane.forked, main)));
   RETURN_IF_ERROR(ToStatus(cudaStreamWaitEvent(lane.stream, lane.forked, 0)));
   return lane.stream;
