@@ -43,8 +43,8 @@ struct GroupedProductArgs {
   bool swiglu = false;
   // Blocks claim tiles as they come to them, so that one which finds no room
   // until others are done leaves its tiles to them; else each has a fixed
-  // share, which is faster alone. The bits are the same. True, or false: as it
-  // is enqueued beside something or not (cuda/runtime/side_lane_streams.h).
+  // share. The bits are the same. False: as it is enqueued beside something or
+  // not (cuda/runtime/side_lane_streams.h).
   bool claims = false;
 };
 

@@ -1,6 +1,6 @@
 // Copies by Hopper's copy engine, through shared memory: one thread of a block
-// keeps as much on its way as the memory holds, where 1,024 threads with 64
-// bytes each in registers have a third of that.
+// keeps as much on its way as that memory holds, 192 KB, where 1,024 threads
+// with 64 bytes each in registers have a third of it.
 //
 //   from --load--> ring [kBulkStages, 16 KB] --store--> to, also of another GPU
 //

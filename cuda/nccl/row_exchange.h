@@ -60,8 +60,9 @@ struct RowExchangeArgs {
   const int32_t* count = nullptr;        // [ranks, experts]
   Rows from;                             // [rows, columns], at home or at the
   Rows to;                               // owner; and where they go
-  bool beside = false;  // Others compute meanwhile: keep to few
-                        // multiprocessors. Results are the same.
+  // Others compute meanwhile: keep to few multiprocessors, for longer. Results
+  // are the same.
+  bool beside = false;
 };
 
 // Bytes of an element that is on its way.
