@@ -225,7 +225,7 @@ absl::Status FillState(absl::string_view where, const ModelConfig& config,
   for (const WeightParts& entry : layout.map) {
     const TensorView& to = state.Get(entry.name);
     if (to.dtype == DType::kU8) {
-      const absl::Status packed = PackParts(entry, tensors, to.as<uint8_t>());
+      const absl::Status packed = PackParts(entry, tensors, to);
       if (packed.ok()) continue;
       return absl::Status(packed.code(),
                           absl::StrCat(where, ": ", packed.message()));
@@ -345,10 +345,11 @@ absl::Status LoadModelWeights(const std::string& dir, const ModelConfig& config,
     AdoptInPlace(layout.map, narrow, files, state);
     graph = NarrowWeights(graph, narrow);
   }
-  if (storage == WeightStorage::kAsStored) {
+  if (storage == WeightStorage::kAsStored || storage == WeightStorage::kAlike) {
     ASSIGN_OR_RETURN(auto packed,
                      PackedParameters(config, layout.map, tensors));
     ASSIGN_OR_RETURN(auto mixed, MixedParameters(config, layout.map, tensors));
+    if (storage == WeightStorage::kAlike) MakeAlike(packed, mixed);
     for (const std::string& name : state.names()) {
       if (state.Get(name).dtype == DType::kU8) continue;
       packed.erase(name);

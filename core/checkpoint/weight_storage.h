@@ -26,6 +26,10 @@ enum class WeightStorage {
   // the numbers are the same as in F32, and half the bytes. Quantised ones are
   // packed for kernels (core/quant/packed_rows.h).
   kAsStored,
+  // The same for kernels that multiply rows of one format, of 4 or 8 bits:
+  // where experts of a matrix have several, or rows 2 bits, the format that has
+  // all their numbers.
+  kAlike,
   kBF16,  // All matrices that can be, rounded where they are wider on disk.
 };
 

@@ -1,5 +1,6 @@
 // How long a thread has waited for other ranks: whoever blocks for them says so
-// by a RankWait. What a step takes beyond that is the rank's own work
+// by a RankWait, and whoever has a device that waited for them tells its time.
+// What a step takes beyond that is the rank's own work
 // (core/monitor/rank_speed.h). A message's way counts as waiting where it is
 // waited for.
 
@@ -17,6 +18,12 @@ class RankWait {
   RankWait(const RankWait&) = delete;
   RankWait& operator=(const RankWait&) = delete;
   ~RankWait() { total_ += Clock::now() - start_; }
+
+  // The calling thread's device has waited so long, while the thread waited for
+  // the device.
+  static void Add(std::chrono::nanoseconds time) {
+    total_ += std::chrono::duration_cast<Clock::duration>(time);
+  }
 
   // Of the calling thread, since it began.
   static double Seconds() {

@@ -1,11 +1,13 @@
 #include "core/quant/format.h"
 
+#include <algorithm>
 #include <cstdint>
 #include <string>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
+#include "absl/types/span.h"
 
 namespace strata {
 
@@ -41,6 +43,19 @@ absl::Status CheckFormat(absl::string_view name, const QuantFormat& format,
                      " columns; codes of 2 bits want more than 8"));
   }
   return absl::OkStatus();
+}
+
+QuantFormat FormatForAll(absl::Span<const QuantFormat> formats) {
+  QuantFormat all = {/*bits=*/4, formats[0].group, /*symmetric=*/true};
+  for (const QuantFormat& format : formats) {
+    all.bits = std::max(all.bits, format.bits);
+    all.symmetric &= format.symmetric;
+    // A scale of many columns is that of a part of them, too.
+    const bool is_finer =
+        format.group != 0 && (all.group == 0 || format.group < all.group);
+    if (is_finer) all.group = format.group;
+  }
+  return all;
 }
 
 int64_t GroupColumns(const QuantFormat& format, int64_t columns) {

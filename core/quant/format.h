@@ -17,6 +17,7 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
+#include "absl/types/span.h"
 
 namespace strata {
 
@@ -46,6 +47,10 @@ std::string ToText(const QuantFormat& format);
 // of how many bits the codes are: of 2 bits up to 8 columns.
 absl::Status CheckFormat(absl::string_view name, const QuantFormat& format,
                          int64_t columns);
+
+// The narrowest format of 4 bits or more that has all numbers of rows in any of
+// `formats`, of which there is one at least.
+QuantFormat FormatForAll(absl::Span<const QuantFormat> formats);
 
 // Columns of a group of rows of `columns`, and how many groups those have.
 int64_t GroupColumns(const QuantFormat& format, int64_t columns);

@@ -1,5 +1,6 @@
 // The layouts of files and of kernels: each holds what was put in.
 
+#include <algorithm>
 #include <cstdint>
 #include <map>
 #include <string>
@@ -78,25 +79,47 @@ TEST(StoredGroupsTest, GivesBackWhatWasStored) {
   }
 }
 
+// Rows in `own` lose nothing by being packed in `packed`.
+void ExpectKept(const QuantFormat& own, const QuantFormat& packed,
+                int64_t columns) {
+  SCOPED_TRACE(testing::Message() << ToText(own) << " in " << ToText(packed)
+                                  << ", " << columns << " columns");
+  const QuantizedMatrix m = RandomMatrix(own, 3, columns);
+  const std::vector<uint32_t> codes = StoredCodes(m);
+  const std::vector<uint32_t> zeros = StoredZeros(m);
+  const StoredGroups stored = {own, columns, codes.data(), m.scale.data(),
+                               zeros.data()};
+  std::vector<uint8_t> row(PackedRow(packed, columns).bytes);
+  std::vector<float> want(columns), got(columns);
+  for (int64_t i = 0; i < 3; ++i) {
+    m.DequantizeRow(i, want.data());
+    PackStoredRow(stored, i, packed, row.data());
+    UnpackRow(packed, columns, row.data(), got.data());
+    EXPECT_EQ(got, want);
+  }
+}
+
 // Both sides of what INT4 and INT2 pack together, and of no group at all.
 TEST(PackedRowsTest, GiveBackWhatWasPacked) {
   for (const QuantFormat& format : AllFormats()) {
     for (const int64_t columns :
          {1, 15, 16, 17, 31, 32, 33, 47, 48, 49, 63, 64, 65, 96, 128, 384}) {
       if (format.group > 0 && columns % format.group != 0) continue;
-      SCOPED_TRACE(testing::Message() << ToText(format) << " " << columns);
-      const QuantizedMatrix m = RandomMatrix(format, 3, columns);
-      const std::vector<uint32_t> codes = StoredCodes(m);
-      const std::vector<uint32_t> zeros = StoredZeros(m);
-      const StoredGroups stored = {format, columns, codes.data(),
-                                   m.scale.data(), zeros.data()};
-      std::vector<uint8_t> row(PackedRow(format, columns).bytes);
-      std::vector<float> want(columns), got(columns);
-      for (int64_t i = 0; i < 3; ++i) {
-        m.DequantizeRow(i, want.data());
-        PackStoredRow(stored, i, row.data());
-        UnpackRow(format, columns, row.data(), got.data());
-        EXPECT_EQ(got, want);
+      ExpectKept(format, format, columns);
+    }
+  }
+}
+
+TEST(PackedRowsTest, KeepTheirNumbersInTheFormatForAll) {
+  for (const QuantFormat& a : AllFormats()) {
+    for (const QuantFormat& b : AllFormats()) {
+      const QuantFormat all = FormatForAll({a, b});
+      EXPECT_EQ(all.bits, std::max({a.bits, b.bits, 4}));
+      EXPECT_EQ(all.symmetric, a.symmetric && b.symmetric);
+      for (const int64_t columns : {17, 128, 384}) {
+        if (all.group > 0 && columns % all.group != 0) continue;
+        ExpectKept(a, all, columns);
+        ExpectKept(b, all, columns);
       }
     }
   }

@@ -25,6 +25,7 @@
 #include "core/quant/packed_rows.h"
 #include "core/quant/packed_tensors.h"
 #include "core/tensor/shape.h"
+#include "core/tensor/tensor.h"
 
 namespace strata {
 namespace {
@@ -137,10 +138,21 @@ absl::StatusOr<std::map<std::string, ExpertFormats>> MixedParameters(
   return mixed;
 }
 
+void MakeAlike(std::map<std::string, QuantFormat>& packed,
+               std::map<std::string, ExpertFormats>& mixed) {
+  for (auto& [name, format] : packed) format = FormatForAll({format});
+  for (const auto& [name, formats] : mixed) {
+    packed[name] = FormatForAll(formats);
+  }
+  mixed.clear();
+}
+
 absl::Status PackParts(const WeightParts& entry, const StoredTensors& tensors,
-                       uint8_t* out) {
-  if (const ExpertFormats formats = MixedFormatsOf(entry, tensors);
-      !formats.empty()) {
+                       const TensorView& to) {
+  auto* out = to.as<uint8_t>();
+  const bool is_mixed = to.rank() == 1;
+  if (is_mixed) {
+    const ExpertFormats formats = MixedFormatsOf(entry, tensors);
     const std::string letters = LettersOf(formats);
     std::copy(letters.begin(), letters.end(), out);
     out += LetterBytes(static_cast<int64_t>(formats.size()));
@@ -148,10 +160,13 @@ absl::Status PackParts(const WeightParts& entry, const StoredTensors& tensors,
   for (const std::string& part : entry.parts) {
     const StoredTensor& tensor = tensors.at(part);
     const int64_t columns = tensor.groups.columns;
-    const int64_t bytes = PackedRow(tensor.groups.format, columns).bytes;
+    const QuantFormat format =
+        is_mixed ? tensor.groups.format
+                 : *FormatOfRow(to.dim(to.rank() - 1), columns);
+    const int64_t bytes = PackedRow(format, columns).bytes;
     const int64_t rows = tensor.view.num_elements() / columns;
     for (int64_t row = 0; row < rows; ++row, out += bytes) {
-      RETURN_IF_ERROR(PackTensorRow(part, tensor, row, out));
+      RETURN_IF_ERROR(PackTensorRow(part, tensor, row, format, out));
     }
   }
   return absl::OkStatus();

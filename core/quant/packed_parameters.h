@@ -16,6 +16,7 @@
 #include "core/model/config.pb.h"
 #include "core/quant/format.h"
 #include "core/quant/mixed_rows.h"
+#include "core/tensor/tensor.h"
 
 namespace strata {
 
@@ -40,12 +41,19 @@ absl::StatusOr<std::map<std::string, ExpertFormats>> MixedParameters(
     const ModelConfig& config, const std::vector<WeightParts>& map,
     const StoredTensors& tensors);
 
-// Packs the parts of `entry` for kernels, to `out`: all rows, one after
-// another; behind the letters of their formats, where these are mixed.
+// For products that want rows of one format, of 4 or 8 bits: those that have
+// others get the format for all of theirs (FormatForAll), and none of `mixed`
+// is left.
+void MakeAlike(std::map<std::string, QuantFormat>& packed,
+               std::map<std::string, ExpertFormats>& mixed);
+
+// Packs the parts of `entry` for kernels, to `to`: all rows, one after another,
+// in the format that `to`'s rows have; where `to` has one extent, of mixed
+// formats, in their own, behind the letters of these.
 //
 // Returns the errors of PackTensorRow.
 absl::Status PackParts(const WeightParts& entry, const StoredTensors& tensors,
-                       uint8_t* out);
+                       const TensorView& to);
 
 }  // namespace strata
 

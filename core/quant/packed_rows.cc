@@ -56,12 +56,26 @@ void PackRow(const QuantFormat& format, int64_t columns, const uint8_t* code,
               layout.num_groups);
 }
 
-void PackStoredRow(const StoredGroups& groups, int64_t row, uint8_t* out) {
-  const int64_t num_groups = NumGroups(groups.format, groups.columns);
-  std::vector<uint8_t> code(groups.columns), zero(num_groups);
-  ReadCodes(groups, row, code.data(), zero.data());
-  PackRow(groups.format, groups.columns, code.data(),
-          groups.scale + row * num_groups, zero.data(), out);
+void PackStoredRow(const StoredGroups& groups, int64_t row,
+                   const QuantFormat& format, uint8_t* out) {
+  const QuantFormat& own = groups.format;
+  const int64_t columns = groups.columns;
+  const int64_t own_groups = NumGroups(own, columns);
+  const int64_t num_groups = NumGroups(format, columns);
+  std::vector<uint8_t> code(columns), own_zero(own_groups, own.middle());
+  ReadCodes(groups, row, code.data(), own_zero.data());
+  // A number is its code's distance from zero.
+  if (own.symmetric && format.symmetric) {
+    for (uint8_t& c : code) c += format.middle() - own.middle();
+  }
+  std::vector<uint8_t> zero(num_groups);
+  std::vector<BFloat16> scale(num_groups);
+  for (int64_t g = 0; g < num_groups; ++g) {
+    const int64_t own_group = g * own_groups / num_groups;
+    zero[g] = own_zero[own_group];
+    scale[g] = groups.scale[row * own_groups + own_group];
+  }
+  PackRow(format, columns, code.data(), scale.data(), zero.data(), out);
 }
 
 void UnpackRow(const QuantFormat& format, int64_t columns, const uint8_t* row,

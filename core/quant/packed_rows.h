@@ -45,8 +45,10 @@ std::optional<QuantFormat> FormatOfRow(int64_t bytes, int64_t columns);
 void PackRow(const QuantFormat& format, int64_t columns, const uint8_t* code,
              const BFloat16* scale, const uint8_t* zero, uint8_t* out);
 
-// Row `row` of what a file stores.
-void PackStoredRow(const StoredGroups& groups, int64_t row, uint8_t* out);
+// Row `row` of what a file stores, in its own format or another that has all
+// its numbers (FormatForAll).
+void PackStoredRow(const StoredGroups& groups, int64_t row,
+                   const QuantFormat& format, uint8_t* out);
 
 // A packed row in numbers, to `out` [columns]: what kernels are held to.
 void UnpackRow(const QuantFormat& format, int64_t columns, const uint8_t* row,

@@ -183,7 +183,8 @@ int64_t StoredBytes(const StoredTensor& tensor) {
 }
 
 absl::Status PackTensorRow(const std::string& name, const StoredTensor& tensor,
-                           int64_t row, uint8_t* out) {
+                           int64_t row, const QuantFormat& format,
+                           uint8_t* out) {
   const StoredGroups& groups = tensor.groups;
   const int64_t num_groups = NumGroups(groups.format, groups.columns);
   for (int64_t g = row * num_groups; g < (row + 1) * num_groups; ++g) {
@@ -192,7 +193,7 @@ absl::Status PackTensorRow(const std::string& name, const StoredTensor& tensor,
         absl::StrCat("scale ", g, " of tensor \"", name,
                      "\" is a NaN or an infinity; want finite weights"));
   }
-  PackStoredRow(groups, row, out);
+  PackStoredRow(groups, row, format, out);
   return absl::OkStatus();
 }
 

@@ -10,6 +10,7 @@
 
 #include "absl/status/status.h"
 #include "core/checkpoint/stored_tensor.h"
+#include "core/quant/format.h"
 
 namespace strata {
 
@@ -25,12 +26,13 @@ absl::Status MergePackedTensors(const std::string& where,
 // Bytes of a quantised tensor in its file: codes, scales and zeros.
 int64_t StoredBytes(const StoredTensor& tensor);
 
-// Row `row` of packed `tensor`, packed anew for kernels (packed_rows.h), to
-// `out` [PackedRow::bytes].
+// Row `row` of packed `tensor`, packed anew for kernels (PackStoredRow) in
+// `format`, to `out` [PackedRow::bytes].
 //
 // Returns INVALID_ARGUMENT if a scale of it is a NaN or an infinity.
 absl::Status PackTensorRow(const std::string& name, const StoredTensor& tensor,
-                           int64_t row, uint8_t* out);
+                           int64_t row, const QuantFormat& format,
+                           uint8_t* out);
 
 }  // namespace strata
 

@@ -125,8 +125,8 @@ TEST_F(PackedTensorsTest, RefuseScalesThatAreNoNumbers) {
   EXPECT_THAT(ReadNumbers<float>("w", w, nullptr, numbers.data()),
               StatusIs(kInvalid, HasSubstr("infinity")));
   std::vector<uint8_t> row(64);
-  EXPECT_THAT(PackTensorRow("w", w, 0, row.data()), IsOk());
-  EXPECT_THAT(PackTensorRow("w", w, 1, row.data()),
+  EXPECT_THAT(PackTensorRow("w", w, 0, w.groups.format, row.data()), IsOk());
+  EXPECT_THAT(PackTensorRow("w", w, 1, w.groups.format, row.data()),
               StatusIs(kInvalid, HasSubstr("scale 3")));
 }
 

@@ -183,6 +183,26 @@ double RelativeDistance(const std::vector<float>& a,
   return std::sqrt(distance / size);
 }
 
+// Of a quantised model in `folder`: what is packed runs as what is widened, in
+// one format a matrix too, and takes at most `share` of its memory.
+void ExpectRunsPacked(const std::string& folder, size_t weights, double share) {
+  const Output packed = RunModel(folder, WeightStorage::kAsStored);
+  const Output alike = RunModel(folder, WeightStorage::kAlike);
+  const Output wide = RunModel(folder, WeightStorage::kF32);
+  EXPECT_EQ(packed.packed.size(), weights);
+  EXPECT_EQ(alike.packed, packed.packed);
+  EXPECT_LT(packed.parameter_bytes, share * wide.parameter_bytes);
+  EXPECT_LE(packed.parameter_bytes, alike.parameter_bytes);
+  EXPECT_LT(alike.parameter_bytes, wide.parameter_bytes);
+  // As in WritesAModelThatRunsPackedAsItDoesInFloat; the numbers are the same,
+  // and so are their products in integers.
+  EXPECT_LT(RelativeDistance(wide.logits, packed.logits), 0.05);
+  EXPECT_LT(RelativeDistance(packed.logits, alike.logits), 1e-5);
+  const auto same = CompareWeights(folder, folder, nullptr);
+  ASSERT_THAT(same, IsOk());
+  EXPECT_THAT(same->differences, IsEmpty());
+}
+
 TEST(QuantizeModelTest, WritesAModelThatRunsPackedAsItDoesInFloat) {
   for (const bool hierarchical : {false, true}) {
     const std::string folder = SavedModel(Config(hierarchical), "float");
@@ -302,18 +322,8 @@ TEST(QuantizeModelTest, SpendsABudgetOnExpertsAndRunsThemPacked) {
                   1e-9);
     }
     EXPECT_GT(some_of_a_layer, 0);
-    const Output packed = RunModel(out, WeightStorage::kAsStored);
-    const Output wide = RunModel(out, WeightStorage::kF32);
-    EXPECT_EQ(packed.packed.size(), mixed->weights.size());
-    EXPECT_LT(packed.parameter_bytes, 0.55 * wide.parameter_bytes);
-    // As in WritesAModelThatRunsPackedAsItDoesInFloat.
-    EXPECT_LT(RelativeDistance(wide.logits, packed.logits), 0.05);
-    const auto same = CompareWeights(out, out, nullptr);
-    ASSERT_THAT(same, IsOk());
-    EXPECT_THAT(same->differences, IsEmpty());
-    const auto text = ReadFile(out + "/config.json");
-    ASSERT_THAT(text, IsOk());
-    EXPECT_THAT(*text,
+    ExpectRunsPacked(out, mixed->weights.size(), 0.55);
+    EXPECT_THAT(ReadFile(out + "/config.json").value(),
                 AllOf(HasSubstr("\"num_bits\": 8"), HasSubstr("experts.")));
 
     // What all in 8 bits would take buys all; less than 4 bits cannot be.
@@ -362,17 +372,9 @@ TEST(QuantizeModelTest, RunsTwoBitsPackedAndSpendsABudgetInSteps) {
     EXPECT_GT(in_two, 0);
     EXPECT_GT(in_more, 0);
     for (const std::string& out : {two, mixed}) {
-      const Output packed = RunModel(out, WeightStorage::kAsStored);
-      const Output wide = RunModel(out, WeightStorage::kF32);
-      EXPECT_EQ(packed.packed.size(), spent->weights.size());
-      // As in WritesAModelThatRunsPackedAsItDoesInFloat.
-      EXPECT_LT(RelativeDistance(wide.logits, packed.logits), 0.05);
-      const auto same = CompareWeights(out, out, nullptr);
-      ASSERT_THAT(same, IsOk());
-      EXPECT_THAT(same->differences, IsEmpty());
-      const auto text = ReadFile(out + "/config.json");
-      ASSERT_THAT(text, IsOk());
-      EXPECT_THAT(*text, HasSubstr("\"num_bits\": 2"));
+      ExpectRunsPacked(out, spent->weights.size(), 0.5);
+      EXPECT_THAT(ReadFile(out + "/config.json").value(),
+                  HasSubstr("\"num_bits\": 2"));
     }
   }
   QuantizeOptions options;

@@ -16,6 +16,7 @@
 #include "cuda/runtime/kernel.h"
 #include "cuda/runtime/side_lane_streams.h"
 #include "cuda/runtime/status.h"
+#include "cuda/runtime/wait_clock.h"
 #include "cuda_runtime_api.h"
 
 namespace strata::gpu {
@@ -73,10 +74,8 @@ absl::Status ExchangePlan(const KernelContext& ctx) {
                                                  " experts of a gate; want ",
                                                  kMaxOwnedExperts, " at most"));
   }
-  ASSIGN_OR_RETURN(args.peers,
-                   group.gpus->PeersFor(args.experts *
-                                        static_cast<int64_t>(sizeof(int32_t))));
-  args.peers.fault = ctx.fault;
+  ASSIGN_OR_RETURN(
+      args.peers, PeersOf(ctx, group, args.experts * int64_t{sizeof(int32_t)}));
   args.home_offset = ctx.in(0).as<int32_t>();
   args.count = ctx.out(0).as<int32_t>();
   args.offset = ctx.out(1).as<int32_t>();
@@ -97,9 +96,9 @@ absl::StatusOr<RowExchangeArgs> RowsOf(const KernelContext& ctx,
   // Rows that are BF16 at either end lose nothing more by it.
   args.rounded =
       ctx.precision == Precision::kBf16 || args.from.is_bf16 || args.to.is_bf16;
-  ASSIGN_OR_RETURN(args.peers, group.gpus->PeersFor(home.max_elements() *
-                                                    SentBytes(args.rounded)));
-  args.peers.fault = ctx.fault;
+  ASSIGN_OR_RETURN(
+      args.peers,
+      PeersOf(ctx, group, home.max_elements() * SentBytes(args.rounded)));
   args.home_offset = ctx.in(kOffset).as<int32_t>();
   args.count = ctx.in(kCount).as<int32_t>();
   args.beside = home.max_elements() * SentBytes(args.rounded) >= kManyBytes &&
@@ -125,12 +124,21 @@ absl::Status ReturnRows(const KernelContext& ctx) {
   return GiveRoom(args, ctx);
 }
 
+// Of NCCL's kernels the moving counts as waiting too.
+template <absl::Status (*kEnqueue)(const KernelContext&)>
+absl::Status Waits(const KernelContext& ctx) {
+  if (ctx.waits == nullptr) return kEnqueue(ctx);
+  RETURN_IF_ERROR(ToStatus(BeginWait(ctx.waits, ctx.stream)));
+  RETURN_IF_ERROR(kEnqueue(ctx));
+  return ToStatus(EndWait(ctx.waits, ctx.stream));
+}
+
 }  // namespace
 
 void RegisterCollectiveKernels(KernelRegistry& kernels) {
-  kernels.Register("AllReduce", RunEnqueue<AllReduce>);
-  kernels.Register("Broadcast", RunEnqueue<Broadcast>);
-  kernels.Register("AllGather", RunEnqueue<AllGather>);
+  kernels.Register("AllReduce", RunEnqueue<Waits<AllReduce>>);
+  kernels.Register("Broadcast", RunEnqueue<Waits<Broadcast>>);
+  kernels.Register("AllGather", RunEnqueue<Waits<AllGather>>);
   kernels.Register("ExchangePlan", RunEnqueue<ExchangePlan>);
   kernels.Register("SendRows", RunEnqueue<SendRows>);
   kernels.Register("ReturnRows", RunEnqueue<ReturnRows>);

@@ -1,5 +1,6 @@
 #include "cuda/nccl/kernel_group.h"
 
+#include <cstdint>
 #include <string>
 
 #include "absl/status/status.h"
@@ -9,6 +10,7 @@
 #include "core/parallel/communicator.h"
 #include "core/parallel/mesh.h"
 #include "cuda/nccl/gpu_group.h"
+#include "cuda/nccl/peer_table.h"
 #include "cuda/runtime/kernel.h"
 #include "cuda_runtime_api.h"
 
@@ -34,6 +36,14 @@ absl::StatusOr<KernelGroup> GroupOfItsSize(const KernelContext& ctx) {
         " ranks; the graph is for ", ctx.Int("ranks")));
   }
   return group;
+}
+
+absl::StatusOr<Peers> PeersOf(const KernelContext& ctx,
+                              const KernelGroup& group, int64_t piece_bytes) {
+  ASSIGN_OR_RETURN(Peers peers, group.gpus->PeersFor(piece_bytes));
+  peers.fault = ctx.fault;
+  peers.waits = ctx.waits;
+  return peers;
 }
 
 cudaError_t Complain(const KernelContext& ctx, const absl::Status& status) {

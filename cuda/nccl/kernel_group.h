@@ -4,9 +4,12 @@
 #ifndef CUDA_NCCL_KERNEL_GROUP_H_
 #define CUDA_NCCL_KERNEL_GROUP_H_
 
+#include <cstdint>
+
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "cuda/nccl/gpu_group.h"
+#include "cuda/nccl/peer_table.h"
 #include "cuda/runtime/kernel.h"
 #include "cuda_runtime_api.h"
 
@@ -23,6 +26,11 @@ absl::StatusOr<KernelGroup> GroupOf(const KernelContext& ctx);
 
 // The same, of as many ranks as the node was made for.
 absl::StatusOr<KernelGroup> GroupOfItsSize(const KernelContext& ctx);
+
+// The ranks' memory (GpuGroup::PeersFor), with where the node's faults and
+// waits go.
+absl::StatusOr<Peers> PeersOf(const KernelContext& ctx,
+                              const KernelGroup& group, int64_t piece_bytes);
 
 // As a kernel says it: a code, and a complaint that lives until the thread's
 // next.

@@ -90,13 +90,11 @@ class NcclRanks : public NcclCommunicator {
     RETURN_IF_ERROR(CheckReducible(*this, "all_reduce", data));
     if (data.count == 0) return absl::OkStatus();
     ASSIGN_OR_RETURN(char* const at, in_.Fill(data, group_->stream()));
-    RETURN_IF_ERROR(Enqueue("all_reduce", [&](ncclComm_t comm) {
+    return RunAndWait("all_reduce", in_, data, [&](ncclComm_t comm) {
       return nccl_.all_reduce(at, at, data.count, TypeOf(data.dtype),
                               op == ReduceOp::kSum ? ncclSum : ncclMax, comm,
                               group_->stream());
-    }));
-    RETURN_IF_ERROR(in_.Empty(data, group_->stream()));
-    return group_->Wait("all_reduce");
+    });
   }
 
   absl::Status EnqueueAllReduce(absl::Span<const Payload> states,
@@ -154,7 +152,7 @@ class NcclRanks : public NcclCommunicator {
     const int64_t width = SizeOf(in.dtype);
     ASSIGN_OR_RETURN(const char* const from, in_.Fill(in, group_->stream()));
     ASSIGN_OR_RETURN(char* const to, out_.Room(out));
-    RETURN_IF_ERROR(Enqueue("all_gather", [&](ncclComm_t comm) {
+    return RunAndWait("all_gather", out_, out, [&](ncclComm_t comm) {
       if (AreEqual(counts)) {
         return nccl_.all_gather(from, to, in.num_bytes(), ncclInt8, comm,
                                 group_->stream());
@@ -170,9 +168,7 @@ class NcclRanks : public NcclCommunicator {
         offset += counts[r] * width;
       }
       return result;
-    }));
-    RETURN_IF_ERROR(out_.Empty(out, group_->stream()));
-    return group_->Wait("all_gather");
+    });
   }
 
   absl::Status ReduceScatter(const Payload& in,
@@ -183,7 +179,7 @@ class NcclRanks : public NcclCommunicator {
     const int64_t width = SizeOf(in.dtype);
     ASSIGN_OR_RETURN(const char* const from, in_.Fill(in, group_->stream()));
     ASSIGN_OR_RETURN(char* const to, out_.Room(out));
-    RETURN_IF_ERROR(Enqueue("reduce_scatter", [&](ncclComm_t comm) {
+    return RunAndWait("reduce_scatter", out_, out, [&](ncclComm_t comm) {
       if (AreEqual(counts)) {
         return nccl_.reduce_scatter(from, to, counts[0], TypeOf(in.dtype),
                                     ncclSum, comm, group_->stream());
@@ -199,9 +195,7 @@ class NcclRanks : public NcclCommunicator {
         offset += counts[r] * width;
       }
       return result;
-    }));
-    RETURN_IF_ERROR(out_.Empty(out, group_->stream()));
-    return group_->Wait("reduce_scatter");
+    });
   }
 
   absl::Status AllToAll(const Payload& in, absl::Span<const int64_t> send,
@@ -211,7 +205,7 @@ class NcclRanks : public NcclCommunicator {
     const int64_t width = SizeOf(in.dtype);
     ASSIGN_OR_RETURN(const char* from, in_.Fill(in, group_->stream()));
     ASSIGN_OR_RETURN(char* to, out_.Room(out));
-    RETURN_IF_ERROR(Enqueue("all_to_all", [&](ncclComm_t comm) {
+    return RunAndWait("all_to_all", out_, out, [&](ncclComm_t comm) {
       ncclResult_t result = ncclSuccess;
       for (int r = 0; r < size(); ++r) {
         if (send[r] > 0) {
@@ -226,21 +220,17 @@ class NcclRanks : public NcclCommunicator {
         to += receive[r] * width;
       }
       return result;
-    }));
-    RETURN_IF_ERROR(out_.Empty(out, group_->stream()));
-    return group_->Wait("all_to_all");
+    });
   }
 
   absl::Status Broadcast(const Payload& data, int root) override {
     RETURN_IF_ERROR(CheckRank(*this, "broadcast", root));
     if (data.count == 0) return absl::OkStatus();
     ASSIGN_OR_RETURN(char* const at, in_.Fill(data, group_->stream()));
-    RETURN_IF_ERROR(Enqueue("broadcast", [&](ncclComm_t comm) {
+    return RunAndWait("broadcast", in_, data, [&](ncclComm_t comm) {
       return nccl_.broadcast(at, at, data.num_bytes(), ncclInt8, root, comm,
                              group_->stream());
-    }));
-    RETURN_IF_ERROR(in_.Empty(data, group_->stream()));
-    return group_->Wait("broadcast");
+    });
   }
 
   // The size goes by the host, first: a rank that does not come, or sends
@@ -395,14 +385,29 @@ class NcclRanks : public NcclCommunicator {
       return nccl_.recv(to, data.num_bytes(), ncclInt8, /*peer=*/0, comm,
                         receiver->stream());
     }));
-    RETURN_IF_ERROR(out_.Empty(data, receiver->stream()));
-    return receiver->Wait("receive");
+    return EndCall(*receiver, "receive", out_, data);
   }
 
   absl::Status Enqueue(absl::string_view what,
                        const std::function<ncclResult_t(ncclComm_t)>& calls) {
     RETURN_IF_ERROR(broken_);
     return group_->Enqueue(what, calls);
+  }
+
+  // What comes of the calls lies in `staging`, and goes to `out`.
+  absl::Status RunAndWait(
+      absl::string_view what, Staging& staging, const Payload& out,
+      const std::function<ncclResult_t(ncclComm_t)>& calls) {
+    RETURN_IF_ERROR(Enqueue(what, calls));
+    return EndCall(*group_, what, staging, out);
+  }
+  // A copy to the host waits in the driver, where no time-out ends it: only
+  // behind the ranks.
+  static absl::Status EndCall(NcclGroup& group, absl::string_view what,
+                              Staging& staging, const Payload& out) {
+    RETURN_IF_ERROR(group.Wait(what));
+    RETURN_IF_ERROR(staging.Empty(out, group.stream()));
+    return group.Wait(what);
   }
 
   absl::Status ReceiveFromSelf(const Payload& data) {

@@ -15,6 +15,7 @@
 #include "absl/time/time.h"
 #include "core/base/status_macros.h"
 #include "core/parallel/pulse.h"
+#include "core/parallel/rank_wait.h"
 #include "cuda/nccl/nccl_library.h"
 #include "cuda/runtime/status.h"
 #include "cuda_runtime_api.h"
@@ -26,6 +27,7 @@ namespace {
 // Asks `done` until it says yes or `end` has come; false then. The first times
 // at once: most waits are shorter than a sleep.
 bool Poll(absl::Time end, const std::function<bool()>& done) {
+  const RankWait waiting;
   for (int64_t turns = 0; !done(); ++turns) {
     BeatPulse();
     if (turns > 2000) usleep(20);

@@ -2,8 +2,8 @@
 // flags of a turn, and elements copied by a grid (cuda/nccl/peer_table.h).
 //
 //   push kernel   writes pieces of turn table->turn + 1, then EndPush()
-//   wait          WaitForPeer() for each rank, or cuda/nccl/row_exchange.h's
-//                 WaitForPeers(), in a kernel of its own
+//   wait          WaitForAll(), or cuda/nccl/row_exchange.h's WaitForPeers(), a
+//                 kernel of its own
 //   take kernel   reads the pieces of table->turn
 
 #ifndef CUDA_NCCL_PEER_PUSH_CUH_
@@ -13,6 +13,7 @@
 
 #include "cuda/nccl/peer_table.h"
 #include "cuda/runtime/fault.h"
+#include "cuda/runtime/wait_clock.h"
 #include "cuda_runtime.h"
 
 namespace strata::gpu {
@@ -33,12 +34,6 @@ __device__ __forceinline__ uint32_t LoadAcquire(const uint32_t* at) {
                : "l"(at)
                : "memory");
   return value;
-}
-
-__device__ __forceinline__ int64_t Nanoseconds() {
-  int64_t time;
-  asm volatile("mov.u64 %0, %globaltimer;" : "=l"(time));
-  return time;
 }
 
 // Where rank `owner` has the flag of `sender`.
@@ -68,6 +63,18 @@ __device__ inline void WaitForPeer(const Peers& peers, int r, uint32_t turn) {
     constexpr int64_t kNsPerMs = 1'000'000;
     peers.fault.Report(FaultKind::kLatePeer, r, 0, peers.timeout_ns / kNsPerMs);
     return;
+  }
+}
+
+// Waits for the flags of all ranks, by all threads of a block, the only one,
+// and counts how long.
+__device__ inline void WaitForAll(const Peers& peers, uint32_t turn) {
+  const int thread = static_cast<int>(threadIdx.x);
+  const int64_t begin = Nanoseconds();
+  if (thread < peers.ranks) WaitForPeer(peers, thread, turn);
+  __syncthreads();
+  if (thread == 0 && peers.waits != nullptr) {
+    peers.waits->total_ns += Nanoseconds() - begin;
   }
 }
 

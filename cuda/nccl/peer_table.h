@@ -16,6 +16,7 @@
 #include <cstdint>
 
 #include "cuda/runtime/fault.h"
+#include "cuda/runtime/wait_clock.h"
 
 namespace strata::gpu {
 
@@ -39,8 +40,9 @@ struct Peers {
   PeerTable* table = nullptr;
   int ranks = 1;
   int rank = 0;
-  int64_t timeout_ns = 0;  // So long a rank is waited for.
-  FaultSink fault;         // Where to say that it did not come.
+  int64_t timeout_ns = 0;      // So long a rank is waited for.
+  FaultSink fault;             // Where to say that it did not come.
+  WaitClock* waits = nullptr;  // Where to count how long; null: nowhere.
 };
 
 }  // namespace strata::gpu

@@ -50,9 +50,8 @@ __global__ void __launch_bounds__(kMaxOwnedExperts)
   if (thread < peers.ranks) {
     __threadfence_system();
     StoreRelease(FlagOf(peers, thread, peers.rank), turn);
-    WaitForPeer(peers, thread, turn);
   }
-  __syncthreads();
+  WaitForAll(peers, turn);
   const bool is_late = peers.table->late != 0;
   for (int i = thread; i < total; i += kMaxOwnedExperts) {
     const auto* const piece = reinterpret_cast<const int32_t*>(
@@ -392,8 +391,7 @@ __global__ void __launch_bounds__(kThreads, kMaxThreads / kThreads)
 }
 
 __global__ void WaitKernel(Peers peers) {
-  const int r = static_cast<int>(threadIdx.x);
-  if (r < peers.ranks) WaitForPeer(peers, r, peers.table->turn);
+  WaitForAll(peers, peers.table->turn);
 }
 
 dim3 GridFor(int segments) {

@@ -13,6 +13,7 @@
 #include "absl/algorithm/container.h"
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "core/graph/builder.h"
 #include "core/graph/graph.h"
@@ -20,6 +21,7 @@
 #include "core/ops/elementwise.h"
 #include "core/parallel/communicator.h"
 #include "core/parallel/mesh.h"
+#include "core/parallel/rank_wait.h"
 #include "core/parallel/thread_communicator.h"
 #include "core/passes/hide_exchanges.h"
 #include "core/passes/plan_beside.h"
@@ -345,6 +347,30 @@ TEST_F(RowExchangeTest, RowsAreRoundedWhereProductsAre) {
             ASSERT_THAT(host.Barrier(), IsOk());
           }
         });
+  }
+}
+
+// In place and where a lane is joined; the rank that comes late waits for none.
+TEST_F(RowExchangeTest, CountsHowLongAnotherRankIsWaitedFor) {
+  const Shape shape = {/*ranks=*/2, /*experts=*/4, /*max_rows=*/40, 3};
+  for (const Graph& graph :
+       {ThereAndBack(shape), ThereAndBackBesideWork(shape)}) {
+    OnRanks(shape, absl::Seconds(30), graph,
+            [&](Program& program, Communicator& host) {
+              // Operator by operator, captured, and again.
+              for (int turn = 0; turn < 3; ++turn) {
+                const double before = RankWait::Seconds();
+                if (host.rank() == 1) absl::SleepFor(absl::Seconds(1));
+                ASSERT_THAT(program.Run(), IsOk()) << "turn " << turn;
+                const double waited = RankWait::Seconds() - before;
+                if (host.rank() == 0) {
+                  EXPECT_GT(waited, 0.5) << "turn " << turn;
+                } else {
+                  EXPECT_LT(waited, 0.5) << "turn " << turn;
+                }
+                ASSERT_THAT(host.Barrier(), IsOk());
+              }
+            });
   }
 }
 

@@ -40,34 +40,43 @@ struct Places : CachePlaces {
   }
 };
 
-// The rows of one token, with what all of its keys share read once.
+// The rows of one token, with what all of its keys share read once. Rows that
+// lie together are one block of rows of their own, which any key is in.
 struct RowsOfToken {
-  const int32_t* table = nullptr;  // [max_blocks], null: rows lie together.
-  int64_t first = 0;               // Of them.
+  const int32_t* table = nullptr;  // [max_blocks], or the first row.
   int block_size = 1;
-  int shift = -1;  // Of a block size that is a power of 2: a division saved.
+  int shift = 31;  // Of a block size that is a power of 2: a division saved.
   int64_t slots = 0, token = 0;
 
   __device__ RowsOfToken(const Places& places, int64_t token)
-      : block_size(static_cast<int>(places.block_size)),
-        slots(places.slots),
-        token(token) {
+      : slots(places.slots), token(token) {
     if (places.table == nullptr) {
-      first = places.first_row[token];
+      table = places.first_row + token;
       return;
     }
     table = places.table + places.sequence[token] * places.max_blocks;
-    if ((block_size & (block_size - 1)) == 0) shift = __ffs(block_size) - 1;
+    block_size = static_cast<int>(places.block_size);
+    const bool power = (block_size & (block_size - 1)) == 0;
+    shift = power ? __ffs(block_size) - 1 : -1;
   }
-  __device__ __forceinline__ int64_t Of(int key, const FaultSink& fault) const {
-    if (table == nullptr) return first + key;
-    const int b = shift >= 0 ? key >> shift : key / block_size;
-    const int64_t block = table[b];
+
+  // The row of a key in two steps, so that there is other work while the table
+  // is read: what it says, and which row that means.
+  __device__ __forceinline__ int32_t BlockOf(int key) const {
+    return table[IndexOf(key)];
+  }
+  __device__ __forceinline__ int64_t In(int64_t block, int key,
+                                        const FaultSink& fault) const {
     if (block >= 0 && (block + 1) * block_size <= slots) {
-      return block * block_size + (key - b * block_size);
+      return block * block_size + (key - IndexOf(key) * block_size);
     }
     fault.Report(FaultKind::kCacheRow, token, block * block_size, slots);
     return 0;
+  }
+
+ private:
+  __device__ __forceinline__ int IndexOf(int key) const {
+    return shift >= 0 ? key >> shift : key / block_size;
   }
 };
 

@@ -15,7 +15,7 @@
 // that a key is kLanes lanes wide and a load 32 / kLanes keys high. Keys and
 // values of its next kStages times are on their way to shared memory, where a
 // thread reads what itself has asked for, so that there is nothing to wait for
-// but its own copies; the rows of a table are read a time earlier still:
+// but its own copies; words of a table are read a time earlier still:
 //
 //   scores   each lane multiplies its columns, for kSteps loads and kQ heads;
 //            lanes of a key exchange halves until each has one score, or some
@@ -207,18 +207,18 @@ __global__ void __launch_bounds__(kThreads, BlocksOfProcessor(kQ))
   constexpr int kApart = kSums > kLanes ? 1 : kLanes / kSums;
   static_assert(kMine <= kQ, "a lane's scores are of one key");
   static_assert(sizeof(float) * kWarps * kQ * kDim <= kSharedBytes);
-  extern __shared__ uint4 memory[];
+  // Eight lanes' copies are a line of 128 bytes in shared memory, or each
+  // sector of theirs is fetched twice.
+  extern __shared__ __align__(128) uint4 memory[];
   float* const joined = reinterpret_cast<float*>(memory);  // [kWarps, kQ, kDim]
   __shared__ float max_of[kWarps][kQ], sum_of[kWarps][kQ];
 
   WaitForEarlier();
   LetLaterBegin();
-  // Tokens first: the heads of a key lie together and are read at about the
-  // same time.
-  const int64_t bound = gridDim.x / args.num_kv_heads;
-  const int64_t token = blockIdx.x % bound;
+  // All heads of a token at about the same time: those of a key lie together.
+  const int64_t token = blockIdx.x / args.num_kv_heads;
   if (token >= args.tokens.Get()) return;
-  const int kv_head = static_cast<int>(blockIdx.x / bound);
+  const int kv_head = static_cast<int>(blockIdx.x % args.num_kv_heads);
   const int64_t pair = token * args.num_kv_heads + kv_head;
   const int head = kv_head * args.group;
   const int warp = static_cast<int>(threadIdx.x) / kWarp;
@@ -231,35 +231,48 @@ __global__ void __launch_bounds__(kThreads, BlocksOfProcessor(kQ))
   const T* const k = static_cast<const T*>(args.k) + column;
   const T* const v = static_cast<const T*>(args.v) + column;
 
+  // Whether keys of a warp at a time are in one block: a word of the table then
+  // says where they all are.
+  static_assert(kKeysOfPiece % kKeys == 0);
+  const bool together =
+      args.places.table == nullptr ||
+      (args.window == 0 && args.places.block_size % kKeys == 0);
   const uint64_t once = ReadOnce();
   const auto slot = [&](int stage, int i) {
     return memory + (stage * 2 * kSteps + i) * kThreads + threadIdx.x;
   };
-  const auto find = [&](int key, int64_t(&row)[kSteps]) {
-#pragma unroll
-    for (int s = 0; s < kSteps; ++s) {
-      row[s] = rows.Of(min(key + s * kHigh + high, end - 1), args.fault);
-    }
+  // Of the key of this lane's load s, where a warp's begin at `key`.
+  const auto key_of = [&](int key, int s) {
+    return min(key + s * kHigh + high, end - 1);
   };
-  const auto ask = [&](int stage, const int64_t(&row)[kSteps]) {
+  // What the table says of them; only ask() looks at it, a time later.
+  const auto find = [&](int key, int32_t(&block)[kSteps]) {
+    block[0] = rows.BlockOf(key);
+    if (together) return;
+#pragma unroll
+    for (int s = 0; s < kSteps; ++s) block[s] = rows.BlockOf(key_of(key, s));
+  };
+  const auto ask = [&](int stage, int key, const int32_t(&block)[kSteps]) {
 #pragma unroll
     for (int s = 0; s < kSteps; ++s) {
-      CopyAsync16Once(slot(stage, s), k + row[s] * args.ld, once);
-      CopyAsync16Once(slot(stage, kSteps + s), v + row[s] * args.ld, once);
+      const int64_t row =
+          rows.In(together ? block[0] : block[s], key_of(key, s), args.fault);
+      CopyAsync16Once(slot(stage, s), k + row * args.ld, once);
+      CopyAsync16Once(slot(stage, kSteps + s), v + row * args.ld, once);
     }
   };
   constexpr int kStride = kWarps * kKeys;
   int key = piece.begin + warp * kKeys;
-  int64_t next[kSteps] = {};
+  int32_t next[kSteps] = {};
   {
-    int64_t row[kStages][kSteps];
+    int32_t block[kStages][kSteps] = {};
 #pragma unroll
     for (int i = 0; i < kStages; ++i) {
-      if (key + i * kStride < end) find(key + i * kStride, row[i]);
+      if (key + i * kStride < end) find(key + i * kStride, block[i]);
     }
 #pragma unroll
     for (int i = 0; i < kStages; ++i) {
-      if (key + i * kStride < end) ask(i, row[i]);
+      if (key + i * kStride < end) ask(i, key + i * kStride, block[i]);
       EndCopies();
     }
   }
@@ -356,7 +369,9 @@ __global__ void __launch_bounds__(kThreads, BlocksOfProcessor(kQ))
         for (int i = 0; i < kVec; ++i) o[h][i] = fmaf(weight, x[i], o[h][i]);
       }
     }
-    if (key + kStages * kStride < end) ask(stage, next);
+    if (key + kStages * kStride < end) {
+      ask(stage, key + kStages * kStride, next);
+    }
     EndCopies();
     if (key + (kStages + 1) * kStride < end) {
       find(key + (kStages + 1) * kStride, next);

@@ -20,11 +20,13 @@
 #include "core/base/status_macros.h"
 #include "core/graph/attrs.h"
 #include "core/graph/op_def.h"
+#include "core/parallel/rank_wait.h"
 #include "core/tensor/dtype.h"
 #include "cuda/runtime/cuda_backend.h"
 #include "cuda/runtime/fault_status.h"
 #include "cuda/runtime/status.h"
 #include "cuda/runtime/together.h"
+#include "cuda/runtime/wait_clock.h"
 #include "cuda_runtime_api.h"
 
 namespace strata::gpu {
@@ -127,8 +129,9 @@ absl::Status CudaExecutable::EnqueueCall(NodeId id, const Step& step,
   ctx.stream = stream;
   ctx.blas = backend_.blas();
   ctx.precision = backend_.options().precision;
-  ctx.fault = {fault_->data(), id};
+  ctx.fault = {&report_->data()->fault, id};
   ctx.mesh = backend_.options().mesh;
+  if (stream == backend_.stream()) ctx.waits = &report_->data()->waits;
   scratch_.Begin(id, step.makers);
   const cudaError_t error = kernel(ctx);
   if (error == cudaSuccess) return absl::OkStatus();
@@ -190,7 +193,7 @@ absl::Status CudaExecutable::Enqueue(Part part, const Options* options) {
         taken.num_bytes, cudaMemcpyHostToDevice, stream)));
   }
   RETURN_IF_ERROR(
-      ToStatus(cudaMemsetAsync(fault_->data(), 0, sizeof(Fault), stream)));
+      ToStatus(cudaMemsetAsync(report_->data(), 0, sizeof(Report), stream)));
   if (options != nullptr) {
     if (backend_.options().poison) RETURN_IF_ERROR(Poison());
     RETURN_IF_ERROR(ToStatus(cudaStreamSynchronize(stream)));
@@ -312,8 +315,10 @@ absl::Status CudaExecutable::ReadResults() {
                      ToText(graph_.nodes().front()), " to ",
                      ToText(graph_.nodes().back()), ": ", status.message()));
   }
-  Fault fault;
-  std::memcpy(&fault, staged_results_, sizeof(fault));
+  Report report;
+  std::memcpy(&report, staged_results_, sizeof(report));
+  RankWait::Add(std::chrono::nanoseconds(report.waits.total_ns));
+  const Fault& fault = report.fault;
   if (fault.kind != static_cast<int32_t>(FaultKind::kNone)) {
     return At(graph_.node(fault.node), FaultStatus(fault));
   }

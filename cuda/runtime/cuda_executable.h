@@ -24,6 +24,7 @@
 #include "cuda/runtime/pack.h"
 #include "cuda/runtime/rank_group.h"
 #include "cuda/runtime/side_lanes.h"
+#include "cuda/runtime/wait_clock.h"
 #include "cuda_runtime_api.h"
 
 namespace strata::gpu {
@@ -71,6 +72,11 @@ class CudaExecutable : public Executable {
     kAll,
     kConstants,  // Constant steps, and what the others prepare.
     kRest,
+  };
+  // What each run says of itself. Results come packed behind it.
+  struct Report {
+    Fault fault;
+    WaitClock waits;
   };
   // Inputs that the host fills, one behind the other.
   struct Range {
@@ -161,9 +167,9 @@ class CudaExecutable : public Executable {
   std::vector<Small> small_;
   std::vector<bool> is_small_;  // [values]
   std::unique_ptr<DeviceArray<PackEntry>> entries_;
-  std::unique_ptr<DeviceArray<Fault>> fault_;
+  std::unique_ptr<DeviceArray<Report>> report_;
   std::unique_ptr<DeviceArray<char>> packed_;
-  char* staged_results_ = nullptr;  // Pinned; begins with the Fault.
+  char* staged_results_ = nullptr;  // Pinned; begins with the Report.
   int64_t packed_bytes_ = 0;
 };
 

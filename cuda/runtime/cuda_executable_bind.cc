@@ -53,11 +53,11 @@ absl::StatusOr<char*> AllocatePinned(int64_t num_bytes) {
 }  // namespace
 
 absl::Status CudaExecutable::Bind(absl::Span<char* const> address) {
-  ASSIGN_OR_RETURN(fault_, CopyToDevice(std::vector<Fault>(1)));
+  ASSIGN_OR_RETURN(report_, CopyToDevice(std::vector<Report>(1)));
   for (size_t id = 0; id < address.size(); ++id) {
     const int64_t num_bytes = graph_.value(id).type.max_bytes();
     if (num_bytes == 0) {  // Is somewhere, and never looked at.
-      device_.push_back(reinterpret_cast<char*>(fault_->data()));
+      device_.push_back(reinterpret_cast<char*>(report_->data()));
       continue;
     }
     ASSIGN_OR_RETURN(char* const device,
@@ -72,7 +72,7 @@ absl::Status CudaExecutable::Bind(absl::Span<char* const> address) {
   RETURN_IF_ERROR(BindSteps());
   alone_ =
       absl::c_any_of(steps_, [](const Step& s) { return s.kernels.alone; });
-  return lanes_.Open(graph_, beside_);
+  return lanes_.Open(graph_, beside_, &report_->data()->waits);
 }
 
 void CudaExecutable::FindGroups() {
@@ -161,11 +161,11 @@ void CudaExecutable::LeaveInput(ValueId value) {
   BindTakenInputs();
 }
 
-// The fault, all counts, and outputs that are small; but what is elsewhere is
+// The report, all counts, and outputs that are small; but what is elsewhere is
 // for other programs, which have it where it is.
 absl::Status CudaExecutable::BindResults(absl::Span<char* const> address) {
-  std::vector<PackEntry> entries = {{fault_->data(), 0, sizeof(Fault)}};
-  packed_bytes_ = sizeof(Fault);
+  std::vector<PackEntry> entries = {{report_->data(), 0, sizeof(Report)}};
+  packed_bytes_ = sizeof(Report);
   is_small_.resize(graph_.values().size());
   std::set<ValueId> wanted;
   for (const Value& value : graph_.values()) {

@@ -24,6 +24,8 @@ class Mesh;  // core/parallel/mesh.h
 
 namespace strata::gpu {
 
+struct WaitClock;  // cuda/runtime/wait_clock.h
+
 // How matrix products treat their F32 operands; sums are F32 always.
 enum class Precision {
   kF32,   // As they are: the reference.
@@ -101,6 +103,9 @@ struct KernelContext {
   Precision precision = Precision::kF32;
   FaultSink fault;             // Where to say that data is bad.
   const Mesh* mesh = nullptr;  // The ranks that run this program, if several.
+  // Where to count how long other ranks are waited for; null where that holds
+  // up no other operator.
+  WaitClock* waits = nullptr;
   // What went wrong where cudaError_t cannot say; lives at least until the next
   // kernel is called.
   mutable const char* complaint = nullptr;

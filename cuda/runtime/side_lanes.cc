@@ -1,14 +1,18 @@
 #include "cuda/runtime/side_lanes.h"
 
+#include <vector>
+
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "core/base/status_macros.h"
 #include "core/graph/graph.h"
+#include "core/parallel/rank_wait.h"
 #include "core/passes/plan_beside.h"
 #include "cuda/runtime/rank_group.h"
 #include "cuda/runtime/side_lane_streams.h"
 #include "cuda/runtime/status.h"
+#include "cuda/runtime/wait_clock.h"
 #include "cuda_runtime_api.h"
 
 namespace strata::gpu {
@@ -33,7 +37,9 @@ SideLanes::~SideLanes() {
   }
 }
 
-absl::Status SideLanes::Open(const Graph& graph, const BesidePlan& plan) {
+absl::Status SideLanes::Open(const Graph& graph, const BesidePlan& plan,
+                             WaitClock* waits) {
+  waits_ = waits;
   // What others wait for goes first where multiprocessors become free.
   int least = 0, greatest = 0;
   RETURN_IF_ERROR(
@@ -78,29 +84,41 @@ bool SideLanes::Leave(Beside& beside) {
   return true;
 }
 
-absl::Status SideLanes::Join(Beside& beside, cudaStream_t main) {
-  if (!Leave(beside)) return absl::OkStatus();
-  return ToStatus(cudaStreamWaitEvent(main, beside.done, 0));
+absl::Status SideLanes::Join(absl::Span<Beside* const> begun,
+                             cudaStream_t main) {
+  if (begun.empty()) return absl::OkStatus();
+  RETURN_IF_ERROR(ToStatus(BeginWait(waits_, main)));
+  for (Beside* const beside : begun) {
+    Leave(*beside);
+    RETURN_IF_ERROR(ToStatus(cudaStreamWaitEvent(main, beside->done, 0)));
+  }
+  return ToStatus(EndWait(waits_, main));
 }
 
 absl::Status SideLanes::Join(absl::Span<const NodeId> ids, cudaStream_t main) {
+  std::vector<Beside*> begun;
   for (const NodeId id : ids) {
-    if (const auto it = beside_.find(id); it != beside_.end()) {
-      RETURN_IF_ERROR(Join(it->second, main));
+    const auto it = beside_.find(id);
+    if (it != beside_.end() && it->second.is_under_way) {
+      begun.push_back(&it->second);
     }
   }
-  return absl::OkStatus();
+  return Join(begun, main);
 }
 
 absl::Status SideLanes::JoinAll(cudaStream_t main) {
-  for (auto& [id, beside] : beside_) RETURN_IF_ERROR(Join(beside, main));
-  return absl::OkStatus();
+  std::vector<Beside*> begun;
+  for (auto& [id, beside] : beside_) {
+    if (beside.is_under_way) begun.push_back(&beside);
+  }
+  return Join(begun, main);
 }
 
 absl::Status SideLanes::Wait(absl::Span<RankGroup* const> groups) {
   absl::Status first;
   for (auto& [id, beside] : beside_) {
     if (!Leave(beside)) continue;
+    const RankWait waiting;
     first.Update(
         WaitForRanks(groups, "sums beside a program", absl::ZeroDuration(),
                      [event = beside.done] { return cudaEventQuery(event); }));

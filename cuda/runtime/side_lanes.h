@@ -4,6 +4,9 @@
 //   the program's stream   Begin(A)  node  node   Begin(B)  node  Join(A)  ...
 //   a group's lane            A --------------      B ----------
 //
+// How long a join holds the program's stream up is counted, as waiting for
+// other ranks.
+//
 // Nothing here waits but Wait(): all is events between streams, and may be part
 // of a capture. Kernels find out by cuda/runtime/side_lane_streams.h that they
 // are enqueued on a lane, or beside one.
@@ -20,6 +23,7 @@
 #include "core/graph/graph.h"
 #include "core/passes/plan_beside.h"
 #include "cuda/runtime/rank_group.h"
+#include "cuda/runtime/wait_clock.h"
 #include "cuda_runtime_api.h"
 
 namespace strata::gpu {
@@ -32,7 +36,9 @@ class SideLanes {
   ~SideLanes();
 
   // Of the plan's nodes that run beside others, which have attributes "group".
-  absl::Status Open(const Graph& graph, const BesidePlan& plan);
+  // `waits` counts, in device memory.
+  absl::Status Open(const Graph& graph, const BesidePlan& plan,
+                    WaitClock* waits);
 
   // The stream on which a node is to be enqueued now: behind all that is on
   // `main` so far. End() follows.
@@ -60,10 +66,11 @@ class SideLanes {
     cudaStream_t main = nullptr;  // Which it is under way beside.
   };
 
-  absl::Status Join(Beside& beside, cudaStream_t main);
+  absl::Status Join(absl::Span<Beside* const> begun, cudaStream_t main);
   // Returns whether it was under way.
   static bool Leave(Beside& beside);
 
+  WaitClock* waits_ = nullptr;
   std::map<std::string, Lane> lanes_;  // By group.
   std::map<NodeId, Beside> beside_;
 };

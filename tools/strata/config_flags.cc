@@ -174,7 +174,8 @@ void AddWeights(OptionParser& app, WeightStorage& storage) {
            storage = WeightStorageOf(name).value_or(storage);
          },
          "Keep matrices in bf16 (rounding wider ones) or widen them to f32 "
-         "(default: as they are on disk)")
+         "(default: as they are on disk; packed rows of 2 bits, or of several "
+         "formats, in one of 4 or 8 bits on a GPU)")
       ->TypeName("bf16|f32")
       ->Check(OneOf({"bf16", "f32"}));
 }

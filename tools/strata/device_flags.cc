@@ -42,4 +42,10 @@ absl::StatusOr<std::unique_ptr<Backend>> MakeBackend(const DeviceFlags& flags,
   return cpu;
 }
 
+WeightStorage StorageOn(const DeviceFlags& flags, WeightStorage storage) {
+  const bool wants_alike =
+      flags.device == "cuda" && storage == WeightStorage::kAsStored;
+  return wants_alike ? WeightStorage::kAlike : storage;
+}
+
 }  // namespace strata

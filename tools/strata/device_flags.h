@@ -7,6 +7,7 @@
 #include <string>
 
 #include "absl/status/statusor.h"
+#include "core/checkpoint/weight_storage.h"
 #include "core/parallel/mesh.h"
 #include "core/runtime/backend.h"
 #include "tools/strata/option_parser.h"
@@ -29,6 +30,9 @@ absl::StatusOr<std::unique_ptr<Backend>> MakeBackend(const DeviceFlags& flags,
                                                      int num_threads,
                                                      const Mesh* mesh = nullptr,
                                                      int gpu = 0);
+
+// How weights lie there that a user wants in `storage`.
+WeightStorage StorageOn(const DeviceFlags& flags, WeightStorage storage);
 
 }  // namespace strata
 

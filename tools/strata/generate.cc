@@ -148,8 +148,8 @@ absl::StatusOr<int> RunGenerate(const GenerateFlags& flags) {
                    MakeBackend(flags.device, flags.threads));
   StateStore state(*backend);
   std::vector<UnusedTensor> unused;
-  RETURN_IF_ERROR(
-      LoadModelWeights(folder, config, state, &unused, flags.weights));
+  RETURN_IF_ERROR(LoadModelWeights(folder, config, state, &unused,
+                                   StorageOn(flags.device, flags.weights)));
   for (const std::string& line : DescribeUnused(unused)) PrintNote(line);
   ASSIGN_OR_RETURN(
       const std::unique_ptr<Generator> generator,

@@ -253,8 +253,8 @@ absl::StatusOr<std::shared_ptr<ServedModel>> LoadVersion(
   loaded->state = std::make_unique<StateStore>(*loaded->backend);
   ASSIGN_OR_RETURN(loaded->codec, LoadTextCodec(folder, config.vocab_size()));
   std::vector<UnusedTensor> unused;
-  RETURN_IF_ERROR(
-      LoadModelWeights(folder, config, *loaded->state, &unused, flags.weights));
+  RETURN_IF_ERROR(LoadModelWeights(folder, config, *loaded->state, &unused,
+                                   StorageOn(flags.device, flags.weights)));
   for (const std::string& line : DescribeUnused(unused)) PrintNote(line);
   if (flags.profile == kEdge && !IsQuantised(*loaded->state)) {
     loaded->state = std::make_unique<StateStore>(*loaded->backend);

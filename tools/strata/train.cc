@@ -264,7 +264,6 @@ absl::StatusOr<int> TrainOn(const Ranks* ranks, const TrainFlags& flags) {
   options.overlap_sums = flags.mesh.overlap_sums;
   options.overlap_rows = flags.mesh.overlap_rows;
   ASSIGN_OR_RETURN(options.balance, BalanceOf(flags.mesh));
-  options.watches_speed = flags.device.device != "cuda";
   options.overwrite = flags.overwrite;
   options.num_threads = flags.threads;
   std::unique_ptr<ExecutionRecorder> alone;

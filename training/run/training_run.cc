@@ -216,7 +216,7 @@ absl::StatusOr<StepMetrics> TrainingRun::Step() {
   const absl::Status traced = EndTrace();
   if (!traced.ok()) return WithLastCheckpoint(traced);
   std::optional<std::vector<double>> own;
-  if (options_.mesh != nullptr && options_.watches_speed) {
+  if (options_.mesh != nullptr) {
     if (!speed_) {
       ASSIGN_OR_RETURN(speed_, SpeedWatch::Create(*options_.mesh));
     }

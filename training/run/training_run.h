@@ -71,9 +71,6 @@ struct RunOptions {
   bool shard_optimizer = false;
   bool overlap_sums = false;
   bool overlap_rows = false;
-  // Whether a rank that is slow is looked for: where ranks wait on the host
-  // (core/ parallel/rank_wait.h), so not on GPUs.
-  bool watches_speed = true;
   BalanceRule balance;  // Experts move between ranks; each move is an event.
 };
 

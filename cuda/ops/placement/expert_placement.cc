@@ -70,10 +70,9 @@ absl::Status SumCopies(const KernelContext& ctx) {
   // Where every expert has a slot and there are no more, none is shared.
   args.max_shared = std::min(args.map.own, args.map.slots - args.map.experts);
   if (args.max_shared == 0) return absl::OkStatus();
-  ASSIGN_OR_RETURN(args.peers,
-                   group.gpus->PeersFor(args.max_shared * args.grads.width *
-                                        static_cast<int64_t>(sizeof(float))));
-  args.peers.fault = ctx.fault;
+  ASSIGN_OR_RETURN(args.peers, PeersOf(ctx, group,
+                                       args.max_shared * args.grads.width *
+                                           int64_t{sizeof(float)}));
   args.shared = ctx.Take<int32_t>(int64_t{args.map.ranks} * args.max_shared);
   args.num_shared = ctx.Take<int32_t>(args.map.ranks);
   args.place = ctx.Take<int32_t>(int64_t{args.map.experts} * args.map.ranks);
@@ -90,9 +89,7 @@ absl::Status ExpertNorm(const KernelContext& ctx) {
   ASSIGN_OR_RETURN(args.map, MapOf(ctx, /*input=*/1, /*want_all=*/false));
   ASSIGN_OR_RETURN(args.grads, GradsFrom(ctx, /*first=*/2));
   ASSIGN_OR_RETURN(args.peers,
-                   group.gpus->PeersFor(args.map.own *
-                                        static_cast<int64_t>(sizeof(double))));
-  args.peers.fault = ctx.fault;
+                   PeersOf(ctx, group, args.map.own * int64_t{sizeof(double)}));
   args.pieces = ExpertNormPieces(args.grads);
   args.partial =
       ctx.Take<double>(int64_t{args.map.own} * args.grads.count * args.pieces);

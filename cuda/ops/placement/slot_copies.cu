@@ -228,9 +228,8 @@ __global__ void __launch_bounds__(kBlock)
   if (thread < peers.ranks) {
     __threadfence_system();
     StoreRelease(FlagOf(peers, thread, peers.rank), turn);
-    WaitForPeer(peers, thread, turn);
   }
-  __syncthreads();
+  WaitForAll(peers, turn);
   double sum = 0;
   for (int e = thread; e < map.experts; e += kBlock) {
     if (map.number[e] == 0) continue;
