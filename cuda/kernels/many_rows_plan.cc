@@ -62,6 +62,12 @@ ManyRowsPlan PlanManyRows(const ManyRowsWork& work,
         const int64_t units = std::max<int64_t>(
             1, static_cast<int64_t>(tiles) * plan.column_units);
         const int64_t rounds = Ceil(units, active[size]);
+        // Clusters that share have a tile each, so that a second round begins
+        // anew: of wide tiles 9 us.
+        if (splits > 1 && rounds > 1 && tile.tokens >= 64 &&
+            work.only.splits == 0) {
+          continue;
+        }
         const double blocks = static_cast<double>(Ceil(stages, splits) *
                                                   work.stage_columns / kBlock);
         const double cost =

@@ -35,6 +35,19 @@ TEST(PlanManyRowsTest, SharesWhatIsSummedWhereTilesAreFew) {
   EXPECT_EQ(PlanManyRows(Work(16, 132 * kColumns, 4096), kActive).splits, 1);
 }
 
+TEST(PlanManyRowsTest, SharesOfWideTilesRunAllAtOnce) {
+  for (const int64_t rows : {32, 64, 128, 256, 1024}) {
+    for (const int64_t n : {1536, 4096, 8192, 14336}) {
+      SCOPED_TRACE(testing::Message() << rows << ", " << n);
+
+      const ManyRowsPlan plan = PlanManyRows(Work(rows, n, 4096), kActive);
+
+      if (plan.splits == 1 || plan.tokens < 64) continue;
+      EXPECT_THAT(plan.clusters * plan.splits * plan.pairs, Le(kActive[0]));
+    }
+  }
+}
+
 TEST(PlanManyRowsTest, RoundsInPlaceOnlyWhatHasRoomInTheStages) {
   EXPECT_TRUE(PlanManyRows(Work(16, 1536, 2048), kActive).rounds);
   EXPECT_FALSE(PlanManyRows(Work(16, 8192, 8192), kActive).rounds);

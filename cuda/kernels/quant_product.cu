@@ -10,7 +10,9 @@
 #include "cuda/kernels/packed_chunk.cuh"
 #include "cuda/kernels/quant_product.h"
 #include "cuda/kernels/quant_round.h"
+#include "cuda/kernels/resident_plan.h"
 #include "cuda/kernels/sm90_quant_product.h"
+#include "cuda/kernels/sm90_quant_resident.h"
 #include "cuda/kernels/tensor_map.h"
 #include "cuda_bf16.h"
 
@@ -100,11 +102,33 @@ cudaError_t QuantProduct(const QuantProductArgs& args, __nv_bfloat16* rounded,
                           : FewRowsInt8(args, rounded, stream);
 }
 
+bool HasResidentProduct(const QuantProductArgs& args) {
+  // Fewer are streamed.
+  if (args.num_experts > 0 || !IsWhole(args.w) ||
+      args.rows.bound <= 2 * kRows) {
+    return false;
+  }
+  return args.w.bits == 4 ? HasResidentInt4(args) : HasResidentInt8(args);
+}
+
+cudaError_t ResidentProduct(const QuantProductArgs& args,
+                            const ResidentChoice& only, cudaStream_t stream) {
+  if (args.rows.bound == 0 || args.w.n == 0) return cudaSuccess;
+  if (!IsHopper()) return cudaErrorNotSupported;
+  if (args.num_experts > 0 || !IsWhole(args.w)) return cudaErrorInvalidValue;
+  return args.w.bits == 4 ? ResidentInt4(args, only, stream)
+                          : ResidentInt8(args, only, stream);
+}
+
 cudaError_t QuantProductSm90(const QuantProductArgs& args,
                              __nv_bfloat16* rounded, cudaStream_t stream,
                              const ManyRowsChoice& only) {
   if (args.rows.bound == 0 || args.w.n == 0) return cudaSuccess;
   if (!IsHopper()) return cudaErrorNotSupported;
+  const bool chosen = only.tokens > 0 || only.splits > 0 || only.pairs > 0;
+  if (!chosen && HasResidentProduct(args)) {
+    return ResidentProduct(args, {}, stream);
+  }
   return args.w.bits == 4 ? ManyRowsInt4(args, only, rounded, stream)
                           : ManyRowsInt8(args, only, rounded, stream);
 }

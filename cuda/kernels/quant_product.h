@@ -25,6 +25,7 @@
 
 #include "cuda/kernels/few_rows_stream_plan.h"
 #include "cuda/kernels/many_rows_plan.h"
+#include "cuda/kernels/resident_plan.h"
 #include "cuda/runtime/kernel.h"
 #include "cuda_bf16.h"
 #include "cuda_runtime_api.h"
@@ -82,13 +83,25 @@ bool HasStreamedProduct(const QuantProductArgs& args);
 cudaError_t QuantProduct(const QuantProductArgs& args, __nv_bfloat16* rounded,
                          cudaStream_t stream, const StreamChoice& only = {});
 
+// Whether QuantProductSm90 keeps all of a block's share in shared memory
+// (sm90_quant_resident.cuh), which is the fastest for 17 to 256 dense rows, and
+// more, of weights so small that all blocks run at once; of w symmetric in
+// groups, and whole pieces of 16 bytes.
+bool HasResidentProduct(const QuantProductArgs& args);
+
 // The same in Hopper's wider products, in tiles of 8, 16, 64, 128 or 256 rows.
 // Tiles of 8 and 16 keep weights exact, and have the products of 9 to 16 rows.
 // For tiles of more, scales of symmetric rows must be below 2^63.
-// Returns cudaErrorInvalidValue if the choice of a tile, for tests, cannot be.
+// Returns cudaErrorInvalidValue if the choice of a tile, for tests, cannot be:
+// of ManyRowsChoice always in the kernel for many rows.
 cudaError_t QuantProductSm90(const QuantProductArgs& args,
                              __nv_bfloat16* rounded, cudaStream_t stream,
                              const ManyRowsChoice& only = {});
+
+// Its products that HasResidentProduct(), or any of such weights by a choice,
+// for tests: cudaErrorInvalidValue if that cannot be.
+cudaError_t ResidentProduct(const QuantProductArgs& args,
+                            const ResidentChoice& only, cudaStream_t stream);
 
 }  // namespace strata::gpu
 

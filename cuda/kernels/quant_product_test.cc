@@ -6,6 +6,7 @@
 #include <limits>
 #include <random>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -17,6 +18,7 @@
 #include "core/testing/status_matchers.h"
 #include "cuda/kernels/few_rows_stream_plan.h"
 #include "cuda/kernels/many_rows_plan.h"
+#include "cuda/kernels/resident_plan.h"
 #include "cuda/kernels/tensor_map.h"
 #include "cuda/runtime/device_array.h"
 #include "cuda/runtime/status.h"
@@ -30,7 +32,7 @@
 namespace strata::gpu {
 namespace {
 
-enum class Kernel { kFewExact, kFewRounded, kMany };
+enum class Kernel { kFewExact, kFewRounded, kMany, kResident };
 
 struct Shape {
   int64_t n, k;
@@ -40,6 +42,8 @@ struct Shape {
   // are exactly those at the bound then.
   ManyRowsChoice tile = {};
   StreamChoice stream = {};
+  // Of kResident.
+  ResidentChoice resident = {};
 };
 
 // A product's operands, the numbers of w, and where experts begin.
@@ -108,7 +112,9 @@ absl::StatusOr<std::vector<float>> Multiply(const QuantFormat& format,
   ASSIGN_OR_RETURN(const auto rounded,
                    DeviceArray<__nv_bfloat16>::Allocate(RoundedElements(args)));
   RETURN_IF_ERROR(ToStatus(
-      kernel == Kernel::kMany
+      kernel == Kernel::kResident
+          ? ResidentProduct(args, s.resident, /*stream=*/nullptr)
+      : kernel == Kernel::kMany
           ? QuantProductSm90(args, rounded.data(), /*stream=*/nullptr, s.tile)
           : QuantProduct(args,
                          kernel == Kernel::kFewExact ? nullptr : rounded.data(),
@@ -125,15 +131,16 @@ void ExpectProduct(const QuantFormat& format, const Shape& s, Kernel kernel) {
       absl::StrCat(s.n, " x ", s.k, ", ", s.rows.size(), " matrices, rows ",
                    s.rows[0], ", kernel ", static_cast<int>(kernel), ", tile ",
                    s.tile.tokens, ", splits ", s.tile.splits + s.stream.splits,
-                   ", pairs ", s.tile.pairs, ", warps ", s.stream.warps));
+                   ", pairs ", s.tile.pairs, ", warps ", s.stream.warps,
+                   ", resident ", s.resident.tiles, " x ", s.resident.splits));
   const Operands o = MakeOperands(format, s);
   const auto y = Multiply(format, s, o, kernel);
   ASSERT_THAT(y, IsOk());
   const bool exact = s.tile.tokens == 8 || s.tile.tokens == 16;
   const double relative = (static_cast<double>(s.k) + 8) * 0x1p-23 +
-                          (kernel == Kernel::kFewExact         ? 0
-                           : kernel == Kernel::kMany && !exact ? 2
-                                                               : 1) *
+                          (kernel == Kernel::kFewExact              ? 0
+                           : kernel == Kernel::kFewRounded || exact ? 1
+                                                                    : 2) *
                               0x1p-8;
   int64_t wrong = 0;
   for (size_t e = 0; e < s.rows.size(); ++e) {
@@ -265,6 +272,48 @@ TEST_P(QuantProductTest, TilesOfManyRowsAgreeWithTheirNumbers) {
       ExpectProduct(GetParam(), s, Kernel::kMany);
     }
   }
+}
+
+// However it is divided: rows on both sides of a tile's 64, of which the bound
+// has three more, columns that fill a tile or not, and shares that differ where
+// groups allow it.
+TEST_P(QuantProductTest, ResidentProductsAgreeWithTheirNumbers) {
+  if (!IsHopper()) GTEST_SKIP() << "no Hopper";
+  if (!GetParam().symmetric || GetParam().group == 0) {
+    GTEST_SKIP() << "rows are not whole";
+  }
+  const int64_t stage = GetParam().bits == 4 ? 256 : 128;
+  const int64_t whole = GetParam().group * 8;
+  int planned = 0;
+  for (const int tiles : {2, 4}) {
+    for (const int splits : {1, 2, 4, 8}) {
+      const int64_t some = (splits * 3 + 1) / 2 * stage;
+      const int64_t k = (some + whole - 1) / whole * whole;
+      // x, codes, scales and sums of a block have room.
+      const int64_t stages = (k / stage + splits - 1) / splits;
+      const int64_t bytes = stages * (stage * 128 + tiles * 64 * 144) +
+                            (splits > 1 ? tiles * 16384 : 0) + 1024;
+      if (bytes > kMaxResidentBytes) continue;
+      ++planned;
+      for (const int32_t rows : {17, 62, 65}) {
+        Shape s = {rows == 65 ? 132 : 260, k, {rows}};
+        s.resident = {tiles, splits};
+        ExpectProduct(GetParam(), s, Kernel::kResident);
+      }
+    }
+  }
+  EXPECT_GE(planned, 5);
+}
+
+TEST(ResidentProductTest, PlansThatCannotBeAreInvalid) {
+  if (!IsHopper()) GTEST_SKIP() << "no Hopper";
+  QuantProductArgs args;
+  args.rows = {64, nullptr};
+  args.w = DescribePacked(nullptr, 128, 1024, 4, 128, true);
+  // Of four stages of columns.
+  EXPECT_EQ(ResidentProduct(args, {2, 8}, nullptr), cudaErrorInvalidValue);
+  args.w = DescribePacked(nullptr, 128, 1024, 4, 128, false);
+  EXPECT_EQ(ResidentProduct(args, {}, nullptr), cudaErrorInvalidValue);
 }
 
 INSTANTIATE_TEST_SUITE_P(

@@ -30,7 +30,8 @@ cudaError_t RunProduct(const KernelContext& ctx, const QuantProductArgs& args) {
   }
   auto* const rounded = ctx.Take<__nv_bfloat16>(RoundedElements(args));
   if (rounded == nullptr) return cudaErrorMemoryAllocation;
-  return args.rows.bound <= few || HasStreamedProduct(args)
+  const bool streamed = HasStreamedProduct(args) && !HasResidentProduct(args);
+  return args.rows.bound <= few || streamed
              ? QuantProduct(args, rounded, ctx.stream)
              : QuantProductSm90(args, rounded, ctx.stream);
 }

@@ -1,0 +1,86 @@
+#include "cuda/kernels/resident_plan.h"
+
+#include <cstdint>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+
+namespace strata::gpu {
+namespace {
+
+using ::testing::Ge;
+using ::testing::Le;
+
+// Of INT4, and as many clusters as an H100 has of each size.
+constexpr int64_t kStageColumns = 256, kBlockRows = 64;
+ResidentBlock Block(int tiles) {
+  ResidentBlock block;
+  block.tiles = tiles;
+  block.stage_bytes = (32 + 9 * tiles) * 1024;
+  block.sums_bytes = int64_t{16} * 1024 * tiles;
+  block.at_once = 4 / tiles;
+  const int active[kNumClusterSizes] = {132, 66, 30, 15};
+  for (int i = 0; i < kNumClusterSizes; ++i) block.active[i] = active[i];
+  return block;
+}
+const ResidentBlock kBlocks[] = {Block(2), Block(4)};
+
+ResidentWork Work(int64_t rows, int64_t n, int64_t k) {
+  ResidentWork work;
+  work.rows = rows;
+  work.n = n;
+  work.stages = k / kStageColumns;
+  work.blocks_of_stage = kStageColumns / 64;
+  return work;
+}
+
+TEST(PlanResidentTest, HasSmallWeightsWhoseBlocksRunAtOnce) {
+  EXPECT_THAT(PlanResident(Work(64, 1536, 2048), kBlocks).splits, Ge(1));
+  EXPECT_THAT(PlanResident(Work(256, 1536, 2048), kBlocks).splits, Ge(1));
+  EXPECT_EQ(PlanResident(Work(512, 1536, 2048), kBlocks).splits, 0);
+  EXPECT_EQ(PlanResident(Work(64, 8192, 8192), kBlocks).splits, 0);
+}
+
+TEST(PlanResidentTest, TakesWiderBlocksOnlyWhereOthersDoNotRunAtOnce) {
+  EXPECT_EQ(PlanResident(Work(64, 1536, 2048), kBlocks).tiles, 2);
+  EXPECT_EQ(PlanResident(Work(256, 1536, 2048), kBlocks).tiles, 4);
+}
+
+TEST(PlanResidentTest, KeepsToAChoice) {
+  ResidentWork work = Work(512, 4096, 2048);
+  work.only = {4, 4};
+
+  const ResidentPlan plan = PlanResident(work, kBlocks);
+
+  EXPECT_EQ(plan.tiles, 4);
+  EXPECT_EQ(plan.splits, 4);
+  work.only = {3, 0};  // There are no such blocks.
+  EXPECT_EQ(PlanResident(work, kBlocks).splits, 0);
+  work.only = {4, 1};  // Nor room for that.
+  EXPECT_EQ(PlanResident(work, kBlocks).splits, 0);
+}
+
+TEST(PlanResidentTest, HasATileForAllRowsAndColumnsAndRoom) {
+  int planned = 0;
+  for (const int64_t rows : {17, 64, 65, 200, 256}) {
+    for (const int64_t n : {1, 129, 768, 1536, 2048, 4096}) {
+      for (const int64_t k : {256, 1024, 1280, 2048, 4096}) {
+        SCOPED_TRACE(testing::Message() << rows << ", " << n << " x " << k);
+
+        const ResidentPlan plan = PlanResident(Work(rows, n, k), kBlocks);
+
+        if (plan.splits == 0) continue;
+        ++planned;
+        EXPECT_THAT(plan.token_tiles * kBlockRows, Ge(rows));
+        EXPECT_THAT(plan.column_tiles * plan.tiles * 64, Ge(n));
+        EXPECT_THAT(plan.stages * plan.splits * kStageColumns, Ge(k));
+        EXPECT_THAT(plan.splits * kStageColumns, Le(k));
+        EXPECT_THAT(plan.shared_bytes, Le(kMaxResidentBytes));
+      }
+    }
+  }
+  EXPECT_THAT(planned, Ge(75));
+}
+
+}  // namespace
+}  // namespace strata::gpu

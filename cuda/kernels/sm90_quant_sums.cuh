@@ -1,0 +1,105 @@
+// Sums of blocks of a cluster that share what is summed over, to the one that
+// joins them: each has a share of a tile's rows of x, eight at a time, and each
+// thread sends its sums, four of an eight, to the same thread's places there.
+
+#ifndef CUDA_KERNELS_SM90_QUANT_SUMS_CUH_
+#define CUDA_KERNELS_SM90_QUANT_SUMS_CUH_
+
+#include <cstdint>
+
+#include "cuda/kernels/quant_product.h"
+#include "cuda/kernels/row_tiles.cuh"
+#include "cuda/kernels/sm90.cuh"
+
+namespace strata::gpu {
+
+#if STRATA_SM90A
+
+// Four numbers to where `p` is in shared memory of block `rank` of the cluster;
+// their bytes arrive at its `barrier`. Nobody waits for it here.
+__device__ __forceinline__ void StoreFourTo(const float4* p, uint64_t* barrier,
+                                            uint32_t rank, float4 v) {
+  asm volatile(
+      "{\n"
+      ".reg .b32 remote, there;\n"
+      "mapa.shared::cluster.u32 remote, %0, %2;\n"
+      "mapa.shared::cluster.u32 there, %1, %2;\n"
+      "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 "
+      "[remote], {%3, %4, %5, %6}, [there];\n"
+      "}\n" ::"r"(SharedAddress(p)),
+      "r"(SharedAddress(barrier)), "r"(rank), "f"(v.x), "f"(v.y), "f"(v.z),
+      "f"(v.w)
+      : "memory");
+}
+
+// A thread's sums of eight `i`: of rows of x 8 i + 2 t and the next, t being
+// threadIdx.x % 4, by each of its two rows of w.
+template <int n>
+__device__ __forceinline__ float4 FourOf(const float (&total)[n], int i) {
+  return {total[4 * i], total[4 * i + 1], total[4 * i + 2], total[4 * i + 3]};
+}
+
+// The same to y, whose columns are `column` and eight more.
+__device__ __forceinline__ void StoreEight(const QuantProductArgs& p,
+                                           const RowTile& tile, int eight,
+                                           int64_t column, float4 v) {
+  const int row = eight * 8 + static_cast<int>(threadIdx.x) % 4 * 2;
+  const int64_t n = p.w.n;
+  float* const to = p.y + (tile.row + row) * n + column;
+  const bool one = row < tile.num_rows, two = row + 1 < tile.num_rows;
+  if (column < n) {
+    if (one) to[0] = v.x;
+    if (two) to[n] = v.y;
+  }
+  if (column + 8 < n) {
+    if (one) to[8] = v.z;
+    if (two) to[n + 8] = v.w;
+  }
+}
+
+// Where blocks' sums lie in shared memory, and what says that all are there:
+// [block][eight of the share][thread], of which `thread` is this one.
+template <int kThreads>
+struct ClusterSums {
+  float4* sums;
+  uint64_t* joined;
+  int thread;
+
+  // By each thread: its sums to all blocks of the cluster, of which `split` is
+  // this one.
+  template <int kSplits, int n>
+  __device__ __forceinline__ void Send(const float (&total)[n],
+                                       int split) const {
+    constexpr int kShare = n / 4 / kSplits;
+    float4* const to = sums + split * kShare * kThreads + thread;
+#pragma unroll
+    for (int i = 0; i < n / 4; ++i) {
+      StoreFourTo(to + i % kShare * kThreads, joined,
+                  static_cast<uint32_t>(i / kShare), FourOf(total, i));
+    }
+  }
+
+  // Waits for all, and calls run(eight, four) for this block's share of
+  // `kEights`, of what all blocks have of it, added up in their order.
+  template <int kSplits, int kEights, typename Run>
+  __device__ __forceinline__ void Join(int split, Run run) const {
+    constexpr int kShare = kEights / kSplits;
+    Wait(joined, 0);
+#pragma unroll
+    for (int i = 0; i < kShare; ++i) {
+      float4 sum = sums[i * kThreads + thread];
+#pragma unroll
+      for (int s = 1; s < kSplits; ++s) {
+        const float4 v = sums[(s * kShare + i) * kThreads + thread];
+        sum.x += v.x, sum.y += v.y, sum.z += v.z, sum.w += v.w;
+      }
+      run(split * kShare + i, sum);
+    }
+  }
+};
+
+#endif  // STRATA_SM90A
+
+}  // namespace strata::gpu
+
+#endif  // CUDA_KERNELS_SM90_QUANT_SUMS_CUH_
