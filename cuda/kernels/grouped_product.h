@@ -41,6 +41,11 @@ struct GroupedProductArgs {
   // y [rows, n / 2] = silu(x w[e]^T's first half) times the second. Wants a
   // transposed w and n a multiple of 256 (HasSwiGluTiles).
   bool swiglu = false;
+  // Blocks claim tiles as they come to them, so that one which finds no room
+  // until others are done leaves its tiles to them; else each has a fixed
+  // share. The bits are the same. False: as it is enqueued beside something or
+  // not (cuda/runtime/side_lane_streams.h).
+  bool claims = false;
 };
 
 // Bound by the tensor cores for many rows an expert; for few, by reading once
@@ -61,6 +66,7 @@ struct GroupedWeightGradArgs {
   const float* keep = nullptr;
   // dw of experts without rows stays as it is.
   bool skips_empty = false;
+  bool claims = false;  // As GroupedProductArgs'.
 };
 
 cudaError_t GroupedWeightGrad(const GroupedWeightGradArgs& args,

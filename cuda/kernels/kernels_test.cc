@@ -1,6 +1,11 @@
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <memory>
+#include <set>
 #include <string>
+#include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -9,6 +14,7 @@
 #include "core/tensor/bfloat16.h"
 #include "core/testing/status_matchers.h"
 #include "cuda/kernels/causal_attention.h"
+#include "cuda/kernels/counter_of.h"
 #include "cuda/kernels/grouped_product.h"
 #include "cuda/kernels/tensor_map.h"
 #include "cuda/runtime/device_array.h"
@@ -176,6 +182,179 @@ INSTANTIATE_TEST_SUITE_P(Shapes, GroupedSumTest,
                            return absl::StrCat(info.index, "_", info.param.n,
                                                "x", info.param.k);
                          });
+
+// A product of random numbers: whose tiles are whoever's may not change a bit.
+class ClaimedTilesTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    if (!HasDevice() || !IsHopper()) GTEST_SKIP() << "no Hopper";
+    for (cudaStream_t& stream : stream_) {
+      ASSERT_EQ(cudaStreamCreate(&stream), cudaSuccess);
+    }
+    for (const int32_t r : rows_) offset_.push_back(offset_.back() + r);
+    const int64_t rows = offset_.back(), experts = rows_.size();
+    const auto on_device = [](auto& array, auto status) {
+      ASSERT_THAT(status, IsOk());
+      array = std::make_unique<
+          typename std::remove_reference_t<decltype(array)>::element_type>(
+          *std::move(status));
+    };
+    on_device(x_, DeviceArray<BFloat16>::CopyOf(Numbers(rows * kDeep, 1)));
+    on_device(dy_, DeviceArray<BFloat16>::CopyOf(Numbers(rows * kWide, 2)));
+    on_device(
+        w_, DeviceArray<BFloat16>::CopyOf(Numbers(experts * kWide * kDeep, 3)));
+    on_device(device_offset_, DeviceArray<int32_t>::CopyOf(offset_));
+    for (auto& y : y_) {
+      on_device(y, DeviceArray<BFloat16>::Allocate(
+                       std::max(rows, experts * kDeep) * kWide));
+    }
+  }
+  void TearDown() override {
+    for (cudaStream_t stream : stream_) {
+      if (stream != nullptr) cudaStreamDestroy(stream);
+    }
+  }
+
+  // A product of kind 0 to 3 into y_[to].
+  cudaError_t Enqueue(int kind, bool claims, int to, cudaStream_t stream) {
+    if (kind == 3) {
+      GroupedWeightGradArgs args;
+      args.rows = {offset_.back(), nullptr};
+      args.num_experts = static_cast<int>(rows_.size());
+      args.n = kWide;
+      args.k = deep_;
+      args.dy = Data(*dy_);
+      args.x = Data(*x_);
+      args.offset = device_offset_->data();
+      args.dw = y_[to]->data();
+      args.bf16_dw = true;
+      args.claims = claims;
+      return GroupedWeightGrad(args, stream);
+    }
+    GroupedProductArgs args;
+    args.rows = {offset_.back(), nullptr};
+    args.num_experts = static_cast<int>(rows_.size());
+    args.n = kWide;
+    args.k = deep_;
+    args.x = Data(*x_);
+    args.w = Data(*w_);
+    args.transposed = kind > 0;
+    args.swiglu = kind == 2;
+    args.offset = device_offset_->data();
+    args.y = y_[to]->data();
+    args.bf16_y = true;
+    args.claims = claims;
+    return GroupedProduct(args, stream);
+  }
+
+  // The bits of y_[i], which is poisoned then.
+  std::vector<uint16_t> Take(int i) {
+    EXPECT_EQ(cudaDeviceSynchronize(), cudaSuccess);
+    const auto host = y_[i]->ToHost();
+    EXPECT_THAT(host, IsOk());
+    std::vector<uint16_t> bits;
+    for (const BFloat16 x : *host) bits.push_back(x.bits);
+    Poison(i);
+    return bits;
+  }
+  void Poison(int i) {
+    EXPECT_EQ(cudaMemset(y_[i]->data(), 0xff, y_[i]->size() * sizeof(BFloat16)),
+              cudaSuccess);
+    EXPECT_EQ(cudaDeviceSynchronize(), cudaSuccess);
+  }
+
+  static constexpr int64_t kWide = 2048, kDeep = 512;
+  // 26 x 8 tiles of rows and 10 x 16 and more of weights, so that each of 66
+  // clusters of two blocks has more than one; some rows of tiles are alone.
+  const std::vector<int32_t> rows_ = {300, 0,  129, 600, 1,
+                                      140, 77, 500, 64,  800};
+  int64_t deep_ = 64;  // As little as there can be in a stage, up to kDeep.
+  std::vector<int32_t> offset_ = {0};
+  std::unique_ptr<DeviceArray<BFloat16>> x_, dy_, w_;
+  std::unique_ptr<DeviceArray<int32_t>> device_offset_;
+  std::unique_ptr<DeviceArray<BFloat16>> y_[2];
+  cudaStream_t stream_[2] = {};
+};
+
+TEST_F(ClaimedTilesTest, GiveTheBitsOfFixedShares) {
+  for (int kind = 0; kind < 4; ++kind) {
+    SCOPED_TRACE(kind);
+    Poison(0);
+    ASSERT_EQ(Enqueue(kind, /*claims=*/false, 0, stream_[0]), cudaSuccess);
+    const std::vector<uint16_t> want = Take(0);
+    // The kernel before has left the counter as it must be.
+    for (int turn = 0; turn < 3; ++turn) {
+      ASSERT_EQ(Enqueue(kind, /*claims=*/true, 0, stream_[0]), cudaSuccess);
+      EXPECT_TRUE(Take(0) == want) << turn;
+    }
+  }
+}
+
+// Of two kernels at a time the one's blocks wait for the other's to end.
+TEST_F(ClaimedTilesTest, AndWhereSomeBlocksBeginLate) {
+  deep_ = kDeep;
+  for (int kind = 0; kind < 4; ++kind) {
+    SCOPED_TRACE(kind);
+    const int other = (kind + 1) % 4;
+    Poison(0);
+    Poison(1);
+    ASSERT_EQ(Enqueue(kind, /*claims=*/false, 0, stream_[0]), cudaSuccess);
+    const std::vector<uint16_t> want = Take(0);
+    ASSERT_EQ(Enqueue(other, /*claims=*/false, 1, stream_[0]), cudaSuccess);
+    const std::vector<uint16_t> other_want = Take(1);
+    for (int turn = 0; turn < 5; ++turn) {
+      for (int twice = 0; twice < 2; ++twice) {
+        ASSERT_EQ(Enqueue(kind, /*claims=*/true, 0, stream_[0]), cudaSuccess);
+        ASSERT_EQ(Enqueue(other, /*claims=*/true, 1, stream_[1]), cudaSuccess);
+      }
+      EXPECT_TRUE(Take(0) == want) << turn;
+      EXPECT_TRUE(Take(1) == other_want) << turn;
+    }
+  }
+}
+
+TEST_F(ClaimedTilesTest, AndInACapturedGraph) {
+  deep_ = 200;
+  Poison(0);
+  ASSERT_EQ(Enqueue(/*kind=*/1, /*claims=*/false, 0, stream_[0]), cudaSuccess);
+  const std::vector<uint16_t> want = Take(0);
+  cudaGraph_t graph = nullptr;
+  cudaGraphExec_t executable = nullptr;
+  ASSERT_EQ(
+      cudaStreamBeginCapture(stream_[0], cudaStreamCaptureModeThreadLocal),
+      cudaSuccess);
+  ASSERT_EQ(Enqueue(/*kind=*/3, /*claims=*/true, 1, stream_[0]), cudaSuccess);
+  ASSERT_EQ(Enqueue(/*kind=*/1, /*claims=*/true, 0, stream_[0]), cudaSuccess);
+  ASSERT_EQ(cudaStreamEndCapture(stream_[0], &graph), cudaSuccess);
+  ASSERT_EQ(cudaGraphInstantiate(&executable, graph, 0), cudaSuccess);
+  for (int turn = 0; turn < 3; ++turn) {
+    ASSERT_EQ(cudaGraphLaunch(executable, stream_[0]), cudaSuccess);
+    ASSERT_EQ(cudaGraphLaunch(executable, stream_[0]), cudaSuccess);
+    EXPECT_TRUE(Take(0) == want) << turn;
+  }
+  cudaGraphExecDestroy(executable);
+  cudaGraphDestroy(graph);
+}
+
+TEST_F(ClaimedTilesTest, EachStreamAndCaptureHasACounterOfItsOwn) {
+  uint32_t* const first = CounterOf(stream_[0]);
+  ASSERT_NE(first, nullptr);
+  EXPECT_EQ(CounterOf(stream_[0]), first);
+  EXPECT_NE(CounterOf(stream_[1]), first);
+  std::set<uint32_t*> captured = {first, CounterOf(stream_[1])};
+  for (int i = 0; i < 2; ++i) {
+    cudaGraph_t graph = nullptr;
+    ASSERT_EQ(
+        cudaStreamBeginCapture(stream_[0], cudaStreamCaptureModeThreadLocal),
+        cudaSuccess);
+    uint32_t* const counter = CounterOf(stream_[0]);
+    EXPECT_EQ(CounterOf(stream_[0]), counter);
+    EXPECT_TRUE(captured.insert(counter).second);
+    ASSERT_EQ(cudaStreamEndCapture(stream_[0], &graph), cudaSuccess);
+    cudaGraphDestroy(graph);
+  }
+  EXPECT_EQ(captured.count(nullptr), 0);
+}
 
 TEST(CausalAttentionBf16Test, AgreesWithALoopInDouble) {
   if (!HasDevice() || !IsHopper()) GTEST_SKIP() << "no Hopper";

@@ -133,7 +133,25 @@ __device__ __forceinline__ float LoadFrom(const float* p, uint32_t rank) {
   return value;
 }
 
-// The same of four numbers, aligned to 16 bytes.
+// Stores to the same place in shared memory of block `rank` of the cluster, and
+// arrives with it at that block's barrier, whose count is one.
+__device__ __forceinline__ void StoreArriving(int32_t* p, uint64_t* barrier,
+                                              uint32_t rank, int32_t value) {
+  asm volatile(
+      "{\n"
+      ".reg .b32 place, remote;\n"
+      "mapa.shared::cluster.u32 place, %0, %2;\n"
+      "mapa.shared::cluster.u32 remote, %1, %2;\n"
+      "mbarrier.arrive.expect_tx.release.cluster.shared::cluster.b64 _, "
+      "[remote], 4;\n"
+      "st.async.shared::cluster.mbarrier::complete_tx::bytes.s32 [place], %3, "
+      "[remote];\n"
+      "}\n" ::"r"(SharedAddress(p)),
+      "r"(SharedAddress(barrier)), "r"(rank), "r"(value)
+      : "memory");
+}
+
+// LoadFrom() of four numbers, aligned to 16 bytes.
 __device__ __forceinline__ float4 LoadFourFrom(const float* p, uint32_t rank) {
   float4 v;
   asm volatile(

@@ -3,18 +3,22 @@
 #include <type_traits>
 
 #include "cuda/kernels/ahead.cuh"
+#include "cuda/kernels/counter_of.h"
 #include "cuda/kernels/grouped_product.h"
 #include "cuda/kernels/sm90.cuh"
+#include "cuda/kernels/sm90_grouped_jobs.cuh"
 #include "cuda/kernels/sm90_product.cuh"
 #include "cuda/kernels/store_rows.cuh"
 #include "cuda/kernels/tensor_map.h"
 #include "cuda/runtime/kernel.h"
+#include "cuda/runtime/side_lane_streams.h"
 #include "cuda_bf16.h"
 
 // A block a multiprocessor, which works on tile after tile of 128 x 256:
 //
 //   warpgroup 0     one thread loads: 64 of what is summed over at a time, of
-//                   both operands, into the next of four stages
+//                   both operands, into the next of four stages; another
+//                   claims the tiles (sm90_grouped_jobs.cuh)
 //   warpgroup 1, 2  multiply, 64 rows each, and write the result
 //
 // Bound by the tensor cores, and close to it by what L2 gives: a tile reads 48
@@ -24,155 +28,12 @@
 namespace strata::gpu {
 namespace {
 
-constexpr int kTileRows = 128, kTileColumns = 256, kTileDepth = 64;
-constexpr int kHalf = 64;  // Rows of a warpgroup.
-constexpr int kStages = 4;
-// Blocks that share operands; 1 is right, too, and a third slower.
-constexpr int kCluster = 2;
-constexpr int kThreads = 3 * kWarpgroup;
-constexpr int kBoxBytes = 64 * kSwizzleColumns * 2;
-
-enum class Product {
-  kByRowsOfWeights,     // x w^T: the forward product.
-  kSwiGlu,              // The same, then silu(first half) * second half.
-  kByColumnsOfWeights,  // x w: the gradient of x.
-  kOfRows,              // dy^T x, summed over rows: the gradient of w.
-};
-
-constexpr bool ByRowsOfWeights(Product product) {
-  return product == Product::kByRowsOfWeights || product == Product::kSwiGlu;
-}
-
-struct Args {
-  Extent rows;
-  int num_experts = 0;
-  int columns = 0;  // Of the result,
-  int depth = 0;    // summed over: for the first two kinds.
-  int height = 0;   // Rows of the result, an expert: of the third.
-  const int32_t* offset = nullptr;
-  void* result = nullptr;
-  const float* keep = nullptr;  // Of the third, as GroupedWeightGradArgs
-  bool skips_empty = false;     // have them.
-};
-
-struct Shared {
-  __nv_bfloat16 a[kStages][kTileRows * kTileDepth];
-  __nv_bfloat16 b[kStages][kTileColumns * kTileDepth];
-  uint64_t full[kStages], empty[kStages];
-  int32_t first_job[kMaxGroupedExperts + 1];  // Of an expert; then of none.
-};
-constexpr size_t kSharedBytes = sizeof(Shared) + kSwizzleBytes;
+using namespace grouped;
 
 #if STRATA_SM90A
 
-__device__ __forceinline__ int Div(int a, int b) { return (a + b - 1) / b; }
-
-struct Rows {
-  int begin, end;
-};
-__device__ __forceinline__ Rows RowsOf(const Args& args, int64_t rows, int e) {
-  const int all = static_cast<int>(rows);
-  const int begin = min(max(args.offset[e], 0), all);
-  return {begin, min(max(args.offset[e + 1], begin), all)};
-}
-
-// A job is a tile for each block of the cluster. Where an expert has two tiles
-// below each other they share b, the columns; a last one that is alone is
-// followed by its neighbour to the right, and they share a.
-__device__ __forceinline__ int JobsOf(int tiles_down, int tiles_across) {
-  if constexpr (kCluster == 1) return tiles_down * tiles_across;
-  return tiles_down / 2 * tiles_across + tiles_down % 2 * Div(tiles_across, 2);
-}
-
-struct Job {
-  int expert = 0;
-  int row = 0, column = 0;  // Of the tile, in the expert's part of the result.
-  bool shares_b = false;
-  Rows rows = {0, 0};  // The expert's.
-};
-
-template <Product kProduct>
-class Schedule {
- public:
-  __device__ Schedule(const Args& args, const int32_t* first_job)
-      : args_(args),
-        first_job_(first_job),
-        total_rows_(args.rows.Get()),
-        tiles_across_(Div(args.columns, kTileColumns)),
-        next_(static_cast<int>(blockIdx.x) / kCluster) {}
-
-  // Jobs of expert e.
-  static __device__ int Count(const Args& args, int64_t rows, int e) {
-    int height = args.height;
-    const Rows of = RowsOf(args, rows, e);
-    if constexpr (kProduct != Product::kOfRows) {
-      height = of.end - of.begin;
-    } else if (args.skips_empty && of.end == of.begin) {
-      return 0;
-    }
-    return JobsOf(Div(height, kTileRows), Div(args.columns, kTileColumns));
-  }
-
-  __device__ bool Next(int rank, Job& job) {
-    if (next_ >= first_job_[args_.num_experts]) return false;
-    while (next_ >= first_job_[expert_ + 1]) ++expert_;
-    int index = next_ - first_job_[expert_];
-    next_ += static_cast<int>(gridDim.x) / kCluster;
-    job.expert = expert_;
-    job.rows = RowsOf(args_, total_rows_, expert_);
-    const int height = kProduct == Product::kOfRows
-                           ? args_.height
-                           : job.rows.end - job.rows.begin;
-    const int down = Div(height, kTileRows) / kCluster;
-    job.shares_b = kCluster == 1 || index < down * tiles_across_;
-    if (job.shares_b) {
-      // Columns of up to kBand jobs, one band below the other, so that blocks
-      // that run at a time read few of the operands' rows.
-      const int band = index / (kBand * tiles_across_);
-      index -= band * kBand * tiles_across_;
-      const int in_band = min(kBand, down - band * kBand);
-      const int y = band * kBand + index % in_band;
-      job.row = (y * kCluster + rank) * kTileRows;
-      job.column = index / in_band * kTileColumns;
-    } else {
-      job.row = down * kCluster * kTileRows;
-      job.column =
-          ((index - down * tiles_across_) * kCluster + rank) * kTileColumns;
-    }
-    return true;
-  }
-
- private:
-  static constexpr int kBand = 16 / kCluster;
-
-  const Args& args_;
-  const int32_t* const first_job_;
-  const int64_t total_rows_;
-  const int tiles_across_;
-  int next_;
-  int expert_ = 0;
-};
-
-// first_job[e] for e up to the number of experts, by one warp.
-template <Product kProduct>
-__device__ void CountJobs(const Args& args, int32_t* first_job) {
-  const int lane = threadIdx.x % 32;
-  const int64_t rows = args.rows.Get();
-  int before = 0;
-  for (int base = 0; base < args.num_experts; base += 32) {
-    const int e = base + lane;
-    int up_to =
-        e < args.num_experts ? Schedule<kProduct>::Count(args, rows, e) : 0;
-#pragma unroll
-    for (int d = 1; d < 32; d *= 2) {
-      const int left = __shfl_up_sync(0xffffffff, up_to, d);
-      if (lane >= d) up_to += left;
-    }
-    if (e < args.num_experts) first_job[e + 1] = before + up_to;
-    before += __shfl_sync(0xffffffff, up_to, 31);
-  }
-  if (lane == 0) first_job[0] = 0;
-}
+// The thread that claims jobs, of the warpgroup that loads.
+constexpr int kClaimer = 64;
 
 template <Product kProduct>
 __device__ __forceinline__ int DepthOf(const Args& args, const Job& job) {
@@ -197,14 +58,18 @@ __device__ __forceinline__ int Uniform(int x) {
 template <Product kProduct>
 __device__ void Load(const Args& args, Shared& shared, const CUtensorMap* map_a,
                      const CUtensorMap* map_b, int rank) {
-  Schedule<kProduct> schedule(args, shared.first_job);
+  Schedule<kProduct, Reader::kThread> schedule(args, shared);
   constexpr bool kRowsOfB = ByRowsOfWeights(kProduct);
   constexpr uint16_t kAll = (1 << kCluster) - 1;
+  const bool asks = rank == 0 && args.claims != nullptr;
   Ring<kStages> ring;
   for (Job job; schedule.Next(rank, job);) {
     const int depth = DepthOf<kProduct>(args, job);
     const int boxes_a = BoxesOfA<kProduct>(job);
+    const int asks_at = max(0, Div(depth, kTileDepth) - kAskAhead) * kTileDepth;
+    if (asks && depth == 0) Arrive(&shared.asked);
     for (int p = 0; p < depth; p += kTileDepth, ring.Next()) {
+      if (asks && p == asks_at) Arrive(&shared.asked);
       Wait(&shared.empty[ring.stage], ring.phase ^ 1);
       uint64_t* const full = &shared.full[ring.stage];
       ArriveExpecting(full, (boxes_a + 4) * kBoxBytes);
@@ -318,7 +183,7 @@ __device__ __forceinline__ void AddRowsAt(float (&d)[n / 2], float keep,
 
 template <Product kProduct, typename Y>
 __device__ void MultiplyTiles(const Args& args, Shared& shared, int rank) {
-  Schedule<kProduct> schedule(args, shared.first_job);
+  Schedule<kProduct, Reader::kWarp> schedule(args, shared);
   constexpr bool kRowsSummed = kProduct == Product::kOfRows;
   constexpr OperandOrder kOrderA = kRowsSummed ? kOuter : kInner;
   constexpr OperandOrder kOrderB = ByRowsOfWeights(kProduct) ? kInner : kOuter;
@@ -429,8 +294,17 @@ __global__ void __launch_bounds__(kThreads, 1)
       InitBarrier(&shared.full[i], 1);
       InitBarrier(&shared.empty[i], 2 * kCluster);
     }
+    InitBarrier(&shared.asked, 1);
+    for (int i = 0; i < kToldJobs; ++i) {
+      InitBarrier(&shared.told[i], 1);
+      InitBarrier(&shared.read[i], kReaders);
+    }
     FenceBarrierInit();
   }
+  // What comes back of a claim is wanted only when jobs have been counted.
+  const bool claims =
+      threadIdx.x == kClaimer && rank == 0 && args.claims != nullptr;
+  const int first = claims ? static_cast<int>(atomicAdd(args.claims, 1u)) : 0;
   if (threadIdx.x / 32 == 1) {
     CountJobs<kProduct>(args, shared.first_job);
   }
@@ -440,6 +314,8 @@ __global__ void __launch_bounds__(kThreads, 1)
     ShrinkRegisters<40>();
     if (threadIdx.x == 0) {
       Load<kProduct>(args, shared, &map_a, &map_b, rank);
+    } else if (claims) {
+      ClaimJobs(args, shared, first);
     }
     __syncwarp();
   } else {
@@ -452,9 +328,10 @@ __global__ void __launch_bounds__(kThreads, 1)
 }
 
 template <Product kProduct, typename Y>
-cudaError_t Launch(const Args& args, const CUtensorMap& map_a,
+cudaError_t Launch(Args args, bool claims, const CUtensorMap& map_a,
                    const CUtensorMap& map_b, int64_t max_jobs,
                    cudaStream_t stream) {
+  if (claims || RunsBeside(stream)) args.claims = CounterOf(stream);
   auto* const kernel = TileKernel<kProduct, Y>;
   const cudaError_t allowed = cudaFuncSetAttribute(
       reinterpret_cast<const void*>(kernel),
@@ -515,12 +392,13 @@ cudaError_t GroupedProduct(const GroupedProductArgs& args,
   const auto launch = [&](auto* y) {
     using Y = std::remove_pointer_t<decltype(y)>;
     if (args.swiglu) {
-      return Launch<Product::kSwiGlu, Y>(tile, map_x, map_w, jobs, stream);
+      return Launch<Product::kSwiGlu, Y>(tile, args.claims, map_x, map_w, jobs,
+                                         stream);
     }
     return args.transposed ? Launch<Product::kByRowsOfWeights, Y>(
-                                 tile, map_x, map_w, jobs, stream)
+                                 tile, args.claims, map_x, map_w, jobs, stream)
                            : Launch<Product::kByColumnsOfWeights, Y>(
-                                 tile, map_x, map_w, jobs, stream);
+                                 tile, args.claims, map_x, map_w, jobs, stream);
   };
   return args.bf16_y ? launch(static_cast<__nv_bfloat16*>(nullptr))
                      : launch(static_cast<float*>(nullptr));
@@ -554,9 +432,9 @@ cudaError_t GroupedWeightGrad(const GroupedWeightGradArgs& args,
   const int64_t jobs =
       args.num_experts * Ceil(args.n, kTileRows) * Ceil(args.k, kTileColumns);
   return args.bf16_dw ? Launch<Product::kOfRows, __nv_bfloat16>(
-                            tile, map_dy, map_x, jobs, stream)
-                      : Launch<Product::kOfRows, float>(tile, map_dy, map_x,
-                                                        jobs, stream);
+                            tile, args.claims, map_dy, map_x, jobs, stream)
+                      : Launch<Product::kOfRows, float>(
+                            tile, args.claims, map_dy, map_x, jobs, stream);
 }
 
 }  // namespace strata::gpu

@@ -14,6 +14,7 @@
 #include "cuda/nccl/peer_table.h"
 #include "cuda/nccl/row_exchange.h"
 #include "cuda/runtime/kernel.h"
+#include "cuda/runtime/side_lane_streams.h"
 #include "cuda/runtime/status.h"
 #include "cuda/runtime/wait_clock.h"
 #include "cuda_runtime_api.h"
@@ -24,6 +25,11 @@ namespace {
 // Of SendRows' and ReturnRows' inputs.
 constexpr int kOffset = 1;
 constexpr int kCount = 2;
+// From so many bytes on, up to which a rank has rows, an exchange on a lane
+// leaves most of the GPU to what runs beside it. A smaller one is done in 0.2
+// ms with all of the GPU, and waits for launches and other ranks rather than
+// for room.
+constexpr int64_t kManyBytes = 64 << 20;
 
 bool IsBf16(const Operand& x) { return !x.is_integer && x.element_size == 2; }
 
@@ -95,17 +101,27 @@ absl::StatusOr<RowExchangeArgs> RowsOf(const KernelContext& ctx,
       PeersOf(ctx, group, home.max_elements() * SentBytes(args.rounded)));
   args.home_offset = ctx.in(kOffset).as<int32_t>();
   args.count = ctx.in(kCount).as<int32_t>();
+  args.beside = home.max_elements() * SentBytes(args.rounded) >= kManyBytes &&
+                IsLane(ctx.stream);
   return args;
+}
+
+// Has what is enqueued beside an exchange of rows begin behind it.
+absl::Status GiveRoom(const RowExchangeArgs& args, const KernelContext& ctx) {
+  if (!args.beside) return absl::OkStatus();
+  return ToStatus(AwaitBegun(args.peers, BesideLane(ctx.stream)));
 }
 
 absl::Status SendRows(const KernelContext& ctx) {
   ASSIGN_OR_RETURN(const RowExchangeArgs args, RowsOf(ctx, ctx.in(0)));
-  return ToStatus(SendRowsToOwners(args, ctx.stream));
+  RETURN_IF_ERROR(ToStatus(SendRowsToOwners(args, ctx.stream)));
+  return GiveRoom(args, ctx);
 }
 
 absl::Status ReturnRows(const KernelContext& ctx) {
   ASSIGN_OR_RETURN(const RowExchangeArgs args, RowsOf(ctx, ctx.out(0)));
-  return ToStatus(ReturnRowsHome(args, ctx.stream));
+  RETURN_IF_ERROR(ToStatus(ReturnRowsHome(args, ctx.stream)));
+  return GiveRoom(args, ctx);
 }
 
 // Of NCCL's kernels the moving counts as waiting too.

@@ -18,7 +18,7 @@
 
 namespace strata::gpu {
 
-// Of a block that pushes or takes.
+// Of a block that pushes or takes with the GPU to itself.
 constexpr int kPushThreads = 256;
 constexpr int kPushUnroll = 4;
 
@@ -78,16 +78,17 @@ __device__ inline void WaitForAll(const Peers& peers, uint32_t turn) {
   }
 }
 
-// Does n elements of a segment, shared out over the blocks of a grid's row: in
-// groups of kWidth that `load` and `store` take by their number where they are
-// aligned, several on their way at once, else by `one` each.
+// Does n elements of a segment, shared out over the blocks of a grid's row,
+// whatever their threads: in groups of kWidth that `load` and `store` take by
+// their number where they are aligned, several on their way at once, else by
+// `one` each.
 template <int kWidth, typename Load, typename Store, typename One>
 __device__ __forceinline__ void ForElements(int64_t n, bool aligned,
                                             const Load& load,
                                             const Store& store,
                                             const One& one) {
-  int64_t i = int64_t{blockIdx.x} * kPushThreads + threadIdx.x;
-  const int64_t stride = int64_t{gridDim.x} * kPushThreads;
+  int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
+  const int64_t stride = int64_t{gridDim.x} * blockDim.x;
   if (!aligned || n % kWidth != 0) {
     for (; i < n; i += stride) one(i);
     return;

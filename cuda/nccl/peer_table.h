@@ -30,6 +30,9 @@ struct PeerTable {
   uint32_t turn = 0;            // The latest that this rank has sent.
   uint32_t blocks_done = 0;     // Of the kernel that sends.
   int32_t late = 0;             // 1: a rank did not come; no more waiting.
+  // Of kernels that run beside others: blocks of the one that begins; how many
+  // have begun with all of their blocks; how many were waited for to begin.
+  uint32_t blocks_begun = 0, begun = 0, awaited = 0;
 };
 
 // Given to kernels by value.

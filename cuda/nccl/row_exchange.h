@@ -12,7 +12,8 @@
 // and back likewise: each owner pushes what it has of a rank's rows in their
 // order at home, which takes them as they are. How many there are is in counts
 // on the device, so nothing here waits for the host, and a captured program has
-// it inside. A kernel of one warp waits for the flags between the two.
+// it inside. A kernel of one warp waits for the flags between the two; beside
+// other work all is one kernel, of few blocks that stay where they are.
 
 #ifndef CUDA_NCCL_ROW_EXCHANGE_H_
 #define CUDA_NCCL_ROW_EXCHANGE_H_
@@ -59,10 +60,18 @@ struct RowExchangeArgs {
   const int32_t* count = nullptr;        // [ranks, experts]
   Rows from;                             // [rows, columns], at home or at the
   Rows to;                               // owner; and where they go
+  // Others compute meanwhile: keep to few multiprocessors, for longer. Results
+  // are the same.
+  bool beside = false;
 };
 
 // Bytes of an element that is on its way.
 inline int64_t SentBytes(bool rounded) { return rounded ? 2 : 4; }
+
+// Waits, on `stream`, until an exchange that was enqueued beside it has begun
+// with all of its blocks, so that kernels which fill the GPU do not come first;
+// once for each, in their order. Goes on after 100 us at the latest.
+cudaError_t AwaitBegun(const Peers& peers, cudaStream_t stream);
 
 // Pieces are of as many elements as `from`, or `to`, at home may have.
 cudaError_t SendRowsToOwners(const RowExchangeArgs& args, cudaStream_t stream);

@@ -2,6 +2,7 @@
 
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <functional>
 #include <memory>
 #include <string>
@@ -29,9 +30,12 @@
 #include "core/tensor/bfloat16.h"
 #include "core/tensor/dtype.h"
 #include "core/testing/status_matchers.h"
+#include "cuda/nccl/peer_table.h"
 #include "cuda/nccl/threads_with_windows.h"
 #include "cuda/ops/all_kernels.h"
 #include "cuda/runtime/cuda_backend.h"
+#include "cuda/runtime/device_array.h"
+#include "cuda/runtime/fault.h"
 #include "cuda/runtime/status.h"
 #include "cuda_runtime_api.h"
 #include "gmock/gmock.h"
@@ -265,9 +269,11 @@ TEST_F(RowExchangeTest, ManyRowsToo) {
   ExpectRowsArrive({/*ranks=*/8, /*experts=*/32, /*max_rows=*/1600, 64});
 }
 
+// The last may be 64 MB, by their bound, so that they leave room.
 TEST_F(RowExchangeTest, RowsGoBesideOtherWork) {
   for (const Shape& shape :
-       {Shape{1, 32, 1600, 512}, Shape{2, 32, 1600, 512}, Shape{4, 4, 40, 3}}) {
+       {Shape{1, 32, 1600, 512}, Shape{2, 32, 1600, 512}, Shape{4, 4, 40, 3},
+        Shape{3, 6, 60, 4}, Shape{2, 32, 32768, 512}}) {
     const Graph graph = ThereAndBackBesideWork(shape);
     const BesidePlan plan =
         PlanBeside(graph, [](const Node& node) { return MovesRows(node); });
@@ -393,6 +399,170 @@ TEST_F(RowExchangeTest, WantsAMesh) {
               StatusIs(absl::StatusCode::kInternal,
                        HasSubstr("the backend has no group ep of GPUs")));
 }
+
+// One rank's kernels, with peers that have sent their rows before: so nothing
+// else runs, and a sanitizer that lets kernels run one by one sees them too.
+struct Played {
+  bool home, beside, rounded;
+};
+class PlayedPeersTest : public ::testing::TestWithParam<Played> {
+ protected:
+  static constexpr int kRanks = 3, kRank = 1, kExperts = 2;
+  static constexpr int64_t kColumns = 72, kPieceRows = 2000;
+  static constexpr uint32_t kTurn = 7;  // To come; slot 1.
+
+  // Rows that rank s has for expert e of owner o.
+  static int Rows(int s, int o, int e) {
+    return (s + o + e) % 4 == 2 ? 0 : 100 * s + 37 * o + 211 * e + 1;
+  }
+  // A number of 8 bits that depends on all; `i` is a row.
+  static float Number(int s, int o, int e, int i, int64_t column) {
+    return static_cast<float>((s * 59 + o * 31 + e * 17 + i * 3 + column) %
+                              251);
+  }
+  static void Append(int s, int o, int e, std::vector<float>& rows) {
+    for (int i = 0; i < Rows(s, o, e); ++i) {
+      for (int64_t c = 0; c < kColumns; ++c) {
+        rows.push_back(Number(s, o, e, i, c));
+      }
+    }
+  }
+  // What rank s has at home; what owner o has.
+  static std::vector<float> Home(int s) {
+    std::vector<float> rows;
+    for (int o = 0; o < kRanks; ++o) {
+      for (int e = 0; e < kExperts; ++e) Append(s, o, e, rows);
+    }
+    return rows;
+  }
+  static std::vector<float> Owner(int o) {
+    std::vector<float> rows;
+    for (int e = 0; e < kExperts; ++e) {
+      for (int s = 0; s < kRanks; ++s) Append(s, o, e, rows);
+    }
+    return rows;
+  }
+  // What goes between them, by expert.
+  static std::vector<float> Piece(int s, int o) {
+    std::vector<float> rows;
+    for (int e = 0; e < kExperts; ++e) Append(s, o, e, rows);
+    return rows;
+  }
+
+  // Bytes of a piece, and back; F32 or BF16.
+  static std::vector<char> Sent(const std::vector<float>& rows, bool rounded) {
+    std::vector<char> bytes(rows.size() * SentBytes(rounded));
+    for (size_t i = 0; i < rows.size(); ++i) {
+      const BFloat16 narrow = RoundToBFloat16(rows[i]);
+      rounded ? std::memcpy(&bytes[2 * i], &narrow, 2)
+              : std::memcpy(&bytes[4 * i], &rows[i], 4);
+    }
+    return bytes;
+  }
+};
+
+TEST_P(PlayedPeersTest, RowsGoAndComeAndNothingElseIsWritten) {
+  if (!HasDevice()) GTEST_SKIP() << "no GPU";
+  const Played& p = GetParam();
+  const int64_t piece_bytes = kPieceRows * kColumns * SentBytes(p.rounded);
+  const auto piece_at = [&](int sender) {
+    return kPeerFlagBytes + ((kTurn & 1) * kRanks + sender) * piece_bytes;
+  };
+  std::vector<DeviceArray<char>> block;
+  PeerTable table;
+  table.piece_bytes = piece_bytes;
+  table.turn = kTurn - 1;
+  std::vector<std::vector<char>> want_block;
+  for (int r = 0; r < kRanks; ++r) {
+    std::vector<char> bytes(kPeerFlagBytes + 2 * kRanks * piece_bytes, 0x5a);
+    // Peers have sent; this rank's flags are of the turn before.
+    for (int s = 0; s < kRanks; ++s) {
+      const uint32_t flag = s == kRank ? kTurn - 1 : kTurn;
+      std::memcpy(&bytes[4 * s], &flag, sizeof(flag));
+    }
+    for (int s = 0; r == kRank && s < kRanks; ++s) {
+      if (s == kRank) continue;
+      const std::vector<char> piece =
+          Sent(p.home ? Piece(kRank, s) : Piece(s, kRank), p.rounded);
+      absl::c_copy(piece, bytes.begin() + piece_at(s));
+    }
+    auto array = DeviceArray<char>::CopyOf(bytes);
+    ASSERT_THAT(array, IsOk());
+    block.push_back(*std::move(array));
+    table.block[r] = block.back().data();
+    // What is to be there then.
+    std::memcpy(&bytes[4 * kRank], &kTurn, sizeof(kTurn));
+    if (r != kRank) {
+      const std::vector<char> piece =
+          Sent(p.home ? Piece(r, kRank) : Piece(kRank, r), p.rounded);
+      absl::c_copy(piece, bytes.begin() + piece_at(kRank));
+    }
+    want_block.push_back(std::move(bytes));
+  }
+  std::vector<int32_t> home_offset = {0}, count;
+  for (int o = 0; o < kRanks; ++o) {
+    for (int e = 0; e < kExperts; ++e) {
+      home_offset.push_back(home_offset.back() + Rows(kRank, o, e));
+      count.push_back(Rows(o, kRank, e));
+    }
+  }
+  const std::vector<float> from = p.home ? Owner(kRank) : Home(kRank);
+  const std::vector<float> want = p.home ? Home(kRank) : Owner(kRank);
+  const auto device_table = DeviceArray<PeerTable>::CopyOf({table});
+  const auto device_offset = DeviceArray<int32_t>::CopyOf(home_offset);
+  const auto device_count = DeviceArray<int32_t>::CopyOf(count);
+  const auto device_from = DeviceArray<float>::CopyOf(from);
+  const auto fault = DeviceArray<Fault>::CopyOf({Fault()});
+  // One row more, which stays as it is.
+  std::vector<float> to(want.size() + kColumns, -1);
+  const auto device_to = DeviceArray<float>::CopyOf(to);
+  ASSERT_THAT(device_to, IsOk());
+  RowExchangeArgs args;
+  args.peers = {device_table->data(),
+                kRanks,
+                kRank,
+                absl::ToInt64Nanoseconds(absl::Seconds(20)),
+                {fault->data(), 0}};
+  args.experts = kExperts;
+  args.columns = kColumns;
+  args.rounded = p.rounded;
+  args.home_offset = device_offset->data();
+  args.count = device_count->data();
+  args.from = {device_from->data(), false};
+  args.to = {device_to->data(), false};
+  args.beside = p.beside;
+
+  ASSERT_EQ(
+      p.home ? ReturnRowsHome(args, nullptr) : SendRowsToOwners(args, nullptr),
+      cudaSuccess);
+
+  absl::c_copy(want, to.begin());
+  const auto got = device_to->ToHost();
+  ASSERT_THAT(got, IsOk());
+  EXPECT_TRUE(*got == to);
+  for (int r = 0; r < kRanks; ++r) {
+    const auto bytes = block[r].ToHost();
+    ASSERT_THAT(bytes, IsOk());
+    EXPECT_TRUE(*bytes == want_block[r]) << "block of rank " << r;
+  }
+  const auto after = device_table->ToHost();
+  ASSERT_THAT(after, IsOk());
+  EXPECT_EQ((*after)[0].turn, kTurn);
+  EXPECT_EQ((*after)[0].blocks_done, 0);
+  EXPECT_EQ((*after)[0].late, 0);
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Ways, PlayedPeersTest,
+    ::testing::Values(Played{false, false, false}, Played{false, false, true},
+                      Played{false, true, false}, Played{false, true, true},
+                      Played{true, false, false}, Played{true, false, true},
+                      Played{true, true, false}, Played{true, true, true}),
+    [](const ::testing::TestParamInfo<Played>& info) {
+      return absl::StrCat(info.param.home ? "home" : "to_owners",
+                          info.param.beside ? "_beside" : "",
+                          info.param.rounded ? "_rounded" : "");
+    });
 
 }  // namespace
 }  // namespace strata::gpu

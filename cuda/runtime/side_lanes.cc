@@ -10,6 +10,7 @@
 #include "core/parallel/rank_wait.h"
 #include "core/passes/plan_beside.h"
 #include "cuda/runtime/rank_group.h"
+#include "cuda/runtime/side_lane_streams.h"
 #include "cuda/runtime/status.h"
 #include "cuda/runtime/wait_clock.h"
 #include "cuda_runtime_api.h"
@@ -24,12 +25,15 @@ absl::Status MakeEvent(cudaEvent_t& event) {
 }  // namespace
 
 SideLanes::~SideLanes() {
-  for (const auto& [id, beside] : beside_) {
+  for (auto& [id, beside] : beside_) {
+    Leave(beside);
     if (beside.done != nullptr) cudaEventDestroy(beside.done);
   }
   for (const auto& [group, lane] : lanes_) {
     if (lane.forked != nullptr) cudaEventDestroy(lane.forked);
-    if (lane.stream != nullptr) cudaStreamDestroy(lane.stream);
+    if (lane.stream == nullptr) continue;
+    RemoveLane(lane.stream);
+    cudaStreamDestroy(lane.stream);
   }
 }
 
@@ -46,6 +50,7 @@ absl::Status SideLanes::Open(const Graph& graph, const BesidePlan& plan,
     if (lane.stream == nullptr) {
       RETURN_IF_ERROR(ToStatus(cudaStreamCreateWithPriority(
           &lane.stream, cudaStreamNonBlocking, greatest)));
+      AddLane(lane.stream);
       RETURN_IF_ERROR(MakeEvent(lane.forked));
     }
     Beside& beside = beside_[id];
@@ -56,7 +61,10 @@ absl::Status SideLanes::Open(const Graph& graph, const BesidePlan& plan,
 }
 
 absl::StatusOr<cudaStream_t> SideLanes::Begin(NodeId id, cudaStream_t main) {
-  const Lane& lane = *beside_.at(id).lane;
+  Beside& beside = beside_.at(id);
+  beside.main = main;
+  const Lane& lane = *beside.lane;
+  Fork(lane.stream, main);
   RETURN_IF_ERROR(ToStatus(cudaEventRecord(lane.forked, main)));
   RETURN_IF_ERROR(ToStatus(cudaStreamWaitEvent(lane.stream, lane.forked, 0)));
   return lane.stream;
@@ -64,8 +72,16 @@ absl::StatusOr<cudaStream_t> SideLanes::Begin(NodeId id, cudaStream_t main) {
 
 absl::Status SideLanes::End(NodeId id) {
   Beside& beside = beside_.at(id);
+  if (!beside.is_under_way) BeginBeside(beside.main);
   beside.is_under_way = true;
   return ToStatus(cudaEventRecord(beside.done, beside.lane->stream));
+}
+
+bool SideLanes::Leave(Beside& beside) {
+  if (!beside.is_under_way) return false;
+  beside.is_under_way = false;
+  EndBeside(beside.main);
+  return true;
 }
 
 absl::Status SideLanes::Join(absl::Span<Beside* const> begun,
@@ -73,7 +89,7 @@ absl::Status SideLanes::Join(absl::Span<Beside* const> begun,
   if (begun.empty()) return absl::OkStatus();
   RETURN_IF_ERROR(ToStatus(BeginWait(waits_, main)));
   for (Beside* const beside : begun) {
-    beside->is_under_way = false;
+    Leave(*beside);
     RETURN_IF_ERROR(ToStatus(cudaStreamWaitEvent(main, beside->done, 0)));
   }
   return ToStatus(EndWait(waits_, main));
@@ -101,8 +117,7 @@ absl::Status SideLanes::JoinAll(cudaStream_t main) {
 absl::Status SideLanes::Wait(absl::Span<RankGroup* const> groups) {
   absl::Status first;
   for (auto& [id, beside] : beside_) {
-    if (!beside.is_under_way) continue;
-    beside.is_under_way = false;
+    if (!Leave(beside)) continue;
     const RankWait waiting;
     first.Update(
         WaitForRanks(groups, "sums beside a program", absl::ZeroDuration(),

@@ -8,7 +8,8 @@
 // other ranks.
 //
 // Nothing here waits but Wait(): all is events between streams, and may be part
-// of a capture.
+// of a capture. Kernels find out by cuda/runtime/side_lane_streams.h that they
+// are enqueued on a lane, or beside one.
 
 #ifndef CUDA_RUNTIME_SIDE_LANES_H_
 #define CUDA_RUNTIME_SIDE_LANES_H_
@@ -62,9 +63,12 @@ class SideLanes {
     Lane* lane = nullptr;
     cudaEvent_t done = nullptr;
     bool is_under_way = false;
+    cudaStream_t main = nullptr;  // Which it is under way beside.
   };
 
   absl::Status Join(absl::Span<Beside* const> begun, cudaStream_t main);
+  // Returns whether it was under way.
+  static bool Leave(Beside& beside);
 
   WaitClock* waits_ = nullptr;
   std::map<std::string, Lane> lanes_;  // By group.

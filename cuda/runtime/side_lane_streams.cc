@@ -1,0 +1,66 @@
+#include "cuda/runtime/side_lane_streams.h"
+
+#include <map>
+#include <mutex>
+
+#include "cuda_runtime_api.h"
+
+namespace strata::gpu {
+namespace {
+
+struct Streams {
+  std::mutex mutex;
+  std::map<cudaStream_t, cudaStream_t> lanes;  // And which each runs beside.
+  std::map<cudaStream_t, int> beside;  // Nodes under way, by the stream beside.
+};
+
+Streams& All() {
+  static auto* const all = new Streams;
+  return *all;
+}
+
+}  // namespace
+
+void AddLane(cudaStream_t lane) {
+  const std::lock_guard<std::mutex> lock(All().mutex);
+  All().lanes[lane] = nullptr;
+}
+
+void RemoveLane(cudaStream_t lane) {
+  const std::lock_guard<std::mutex> lock(All().mutex);
+  All().lanes.erase(lane);
+}
+
+bool IsLane(cudaStream_t stream) {
+  const std::lock_guard<std::mutex> lock(All().mutex);
+  return All().lanes.count(stream) > 0;
+}
+
+void Fork(cudaStream_t lane, cudaStream_t main) {
+  const std::lock_guard<std::mutex> lock(All().mutex);
+  All().lanes[lane] = main;
+}
+
+cudaStream_t BesideLane(cudaStream_t lane) {
+  const std::lock_guard<std::mutex> lock(All().mutex);
+  const auto it = All().lanes.find(lane);
+  return it == All().lanes.end() ? nullptr : it->second;
+}
+
+void BeginBeside(cudaStream_t main) {
+  const std::lock_guard<std::mutex> lock(All().mutex);
+  ++All().beside[main];
+}
+
+void EndBeside(cudaStream_t main) {
+  const std::lock_guard<std::mutex> lock(All().mutex);
+  const auto it = All().beside.find(main);
+  if (it != All().beside.end() && --it->second == 0) All().beside.erase(it);
+}
+
+bool RunsBeside(cudaStream_t stream) {
+  const std::lock_guard<std::mutex> lock(All().mutex);
+  return All().beside.count(stream) > 0;
+}
+
+}  // namespace strata::gpu
