@@ -144,6 +144,33 @@ std::string Describe(const TunedRouter& tuned, int64_t steps) {
       steps, tuned.after.bits_per_byte, tuned.before.bits_per_byte);
 }
 
+void PrintResult(const QuantizeFlags& flags, const std::string& folder,
+                 const Manifest& manifest, const QuantizeResult& result,
+                 const std::optional<TunedRouter>& tuned) {
+  if (flags.json) {
+    nlohmann::json json = ResultJson(result);
+    json["model"] = folder;
+    json["out"] = flags.out;
+    if (flags.budget_bytes > 0) json["choose"] = flags.choose;
+    if (tuned) json["router"] = ToJson(*tuned, flags.tuning.steps);
+    json["manifest"] = ToJson(manifest);
+    PrintJson(json);
+    return;
+  }
+  if (result.layers_resumed > 0) {
+    PrintNote(
+        absl::StrCat("layers of an earlier run: ", result.layers_resumed));
+  }
+  Print(absl::StrCat(
+      WeightTable(result),
+      "\nErrors are energies over those of what they "
+      "are errors of, on the calibration data.\nBlended: experts with fewer "
+      "tokens than columns, judged by the layer's tokens as well.\n",
+      tuned ? Describe(*tuned, flags.tuning.steps) : "", flags.out, ": ",
+      FormatInteger(result.num_bytes), " bytes, of ",
+      FormatInteger(result.num_source_bytes), "\n"));
+}
+
 absl::StatusOr<int> RunQuantize(QuantizeFlags flags) {
   std::signal(SIGPIPE, SIG_IGN);
   InstallInterruptHandler();
@@ -174,7 +201,6 @@ absl::StatusOr<int> RunQuantize(QuantizeFlags flags) {
   }
   Corpus corpus;
   std::vector<TokenBatch> batches;
-  std::unique_ptr<Trainer> tuner;  // Made before any work: it may be refused.
   if (calibrates || flags.tuning.steps > 0) {
     ASSIGN_OR_RETURN(corpus, LoadCorpusFor(folder, flags.data));
     PrintNotes(corpus);
@@ -185,29 +211,35 @@ absl::StatusOr<int> RunQuantize(QuantizeFlags flags) {
         batches, CalibrationBatches(corpus, config, flags.tokens, flags.seed));
   }
   if (flags.tuning.steps > 0) {
-    ASSIGN_OR_RETURN(tuner, TuningTrainer(folder, corpus, flags.tuning));
+    // Made to be refused before any work, and again when it is its turn, so
+    // that memory is not taken twice.
+    ASSIGN_OR_RETURN(const std::unique_ptr<Trainer> tuner,
+                     TuningTrainer(folder, corpus, flags.tuning));
     RETURN_IF_ERROR(CheckHasGates(*tuner));
   }
   std::unique_ptr<Progress> progress;
-  const auto progress_of = [&](const char* label, const char* unit) {
-    return [&progress, label, unit](int64_t done, int64_t all) {
+  const auto progress_of = [&](const char* label,
+                               std::vector<std::string> details = {}) {
+    return [&progress, label, details](int64_t done, int64_t all) {
       if (!progress) progress = std::make_unique<Progress>(label, 0, all);
-      progress->Update(done, {unit});
+      progress->Update(done, details);
       if (done == all) progress = nullptr;  // What comes next has its own.
     };
   };
-  options.progress = progress_of("quantize", "layers");
+  options.progress = progress_of("quantize", {"layers"});
   if (by_loss) {
     options.output_weights = [&] {
       return WeighOutputs(flags, folder, corpus, batches,
-                          progress_of("weigh outputs", "steps"));
+                          progress_of("weigh outputs"));
     };
   }
   std::optional<TunedRouter> tuned;
-  if (tuner != nullptr) {
+  if (flags.tuning.steps > 0) {
     options.retune = [&](StateStore& model) -> absl::Status {
+      ASSIGN_OR_RETURN(const std::unique_ptr<Trainer> tuner,
+                       TuningTrainer(folder, corpus, flags.tuning));
       ASSIGN_OR_RETURN(tuned, TuneRouter(*tuner, model, InterruptRequested,
-                                         progress_of("tune router", "steps")));
+                                         progress_of("tune router")));
       return absl::OkStatus();
     };
   }
@@ -220,28 +252,7 @@ absl::StatusOr<int> RunQuantize(QuantizeFlags flags) {
     return kInterruptedExitCode;
   }
   RETURN_IF_ERROR(result.status());
-  if (flags.json) {
-    nlohmann::json json = ResultJson(*result);
-    json["model"] = folder;
-    json["out"] = flags.out;
-    if (flags.budget_bytes > 0) json["choose"] = flags.choose;
-    if (tuned) json["router"] = ToJson(*tuned, flags.tuning.steps);
-    json["manifest"] = ToJson(manifest);
-    PrintJson(json);
-    return 0;
-  }
-  if (result->layers_resumed > 0) {
-    PrintNote(
-        absl::StrCat("layers of an earlier run: ", result->layers_resumed));
-  }
-  Print(absl::StrCat(
-      WeightTable(*result),
-      "\nErrors are energies over those of what they "
-      "are errors of, on the calibration data.\nBlended: experts with fewer "
-      "tokens than columns, judged by the layer's tokens as well.\n",
-      tuned ? Describe(*tuned, flags.tuning.steps) : "", flags.out, ": ",
-      FormatInteger(result->num_bytes), " bytes, of ",
-      FormatInteger(result->num_source_bytes), "\n"));
+  PrintResult(flags, folder, manifest, *result, tuned);
   return 0;
 }
 

@@ -32,7 +32,12 @@ constexpr uint64_t kOtherText = 1000;
 absl::StatusOr<std::unique_ptr<Trainer>> TuningTrainer(
     const std::string& folder, const Corpus& corpus,
     const TuningOptions& options) {
-  ASSIGN_OR_RETURN(const ModelConfig model, LoadModelConfig(folder));
+  ASSIGN_OR_RETURN(ModelConfig model, LoadModelConfig(folder));
+  if (model.moe().has_hierarchical()) {
+    // As it is evaluated: training that begins elsewhere ended there.
+    model.mutable_moe()->mutable_hierarchical()->clear_tau_start();
+    model.mutable_moe()->mutable_hierarchical()->clear_tau_anneal();
+  }
   ASSIGN_OR_RETURN(TrainConfig train, TrainConfigOrDefault(folder, model));
   train.set_steps(options.steps);
   train.set_warmup_steps(options.steps / 10);

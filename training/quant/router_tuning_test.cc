@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
@@ -35,6 +36,7 @@
 #include "nlohmann/json.hpp"
 #include "training/data/calibration_batches.h"
 #include "training/data/corpus.h"
+#include "training/quant/loss_weights.h"
 #include "training/quant/model_numbers.h"
 #include "training/routing_fixture.h"
 #include "training/trainer.h"
@@ -202,7 +204,8 @@ TEST_P(RouterTuningTest, ChangesTheGatesOfTheFolderAndNothingElse) {
   const auto files = WeightFiles::Open(out);
   ASSERT_THAT(files, IsOk());
   for (const auto& [name, tensor] : files->tensors()) {
-    if (IsOfGate(name)) EXPECT_EQ(tensor.view.dtype, DType::kF32) << name;
+    if (!IsOfGate(name)) continue;
+    EXPECT_EQ(tensor.view.dtype, DType::kF32) << name;
   }
   EXPECT_THAT(Differences(out, out), IsEmpty());
 
@@ -252,6 +255,42 @@ INSTANTIATE_TEST_SUITE_P(All, RouterTuningTest, ::testing::Bool(),
                          [](const auto& info) {
                            return info.param ? "PublicInBf16" : "TwoTiers";
                          });
+
+// With a module that predicts a token further, whose experts and gate are like
+// a layer's, and one table for embedding and output.
+TEST(JointTest, ChoosesAndTunesWithAModuleAndATiedTable) {
+  const Corpus corpus = TinyCorpus();
+  ModelConfig model = WithFlatGates(TinyHierarchical());
+  model.mutable_mtp()->set_num_layers(1);
+  model.mutable_mtp()->set_loss_weight(0.3);
+  model.set_tie_embeddings(true);
+  const std::string folder = Trained(model, corpus);
+  const auto batches = BatchesOf(model, corpus);
+  QuantizeOptions options = TwoBits();
+  const auto least = QuantizeModel(folder, Folder("least"), batches, options);
+  ASSERT_THAT(least, IsOk());
+  options.budget_bytes = least->num_bytes + 8000;
+  options.output_weights = [&]() -> absl::StatusOr<OutputWeights> {
+    const auto trainer = TuningTrainer(folder, corpus, Steps(3));
+    const auto names = ParametersToQuantize(model);
+    if (!trainer.ok()) return trainer.status();
+    return LossWeights(**trainer, *names, batches, 3, nullptr);
+  };
+  options.retune = [&](StateStore& state) {
+    const auto trainer = TuningTrainer(folder, corpus, Steps(3));
+    return TuneRouter(**trainer, state, nullptr).status();
+  };
+
+  const auto result = QuantizeModel(folder, Folder("out"), batches, options);
+
+  ASSERT_THAT(result, IsOk());
+  EXPECT_GT(result->num_bytes, least->num_bytes);
+  int64_t in_more = 0;
+  for (const QuantizedWeight& w : result->weights) {
+    for (const auto& [bits, count] : w.num_of_bits) in_more += bits > 2;
+  }
+  EXPECT_GT(in_more, 0);
+}
 
 TEST(TuneGatesTest, MovesGatesAndTheirBiasAlone) {
   const Corpus corpus = TinyCorpus();
