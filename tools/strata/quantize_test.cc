@@ -156,9 +156,10 @@ TEST_F(QuantizeTest, ChoosesByTheLossAndTunesTheRouter) {
   const Result converted = Strata(
       {"convert", *run_ + "/step-000007", bare, "--to-format", "strata"});
   ASSERT_EQ(converted.exit_code, 0) << converted.err;
-  const Result words = Strata({"quantize", "--model", bare, "--data", *data_,
-                               "--out", Folder("words"), "--group", "0",
-                               "--method", "nearest", "--tune-router", "1"});
+  const Result words = Strata(
+      {"quantize", "--model", bare, "--data", *data_, "--out", Folder("words"),
+       "--group", "0", "--method", "clip", "--tokens", "256", "--budget-bytes",
+       std::to_string(budget), "--choose", "loss", "--tune-router", "1"});
   EXPECT_EQ(words.exit_code, 0) << words.err;
   EXPECT_THAT(words.out, HasSubstr("Router tuned for 1 steps: "));
 }
@@ -171,11 +172,10 @@ TEST_F(QuantizeTest, SaysWhyItCannotChooseOrTune) {
   ExpectFailure(Quantize(out, {"--budget-bytes", "100000", "--choose", "luck"}),
                 2, {"--choose", "luck"});
   ExpectFailure(Quantize(out, {"--tune-router", "-1"}), 2, {"--tune-router"});
-  ExpectFailure(
-      Strata({"quantize", "--model", *run_, "--data", *data_, "--out", out,
-              "--budget-bytes", "100000", "--choose", "loss", "--method",
-              "nearest"}),
-      1, {"--method nearest"});
+  ExpectFailure(Strata({"quantize", "--model", *run_, "--data", *data_, "--out",
+                        out, "--budget-bytes", "100000", "--choose", "loss",
+                        "--method", "nearest"}),
+                1, {"--method nearest"});
 
   // No gates.
   const std::string dense = Folder("dense");
