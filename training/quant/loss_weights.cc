@@ -77,8 +77,9 @@ absl::StatusOr<ModelNumbers> LossWeights(Trainer& trainer,
   const ModelNumbers kept =
       NumbersOf(state, [](const std::string&) { return true; });
   for (int64_t i = 0; i < num_steps; ++i) {
-    if (stop && stop())
+    if (stop && stop()) {
       return absl::CancelledError("stopped before bits were chosen");
+    }
     RETURN_IF_ERROR(trainer.Step().status());
     for (auto& [name, sums] : squares) {
       AddSquares(state.Get(GradName(name)), sums);
