@@ -8,6 +8,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
+#include "absl/types/span.h"
 #include "core/base/status_macros.h"
 #include "core/base/thread_pool.h"
 #include "core/cpu/vector_math.h"
@@ -120,7 +121,8 @@ QuantError& QuantError::operator+=(const QuantError& other) {
 
 QuantError ErrorBetween(const float* w, const float* other, int64_t rows,
                         int64_t columns, const std::vector<float>& moments,
-                        ThreadPool& pool) {
+                        ThreadPool& pool,
+                        absl::Span<const float> output_weights) {
   const VectorMath<float>& vec = VectorMath<float>::Get();
   const int64_t k = columns;
   std::vector<QuantError> of_row(rows);
@@ -137,6 +139,9 @@ QuantError ErrorBetween(const float* w, const float* other, int64_t rows,
       e.output += double{vec.dot(h, from, k)} * from[c];
       e.output_error += double{vec.dot(h, error.data(), k)} * error[c];
     }
+    if (output_weights.empty()) return;
+    e.output *= output_weights[row];
+    e.output_error *= output_weights[row];
   });
   QuantError sum;
   for (const QuantError& e : of_row) sum += e;
@@ -144,9 +149,10 @@ QuantError ErrorBetween(const float* w, const float* other, int64_t rows,
 }
 
 QuantError ErrorOf(const float* w, const QuantizedMatrix& quantized,
-                   const std::vector<float>& moments, ThreadPool& pool) {
+                   const std::vector<float>& moments, ThreadPool& pool,
+                   absl::Span<const float> output_weights) {
   return ErrorBetween(w, quantized.Dequantize().data(), quantized.rows,
-                      quantized.columns, moments, pool);
+                      quantized.columns, moments, pool, output_weights);
 }
 
 }  // namespace strata

@@ -20,6 +20,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "absl/types/span.h"
 #include "core/base/thread_pool.h"
 #include "core/quant/format.h"
 #include "core/quant/quantized_matrix.h"
@@ -81,12 +82,15 @@ struct QuantError {
 };
 
 // Of w [rows, columns] and `other`. `moments` as in Calibrate; if empty,
-// outputs are not looked at.
+// outputs are not looked at. `output_weights` [rows] are what an output's
+// energies count; empty: 1.
 QuantError ErrorBetween(const float* w, const float* other, int64_t rows,
                         int64_t columns, const std::vector<float>& moments,
-                        ThreadPool& pool);
+                        ThreadPool& pool,
+                        absl::Span<const float> output_weights = {});
 QuantError ErrorOf(const float* w, const QuantizedMatrix& quantized,
-                   const std::vector<float>& moments, ThreadPool& pool);
+                   const std::vector<float>& moments, ThreadPool& pool,
+                   absl::Span<const float> output_weights = {});
 
 }  // namespace strata
 

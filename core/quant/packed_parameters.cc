@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <iterator>
 #include <map>
 #include <set>
 #include <string>
@@ -96,6 +97,15 @@ absl::StatusOr<std::set<std::string>> QuantizableParameters(
     }
   }
   for (const std::string& name : refused) names.erase(name);
+  return names;
+}
+
+absl::StatusOr<std::set<std::string>> ParametersToQuantize(
+    const ModelConfig& config) {
+  ASSIGN_OR_RETURN(std::set<std::string> names, QuantizableParameters(config));
+  for (auto it = names.begin(); it != names.end();) {
+    it = IsOfGate(*it) ? names.erase(it) : std::next(it);
+  }
   return names;
 }
 

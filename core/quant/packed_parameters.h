@@ -29,7 +29,12 @@ bool IsOfGate(const std::string& name);
 absl::StatusOr<std::set<std::string>> QuantizableParameters(
     const ModelConfig& config);
 
-// Those of them whose parts in `tensors` all are quantised alike, with how.
+// Those of them that are worth fewer bits: not gates', which choose by them.
+absl::StatusOr<std::set<std::string>> ParametersToQuantize(
+    const ModelConfig& config);
+
+// Those of QuantizableParameters whose parts in `tensors` all are quantised
+// alike, with how.
 absl::StatusOr<std::map<std::string, QuantFormat>> PackedParameters(
     const ModelConfig& config, const std::vector<WeightParts>& map,
     const StoredTensors& tensors);

@@ -15,6 +15,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
+#include "absl/types/span.h"
 #include "core/base/files.h"
 #include "core/base/sha256.h"
 #include "core/base/staged_directory.h"
@@ -29,11 +30,13 @@
 #include "core/cpu/all_kernels.h"
 #include "core/cpu/cpu_backend.h"
 #include "core/quant/bit_budget.h"
+#include "core/quant/bit_gains.h"
 #include "core/quant/packed_parameters.h"
+#include "core/quant/plain_tensors.h"
 #include "core/quant/quantized_files.h"
+#include "core/quant/quantized_weight.h"
 #include "core/quant/stored_groups.h"
 #include "core/runtime/state_store.h"
-#include "core/tensor/bfloat16.h"
 #include "core/tensor/dtype.h"
 #include "core/tensor/shape.h"
 #include "core/tensor/tensor.h"
@@ -77,37 +80,6 @@ void AddTarget(const QuantFormat& format, const std::string& module,
   schemes.push_back({format, {module}});
 }
 
-nlohmann::json ToJson(const QuantizedWeight& w) {
-  return {{"name", w.name},
-          {"bits", w.format.bits},
-          {"group", w.format.group},
-          {"symmetric", w.format.symmetric},
-          {"num_weights", w.num_weights},
-          {"bits_per_weight", w.bits_per_weight},
-          {"error",
-           {w.error.weight, w.error.weight_error, w.error.output,
-            w.error.output_error}},
-          {"experts", {w.num_experts, w.fewest_inputs, w.num_blended}},
-          {"num_of_bits", w.num_of_bits}};
-}
-
-QuantizedWeight FromJson(const nlohmann::json& json) {
-  QuantizedWeight w;
-  w.name = json.at("name").get<std::string>();
-  w.format = {json.at("bits").get<int>(), json.at("group").get<int64_t>(),
-              json.at("symmetric").get<bool>()};
-  w.num_weights = json.at("num_weights").get<int64_t>();
-  w.bits_per_weight = json.at("bits_per_weight").get<double>();
-  const auto e = json.at("error").get<std::vector<double>>();
-  w.error = {e.at(0), e.at(1), e.at(2), e.at(3)};
-  const auto n = json.at("experts").get<std::vector<int64_t>>();
-  w.num_experts = n.at(0);
-  w.fewest_inputs = n.at(1);
-  w.num_blended = n.at(2);
-  w.num_of_bits = json.at("num_of_bits").get<std::map<int, int64_t>>();
-  return w;
-}
-
 class ModelQuantizer {
  public:
   ModelQuantizer(const std::string& folder, const std::string& out,
@@ -128,6 +100,14 @@ class ModelQuantizer {
           absl::StrCat(out_, " is there already; want a new folder"));
     }
     RETURN_IF_ERROR(Open());
+    if (options_.budget_bytes > 0) {
+      std::vector<BitChoice> none;
+      RETURN_IF_ERROR(SpendBytes(options_.budget_bytes, LeastBytes(), none));
+      if (options_.output_weights) {
+        ASSIGN_OR_RETURN(output_weights_, options_.output_weights());
+      }
+    }
+    RETURN_IF_ERROR(MakeKey());
     RETURN_IF_ERROR(MakeFolders(work_));
     if (options_.budget_bytes > 0) RETURN_IF_ERROR(SpendBudget());
     const auto steps = static_cast<int64_t>(layers_.size());
@@ -139,6 +119,10 @@ class ModelQuantizer {
       }
       RETURN_IF_ERROR(Layer(i));
       if (options_.progress) options_.progress(i + 1, steps);
+    }
+    if (options_.retune) {
+      RoundPlain();
+      RETURN_IF_ERROR(options_.retune(state_));
     }
     RETURN_IF_ERROR(Write());
     fs::remove_all(work_, ignored);
@@ -160,12 +144,8 @@ class ModelQuantizer {
                        "of floating-point weights"));
     }
     RETURN_IF_ERROR(LoadModelWeights(folder_, source_.config, state_));
-    ASSIGN_OR_RETURN(quantised_, QuantizableParameters(source_.config));
-    for (auto it = quantised_.begin(); it != quantised_.end();) {
-      const bool stays =
-          IsOfGate(*it) || (*it == kHead && options_.head_bits == 0);
-      it = stays ? quantised_.erase(it) : std::next(it);
-    }
+    ASSIGN_OR_RETURN(quantised_, ParametersToQuantize(source_.config));
+    if (options_.head_bits == 0) quantised_.erase(kHead);
     if (options_.budget_bytes > 0 && options_.format.bits > 4) {
       return absl::InvalidArgumentError(
           absl::StrCat("a budget is for matrices of 2 or 4 bits, some of which "
@@ -182,6 +162,11 @@ class ModelQuantizer {
       }
       layers_.back().entries.push_back(&entry);
     }
+    return absl::OkStatus();
+  }
+
+  // What the layers of a run depend on.
+  absl::Status MakeKey() {
     ASSIGN_OR_RETURN(const std::string hash, HashWeights(folder_));
     Sha256 key;
     key.Update(absl::StrCat(hash, ToText(options_.format), options_.head_bits,
@@ -192,6 +177,16 @@ class ModelQuantizer {
       key.Update(
           absl::string_view(reinterpret_cast<const char*>(batch.ids.data()),
                             batch.ids.size() * sizeof(int32_t)));
+    }
+    if (options_.budget_bytes > 0) {
+      // Gates count with their bytes.
+      if (options_.retune) key.Update(" retuned");
+      for (const auto& [name, weights] : output_weights_) {
+        key.Update(absl::StrCat(" ", name, " ", weights.size(), " "));
+        key.Update(
+            absl::string_view(reinterpret_cast<const char*>(weights.data()),
+                              weights.size() * sizeof(float)));
+      }
     }
     key_ = key.HexDigest();
     return absl::OkStatus();
@@ -275,7 +270,7 @@ class ModelQuantizer {
         *text, /*cb=*/nullptr, /*allow_exceptions=*/false);
     if (!json.is_object() || json.value("key", "") != key_) return false;
     for (const nlohmann::json& weight : json.at("weights")) {
-      report.push_back(FromJson(weight));
+      report.push_back(QuantizedWeightFromJson(weight));
     }
     return true;
   }
@@ -322,50 +317,60 @@ class ModelQuantizer {
     return bytes * static_cast<int64_t>(parts.names.size());
   }
 
-  // What more bits take off the errors of an entry's matrices, each on its own
-  // inputs and rounded to nearest, to the choices of their units.
+  // What more bits take off the errors of an entry's matrices, to the choices
+  // of their units.
   absl::Status AddGains(const WeightParts& entry,
                         const std::vector<InputMoments>& moments,
                         std::map<std::string, BitChoice>& choices) {
-    const int64_t experts = entry.shape.size() == 3 ? entry.shape[0] : 1;
-    const int64_t k = entry.shape.back();
-    const int64_t rows = NumElements(entry.shape) / experts / k;
-    const float* const w = state_.Get(entry.name).as<float>();
-    QuantFormat format = FormatOf(entry);
-    std::vector<int> all_bits;
-    for (int bits = format.bits; bits <= 8; bits *= 2) all_bits.push_back(bits);
-    std::vector<std::vector<double>> lost(experts);  // [experts, all_bits]
-    double energy = 0;
-    for (int64_t e = 0; e < experts; ++e) {
-      const float* const from = w + e * rows * k;
-      const std::vector<float> none;
-      const std::vector<float>& h = moments.empty() ? none : moments[e].sum;
-      for (const int bits : all_bits) {
-        format.bits = bits;
-        RETURN_IF_ERROR(CheckWeights(entry.name, from, rows, k, format));
-        const QuantError error = ErrorOf(
-            from, RoundToNearest(from, rows, k, format), h, backend_.pool());
-        lost[e].push_back(h.empty() ? error.weight_error : error.output_error);
-        if (bits == all_bits[0]) {
-          energy += h.empty() ? error.weight : error.output;
-        }
+    MatrixStack matrix = {entry.name, state_.Get(entry.name).as<float>()};
+    matrix.n = entry.shape.size() == 3 ? entry.shape[0] : 1;
+    matrix.columns = entry.shape.back();
+    matrix.rows = NumElements(entry.shape) / matrix.n / matrix.columns;
+    const QuantFormat format = FormatOf(entry);
+    absl::Span<const float> output_weights;
+    if (!output_weights_.empty()) {
+      const auto given = output_weights_.find(entry.name);
+      if (given == output_weights_.end()) {
+        return absl::InvalidArgumentError(
+            absl::StrCat("no weights are given for the outputs of tensor \"",
+                         entry.name, "\", and for others there are"));
       }
+      output_weights = given->second;
     }
-    for (int64_t e = 0; e < experts; ++e) {
+    ASSIGN_OR_RETURN(
+        const std::vector<std::vector<double>> gains,
+        GainsOfBits(matrix, format, moments, output_weights, backend_.pool()));
+    const std::vector<int> bits = BitsFrom(format.bits);
+    for (int64_t e = 0; e < matrix.n; ++e) {
       BitChoice& choice = choices[UnitOf(entry, e)];
       choice.name = UnitOf(entry, e);
-      choice.steps.resize(all_bits.size() - 1);
+      choice.steps.resize(bits.size() - 1);
       for (size_t i = 0; i < choice.steps.size(); ++i) {
         BitChoice::Step& step = choice.steps[i];
-        step.bits = all_bits[i + 1];
-        step.extra_bytes += (StoredBytesOf(entry, all_bits[i + 1]) -
-                             StoredBytesOf(entry, all_bits[i])) /
-                            experts;
-        const double gain = lost[e][i] - lost[e][i + 1];
-        if (energy > 0) step.gain += std::max(0.0, gain / energy);
+        step.bits = bits[i + 1];
+        step.gain += gains[e][i];
+        step.extra_bytes += (StoredBytesOf(entry, bits[i + 1]) -
+                             StoredBytesOf(entry, bits[i])) /
+                            matrix.n;
       }
     }
     return absl::OkStatus();
+  }
+
+  // Of all tensors, where no matrix gets more bits.
+  int64_t LeastBytes() const {
+    int64_t least = 0;
+    for (const WeightParts& entry : source_.layout.map) {
+      if (quantised_.count(entry.name) > 0) {
+        least += StoredBytesOf(entry, FormatOf(entry).bits);
+        continue;
+      }
+      for (size_t i = 0; i < entry.parts.size(); ++i) {
+        const TensorToWrite tensor = Plain(entry, i);
+        least += NumElements(tensor.shape) * SizeOf(tensor.dtype);
+      }
+    }
+    return least;
   }
 
   // Fills bits_; of an earlier run's work, what that chose.
@@ -379,19 +384,6 @@ class ModelQuantizer {
         return absl::OkStatus();
       }
     }
-    int64_t least = 0;
-    for (const WeightParts& entry : source_.layout.map) {
-      if (quantised_.count(entry.name) > 0) {
-        least += StoredBytesOf(entry, FormatOf(entry).bits);
-        continue;
-      }
-      for (const std::string& part : entry.parts) {
-        const TensorToWrite tensor = Plain(entry, part);
-        least += NumElements(tensor.shape) * SizeOf(tensor.dtype);
-      }
-    }
-    std::vector<BitChoice> ordered;
-    RETURN_IF_ERROR(SpendBytes(options_.budget_bytes, least, ordered));
     std::map<std::string, BitChoice> choices;
     for (const LayerEntries& layer : layers_) {
       if (options_.stop && options_.stop()) {
@@ -411,8 +403,9 @@ class ModelQuantizer {
         RETURN_IF_ERROR(AddGains(*entry, moments[entry->name], choices));
       }
     }
+    std::vector<BitChoice> ordered;
     for (auto& [name, choice] : choices) ordered.push_back(std::move(choice));
-    RETURN_IF_ERROR(SpendBytes(options_.budget_bytes, least, ordered));
+    RETURN_IF_ERROR(SpendBytes(options_.budget_bytes, LeastBytes(), ordered));
     for (const BitChoice& choice : ordered) {
       bits_[choice.name] = choice.num_taken == 0
                                ? options_.format.bits
@@ -484,26 +477,27 @@ class ModelQuantizer {
     return weight;
   }
 
-  // A tensor that is not quantised: as it is, but matrices of F32 that are no
-  // gate's become BF16.
-  TensorToWrite Plain(const WeightParts& entry, const std::string& part) const {
-    const TensorView& view = source_.tensors.at(part).view;
-    if (view.dtype != DType::kF32 || view.rank() < 2 || IsOfGate(entry.name)) {
-      return {part, view.dtype, view.shape,
-              [view](TensorToWrite::Append append) {
-                return append(absl::string_view(
-                    static_cast<const char*>(view.data), view.num_bytes()));
-              }};
+  // Makes the numbers in state_ what Plain() writes of them.
+  void RoundPlain() {
+    for (const WeightParts& entry : source_.layout.map) {
+      if (quantised_.count(entry.name) > 0) continue;
+      const TensorView& stored = source_.tensors.at(entry.parts[0]).view;
+      if (!BecomesBFloat16(entry.name, stored)) continue;
+      RoundToBFloat16(state_.Get(entry.name).span<float>());
     }
-    return {
-        part, DType::kBF16, view.shape, [view](TensorToWrite::Append append) {
-          std::vector<BFloat16> narrow(view.num_elements());
-          std::transform(view.as<float>(), view.as<float>() + narrow.size(),
-                         narrow.begin(), RoundToBFloat16);
-          return append(
-              absl::string_view(reinterpret_cast<const char*>(narrow.data()),
-                                narrow.size() * sizeof(BFloat16)));
-        }};
+  }
+
+  // A part of a tensor that is not quantised. Gates that were tuned are F32.
+  TensorToWrite Plain(const WeightParts& entry, size_t index) const {
+    const std::string& part = entry.parts[index];
+    const TensorView& stored = source_.tensors.at(part).view;
+    if (!options_.retune || !IsOfGate(entry.name)) {
+      return PlainTensor(entry.name, part, stored);
+    }
+    TensorView tuned = state_.Get(entry.name);
+    tuned.data = tuned.as<float>() + index * stored.num_elements();
+    tuned.shape = stored.shape;
+    return AsItIs(part, tuned);
   }
 
   absl::Status Write() {
@@ -511,10 +505,11 @@ class ModelQuantizer {
     std::vector<std::string> ignored;
     QuantSchemes schemes = {{options_.format, {"Linear"}}};
     for (const WeightParts& entry : source_.layout.map) {
-      for (const std::string& part : entry.parts) {
+      for (size_t i = 0; i < entry.parts.size(); ++i) {
+        const std::string& part = entry.parts[i];
         result_.num_source_bytes += source_.tensors.at(part).view.num_bytes();
         if (quantised_.count(entry.name) > 0) continue;
-        tensors.push_back(Plain(entry, part));
+        tensors.push_back(Plain(entry, i));
         if (tensors.back().shape.size() >= 2) {
           ignored.push_back(ModuleOf(part));
         }
@@ -560,7 +555,8 @@ class ModelQuantizer {
   ModelSource source_;
   std::set<std::string> quantised_;
   std::vector<LayerEntries> layers_;
-  std::string key_;                  // What the layers of a run depend on.
+  OutputWeights output_weights_;     // Empty: all outputs count alike.
+  std::string key_;                  // Of MakeKey().
   std::map<std::string, int> bits_;  // Of units, where there is a budget.
   std::vector<WeightFiles> files_;
   StoredTensors packed_;  // By part; their memory is of files_.

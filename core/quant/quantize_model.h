@@ -25,12 +25,18 @@
 #include <string>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "core/quant/calibrate.h"
 #include "core/quant/format.h"
 #include "core/quant/input_moments.h"
+#include "core/quant/quantized_weight.h"
+#include "core/runtime/state_store.h"
 
 namespace strata {
+
+// Of a model's tensors by our names, [experts * rows] each.
+using OutputWeights = std::map<std::string, std::vector<float>>;
 
 struct QuantizeOptions {
   QuantFormat format;
@@ -40,6 +46,10 @@ struct QuantizeOptions {
   // bits less that at more, over the energy of its layer's outputs: tokens of
   // experts count as they come.
   int64_t budget_bytes = 0;
+  // Of a budget: gives what an error's energy of an output counts instead, of
+  // all tensors that can get more bits (core/quant/bit_gains.h). Called once,
+  // before any work; wants data. Null: none.
+  std::function<absl::StatusOr<OutputWeights>()> output_weights;
   // Of the output projection, where it is no embedding table: 4, 8, or 0 to
   // leave it.
   int head_bits = 8;
@@ -52,21 +62,11 @@ struct QuantizeOptions {
   // Sees the steps that are done of all: layers and the rest.
   std::function<void(int64_t done, int64_t all)> progress;
   std::function<bool()> stop;  // Asked between layers; may be null.
-};
-
-// One matrix, or all experts' in one tensor; errors on the calibration data.
-struct QuantizedWeight {
-  std::string name;
-  QuantFormat format;
-  int64_t num_weights = 0;
-  double bits_per_weight = 0;
-  QuantError error;
-  // Of experts' matrices: how many, and what they were calibrated on.
-  int64_t num_experts = 0;
-  int64_t fewest_inputs = 0;
-  int64_t num_blended = 0;  // Experts with fewer inputs than columns.
-  // Of a budget: experts, or matrices, by their bits.
-  std::map<int, int64_t> num_of_bits;
+  // Sees the model as it will be written, its numbers in F32, and may change
+  // those of gates, which are stored in F32 then. If it fails or is cancelled,
+  // nothing is written, and the layers are kept for another run. Null: nothing
+  // is changed.
+  std::function<absl::Status(StateStore& model)> retune;
 };
 
 struct QuantizeResult {
@@ -81,7 +81,9 @@ struct QuantizeResult {
 // Returns ALREADY_EXISTS if there is something at `out`; CANCELLED if stopped;
 // INVALID_ARGUMENT, naming the tensor, for weights or inputs that are not
 // finite, groups that do not divide, a model that is quantised already, a
-// budget that cannot be met, or experts of a layer that saw no token at all.
+// budget that cannot be met, experts of a layer that saw no token at all, or
+// weights of outputs that GainsOfBits refuses; and the errors of
+// `output_weights` and `retune`.
 absl::StatusOr<QuantizeResult> QuantizeModel(
     const std::string& folder, const std::string& out,
     const std::vector<TokenBatch>& batches, const QuantizeOptions& options);

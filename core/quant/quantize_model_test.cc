@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "core/base/files.h"
@@ -24,6 +25,7 @@
 #include "core/checkpoint/load_model.h"
 #include "core/checkpoint/model_files.h"
 #include "core/checkpoint/model_source.h"
+#include "core/checkpoint/weight_map.h"
 #include "core/checkpoint/weight_storage.h"
 #include "core/cpu/all_kernels.h"
 #include "core/cpu/cpu_backend.h"
@@ -382,6 +384,90 @@ TEST(QuantizeModelTest, RunsTwoBitsPackedAndSpendsABudgetInSteps) {
   options.budget_bytes = 1 << 20;
   EXPECT_THAT(QuantizeModel(folder, Folder("no"), Batches(4), options),
               StatusIs(kInvalid, HasSubstr("want no format of 8")));
+}
+
+// A weight of 1 for each output.
+OutputWeights AllOnes(const QuantizeResult& result, const std::string& folder) {
+  const auto source = OpenModelSource(folder);
+  EXPECT_THAT(source, IsOk());
+  OutputWeights weights;
+  for (const WeightParts& entry : source->layout.map) {
+    for (const QuantizedWeight& w : result.weights) {
+      if (w.name != entry.name) continue;
+      weights[w.name].assign(w.num_weights / entry.shape.back(), 1);
+    }
+  }
+  return weights;
+}
+
+TEST(QuantizeModelTest, SpendsItsBytesWhereOutputsCount) {
+  const std::string folder = SavedModel(Config(false), "float");
+  QuantizeOptions options;
+  options.method = CalibrationMethod::kClip;
+  const auto least = QuantizeModel(folder, Folder("int4"), Batches(4), options);
+  ASSERT_THAT(least, IsOk());
+  options.budget_bytes = least->num_bytes + 15000;
+  const std::string matrix = "model.layers.1.self_attn.v_proj.weight";
+  const std::string experts = "model.layers.0.mlp.experts.down_proj.weight";
+  OutputWeights weights = AllOnes(*least, folder);
+  for (auto& [name, of_outputs] : weights) {
+    std::fill(of_outputs.begin(), of_outputs.end(), 0);
+  }
+  std::fill(weights[matrix].begin(), weights[matrix].end(), 1);
+  // Of four experts the third; each has 64 outputs here.
+  std::fill_n(weights[experts].begin() + 2 * 64, 64, 1);
+  int asked = 0;
+  options.output_weights = [&]() -> absl::StatusOr<OutputWeights> {
+    ++asked;
+    return weights;
+  };
+
+  const std::string out = Folder("mixed");
+  const auto chosen = QuantizeModel(folder, out, Batches(4), options);
+
+  ASSERT_THAT(chosen, IsOk());
+  EXPECT_EQ(asked, 1);
+  const auto source = OpenModelSource(out);
+  ASSERT_THAT(source, IsOk());
+  const auto bits_of = [&](const std::string& tensor) {
+    return source->tensors.at(tensor).groups.format.bits;
+  };
+  EXPECT_EQ(bits_of(matrix), 8);
+  EXPECT_EQ(bits_of("model.layers.0.mlp.experts.2.down_proj.weight"), 8);
+  // An expert's matrices go up together.
+  EXPECT_EQ(bits_of("model.layers.0.mlp.experts.2.gate_up_proj.weight"), 8);
+
+  // Other weights, another run; the same ones go on.
+  std::fill(weights[matrix].begin(), weights[matrix].end(), 0);
+  const std::string stopped = Folder("stopped");
+  int steps = 0;
+  options.stop = [&] { return ++steps > 4; };  // 3 are of the choice.
+  EXPECT_THAT(QuantizeModel(folder, stopped, Batches(4), options),
+              StatusIs(absl::StatusCode::kCancelled, HasSubstr("1 of 3")));
+  options.stop = nullptr;
+  EXPECT_EQ(QuantizeModel(folder, stopped, Batches(4), options)->layers_resumed,
+            1);
+  std::filesystem::remove_all(stopped);
+  steps = 0;
+  options.stop = [&] { return ++steps > 4; };
+  EXPECT_FALSE(QuantizeModel(folder, stopped, Batches(4), options).ok());
+  options.stop = nullptr;
+  weights[experts][0] = 1;
+  EXPECT_EQ(QuantizeModel(folder, stopped, Batches(4), options)->layers_resumed,
+            0);
+
+  // What is missing is named, and what fails is told before any work.
+  weights.erase(experts);
+  EXPECT_THAT(QuantizeModel(folder, Folder("no"), Batches(4), options),
+              StatusIs(kInvalid, HasSubstr(experts)));
+  options.output_weights = []() -> absl::StatusOr<OutputWeights> {
+    return absl::UnavailableError("none today");
+  };
+  const std::string none = Folder("none");
+  EXPECT_THAT(
+      QuantizeModel(folder, none, Batches(4), options),
+      StatusIs(absl::StatusCode::kUnavailable, HasSubstr("none today")));
+  EXPECT_FALSE(std::filesystem::exists(none + ".partial"));
 }
 
 TEST(QuantizeModelTest, GoesOnBehindTheLastFinishedLayer) {

@@ -3,6 +3,8 @@
 #include <csignal>
 #include <cstdint>
 #include <memory>
+#include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -19,7 +21,9 @@
 #include "core/model/config.h"
 #include "core/quant/calibrate.h"
 #include "core/quant/format.h"
+#include "core/quant/packed_parameters.h"
 #include "core/quant/quantize_model.h"
+#include "core/runtime/state_store.h"
 #include "nlohmann/json.hpp"
 #include "tools/strata/command.h"
 #include "tools/strata/config_flags.h"
@@ -27,7 +31,11 @@
 #include "tools/strata/output.h"
 #include "training/data/calibration_batches.h"
 #include "training/data/corpus.h"
+#include "training/quant/loss_weights.h"
+#include "training/quant/model_numbers.h"
+#include "training/quant/router_tuning.h"
 #include "training/run/model_folder.h"
+#include "training/trainer.h"
 
 namespace strata {
 namespace {
@@ -43,6 +51,8 @@ struct QuantizeFlags {
   int head_bits = 8;
   int64_t tokens = 65536;
   int64_t budget_bytes = 0;
+  std::string choose = "outputs";
+  TuningOptions tuning = {/*steps=*/0};
   uint64_t seed = 1;
   bool overwrite = false;
   int threads = 1;
@@ -105,7 +115,63 @@ nlohmann::json ResultJson(const QuantizeResult& result) {
           {"layers_resumed", result.layers_resumed}};
 }
 
-absl::StatusOr<int> RunQuantize(const QuantizeFlags& flags) {
+// The weights of outputs where bits are chosen by the loss.
+absl::StatusOr<OutputWeights> WeighOutputs(
+    const QuantizeFlags& flags, const std::string& folder, const Corpus& corpus,
+    const std::vector<TokenBatch>& batches, const StepsDone& progress) {
+  TuningOptions options = flags.tuning;
+  options.steps = kLossWeightSteps;  // They are undone.
+  ASSIGN_OR_RETURN(const std::unique_ptr<Trainer> trainer,
+                   TuningTrainer(folder, corpus, options));
+  ASSIGN_OR_RETURN(const std::set<std::string> names,
+                   ParametersToQuantize(trainer->model_config()));
+  return LossWeights(*trainer, names, batches, options.steps,
+                     InterruptRequested, progress);
+}
+
+nlohmann::json ToJson(const TunedRouter& tuned, int64_t steps) {
+  return {{"steps", steps},
+          {"bits_per_byte_before", tuned.before.bits_per_byte},
+          {"bits_per_byte", tuned.after.bits_per_byte},
+          {"accuracy_before", tuned.before.accuracy},
+          {"accuracy", tuned.after.accuracy}};
+}
+
+std::string Describe(const TunedRouter& tuned, int64_t steps) {
+  return absl::StrFormat(
+      "Router tuned for %d steps: %.4f bits per byte of held-out text, before "
+      "%.4f\n",
+      steps, tuned.after.bits_per_byte, tuned.before.bits_per_byte);
+}
+
+void PrintResult(const QuantizeFlags& flags, const std::string& folder,
+                 const Manifest& manifest, const QuantizeResult& result,
+                 const std::optional<TunedRouter>& tuned) {
+  if (flags.json) {
+    nlohmann::json json = ResultJson(result);
+    json["model"] = folder;
+    json["out"] = flags.out;
+    if (flags.budget_bytes > 0) json["choose"] = flags.choose;
+    if (tuned) json["router"] = ToJson(*tuned, flags.tuning.steps);
+    json["manifest"] = ToJson(manifest);
+    PrintJson(json);
+    return;
+  }
+  if (result.layers_resumed > 0) {
+    PrintNote(
+        absl::StrCat("layers of an earlier run: ", result.layers_resumed));
+  }
+  Print(absl::StrCat(
+      WeightTable(result),
+      "\nErrors are energies over those of what they "
+      "are errors of, on the calibration data.\nBlended: experts with fewer "
+      "tokens than columns, judged by the layer's tokens as well.\n",
+      tuned ? Describe(*tuned, flags.tuning.steps) : "", flags.out, ": ",
+      FormatInteger(result.num_bytes), " bytes, of ",
+      FormatInteger(result.num_source_bytes), "\n"));
+}
+
+absl::StatusOr<int> RunQuantize(QuantizeFlags flags) {
   std::signal(SIGPIPE, SIG_IGN);
   InstallInterruptHandler();
   ASSIGN_OR_RETURN(const std::string folder, FindModel(flags.model));
@@ -120,23 +186,63 @@ absl::StatusOr<int> RunQuantize(const QuantizeFlags& flags) {
   options.num_threads = flags.threads;
   options.replace = flags.overwrite;
   options.stop = InterruptRequested;
+  flags.tuning.seed = flags.seed;
+  flags.tuning.num_threads = flags.threads;
   Manifest manifest = NewManifest();
   manifest.config_hash = Sha256Hex(ToJson(config));
   ASSIGN_OR_RETURN(manifest.weights_hash, HashWeights(folder));
   manifest.seeds["calibration"] = flags.seed;
+  const bool calibrates = options.method != CalibrationMethod::kNearest;
+  const bool by_loss = flags.choose == "loss";
+  if (by_loss && !calibrates) {
+    return absl::InvalidArgumentError(
+        "--choose loss goes by the inputs of calibration, which --method "
+        "nearest does without; want clip, feedback or learned");
+  }
+  Corpus corpus;
   std::vector<TokenBatch> batches;
-  if (options.method != CalibrationMethod::kNearest) {
-    ASSIGN_OR_RETURN(const Corpus corpus, LoadCorpusFor(folder, flags.data));
+  if (calibrates || flags.tuning.steps > 0) {
+    ASSIGN_OR_RETURN(corpus, LoadCorpusFor(folder, flags.data));
     PrintNotes(corpus);
     manifest.data_hash = corpus.sha256;
+  }
+  if (calibrates) {
     ASSIGN_OR_RETURN(
         batches, CalibrationBatches(corpus, config, flags.tokens, flags.seed));
   }
+  if (flags.tuning.steps > 0) {
+    // Made to be refused before any work, and again when it is its turn, so
+    // that memory is not taken twice.
+    ASSIGN_OR_RETURN(const std::unique_ptr<Trainer> tuner,
+                     TuningTrainer(folder, corpus, flags.tuning));
+    RETURN_IF_ERROR(CheckHasGates(*tuner));
+  }
   std::unique_ptr<Progress> progress;
-  options.progress = [&](int64_t done, int64_t all) {
-    if (!progress) progress = std::make_unique<Progress>("quantize", 0, all);
-    progress->Update(done, {"layers"});
+  const auto progress_of = [&](const char* label,
+                               std::vector<std::string> details = {}) {
+    return [&progress, label, details](int64_t done, int64_t all) {
+      if (!progress) progress = std::make_unique<Progress>(label, 0, all);
+      progress->Update(done, details);
+      if (done == all) progress = nullptr;  // What comes next has its own.
+    };
   };
+  options.progress = progress_of("quantize", {"layers"});
+  if (by_loss) {
+    options.output_weights = [&] {
+      return WeighOutputs(flags, folder, corpus, batches,
+                          progress_of("weigh outputs"));
+    };
+  }
+  std::optional<TunedRouter> tuned;
+  if (flags.tuning.steps > 0) {
+    options.retune = [&](StateStore& model) -> absl::Status {
+      ASSIGN_OR_RETURN(const std::unique_ptr<Trainer> tuner,
+                       TuningTrainer(folder, corpus, flags.tuning));
+      ASSIGN_OR_RETURN(tuned, TuneRouter(*tuner, model, InterruptRequested,
+                                         progress_of("tune router")));
+      return absl::OkStatus();
+    };
+  }
   const absl::StatusOr<QuantizeResult> result =
       QuantizeModel(folder, flags.out, batches, options);
   if (progress) progress->Finish();
@@ -146,25 +252,7 @@ absl::StatusOr<int> RunQuantize(const QuantizeFlags& flags) {
     return kInterruptedExitCode;
   }
   RETURN_IF_ERROR(result.status());
-  if (flags.json) {
-    nlohmann::json json = ResultJson(*result);
-    json["model"] = folder;
-    json["out"] = flags.out;
-    json["manifest"] = ToJson(manifest);
-    PrintJson(json);
-    return 0;
-  }
-  if (result->layers_resumed > 0) {
-    PrintNote(
-        absl::StrCat("layers of an earlier run: ", result->layers_resumed));
-  }
-  Print(absl::StrCat(
-      WeightTable(*result),
-      "\nErrors are energies over those of what they "
-      "are errors of, on the calibration data.\nBlended: experts with fewer "
-      "tokens than columns, judged by the layer's tokens as well.\n",
-      flags.out, ": ", FormatInteger(result->num_bytes), " bytes, of ",
-      FormatInteger(result->num_source_bytes), "\n"));
+  PrintResult(flags, folder, manifest, *result, tuned);
   return 0;
 }
 
@@ -187,13 +275,35 @@ Command AddQuantize(OptionParser& app) {
   quantize->AddOption("--bits", flags->format.bits, "Bits of a weight")
       ->TypeName("2|4|8")
       ->Check(OneOf({"2", "4", "8"}));
+  const Option* const budget =
+      quantize
+          ->AddOption("--budget-bytes", flags->budget_bytes,
+                      "Bytes that all tensors may have: experts and matrices "
+                      "that gain most by it get 4 or 8 bits in place of the 2 "
+                      "or 4 of --bits")
+          ->TypeName("N")
+          ->Check(AtLeast(1));
   quantize
-      ->AddOption("--budget-bytes", flags->budget_bytes,
-                  "Bytes that all tensors may have: experts and matrices that "
-                  "gain most by it get 4 or 8 bits in place of the 2 or 4 of "
-                  "--bits")
-      ->TypeName("N")
-      ->Check(AtLeast(1));
+      ->AddOption("--choose", flags->choose,
+                  "What they gain: what more bits take off the error of their "
+                  "outputs, as a share of these; or that error by the loss's "
+                  "gradients, over 24 steps of training that are undone")
+      ->TypeName("outputs|loss")
+      ->Check(OneOf({"outputs", "loss"}))
+      ->Needs(budget);
+  const Option* const tune =
+      quantize
+          ->AddOption("--tune-router", flags->tuning.steps,
+                      "Steps in which the gates alone are trained on the "
+                      "quantised model")
+          ->TypeName("STEPS")
+          ->Check(AtLeast(0));
+  quantize
+      ->AddOption("--tune-learning-rate", flags->tuning.learning_rate,
+                  "At its peak, of --tune-router")
+      ->TypeName("X")
+      ->Check(MoreThanZero())
+      ->Needs(tune);
   quantize
       ->AddOption("--group", flags->format.group,
                   "Columns that share a scale; 0: a scale a row")
@@ -223,7 +333,10 @@ Command AddQuantize(OptionParser& app) {
                   "Tokens of the corpus's training part to calibrate on")
       ->TypeName("N")
       ->Check(AtLeast(1));
-  quantize->AddOption("--seed", flags->seed, "Which tokens")->TypeName("N");
+  quantize
+      ->AddOption("--seed", flags->seed,
+                  "Which tokens, of calibration and of training")
+      ->TypeName("N");
   quantize->AddFlag("--overwrite", flags->overwrite,
                     "Replace a folder that is there");
   AddThreads(*quantize, flags->threads);

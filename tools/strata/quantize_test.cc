@@ -121,6 +121,82 @@ TEST_F(QuantizeTest, MakesModelsOfTwoBitsAndOfThreeFormats) {
   EXPECT_EQ(other.exit_code, 1) << other.err;
 }
 
+// Of a run of ours, and of a public folder, which says nothing of training.
+TEST_F(QuantizeTest, ChoosesByTheLossAndTunesTheRouter) {
+  const int64_t budget = MixedBudget();
+  const std::string out = Folder("joint"), plain = Folder("plain");
+  const Flags by_loss = {"--budget-bytes", std::to_string(budget), "--choose",
+                         "loss", "--json"};
+  const Result chosen = Quantize(plain, by_loss);
+  ASSERT_EQ(chosen.exit_code, 0) << chosen.err;
+  const Json before = Json::parse(chosen.out);
+  EXPECT_EQ(before["choose"], "loss");
+  EXPECT_FALSE(before.contains("router"));
+  const Result tuned = Quantize(
+      out,
+      by_loss + Flags{"--tune-router", "3", "--tune-learning-rate", "0.01"});
+  ASSERT_EQ(tuned.exit_code, 0) << tuned.err;
+  const Json made = Json::parse(tuned.out);
+  EXPECT_LE(made["bytes"].get<int64_t>(), budget);
+  EXPECT_EQ(made["bytes"], before["bytes"]);
+  EXPECT_EQ(made["weights"], before["weights"]);
+  EXPECT_EQ(made["router"]["steps"], 3);
+  EXPECT_NE(made["router"]["bits_per_byte"],
+            made["router"]["bits_per_byte_before"]);
+
+  const Result verified = Strata({"verify", plain, out});
+  EXPECT_EQ(verified.exit_code, 1) << verified.err;
+  EXPECT_THAT(verified.out + verified.err, HasSubstr(".gate."));
+  const Result text = Strata(
+      {"generate", "--model", out, "--prompt", "the", "--max-new-tokens", "4"});
+  EXPECT_EQ(text.exit_code, 0) << text.err;
+
+  // In words; and of a folder without a trainer's state.
+  const std::string bare = Folder("bare");
+  const Result converted = Strata(
+      {"convert", *run_ + "/step-000007", bare, "--to-format", "strata"});
+  ASSERT_EQ(converted.exit_code, 0) << converted.err;
+  const Result words = Strata(
+      {"quantize", "--model", bare, "--data", *data_, "--out", Folder("words"),
+       "--group", "0", "--method", "clip", "--tokens", "256", "--budget-bytes",
+       std::to_string(budget), "--choose", "loss", "--tune-router", "1"});
+  EXPECT_EQ(words.exit_code, 0) << words.err;
+  EXPECT_THAT(words.out, HasSubstr("Router tuned for 1 steps: "));
+}
+
+TEST_F(QuantizeTest, SaysWhyItCannotChooseOrTune) {
+  const std::string out = Folder("refused");
+  ExpectFailure(Quantize(out, {"--choose", "loss"}), 2, {"--budget-bytes"});
+  ExpectFailure(Quantize(out, {"--tune-learning-rate", "0.1"}), 2,
+                {"--tune-router"});
+  ExpectFailure(Quantize(out, {"--budget-bytes", "100000", "--choose", "luck"}),
+                2, {"--choose", "luck"});
+  ExpectFailure(Quantize(out, {"--tune-router", "-1"}), 2, {"--tune-router"});
+  ExpectFailure(Strata({"quantize", "--model", *run_, "--data", *data_, "--out",
+                        out, "--budget-bytes", "100000", "--choose", "loss",
+                        "--method", "nearest"}),
+                1, {"--method nearest"});
+
+  // No gates.
+  const std::string dense = Folder("dense");
+  const Result trained =
+      Strata(Train(dense, 2) +
+             Flags{"--set", "num_dense_layers=2", "--set", "dense_width=32"});
+  ASSERT_EQ(trained.exit_code, 0) << trained.err;
+  ExpectFailure(Strata({"quantize", "--model", dense, "--data", *data_, "--out",
+                        out, "--group", "0", "--tune-router", "2"}),
+                1, {"no router to be tuned"});
+
+  // Too little text, before any work.
+  const std::string little = Folder("little");
+  WriteAll(std::filesystem::path(little) / "a" / "a.txt", "a few words\n");
+  ExpectFailure(Strata({"quantize", "--model", *run_, "--data", little, "--out",
+                        out, "--method", "nearest", "--tune-router", "2"}),
+                1, {"too small"});
+  EXPECT_FALSE(std::filesystem::exists(out));
+  EXPECT_FALSE(std::filesystem::exists(out + ".partial"));
+}
+
 TEST_F(QuantizeTest, SaysWhatCannotBe) {
   const std::string out = Folder("refused");
   // Rows of 16 columns.

@@ -76,21 +76,25 @@ absl::StatusOr<TrainConfig> LoadTrainConfig(const std::string& folder) {
   return config;
 }
 
+absl::StatusOr<TrainConfig> TrainConfigOrDefault(const std::string& folder,
+                                                 const ModelConfig& model) {
+  absl::StatusOr<TrainConfig> train = LoadTrainConfig(folder);
+  if (!absl::IsNotFound(train.status())) return train;
+  ASSIGN_OR_RETURN(train, TrainPreset("demo"));
+  train->set_seq_len(std::min(kDefaultSeqLen, model.max_seq_len()));
+  train->set_batch_size(kDefaultBatchSize);
+  return train;
+}
+
 absl::StatusOr<ValidationMetrics> EvaluateModel(
     const std::string& folder, const Corpus& corpus, int64_t tokens_per_domain,
     int num_threads, const RecordOptions& record, const RouteOptions& route) {
   ASSIGN_OR_RETURN(const ModelConfig model, LoadModelConfig(folder));
-  absl::StatusOr<TrainConfig> train = LoadTrainConfig(folder);
-  if (absl::IsNotFound(train.status())) {
-    ASSIGN_OR_RETURN(train, TrainPreset("demo"));
-    train->set_seq_len(std::min(kDefaultSeqLen, model.max_seq_len()));
-    train->set_batch_size(kDefaultBatchSize);
-  }
-  RETURN_IF_ERROR(train.status());
-  train->set_validation_tokens(tokens_per_domain);
+  ASSIGN_OR_RETURN(TrainConfig train, TrainConfigOrDefault(folder, model));
+  train.set_validation_tokens(tokens_per_domain);
   ASSIGN_OR_RETURN(
       std::unique_ptr<Trainer> trainer,
-      Trainer::Create(model, *train, &corpus, num_threads,
+      Trainer::Create(model, train, &corpus, num_threads,
                       {record.tokens, route, RoutingTraceHeader::EVALUATE}));
   RETURN_IF_ERROR(LoadWeights(folder, model, trainer->state()));
   if (record.path.empty()) return trainer->Validate();

@@ -40,6 +40,11 @@ absl::Status LoadWeights(const std::string& folder, const ModelConfig& config,
 // Returns NOT_FOUND if the folder holds a model but no trainer's state.
 absl::StatusOr<TrainConfig> LoadTrainConfig(const std::string& folder);
 
+// That or, where there is none, the demo's preset in batches of 8 sequences of
+// 256 tokens, or of as many as `model` reads at most.
+absl::StatusOr<TrainConfig> TrainConfigOrDefault(const std::string& folder,
+                                                 const ModelConfig& model);
+
 // Bits per byte and experts' use over at most `tokens_per_domain` of the
 // validation part of `corpus`, which is in the model's tokens. Sequences are as
 // long as in training, or 256 tokens where the folder does not say. Records the

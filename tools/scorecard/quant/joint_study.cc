@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
-#include <iterator>
 #include <map>
 #include <memory>
 #include <set>
@@ -14,9 +13,9 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
+#include "absl/types/span.h"
 #include "core/base/status_macros.h"
 #include "core/base/thread_pool.h"
-#include "core/checkpoint/load_model.h"
 #include "core/checkpoint/model_files.h"
 #include "core/model/config.pb.h"
 #include "core/quant/calibrate.h"
@@ -27,10 +26,12 @@
 #include "core/runtime/state_store.h"
 #include "core/tensor/tensor.h"
 #include "nlohmann/json.hpp"
-#include "training/config.pb.h"
 #include "training/data/calibration_batches.h"
 #include "training/data/corpus.h"
 #include "training/metrics.h"
+#include "training/quant/loss_weights.h"
+#include "training/quant/model_numbers.h"
+#include "training/quant/router_tuning.h"
 #include "training/run/model_folder.h"
 #include "training/trainer.h"
 
@@ -38,8 +39,6 @@ namespace strata {
 namespace {
 
 constexpr char kExperts[] = ".experts.";
-// Steps of training whose gradients say how much a weight matters.
-constexpr int64_t kGradientSteps = 24;
 constexpr QuantFormat kDense = {8, 32, true};  // What is no expert's.
 
 // Of two bits a zero is worth its price: {-2, ..., 1} and {-1, ..., 2} serve
@@ -59,20 +58,16 @@ QuantFormat FormatFor(const QuantFormat& wanted, int64_t columns) {
 }
 
 using Expert = std::pair<std::string, int64_t>;  // Tier, index.
-using Numbers = std::map<std::string, std::vector<float>>;
 
 // What twice the bits would spare of an expert's error.
 struct Gain {
   Expert expert;
   double of_weights = 0;  // Shares of the energies of the tier's matrices.
   // What the loss would change by: the energy of each output's error, on the
-  // inputs that are routed to the expert, by the mean square of the loss's
-  // gradient in that output (the empirical Fisher matrix of a matrix as a
-  // product of one of inputs and one of outputs, of which the diagonal; Martens
-  // and Grosse, arXiv:1503.05671). Of an expert that few tokens are routed to,
-  // or with little weight, both are small. The squares of the weights'
-  // gradients by themselves would not see that calibration turns errors to
-  // where inputs are small.
+  // inputs that are routed to the expert, by what that costs
+  // (training/quant/loss_weights.h). The squares of the weights' gradients by
+  // themselves would not see that calibration turns errors to where inputs are
+  // small.
   double of_loss = 0;
 };
 
@@ -85,21 +80,14 @@ class Subject {
     auto subject = std::unique_ptr<Subject>(new Subject(options, stop));
     ASSIGN_OR_RETURN(const std::string folder, FindModel(options.model));
     ASSIGN_OR_RETURN(subject->config_, LoadModelConfig(folder));
-    ASSIGN_OR_RETURN(TrainConfig train, LoadTrainConfig(folder));
-    train.set_steps(options.tuning_steps);
-    train.set_warmup_steps(options.tuning_steps / 10);
-    train.set_learning_rate(options.learning_rate);
-    train.set_seed(options.seed + 1000);  // Other text than it was trained on.
-    train.set_validation_tokens(options.validation_tokens);
-    ASSIGN_OR_RETURN(
-        subject->trainer_,
-        Trainer::Create(subject->config_, train, &corpus, options.num_threads));
-    RETURN_IF_ERROR(
-        LoadModelWeights(folder, subject->config_, subject->trainer_->state()));
-    ASSIGN_OR_RETURN(subject->names_, QuantizableParameters(subject->config_));
-    for (auto it = subject->names_.begin(); it != subject->names_.end();) {
-      it = IsOfGate(*it) ? subject->names_.erase(it) : std::next(it);
-    }
+    TuningOptions tuning;
+    tuning.steps = options.tuning_steps;
+    tuning.learning_rate = options.learning_rate;
+    tuning.seed = options.seed;
+    tuning.validation_tokens = options.validation_tokens;
+    tuning.num_threads = options.num_threads;
+    ASSIGN_OR_RETURN(subject->trainer_, TuningTrainer(folder, corpus, tuning));
+    ASSIGN_OR_RETURN(subject->names_, ParametersToQuantize(subject->config_));
     ASSIGN_OR_RETURN(
         subject->batches_,
         CalibrationBatches(corpus, subject->config_, options.calibration_tokens,
@@ -107,48 +95,33 @@ class Subject {
     return subject;
   }
 
-  // The router's parameters, and in their place those of another subject.
-  Numbers Gates() {
-    Numbers gates;
-    StateStore& state = trainer_->state();
-    for (const std::string& name : state.names()) {
-      if (state.role(name) != Role::kParameter || !IsOfGate(name)) continue;
-      const auto numbers = state.Get(name).span<float>();
-      gates[name].assign(numbers.begin(), numbers.end());
-    }
-    return gates;
-  }
-  void Put(const Numbers& numbers) {
-    for (const auto& [name, values] : numbers) {
-      std::copy(values.begin(), values.end(),
-                trainer_->state().Get(name).as<float>());
-    }
+  // The router's numbers, and in their place those of another subject.
+  ModelNumbers Gates() { return NumbersOf(trainer_->state(), IsOfGate); }
+  void Put(const ModelNumbers& numbers) {
+    strata::Put(numbers, trainer_->state());
   }
 
-  // The router alone: what training does to other parameters is undone.
-  absl::Status Tune() {
-    StateStore& state = trainer_->state();
-    Numbers kept;
-    for (const std::string& name : state.names()) {
-      if (state.role(name) != Role::kParameter || IsOfGate(name)) continue;
-      const auto numbers = state.Get(name).span<float>();
-      kept[name].assign(numbers.begin(), numbers.end());
-    }
-    while (!trainer_->done()) {
-      if (stop_ && stop_()) return absl::CancelledError("stopped");
-      RETURN_IF_ERROR(trainer_->Step().status());
-      Put(kept);
-    }
-    return absl::OkStatus();
-  }
+  // The router alone.
+  absl::Status Tune() { return TuneGates(*trainer_, stop_); }
 
   // What each expert has to gain, as the model routes now. Takes the trainer's
   // steps; the weights stay.
   absl::StatusOr<std::vector<Gain>> Gains() {
+    std::set<std::string> of_experts;
+    for (const std::string& name : names_) {
+      if (!TierOf(name).empty()) of_experts.insert(name);
+    }
+    if (of_experts.empty()) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          options_.model, " has no experts; want a mixture of them"));
+    }
+    ASSIGN_OR_RETURN(
+        const ModelNumbers output_weights,
+        LossWeights(*trainer_, of_experts, batches_,
+                    std::min(kLossWeightSteps, options_.tuning_steps), stop_));
     RETURN_IF_ERROR(Collect());
-    ASSIGN_OR_RETURN(const Numbers fisher, SquaredGradients());
     std::map<Expert, Gain> gains;
-    for (const auto& [name, squares] : fisher) {
+    for (const auto& [name, of_outputs] : output_weights) {
       double energy = 0;
       for (const float w : trainer_->state().Get(name).span<float>()) {
         energy += double{w} * w;
@@ -156,13 +129,18 @@ class Subject {
       for (int64_t e = 0; e < NumExperts(name); ++e) {
         Gain& gain = gains[{TierOf(name), e}];
         gain.expert = {TierOf(name), e};
+        int64_t rows, columns;
+        const float* const w = Weights(name, e, rows, columns);
+        const auto counts =
+            absl::MakeConstSpan(of_outputs).subspan(e * rows, rows);
         for (const auto& [format, sign] :
              {std::make_pair(few_, 1), std::make_pair(many_, -1)}) {
           ASSIGN_OR_RETURN(const QuantizedMatrix matrix,
                            Rounded(name, e, format));
-          const double weight_error =
-              AddLoss(name, e, matrix, squares, sign, gain.of_loss);
-          gain.of_weights += sign * weight_error / energy;
+          const QuantError error =
+              ErrorOf(w, matrix, moments_.at(name)[e].sum, pool_, counts);
+          gain.of_loss += sign * error.output_error;
+          gain.of_weights += sign * error.weight_error / energy;
         }
       }
     }
@@ -175,7 +153,7 @@ class Subject {
   // the model routes now.
   absl::Status Quantise(const std::set<Expert>& wide) {
     RETURN_IF_ERROR(Collect());
-    Numbers numbers;
+    ModelNumbers numbers;
     for (const std::string& name : names_) {
       const std::string tier = TierOf(name);
       for (int64_t e = 0; e < NumExperts(name); ++e) {
@@ -208,75 +186,6 @@ class Subject {
         stop_(stop),
         few_(FormatOfExperts(options.bits)),
         many_(FormatOfExperts(2 * options.bits)) {}
-
-  // The energy of the error of an expert's matrix; to `loss` what it costs, as
-  // Gain::of_loss has it, times `sign`. `squares` are the gradients'.
-  double AddLoss(const std::string& name, int64_t e,
-                 const QuantizedMatrix& matrix,
-                 const std::vector<float>& squares, int sign, double& loss) {
-    int64_t rows, columns;
-    const float* w = Weights(name, e, rows, columns);
-    const float* square = &squares[e * rows * columns];
-    const std::vector<float>& h = moments_.at(name)[e].sum;
-    double inputs = 0;  // Their energy; 0 where no token came.
-    for (int64_t c = 0; c < columns; ++c) inputs += h[c * (columns + 1)];
-    double energy = 0;
-    std::vector<float> error(columns);
-    for (int64_t r = 0; r < rows; ++r, w += columns, square += columns) {
-      matrix.DequantizeRow(r, error.data());
-      // A weight's gradient is the sum of its output's times its input.
-      double of_output = 0;
-      for (int64_t c = 0; c < columns; ++c) {
-        error[c] = w[c] - error[c];
-        energy += double{error[c]} * error[c];
-        of_output += square[c];
-      }
-      if (inputs <= 0) continue;
-      double lost = 0;
-      for (int64_t c = 0; c < columns; ++c) {
-        double sum = 0;
-        for (int64_t i = 0; i < columns; ++i) {
-          sum += double{h[c * columns + i]} * error[i];
-        }
-        lost += sum * error[c];
-      }
-      loss += sign * lost * of_output / inputs;
-    }
-    return energy;
-  }
-
-  // Of the experts' weights, summed over steps of training, each of which is
-  // undone.
-  absl::StatusOr<Numbers> SquaredGradients() {
-    StateStore& state = trainer_->state();
-    Numbers squares, kept;
-    for (const std::string& name : state.names()) {
-      if (state.role(name) != Role::kParameter) continue;
-      const auto numbers = state.Get(name).span<float>();
-      kept[name].assign(numbers.begin(), numbers.end());
-      if (names_.count(name) > 0 && !TierOf(name).empty()) {
-        squares[name].resize(numbers.size());
-      }
-    }
-    if (squares.empty()) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          options_.model, " has no experts; want a mixture of them"));
-    }
-    for (int64_t i = 0; i < std::min(kGradientSteps, options_.tuning_steps);
-         ++i) {
-      if (stop_ && stop_()) return absl::CancelledError("stopped");
-      RETURN_IF_ERROR(trainer_->Step().status());
-      for (auto& [name, sum] : squares) {
-        const auto gradient =
-            state.Get(absl::StrCat("grad.", name)).span<float>();
-        for (size_t j = 0; j < sum.size(); ++j) {
-          sum[j] += gradient[j] * gradient[j];
-        }
-      }
-      Put(kept);
-    }
-    return squares;
-  }
 
   absl::Status Collect() {
     ASSIGN_OR_RETURN(
