@@ -9,6 +9,7 @@
 #include "cuda/kernels/bare_codes.cuh"
 #include "cuda/kernels/few_rows_operands.cuh"
 #include "cuda/kernels/quant_product.h"
+#include "cuda/kernels/quant_store.cuh"
 #include "cuda/kernels/row_tiles.cuh"
 #include "cuda/kernels/sm90.cuh"
 
@@ -93,19 +94,8 @@ __device__ __forceinline__ void StoreSums(const QuantProductArgs& args,
   v.x *= kScaleOfSums, v.y *= kScaleOfSums;
   v.z *= kScaleOfSums, v.w *= kScaleOfSums;
   const int lane = at % 32, u = at / 32 % kProducts, m = at / 32 / kProducts;
-  const int row = u * kRows + lane % 4 * 2;
-  const int64_t n = args.w.n;
   const int64_t column = int64_t{tile} * kWarpRows + m * 16 + RowOfLane(lane);
-  float* const to = args.y + (rows.row + row) * n + column;
-  const bool one = row < rows.num_rows, two = row + 1 < rows.num_rows;
-  if (column < n) {
-    if (one) to[0] = v.x;
-    if (two) to[n] = v.y;
-  }
-  if (column + 8 < n) {
-    if (one) to[8] = v.z;
-    if (two) to[n + 8] = v.w;
-  }
+  StoreFour(args, rows, u * kRows + lane % 4 * 2, column, v);
 }
 
 // What a tile's sums are made of: blocks of a cluster have as many pairs of a

@@ -8,6 +8,7 @@
 #include <cstdint>
 
 #include "cuda/kernels/quant_product.h"
+#include "cuda/kernels/quant_store.cuh"
 #include "cuda/kernels/row_tiles.cuh"
 #include "cuda/kernels/sm90.cuh"
 
@@ -44,17 +45,7 @@ __device__ __forceinline__ void StoreEight(const QuantProductArgs& p,
                                            const RowTile& tile, int eight,
                                            int64_t column, float4 v) {
   const int row = eight * 8 + static_cast<int>(threadIdx.x) % 4 * 2;
-  const int64_t n = p.w.n;
-  float* const to = p.y + (tile.row + row) * n + column;
-  const bool one = row < tile.num_rows, two = row + 1 < tile.num_rows;
-  if (column < n) {
-    if (one) to[0] = v.x;
-    if (two) to[n] = v.y;
-  }
-  if (column + 8 < n) {
-    if (one) to[8] = v.z;
-    if (two) to[n + 8] = v.w;
-  }
+  StoreFour(p, tile, row, column, v);
 }
 
 // Where blocks' sums lie in shared memory, and what says that all are there:
