@@ -14,7 +14,6 @@
 #include "cuda/nccl/peer_table.h"
 #include "cuda/nccl/row_exchange.h"
 #include "cuda/runtime/kernel.h"
-#include "cuda/runtime/side_lane_streams.h"
 #include "cuda/runtime/status.h"
 #include "cuda/runtime/wait_clock.h"
 #include "cuda_runtime_api.h"
@@ -102,14 +101,14 @@ absl::StatusOr<RowExchangeArgs> RowsOf(const KernelContext& ctx,
   args.home_offset = ctx.in(kOffset).as<int32_t>();
   args.count = ctx.in(kCount).as<int32_t>();
   args.beside = home.max_elements() * SentBytes(args.rounded) >= kManyBytes &&
-                IsLane(ctx.stream);
+                ctx.beside != nullptr;
   return args;
 }
 
 // Has what is enqueued beside an exchange of rows begin behind it.
 absl::Status GiveRoom(const RowExchangeArgs& args, const KernelContext& ctx) {
   if (!args.beside) return absl::OkStatus();
-  return ToStatus(AwaitBegun(args.peers, BesideLane(ctx.stream)));
+  return ToStatus(AwaitBegun(args.peers, ctx.beside));
 }
 
 absl::Status SendRows(const KernelContext& ctx) {

@@ -19,8 +19,8 @@ constexpr int64_t kMaxFewRowsOfExpert = 4;
 cudaError_t RunProduct(const KernelContext& ctx, const QuantProductArgs& args) {
   if (args.w.bits != 4 && args.w.bits != 8) {
     return ctx.Refuse(
-        "weights of 2 bits, which the CPU multiplies and backend cuda does "
-        "not; --weights f32 widens them");
+        "weights of 2 bits; want rows of 4 or 8, as models are loaded for "
+        "backend cuda (WeightStorage::kAlike)");
   }
   const int64_t few = args.num_experts > 0
                           ? kMaxFewRowsOfExpert * args.num_experts

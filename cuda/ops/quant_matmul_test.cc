@@ -190,14 +190,14 @@ INSTANTIATE_TEST_SUITE_P(
                     QuantFormat{8, 128, false}, QuantFormat{8, 0, false}),
     FormatName);
 
-TEST(QuantMatMulErrorTest, TwoBitsAreForTheCpu) {
+TEST(QuantMatMulErrorTest, WantsFourOrEightBits) {
   if (!HasDevice()) GTEST_SKIP() << "no GPU";
   for (const Precision precision : {Precision::kF32, Precision::kBf16}) {
     EXPECT_THAT(
         CompareDense({2, 32, true}, {3, 8, 64}, X::k8Bits, 16, precision),
         StatusIs(absl::StatusCode::kUnimplemented,
                  testing::AllOf(testing::HasSubstr("QuantMatMul"),
-                                testing::HasSubstr("--weights f32"))));
+                                testing::HasSubstr("want rows of 4 or 8"))));
   }
 }
 

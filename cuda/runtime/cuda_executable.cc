@@ -131,7 +131,11 @@ absl::Status CudaExecutable::EnqueueCall(NodeId id, const Step& step,
   ctx.precision = backend_.options().precision;
   ctx.fault = {&report_->data()->fault, id};
   ctx.mesh = backend_.options().mesh;
-  if (stream == backend_.stream()) ctx.waits = &report_->data()->waits;
+  if (stream == backend_.stream()) {
+    ctx.waits = &report_->data()->waits;
+  } else {
+    ctx.beside = backend_.stream();
+  }
   scratch_.Begin(id, step.makers);
   const cudaError_t error = kernel(ctx);
   if (error == cudaSuccess) return absl::OkStatus();

@@ -103,6 +103,8 @@ struct KernelContext {
   Precision precision = Precision::kF32;
   FaultSink fault;             // Where to say that data is bad.
   const Mesh* mesh = nullptr;  // The ranks that run this program, if several.
+  // On a lane (side_lanes.h): the program's stream, which goes on meanwhile.
+  cudaStream_t beside = nullptr;
   // Where to count how long other ranks are waited for; null where that holds
   // up no other operator.
   WaitClock* waits = nullptr;

@@ -10,7 +10,6 @@ namespace {
 
 struct Streams {
   std::mutex mutex;
-  std::map<cudaStream_t, cudaStream_t> lanes;  // And which each runs beside.
   std::map<cudaStream_t, int> beside;  // Nodes under way, by the stream beside.
 };
 
@@ -20,32 +19,6 @@ Streams& All() {
 }
 
 }  // namespace
-
-void AddLane(cudaStream_t lane) {
-  const std::lock_guard<std::mutex> lock(All().mutex);
-  All().lanes[lane] = nullptr;
-}
-
-void RemoveLane(cudaStream_t lane) {
-  const std::lock_guard<std::mutex> lock(All().mutex);
-  All().lanes.erase(lane);
-}
-
-bool IsLane(cudaStream_t stream) {
-  const std::lock_guard<std::mutex> lock(All().mutex);
-  return All().lanes.count(stream) > 0;
-}
-
-void Fork(cudaStream_t lane, cudaStream_t main) {
-  const std::lock_guard<std::mutex> lock(All().mutex);
-  All().lanes[lane] = main;
-}
-
-cudaStream_t BesideLane(cudaStream_t lane) {
-  const std::lock_guard<std::mutex> lock(All().mutex);
-  const auto it = All().lanes.find(lane);
-  return it == All().lanes.end() ? nullptr : it->second;
-}
 
 void BeginBeside(cudaStream_t main) {
   const std::lock_guard<std::mutex> lock(All().mutex);

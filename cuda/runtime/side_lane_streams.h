@@ -1,5 +1,5 @@
-// Which streams of the process are lanes, and beside which others they run
-// (cuda/runtime/side_lanes.h): for what enqueues kernels that share a GPU, free
+// Beside which streams of the process others run on lanes
+// (cuda/runtime/side_lanes.h): for what enqueues kernels that fill a GPU, free
 // of Abseil so that .cu files include it. Asks nothing of a stream, which may
 // be captured from. Any thread may call.
 
@@ -9,16 +9,6 @@
 #include "cuda_runtime_api.h"
 
 namespace strata::gpu {
-
-// From when a lane is made until before it is destroyed.
-void AddLane(cudaStream_t lane);
-void RemoveLane(cudaStream_t lane);
-bool IsLane(cudaStream_t stream);
-
-// What is enqueued on the lane from now on runs beside `main`, which is asked
-// for; null where none was said.
-void Fork(cudaStream_t lane, cudaStream_t main);
-cudaStream_t BesideLane(cudaStream_t lane);
 
 // A node has begun on a lane, beside what is enqueued on `main` from now on; it
 // is joined, so that what follows waits for it.

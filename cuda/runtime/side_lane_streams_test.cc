@@ -13,20 +13,6 @@ cudaStream_t Stream(uintptr_t number) {
   return reinterpret_cast<cudaStream_t>(number);
 }
 
-TEST(SideLaneStreamsTest, KnowsLanesUntilTheyAreRemoved) {
-  AddLane(Stream(64));
-
-  EXPECT_TRUE(IsLane(Stream(64)));
-  EXPECT_FALSE(IsLane(Stream(128)));
-  EXPECT_FALSE(IsLane(nullptr));
-  Fork(Stream(64), Stream(128));
-  EXPECT_EQ(BesideLane(Stream(64)), Stream(128));
-  EXPECT_EQ(BesideLane(Stream(128)), nullptr);
-
-  RemoveLane(Stream(64));
-  EXPECT_FALSE(IsLane(Stream(64)));
-}
-
 TEST(SideLaneStreamsTest, AStreamRunsBesideUntilTheLastNodeIsJoined) {
   BeginBeside(Stream(64));
   BeginBeside(Stream(64));

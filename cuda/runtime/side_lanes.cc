@@ -31,9 +31,7 @@ SideLanes::~SideLanes() {
   }
   for (const auto& [group, lane] : lanes_) {
     if (lane.forked != nullptr) cudaEventDestroy(lane.forked);
-    if (lane.stream == nullptr) continue;
-    RemoveLane(lane.stream);
-    cudaStreamDestroy(lane.stream);
+    if (lane.stream != nullptr) cudaStreamDestroy(lane.stream);
   }
 }
 
@@ -50,7 +48,6 @@ absl::Status SideLanes::Open(const Graph& graph, const BesidePlan& plan,
     if (lane.stream == nullptr) {
       RETURN_IF_ERROR(ToStatus(cudaStreamCreateWithPriority(
           &lane.stream, cudaStreamNonBlocking, greatest)));
-      AddLane(lane.stream);
       RETURN_IF_ERROR(MakeEvent(lane.forked));
     }
     Beside& beside = beside_[id];
@@ -64,7 +61,6 @@ absl::StatusOr<cudaStream_t> SideLanes::Begin(NodeId id, cudaStream_t main) {
   Beside& beside = beside_.at(id);
   beside.main = main;
   const Lane& lane = *beside.lane;
-  Fork(lane.stream, main);
   RETURN_IF_ERROR(ToStatus(cudaEventRecord(lane.forked, main)));
   RETURN_IF_ERROR(ToStatus(cudaStreamWaitEvent(lane.stream, lane.forked, 0)));
   return lane.stream;

@@ -8,8 +8,8 @@
 // other ranks.
 //
 // Nothing here waits but Wait(): all is events between streams, and may be part
-// of a capture. Kernels find out by cuda/runtime/side_lane_streams.h that they
-// are enqueued on a lane, or beside one.
+// of a capture. Kernels find out by KernelContext::beside that they are
+// enqueued on a lane, and by side_lane_streams.h that they are beside one.
 
 #ifndef CUDA_RUNTIME_SIDE_LANES_H_
 #define CUDA_RUNTIME_SIDE_LANES_H_
