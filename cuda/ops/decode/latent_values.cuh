@@ -23,7 +23,7 @@ constexpr int kThreads = kWarps * kWarp;
 constexpr int kRegisters = 104;
 constexpr int kKeys = 64;  // Of a tile.
 // Keys of a token, times tokens, beyond which more blocks with fewer keys each
-// are faster (docs/performance.md).
+// are faster (docs/performance_mixtures.md).
 constexpr int64_t kMaxKeys = 1536;
 constexpr int kMaxValue = kTileRows * kWarps / 2;
 constexpr int kVectors = kLatentWidth / 4;  // Of a row of q or the cache.
