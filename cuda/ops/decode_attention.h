@@ -13,8 +13,8 @@
 //
 // Token i sees keys 0 .. position[i] of its sequence, with a window the last
 // `window` of them. Bound by reading each key and value that is seen once; for
-// few tokens by what a launch waits for (docs/performance_kernels.md). Arrays of floats
-// and of keys and values start at multiples of 16 bytes.
+// few tokens by what a launch waits for (docs/performance_kernels.md). Arrays
+// of floats and of keys and values start at multiples of 16 bytes.
 
 #ifndef CUDA_OPS_DECODE_ATTENTION_H_
 #define CUDA_OPS_DECODE_ATTENTION_H_
