@@ -53,8 +53,8 @@ struct ScorecardFlags {
   StudyFlags study;
   std::string routing;  // C1's.
   int64_t routing_steps = 960;
-  std::string model;  // Of B1, B3, B4 and B5.
-  int64_t context = 256;
+  std::string model;        // Of B1, B3, B4 and B5.
+  QuantStudyOptions quant;  // B1's and B4's.
   JointStudyOptions joint;  // B5's.
   int texts = 2;
   int threads = 1;
@@ -257,7 +257,7 @@ absl::Status ScoreQuantisation(const ScorecardFlags& flags,
   std::vector<JointRun> joint;
   const bool quantises = ids.count(kB1) + ids.count(kB4) > 0;
   for (int i = 0; i < (flags.model.empty() ? flags.study.seeds : 1); ++i) {
-    QuantStudyOptions options;
+    QuantStudyOptions options = flags.quant;
     options.seed = flags.study.first_seed + i;
     options.model = flags.model;
     if (flags.model.empty()) {
@@ -266,8 +266,8 @@ absl::Status ScoreQuantisation(const ScorecardFlags& flags,
     }
     options.folder =
         absl::StrCat(flags.study.out, "/quantised-seed-", options.seed);
-    options.context = flags.context;
     options.num_threads = flags.threads;
+    options.all_variants = ids.count(kB4) > 0;
     manifest.seeds[absl::StrCat("run ", options.seed)] = options.seed;
     if (ids.count(kB3) > 0) {
       CacheRun run = {options.seed, options.model, {}};
@@ -393,8 +393,18 @@ Command AddScorecard(OptionParser& app) {
                   "B1, B3, B4 and B5 on this model, not on ones that it trains")
       ->TypeName("DIR");
   scorecard
-      ->AddOption("--context", flags->context,
+      ->AddOption("--context", flags->quant.context,
                   "Tokens of the sequence that B1 counts memory for")
+      ->TypeName("N")
+      ->Check(AtLeast(1));
+  scorecard
+      ->AddOption("--calibration-tokens", flags->quant.calibration_tokens,
+                  "B1 and B4: tokens of training text to quantise by")
+      ->TypeName("N")
+      ->Check(AtLeast(1));
+  scorecard
+      ->AddOption("--held-out-tokens", flags->quant.held_out_tokens,
+                  "B1, B3 and B4: tokens of validation text to judge by")
       ->TypeName("N")
       ->Check(AtLeast(1));
   scorecard

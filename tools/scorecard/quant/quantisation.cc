@@ -184,7 +184,8 @@ absl::StatusOr<QuantRun> RunQuantStudy(const Corpus& corpus,
   ASSIGN_OR_RETURN(const std::unique_ptr<WideModel> model,
                    LoadWide(folder, config, options.num_threads));
 
-  const std::vector<QuantVariant> variants = QuantVariants();
+  std::vector<QuantVariant> variants = QuantVariants();
+  if (!options.all_variants) variants = {variants.front(), variants.back()};
   MomentsByName moments;
   for (size_t i = 0; i < variants.size(); ++i) {
     const QuantVariant& variant = variants[i];
@@ -198,7 +199,7 @@ absl::StatusOr<QuantRun> RunQuantStudy(const Corpus& corpus,
     quantize.stop = stop;
     ASSIGN_OR_RETURN(const QuantizeResult result,
                      QuantizeModel(folder, path, batches, quantize));
-    if (moments.empty()) {
+    if (options.all_variants && moments.empty()) {
       std::set<std::string> names;
       for (const QuantizedWeight& w : result.weights) names.insert(w.name);
       ASSIGN_OR_RETURN(moments, CollectMoments(config, names, held_out,
@@ -212,9 +213,11 @@ absl::StatusOr<QuantRun> RunQuantStudy(const Corpus& corpus,
       weights += static_cast<double>(w.num_weights);
     }
     outcome.bits_per_weight = bits / weights;
-    ASSIGN_OR_RETURN(const std::unique_ptr<WideModel> other,
-                     LoadWide(path, config, options.num_threads));
-    outcome.error = SumErrors(*model, *other, moments, model->backend.pool());
+    if (options.all_variants) {
+      ASSIGN_OR_RETURN(const std::unique_ptr<WideModel> other,
+                       LoadWide(path, config, options.num_threads));
+      outcome.error = SumErrors(*model, *other, moments, model->backend.pool());
+    }
     RETURN_IF_ERROR(evaluate(path, outcome.bits_per_byte, outcome.accuracy));
     run.outcomes.push_back(outcome);
     if (i + 1 == variants.size()) {
@@ -248,10 +251,12 @@ nlohmann::json ToJson(const QuantRun& run) {
   for (const QuantOutcome& o : run.outcomes) {
     outcomes.push_back({{"variant", o.variant},
                         {"bits_per_weight", o.bits_per_weight},
-                        {"weight_error", o.error.weight_error / o.error.weight},
-                        {"output_error", o.error.output_error / o.error.output},
                         {"bits_per_byte", o.bits_per_byte},
                         {"accuracy", o.accuracy}});
+    if (o.error.weight > 0) {
+      outcomes.back()["weight_error"] = o.error.weight_error / o.error.weight;
+      outcomes.back()["output_error"] = o.error.output_error / o.error.output;
+    }
   }
   return {{"seed", run.seed},
           {"model", run.model},

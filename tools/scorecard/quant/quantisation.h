@@ -72,6 +72,9 @@ struct QuantStudyOptions {
   int64_t held_out_tokens = 32768;
   int64_t context = 256;
   int num_threads = 1;
+  // Or only what B1 asks for: the baseline and the whole, without energies,
+  // whose moments of all matrices at once are many times a large model's size.
+  bool all_variants = true;
 };
 
 struct QuantObserver {

@@ -67,6 +67,20 @@ TEST(QuantisationTest, MeasuresEachVariantOfATrainedModel) {
             static_cast<double>(run->baseline.total()) /
                 static_cast<double>(run->ours.total()));
   EXPECT_EQ(b1.measures[0].reached(), b1.measures[0].ratio.mean >= 2.89);
+
+  // B1 alone has no energies, and the same of all else.
+  options.all_variants = false;
+  const auto b1_alone =
+      RunQuantStudy(corpus, options, {}, [] { return false; });
+  ASSERT_THAT(b1_alone, IsOk());
+  ASSERT_EQ(b1_alone->outcomes.size(), 2);
+  EXPECT_EQ(b1_alone->outcomes[0].variant, "nearest-row");
+  EXPECT_EQ(b1_alone->outcomes[1].variant, "learned-group");
+  EXPECT_EQ(b1_alone->outcomes[1].accuracy, run->outcomes[5].accuracy);
+  EXPECT_EQ(b1_alone->outcomes[1].error.weight, 0);
+  EXPECT_FALSE(ToJson(*b1_alone)["outcomes"][1].contains("output_error"));
+  EXPECT_EQ(QuantisedWeights({*b1_alone}).measures[0].ratio.mean,
+            b1.measures[0].ratio.mean);
 }
 
 TEST(QuantisationTest, StopsBetweenLayers) {
