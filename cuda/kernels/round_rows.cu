@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "cuda/kernels/ahead.cuh"
 #include "cuda/kernels/round_rows.h"
 #include "cuda/runtime/kernel.h"
 #include "cuda_bf16.h"
@@ -20,6 +21,8 @@ __device__ __forceinline__ uint32_t Pair(float x, float y) {
 __global__ void __launch_bounds__(kThreads)
     RoundKernel(Extent rows, int64_t pieces, const float4* x, uint4* y,
                 bool zero_tail) {
+  LetLaterBegin();
+  WaitForEarlier();
   const int64_t there = rows.Get() * pieces;
   const int64_t all = zero_tail ? rows.bound * pieces : there;
   for (int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x; i < all;
@@ -42,10 +45,10 @@ cudaError_t RoundRows(Extent rows, int64_t columns, const float* x,
   if (pieces == 0) return cudaSuccess;
   const int64_t blocks =
       std::min(kMaxBlocks, (pieces + kThreads - 1) / kThreads);
-  RoundKernel<<<static_cast<unsigned>(blocks), kThreads, 0, stream>>>(
-      rows, columns / 8, reinterpret_cast<const float4*>(x),
-      reinterpret_cast<uint4*>(y), zero_tail);
-  return cudaGetLastError();
+  return LaunchAhead(RoundKernel, dim3(static_cast<unsigned>(blocks)),
+                     dim3(kThreads), 0, stream, rows, columns / 8,
+                     reinterpret_cast<const float4*>(x),
+                     reinterpret_cast<uint4*>(y), zero_tail);
 }
 
 }  // namespace strata::gpu

@@ -2,6 +2,7 @@
 #include <cstdint>
 #include <type_traits>
 
+#include "cuda/kernels/ahead.cuh"
 #include "cuda/kernels/grouped_product.h"
 #include "cuda/kernels/tensor_map.h"
 #include "cuda/ops/device.cuh"
@@ -67,9 +68,11 @@ __device__ __forceinline__ int64_t RowOf(const ExpertLayerArgs& a, int64_t i) {
   return -1;
 }
 
-template <typename Y>
+template <typename Y, typename Row>
 __global__ void __launch_bounds__(kBlock)
-    CombineKernel(const ExpertLayerArgs a, const BFloat* rows) {
+    CombineKernel(const ExpertLayerArgs a, const Row* rows) {
+  LetLaterBegin();
+  WaitForEarlier();
   const int64_t pieces = a.d / kEight, n = a.tokens.Get() * pieces;
   const auto* const h = static_cast<const Y*>(a.h);
   for (int64_t i = FirstElement(); i < n; i += ElementStride()) {
@@ -224,6 +227,16 @@ cudaError_t FewSlots(const ExpertLayerArgs& args, cudaStream_t stream) {
   });
 }
 
+cudaError_t Gather(const ExpertLayerArgs& args, cudaStream_t stream) {
+  const int64_t pieces = args.d / kEight;
+  return WithType(args.bf16_x, [&](auto* x) {
+    using X = std::remove_pointer_t<decltype(x)>;
+    GatherKernel<<<BlocksFor(args.max_slots() * pieces), kBlock, 0, stream>>>(
+        args.rows, pieces, args.k, static_cast<const X*>(args.x), args.row_slot,
+        args.gathered);
+  });
+}
+
 }  // namespace
 
 bool HasExpertLayer(const ExpertLayerArgs& args) {
@@ -234,19 +247,9 @@ bool HasExpertLayer(const ExpertLayerArgs& args) {
 
 cudaError_t ExpertLayer(const ExpertLayerArgs& args, cudaStream_t stream) {
   if (args.tokens.bound == 0) return cudaSuccess;
-  if (args.max_slots() <= kMaxFewSlots) return FewSlots(args, stream);
-  const int64_t pieces = args.d / kEight;
-  if (const cudaError_t error = WithType(
-          args.bf16_x,
-          [&](auto* x) {
-            using X = std::remove_pointer_t<decltype(x)>;
-            GatherKernel<<<BlocksFor(args.max_slots() * pieces), kBlock, 0,
-                           stream>>>(args.rows, pieces, args.k,
-                                     static_cast<const X*>(args.x),
-                                     args.row_slot, args.gathered);
-          });
-      error != cudaSuccess) {
-    return error;
+  if (!args.has_rows) {
+    if (args.max_slots() <= kMaxFewSlots) return FewSlots(args, stream);
+    if (const cudaError_t e = Gather(args, stream); e) return e;
   }
   GroupedProductArgs up;
   up.rows = args.rows;
@@ -257,7 +260,7 @@ cudaError_t ExpertLayer(const ExpertLayerArgs& args, cudaStream_t stream) {
   up.w = args.gate_up;
   up.offset = args.offset;
   up.y = args.hidden;
-  up.bf16_y = up.swiglu = true;
+  up.bf16_y = up.swiglu = up.ahead = true;
   if (const cudaError_t e = GroupedProduct(up, stream); e) return e;
   GroupedProductArgs down;
   down.rows = args.rows;
@@ -268,14 +271,24 @@ cudaError_t ExpertLayer(const ExpertLayerArgs& args, cudaStream_t stream) {
   down.w = args.down;
   down.offset = args.offset;
   down.y = args.gathered;
-  down.bf16_y = true;
+  down.bf16_y = down.ahead = true;
   if (const cudaError_t e = GroupedProduct(down, stream); e) return e;
-  return WithType(args.bf16_y, [&](auto* y) {
+  return CombineExperts(args, args.gathered, /*bf16_rows=*/true, stream);
+}
+
+cudaError_t CombineExperts(const ExpertLayerArgs& args, const void* rows,
+                           bool bf16_rows, cudaStream_t stream) {
+  const dim3 blocks(BlocksFor(args.tokens.bound * (args.d / kEight)));
+  cudaError_t error = cudaSuccess;
+  const cudaError_t last = WithType(args.bf16_y, [&](auto* y) {
     using Y = std::remove_pointer_t<decltype(y)>;
-    CombineKernel<Y>
-        <<<BlocksFor(args.tokens.bound * pieces), kBlock, 0, stream>>>(
-            args, args.gathered);
+    error = bf16_rows
+                ? LaunchAhead(CombineKernel<Y, BFloat>, blocks, dim3(kBlock), 0,
+                              stream, args, static_cast<const BFloat*>(rows))
+                : LaunchAhead(CombineKernel<Y, float>, blocks, dim3(kBlock), 0,
+                              stream, args, static_cast<const float*>(rows));
   });
+  return error != cudaSuccess ? error : last;
 }
 
 }  // namespace strata::gpu

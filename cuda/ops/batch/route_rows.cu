@@ -103,7 +103,8 @@ __global__ void __launch_bounds__(kThreads)
   for (int64_t i = int64_t{blockIdx.x} * kThreads + thread; i < all;
        i += int64_t{gridDim.x} * kThreads) {
     const auto row = static_cast<int>(i / pieces);
-    to[i] = from[int64_t{r.row_token[row]} * pieces + i - int64_t{row} * pieces];
+    to[i] =
+        from[int64_t{r.row_token[row]} * pieces + i - int64_t{row} * pieces];
   }
 }
 

@@ -25,9 +25,9 @@ namespace strata::gpu {
 struct RouteRowsArgs {
   // Of up to 64 tokens; `expert` may be null.
   ChooseExpertsArgs choice;
-  int32_t* slot_row = nullptr;       // [t, k]
-  int64_t d = 0;                     // A multiple of 8.
-  const __nv_bfloat16* x = nullptr;  // [t, d]
+  int32_t* slot_row = nullptr;        // [t, k]
+  int64_t d = 0;                      // A multiple of 8.
+  const __nv_bfloat16* x = nullptr;   // [t, d]
   __nv_bfloat16* gathered = nullptr;  // [t * k, d]
 };
 

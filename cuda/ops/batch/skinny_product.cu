@@ -36,7 +36,7 @@ constexpr int kMaxStages = 9;
 constexpr int kRingBytes = 96 << 10;
 
 template <int kTokens>
-constexpr int kStageBytes = kTileBytes + kTokens * kSwizzleColumns * 2;
+constexpr int kStageBytes = kTileBytes + kTokens* kSwizzleColumns * 2;
 // Floats from token to token of sums: such that a warp's lie in all banks.
 constexpr int kPitch = kTile + 4;
 
@@ -125,9 +125,9 @@ __device__ __forceinline__ void StoreTile(const Args& a, const Tile& tile,
       v = {SwiGlu(v.x, up.x), SwiGlu(v.y, up.y), SwiGlu(v.z, up.z),
            SwiGlu(v.w, up.w)};
     }
-    const int column = a.rows_of_x > 0 ? row / a.rows_of_x * a.y_step +
-                                             row % a.rows_of_x
-                                       : row;
+    const int column = a.rows_of_x > 0
+                           ? row / a.rows_of_x * a.y_step + row % a.rows_of_x
+                           : row;
     Store(p, token, column, v);
   }
 }
@@ -317,7 +317,7 @@ bool HasSkinnyProduct(const SkinnyProductArgs& args) {
 cudaError_t SkinnyProduct(const SkinnyProductArgs& args, cudaStream_t stream) {
   if (args.tokens.bound == 0) return cudaSuccess;
   if (!HasSkinnyProduct(args)) return cudaErrorInvalidValue;
-  const int tokens = args.tokens.bound <= 16 ? 16
+  const int tokens = args.tokens.bound <= 16   ? 16
                      : args.tokens.bound <= 32 ? 32
                                                : 64;
   Args a;
@@ -333,8 +333,8 @@ cudaError_t SkinnyProduct(const SkinnyProductArgs& args, cudaStream_t stream) {
     Product& p = a.product[i];
     p.columns = ColumnsOf(from);
     p.half = static_cast<int>(from.swiglu ? p.columns : 0);
-    p.tiles = static_cast<int>(
-        CeilDiv(p.columns, from.swiglu ? kTile / 2 : kTile));
+    p.tiles =
+        static_cast<int>(CeilDiv(p.columns, from.swiglu ? kTile / 2 : kTile));
     p.y = from.y;
     p.rounded = from.rounded;
     p.add = from.add;

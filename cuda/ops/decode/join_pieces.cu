@@ -48,11 +48,17 @@ __global__ void __launch_bounds__(kBlock) JoinKernel(const JoinArgs args) {
         value = {fmaf(w, x.x, value.x), fmaf(w, x.y, value.y),
                  fmaf(w, x.z, value.z), fmaf(w, x.w, value.w)};
       }
-      if (c < dim) {
-        *reinterpret_cast<float4*>(args.o + i * dim + c) = {
-            factor * value.x, factor * value.y, factor * value.z,
-            factor * value.w};
+      if (c >= dim) continue;
+      value = {factor * value.x, factor * value.y, factor * value.z,
+               factor * value.w};
+      if (args.rounded == nullptr) {
+        *reinterpret_cast<float4*>(args.o + i * dim + c) = value;
+        continue;
       }
+      auto* const to =
+          reinterpret_cast<__nv_bfloat162*>(args.rounded + i * dim + c);
+      to[0] = __floats2bfloat162_rn(value.x, value.y);
+      to[1] = __floats2bfloat162_rn(value.z, value.w);
     }
   }
 }
