@@ -79,15 +79,31 @@ __global__ void __launch_bounds__(kBlock)
     const int64_t token = i / pieces, piece = i % pieces;
     float sum[kEight] = {};
     const int64_t first = token * a.k;
-#pragma unroll 8
-    for (int j = 0; j < a.k; ++j) {
-      const int64_t row = a.slot_row[first + j];
-      if (row < 0) continue;
-      const float w = a.weight != nullptr ? a.weight[first + j] : 1.f;
-      float x[kEight];
-      LoadEight(rows + (row * pieces + piece) * kEight, x);
+    // All rows of up to so many slots are on their way at once.
+    constexpr int kAtOnce = 8;
+    for (int begin = 0; begin < a.k; begin += kAtOnce) {
+      int64_t row[kAtOnce];
+      float weight[kAtOnce], x[kAtOnce][kEight];
 #pragma unroll
-      for (int c = 0; c < kEight; ++c) sum[c] = fmaf(w, x[c], sum[c]);
+      for (int j = 0; j < kAtOnce; ++j) {
+        const bool there = begin + j < a.k;
+        row[j] = there ? a.slot_row[first + begin + j] : -1;
+        weight[j] =
+            there && a.weight != nullptr ? a.weight[first + begin + j] : 1.f;
+      }
+#pragma unroll
+      for (int j = 0; j < kAtOnce; ++j) {
+        if (row[j] >= 0)
+          LoadEight(rows + (row[j] * pieces + piece) * kEight, x[j]);
+      }
+#pragma unroll
+      for (int j = 0; j < kAtOnce; ++j) {
+        if (row[j] < 0) continue;
+#pragma unroll
+        for (int c = 0; c < kEight; ++c) {
+          sum[c] = fmaf(weight[j], x[j][c], sum[c]);
+        }
+      }
     }
     const int64_t to = RowOf(a, token);
     if (to < 0) continue;

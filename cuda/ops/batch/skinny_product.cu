@@ -14,10 +14,10 @@
 // A cluster of blocks has 64 rows of a weight at a time, each block a share of
 // the columns:
 //
-//   thread 0        64 columns at a time of both operands into a ring of
+//   warp 4          64 columns at a time of both operands into a ring of
 //                   stages, by the copy engine: of weights before earlier
 //                   kernels have ended, of x behind them
-//   all four warps  sums [64 rows, t] in the tensor cores: weights are the
+//   warps 0 to 3    sums [64 rows, t] in the tensor cores: weights are the
 //                   operand of 64 rows, x that of few columns
 //   cluster         joins the blocks' sums through shared memory, tokens in
 //                   turn to each
@@ -34,6 +34,8 @@ constexpr int kMaxSplits = 8;
 constexpr int64_t kProcessors = 132;
 constexpr int kMaxStages = 9;
 constexpr int kRingBytes = 96 << 10;
+constexpr int kThreads = kWarpgroup + kWarp;
+constexpr int kMultiplied = 1;  // A barrier of the warps that multiply.
 
 template <int kTokens>
 constexpr int kStageBytes = kTileBytes + kTokens* kSwizzleColumns * 2;
@@ -135,7 +137,7 @@ __device__ __forceinline__ void StoreTile(const Args& a, const Tile& tile,
 #endif  // STRATA_SM90A
 
 template <int kTokens>
-__global__ void __launch_bounds__(kWarpgroup)
+__global__ void __launch_bounds__(kThreads)
     SkinnyKernel(const Args a, const __grid_constant__ CUtensorMap map_x,
                  const __grid_constant__ CUtensorMap map_first,
                  const __grid_constant__ CUtensorMap map_second) {
@@ -154,56 +156,86 @@ __global__ void __launch_bounds__(kWarpgroup)
   const int tiles = a.product[0].tiles + a.product[1].tiles;
   const int first = a.chunks * rank / a.splits;
   const int mine = a.chunks * (rank + 1) / a.splits - first;
-  const int steps = mine * ((tiles - cluster + clusters - 1) / clusters);
-  if (threadIdx.x == 0) {
-    PrefetchMap(&map_x);
-    PrefetchMap(&map_first);
-    if (a.product[1].tiles > 0) PrefetchMap(&map_second);
-    for (int i = 0; i < a.stages; ++i) {
-      InitBarrier(&full[i], 1);
-      InitBarrier(&empty[i], kWarpgroup / kWarp);
+  const int lane = Lane();
+  const bool loads = threadIdx.x >= kWarpgroup;
+  if (loads) {
+    if (lane < a.stages) {
+      InitBarrier(&full[lane], 1);
+      InitBarrier(&empty[lane], kWarpgroup / kWarp);
     }
     FenceBarrierInit();
   }
-  const auto load_weights = [&](int step, int stage) {
-    const Tile tile = TileOf(a, cluster + step / mine * clusters);
-    const CUtensorMap* const map = tile.product == 0 ? &map_first : &map_second;
-    char* const to = ring + stage * kBytes;
-    const int column = (first + step % mine) * kSwizzleColumns;
-    ArriveExpecting(&full[stage], kBytes);
-    LoadBox(map, to, &full[stage], column, tile.row, 0);
-    if (const int half = a.product[tile.product].half; half > 0) {
-      LoadBox(map, to + kTileBytes / 2, &full[stage], column, half + tile.row,
-              0);
-    }
-  };
-  const auto load_x = [&](int step, int stage) {
-    const Tile tile = TileOf(a, cluster + step / mine * clusters);
-    int column = (first + step % mine) * kSwizzleColumns;
-    if (a.rows_of_x > 0) column += tile.row / a.rows_of_x * a.x_step;
-    LoadBox(&map_x, ring + stage * kBytes + kTileBytes, &full[stage], column, 0,
-            0);
-  };
-  if (threadIdx.x == 0) {
-    for (int i = 0; i < min(a.stages, steps); ++i) load_weights(i, i);
-  }
-  LetLaterBegin();
-  WaitForEarlier();
-  if (threadIdx.x == 0) {
-    for (int i = 0; i < min(a.stages, steps); ++i) load_x(i, i);
-  }
-  const int tokens = static_cast<int>(a.tokens.Get());
   __syncthreads();
 
-  const int lane = Lane();
+  if (loads) {
+    const int steps = mine * ((tiles - cluster + clusters - 1) / clusters);
+    const auto load_weights = [&](int step, int stage) {
+      const Tile tile = TileOf(a, cluster + step / mine * clusters);
+      const CUtensorMap* const map =
+          tile.product == 0 ? &map_first : &map_second;
+      char* const to = ring + stage * kBytes;
+      const int column = (first + step % mine) * kSwizzleColumns;
+      ArriveExpecting(&full[stage], kBytes);
+      LoadBox(map, to, &full[stage], column, tile.row, 0);
+      if (const int half = a.product[tile.product].half; half > 0) {
+        LoadBox(map, to + kTileBytes / 2, &full[stage], column, half + tile.row,
+                0);
+      }
+    };
+    const auto load_x = [&](int step, int stage) {
+      const Tile tile = TileOf(a, cluster + step / mine * clusters);
+      int column = (first + step % mine) * kSwizzleColumns;
+      if (a.rows_of_x > 0) column += tile.row / a.rows_of_x * a.x_step;
+      LoadBox(&map_x, ring + stage * kBytes + kTileBytes, &full[stage], column,
+              0, 0);
+    };
+    // A lane a stage, then a lane for all.
+    const bool begins = lane < min(a.stages, steps);
+    if (begins) load_weights(lane, lane);
+    LetLaterBegin();
+    WaitForEarlier();
+    if (begins) load_x(lane, lane);
+    if (lane == 0) {
+      int stage = 0;
+      uint32_t phase = 0;
+      for (int step = a.stages; step < steps; ++step) {
+        Wait(&empty[stage], phase);
+        load_weights(step, stage);
+        load_x(step, stage);
+        if (++stage == a.stages) {
+          stage = 0;
+          phase ^= 1;
+        }
+      }
+    }
+    __syncwarp();
+    // The two of the cluster's one tile.
+    if (a.splits > 1) {
+      SyncCluster();
+      SyncCluster();
+    }
+    return;
+  }
+
+  LetLaterBegin();
+  WaitForEarlier();
+  const int tokens = static_cast<int>(a.tokens.Get());
+  const auto sync = [&] {
+    if (a.splits > 1) {
+      SyncCluster();
+    } else {
+      SyncThreads(kMultiplied, kWarpgroup);
+    }
+  };
   const int row = static_cast<int>(threadIdx.x) / kWarp * 16 + lane / 4;
-  int step = 0, stage = 0;
+  int stage = 0;
   uint32_t phase = 0;
   for (int number = cluster; number < tiles; number += clusters) {
     float sum[kTokens / 2];
 #pragma unroll
     for (float& x : sum) x = 0;
-    for (int c = 0; c < mine; ++c, ++step) {
+    int before = -1;  // The stage before.
+    for (int c = 0; c < mine; ++c) {
       Wait(&full[stage], phase);
       const uint64_t w = Describe(ring + stage * kBytes);
       const uint64_t x = Describe(ring + stage * kBytes + kTileBytes);
@@ -214,19 +246,16 @@ __global__ void __launch_bounds__(kWarpgroup)
                                  Advance(x, q * kStep16<kInner>), /*add=*/1);
       }
       EndProducts();
-      WaitForProducts<0>();
-      if (lane == 0) Arrive(&empty[stage]);
-      if (threadIdx.x == 0 && step + a.stages < steps) {
-        Wait(&empty[stage], phase);
-        load_weights(step + a.stages, stage);
-        load_x(step + a.stages, stage);
-      }
-      __syncwarp();
+      WaitForProducts<1>();
+      if (before >= 0 && lane == 0) Arrive(&empty[before]);
+      before = stage;
       if (++stage == a.stages) {
         stage = 0;
         phase ^= 1;
       }
     }
+    WaitForProducts<0>();
+    if (lane == 0) Arrive(&empty[before]);
     float* const to = sums + lane % 4 * 2 * kPitch + row;
 #pragma unroll
     for (int g = 0; g < kTokens / 8; ++g) {
@@ -235,18 +264,9 @@ __global__ void __launch_bounds__(kWarpgroup)
       to[8 * g * kPitch + 8] = sum[4 * g + 2];
       to[(8 * g + 1) * kPitch + 8] = sum[4 * g + 3];
     }
-    if (a.splits > 1) {
-      SyncCluster();
-    } else {
-      __syncthreads();
-    }
+    sync();
     StoreTile(a, TileOf(a, number), rank, tokens, sums);
-    // Others may still read this block's sums.
-    if (a.splits > 1) {
-      SyncCluster();
-    } else {
-      __syncthreads();
-    }
+    sync();  // Others may still read this block's sums.
   }
 #endif
 }
@@ -278,16 +298,19 @@ cudaError_t Launch(Args a, const CUtensorMap& x, const CUtensorMap (&w)[2],
   const int64_t steps = share * CeilDiv(tiles, clusters);
   a.stages = static_cast<int>(std::min<int64_t>(
       {steps, kMaxStages, kRingBytes / kStageBytes<kTokens>}));
-  const size_t shared = kSwizzleBytes + a.stages * kStageBytes<kTokens> +
-                        sizeof(float) * kTokens * kPitch;
+  constexpr size_t kSums = sizeof(float) * kTokens * kPitch;
+  const size_t shared = kSwizzleBytes + a.stages * kStageBytes<kTokens> + kSums;
   auto* const kernel = SkinnyKernel<kTokens>;
+  // Of any launch: a captured one that wants more than the last was allowed
+  // would never find room.
   const cudaError_t allowed = cudaFuncSetAttribute(
       reinterpret_cast<const void*>(kernel),
-      cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared));
+      cudaFuncAttributeMaxDynamicSharedMemorySize,
+      static_cast<int>(kSwizzleBytes + kRingBytes + kSums));
   if (allowed != cudaSuccess) return allowed;
-  return LaunchClustersAhead(
-      kernel, a.splits, dim3(static_cast<unsigned>(clusters * a.splits)),
-      dim3(kWarpgroup), shared, stream, a, x, w[0], w[1]);
+  return LaunchClustersAhead(kernel, a.splits,
+                             dim3(static_cast<unsigned>(clusters * a.splits)),
+                             dim3(kThreads), shared, stream, a, x, w[0], w[1]);
 }
 
 }  // namespace

@@ -161,7 +161,7 @@ bool IsBatchTokens(const KernelContext& ctx) {
     return false;
   }
   if (ctx.has(kSharedUp) && (!HasBatchLinear(t, d, ctx.in(kSharedUp), true) ||
-                             !HasBatchLinear(t, ctx.in(kSharedDown).dim(1),
+                             !HasBatchLinear(t, ctx.in(kSharedUp).dim(0) / 2,
                                              ctx.in(kSharedDown), false))) {
     return false;
   }
@@ -237,7 +237,7 @@ cudaError_t RunBatchTokens(const KernelContext& ctx) {
     down.w = ctx.in(kSharedDown);
     down.y = ctx.out(kY).as<float>();
     down.add = h.as<float>();
-    const int64_t width = down.w.dim(1);
+    const int64_t width = up.w.dim(0) / 2;
     e = RunBatchLinears(ctx, x, gate, up);
     if (e == cudaSuccess) {
       e = RunBatchLinear(ctx, Bf16Matrix(up.rounded, t, width), down);
