@@ -1,7 +1,6 @@
 #include <algorithm>
 #include <cstdint>
 
-#include "cuda/kernels/ahead.cuh"
 #include "cuda/kernels/round_rows.h"
 #include "cuda/runtime/kernel.h"
 #include "cuda_bf16.h"
@@ -21,8 +20,6 @@ __device__ __forceinline__ uint32_t Pair(float x, float y) {
 __global__ void __launch_bounds__(kThreads)
     RoundKernel(Extent rows, int64_t pieces, const float4* x, uint4* y,
                 bool zero_tail) {
-  LetLaterBegin();
-  WaitForEarlier();
   const int64_t there = rows.Get() * pieces;
   const int64_t all = zero_tail ? rows.bound * pieces : there;
   for (int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x; i < all;
@@ -45,10 +42,10 @@ cudaError_t RoundRows(Extent rows, int64_t columns, const float* x,
   if (pieces == 0) return cudaSuccess;
   const int64_t blocks =
       std::min(kMaxBlocks, (pieces + kThreads - 1) / kThreads);
-  return LaunchAhead(RoundKernel, dim3(static_cast<unsigned>(blocks)),
-                     dim3(kThreads), 0, stream, rows, columns / 8,
-                     reinterpret_cast<const float4*>(x),
-                     reinterpret_cast<uint4*>(y), zero_tail);
+  RoundKernel<<<static_cast<unsigned>(blocks), kThreads, 0, stream>>>(
+      rows, columns / 8, reinterpret_cast<const float4*>(x),
+      reinterpret_cast<uint4*>(y), zero_tail);
+  return cudaGetLastError();
 }
 
 }  // namespace strata::gpu

@@ -14,7 +14,7 @@ namespace strata::gpu {
 // y [rows, columns] = x, to the nearest, ties to even; from the count to the
 // bound zeros, or what was there without `zero_tail`. `columns` is a multiple
 // of 8, both are aligned to 16 bytes. Bound by its 6 bytes an element. Only
-// enqueues; begins before the kernel ahead of it has ended (ahead.cuh).
+// enqueues.
 cudaError_t RoundRows(Extent rows, int64_t columns, const float* x,
                       __nv_bfloat16* y, cudaStream_t stream,
                       bool zero_tail = true);

@@ -68,7 +68,9 @@ __device__ __forceinline__ int64_t RowOf(const ExpertLayerArgs& a, int64_t i) {
   return -1;
 }
 
-template <typename Y, typename Row>
+// Rows of kAtOnce slots are asked for before the first is waited for: of few
+// tokens that is what it takes; of many, other warps do it.
+template <typename Y, typename Row, int kAtOnce>
 __global__ void __launch_bounds__(kBlock)
     CombineKernel(const ExpertLayerArgs a, const Row* rows) {
   LetLaterBegin();
@@ -79,8 +81,7 @@ __global__ void __launch_bounds__(kBlock)
     const int64_t token = i / pieces, piece = i % pieces;
     float sum[kEight] = {};
     const int64_t first = token * a.k;
-    // All rows of up to so many slots are on their way at once.
-    constexpr int kAtOnce = 8;
+#pragma unroll 8 / kAtOnce
     for (int begin = 0; begin < a.k; begin += kAtOnce) {
       int64_t row[kAtOnce];
       float weight[kAtOnce], x[kAtOnce][kEight];
@@ -93,8 +94,8 @@ __global__ void __launch_bounds__(kBlock)
       }
 #pragma unroll
       for (int j = 0; j < kAtOnce; ++j) {
-        if (row[j] >= 0)
-          LoadEight(rows + (row[j] * pieces + piece) * kEight, x[j]);
+        if (row[j] < 0) continue;
+        LoadEight(rows + (row[j] * pieces + piece) * kEight, x[j]);
       }
 #pragma unroll
       for (int j = 0; j < kAtOnce; ++j) {
@@ -243,6 +244,23 @@ cudaError_t FewSlots(const ExpertLayerArgs& args, cudaStream_t stream) {
   });
 }
 
+template <typename Row>
+cudaError_t Combine(const ExpertLayerArgs& args, const Row* rows,
+                    cudaStream_t stream) {
+  const unsigned blocks = BlocksFor(args.tokens.bound * (args.d / kEight));
+  cudaError_t error = cudaSuccess;
+  const cudaError_t last = WithType(args.bf16_y, [&](auto* y) {
+    using Y = std::remove_pointer_t<decltype(y)>;
+    if (args.has_rows) {
+      error = LaunchAhead(CombineKernel<Y, Row, 8>, dim3(blocks), dim3(kBlock),
+                          0, stream, args, rows);
+    } else {
+      CombineKernel<Y, Row, 1><<<blocks, kBlock, 0, stream>>>(args, rows);
+    }
+  });
+  return error != cudaSuccess ? error : last;
+}
+
 cudaError_t Gather(const ExpertLayerArgs& args, cudaStream_t stream) {
   const int64_t pieces = args.d / kEight;
   return WithType(args.bf16_x, [&](auto* x) {
@@ -276,7 +294,8 @@ cudaError_t ExpertLayer(const ExpertLayerArgs& args, cudaStream_t stream) {
   up.w = args.gate_up;
   up.offset = args.offset;
   up.y = args.hidden;
-  up.bf16_y = up.swiglu = up.ahead = true;
+  up.bf16_y = up.swiglu = true;
+  up.ahead = args.has_rows;
   if (const cudaError_t e = GroupedProduct(up, stream); e) return e;
   GroupedProductArgs down;
   down.rows = args.rows;
@@ -287,24 +306,16 @@ cudaError_t ExpertLayer(const ExpertLayerArgs& args, cudaStream_t stream) {
   down.w = args.down;
   down.offset = args.offset;
   down.y = args.gathered;
-  down.bf16_y = down.ahead = true;
+  down.bf16_y = true;
+  down.ahead = args.has_rows;
   if (const cudaError_t e = GroupedProduct(down, stream); e) return e;
   return CombineExperts(args, args.gathered, /*bf16_rows=*/true, stream);
 }
 
 cudaError_t CombineExperts(const ExpertLayerArgs& args, const void* rows,
                            bool bf16_rows, cudaStream_t stream) {
-  const dim3 blocks(BlocksFor(args.tokens.bound * (args.d / kEight)));
-  cudaError_t error = cudaSuccess;
-  const cudaError_t last = WithType(args.bf16_y, [&](auto* y) {
-    using Y = std::remove_pointer_t<decltype(y)>;
-    error = bf16_rows
-                ? LaunchAhead(CombineKernel<Y, BFloat>, blocks, dim3(kBlock), 0,
-                              stream, args, static_cast<const BFloat*>(rows))
-                : LaunchAhead(CombineKernel<Y, float>, blocks, dim3(kBlock), 0,
-                              stream, args, static_cast<const float*>(rows));
-  });
-  return error != cudaSuccess ? error : last;
+  return bf16_rows ? Combine(args, static_cast<const BFloat*>(rows), stream)
+                   : Combine(args, static_cast<const float*>(rows), stream);
 }
 
 }  // namespace strata::gpu

@@ -144,20 +144,6 @@ __device__ __forceinline__ void LoadRounded(const float* cache,
   }
 }
 
-// Asks L2 for a key of an F32 cache. A tile is read a few columns at a time, so
-// what is on its way is less than memory's latency wants; whole keys are asked
-// for two tiles ahead.
-__device__ __forceinline__ void PrefetchKey(const Args& args,
-                                            const Piece& piece, int key) {
-  if (key >= piece.end) return;
-  const float* const from =
-      static_cast<const float*>(args.cache) +
-      args.places.RowOf(piece.token, key, args.fault) * kLatentWidth;
-  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from),
-               "n"(kLatentWidth * 4)
-               : "memory");
-}
-
 // Tiles of a piece that come by boxes: those that are full, if they begin where
 // a box does.
 __device__ __forceinline__ int BoxedTiles(const Args& args,
@@ -227,14 +213,9 @@ __device__ void Load(const Args& args, const Piece& piece, int boxed,
       Arrive(full);
     }
   };
-  const int thread = static_cast<int>(threadIdx.x);
-  if constexpr (!kBf16) PrefetchKey(args, piece, piece.begin + thread);
   for (int i = boxed; i < tiles; ++i) {
     const int stage = i % kStages;
     const int first = piece.begin + i * kRows;
-    if constexpr (!kBf16) {
-      if (thread < kRows) PrefetchKey(args, piece, first + 2 * kRows + thread);
-    }
     int64_t from[kSteps];
     bool there[kSteps];
 #pragma unroll
