@@ -101,7 +101,7 @@ template <bool kWhole>
 __device__ void RoundX(const QuantProductArgs& args, const RowTile& tile,
                        int first, int n, int pitch, char* to) {
   constexpr int kLoads = kWhole ? 4 : 1;
-  const int k = args.w.k, of_row = n / 8, items = of_row * tile.num_rows;
+  const int of_row = n / 8, items = of_row * tile.num_rows;
   for (int i = static_cast<int>(threadIdx.x); i < items;
        i += kLoads * kThreads) {
     float v[kLoads][8] = {};
@@ -109,8 +109,8 @@ __device__ void RoundX(const QuantProductArgs& args, const RowTile& tile,
     for (int j = 0; j < kLoads; ++j) {
       const int item = i + j * kThreads, row = item / of_row;
       if (item >= items) break;
-      LoadEight<kWhole>(args.x + (tile.row + row) * k,
-                        first + (item - row * of_row) * 8, k, v[j]);
+      LoadEight<kWhole>(args, tile.row + row, first + (item - row * of_row) * 8,
+                        v[j]);
     }
 #pragma unroll
     for (int j = 0; j < kLoads; ++j) {
@@ -154,7 +154,6 @@ template <int kProducts, bool kWhole>
 __device__ void CutX(const QuantProductArgs& args, const RowTile& tile,
                      int first, int n, uint4* to) {
   constexpr int kLoads = kWhole ? 4 : 1;
-  const int k = args.w.k;
   const int items =
       (n + kPieceColumns - 1) / kPieceColumns * kTileRows<kProducts> * 4;
   const int thread = static_cast<int>(threadIdx.x);
@@ -164,8 +163,7 @@ __device__ void CutX(const QuantProductArgs& args, const RowTile& tile,
     for (int j = 0; j < kLoads; ++j) {
       const EightOfX<kProducts> eight(first, i + j * kThreads);
       if (i + j * kThreads >= items || eight.row >= tile.num_rows) continue;
-      LoadEight<kWhole>(args.x + (tile.row + eight.row) * k, eight.column, k,
-                        v[j]);
+      LoadEight<kWhole>(args, tile.row + eight.row, eight.column, v[j]);
     }
 #pragma unroll
     for (int j = 0; j < kLoads; ++j) {

@@ -71,7 +71,7 @@ __device__ __forceinline__ void RoundRows(const QuantProductArgs& args,
   const float scale = ScaleOfX<kBits>(lane * 4 / kPieceColumns);
   const int step_rows = kWarpsOfBlock / of_row, step = kWarpsOfBlock % of_row;
   int row = warp / of_row, part = warp % of_row;
-  const float* const x = args.x + rows.row * args.w.k + first + lane * 4;
+  const int64_t x = rows.row * args.w.k + first + lane * 4;
   bool first_loads = true;
   do {
     float4 v[kLoads];
@@ -80,8 +80,7 @@ __device__ __forceinline__ void RoundRows(const QuantProductArgs& args,
     for (int j = 0; j < kLoads; ++j) {
       at[j] = -1;
       if (row >= rows.num_rows) continue;
-      v[j] = __ldg(reinterpret_cast<const float4*>(x + int64_t{row} * args.w.k +
-                                                   part * kColumns));
+      v[j] = LoadFour(args, x + int64_t{row} * args.w.k + part * kColumns);
       at[j] = row * pitch + (part * kColumns + lane * 4) * 2;
       row += step_rows;
       part += step;

@@ -46,6 +46,9 @@ struct GroupedProductArgs {
   // share. The bits are the same. False: as it is enqueued beside something or
   // not (cuda/runtime/side_lane_streams.h).
   bool claims = false;
+  // Begins before the kernel ahead of it has ended (ahead.cuh), and lets the
+  // one behind it do so.
+  bool ahead = false;
 };
 
 // Bound by the tensor cores for many rows an expert; for few, by reading once

@@ -71,21 +71,36 @@ __device__ __forceinline__ uint2 LoadUnaligned(const uint8_t* p) {
 
 // --- Columns of x ---
 
-// Columns [column, column + 8) of a row of k; zeros beyond the last. kWhole:
-// none are.
+// Four from the one at `at` on, that lie together: F32 at a multiple of 16
+// bytes, BF16 of 8.
+__device__ __forceinline__ float4 LoadFour(const QuantProductArgs& args,
+                                           int64_t at) {
+  if (args.x_bf16 == nullptr) {
+    return __ldg(reinterpret_cast<const float4*>(args.x + at));
+  }
+  const uint2 v = __ldg(reinterpret_cast<const uint2*>(args.x_bf16 + at));
+  return {__uint_as_float(v.x << 16), __uint_as_float(v.x & 0xffff0000),
+          __uint_as_float(v.y << 16), __uint_as_float(v.y & 0xffff0000)};
+}
+
+// Columns [column, column + 8) of a row; zeros beyond the last. kWhole: none
+// are.
 template <bool kWhole>
-__device__ __forceinline__ void LoadEight(const float* row, int64_t column,
-                                          int k, float (&v)[8]) {
-  const float* const from = row + column;
+__device__ __forceinline__ void LoadEight(const QuantProductArgs& args,
+                                          int64_t row, int64_t column,
+                                          float (&v)[8]) {
+  const int k = args.w.k;
+  const int64_t at = row * k + column;
   if (kWhole || (k % 4 == 0 && column + 8 <= k)) {
-    const float4 a = __ldg(reinterpret_cast<const float4*>(from));
-    const float4 b = __ldg(reinterpret_cast<const float4*>(from) + 1);
+    const float4 a = LoadFour(args, at), b = LoadFour(args, at + 4);
     v[0] = a.x, v[1] = a.y, v[2] = a.z, v[3] = a.w;
     v[4] = b.x, v[5] = b.y, v[6] = b.z, v[7] = b.w;
   } else {
 #pragma unroll
     for (int c = 0; c < 8; ++c) {
-      if (column + c < k) v[c] = __ldg(from + c);
+      if (column + c >= k) continue;
+      v[c] = args.x_bf16 == nullptr ? __ldg(args.x + at + c)
+                                    : __bfloat162float(args.x_bf16[at + c]);
     }
   }
 }

@@ -1,7 +1,8 @@
 // Products with quantised weights as they lie in memory: packed rows
 // (core/quant/packed_rows.h), of INT4 or INT8.
 //
-//   x [rows, k] F32, w [n, bytes] or [E, n, bytes]  ->  y [rows, n] F32 = x w^T
+//   x [rows, k] F32 or BF16, w [n, bytes] or [E, n, bytes]
+//       ->  y [rows, n] F32 = x w^T
 //
 //   offset [E + 1]   expert e has rows offset[e] .. offset[e + 1] - 1
 //
@@ -50,6 +51,9 @@ PackedRows DescribePacked(const uint8_t* data, int64_t n, int64_t k, int bits,
 struct QuantProductArgs {
   Extent rows;
   const float* x = nullptr;  // [rows, k]
+  // [rows, k], in place of x, of which nothing is rounded then. Aligned to 16
+  // bytes.
+  const __nv_bfloat16* x_bf16 = nullptr;
   PackedRows w;
   float* y = nullptr;  // [rows, n]
   // Of a product an expert; none where num_experts is 0.
@@ -70,16 +74,15 @@ int64_t RoundedElements(const QuantProductArgs& args);
 bool HasStreamedProduct(const QuantProductArgs& args);
 
 // Integer products of each group are summed in F32 and scaled behind that.
-// Without `rounded` x counts in three pieces: the F32 product up to the order
-// of its sums. With it, scratch aligned to 256 bytes, x rounded to BF16 is all
-// that is lost, if |x| is below 2^63 where the product is streamed
-// (bare_codes.cuh); returns cudaErrorNotSupported then on GPUs other than
-// Hopper.
-// Bound by reading w once for up to 16 rows (of an expert). Dense weights are
-// read before earlier kernels have ended (ahead.cuh), so no earlier kernel of
-// the program may write them.
-// Returns cudaErrorInvalidValue if the choice of a plan of a streamed product,
-// for tests, cannot be.
+// Without `rounded` x counts in three pieces, if it is F32, or as it is: the
+// F32 product up to the order of its sums. With it, scratch aligned to 256
+// bytes, x rounded to BF16 is all that is lost, if |x| is below 2^63 where the
+// product is streamed (bare_codes.cuh); returns cudaErrorNotSupported then on
+// GPUs other than Hopper. Bound by reading w once for up to 16 rows (of an
+// expert). Dense weights are read before earlier kernels have ended
+// (ahead.cuh), so no earlier kernel of the program may write them. Returns
+// cudaErrorInvalidValue if the choice of a plan of a streamed product, for
+// tests, cannot be.
 cudaError_t QuantProduct(const QuantProductArgs& args, __nv_bfloat16* rounded,
                          cudaStream_t stream, const StreamChoice& only = {});
 

@@ -85,12 +85,16 @@ Operands MakeOperands(const QuantFormat& format, const Shape& s) {
 // Rows of y; beyond those that are there lie three of NaN, which stay.
 absl::StatusOr<std::vector<float>> Multiply(const QuantFormat& format,
                                             const Shape& s, const Operands& o,
-                                            Kernel kernel) {
+                                            Kernel kernel, bool bf16_x) {
   constexpr int kMore = 3;
   const int32_t rows = o.offset.back();
   std::vector<float> x = o.x;
   x.resize(x.size() + kMore * s.k, std::numeric_limits<float>::quiet_NaN());
+  std::vector<BFloat16> x_bf16;
+  for (const float v : x) x_bf16.push_back(RoundToBFloat16(v));
   ASSIGN_OR_RETURN(const auto device_x, DeviceArray<float>::CopyOf(x));
+  ASSIGN_OR_RETURN(const auto device_x_bf16,
+                   DeviceArray<BFloat16>::CopyOf(x_bf16));
   ASSIGN_OR_RETURN(const auto w, DeviceArray<uint8_t>::CopyOf(o.packed));
   ASSIGN_OR_RETURN(const auto offset, DeviceArray<int32_t>::CopyOf(o.offset));
   ASSIGN_OR_RETURN(const auto count, DeviceArray<int32_t>::CopyOf({rows}));
@@ -101,7 +105,11 @@ absl::StatusOr<std::vector<float>> Multiply(const QuantFormat& format,
   // Whether there are more rows at the bound decides who is asked.
   args.rows = {rows + kMore, count.data()};
   if (s.tile.tokens > 0 || s.stream.splits > 0) args.rows = {rows, nullptr};
-  args.x = device_x.data();
+  if (bf16_x) {
+    args.x_bf16 = reinterpret_cast<const __nv_bfloat16*>(device_x_bf16.data());
+  } else {
+    args.x = device_x.data();
+  }
   args.w = DescribePacked(w.data(), s.n, s.k, format.bits, format.group,
                           format.symmetric);
   args.y = y.data();
@@ -125,23 +133,28 @@ absl::StatusOr<std::vector<float>> Multiply(const QuantFormat& format,
 // Sums of k products in F32, truncated as the tensor cores do it, are off by at
 // most (k + 8) 2^-23 of the sum of their magnitudes; rows of x rounded to BF16
 // by 2^-8 more (half of it, and what truncation may double), and so are
-// rounded weights.
-void ExpectProduct(const QuantFormat& format, const Shape& s, Kernel kernel) {
-  SCOPED_TRACE(
-      absl::StrCat(s.n, " x ", s.k, ", ", s.rows.size(), " matrices, rows ",
-                   s.rows[0], ", kernel ", static_cast<int>(kernel), ", tile ",
-                   s.tile.tokens, ", splits ", s.tile.splits + s.stream.splits,
-                   ", pairs ", s.tile.pairs, ", warps ", s.stream.warps,
-                   ", resident ", s.resident.tiles, " x ", s.resident.splits));
-  const Operands o = MakeOperands(format, s);
-  const auto y = Multiply(format, s, o, kernel);
+// rounded weights. Where codes are summed up as they lie and zeros apart, a
+// step is off by four times that, but there are no more than k / 8 steps, and
+// eight.
+void ExpectProductOf(const QuantFormat& format, const Shape& s, Kernel kernel,
+                     bool bf16_x) {
+  SCOPED_TRACE(absl::StrCat(
+      s.n, " x ", s.k, ", ", s.rows.size(), " matrices, rows ", s.rows[0],
+      ", kernel ", static_cast<int>(kernel), ", tile ", s.tile.tokens,
+      ", splits ", s.tile.splits + s.stream.splits, ", pairs ", s.tile.pairs,
+      ", warps ", s.stream.warps, ", resident ", s.resident.tiles, " x ",
+      s.resident.splits, bf16_x ? ", x in BF16" : ""));
+  Operands o = MakeOperands(format, s);
+  if (bf16_x) {
+    for (float& x : o.x) x = Widen(RoundToBFloat16(x));
+  }
+  const auto y = Multiply(format, s, o, kernel, bf16_x);
   ASSERT_THAT(y, IsOk());
-  const bool exact = s.tile.tokens == 8 || s.tile.tokens == 16;
+  const bool few = kernel == Kernel::kFewExact || kernel == Kernel::kFewRounded;
+  const bool exact_w = few || s.tile.tokens == 8 || s.tile.tokens == 16;
+  const bool exact_x = bf16_x || kernel == Kernel::kFewExact;
   const double relative = (static_cast<double>(s.k) + 8) * 0x1p-23 +
-                          (kernel == Kernel::kFewExact              ? 0
-                           : kernel == Kernel::kFewRounded || exact ? 1
-                                                                    : 2) *
-                              0x1p-8;
+                          ((exact_w ? 0 : 1) + (exact_x ? 0 : 1)) * 0x1p-8;
   int64_t wrong = 0;
   for (size_t e = 0; e < s.rows.size(); ++e) {
     for (int64_t row = o.offset[e]; row < o.offset[e + 1]; ++row) {
@@ -167,6 +180,12 @@ void ExpectProduct(const QuantFormat& format, const Shape& s, Kernel kernel) {
   for (int64_t i = o.offset.back() * s.n; i < static_cast<int64_t>(y->size());
        ++i) {
     ASSERT_TRUE(std::isnan((*y)[i])) << "beyond the rows";
+  }
+}
+
+void ExpectProduct(const QuantFormat& format, const Shape& s, Kernel kernel) {
+  for (const bool bf16_x : {false, true}) {
+    ExpectProductOf(format, s, kernel, bf16_x);
   }
 }
 

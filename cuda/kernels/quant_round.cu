@@ -19,16 +19,16 @@ constexpr int64_t kMaxBlocks = 132 * 8;
 // the same number of turns.
 template <RoundedOrder kOrder>
 __global__ void __launch_bounds__(kRoundThreads)
-    RoundKernel(Extent extent, int k, uint32_t pieces, const float* x,
+    RoundKernel(const QuantProductArgs args, uint32_t pieces,
                 __nv_bfloat16* y) {
   LetLaterBegin();  // It waits for this one, and this for those before.
   WaitForEarlier();
-  const auto all = static_cast<uint32_t>(extent.Get()) * pieces;
+  const auto all = static_cast<uint32_t>(args.rows.Get()) * pieces;
   for (uint32_t i = blockIdx.x * kRoundThreads + threadIdx.x; i < all;
        i += gridDim.x * kRoundThreads) {
     const uint32_t row = i / pieces;
     float v[8] = {};
-    LoadEight<false>(x + int64_t{row} * k, int64_t{i - row * pieces} * 8, k, v);
+    LoadEight<false>(args, row, int64_t{i - row * pieces} * 8, v);
     const uint4 eight = RoundedEight(v);
     uint32_t word[4] = {eight.x, eight.y, eight.z, eight.w};
 #if STRATA_SM90A
@@ -51,8 +51,8 @@ cudaError_t RoundForProduct(const QuantProductArgs& args, RoundedOrder order,
                           ? RoundKernel<RoundedOrder::kBySlot>
                           : RoundKernel<RoundedOrder::kByThread>;
   return LaunchAhead(kernel, dim3(static_cast<unsigned>(blocks)),
-                     dim3(kRoundThreads), 0, stream, args.rows, args.w.k,
-                     static_cast<uint32_t>(pieces), args.x, rounded);
+                     dim3(kRoundThreads), 0, stream, args,
+                     static_cast<uint32_t>(pieces), rounded);
 }
 
 }  // namespace strata::gpu

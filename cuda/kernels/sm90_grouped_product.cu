@@ -301,6 +301,8 @@ __global__ void __launch_bounds__(kThreads, 1)
     }
     FenceBarrierInit();
   }
+  WaitForEarlier();
+  LetLaterBegin();
   // What comes back of a claim is wanted only when jobs have been counted.
   const bool claims =
       threadIdx.x == kClaimer && rank == 0 && args.claims != nullptr;
@@ -330,7 +332,7 @@ __global__ void __launch_bounds__(kThreads, 1)
 template <Product kProduct, typename Y>
 cudaError_t Launch(Args args, bool claims, const CUtensorMap& map_a,
                    const CUtensorMap& map_b, int64_t max_jobs,
-                   cudaStream_t stream) {
+                   cudaStream_t stream, bool ahead = false) {
   if (claims || RunsBeside(stream)) args.claims = CounterOf(stream);
   auto* const kernel = TileKernel<kProduct, Y>;
   const cudaError_t allowed = cudaFuncSetAttribute(
@@ -342,9 +344,13 @@ cudaError_t Launch(Args args, bool claims, const CUtensorMap& map_a,
   cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device);
   const int64_t clusters =
       std::clamp<int64_t>(max_jobs, 1, processors / kCluster);
-  return LaunchClusters<Begins::kBehind>(
-      kernel, kCluster, dim3(static_cast<unsigned>(clusters * kCluster)),
-      dim3(kThreads), kSharedBytes, stream, args, map_a, map_b);
+  const dim3 blocks(static_cast<unsigned>(clusters * kCluster));
+  return ahead ? LaunchClusters<Begins::kAhead>(kernel, kCluster, blocks,
+                                                dim3(kThreads), kSharedBytes,
+                                                stream, args, map_a, map_b)
+               : LaunchClusters<Begins::kBehind>(kernel, kCluster, blocks,
+                                                 dim3(kThreads), kSharedBytes,
+                                                 stream, args, map_a, map_b);
 }
 
 int64_t Ceil(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -393,12 +399,13 @@ cudaError_t GroupedProduct(const GroupedProductArgs& args,
     using Y = std::remove_pointer_t<decltype(y)>;
     if (args.swiglu) {
       return Launch<Product::kSwiGlu, Y>(tile, args.claims, map_x, map_w, jobs,
-                                         stream);
+                                         stream, args.ahead);
     }
-    return args.transposed ? Launch<Product::kByRowsOfWeights, Y>(
-                                 tile, args.claims, map_x, map_w, jobs, stream)
-                           : Launch<Product::kByColumnsOfWeights, Y>(
-                                 tile, args.claims, map_x, map_w, jobs, stream);
+    return args.transposed
+               ? Launch<Product::kByRowsOfWeights, Y>(
+                     tile, args.claims, map_x, map_w, jobs, stream, args.ahead)
+               : Launch<Product::kByColumnsOfWeights, Y>(
+                     tile, args.claims, map_x, map_w, jobs, stream, args.ahead);
   };
   return args.bf16_y ? launch(static_cast<__nv_bfloat16*>(nullptr))
                      : launch(static_cast<float*>(nullptr));

@@ -61,15 +61,15 @@ class XOnItsWay {
   __device__ __forceinline__ XOnItsWay(const QuantProductArgs& args,
                                        const RowTile& tile, int first_column,
                                        char* to)
-      : k_(args.w.k) {
+      : args_(args), k_(args.w.k) {
     const int lane = static_cast<int>(threadIdx.x) % 32, l = lane % 8;
     const int warp = static_cast<int>(threadIdx.x) / 32;
     const int piece = warp % 2;
     const int row =
         warp / 4 * 8 + warp / 2 % 2 * 2 + lane / 8 % 2 + lane / 16 * 4;
     rows_ = tile.num_rows - row;
-    from_ = args.x + (tile.row + row) * k_ + first_column +
-            piece * kPieceColumns + l * 4;
+    from_ =
+        (tile.row + row) * k_ + first_column + piece * kPieceColumns + l * 4;
     const int chunk = piece * 4 + l % 2 * 2;
     to_ = to + row * kDepth * 2 + l / 2 * 4;
     first_ = (chunk ^ row % 8) * 16;
@@ -80,8 +80,7 @@ class XOnItsWay {
 #pragma unroll
     for (int i = 0; i < kLoads; ++i) {
       if (i * kRowsOn >= rows_) continue;
-      v_[slot][i] = __ldg(reinterpret_cast<const float4*>(
-          from_ + block * kDepth + i * kRowsOn * k_));
+      v_[slot][i] = LoadFour(args_, from_ + block * kDepth + i * kRowsOn * k_);
     }
   }
 
@@ -101,9 +100,10 @@ class XOnItsWay {
 
  private:
   static constexpr int kRowsOn = kThreads / 16;  // Of all warps.
+  const QuantProductArgs& args_;
   const int k_;
   int rows_, first_;
-  const float* from_;
+  int64_t from_;
   char* to_;
   float4 v_[kAhead][kLoads];
 };

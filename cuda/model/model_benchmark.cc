@@ -119,7 +119,7 @@ void Add(const ModelWork& work, bool fuse) {
 
 void AddAll() {
   for (const bool fuse : {true, false}) {
-    for (const int64_t batch : {1, 8, 32}) {
+    for (const int64_t batch : {1, 8, 16, 32, 64}) {
       Add({batch, 1, 512, 512 + kNewTokens}, fuse);
       if (fuse) Add({batch, 1, 512, 512 + kNewTokens, /*packed=*/true}, fuse);
     }

@@ -2,6 +2,7 @@
 #include <cstdint>
 #include <type_traits>
 
+#include "cuda/kernels/ahead.cuh"
 #include "cuda/kernels/grouped_product.h"
 #include "cuda/kernels/tensor_map.h"
 #include "cuda/ops/device.cuh"
@@ -67,24 +68,43 @@ __device__ __forceinline__ int64_t RowOf(const ExpertLayerArgs& a, int64_t i) {
   return -1;
 }
 
-template <typename Y>
+// Rows of kAtOnce slots are asked for before the first is waited for: of few
+// tokens that is what it takes; of many, other warps do it.
+template <typename Y, typename Row, int kAtOnce>
 __global__ void __launch_bounds__(kBlock)
-    CombineKernel(const ExpertLayerArgs a, const BFloat* rows) {
+    CombineKernel(const ExpertLayerArgs a, const Row* rows) {
+  LetLaterBegin();
+  WaitForEarlier();
   const int64_t pieces = a.d / kEight, n = a.tokens.Get() * pieces;
   const auto* const h = static_cast<const Y*>(a.h);
   for (int64_t i = FirstElement(); i < n; i += ElementStride()) {
     const int64_t token = i / pieces, piece = i % pieces;
     float sum[kEight] = {};
     const int64_t first = token * a.k;
-#pragma unroll 8
-    for (int j = 0; j < a.k; ++j) {
-      const int64_t row = a.slot_row[first + j];
-      if (row < 0) continue;
-      const float w = a.weight != nullptr ? a.weight[first + j] : 1.f;
-      float x[kEight];
-      LoadEight(rows + (row * pieces + piece) * kEight, x);
+#pragma unroll 8 / kAtOnce
+    for (int begin = 0; begin < a.k; begin += kAtOnce) {
+      int64_t row[kAtOnce];
+      float weight[kAtOnce], x[kAtOnce][kEight];
 #pragma unroll
-      for (int c = 0; c < kEight; ++c) sum[c] = fmaf(w, x[c], sum[c]);
+      for (int j = 0; j < kAtOnce; ++j) {
+        const bool there = begin + j < a.k;
+        row[j] = there ? a.slot_row[first + begin + j] : -1;
+        weight[j] =
+            there && a.weight != nullptr ? a.weight[first + begin + j] : 1.f;
+      }
+#pragma unroll
+      for (int j = 0; j < kAtOnce; ++j) {
+        if (row[j] < 0) continue;
+        LoadEight(rows + (row[j] * pieces + piece) * kEight, x[j]);
+      }
+#pragma unroll
+      for (int j = 0; j < kAtOnce; ++j) {
+        if (row[j] < 0) continue;
+#pragma unroll
+        for (int c = 0; c < kEight; ++c) {
+          sum[c] = fmaf(weight[j], x[j][c], sum[c]);
+        }
+      }
     }
     const int64_t to = RowOf(a, token);
     if (to < 0) continue;
@@ -224,6 +244,33 @@ cudaError_t FewSlots(const ExpertLayerArgs& args, cudaStream_t stream) {
   });
 }
 
+template <typename Row>
+cudaError_t Combine(const ExpertLayerArgs& args, const Row* rows,
+                    cudaStream_t stream) {
+  const unsigned blocks = BlocksFor(args.tokens.bound * (args.d / kEight));
+  cudaError_t error = cudaSuccess;
+  const cudaError_t last = WithType(args.bf16_y, [&](auto* y) {
+    using Y = std::remove_pointer_t<decltype(y)>;
+    if (args.has_rows) {
+      error = LaunchAhead(CombineKernel<Y, Row, 8>, dim3(blocks), dim3(kBlock),
+                          0, stream, args, rows);
+    } else {
+      CombineKernel<Y, Row, 1><<<blocks, kBlock, 0, stream>>>(args, rows);
+    }
+  });
+  return error != cudaSuccess ? error : last;
+}
+
+cudaError_t Gather(const ExpertLayerArgs& args, cudaStream_t stream) {
+  const int64_t pieces = args.d / kEight;
+  return WithType(args.bf16_x, [&](auto* x) {
+    using X = std::remove_pointer_t<decltype(x)>;
+    GatherKernel<<<BlocksFor(args.max_slots() * pieces), kBlock, 0, stream>>>(
+        args.rows, pieces, args.k, static_cast<const X*>(args.x), args.row_slot,
+        args.gathered);
+  });
+}
+
 }  // namespace
 
 bool HasExpertLayer(const ExpertLayerArgs& args) {
@@ -234,19 +281,9 @@ bool HasExpertLayer(const ExpertLayerArgs& args) {
 
 cudaError_t ExpertLayer(const ExpertLayerArgs& args, cudaStream_t stream) {
   if (args.tokens.bound == 0) return cudaSuccess;
-  if (args.max_slots() <= kMaxFewSlots) return FewSlots(args, stream);
-  const int64_t pieces = args.d / kEight;
-  if (const cudaError_t error = WithType(
-          args.bf16_x,
-          [&](auto* x) {
-            using X = std::remove_pointer_t<decltype(x)>;
-            GatherKernel<<<BlocksFor(args.max_slots() * pieces), kBlock, 0,
-                           stream>>>(args.rows, pieces, args.k,
-                                     static_cast<const X*>(args.x),
-                                     args.row_slot, args.gathered);
-          });
-      error != cudaSuccess) {
-    return error;
+  if (!args.has_rows) {
+    if (args.max_slots() <= kMaxFewSlots) return FewSlots(args, stream);
+    if (const cudaError_t e = Gather(args, stream); e) return e;
   }
   GroupedProductArgs up;
   up.rows = args.rows;
@@ -258,6 +295,7 @@ cudaError_t ExpertLayer(const ExpertLayerArgs& args, cudaStream_t stream) {
   up.offset = args.offset;
   up.y = args.hidden;
   up.bf16_y = up.swiglu = true;
+  up.ahead = args.has_rows;
   if (const cudaError_t e = GroupedProduct(up, stream); e) return e;
   GroupedProductArgs down;
   down.rows = args.rows;
@@ -269,13 +307,15 @@ cudaError_t ExpertLayer(const ExpertLayerArgs& args, cudaStream_t stream) {
   down.offset = args.offset;
   down.y = args.gathered;
   down.bf16_y = true;
+  down.ahead = args.has_rows;
   if (const cudaError_t e = GroupedProduct(down, stream); e) return e;
-  return WithType(args.bf16_y, [&](auto* y) {
-    using Y = std::remove_pointer_t<decltype(y)>;
-    CombineKernel<Y>
-        <<<BlocksFor(args.tokens.bound * pieces), kBlock, 0, stream>>>(
-            args, args.gathered);
-  });
+  return CombineExperts(args, args.gathered, /*bf16_rows=*/true, stream);
+}
+
+cudaError_t CombineExperts(const ExpertLayerArgs& args, const void* rows,
+                           bool bf16_rows, cudaStream_t stream) {
+  return bf16_rows ? Combine(args, static_cast<const BFloat*>(rows), stream)
+                   : Combine(args, static_cast<const float*>(rows), stream);
 }
 
 }  // namespace strata::gpu

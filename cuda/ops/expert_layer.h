@@ -51,8 +51,11 @@ struct ExpertLayerArgs {
   bool bf16_y = false;
 
   __nv_bfloat16* gathered = nullptr;  // [t * k, d]
-  __nv_bfloat16* hidden = nullptr;    // [t * k, width]
-  FaultSink fault;                    // Told of an index out of range.
+  // They are there already: of so few tokens that launches are what counts.
+  // Kernels begin before the one ahead of them has ended then (ahead.cuh).
+  bool has_rows = false;
+  __nv_bfloat16* hidden = nullptr;  // [t * k, width]
+  FaultSink fault;                  // Told of an index out of range.
 
   int64_t max_slots() const { return tokens.bound * k; }
 };
@@ -63,6 +66,11 @@ constexpr int64_t kMaxFewSlots = 64;
 bool HasExpertLayer(const ExpertLayerArgs& args);
 
 cudaError_t ExpertLayer(const ExpertLayerArgs& args, cudaStream_t stream);
+
+// Its last launch: y = h + each token's `rows`, F32 or BF16, by their weights.
+// Of d a multiple of 8.
+cudaError_t CombineExperts(const ExpertLayerArgs& args, const void* rows,
+                           bool bf16_rows, cudaStream_t stream);
 
 }  // namespace strata::gpu
 

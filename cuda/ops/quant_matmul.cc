@@ -42,7 +42,11 @@ QuantProductArgs ReadArgs(const KernelContext& ctx, int axis) {
   const Operand& w = ctx.in(1);
   QuantProductArgs args;
   args.rows = x.rows();
-  args.x = x.as<float>();
+  if (x.element_size == 2) {
+    args.x_bf16 = x.as<__nv_bfloat16>();
+  } else {
+    args.x = x.as<float>();
+  }
   args.w = DescribePacked(w.as<uint8_t>(), w.dim(axis), x.dim(1),
                           static_cast<int>(ctx.Int("bits")), ctx.Int("group"),
                           ctx.Int("symmetric") != 0);

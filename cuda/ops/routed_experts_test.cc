@@ -126,9 +126,9 @@ TEST_P(RoutedExpertsTest, RoundedOperandsStayWithinTheirRounding) {
               IsOk());
 }
 
-// Up to 8 tokens, and up to 32, go other ways than more; rows longer than a
-// stage of those, with more tiles than a GPU has blocks; and widths that have
-// no tiles.
+// Up to 8 tokens, and up to 64 at the bound, which is five more, go other ways
+// than more, in tiles of 16, 32 and 64; rows longer than a stage of those, with
+// more tiles than a GPU has blocks; and widths that have no tiles.
 INSTANTIATE_TEST_SUITE_P(
     Layers, RoutedExpertsTest,
     testing::Values(Routed{"one", 1, 16, 8, 256, 128, 128},
@@ -137,6 +137,12 @@ INSTANTIATE_TEST_SUITE_P(
                     Routed{"segments", 3, 16, 4, 2304, 1088, 1088},
                     Routed{"nine", 9, 32, 8, 256, 256, 128},
                     Routed{"thirty", 25, 16, 4, 256, 128, 128},
+                    Routed{"sixteen", 11, 32, 8, 512, 128, 72},
+                    Routed{"seventeen", 12, 128, 8, 256, 128, 0, true},
+                    Routed{"thirty_two", 27, 128, 8, 512, 256, 256},
+                    Routed{"thirty_three", 28, 256, 4, 256, 128, 128},
+                    Routed{"sixty_four", 59, 128, 8, 512, 128, 128},
+                    Routed{"sixty_five", 60, 128, 8, 256, 128, 128},
                     Routed{"many", 200, 16, 3, 256, 128, 64},
                     Routed{"groups", 4, 16, 4, 256, 128, 64, false, 4, 2},
                     Routed{"odd", 5, 6, 2, 40, 24, 13, true}),
@@ -181,6 +187,39 @@ INSTANTIATE_TEST_SUITE_P(
                1024,
                1024,
                false,
+               1,
+               1,
+               {4, 32, true}},
+        Routed{"int4_thirty_two",
+               27,
+               64,
+               8,
+               512,
+               256,
+               128,
+               false,
+               1,
+               1,
+               {4, 32, true}},
+        Routed{"int4_sixty_four",
+               59,
+               128,
+               8,
+               512,
+               256,
+               128,
+               false,
+               1,
+               1,
+               {4, 32, true}},
+        Routed{"int4_sixty_five",
+               60,
+               64,
+               8,
+               512,
+               256,
+               128,
+               true,
                1,
                1,
                {4, 32, true}},
@@ -266,12 +305,17 @@ TEST_P(NormMlpTest, AgreesWithTheCpu) {
 INSTANTIATE_TEST_SUITE_P(
     Layers, NormMlpTest,
     testing::Values(Mlp{1, 256, 512, false}, Mlp{8, 512, 256, false},
-                    Mlp{9, 256, 256, false}, Mlp{3, 256, 512, true},
+                    Mlp{9, 256, 256, false}, Mlp{27, 512, 1024, false},
+                    Mlp{28, 256, 320, false}, Mlp{59, 2048, 512, false},
+                    Mlp{60, 256, 256, false}, Mlp{3, 256, 512, true},
                     Mlp{5, 40, 24, false}, Mlp{1, 2048, 8192, false},
                     Mlp{1, 2048, 1024, false, {4, 32, true}},
                     Mlp{7, 384, 256, false, {4, 128, true}},
                     Mlp{4, 320, 192, false, {8, 64, true}},
                     Mlp{9, 256, 256, false, {4, 64, true}},
+                    Mlp{27, 512, 256, false, {4, 32, true}},
+                    Mlp{59, 512, 1024, false, {8, 32, true}},
+                    Mlp{60, 256, 256, false, {4, 32, true}},
                     Mlp{2, 96, 64, true, {4, 32, false}}));
 
 // --- ChooseExperts ---

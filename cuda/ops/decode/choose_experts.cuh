@@ -40,10 +40,11 @@ __device__ __forceinline__ uint32_t KeyOf(float score) {
 }
 
 // Of `token`, by a warp: lane l has experts l, l + 32, ... Logits are read
-// where L2 has them, as this may be before earlier kernels have ended.
-template <int kPerLane>
+// where L2 has them, as this may be before earlier kernels have ended. `to` has
+// expert and weight [t, k].
+template <int kPerLane, typename Chosen>
 __device__ __forceinline__ void ChooseOfToken(const ChooseExpertsArgs& a,
-                                              int token, ChosenExperts& to) {
+                                              int token, Chosen& to) {
   const int lane = Lane();
   float p[kPerLane], bias[kPerLane];
   float largest = -INFINITY;

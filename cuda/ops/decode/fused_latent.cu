@@ -2,6 +2,9 @@
 
 #include "cuda/kernels/quant_product.h"
 #include "cuda/kernels/round_rows.h"
+#include "cuda/ops/batch/batch_linear.h"
+#include "cuda/ops/batch/batch_rows.h"
+#include "cuda/ops/batch/skinny_product.h"
 #include "cuda/ops/cached_attention.h"
 #include "cuda/ops/decode/few_rows.h"
 #include "cuda/ops/decode/fused_latent.h"
@@ -19,7 +22,8 @@
 #include "cuda_bf16.h"
 
 // Few tokens under bf16 have kernels that read each weight once and begin
-// early; others go operator by operator, in fewer of them.
+// early, up to 64 those of a batch (cuda/ops/batch); others go operator by
+// operator, in fewer of them.
 
 namespace strata::gpu {
 namespace {
@@ -105,9 +109,104 @@ bool IsFewLatents(const KernelContext& ctx) {
          HasAbsorbQueries(RowsOf(ctx));
 }
 
+// --- LatentQkv of a batch ---
+
+// Of kv_b, in BF16, W_K of all heads [heads * rank, nope].
+constexpr char kKeptKeysAcross[] = "W_K^T";
+
+SplitLatentsArgs SplitOf(const KernelContext& ctx) {
+  const LatentRowsArgs rows = RowsOf(ctx);
+  SplitLatentsArgs a;
+  a.tokens = rows.tokens;
+  a.num_heads = rows.num_heads;
+  a.nope = rows.nope;
+  a.rope = rows.rope;
+  a.rank = rows.rank;
+  a.interleaved = rows.interleaved;
+  a.cos = rows.cos;
+  a.sin = rows.sin;
+  a.bias = rows.bias;
+  a.gain = rows.gain;
+  a.eps = rows.eps;
+  a.cache = rows.cache;
+  a.slots = rows.slots;
+  a.row = rows.row;
+  a.fault = rows.fault;
+  a.absorbed = ctx.out(0).as<float>();
+  return a;
+}
+
+// Of each head q W_K, beside its rotary columns; without operands.
+SkinnyProductArgs AbsorptionOf(const KernelContext& ctx) {
+  const SplitLatentsArgs a = SplitOf(ctx);
+  SkinnyProductArgs product;
+  product.tokens = a.tokens;
+  product.k = a.nope;
+  product.rows_of_x = a.rank;
+  product.x_step = a.nope + a.rope;
+  product.y_step = a.rank + a.rope;
+  product.pitch = a.num_heads * product.x_step;
+  product.product[0].n = a.num_heads * int64_t{a.rank};
+  product.product[0].y = a.absorbed;
+  product.product[0].y_pitch = a.num_heads * product.y_step;
+  return product;
+}
+
+bool IsBatchLatents(const KernelContext& ctx) {
+  const int64_t tokens = ctx.in(kX).dim(0), d = ctx.in(kX).dim(1);
+  return ctx.precision == Precision::kBf16 && !ctx.has(kWqDown) && d % 8 == 0 &&
+         HasBatchLinear(tokens, d, ctx.in(kWq), false) &&
+         HasBatchLinear(tokens, d, ctx.in(kWkv), false) &&
+         HasSplitLatents(SplitOf(ctx)) && HasSkinnyProduct(AbsorptionOf(ctx));
+}
+
 cudaError_t PrepareLatentQkv(const KernelContext& ctx) {
-  if (!IsFewLatents(ctx)) return cudaSuccess;
-  return KeepRows(ctx, ctx.in(kKvB), kKeptKeys, 0, ctx.Int("nope"));
+  const Operand& kv_b = ctx.in(kKvB);
+  const int64_t heads = ctx.Int("num_heads"), nope = ctx.Int("nope");
+  if (IsFewLatents(ctx)) return KeepRows(ctx, kv_b, kKeptKeys, 0, nope);
+  if (!IsBatchLatents(ctx)) return cudaSuccess;
+  const int64_t rank = kv_b.dim(1);
+  auto* const kept =
+      ctx.Keep<__nv_bfloat16>(kKeptKeysAcross, heads * nope * rank);
+  if (kept == nullptr) return cudaErrorMemoryAllocation;
+  return TransposeRounded(heads, nope, rank, kv_b.dim(0) / heads * rank,
+                          kv_b.as<float>(), kept, ctx.stream);
+}
+
+cudaError_t RunBatchLatents(const KernelContext& ctx) {
+  const Operand& x = ctx.in(kX);
+  const Extent t = x.rows();
+  const Operand& wq = ctx.in(kWq);
+  const Operand& wkv = ctx.in(kWkv);
+  SplitLatentsArgs split = SplitOf(ctx);
+  auto* const normed = ctx.Take<__nv_bfloat16>(x.max_elements());
+  auto* const q = ctx.Take<float>(t.bound * wq.dim(0));
+  auto* const kv = ctx.Take<float>(t.bound * wkv.dim(0));
+  split.rounded = ctx.Take<__nv_bfloat16>(t.bound * wq.dim(0));
+  SkinnyProductArgs absorption = AbsorptionOf(ctx);
+  SkinnyWeights& w_k = absorption.product[0];
+  w_k.w = ctx.Keep<__nv_bfloat16>(kKeptKeysAcross, w_k.n * absorption.k);
+  if (normed == nullptr || q == nullptr || kv == nullptr ||
+      split.rounded == nullptr || w_k.w == nullptr) {
+    return cudaErrorMemoryAllocation;
+  }
+  split.q = q;
+  split.kv = kv;
+  absorption.x = split.rounded;
+  BatchLinear of_q, of_kv;
+  of_q.w = wq;
+  of_q.y = q;
+  of_kv.w = wkv;
+  of_kv.y = kv;
+  cudaError_t e =
+      NormRounded(t, x.dim(1), x.as<float>(), ctx.in(kGain).as<float>(),
+                  ctx.Float("eps"), normed, ctx.stream);
+  if (e == cudaSuccess) {
+    e = RunBatchLinears(ctx, Bf16Matrix(normed, t, x.dim(1)), of_q, of_kv);
+  }
+  if (e == cudaSuccess) e = SplitLatents(split, ctx.stream);
+  if (e == cudaSuccess) e = SkinnyProduct(absorption, ctx.stream);
+  return e;
 }
 
 cudaError_t RunFewLatents(const KernelContext& ctx) {
@@ -134,6 +233,7 @@ cudaError_t RunLatentQkv(const KernelContext& ctx) {
   const Operand& x = ctx.in(kX);
   if (x.dim(0) == 0) return cudaSuccess;
   if (IsFewLatents(ctx)) return RunFewLatents(ctx);
+  if (IsBatchLatents(ctx)) return RunBatchLatents(ctx);
   LatentRowsArgs rows = RowsOf(ctx);
   const Operand& wq = ctx.in(kWq);
   Operand normed = TakeMatrix(ctx, x.rows(), x.dim(1));
@@ -194,9 +294,33 @@ bool IsFewOutputs(const KernelContext& ctx) {
          HasFewRows(tokens, WeightRows(ctx.in(kAttendInputs + kW), columns));
 }
 
+// Of a batch: attention's results by W_V; without operands.
+SkinnyProductArgs ValuesOf(const KernelContext& ctx) {
+  SkinnyProductArgs product;
+  product.tokens = ctx.in(0).rows();
+  product.k = product.x_step = ctx.Int("rank");
+  product.pitch = ctx.Int("num_heads") * product.k;
+  product.rows_of_x = product.y_step = ctx.Int("value");
+  product.product[0].n = ValueColumns(ctx);
+  return product;
+}
+
+template <int kAttendInputs>
+bool IsBatchOutputs(const KernelContext& ctx) {
+  const int64_t rank = ctx.Int("rank");
+  return ctx.precision == Precision::kBf16 && !ctx.has(kAttendInputs + kBias) &&
+         HasLatentDecode(rank, ctx.in(1).dim(1)) &&
+         HasSkinnyProduct(ValuesOf(ctx)) &&
+         HasBatchLinear(ctx.in(0).dim(0), ValueColumns(ctx),
+                        ctx.in(kAttendInputs + kW), false);
+}
+
 template <int kAttendInputs>
 cudaError_t PrepareAttendProject(const KernelContext& ctx) {
-  if (!IsFewOutputs<kAttendInputs>(ctx)) return cudaSuccess;
+  if (!IsFewOutputs<kAttendInputs>(ctx) &&
+      !IsBatchOutputs<kAttendInputs>(ctx)) {
+    return cudaSuccess;
+  }
   return KeepRows(ctx, ctx.in(kAttendInputs + kProjectKvB), kKeptValues,
                   ctx.Int("nope"), ctx.Int("value"));
 }
@@ -260,11 +384,53 @@ cudaError_t RunFewOutputs(const KernelContext& ctx) {
 }
 
 template <int kAttendInputs>
+cudaError_t RunBatchOutputs(const KernelContext& ctx) {
+  SkinnyProductArgs values = ValuesOf(ctx);
+  const Extent t = values.tokens;
+  const int64_t columns = ValueColumns(ctx);
+  LatentDecodeArgs attend;
+  cudaError_t e = kAttendInputs == 4 ? ReadCachedLatents(ctx, attend)
+                                     : ReadPagedLatents(ctx, attend);
+  if (e != cudaSuccess) return e;
+  const bool joined = LatentSplits(attend) > 1;
+  auto* const latents = ctx.Take<__nv_bfloat16>(t.bound * values.pitch);
+  auto* const value = ctx.Take<__nv_bfloat16>(t.bound * columns);
+  if (joined) {
+    attend.rounded = latents;
+  } else {
+    attend.o = ctx.Take<float>(t.bound * values.pitch);
+  }
+  values.x = latents;
+  values.product[0].w =
+      ctx.Keep<__nv_bfloat16>(kKeptValues, columns * values.k);
+  values.product[0].rounded = value;
+  if (latents == nullptr || value == nullptr ||
+      values.product[0].w == nullptr || (!joined && attend.o == nullptr)) {
+    return cudaErrorMemoryAllocation;
+  }
+  if (e = LatentDecode(attend, ctx.stream); e != cudaSuccess) return e;
+  if (!joined) {
+    e = RoundRows(t, values.pitch, attend.o, latents, ctx.stream,
+                  /*zero_tail=*/false);
+    if (e != cudaSuccess) return e;
+  }
+  if (e = SkinnyProduct(values, ctx.stream); e != cudaSuccess) return e;
+  BatchLinear project;
+  project.w = ctx.in(kAttendInputs + kW);
+  project.y = ctx.out(0).as<float>();
+  project.add = ctx.in(kAttendInputs + kH).as<float>();
+  return RunBatchLinear(ctx, Bf16Matrix(value, t, columns), project);
+}
+
+template <int kAttendInputs>
 cudaError_t RunAttendProject(const KernelContext& ctx) {
   const Operand& q = ctx.in(0);
   if (q.dim(0) == 0) return cudaSuccess;
   if (IsFewOutputs<kAttendInputs>(ctx)) {
     return RunFewOutputs<kAttendInputs>(ctx);
+  }
+  if (IsBatchOutputs<kAttendInputs>(ctx)) {
+    return RunBatchOutputs<kAttendInputs>(ctx);
   }
   const Operand& w = ctx.in(kAttendInputs + kW);
   const Operand latents =

@@ -8,8 +8,10 @@
 namespace strata::gpu {
 namespace {
 
-// Joins the pieces of a token's head, a warp each: a lane has the weights of
-// two pieces and four columns of the result.
+constexpr int kColumns = 4 * kWarp;  // Of a warp.
+
+// Joins the pieces of a token's head, a warp 128 columns: a lane has the
+// weights of two pieces and four columns of the result.
 __global__ void __launch_bounds__(kBlock) JoinKernel(const JoinArgs args) {
   static_assert(kMaxPieces <= 2 * kWarp, "two pieces a lane");
   WaitForEarlier();
@@ -17,8 +19,10 @@ __global__ void __launch_bounds__(kBlock) JoinKernel(const JoinArgs args) {
   const int splits = args.splits, dim = args.dim;
   const float* const max = args.max;
   const float* const sum = args.sum;
-  const int64_t n = args.tokens.Get() * args.num_heads;
-  for (int64_t i = FirstRow(); i < n; i += RowStride()) {
+  const int parts = (dim + kColumns - 1) / kColumns;
+  const int64_t n = args.tokens.Get() * args.num_heads * parts;
+  for (int64_t unit = FirstRow(); unit < n; unit += RowStride()) {
+    const int64_t i = unit / parts;
     float weight[2], total = 0, largest = -INFINITY;
 #pragma unroll
     for (int j = 0; j < 2; ++j) {
@@ -35,25 +39,29 @@ __global__ void __launch_bounds__(kBlock) JoinKernel(const JoinArgs args) {
     }
     total = WarpSum(total);
     const float factor = total > 0 ? 1.f / total : 0.f;
-    for (int first = 0; first < dim; first += 4 * kWarp) {
-      const int c = first + 4 * Lane();
-      float4 value = {0, 0, 0, 0};
-#pragma unroll 4
-      for (int s = 0; s < splits; ++s) {
-        const float w = __shfl_sync(
-            kWholeWarp, s < kWarp ? weight[0] : weight[1], s % kWarp);
-        if (c >= dim) continue;
-        const float4 x = *reinterpret_cast<const float4*>(
-            args.partial + (i * splits + s) * dim + c);
-        value = {fmaf(w, x.x, value.x), fmaf(w, x.y, value.y),
-                 fmaf(w, x.z, value.z), fmaf(w, x.w, value.w)};
-      }
-      if (c < dim) {
-        *reinterpret_cast<float4*>(args.o + i * dim + c) = {
-            factor * value.x, factor * value.y, factor * value.z,
-            factor * value.w};
-      }
+    const int c = static_cast<int>(unit - i * parts) * kColumns + 4 * Lane();
+    float4 value = {0, 0, 0, 0};
+#pragma unroll 8
+    for (int s = 0; s < splits; ++s) {
+      const float w =
+          __shfl_sync(kWholeWarp, s < kWarp ? weight[0] : weight[1], s % kWarp);
+      if (c >= dim) continue;
+      const float4 x = *reinterpret_cast<const float4*>(
+          args.partial + (i * splits + s) * dim + c);
+      value = {fmaf(w, x.x, value.x), fmaf(w, x.y, value.y),
+               fmaf(w, x.z, value.z), fmaf(w, x.w, value.w)};
     }
+    if (c >= dim) continue;
+    value = {factor * value.x, factor * value.y, factor * value.z,
+             factor * value.w};
+    if (args.rounded == nullptr) {
+      *reinterpret_cast<float4*>(args.o + i * dim + c) = value;
+      continue;
+    }
+    auto* const to =
+        reinterpret_cast<__nv_bfloat162*>(args.rounded + i * dim + c);
+    to[0] = __floats2bfloat162_rn(value.x, value.y);
+    to[1] = __floats2bfloat162_rn(value.z, value.w);
   }
 }
 
@@ -61,7 +69,8 @@ __global__ void __launch_bounds__(kBlock) JoinKernel(const JoinArgs args) {
 
 cudaError_t JoinPieces(const JoinArgs& args, cudaStream_t stream) {
   return LaunchAhead(JoinKernel,
-                     dim3(BlocksForRows(args.tokens.bound * args.num_heads)),
+                     dim3(BlocksForRows(args.tokens.bound * args.num_heads *
+                                        CeilDiv(args.dim, kColumns))),
                      dim3(kBlock), 0, stream, args);
 }
 

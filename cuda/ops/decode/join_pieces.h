@@ -5,7 +5,7 @@
 //     |
 //     |  by their shares of the sum
 //     v
-//   o [t, heads, dim] F32
+//   o [t, heads, dim] F32, or rounded to BF16
 
 #ifndef CUDA_OPS_DECODE_JOIN_PIECES_H_
 #define CUDA_OPS_DECODE_JOIN_PIECES_H_
@@ -13,6 +13,7 @@
 #include <cstdint>
 
 #include "cuda/runtime/kernel.h"
+#include "cuda_bf16.h"
 #include "cuda_runtime_api.h"
 
 namespace strata::gpu {
@@ -27,6 +28,7 @@ struct JoinArgs {
   const float* max = nullptr;      // Largest scores, for powers of 2.
   const float* sum = nullptr;      // Of powers of 2 of scores less `max`.
   float* o = nullptr;
+  __nv_bfloat16* rounded = nullptr;  // In place of o.
 };
 
 // Only enqueues.

@@ -503,6 +503,7 @@ cudaError_t LatentDecode(const LatentDecodeArgs& args, cudaStream_t stream) {
   join.max = args.max;
   join.sum = args.sum;
   join.o = args.o;
+  join.rounded = args.rounded;
   return JoinPieces(join, stream);
 }
 

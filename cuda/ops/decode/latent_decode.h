@@ -25,6 +25,7 @@
 
 #include "cuda/ops/decode_attention.h"
 #include "cuda/runtime/kernel.h"
+#include "cuda_bf16.h"
 #include "cuda_runtime_api.h"
 
 namespace strata::gpu {
@@ -47,6 +48,8 @@ struct LatentDecodeArgs {
   float* max = nullptr;      // LatentPieces() floats.
   float* sum = nullptr;      // The same.
   float* o = nullptr;
+  // In place of o where several pieces are joined; o has that of one.
+  __nv_bfloat16* rounded = nullptr;
   bool join = true;  // False: several pieces are left for others to join.
   FaultSink fault;   // kCacheRow, where keys are not in the cache.
 };

@@ -1,12 +1,17 @@
 #include <cstdint>
 
 #include "cuda/ops/activation.h"
+#include "cuda/ops/batch/batch_linear.h"
+#include "cuda/ops/batch/batch_rows.h"
+#include "cuda/ops/batch/route_rows.h"
 #include "cuda/ops/decode/choose_experts.h"
 #include "cuda/ops/decode/few_experts.h"
 #include "cuda/ops/decode/few_rows.h"
 #include "cuda/ops/decode/routed_experts.h"
+#include "cuda/ops/decode/weight_rows.h"
 #include "cuda/ops/dispatch_plan.h"
 #include "cuda/ops/elementwise.h"
+#include "cuda/ops/expert_layer.h"
 #include "cuda/ops/fused_experts.h"
 #include "cuda/ops/gate.h"
 #include "cuda/ops/gate_select.h"
@@ -112,6 +117,141 @@ cudaError_t RunFewTokens(const KernelContext& ctx) {
   return FewExperts(experts, ctx.stream);
 }
 
+// --- RoutedExperts of a batch: up to 64 tokens, in BF16 from the norm on ---
+
+RouteRowsArgs RoutesOf(const KernelContext& ctx) {
+  RouteRowsArgs a;
+  a.choice = ChoiceOf(ctx);
+  a.d = ctx.in(kH).dim(1);
+  a.x = ctx.out(kX).as<__nv_bfloat16>();
+  return a;
+}
+
+ExpertLayerArgs LayerOf(const KernelContext& ctx) {
+  const Operand& h = ctx.in(kH);
+  ExpertLayerArgs a;
+  a.tokens = h.rows();
+  a.k = static_cast<int>(ctx.Int("k"));
+  a.num_experts = static_cast<int>(ctx.in(kGate).dim(0));
+  a.d = h.dim(1);
+  a.width = ctx.in(kGateUp).dim(1) / 2;
+  a.gate_up = ctx.in(kGateUp).as<__nv_bfloat16>();
+  a.down = ctx.in(kDown).as<__nv_bfloat16>();
+  a.offset = ctx.out(kOffset).as<int32_t>();
+  a.rows = {a.max_slots(), ctx.out(kRows).as<int32_t>()};
+  a.h = h.data;
+  a.num_indexed = h.dim(0);
+  a.y = ctx.out(kY).data;
+  a.has_rows = true;
+  a.fault = ctx.fault;
+  return a;
+}
+
+bool IsPacked(const Operand& w) { return w.element_size == 1; }
+
+bool IsBatchTokens(const KernelContext& ctx) {
+  const Operand& up = ctx.in(kGateUp);
+  const Operand& down = ctx.in(kDown);
+  const ExpertLayerArgs layer = LayerOf(ctx);
+  const int64_t t = layer.tokens.bound, d = layer.d;
+  if (ctx.precision != Precision::kBf16 ||
+      ctx.Int("num_groups") != ctx.Int("top_groups") ||
+      !HasBatchLinear(t, d, ctx.in(kGate), false) ||
+      !HasRouteRows(RoutesOf(ctx))) {
+    return false;
+  }
+  if (ctx.has(kSharedUp) && (!HasBatchLinear(t, d, ctx.in(kSharedUp), true) ||
+                             !HasBatchLinear(t, ctx.in(kSharedUp).dim(0) / 2,
+                                             ctx.in(kSharedDown), false))) {
+    return false;
+  }
+  if (IsPacked(up) && IsPacked(down)) {
+    return layer.width % 8 == 0 && WeightRows(up, d).data != nullptr &&
+           WeightRows(down, layer.width).data != nullptr;
+  }
+  return up.element_size == 2 && down.element_size == 2 &&
+         HasExpertLayer(layer);
+}
+
+// The experts behind their routes, and the sum.
+cudaError_t RunBatchExperts(const KernelContext& ctx, ExpertLayerArgs layer) {
+  auto* const hidden = ctx.Take<__nv_bfloat16>(layer.max_slots() * layer.width);
+  if (hidden == nullptr) return cudaErrorMemoryAllocation;
+  if (!IsPacked(ctx.in(kGateUp))) {
+    layer.hidden = hidden;
+    return ExpertLayer(layer, ctx.stream);
+  }
+  const Operand both = TakeMatrix(ctx, layer.rows, 2 * layer.width);
+  const Operand rows = TakeMatrix(ctx, layer.rows, layer.d);
+  if (both.data == nullptr || rows.data == nullptr) {
+    return cudaErrorMemoryAllocation;
+  }
+  const Operand& offset = ctx.out(kOffset);
+  cudaError_t e =
+      RunExpertLinear(ctx, Bf16Matrix(layer.gathered, layer.rows, layer.d),
+                      ctx.in(kGateUp), offset, both);
+  if (e == cudaSuccess) {
+    e = SwiGluRounded(layer.rows, layer.width, both.as<float>(), hidden,
+                      ctx.stream);
+  }
+  if (e == cudaSuccess) {
+    e = RunExpertLinear(ctx, Bf16Matrix(hidden, layer.rows, layer.width),
+                        ctx.in(kDown), offset, rows);
+  }
+  if (e != cudaSuccess) return e;
+  return CombineExperts(layer, rows.data, /*bf16_rows=*/false, ctx.stream);
+}
+
+cudaError_t RunBatchTokens(const KernelContext& ctx) {
+  const Operand& h = ctx.in(kH);
+  const Extent t = h.rows();
+  RouteRowsArgs routes = RoutesOf(ctx);
+  ExpertLayerArgs layer = LayerOf(ctx);
+  BatchLinear gate;
+  gate.w = ctx.in(kGate);
+  gate.y = ctx.Take<float>(t.bound * layer.num_experts);
+  auto* const weight = ctx.Take<float>(layer.max_slots());
+  routes.slot_row = ctx.Take<int32_t>(layer.max_slots());
+  layer.gathered = ctx.Take<__nv_bfloat16>(layer.max_slots() * layer.d);
+  if (gate.y == nullptr || weight == nullptr || routes.slot_row == nullptr ||
+      layer.gathered == nullptr) {
+    return cudaErrorMemoryAllocation;
+  }
+  routes.choice.logits = gate.y;
+  routes.choice.weight = weight;
+  routes.gathered = layer.gathered;
+  layer.weight = weight;
+  layer.slot_row = routes.slot_row;
+  auto* const normed = ctx.out(kX).as<__nv_bfloat16>();
+  const Operand x = Bf16Matrix(normed, t, layer.d);
+  cudaError_t e =
+      NormRounded(t, layer.d, h.as<float>(), ctx.in(kGain).as<float>(),
+                  ctx.Float("eps"), normed, ctx.stream);
+  if (e != cudaSuccess) return e;
+  if (ctx.has(kSharedUp)) {
+    // The shared expert first: y = h + what it makes.
+    BatchLinear up, down;
+    up.w = ctx.in(kSharedUp);
+    up.rounded = ctx.out(kShared).as<__nv_bfloat16>();
+    up.swiglu = true;
+    down.w = ctx.in(kSharedDown);
+    down.y = ctx.out(kY).as<float>();
+    down.add = h.as<float>();
+    const int64_t width = up.w.dim(0) / 2;
+    e = RunBatchLinears(ctx, x, gate, up);
+    if (e == cudaSuccess) {
+      e = RunBatchLinear(ctx, Bf16Matrix(up.rounded, t, width), down);
+    }
+    layer.h = layer.y;
+  } else {
+    e = RunBatchLinear(ctx, x, gate);
+  }
+  if (e == cudaSuccess) e = RouteRows(routes, ctx.stream);
+  return e == cudaSuccess ? RunBatchExperts(ctx, layer) : e;
+}
+
+// --- RoutedExperts by its parts ---
+
 // MaskedSoftmax's.
 class UnitScale : public AttributeReader {
  public:
@@ -153,6 +293,7 @@ cudaError_t RunRoutedExperts(const KernelContext& ctx) {
   if (h.dim(0) == 0)
     return cudaMemsetAsync(ctx.out(kRows).data, 0, 4, ctx.stream);
   if (IsFewTokens(ctx)) return RunFewTokens(ctx);
+  if (IsBatchTokens(ctx)) return RunBatchTokens(ctx);
   const Extent t = h.rows();
   const int64_t experts = ctx.in(kGate).dim(0), k = ctx.Int("k");
   const Operand none;
@@ -254,10 +395,42 @@ cudaError_t RunFewMlp(const KernelContext& ctx) {
   return FewRowsProducts(b, ctx.stream);
 }
 
+bool IsBatchMlp(const KernelContext& ctx) {
+  const int64_t tokens = ctx.in(kMlpH).dim(0), d = ctx.in(kMlpH).dim(1);
+  return ctx.precision == Precision::kBf16 && !ctx.has(kMlpUpBias) &&
+         HasBatchLinear(tokens, d, ctx.in(kMlpGateUp), true) &&
+         HasBatchLinear(tokens, MlpWidth(ctx), ctx.in(kMlpDown), false);
+}
+
+cudaError_t RunBatchMlp(const KernelContext& ctx) {
+  const Operand& h = ctx.in(kMlpH);
+  const Extent t = h.rows();
+  const int64_t d = h.dim(1), width = MlpWidth(ctx);
+  auto* const normed = ctx.Take<__nv_bfloat16>(t.bound * d);
+  BatchLinear up, down;
+  up.w = ctx.in(kMlpGateUp);
+  up.rounded = ctx.Take<__nv_bfloat16>(t.bound * width);
+  up.swiglu = true;
+  down.w = ctx.in(kMlpDown);
+  down.y = ctx.out(0).as<float>();
+  down.add = h.as<float>();
+  if (normed == nullptr || up.rounded == nullptr) {
+    return cudaErrorMemoryAllocation;
+  }
+  cudaError_t e = NormRounded(t, d, h.as<float>(), ctx.in(kMlpGain).as<float>(),
+                              ctx.Float("eps"), normed, ctx.stream);
+  if (e == cudaSuccess) {
+    e = RunBatchLinear(ctx, Bf16Matrix(normed, t, d), up);
+  }
+  if (e != cudaSuccess) return e;
+  return RunBatchLinear(ctx, Bf16Matrix(up.rounded, t, width), down);
+}
+
 cudaError_t RunNormMlp(const KernelContext& ctx) {
   const Operand& h = ctx.in(kMlpH);
   if (h.dim(0) == 0) return cudaSuccess;
   if (IsFewMlp(ctx)) return RunFewMlp(ctx);
+  if (IsBatchMlp(ctx)) return RunBatchMlp(ctx);
   const Extent t = h.rows();
   const int64_t d = h.dim(1), width = MlpWidth(ctx);
   const Operand x = TakeMatrix(ctx, t, d);

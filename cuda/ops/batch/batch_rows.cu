@@ -1,0 +1,268 @@
+#include <algorithm>
+#include <cstdint>
+
+#include "cuda/kernels/ahead.cuh"
+#include "cuda/ops/batch/batch_rows.h"
+#include "cuda/ops/device.cuh"
+#include "cuda/ops/vector16.cuh"
+#include "cuda_bf16.h"
+
+namespace strata::gpu {
+namespace {
+
+constexpr int kEight = 8;
+
+__device__ __forceinline__ void LoadEight(const float* from,
+                                          float (&x)[kEight]) {
+  const auto* const pair = reinterpret_cast<const float4*>(from);
+  const float4 a = pair[0], b = pair[1];
+  x[0] = a.x, x[1] = a.y, x[2] = a.z, x[3] = a.w;
+  x[4] = b.x, x[5] = b.y, x[6] = b.z, x[7] = b.w;
+}
+
+__device__ __forceinline__ void StoreEight(const float (&x)[kEight],
+                                           __nv_bfloat16* to) {
+  *reinterpret_cast<uint4*>(to) = Pack(x);
+}
+
+// --- Norm: a block a row ---
+
+// Rows of up to so many columns stay in registers.
+constexpr int kRowInRegisters = kBlock * kEight;
+
+__global__ void __launch_bounds__(kBlock)
+    NormKernel(Extent tokens, int d, const float* x, const float* gain,
+               float eps, __nv_bfloat16* y) {
+  const int first = static_cast<int>(threadIdx.x) * kEight;
+  float g[kEight] = {};
+  if (first < d) LoadEight(gain + first, g);
+  LetLaterBegin();
+  WaitForEarlier();
+  const int64_t token = blockIdx.x;
+  if (token >= tokens.Get()) return;
+  const float* const row = x + token * d;
+  float value[kEight] = {}, other[kEight];
+  if (first < d) LoadEight(row + first, value);
+  float sum = 0;
+#pragma unroll
+  for (const float v : value) sum = fmaf(v, v, sum);
+  for (int c = first + kRowInRegisters; c < d; c += kRowInRegisters) {
+    LoadEight(row + c, other);
+#pragma unroll
+    for (const float v : other) sum = fmaf(v, v, sum);
+  }
+  const float scale = rsqrtf(BlockSum(sum) / static_cast<float>(d) + eps);
+  __nv_bfloat16* const to = y + token * d;
+  if (first < d) {
+#pragma unroll
+    for (int i = 0; i < kEight; ++i) value[i] *= scale * g[i];
+    StoreEight(value, to + first);
+  }
+  for (int c = first + kRowInRegisters; c < d; c += kRowInRegisters) {
+    LoadEight(row + c, other);
+    LoadEight(gain + c, g);
+#pragma unroll
+    for (int i = 0; i < kEight; ++i) other[i] *= scale * g[i];
+    StoreEight(other, to + c);
+  }
+}
+
+// --- A thread eight columns ---
+
+__global__ void __launch_bounds__(kBlock)
+    SwiGluKernel(Extent rows, int pieces, const float* both, __nv_bfloat16* y) {
+  LetLaterBegin();
+  WaitForEarlier();
+  const int64_t n = rows.Get() * pieces;
+  for (int64_t i = FirstElement(); i < n; i += ElementStride()) {
+    const int64_t row = i / pieces, piece = i - row * pieces;
+    const float* const at = both + (2 * row * pieces + piece) * kEight;
+    float gate[kEight], up[kEight];
+    LoadEight(at, gate);
+    LoadEight(at + int64_t{pieces} * kEight, up);
+#pragma unroll
+    for (int j = 0; j < kEight; ++j) gate[j] *= SigmoidOf(gate[j]) * up[j];
+    StoreEight(gate, y + i * kEight);
+  }
+}
+
+__global__ void __launch_bounds__(kBlock)
+    SumKernel(Extent rows, int pieces, const float4* x, const float4* add,
+              float4* y) {
+  LetLaterBegin();
+  WaitForEarlier();
+  const int64_t n = rows.Get() * pieces;
+  for (int64_t i = FirstElement(); i < n; i += ElementStride()) {
+    const float4 a = x[i], b = add[i];
+    y[i] = {a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w};
+  }
+}
+
+// --- Latents: a block a token's key, and one its queries ---
+
+// Columns of a latent that a thread has.
+constexpr int kOfThread = 4;
+
+// A pair of rotary columns, where a token's key or query begins.
+struct Pair {
+  int first, second;
+};
+__device__ __forceinline__ Pair PairAt(const SplitLatentsArgs& a, int j) {
+  return a.interleaved ? Pair{2 * j, 2 * j + 1} : Pair{j, j + a.rope / 2};
+}
+
+__device__ void SplitKey(const SplitLatentsArgs& a, int64_t token) {
+  const int width = a.rank + a.rope, half = a.rope / 2;
+  const int thread = static_cast<int>(threadIdx.x);
+  const float* const from = a.kv + token * width;
+  const auto at = [&](int c) {
+    return from[c] + (a.bias != nullptr ? a.bias[c] : 0.f);
+  };
+  const int64_t to = a.row[token];
+  float latent[kOfThread], sum = 0;
+#pragma unroll
+  for (int i = 0; i < kOfThread; ++i) {
+    const int c = thread + i * kBlock;
+    latent[i] = c < a.rank ? at(c) : 0.f;
+    sum = fmaf(latent[i], latent[i], sum);
+  }
+  const float scale =
+      rsqrtf(BlockSum(sum) / static_cast<float>(a.rank) + a.eps);
+  if (to < 0 || to >= a.slots) {
+    if (thread == 0) a.fault.Report(FaultKind::kCacheRow, token, to, a.slots);
+    return;
+  }
+  float* const row = a.cache + to * width;
+#pragma unroll
+  for (int i = 0; i < kOfThread; ++i) {
+    const int c = thread + i * kBlock;
+    if (c < a.rank) row[c] = latent[i] * scale * a.gain[c];
+  }
+  for (int j = thread; j < half; j += kBlock) {
+    const Pair pair = PairAt(a, j);
+    const float c = a.cos[token * half + j], s = a.sin[token * half + j];
+    const float x = at(a.rank + pair.first), y = at(a.rank + pair.second);
+    row[a.rank + pair.first] = x * c - y * s;
+    row[a.rank + pair.second] = x * s + y * c;
+  }
+}
+
+__device__ void SplitQuery(const SplitLatentsArgs& a, int64_t token) {
+  const int columns = a.num_heads * (a.nope + a.rope), half = a.rope / 2;
+  const float* const q = a.q + token * columns;
+  __nv_bfloat16* const rounded = a.rounded + token * columns;
+  for (int c = static_cast<int>(threadIdx.x) * 4; c < columns;
+       c += kBlock * 4) {
+    const float4 v = *reinterpret_cast<const float4*>(q + c);
+    *reinterpret_cast<__nv_bfloat162*>(rounded + c) =
+        __floats2bfloat162_rn(v.x, v.y);
+    *reinterpret_cast<__nv_bfloat162*>(rounded + c + 2) =
+        __floats2bfloat162_rn(v.z, v.w);
+  }
+  for (int i = threadIdx.x; i < a.num_heads * half; i += kBlock) {
+    const int head = i / half, j = i - head * half;
+    const Pair pair = PairAt(a, j);
+    const float c = a.cos[token * half + j], s = a.sin[token * half + j];
+    const float* const from = q + head * (a.nope + a.rope) + a.nope;
+    float* const to = a.absorbed +
+                      (token * a.num_heads + head) * int64_t{a.rank + a.rope} +
+                      a.rank;
+    const float x = from[pair.first], y = from[pair.second];
+    to[pair.first] = x * c - y * s;
+    to[pair.second] = x * s + y * c;
+  }
+}
+
+__global__ void __launch_bounds__(kBlock)
+    SplitLatentsKernel(const SplitLatentsArgs a) {
+  LetLaterBegin();
+  WaitForEarlier();
+  const int64_t token = blockIdx.x;
+  if (token >= a.tokens.Get()) return;
+  if (blockIdx.y == 0) {
+    SplitKey(a, token);
+  } else {
+    SplitQuery(a, token);
+  }
+}
+
+// --- W_K the other way round ---
+
+constexpr int kSide = 32;
+
+__global__ void __launch_bounds__(kBlock)
+    TransposeKernel(int rows, int columns, int64_t step, const float* x,
+                    __nv_bfloat16* y) {
+  __shared__ float tile[kSide][kSide + 1];
+  const int64_t head = blockIdx.z;
+  const int row = static_cast<int>(blockIdx.y) * kSide;
+  const int column = static_cast<int>(blockIdx.x) * kSide;
+  for (int i = threadIdx.x / kWarp; i < kSide; i += kWarpsPerBlock) {
+    if (row + i < rows && column + Lane() < columns) {
+      tile[i][Lane()] =
+          x[head * step + int64_t{row + i} * columns + column + Lane()];
+    }
+  }
+  __syncthreads();
+  for (int i = threadIdx.x / kWarp; i < kSide; i += kWarpsPerBlock) {
+    if (column + i < columns && row + Lane() < rows) {
+      y[(head * columns + column + i) * rows + row + Lane()] =
+          __float2bfloat16_rn(tile[Lane()][i]);
+    }
+  }
+}
+
+dim3 BlocksOfEights(Extent rows, int64_t pieces) {
+  return dim3(BlocksFor(rows.bound * pieces));
+}
+
+}  // namespace
+
+cudaError_t NormRounded(Extent tokens, int64_t d, const float* x,
+                        const float* gain, float eps, __nv_bfloat16* y,
+                        cudaStream_t stream) {
+  return LaunchAhead(NormKernel, dim3(static_cast<unsigned>(tokens.bound)),
+                     dim3(kBlock), 0, stream, tokens, static_cast<int>(d), x,
+                     gain, eps, y);
+}
+
+cudaError_t SwiGluRounded(Extent rows, int64_t width, const float* both,
+                          __nv_bfloat16* y, cudaStream_t stream) {
+  const auto pieces = static_cast<int>(width / kEight);
+  return LaunchAhead(SwiGluKernel, BlocksOfEights(rows, pieces), dim3(kBlock),
+                     0, stream, rows, pieces, both, y);
+}
+
+cudaError_t SumRows(Extent tokens, int64_t d, const float* x, const float* add,
+                    float* y, cudaStream_t stream) {
+  const auto pieces = static_cast<int>(d / 4);
+  return LaunchAhead(SumKernel, BlocksOfEights(tokens, pieces), dim3(kBlock), 0,
+                     stream, tokens, pieces, reinterpret_cast<const float4*>(x),
+                     reinterpret_cast<const float4*>(add),
+                     reinterpret_cast<float4*>(y));
+}
+
+bool HasSplitLatents(const SplitLatentsArgs& args) {
+  return (args.nope + args.rope) % 4 == 0 && args.rope % 2 == 0 &&
+         args.rank <= kOfThread * kBlock;
+}
+
+cudaError_t SplitLatents(const SplitLatentsArgs& args, cudaStream_t stream) {
+  if (!HasSplitLatents(args)) return cudaErrorInvalidValue;
+  return LaunchAhead(SplitLatentsKernel,
+                     dim3(static_cast<unsigned>(args.tokens.bound), 2),
+                     dim3(kBlock), 0, stream, args);
+}
+
+cudaError_t TransposeRounded(int64_t heads, int64_t rows, int64_t columns,
+                             int64_t step, const float* x, __nv_bfloat16* y,
+                             cudaStream_t stream) {
+  const dim3 blocks(static_cast<unsigned>(CeilDiv(columns, kSide)),
+                    static_cast<unsigned>(CeilDiv(rows, kSide)),
+                    static_cast<unsigned>(heads));
+  TransposeKernel<<<blocks, kBlock, 0, stream>>>(
+      static_cast<int>(rows), static_cast<int>(columns), step, x, y);
+  return cudaGetLastError();
+}
+
+}  // namespace strata::gpu

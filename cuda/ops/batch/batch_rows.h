@@ -1,0 +1,73 @@
+// What lies between the products of a batch of up to some hundred rows: each
+// row is read once, results that only products read are BF16, and each kernel
+// begins before the one ahead has ended (ahead.cuh), since most of what such a
+// kernel takes is its launch.
+
+#ifndef CUDA_OPS_BATCH_BATCH_ROWS_H_
+#define CUDA_OPS_BATCH_BATCH_ROWS_H_
+
+#include <cstdint>
+
+#include "cuda/runtime/kernel.h"
+#include "cuda_bf16.h"
+#include "cuda_runtime_api.h"
+
+namespace strata::gpu {
+
+// Widths are multiples of 8, and rows aligned to 16 bytes. Functions only
+// enqueue.
+
+// y [t, d] = the rows of x over their root mean square, times gain [d].
+cudaError_t NormRounded(Extent tokens, int64_t d, const float* x,
+                        const float* gain, float eps, __nv_bfloat16* y,
+                        cudaStream_t stream);
+
+// y [rows, width] = silu(first half) * second half of both [rows, 2 width].
+cudaError_t SwiGluRounded(Extent rows, int64_t width, const float* both,
+                          __nv_bfloat16* y, cudaStream_t stream);
+
+// y [t, d] = x + add.
+cudaError_t SumRows(Extent tokens, int64_t d, const float* x, const float* add,
+                    float* y, cudaStream_t stream);
+
+// What a token does between the projections of latent attention and attention
+// itself (decode/latent_rows.h), but for the product of its queries by W_K:
+//
+//   q  [t, heads * (nope + rope)]  -->  rounded, all columns
+//                                       its rotary columns turned, into
+//                                       absorbed [t, heads * (rank + rope)]
+//   kv [t, rank + rope]            -->  norm of the latent, turned rotary key:
+//                                       into the cache
+struct SplitLatentsArgs {
+  Extent tokens;
+  int num_heads = 1, nope = 0, rope = 0, rank = 0;
+  bool interleaved = false;
+  const float* cos = nullptr;  // [t, rope / 2], and of sin
+  const float* sin = nullptr;
+  const float* q = nullptr;
+  const float* kv = nullptr;
+  const float* bias = nullptr;  // [rank + rope] of kv, or null.
+  const float* gain = nullptr;  // [rank]
+  float eps = 0;
+  float* cache = nullptr;  // [slots, rank + rope]
+  int64_t slots = 0;
+  const int32_t* row = nullptr;      // [t], where in the cache.
+  __nv_bfloat16* rounded = nullptr;  // [t, heads * (nope + rope)]
+  float* absorbed = nullptr;
+  FaultSink fault;  // kCacheRow, if there is no such row.
+};
+
+// Whether there is a kernel: nope + rope a multiple of 4, rope of 2, and up to
+// 1024 columns of a latent.
+bool HasSplitLatents(const SplitLatentsArgs& args);
+cudaError_t SplitLatents(const SplitLatentsArgs& args, cudaStream_t stream);
+
+// y [heads, columns, rows] = x of each head, [rows, columns] from head * step
+// on, transposed.
+cudaError_t TransposeRounded(int64_t heads, int64_t rows, int64_t columns,
+                             int64_t step, const float* x, __nv_bfloat16* y,
+                             cudaStream_t stream);
+
+}  // namespace strata::gpu
+
+#endif  // CUDA_OPS_BATCH_BATCH_ROWS_H_

@@ -1,0 +1,130 @@
+#include <algorithm>
+#include <cstdint>
+
+#include "cuda/kernels/ahead.cuh"
+#include "cuda/ops/batch/route_rows.h"
+#include "cuda/ops/decode/choose_experts.cuh"
+#include "cuda/ops/device.cuh"
+
+// Each block chooses for all tokens, a warp a token, which takes less than a
+// kernel between the choice and the rows. A token has an expert once, so which
+// tokens an expert has is 64 bits, and a slot's place among its rows how many
+// bits lie below the token's.
+
+namespace strata::gpu {
+namespace {
+
+constexpr int kMaxTokens = 64;
+constexpr int kThreads = 1024;
+constexpr int kWarps = kThreads / kWarp;
+constexpr int64_t kMaxRowBlocks = 132;
+
+struct Routes {
+  int expert[kMaxTokens * kMaxChosen];    // [t, k]
+  float weight[kMaxTokens * kMaxChosen];  // [t, k]
+  int32_t row_token[kMaxTokens * kMaxChosen];
+  uint32_t tokens[kMaxOffered][kMaxTokens / kWarp];  // A bit a token.
+  int32_t start[kMaxOffered];                        // An expert's first row.
+};
+
+__device__ __forceinline__ int RowsOf(const Routes& r, int e) {
+  return __popc(r.tokens[e][0]) + __popc(r.tokens[e][1]);
+}
+
+// start, by one warp; each lane has as many experts that lie together.
+__device__ __forceinline__ void StartRows(int experts, Routes& r) {
+  const int each = (experts + kWarp - 1) / kWarp;
+  const int first = Lane() * each, last = min(first + each, experts);
+  int sum = 0;
+  for (int e = first; e < last; ++e) sum += RowsOf(r, e);
+  int before = sum;
+#pragma unroll
+  for (int d = 1; d < kWarp; d *= 2) {
+    const int other = __shfl_up_sync(kWholeWarp, before, d);
+    if (Lane() >= d) before += other;
+  }
+  before -= sum;
+  for (int e = first; e < last; ++e) {
+    r.start[e] = before;
+    before += RowsOf(r, e);
+  }
+}
+
+__global__ void __launch_bounds__(kThreads)
+    RouteRowsKernel(const RouteRowsArgs args) {
+  extern __shared__ char memory[];
+  Routes& r = *reinterpret_cast<Routes*>(memory);
+  const ChooseExpertsArgs& a = args.choice;
+  const int thread = static_cast<int>(threadIdx.x);
+  BringBias(a);
+  for (int i = thread; i < 2 * a.num_experts; i += kThreads) {
+    r.tokens[i / 2][i % 2] = 0;
+  }
+  LetLaterBegin();
+  WaitForEarlier();
+  const int tokens = static_cast<int>(a.tokens.Get());
+  const int slots = tokens * a.k;
+  for (int t = thread / kWarp; t < tokens; t += kWarps) {
+    if (a.num_experts <= kMaxOffered / 2) {
+      ChooseOfToken<kMaxOffered / kWarp / 2>(a, t, r);
+    } else {
+      ChooseOfToken<kMaxOffered / kWarp>(a, t, r);
+    }
+  }
+  __syncthreads();
+  for (int s = thread; s < slots; s += kThreads) {
+    const int t = s / a.k;
+    atomicOr(&r.tokens[r.expert[s]][t / kWarp], 1u << t % kWarp);
+  }
+  __syncthreads();
+  if (thread < kWarp) StartRows(a.num_experts, r);
+  __syncthreads();
+  const bool stores = blockIdx.x == 0;
+  for (int s = thread; s < slots; s += kThreads) {
+    const int t = s / a.k, e = r.expert[s];
+    const uint32_t below = (1u << t % kWarp) - 1;
+    int row = r.start[e];
+    row += t < kWarp ? __popc(r.tokens[e][0] & below)
+                     : __popc(r.tokens[e][0]) + __popc(r.tokens[e][1] & below);
+    r.row_token[row] = t;
+    if (!stores) continue;
+    args.slot_row[s] = row;
+    a.weight[s] = r.weight[s];
+    if (a.expert != nullptr) a.expert[s] = e;
+  }
+  if (stores && thread < a.num_experts) a.offset[thread] = r.start[thread];
+  if (stores && thread == 0) a.offset[a.num_experts] = *a.rows = slots;
+  __syncthreads();
+
+  const int pieces = static_cast<int>(args.d / 8);
+  const auto* const from = reinterpret_cast<const uint4*>(args.x);
+  auto* const to = reinterpret_cast<uint4*>(args.gathered);
+  const int64_t all = int64_t{slots} * pieces;
+  for (int64_t i = int64_t{blockIdx.x} * kThreads + thread; i < all;
+       i += int64_t{gridDim.x} * kThreads) {
+    const auto row = static_cast<int>(i / pieces);
+    to[i] =
+        from[int64_t{r.row_token[row]} * pieces + i - int64_t{row} * pieces];
+  }
+}
+
+}  // namespace
+
+bool HasRouteRows(const RouteRowsArgs& args) {
+  const ChooseExpertsArgs& a = args.choice;
+  return a.tokens.bound <= kMaxTokens && a.num_experts <= kMaxOffered &&
+         a.k <= kMaxChosen && a.k <= a.num_experts && args.d % 8 == 0 &&
+         reinterpret_cast<uintptr_t>(args.x) % 16 == 0 &&
+         reinterpret_cast<uintptr_t>(args.gathered) % 16 == 0;
+}
+
+cudaError_t RouteRows(const RouteRowsArgs& args, cudaStream_t stream) {
+  if (!HasRouteRows(args)) return cudaErrorInvalidValue;
+  const int64_t pieces = args.choice.tokens.bound * args.choice.k * args.d / 8;
+  const int64_t blocks =
+      std::clamp<int64_t>(CeilDiv(pieces, kThreads), 1, kMaxRowBlocks);
+  return LaunchAhead(RouteRowsKernel, dim3(static_cast<unsigned>(blocks)),
+                     dim3(kThreads), sizeof(Routes), stream, args);
+}
+
+}  // namespace strata::gpu

@@ -1,0 +1,386 @@
+#include <algorithm>
+#include <cstdint>
+
+#include "cuda/kernels/ahead.cuh"
+#include "cuda/kernels/sm90.cuh"
+#include "cuda/kernels/sm90_product.cuh"
+#include "cuda/kernels/sm90_product_narrow.cuh"
+#include "cuda/kernels/tensor_map.h"
+#include "cuda/ops/batch/skinny_product.h"
+#include "cuda/ops/device.cuh"
+#include "cuda/runtime/kernel.h"
+#include "cuda_bf16.h"
+
+// A cluster of blocks has 64 rows of a weight at a time, each block a share of
+// the columns:
+//
+//   warp 4          64 columns at a time of both operands into a ring of
+//                   stages, by the copy engine: of weights before earlier
+//                   kernels have ended, of x behind them
+//   warps 0 to 3    sums [64 rows, t] in the tensor cores: weights are the
+//                   operand of 64 rows, x that of few columns
+//   cluster         joins the blocks' sums through shared memory, tokens in
+//                   turn to each
+//
+// A ring holds half of a multiprocessor's shared memory, so that the next
+// product's weights come while this one multiplies.
+
+namespace strata::gpu {
+namespace {
+
+constexpr int kTile = 64;  // Rows of a weight.
+constexpr int kTileBytes = kTile * kSwizzleColumns * 2;
+constexpr int kMaxSplits = 8;
+constexpr int64_t kProcessors = 132;
+constexpr int kMaxStages = 9;
+constexpr int kRingBytes = 96 << 10;
+constexpr int kThreads = kWarpgroup + kWarp;
+constexpr int kMultiplied = 1;  // A barrier of the warps that multiply.
+
+template <int kTokens>
+constexpr int kStageBytes = kTileBytes + kTokens* kSwizzleColumns * 2;
+// Floats from token to token of sums: such that a warp's lie in all banks.
+constexpr int kPitch = kTile + 4;
+
+struct Product {
+  int64_t columns = 0;  // Of y.
+  int half = 0;         // Of SwiGLU, where the second half's rows begin.
+  int tiles = 0;
+  float* y = nullptr;
+  __nv_bfloat16* rounded = nullptr;
+  const float* add = nullptr;
+  int64_t pitch = 0;
+};
+
+struct Args {
+  Extent tokens;
+  int chunks = 0;  // Of 64 columns.
+  int rows_of_x = 0, x_step = 0, y_step = 0;
+  int splits = 1, stages = 1;
+  Product product[2];
+};
+
+#if STRATA_SM90A
+
+// Which 64 rows of which product.
+struct Tile {
+  int product = 0, row = 0;  // Of SwiGLU 32 of each half from `row` on.
+};
+__device__ __forceinline__ Tile TileOf(const Args& a, int number) {
+  Tile tile;
+  tile.product = number >= a.product[0].tiles ? 1 : 0;
+  if (tile.product == 1) number -= a.product[0].tiles;
+  const bool swiglu = a.product[tile.product].half > 0;
+  tile.row = number * (swiglu ? kTile / 2 : kTile);
+  return tile;
+}
+
+// Four sums of a token, of all blocks of the cluster.
+__device__ __forceinline__ float4 JoinFour(const float* at, int splits) {
+  if (splits == 1) return *reinterpret_cast<const float4*>(at);
+  float4 sum = {0, 0, 0, 0};
+#pragma unroll
+  for (int q = 0; q < kMaxSplits; ++q) {
+    if (q >= splits) break;
+    const float4 x = LoadFourFrom(at, q);
+    sum = {sum.x + x.x, sum.y + x.y, sum.z + x.z, sum.w + x.w};
+  }
+  return sum;
+}
+
+__device__ __forceinline__ float SwiGlu(float gate, float up) {
+  return gate * SigmoidOf(gate) * up;
+}
+
+// Four columns of y at once.
+__device__ __forceinline__ void Store(const Product& p, int64_t token,
+                                      int64_t column, float4 v) {
+  const int64_t at = token * p.pitch + column;
+  if (p.add != nullptr) {
+    const float4 x = *reinterpret_cast<const float4*>(p.add + at);
+    v = {v.x + x.x, v.y + x.y, v.z + x.z, v.w + x.w};
+  }
+  if (p.y != nullptr) *reinterpret_cast<float4*>(p.y + at) = v;
+  if (p.rounded == nullptr) return;
+  const __nv_bfloat162 pair[2] = {__floats2bfloat162_rn(v.x, v.y),
+                                  __floats2bfloat162_rn(v.z, v.w)};
+  *reinterpret_cast<uint2*>(p.rounded + at) = {
+      *reinterpret_cast<const uint32_t*>(&pair[0]),
+      *reinterpret_cast<const uint32_t*>(&pair[1])};
+}
+
+// The tile's results, of every splits-th token.
+__device__ __forceinline__ void StoreTile(const Args& a, const Tile& tile,
+                                          int rank, int tokens,
+                                          const float* sums) {
+  const Product& p = a.product[tile.product];
+  const int pieces = p.half > 0 ? kTile / 8 : kTile / 4;
+  for (int i = threadIdx.x;; i += kWarpgroup) {
+    const int token = i / pieces * a.splits + rank;
+    if (token >= tokens) break;
+    const int c = i % pieces * 4, row = tile.row + c;
+    if (row >= p.columns) continue;
+    float4 v = JoinFour(sums + token * kPitch + c, a.splits);
+    if (p.half > 0) {
+      const float4 up =
+          JoinFour(sums + token * kPitch + kTile / 2 + c, a.splits);
+      v = {SwiGlu(v.x, up.x), SwiGlu(v.y, up.y), SwiGlu(v.z, up.z),
+           SwiGlu(v.w, up.w)};
+    }
+    const int column = a.rows_of_x > 0
+                           ? row / a.rows_of_x * a.y_step + row % a.rows_of_x
+                           : row;
+    Store(p, token, column, v);
+  }
+}
+
+#endif  // STRATA_SM90A
+
+template <int kTokens>
+__global__ void __launch_bounds__(kThreads)
+    SkinnyKernel(const Args a, const __grid_constant__ CUtensorMap map_x,
+                 const __grid_constant__ CUtensorMap map_first,
+                 const __grid_constant__ CUtensorMap map_second) {
+#if STRATA_SM90A
+  constexpr int kBytes = kStageBytes<kTokens>;
+  extern __shared__ char memory[];
+  char* const ring = reinterpret_cast<char*>(
+      (reinterpret_cast<uintptr_t>(memory) + kSwizzleBytes - 1) /
+      kSwizzleBytes * kSwizzleBytes);
+  auto* const sums = reinterpret_cast<float*>(ring + a.stages * kBytes);
+  __shared__ uint64_t full[kMaxStages], empty[kMaxStages];
+
+  const int rank = a.splits > 1 ? static_cast<int>(ClusterRank()) : 0;
+  const int cluster = static_cast<int>(blockIdx.x) / a.splits;
+  const int clusters = static_cast<int>(gridDim.x) / a.splits;
+  const int tiles = a.product[0].tiles + a.product[1].tiles;
+  const int first = a.chunks * rank / a.splits;
+  const int mine = a.chunks * (rank + 1) / a.splits - first;
+  const int lane = Lane();
+  const bool loads = threadIdx.x >= kWarpgroup;
+  if (loads) {
+    if (lane < a.stages) {
+      InitBarrier(&full[lane], 1);
+      InitBarrier(&empty[lane], kWarpgroup / kWarp);
+    }
+    FenceBarrierInit();
+  }
+  __syncthreads();
+
+  if (loads) {
+    const int steps = mine * ((tiles - cluster + clusters - 1) / clusters);
+    const auto load_weights = [&](int step, int stage) {
+      const Tile tile = TileOf(a, cluster + step / mine * clusters);
+      const CUtensorMap* const map =
+          tile.product == 0 ? &map_first : &map_second;
+      char* const to = ring + stage * kBytes;
+      const int column = (first + step % mine) * kSwizzleColumns;
+      ArriveExpecting(&full[stage], kBytes);
+      LoadBox(map, to, &full[stage], column, tile.row, 0);
+      if (const int half = a.product[tile.product].half; half > 0) {
+        LoadBox(map, to + kTileBytes / 2, &full[stage], column, half + tile.row,
+                0);
+      }
+    };
+    const auto load_x = [&](int step, int stage) {
+      const Tile tile = TileOf(a, cluster + step / mine * clusters);
+      int column = (first + step % mine) * kSwizzleColumns;
+      if (a.rows_of_x > 0) column += tile.row / a.rows_of_x * a.x_step;
+      LoadBox(&map_x, ring + stage * kBytes + kTileBytes, &full[stage], column,
+              0, 0);
+    };
+    // A lane a stage, then a lane for all.
+    const bool begins = lane < min(a.stages, steps);
+    if (begins) load_weights(lane, lane);
+    LetLaterBegin();
+    WaitForEarlier();
+    if (begins) load_x(lane, lane);
+    if (lane == 0) {
+      int stage = 0;
+      uint32_t phase = 0;
+      for (int step = a.stages; step < steps; ++step) {
+        Wait(&empty[stage], phase);
+        load_weights(step, stage);
+        load_x(step, stage);
+        if (++stage == a.stages) {
+          stage = 0;
+          phase ^= 1;
+        }
+      }
+    }
+    __syncwarp();
+    // The two of the cluster's one tile.
+    if (a.splits > 1) {
+      SyncCluster();
+      SyncCluster();
+    }
+    return;
+  }
+
+  LetLaterBegin();
+  WaitForEarlier();
+  const int tokens = static_cast<int>(a.tokens.Get());
+  const auto sync = [&] {
+    if (a.splits > 1) {
+      SyncCluster();
+    } else {
+      SyncThreads(kMultiplied, kWarpgroup);
+    }
+  };
+  const int row = static_cast<int>(threadIdx.x) / kWarp * 16 + lane / 4;
+  int stage = 0;
+  uint32_t phase = 0;
+  for (int number = cluster; number < tiles; number += clusters) {
+    float sum[kTokens / 2];
+#pragma unroll
+    for (float& x : sum) x = 0;
+    int before = -1;  // The stage before.
+    for (int c = 0; c < mine; ++c) {
+      Wait(&full[stage], phase);
+      const uint64_t w = Describe(ring + stage * kBytes);
+      const uint64_t x = Describe(ring + stage * kBytes + kTileBytes);
+      BeginProducts();
+#pragma unroll
+      for (int q = 0; q < kSwizzleColumns / 16; ++q) {
+        Multiply<kInner, kInner>(sum, Advance(w, q * kStep16<kInner>),
+                                 Advance(x, q * kStep16<kInner>), /*add=*/1);
+      }
+      EndProducts();
+      WaitForProducts<1>();
+      if (before >= 0 && lane == 0) Arrive(&empty[before]);
+      before = stage;
+      if (++stage == a.stages) {
+        stage = 0;
+        phase ^= 1;
+      }
+    }
+    WaitForProducts<0>();
+    if (lane == 0) Arrive(&empty[before]);
+    float* const to = sums + lane % 4 * 2 * kPitch + row;
+#pragma unroll
+    for (int g = 0; g < kTokens / 8; ++g) {
+      to[8 * g * kPitch] = sum[4 * g];
+      to[(8 * g + 1) * kPitch] = sum[4 * g + 1];
+      to[8 * g * kPitch + 8] = sum[4 * g + 2];
+      to[(8 * g + 1) * kPitch + 8] = sum[4 * g + 3];
+    }
+    sync();
+    StoreTile(a, TileOf(a, number), rank, tokens, sums);
+    sync();  // Others may still read this block's sums.
+  }
+#endif
+}
+
+bool IsAligned(const void* p) {
+  return reinterpret_cast<uintptr_t>(p) % 16 == 0;
+}
+
+int64_t ColumnsOf(const SkinnyWeights& p) { return p.swiglu ? p.n / 2 : p.n; }
+
+// Blocks that share the columns of a tile: as many as keep a block a
+// multiprocessor, each with 64 columns at least.
+int SplitsOf(int64_t tiles, int64_t chunks) {
+  int splits = 1;
+  while (splits < kMaxSplits && 2 * splits * tiles <= kProcessors &&
+         2 * splits <= chunks) {
+    splits *= 2;
+  }
+  return splits;
+}
+
+template <int kTokens>
+cudaError_t Launch(Args a, const CUtensorMap& x, const CUtensorMap (&w)[2],
+                   cudaStream_t stream) {
+  const int64_t tiles = a.product[0].tiles + a.product[1].tiles;
+  const int64_t share = CeilDiv(a.chunks, a.splits);
+  // Two blocks a multiprocessor at most.
+  const int64_t clusters = std::min(tiles, 2 * kProcessors / a.splits);
+  const int64_t steps = share * CeilDiv(tiles, clusters);
+  a.stages = static_cast<int>(std::min<int64_t>(
+      {steps, kMaxStages, kRingBytes / kStageBytes<kTokens>}));
+  constexpr size_t kSums = sizeof(float) * kTokens * kPitch;
+  const size_t shared = kSwizzleBytes + a.stages * kStageBytes<kTokens> + kSums;
+  auto* const kernel = SkinnyKernel<kTokens>;
+  // Of any launch: a captured one that wants more than the last was allowed
+  // would never find room.
+  const cudaError_t allowed = cudaFuncSetAttribute(
+      reinterpret_cast<const void*>(kernel),
+      cudaFuncAttributeMaxDynamicSharedMemorySize,
+      static_cast<int>(kSwizzleBytes + kRingBytes + kSums));
+  if (allowed != cudaSuccess) return allowed;
+  return LaunchClustersAhead(kernel, a.splits,
+                             dim3(static_cast<unsigned>(clusters * a.splits)),
+                             dim3(kThreads), shared, stream, a, x, w[0], w[1]);
+}
+
+}  // namespace
+
+bool HasSkinnyProduct(const SkinnyProductArgs& args) {
+  if (args.tokens.bound < 1 || args.tokens.bound > kMaxSkinnyRows ||
+      args.k < 8 || args.k % 8 != 0 || args.pitch % 8 != 0 ||
+      args.k > INT32_MAX / 2 || !IsHopper()) {
+    return false;
+  }
+  if (args.rows_of_x > 0 &&
+      (args.rows_of_x % kTile != 0 || args.k % kSwizzleColumns != 0 ||
+       args.x_step % 8 != 0 || args.y_step % 8 != 0)) {
+    return false;
+  }
+  for (int i = 0; i < args.num_products; ++i) {
+    const SkinnyWeights& p = args.product[i];
+    if (p.n < 8 || ColumnsOf(p) % 8 != 0 || p.y_pitch % 8 != 0 ||
+        p.n > INT32_MAX / 2 || !IsAligned(p.w) || !IsAligned(p.y) ||
+        !IsAligned(p.rounded) || !IsAligned(p.add)) {
+      return false;
+    }
+  }
+  return IsAligned(args.x);
+}
+
+cudaError_t SkinnyProduct(const SkinnyProductArgs& args, cudaStream_t stream) {
+  if (args.tokens.bound == 0) return cudaSuccess;
+  if (!HasSkinnyProduct(args)) return cudaErrorInvalidValue;
+  const int tokens = args.tokens.bound <= 16   ? 16
+                     : args.tokens.bound <= 32 ? 32
+                                               : 64;
+  Args a;
+  a.tokens = args.tokens;
+  a.chunks = static_cast<int>(CeilDiv(args.k, kSwizzleColumns));
+  a.rows_of_x = static_cast<int>(args.rows_of_x);
+  a.x_step = static_cast<int>(args.x_step);
+  a.y_step = static_cast<int>(args.y_step);
+  CUtensorMap x = {}, w[2] = {};
+  int64_t tiles = 0;
+  for (int i = 0; i < args.num_products; ++i) {
+    const SkinnyWeights& from = args.product[i];
+    Product& p = a.product[i];
+    p.columns = ColumnsOf(from);
+    p.half = static_cast<int>(from.swiglu ? p.columns : 0);
+    p.tiles =
+        static_cast<int>(CeilDiv(p.columns, from.swiglu ? kTile / 2 : kTile));
+    p.y = from.y;
+    p.rounded = from.rounded;
+    p.add = from.add;
+    p.pitch = from.y_pitch > 0 ? from.y_pitch : p.columns;
+    tiles += p.tiles;
+    BoxedTensor box;
+    box.data = from.w;
+    box.columns = box.pitch = args.k;
+    box.rows = from.n;
+    box.box_rows = from.swiglu ? kTile / 2 : kTile;
+    if (const cudaError_t e = MakeTensorMap(box, &w[i]); e) return e;
+  }
+  BoxedTensor rows;
+  rows.data = args.x;
+  rows.columns = args.rows_of_x > 0 ? args.pitch : args.k;
+  rows.pitch = args.pitch;
+  rows.rows = args.tokens.bound;
+  rows.box_rows = tokens;
+  if (const cudaError_t e = MakeTensorMap(rows, &x); e) return e;
+  a.splits = SplitsOf(tiles, a.chunks);
+  return tokens == 16   ? Launch<16>(a, x, w, stream)
+         : tokens == 32 ? Launch<32>(a, x, w, stream)
+                        : Launch<64>(a, x, w, stream);
+}
+
+}  // namespace strata::gpu
