@@ -118,19 +118,14 @@ __device__ __forceinline__ void SyncCluster() {
           : "memory");
 }
 
-// What lies at `p` in shared memory of block `rank` of the cluster.
-__device__ __forceinline__ float LoadFrom(const float* p, uint32_t rank) {
-  float value;
-  asm volatile(
-      "{\n"
-      ".reg .b32 remote;\n"
-      "mapa.shared::cluster.u32 remote, %1, %2;\n"
-      "ld.shared::cluster.f32 %0, [remote];\n"
-      "}\n"
-      : "=f"(value)
-      : "r"(SharedAddress(p)), "r"(rank)
-      : "memory");
-  return value;
+// The same in two halves, between which a thread does what no other block waits
+// for. Says only that this thread has been here, or has read: what it wrote is
+// not made known.
+__device__ __forceinline__ void ArriveAtCluster() {
+  asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
+}
+__device__ __forceinline__ void WaitForCluster() {
+  asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
 }
 
 // Stores to the same place in shared memory of block `rank` of the cluster, and
@@ -151,7 +146,8 @@ __device__ __forceinline__ void StoreArriving(int32_t* p, uint64_t* barrier,
       : "memory");
 }
 
-// LoadFrom() of four numbers, aligned to 16 bytes.
+// The four numbers at `p` in shared memory of block `rank` of the cluster,
+// aligned to 16 bytes.
 __device__ __forceinline__ float4 LoadFourFrom(const float* p, uint32_t rank) {
   float4 v;
   asm volatile(
@@ -245,6 +241,24 @@ __device__ __forceinline__ void LoadBytes(const void* from, void* to, int bytes,
       "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], "
       "[%1], %2, [%3];" ::"r"(SharedAddress(to)),
       "l"(from), "r"(bytes), "r"(SharedAddress(barrier))
+      : "memory");
+}
+
+// The same from shared memory of this block to `to` of block `rank` of the
+// cluster, whose own `barrier` gets the bytes. Till they are there neither
+// block may leave.
+__device__ __forceinline__ void SendBytes(const void* from, void* to, int bytes,
+                                          uint64_t* barrier, uint32_t rank) {
+  asm volatile(
+      "{\n"
+      ".reg .b32 place, remote;\n"
+      "mapa.shared::cluster.u32 place, %0, %4;\n"
+      "mapa.shared::cluster.u32 remote, %3, %4;\n"
+      "cp.async.bulk.shared::cluster.shared::cta.mbarrier::complete_tx::bytes "
+      "[place], [%1], %2, [remote];\n"
+      "}\n" ::"r"(SharedAddress(to)),
+      "r"(SharedAddress(from)), "r"(bytes), "r"(SharedAddress(barrier)),
+      "r"(rank)
       : "memory");
 }
 

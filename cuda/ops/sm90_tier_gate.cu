@@ -126,15 +126,6 @@ __device__ __forceinline__ float4 Plus(float4 a, float4 b) {
   return {a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w};
 }
 
-// SyncCluster() in two halves, between which a thread does what no other block
-// waits for. Says only that this thread has read.
-__device__ __forceinline__ void ArriveInCluster() {
-  asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
-}
-__device__ __forceinline__ void WaitInCluster() {
-  asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
-}
-
 // A token's sums over the cluster: four columns a lane.
 template <int kColumns>
 __device__ __forceinline__ float4 JoinSums(const float* sums, int clusters) {
@@ -352,7 +343,7 @@ __global__ void __launch_bounds__(kGateThreads, 1)
       if (i < n) StoreRow(a, l, joined[j], i, rows);
     }
     ClearCounts(a, l, rows);
-    ArriveInCluster();
+    ArriveAtCluster();
     if (n > 0) {
       ChooseTile<kLanes, kPerLane, kPieces, true>(a, l, rows, experts, first,
                                                   n);
@@ -360,7 +351,7 @@ __global__ void __launch_bounds__(kGateThreads, 1)
     }
     // The copy engine writes here next, where other blocks have read.
     FenceSharedStores();
-    WaitInCluster();
+    WaitForCluster();
     __syncthreads();
     begin_tile(tile + num_clusters);
   }

@@ -2,6 +2,7 @@
 #include <cstdint>
 
 #include "cuda/kernels/ahead.cuh"
+#include "cuda/ops/decode/copy_async.cuh"
 #include "cuda/ops/decode/latent_rows.h"
 #include "cuda/ops/device.cuh"
 #include "cuda/ops/vector16.cuh"
@@ -16,21 +17,29 @@ constexpr int kColumns = 64;
 constexpr int kRowsAtATime = kBlock / (kColumns / 8);
 constexpr int kMaxSteps = 4;
 
+// By what pair j of a token's rotary columns turns.
+struct Angle {
+  float cos, sin;
+};
+__device__ __forceinline__ Angle AngleOf(const LatentRowsArgs& a, int64_t token,
+                                         int j) {
+  const int64_t at = token * (a.rope / 2) + j;
+  return {a.cos[at], a.sin[at]};
+}
+
 // Pair j of the token's rotary columns: `from` and `to` may be one.
-__device__ __forceinline__ void TurnPair(const LatentRowsArgs& a, int64_t token,
+__device__ __forceinline__ void TurnPair(const LatentRowsArgs& a, Angle angle,
                                          int j, const float* from, float* to,
                                          const float* bias = nullptr) {
-  const int half = a.rope / 2;
   const int first = a.interleaved ? 2 * j : j;
-  const int second = a.interleaved ? first + 1 : first + half;
-  const float c = a.cos[token * half + j], s = a.sin[token * half + j];
+  const int second = a.interleaved ? first + 1 : first + a.rope / 2;
   float x = from[first], y = from[second];
   if (bias != nullptr) {
     x += bias[first];
     y += bias[second];
   }
-  to[first] = x * c - y * s;
-  to[second] = x * s + y * c;
+  to[first] = x * angle.cos - y * angle.sin;
+  to[second] = x * angle.sin + y * angle.cos;
 }
 
 __global__ void __launch_bounds__(kBlock) TurnKernel(const LatentRowsArgs a) {
@@ -39,7 +48,8 @@ __global__ void __launch_bounds__(kBlock) TurnKernel(const LatentRowsArgs a) {
   for (int64_t i = FirstElement(); i < n; i += ElementStride()) {
     const int64_t head = i / half;  // Of all tokens.
     float* const rotary = a.q + head * (a.nope + a.rope) + a.nope;
-    TurnPair(a, head / a.num_heads, static_cast<int>(i % half), rotary, rotary);
+    const int j = static_cast<int>(i % half);
+    TurnPair(a, AngleOf(a, head / a.num_heads, j), j, rotary, rotary);
   }
 }
 
@@ -52,37 +62,49 @@ __device__ __forceinline__ float* CacheRow(const LatentRowsArgs& a,
   return nullptr;
 }
 
-// The norm of the latent, by a block. All that is read is asked for at once:
-// the next thing that waits for it is attention.
-__device__ void StoreNorm(const LatentRowsArgs& a, int64_t token, float* row) {
-  constexpr int kAtATime = 2;
+// The first 512 columns of a row by a block: those of a thread.
+constexpr int kOfThread = 2;
+
+__device__ __forceinline__ void LoadGain(const LatentRowsArgs& a,
+                                         float (&gain)[kOfThread]) {
+#pragma unroll
+  for (int i = 0; i < kOfThread; ++i) {
+    const int c = static_cast<int>(threadIdx.x) + i * kBlock;
+    gain[i] = c < a.rank ? a.gain[c] : 0.f;
+  }
+}
+
+// The norm of the latent, by a block, whose gain LoadGain() has.
+__device__ void StoreNorm(const LatentRowsArgs& a, int64_t token,
+                          const float (&gain)[kOfThread], float* row) {
   const int width = a.rank + a.rope;
   const float* const from = a.kv + token * width;
   const auto at = [&](int c) {
     return a.bias != nullptr ? from[c] + a.bias[c] : from[c];
   };
   // The first 512 columns stay in registers.
-  float x[kAtATime], gain[kAtATime];
+  float x[kOfThread];
   float sum = 0;
 #pragma unroll
-  for (int i = 0; i < kAtATime; ++i) {
+  for (int i = 0; i < kOfThread; ++i) {
     const int c = static_cast<int>(threadIdx.x) + i * kBlock;
     x[i] = c < a.rank ? at(c) : 0.f;
-    gain[i] = c < a.rank ? a.gain[c] : 0.f;
     sum += x[i] * x[i];
   }
-  for (int c = threadIdx.x + kAtATime * kBlock; c < a.rank; c += kBlock) {
+#pragma unroll 1
+  for (int c = threadIdx.x + kOfThread * kBlock; c < a.rank; c += kBlock) {
     sum += at(c) * at(c);
   }
   const float scale =
       rsqrtf(BlockSum(sum) / static_cast<float>(a.rank) + a.eps);
   if (row == nullptr) return;
 #pragma unroll
-  for (int i = 0; i < kAtATime; ++i) {
+  for (int i = 0; i < kOfThread; ++i) {
     const int c = static_cast<int>(threadIdx.x) + i * kBlock;
     if (c < a.rank) row[c] = x[i] * scale * gain[i];
   }
-  for (int c = threadIdx.x + kAtATime * kBlock; c < a.rank; c += kBlock) {
+#pragma unroll 1
+  for (int c = threadIdx.x + kOfThread * kBlock; c < a.rank; c += kBlock) {
     row[c] = at(c) * scale * a.gain[c];
   }
 }
@@ -90,14 +112,14 @@ __device__ void StoreNorm(const LatentRowsArgs& a, int64_t token, float* row) {
 // Pair `at` of all that is rotary of a token: its heads' queries, then its key,
 // which goes to `row` of the cache.
 __device__ __forceinline__ void TurnOne(const LatentRowsArgs& a, int64_t token,
-                                        int at, float* row) {
+                                        Angle angle, int at, float* row) {
   const int half = a.rope / 2, head = at / half, j = at - head * half;
   if (head < a.num_heads) {
     const int64_t of = token * a.num_heads + head;
-    TurnPair(a, token, j, a.q + of * (a.nope + a.rope) + a.nope,
+    TurnPair(a, angle, j, a.q + of * (a.nope + a.rope) + a.nope,
              a.absorbed + of * (a.rank + a.rope) + a.rank);
   } else if (head == a.num_heads && row != nullptr) {
-    TurnPair(a, token, j, a.kv + token * (a.rank + a.rope) + a.rank,
+    TurnPair(a, angle, j, a.kv + token * (a.rank + a.rope) + a.rank,
              row + a.rank, a.bias != nullptr ? a.bias + a.rank : nullptr);
   }
 }
@@ -105,11 +127,13 @@ __device__ __forceinline__ void TurnOne(const LatentRowsArgs& a, int64_t token,
 __global__ void __launch_bounds__(kBlock) StoreKernel(const LatentRowsArgs a) {
   const int64_t t = a.tokens.Get();
   const int key = a.num_heads * (a.rope / 2);
+  float gain[kOfThread];
+  LoadGain(a, gain);
   for (int64_t i = blockIdx.x; i < t; i += gridDim.x) {
     float* const row = CacheRow(a, i);
-    StoreNorm(a, i, row);
+    StoreNorm(a, i, gain, row);
     for (int j = threadIdx.x; j < a.rope / 2; j += kBlock) {
-      TurnOne(a, i, key + j, row);
+      TurnOne(a, i, AngleOf(a, i, j), key + j, row);
     }
   }
 }
@@ -120,47 +144,57 @@ __host__ __device__ constexpr int TurnBlocks(int num_heads, int rope) {
   return ((num_heads + 1) * (rope / 2) + kBlock - 1) / kBlock;
 }
 
-// Blocks of (head, 64 columns), then those of each token's latent and of what
-// is rotary. Of W_K a thread has eight columns of every 32nd row.
+// Blocks of each token's latent and of what is rotary, which wait for most;
+// then those of (head, 64 columns). Of W_K a thread has eight columns of every
+// 32nd row, in shared memory, so that blocks find room beside those of the
+// kernel before, which keep nearly all registers till they end.
 //
 // The kernel behind this one begins with it, as it has keys to bring that
 // depend on neither this one nor the one before.
 template <int kTokens>
-__global__ void __launch_bounds__(kBlock) AbsorbKernel(const LatentRowsArgs a) {
+__global__ void __launch_bounds__(kBlock, kTokens == 1 ? 8 : 6)
+    AbsorbKernel(const LatentRowsArgs a) {
   __shared__ float sums[kBlock / kWarp][kTokens][kColumns];
+  __shared__ uint4 w_k[kMaxSteps][kBlock];
   LetLaterBegin();
-  const int chunks = a.rank / kColumns;
   const int block = static_cast<int>(blockIdx.x);
-  const int of_heads = a.num_heads * chunks;
-  if (block >= of_heads) {
-    const int of_token = 1 + TurnBlocks(a.num_heads, a.rope);
-    const int64_t token = (block - of_heads) / of_token;
-    const int part = (block - of_heads) % of_token;
-    // Where the token goes no kernel that still runs has written.
+  const int of_token = 1 + TurnBlocks(a.num_heads, a.rope);
+  const int of_tokens = static_cast<int>(a.tokens.bound) * of_token;
+  if (block < of_tokens) {
+    const int64_t token = block / of_token;
+    const int part = block % of_token;
+    // Where the token goes no kernel that still runs has written, nor what it
+    // turns by.
     const bool there = token < a.tokens.Get();
     float* const row = there ? CacheRow(a, token) : nullptr;
+    const int at = (part - 1) * kBlock + static_cast<int>(threadIdx.x);
+    float gain[kOfThread];
+    Angle angle = {1, 0};
+    if (part == 0) {
+      LoadGain(a, gain);
+    } else {
+      angle = AngleOf(a, token, at % (a.rope / 2));
+    }
     WaitForEarlier();
     if (!there) return;
     if (part == 0) {
-      StoreNorm(a, token, row);
+      StoreNorm(a, token, gain, row);
     } else {
-      TurnOne(a, token, (part - 1) * kBlock + static_cast<int>(threadIdx.x),
-              row);
+      TurnOne(a, token, angle, at, row);
     }
     return;
   }
-  const int head = block / chunks, first = block % chunks * kColumns;
+  const int chunks = a.rank / kColumns, of_heads = block - of_tokens;
+  const int head = of_heads / chunks, first = of_heads % chunks * kColumns;
   const int piece = static_cast<int>(threadIdx.x) % 8;
   const int row = static_cast<int>(threadIdx.x) / 8;
   const int steps = a.nope / kRowsAtATime;
   const __nv_bfloat16* const w =
       a.w_k + (int64_t{head} * a.nope + row) * a.rank + first + piece * 8;
-  uint4 raw[kMaxSteps];
 #pragma unroll
   for (int i = 0; i < kMaxSteps; ++i) {
     if (i < steps) {
-      raw[i] = __ldg(reinterpret_cast<const uint4*>(
-          w + int64_t{i} * kRowsAtATime * a.rank));
+      CopyAsync16(&w_k[i][threadIdx.x], w + int64_t{i} * kRowsAtATime * a.rank);
     }
   }
   WaitForEarlier();
@@ -168,6 +202,7 @@ __global__ void __launch_bounds__(kBlock) AbsorbKernel(const LatentRowsArgs a) {
   const int tokens = static_cast<int>(a.tokens.bound);
   const int qk = a.nope + a.rope, width = a.rank + a.rope;
   const int warp = static_cast<int>(threadIdx.x) / kWarp;
+  WaitForCopies16();  // A thread's own.
 #pragma unroll
   for (int t = 0; t < kTokens; ++t) {
     if (t >= tokens) break;
@@ -180,7 +215,7 @@ __global__ void __launch_bounds__(kBlock) AbsorbKernel(const LatentRowsArgs a) {
       const float x =
           __bfloat162float(__float2bfloat16_rn(q[i * kRowsAtATime]));
       float value[8];
-      Unpack(raw[i], value);
+      Unpack(w_k[i][threadIdx.x], value);
 #pragma unroll
       for (int c = 0; c < 8; ++c) sum[c] = fmaf(x, value[c], sum[c]);
     }

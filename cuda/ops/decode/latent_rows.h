@@ -11,8 +11,9 @@
 //
 //   q, kv  --AbsorbQueries-->  q' [t, heads * (rank + rope)], cache
 //
-// AbsorbQueries reads `row` and the tokens' count before the kernel ahead of it
-// has ended, and lets the one behind it begin before that too (ahead.cuh).
+// AbsorbQueries reads W_K, `gain`, `row`, cos, sin and the tokens' count before
+// the kernel ahead of it has ended, which so writes none of them, and lets the
+// one behind it begin before that too (ahead.cuh).
 
 #ifndef CUDA_OPS_DECODE_LATENT_ROWS_H_
 #define CUDA_OPS_DECODE_LATENT_ROWS_H_

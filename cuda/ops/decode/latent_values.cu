@@ -18,12 +18,13 @@
 // What bounds it is latency, so there is one chain of it, with all that does
 // not depend on q in front of the wait for the kernel that makes it:
 //
-//   before the wait   keys of the block's share, rounded, to shared memory; a
-//                     half of its head's W_V to registers
+//   before the wait   keys of the block's share, rounded, to shared memory;
+//                     three eighths of its head's W_V to registers
 //   behind it         q and new keys; scores, by 16 warps that share columns
 //                     and keys; softmax, a head a warp; values, 32 columns a
-//                     warp; these to the block that has the head; their sum;
-//                     the product by W_V, a warp 16 rows by 256 columns
+//                     warp; these to the block that has the head; the product
+//                     of what 16 blocks have by W_V, a warp 16 rows by 256
+//                     columns; its columns' sum
 //
 // 16 heads are the rows of one mma tile. More keys than a tile has go tile by
 // tile, and those beyond the first are loaded as they are wanted.
@@ -130,73 +131,100 @@ __device__ __forceinline__ void AddValues(int keys, const Shared& shared,
 // --- What the blocks of the cluster have of each head, to its block ---
 
 __device__ __forceinline__ void StoreSums(
-    const float (&o)[kValueColumns / 8][4], float largest, float sum,
+    const float (&o)[kValueColumns / 8][4], float largest, float weights,
     Shared& shared) {
   const int warp = static_cast<int>(threadIdx.x) / kWarp, lane = Lane();
-  float* const to = &shared.sum[lane / 4][warp * kValueColumns + lane % 4 * 2];
+  const int column = warp * kValueColumns + lane % 4 * 2;
+  const auto store = [&](int head, int n, float a, float b) {
+    *reinterpret_cast<__nv_bfloat162*>(&shared.sums[head].o[column + n * 8]) =
+        __floats2bfloat162_rn(a, b);
+  };
 #pragma unroll
   for (int n = 0; n < kValueColumns / 8; ++n) {
-    *reinterpret_cast<float2*>(to + n * 8) = {o[n][0], o[n][1]};
-    *reinterpret_cast<float2*>(to + n * 8 + 8 * kSumPitch) = {o[n][2], o[n][3]};
+    store(lane / 4, n, o[n][0], o[n][1]);
+    store(lane / 4 + 8, n, o[n][2], o[n][3]);
   }
-  sum = WarpSum(sum);
-  if (lane == 0) shared.share[warp] = {largest, sum};
+  weights = WarpSum(weights);
+  if (lane == 0) {
+    shared.sums[warp].largest = largest;
+    shared.sums[warp].weights = weights;
+  }
+  FenceSharedStores();
 }
 
-// A thread's column of o of the block's head, from all blocks.
-__device__ __forceinline__ float Join(int head, const Shared& shared) {
-  const int lane = Lane();
-  const uint32_t from = lane % kBlocks;
-  float largest = LoadFrom(&shared.share[head].x, from);
-  const float sum = LoadFrom(&shared.share[head].y, from);
-  float x[kBlocks];
-#pragma unroll
-  for (int s = 0; s < kBlocks; ++s) {
-    x[s] = LoadFrom(&shared.sum[head][threadIdx.x], s);
+// Sends each other block those of its head, a warp one. What stays is moved by
+// the first, which then arrives at the barrier of all.
+__device__ __forceinline__ void SendSums(int rank, Shared& shared) {
+  const int warp = static_cast<int>(threadIdx.x) / kWarp;
+  if (warp > 0) {
+    const int to = (rank + warp) % kBlocks;
+    if (Lane() == 0) {
+      SendBytes(&shared.sums[to], &shared.of_block[rank].sums, sizeof(Sums),
+                &shared.there, to);
+    }
+  } else {
+    constexpr int kCount = sizeof(Sums) / sizeof(uint4);
+    const auto* const from = reinterpret_cast<const uint4*>(&shared.sums[rank]);
+    auto* const to = reinterpret_cast<uint4*>(&shared.of_block[rank].sums);
+    for (int i = Lane(); i < kCount; i += kWarp) to[i] = from[i];
+    __syncwarp();
+    if (Lane() == 0) {
+      ArriveExpecting(&shared.there, (kBlocks - 1) * sizeof(Sums));
+    }
   }
-  // Both halves of a warp have the same.
-  float weight = largest;
-#pragma unroll
-  for (int n = kBlocks / 2; n > 0; n /= 2) {
-    largest = fmaxf(largest, __shfl_xor_sync(kWholeWarp, largest, n));
-  }
-  weight = weight > -INFINITY ? PowerOf2(weight - largest) : 0.f;
-  float total = sum * weight;
-#pragma unroll
-  for (int n = kBlocks / 2; n > 0; n /= 2) {
-    total += __shfl_xor_sync(kWholeWarp, total, n);
-  }
-  const float share = total > 0 ? weight / total : 0.f;
-  float o[2] = {0, 0};
-#pragma unroll
-  for (int s = 0; s < kBlocks; ++s) {
-    o[s % 2] = fmaf(__shfl_sync(kWholeWarp, share, s), x[s], o[s % 2]);
-  }
-  return o[0] + o[1];
+  __syncwarp();
 }
 
-// The block's head of y by the sums of o, where `part` of them lies then: a
-// warp 16 rows by half of the columns. One of eight columns of the product is
-// there.
+// By what the sums of block `lane` of the cluster count, in both halves of a
+// warp.
+__device__ __forceinline__ float ShareOfBlock(const Shared& shared) {
+  const Sums& sums = shared.of_block[Lane() % kBlocks].sums;
+  const float largest = LanesMax<kBlocks>(sums.largest);
+  const float weight =
+      sums.largest > -INFINITY ? PowerOf2(sums.largest - largest) : 0.f;
+  const float total = LanesSum<kBlocks>(sums.weights * weight);
+  return total > 0 ? weight / total : 0.f;
+}
+
+// The block's head of y, where `part` of it lies then: a warp 16 rows by half
+// of the columns. The sums of all blocks are multiplied as the columns of two
+// tiles, and joined behind it.
 __device__ __forceinline__ void MultiplyValues(
     const Bf16Tile::Unit (&early)[kEarlyUnits],
     const Bf16Tile::Unit (&late)[kUnits - kEarlyUnits], Shared& shared) {
   const int warp = static_cast<int>(threadIdx.x) / kWarp;
   const int g = Lane() / 4, c = Lane() % 4;
-  const auto* const x =
-      reinterpret_cast<const uint4*>(shared.o) + warp % 2 * kUnits * 4 + c;
-  float d[2][4] = {};
+  const int column = (warp % 2 * kUnits * 4 + c) * 8;
+  float d[2][2][4] = {};
 #pragma unroll
   for (int i = 0; i < kUnits; ++i) {
-    const uint4 b[1] = {g == 0 ? x[i * 4] : uint4{0, 0, 0, 0}};
-    Bf16Tile::Multiply(
-        i < kEarlyUnits ? early[i % kEarlyUnits] : late[i % kEarlyUnits], b,
-        d[i % 2]);
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const uint4 b[1] = {*reinterpret_cast<const uint4*>(
+          &shared.of_block[half * kTileTokens + g].sums.o[column + i * 32])};
+      Bf16Tile::Multiply(
+          i < kEarlyUnits ? early[i] : late[max(i, kEarlyUnits) - kEarlyUnits],
+          b, d[half][i % 2]);
+    }
   }
+  const float share = ShareOfBlock(shared);
+  float y[2] = {};
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+#pragma unroll
+    for (int j = 0; j < 2; ++j) {
+      const float w =
+          __shfl_sync(kWholeWarp, share, half * kTileTokens + 2 * c + j);
+      y[0] = fmaf(w, d[half][0][j] + d[half][1][j], y[0]);
+      y[1] = fmaf(w, d[half][0][j + 2] + d[half][1][j + 2], y[1]);
+    }
+  }
+  y[0] = LanesSum<4>(y[0]);
+  y[1] = LanesSum<4>(y[1]);
   if (c != 0) return;
   float* const part = &shared.part[warp % 2][warp / 2 * kTileRows + g];
-  part[0] = d[0][0] + d[1][0];
-  part[kTileRows / 2] = d[0][2] + d[1][2];
+  part[0] = y[0];
+  part[kTileRows / 2] = y[1];
 }
 
 #endif  // STRATA_SM90A
@@ -223,6 +251,12 @@ __global__ void __maxnreg__(kRegisters)
   const int size = (seen + kBlocks - 1) / kBlocks;
   const int begin = min(keys - seen + rank * size, keys);
   const int end = min(begin + size, keys);
+  if (thread == 0) {
+    InitBarrier(&shared.there, 1);
+    FenceBarrierInit();
+  }
+  __syncwarp();
+  ArriveAtCluster();
   const auto find_rows = [&](int first, int count) {
     if (thread < count) {
       shared.row[thread] =
@@ -247,10 +281,14 @@ __global__ void __maxnreg__(kRegisters)
   Bf16Tile::Unit early[kEarlyUnits], late[kUnits - kEarlyUnits];
   if (multiplies) {
     LoadBatch<Bf16Tile>(w, unit, unit + kEarlyUnits, early);
-    const int at = (unit + kEarlyUnits + Lane() % 4) * kUnitBytes;
-    asm volatile("prefetch.global.L2 [%0];" ::"l"(w.upper + at));
-    asm volatile("prefetch.global.L2 [%0];" ::"l"(w.lower + at));
+#pragma unroll
+    for (int i = kEarlyUnits + Lane() % 4; i < kUnits; i += 4) {
+      const int at = (unit + i) * kUnitBytes;
+      asm volatile("prefetch.global.L2 [%0];" ::"l"(w.upper + at));
+      asm volatile("prefetch.global.L2 [%0];" ::"l"(w.lower + at));
+    }
   }
+  WaitForCluster();  // Its barriers for sums are there.
   WaitForEarlier();
   LetLaterBegin();
   BringQueries(reinterpret_cast<const float4*>(
@@ -288,15 +326,14 @@ __global__ void __maxnreg__(kRegisters)
     AddValues(there, shared, o);
   }
   StoreSums(o, largest, sum, shared);
-  __syncwarp();
-  ArriveAtCluster();
+  __syncthreads();
+  SendSums(rank, shared);
   if (multiplies) {
     LoadBatch<Bf16Tile>(w, unit + kEarlyUnits, unit + kUnits, late);
   }
-  WaitForCluster();
-  shared.o[thread] = __float2bfloat16_rn(Join(rank, shared));
+  Wait(&shared.there, 0);
+  __syncwarp();
   ArriveAtCluster();
-  __syncthreads();
   if (multiplies) MultiplyValues(early, late, shared);
   __syncthreads();
   if (thread < a.value) {
@@ -304,7 +341,7 @@ __global__ void __maxnreg__(kRegisters)
         shared.part[0][thread] + shared.part[1][thread];
   }
   __syncwarp();
-  WaitForCluster();  // Others have read what is here.
+  WaitForCluster();  // Others have what was sent from here.
 #endif
 }
 

@@ -4,6 +4,7 @@
 #ifndef CUDA_OPS_DECODE_LATENT_VALUES_CUH_
 #define CUDA_OPS_DECODE_LATENT_VALUES_CUH_
 
+#include <cstddef>
 #include <cstdint>
 
 #include "cuda/kernels/sm90.cuh"
@@ -29,14 +30,13 @@ constexpr int kMaxValue = kTileRows * kWarps / 2;
 constexpr int kVectors = kLatentWidth / 4;  // Of a row of q or the cache.
 // Rows in shared memory begin at other banks.
 constexpr int kPitch = kLatentWidth + 8;
-constexpr int kSumPitch = kLatentRank + 8;
 constexpr int kQuarters = 4;  // Of the columns that scores are summed over.
 constexpr int kSteps = kLatentWidth / 16 / kQuarters;
 constexpr int kWeightPitch = kKeys + 8;
 constexpr int kValueColumns = kLatentRank / kWarps;  // Of a warp.
 // Units of W_V that a warp takes, and those that it has before the wait.
 constexpr int kUnits = kLatentRank / 2 / Bf16Tile::kColumns;
-constexpr int kEarlyUnits = kUnits / 2;
+constexpr int kEarlyUnits = 3;  // As many as there are registers for.
 
 struct Args {
   Extent tokens;
@@ -51,30 +51,33 @@ struct Args {
   FaultSink fault;
 };
 
+// What a block's keys make of a head, not yet divided by the sum of weights.
+struct alignas(16) Sums {
+  __nv_bfloat16 o[kLatentRank];
+  float largest, weights;  // Score, sum of weights.
+};
+static_assert(sizeof(Sums) % 32 == 16);  // Rows begin at other banks.
+
 struct alignas(16) Shared {
   __nv_bfloat16 q[kHeads][kPitch];
   __nv_bfloat16 key[kKeys][kPitch];
-  float sum[kHeads][kSumPitch];  // Of the block's keys, not yet divided by
-  float2 share[kHeads];          // sums: largest score, sum of weights.
+  Sums sums[kHeads];
+  struct {
+    Sums sums;
+    uint4 pad[3];       // As few_rows_tile.cuh's RowBytes() has it.
+  } of_block[kBlocks];  // Of the block's own head: what others send, and its.
   float score[kQuarters][kHeads][kKeys];
   __nv_bfloat16 weight[kHeads][kWeightPitch];
   float keep[kHeads];  // What earlier sums of a head are multiplied by.
-  __nv_bfloat16 o[kLatentRank];
   float part[2][kMaxValue];
   const float* row[kKeys];  // Of the cache.
+  uint64_t there;           // The barrier of `of_block`.
 };
+static_assert(offsetof(Shared, sums) % 16 == 0 &&
+              offsetof(Shared, of_block) % 16 == 0 &&
+              offsetof(Shared, weight) % 16 == 0);
 
 #if STRATA_SM90A
-
-// --- The cluster ---
-
-// A barrier of its threads in two halves.
-__device__ __forceinline__ void ArriveAtCluster() {
-  asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
-}
-__device__ __forceinline__ void WaitForCluster() {
-  asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
-}
 
 // --- Tiles of 16 x 16 BF16 from shared memory ---
 

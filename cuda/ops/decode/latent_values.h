@@ -8,9 +8,12 @@
 //     v
 //   o of a sixteenth [16, 512], largest scores, sums
 //     |
-//     |  through the cluster's shared memory: each block gets all of one head
+//     |  in BF16 from shared memory to shared memory by the copy engine: each
+//     |  block gets those of 16 blocks of one head
 //     v
-//   o [512] of a head  --W_V [value, 512] BF16-->  y [t, heads * value] F32
+//   [16, 512] of a head  --W_V [value, 512] BF16-->  [16, value], joined by
+//                                                    their shares:
+//                                                    y [t, heads * value] F32
 //
 // Keys and W_V are loaded before earlier kernels have ended (ahead.cuh). The
 // two kernels just before this one may write q, and of the cache what they add:
