@@ -153,7 +153,7 @@ __device__ __forceinline__ void StoreSums(
 }
 
 // Sends each other block those of its head, a warp one. What stays is moved by
-// the first, which then arrives at the barrier of all.
+// the first, whose threads then arrive at the barrier of all.
 __device__ __forceinline__ void SendSums(int rank, Shared& shared) {
   const int warp = static_cast<int>(threadIdx.x) / kWarp;
   if (warp > 0) {
@@ -167,9 +167,10 @@ __device__ __forceinline__ void SendSums(int rank, Shared& shared) {
     const auto* const from = reinterpret_cast<const uint4*>(&shared.sums[rank]);
     auto* const to = reinterpret_cast<uint4*>(&shared.of_block[rank].sums);
     for (int i = Lane(); i < kCount; i += kWarp) to[i] = from[i];
-    __syncwarp();
     if (Lane() == 0) {
       ArriveExpecting(&shared.there, (kBlocks - 1) * sizeof(Sums));
+    } else {
+      Arrive(&shared.there);
     }
   }
   __syncwarp();
@@ -252,7 +253,7 @@ __global__ void __maxnreg__(kRegisters)
   const int begin = min(keys - seen + rank * size, keys);
   const int end = min(begin + size, keys);
   if (thread == 0) {
-    InitBarrier(&shared.there, 1);
+    InitBarrier(&shared.there, kWarp);
     FenceBarrierInit();
   }
   __syncwarp();
