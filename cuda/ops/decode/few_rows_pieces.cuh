@@ -119,10 +119,10 @@ constexpr int kJoinedColumns = 512;
 #if STRATA_SM90A
 
 // A barrier of the cluster's threads in two halves.
-__device__ __forceinline__ void ArriveAtCluster() {
+__device__ __forceinline__ void ArriveWithStores() {
   asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
 }
-__device__ __forceinline__ void WaitForCluster() {
+__device__ __forceinline__ void WaitForStores() {
   asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
 }
 

@@ -26,9 +26,10 @@
 //                 first 256 columns of the values
 //   warpgroup 2   the other 256, while the first one's softmax runs
 //
-// Keys are read once and serve as values too. Where a token has an even number
-// of such blocks, two of them are a cluster: each brings half of the keys, to
-// both of them.
+// The first tile of an F32 cache all threads bring, before earlier kernels have
+// ended where these do not write it. Keys are read once and serve as values
+// too. Where a token has an even number of such blocks, two of them are a
+// cluster: each brings half of the keys, to both of them.
 
 namespace strata::gpu {
 namespace latent {
