@@ -181,7 +181,10 @@ TEST_P(FusedLatentTest, RoundedOperandsStayWithinTheirRounding) {
 // a tile's 64, pieces, heads about a block's 64. Up to 8 tokens have kernels of
 // their own for the rest, where widths allow it. Few tokens with heads in
 // groups of 16 and up to 1,536 keys each go to clusters of 16 blocks: keys
-// about a block's first, its tile of 64, and the most that there may be.
+// about a block's first, its tile of 64, and the most that there may be. Others
+// go by pieces, which blocks join together where a head has 128 values: with
+// one token to eight, whose keys are in a piece's first tile or beyond, and of
+// which the new ones are in one piece or two.
 INSTANTIATE_TEST_SUITE_P(
     Cases, FusedLatentTest,
     testing::Values(
@@ -214,6 +217,14 @@ INSTANTIATE_TEST_SUITE_P(
                 false, 3},
         Latents{"wide_window", 2, 1400, 256, 16, 32, 64, 16, 512, 0, false,
                 false, 1100},
+        Latents{"pieces_of_one", 1, 1600, 256, 16, 128, 64, 128, 512},
+        Latents{"pieces_of_two", 2, 1541, 256, 16, 32, 64, 128, 512},
+        Latents{"pieces_of_three", 3, 1600, 256, 16, 32, 64, 128, 512},
+        Latents{"pieces_of_eight", 8, 505, 256, 16, 128, 64, 128, 512, 0, true},
+        Latents{"eight_first", 8, 0, 256, 16, 32, 64, 128, 512},
+        Latents{"eight_tiles", 8, 1500, 256, 16, 32, 64, 128, 512},
+        Latents{"window_of_eight", 8, 300, 256, 16, 32, 64, 128, 512, 0, false,
+                false, 100},
         Latents{"many_tokens", 150, 20, 256, 4, 32, 64, 16, 512},
         Latents{"down", 3, 30, 256, 4, 32, 64, 16, 512, 96, true, true},
         Latents{"plain", 5, 40, 72, 3, 20, 8, 10, 24, 0, false, true},

@@ -302,6 +302,9 @@ TEST_P(NormMlpTest, AgreesWithTheCpu) {
   }
 }
 
+// Up to eight rows have a kernel of their own: up to 264 tiles of 16 rows of
+// gate and up a block each, beyond that several; rows of x staged by one warp
+// to eight.
 INSTANTIATE_TEST_SUITE_P(
     Layers, NormMlpTest,
     testing::Values(Mlp{1, 256, 512, false}, Mlp{8, 512, 256, false},
@@ -309,7 +312,11 @@ INSTANTIATE_TEST_SUITE_P(
                     Mlp{28, 256, 320, false}, Mlp{59, 2048, 512, false},
                     Mlp{60, 256, 256, false}, Mlp{3, 256, 512, true},
                     Mlp{5, 40, 24, false}, Mlp{1, 2048, 8192, false},
+                    Mlp{8, 256, 2048, false}, Mlp{3, 256, 2304, false},
+                    Mlp{8, 512, 4352, false}, Mlp{2, 8192, 256, false},
                     Mlp{1, 2048, 1024, false, {4, 32, true}},
+                    Mlp{8, 2048, 4352, false, {4, 32, true}},
+                    Mlp{5, 8192, 2176, false, {4, 32, true}},
                     Mlp{7, 384, 256, false, {4, 128, true}},
                     Mlp{4, 320, 192, false, {8, 64, true}},
                     Mlp{9, 256, 256, false, {4, 64, true}},

@@ -1,11 +1,12 @@
-#include <cmath>
 #include <cstdint>
 #include <type_traits>
 
 #include "cuda/kernels/ahead.cuh"
 #include "cuda/kernels/quant_product.h"
-#include "cuda/ops/decode/copy_async.cuh"
+#include "cuda/kernels/sm90.cuh"
+#include "cuda/kernels/tensor_map.h"
 #include "cuda/ops/decode/few_rows.h"
+#include "cuda/ops/decode/few_rows_pieces.cuh"
 #include "cuda/ops/decode/few_rows_tile.cuh"
 #include "cuda/ops/decode/packed_tile.cuh"
 #include "cuda/ops/decode/weight_rows.h"
@@ -20,254 +21,300 @@ constexpr int kRows = kTileRows;  // Of a weight, a block.
 constexpr int kWarps = kWarpsPerBlock;
 constexpr int64_t kMaxDepth = 8192;
 
-__device__ __forceinline__ uint2 Round(float4 x) {
-  const __nv_bfloat162 low = __floats2bfloat162_rn(x.x, x.y);
-  const __nv_bfloat162 high = __floats2bfloat162_rn(x.z, x.w);
-  return {*reinterpret_cast<const uint32_t*>(&low),
-          *reinterpret_cast<const uint32_t*>(&high)};
-}
-
-constexpr int kMaxSplits = 64;
-
-// share[s] = by what piece s of the token's head counts; by a warp.
-__device__ void ShareOfPieces(const FewRowsArgs& a, int first, float* share) {
-  float largest = -INFINITY, total = 0;
-  float weight[kMaxSplits / kWarp];
-#pragma unroll
-  for (int j = 0; j < kMaxSplits / kWarp; ++j) {
-    const int s = j * kWarp + Lane();
-    weight[j] = s < a.splits ? a.max[first + s] : -INFINITY;
-    largest = fmaxf(largest, weight[j]);
-  }
-  largest = WarpMax(largest);
-#pragma unroll
-  for (int j = 0; j < kMaxSplits / kWarp; ++j) {
-    const int s = j * kWarp + Lane();
-    weight[j] = weight[j] > -INFINITY ? exp2f(weight[j] - largest) : 0.f;
-    if (s < a.splits) total = fmaf(a.sum[first + s], weight[j], total);
-  }
-  total = WarpSum(total);
-#pragma unroll
-  for (int j = 0; j < kMaxSplits / kWarp; ++j) {
-    share[j * kWarp + Lane()] = total > 0 ? weight[j] / total : 0.f;
-  }
-  __syncwarp();
-}
-
-// Rows of x from pieces of attention, rounded, by of_token warps each. A row
-// with fewer columns than that has threads is made in parts, of every so many
-// pieces. k is a multiple of 256, so that warps do the same.
-__device__ void StageJoined(const FewRowsArgs& a, int of_token, int head,
-                            int heads, char* rows) {
-  constexpr int kAtATime = 10;  // Pieces on their way to a thread.
-  __shared__ float share_of[kWarps][kMaxSplits];
-  __shared__ float4 part_of[kBlock];
+// The tokens' rows of x to shared memory, rounded, by kOfToken warps each;
+// where there is a gain, times that: what a row's root mean square divides is
+// then the product, so that x is read once. Rows are there up to the bound; of
+// those beyond the count nothing is kept. Of each warp the sum of its squares.
+// kAtATime loads are on their way to a thread.
+template <int kAtATime, int kOfToken>
+__device__ __forceinline__ void StageRows(const FewRowsArgs& a, int head,
+                                          char* rows,
+                                          float (&squares)[kWarps]) {
+  constexpr int kStride = kOfToken * kWarp;
   const int warp = static_cast<int>(threadIdx.x) / kWarp;
-  const int token = warp / of_token, threads = of_token * kWarp;
-  const int thread = warp % of_token * kWarp + Lane();
-  const int n = static_cast<int>(a.k) / 4;
-  const int parts = max(1, threads / n), of_part = threads / parts;
-  const int part = thread / of_part;
-  const bool there = token < a.tokens.bound;
-  const int piece = (token * heads + head) * a.splits;
-  const auto* const x =
-      reinterpret_cast<const float4*>(a.x + int64_t{piece} * a.k);
-  float* const share = share_of[warp];
-  bool has_share = false;
-  const auto join = [&](int i) {
-    float4 v = {0, 0, 0, 0};
-    for (int base = part; base < a.splits; base += parts * kAtATime) {
-      float4 of_piece[kAtATime];
-#pragma unroll
-      for (int j = 0; j < kAtATime; ++j) {
-        const int s = base + j * parts;
-        of_piece[j] = s < a.splits ? x[int64_t{s} * n + i] : float4{0, 0, 0, 0};
-      }
-      if (!has_share) ShareOfPieces(a, piece, share);
-      has_share = true;
-#pragma unroll
-      for (int j = 0; j < kAtATime; ++j) {
-        const int s = base + j * parts;
-        const float w = s < a.splits ? share[s] : 0.f;
-        v = {fmaf(w, of_piece[j].x, v.x), fmaf(w, of_piece[j].y, v.y),
-             fmaf(w, of_piece[j].z, v.z), fmaf(w, of_piece[j].w, v.w)};
-      }
-    }
-    return v;
-  };
-  char* const row = rows + token * RowBytes(a.k);
-  if (parts == 1) {
-    for (int i = thread; there && i < n; i += threads) {
-      *reinterpret_cast<uint2*>(row + i * 8) = Round(join(i));
-    }
-    return;
-  }
-  const int i = thread % of_part;
-  const bool works = there && i < n;
-  if (works) part_of[threadIdx.x] = join(i);
-  __syncthreads();
-  if (!works || part > 0) return;
-  float4 v = part_of[threadIdx.x];
-  for (int p = 1; p < parts; ++p) {
-    const float4 other = part_of[threadIdx.x + p * of_part];
-    v = {v.x + other.x, v.y + other.y, v.z + other.z, v.w + other.w};
-  }
-  *reinterpret_cast<uint2*>(row + i * 8) = Round(v);
-}
-
-// The tokens' rows of x to shared memory, rounded, by of_token warps each.
-// Rows are there up to the bound; of those beyond the count nothing is kept.
-__device__ void StageRows(const FewRowsArgs& a, int of_token, int head,
-                          const float* gain_of, char* rows) {
-  __shared__ float squares[kWarps];
-  const int warp = static_cast<int>(threadIdx.x) / kWarp;
-  const int token = warp / of_token;
-  const bool there = token < a.tokens.bound;
+  const int token = warp / kOfToken;
+  if (token >= a.tokens.bound) return;
   const auto* const x =
       reinterpret_cast<const float4*>(a.x + token * a.pitch + head * a.k);
+  const auto* const gain = reinterpret_cast<const float4*>(a.gain);
   const int n = static_cast<int>(a.k) / 4;
-  const int begin = warp % of_token * kWarp + Lane();
-  const int stride = of_token * kWarp;
-  float scale = 1;
-  if (a.gain != nullptr) {
-    float sum = 0;
-    if (there) {
-#pragma unroll 4
-      for (int i = begin; i < n; i += stride) {
-        const float4 v = x[i];
-        sum += v.x * v.x + v.y * v.y + v.z * v.z + v.w * v.w;
+  char* const row = rows + token * RowBytes(a.k);
+  float sum = 0;
+  for (int base = warp % kOfToken * kWarp + Lane(); base < n;
+       base += kAtATime * kStride) {
+    float4 v[kAtATime], by[kAtATime];
+#pragma unroll
+    for (int j = 0; j < kAtATime; ++j) {
+      const int i = base + j * kStride;
+      if (i < n) v[j] = x[i];
+    }
+    if (gain != nullptr) {
+#pragma unroll
+      for (int j = 0; j < kAtATime; ++j) {
+        const int i = base + j * kStride;
+        if (i < n) by[j] = __ldg(gain + i);
       }
     }
-    sum = WarpSum(sum);
-    if (Lane() == 0) squares[warp] = sum;
-    WaitForCopies16();
-    __syncthreads();
-    sum = 0;
-    for (int w = 0; w < of_token; ++w) sum += squares[token * of_token + w];
-    scale = rsqrtf(sum / static_cast<float>(a.k) + a.eps);
+#pragma unroll
+    for (int j = 0; j < kAtATime; ++j) {
+      const int i = base + j * kStride;
+      if (i >= n) break;
+      if (gain != nullptr) {
+        sum += v[j].x * v[j].x + v[j].y * v[j].y + v[j].z * v[j].z +
+               v[j].w * v[j].w;
+        v[j] = {v[j].x * by[j].x, v[j].y * by[j].y, v[j].z * by[j].z,
+                v[j].w * by[j].w};
+      }
+      *reinterpret_cast<uint2*>(row + i * 8) = Round(v[j]);
+    }
   }
-  if (!there) return;
-  char* const row = rows + token * RowBytes(a.k);
-  const auto* const gain = reinterpret_cast<const float4*>(gain_of);
-#pragma unroll 4
-  for (int i = begin; i < n; i += stride) {
-    float4 v = x[i];
-    if (a.gain != nullptr) {
-      const float4 g = gain[i];
-      v = {v.x * scale * g.x, v.y * scale * g.y, v.z * scale * g.z,
-           v.w * scale * g.w};
-    }
-    const uint2 rounded = Round(v);
-    *reinterpret_cast<uint2*>(row + i * 8) = rounded;
-    if (a.normed != nullptr && blockIdx.x == 0) {
-      reinterpret_cast<uint2*>(a.normed + token * a.k)[i] = rounded;
-    }
+  if (gain == nullptr) return;
+  sum = WarpSum(sum);
+  if (Lane() == 0) squares[warp] = sum;
+}
+
+template <int kAtATime>
+__device__ __forceinline__ void StageTokens(const FewRowsArgs& a, int of_token,
+                                            int head, char* rows,
+                                            float (&squares)[kWarps]) {
+  switch (of_token) {
+    case 1:
+      return StageRows<kAtATime, 1>(a, head, rows, squares);
+    case 2:
+      return StageRows<kAtATime, 2>(a, head, rows, squares);
+    case 4:
+      return StageRows<4, 4>(a, head, rows, squares);
+    default:
+      return StageRows<4, 8>(a, head, rows, squares);
   }
 }
 
-// What a block does for 16 rows of a product, whose weights are of a Format.
-// Returns what the thread's result is added to, `add` if there is one.
-template <typename Format, bool kJoin>
-__device__ __forceinline__ float MultiplyRows(
-    const FewRowsArgs& a, const FewRowsProduct& p, int tile, const float* add,
-    char* rows, float (&sums)[kWarps][kRows][kTileTokens], int64_t& tokens) {
+// Warps that stage a row of x.
+__device__ __forceinline__ int WarpsOfToken(int tokens) {
+  return tokens <= 1 ? 8 : tokens <= 2 ? 4 : tokens <= 4 ? 2 : 1;
+}
+
+// What a row is multiplied by so that its root mean square is 1.
+__device__ __forceinline__ float ScaleOf(const FewRowsArgs& a, float squares) {
+  return rsqrtf(squares / static_cast<float>(a.k) + a.eps);
+}
+// The same of a token whose squares so many warps have.
+__device__ __forceinline__ float ScaleOf(const FewRowsArgs& a,
+                                         const float (&squares)[kWarps],
+                                         int token, int of_token) {
+  float sum = 0;
+  for (int i = 0; i < of_token; ++i) sum += squares[token * of_token + i];
+  return ScaleOf(a, sum);
+}
+
+// The token's row, normalised, by a block.
+__device__ void StoreNormed(const FewRowsArgs& a, int token) {
+  constexpr int kLoads = kMaxDepth / 4 / kBlock;
+  const int n = static_cast<int>(a.k) / 4;
+  WaitForEarlier();
+  LetLaterBegin();
+  const auto* const x = reinterpret_cast<const float4*>(a.x + token * a.pitch);
+  const auto* const gain = reinterpret_cast<const float4*>(a.gain);
+  float4 v[kLoads];
+  float sum = 0;
+#pragma unroll
+  for (int j = 0; j < kLoads; ++j) {
+    const int i = static_cast<int>(threadIdx.x) + j * kBlock;
+    v[j] = i < n ? x[i] : float4{0, 0, 0, 0};
+  }
+#pragma unroll
+  for (const float4& of : v) {
+    sum += of.x * of.x + of.y * of.y + of.z * of.z + of.w * of.w;
+  }
+  const float scale = ScaleOf(a, BlockSum(sum));
+#pragma unroll
+  for (int j = 0; j < kLoads; ++j) {
+    const int i = static_cast<int>(threadIdx.x) + j * kBlock;
+    if (i >= n) break;
+    const float4 g = gain[i];
+    reinterpret_cast<uint2*>(a.normed + token * a.k)[i] =
+        Round({v[j].x * scale * g.x, v[j].y * scale * g.y, v[j].z * scale * g.z,
+               v[j].w * scale * g.w});
+  }
+}
+
+struct Sums {
+  float of_tile[kWarps][kRows][kTileTokens];
+  float squares[kWarps];  // Of what each warp has of x.
+};
+
+// How a block comes by its tiles of 16 rows of a weight, and by x.
+enum class Way {
+  kTile,           // One of several products' tiles.
+  kTiles,          // Of one product's every so many.
+  kJoin,           // One; x in pieces of attention.
+  kJoinInCluster,  // The same, eight blocks together.
+};
+
+// What a block does of a product whose weights are of a Format: a tile, and of
+// kTiles every step-th from it on, of which the next one's weights are loaded
+// as this one's are used.
+template <typename Format, Way kWay>
+__device__ __forceinline__ void MultiplyRows(const FewRowsArgs& a,
+                                             const FewRowsProduct& p, int tile,
+                                             int step, char* rows, Sums& sums) {
+  constexpr bool kJoins = kWay == Way::kJoin || kWay == Way::kJoinInCluster;
+  constexpr bool kPacked = !std::is_same_v<Format, Bf16Tile>;
   const int warp = static_cast<int>(threadIdx.x) / kWarp;
   const int g = Lane() / 4, c = Lane() % 4;
   // Of SwiGLU, eight rows of the one half and the same of the other.
-  const int first = tile * (p.swiglu ? kRows / 2 : kRows);
-  const RowsOfTile w(p.w, first + g, p.swiglu ? p.w.n / 2 : kRows / 2);
+  const int columns = p.swiglu ? kRows / 2 : kRows;
+  const int below = static_cast<int>(p.swiglu ? p.w.n / 2 : kRows / 2);
+  RowsOfTile w(p.w, tile * columns + g, below);
   const int units = static_cast<int>(a.k) / Format::kColumns;
   const int begin = units * warp / kWarps, end = units * (warp + 1) / kWarps;
-  constexpr bool kPacked = !std::is_same_v<Format, Bf16Tile>;
   // Rows that are joined are short, and their pieces want registers.
-  typename Format::Unit ahead[kJoin ? 1 : 4][kPacked ? 1 : 2];
+  typename Format::Unit ahead[kJoins ? 1 : kPacked ? 3 : 4][kPacked ? 1 : 2];
   LoadUnits<Format>(w, begin, end, ahead);
+  const int column = static_cast<int>(threadIdx.x) & (columns - 1);
+  const int token = static_cast<int>(threadIdx.x) >> (p.swiglu ? 3 : 4);
+  const int64_t n = p.swiglu ? p.w.n / 2 : p.w.n;
+  int64_t at = token * n + tile * columns + column;
+  const float* const add = token < a.tokens.bound ? p.add : nullptr;
+  float* const y = p.y;
   const int bound = static_cast<int>(a.tokens.bound);
-  const int of_token = bound <= 1 ? 8 : bound <= 2 ? 4 : bound <= 4 ? 2 : 1;
-  auto* const gain = reinterpret_cast<float*>(rows + RowBytes(a.k) * bound);
-  const int head = a.rows_of_x > 0 ? first / static_cast<int>(a.rows_of_x) : 0;
+  const int of_token = WarpsOfToken(bound);
+  const int head =
+      a.rows_of_x > 0 ? tile * columns / static_cast<int>(a.rows_of_x) : 0;
   const int heads =
-      kJoin ? static_cast<int>(a.pitch) / static_cast<int>(a.k) : 1;
-  for (int i = threadIdx.x * 4; a.gain != nullptr && i < a.k; i += kBlock * 4) {
-    CopyAsync16(gain + i, a.gain + i);
+      kJoins ? static_cast<int>(a.pitch) / static_cast<int>(a.k) : 1;
+  for (int i = threadIdx.x * 8; a.gain != nullptr && i < a.k; i += kBlock * 8) {
+    asm volatile("prefetch.global.L2 [%0];" ::"l"(a.gain + i));
   }
+#if STRATA_SM90A
+  if constexpr (kWay == Way::kJoinInCluster) ArriveWithStores();
+#endif
   WaitForEarlier();
   LetLaterBegin();
-  tokens = a.tokens.Get();
-  const float before = add != nullptr ? *add : 0.f;
-  if constexpr (kJoin) {
+  const int64_t tokens = a.tokens.Get();
+  float before = add != nullptr ? add[at] : 0.f;
+  if constexpr (kWay == Way::kJoin) {
     StageJoined(a, of_token, head, heads, rows);
-  } else {
-    StageRows(a, of_token, head, gain, rows);
+  } else if constexpr (kWay == Way::kTile || kWay == Way::kTiles) {
+    StageTokens<kPacked ? 8 : 4>(a, of_token, head, rows, sums.squares);
   }
-  __syncthreads();
+#if STRATA_SM90A
+  if constexpr (kWay == Way::kJoinInCluster) {
+    WaitForStores();  // All blocks are there.
+    StageJoinedInCluster(a, of_token, head, heads, rows);
+    __syncwarp();
+    ArriveWithStores();
+    WaitForStores();
+  }
+#endif
+  if constexpr (kWay != Way::kJoinInCluster) __syncthreads();
 
-  float d[4] = {};
   const char* const x = rows + g * RowBytes(a.k) + c * 16;
-  MultiplyUnits<Format>(
-      w, begin, end, ahead,
-      [&](int step) {
-        return g < bound ? *reinterpret_cast<const uint4*>(
-                               x + step * kStepColumns * 2)
-                         : uint4{0, 0, 0, 0};
-      },
-      d);
-  StoreTile(d, sums[warp]);
-  return before;
+  const auto row_of_x = [&](int i) {
+    return g < bound ? *reinterpret_cast<const uint4*>(x + i * kStepColumns * 2)
+                     : uint4{0, 0, 0, 0};
+  };
+  const auto store = [&] {
+    if (token >= tokens) return;
+    float sum = SumOfWarps(sums.of_tile, column, token);
+    float scale = 1;
+    if (!kJoins && a.gain != nullptr) {
+      scale = ScaleOf(a, sums.squares, token, of_token);
+      sum *= scale;
+    }
+    if (p.swiglu) {
+      sum *= SigmoidOf(sum) * scale *
+             SumOfWarps(sums.of_tile, column + kRows / 2, token);
+    }
+    y[at] = before + sum;
+  };
+  if constexpr (kWay != Way::kTiles) {
+    float d[4] = {};
+    MultiplyUnits<Format>(w, begin, end, ahead, row_of_x, d);
+    StoreTile(d, sums.of_tile[warp]);
+    __syncthreads();
+    store();
+  }
+  for (bool is_last = kWay != Way::kTiles; !is_last;) {
+    tile += step;
+    is_last = tile * columns >= n;
+    const RowsOfTile next(p.w, (is_last ? 0 : tile * columns) + g, below);
+    float d[4] = {};
+    MultiplyUnits<Format>(w, begin, end, next, is_last, ahead, row_of_x, d);
+    StoreTile(d, sums.of_tile[warp]);
+    __syncthreads();
+    store();
+    __syncthreads();
+    w = next;
+    at += step * columns;
+    before = add != nullptr && !is_last ? add[at] : 0.f;
+  }
 }
 
-template <typename Format, bool kJoin>
+// Blocks of a tile or more each, then those of each token's normalised row.
+template <typename Format, Way kWay>
 __global__ void __launch_bounds__(kBlock, 2)
-    FewRowsKernel(const __grid_constant__ FewRowsArgs a) {
+    FewRowsKernel(const __grid_constant__ FewRowsArgs a, int blocks) {
   extern __shared__ uint4 memory[];
-  __shared__ float sums[kWarps][kRows][kTileTokens];
+  __shared__ Sums sums;
   char* const rows = reinterpret_cast<char*>(memory);
   int tile = static_cast<int>(blockIdx.x), which = 0;
+  if (tile >= blocks) {
+    StoreNormed(a, tile - blocks);
+    return;
+  }
   while (which + 1 < a.num_products && tile >= a.product[which].w.n / kRows) {
     tile -= static_cast<int>(a.product[which].w.n / kRows);
     ++which;
   }
   const FewRowsProduct& p = a.product[which];
-  const int columns = p.swiglu ? kRows / 2 : kRows;
-  const int first = tile * columns;
-  const int column = static_cast<int>(threadIdx.x) % columns;
-  const int token = static_cast<int>(threadIdx.x) / columns;
-  const int64_t at = token * (p.swiglu ? p.w.n / 2 : p.w.n) + first + column;
-  const float* const add =
-      p.add != nullptr && token < a.tokens.bound ? p.add + at : nullptr;
-  float value = 0;
-  int64_t tokens = 0;
   if (p.w.bits == kBf16Bits) {
-    value = MultiplyRows<Bf16Tile, kJoin>(a, p, tile, add, rows, sums, tokens);
+    MultiplyRows<Bf16Tile, kWay>(a, p, tile, blocks, rows, sums);
   } else if constexpr (!std::is_same_v<Format, Bf16Tile>) {
-    value = MultiplyRows<Format, kJoin>(a, p, tile, add, rows, sums, tokens);
+    MultiplyRows<Format, kWay>(a, p, tile, blocks, rows, sums);
   }
-  __syncthreads();
-  if (token >= tokens) return;
-  float sum = SumOfWarps(sums, column, token);
-  if (p.swiglu) {
-    sum *= SigmoidOf(sum) * SumOfWarps(sums, column + kRows / 2, token);
-  }
-  p.y[at] = value + sum;
 }
 
-template <typename Format, bool kJoin>
-cudaError_t Launch(const FewRowsArgs& args, cudaStream_t stream) {
-  auto* const kernel = FewRowsKernel<Format, kJoin>;
-  const auto shared =
-      static_cast<size_t>(args.tokens.bound * RowBytes(args.k) +
-                          (args.gain != nullptr ? args.k * 4 : 0));
-  const cudaError_t allowed = cudaFuncSetAttribute(
-      reinterpret_cast<const void*>(kernel),
-      cudaFuncAttributeMaxDynamicSharedMemorySize,
-      static_cast<int>(kMaxFewRows * RowBytes(kMaxDepth) + kMaxDepth * 4));
-  if (allowed != cudaSuccess) return allowed;
-  int64_t blocks = 0;
+// Tiles of 16 rows of all products.
+int64_t NumTiles(const FewRowsArgs& args) {
+  int64_t tiles = 0;
   for (int i = 0; i < args.num_products; ++i) {
-    blocks += args.product[i].w.n / kRows;
+    tiles += args.product[i].w.n / kRows;
   }
-  return LaunchAhead(kernel, dim3(static_cast<unsigned>(blocks)), dim3(kBlock),
-                     shared, stream, args);
+  return tiles;
+}
+
+// Blocks of a Hopper GPU that run at once.
+constexpr int64_t kResidentBlocks = 2 * 132;
+
+// One product's many tiles go to blocks that run at once, as many each, so that
+// x is staged by few of them.
+template <typename Format, Way kWay>
+cudaError_t Launch(const FewRowsArgs& args, cudaStream_t stream) {
+  auto* const kernel = FewRowsKernel<Format, kWay>;
+  const auto shared = static_cast<size_t>(args.tokens.bound * RowBytes(args.k));
+  const cudaError_t allowed =
+      cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
+                           cudaFuncAttributeMaxDynamicSharedMemorySize,
+                           static_cast<int>(kMaxFewRows * RowBytes(kMaxDepth)));
+  if (allowed != cudaSuccess) return allowed;
+  int64_t blocks = NumTiles(args);
+  if (kWay == Way::kTiles) {
+    const int64_t of_block = (blocks + kResidentBlocks - 1) / kResidentBlocks;
+    blocks = (blocks + of_block - 1) / of_block;
+  }
+  const int64_t normed = args.normed != nullptr ? args.tokens.bound : 0;
+  return LaunchClustersAhead(kernel, kWay == Way::kJoinInCluster ? kJoiners : 1,
+                             dim3(static_cast<unsigned>(blocks + normed)),
+                             dim3(kBlock), shared, stream, args,
+                             static_cast<int>(blocks));
+}
+
+// Whether eight blocks, of a head's rows of a weight, want the same rows of x.
+bool JoinsInCluster(const FewRowsArgs& args) {
+  return args.k == kJoinedColumns && args.rows_of_x == kJoiners * kRows &&
+         args.num_products == 1 && args.product[0].w.n % args.rows_of_x == 0 &&
+         IsHopper();
 }
 
 // The packed product of the first that is; null if none is.
@@ -299,11 +346,18 @@ bool HasFewRowsProducts(const FewRowsArgs& args) {
 
 cudaError_t FewRowsProducts(const FewRowsArgs& args, cudaStream_t stream) {
   if (!HasFewRowsProducts(args)) return cudaErrorInvalidValue;
-  if (args.splits > 1) return Launch<Bf16Tile, true>(args, stream);
+  if (args.splits > 1) {
+    return JoinsInCluster(args)
+               ? Launch<Bf16Tile, Way::kJoinInCluster>(args, stream)
+               : Launch<Bf16Tile, Way::kJoin>(args, stream);
+  }
   const FewRowsProduct* const packed = FirstPacked(args);
   const FewRowsProduct& any = packed != nullptr ? *packed : args.product[0];
+  const bool is_many = args.num_products == 1 && args.rows_of_x == 0 &&
+                       NumTiles(args) > kResidentBlocks;
   return WithFormat(any.w, [&](auto format) {
-    return Launch<decltype(format), false>(args, stream);
+    return is_many ? Launch<decltype(format), Way::kTiles>(args, stream)
+                   : Launch<decltype(format), Way::kTile>(args, stream);
   });
 }
 

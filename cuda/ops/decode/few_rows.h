@@ -7,6 +7,9 @@
 //     +-- W1 [n1, k] --> y1 [t, n1]           one launch, a block 16 rows of a
 //     +-- W2 [n2, k] --> y2 [t, n2]           weight; sums are F32
 //
+// A gain is multiplied by before x is rounded, its root mean square divides the
+// sums. One weight of many rows goes to as many blocks as run at once.
+//
 // Packed weights count as the integers that they are, times their groups'
 // scales: x is all that is rounded.
 //

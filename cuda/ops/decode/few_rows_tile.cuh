@@ -169,6 +169,28 @@ __device__ __forceinline__ void MultiplyUnits(
   }
 }
 
+// The same, but that in place of the last of each batch come units of the rows
+// `then`, if there is a tile behind this one.
+template <typename Format, int kBatches, int kBatch, typename X>
+__device__ __forceinline__ void MultiplyUnits(
+    const RowsOfTile& w, int begin, int end, const RowsOfTile& then,
+    bool is_last, typename Format::Unit (&ahead)[kBatches][kBatch], X x,
+    float (&d)[4]) {
+  constexpr int kAhead = kBatches * kBatch;
+  for (int base = begin; base < end; base += kAhead) {
+    const bool ends = base + kAhead >= end;
+    const RowsOfTile from = ends ? then : w;
+    const int next = ends ? begin : base + kAhead;
+    const int last = ends && is_last ? next : end;
+#pragma unroll
+    for (int i = 0; i < kBatches; ++i) {
+      const int at = i * kBatch;
+      MultiplyBatch<Format>(ahead[i], base + at, end, x, d);
+      LoadBatch<Format>(from, next + at, last, ahead[i]);
+    }
+  }
+}
+
 // A warp's results, where `sums` [warps][16][8] are added up.
 __device__ __forceinline__ void StoreTile(const float (&d)[4],
                                           float (*sums)[kTileTokens]) {

@@ -366,6 +366,7 @@ cudaError_t RunFewOutputs(const KernelContext& ctx) {
   const int64_t rows = attend.tokens.bound;
   attend.o = ctx.Take<float>(rows * attend.num_heads * kLatentRank);
   attend.join = false;
+  attend.old_keys_stay = true;
   values.w = ValueRows<kAttendInputs>(ctx);
   values.value = ctx.Int("value");
   values.y = ctx.Take<float>(rows * columns);

@@ -26,9 +26,10 @@
 //                 first 256 columns of the values
 //   warpgroup 2   the other 256, while the first one's softmax runs
 //
-// Keys are read once and serve as values too. Where a token has an even number
-// of such blocks, two of them are a cluster: each brings half of the keys, to
-// both of them.
+// The first tile of an F32 cache all threads bring, before earlier kernels have
+// ended where these do not write it. Keys are read once and serve as values
+// too. Where a token has an even number of such blocks, two of them are a
+// cluster: each brings half of the keys, to both of them.
 
 namespace strata::gpu {
 namespace latent {
@@ -45,35 +46,47 @@ constexpr int64_t kProcessors = 132;
 // each other their scores' maximum.
 constexpr float kSlack = 8;
 
-// The block's queries, rounded, by both warpgroups that multiply; zeros where
-// there are fewer heads.
+// Where chunk `at` of the block's queries, row by row, lies in shared memory.
+constexpr int kQueryChunks = kLatentWidth / 8;  // Of a row.
+__device__ __forceinline__ uint4* QueryAt(int at, Shared& shared) {
+  const int row = at / kQueryChunks, chunk = at % kQueryChunks;
+  return reinterpret_cast<uint4*>(reinterpret_cast<char*>(shared.q[0]) +
+                                  chunk / 8 * kBoxBytes +
+                                  SwizzledBytes(row, chunk % 8));
+}
+
+// The block's queries, rounded, by both warpgroups that multiply; zeros, which
+// wait for nothing, where there are fewer heads.
+__device__ __forceinline__ void ClearQueries(int heads, Shared& shared) {
+  const int thread = static_cast<int>(threadIdx.x) - kWarpgroup;
+  for (int at = heads * kQueryChunks + thread; at < kRows * kQueryChunks;
+       at += 2 * kWarpgroup) {
+    *QueryAt(at, shared) = {0, 0, 0, 0};
+  }
+  FenceSharedStores();
+}
 __device__ void LoadQueries(const Args& args, int64_t token, int head,
                             int heads, Shared& shared) {
-  constexpr int kChunks = kLatentWidth / 8;
-  char* const to = reinterpret_cast<char*>(shared.q[0]);
-  const float* const from =
-      args.q + (token * args.num_heads + head) * kLatentWidth;
-  constexpr int kStride = 2 * kWarpgroup, kBatch = 6;
-  static_assert(kRows * kChunks % (kStride * kBatch) == 0, "whole batches");
+  const auto* const from = reinterpret_cast<const float4*>(
+      args.q + (token * args.num_heads + head) * kLatentWidth);
+  constexpr int kStride = 2 * kWarpgroup, kBatch = 6;  // 16 heads in one.
   const int thread = static_cast<int>(threadIdx.x) - kWarpgroup;
-  for (int base = thread; base < kRows * kChunks; base += kStride * kBatch) {
-    uint4 x[kBatch];
+  const int all = heads * kQueryChunks;
+#pragma unroll 1
+  for (int base = thread; base < all; base += kStride * kBatch) {
+    float4 x[kBatch][2];
 #pragma unroll
     for (int j = 0; j < kBatch; ++j) {
       const int at = base + j * kStride;
-      x[j] = {0, 0, 0, 0};
-      if (at / kChunks < heads) {
-        const auto* const pair = reinterpret_cast<const float4*>(
-            from + at / kChunks * kLatentWidth + at % kChunks * 8);
-        x[j] = Narrow(pair[0], pair[1]);
-      }
+      if (at >= all) continue;
+      x[j][0] = from[2 * at];
+      x[j][1] = from[2 * at + 1];
     }
 #pragma unroll
     for (int j = 0; j < kBatch; ++j) {
-      const int row = (base + j * kStride) / kChunks;
-      const int chunk = (base + j * kStride) % kChunks;
-      *reinterpret_cast<uint4*>(to + chunk / 8 * kBoxBytes +
-                                SwizzledBytes(row, chunk % 8)) = x[j];
+      const int at = base + j * kStride;
+      if (at >= all) continue;
+      *QueryAt(at, shared) = Narrow(x[j][0], x[j][1]);
     }
   }
   FenceSharedStores();
@@ -375,12 +388,27 @@ __global__ void __launch_bounds__(kThreads, 1)
   }
   __syncthreads();
   if (args.blocks > 1) SyncCluster();
-  WaitForEarlier();
-  LetLaterBegin();
   const int64_t token = blockIdx.x / args.groups;
+  const bool ahead = !kBf16 && args.ahead && token < args.tokens.Get();
+  if (!ahead) {
+    WaitForEarlier();
+    LetLaterBegin();
+  }
   if (token >= args.tokens.Get()) return;
   const int head = static_cast<int>(blockIdx.x % args.groups) * kRows;
   const int heads = min(kRows, args.num_heads - head);
+  if constexpr (!kBf16) {
+    const Piece piece = PieceOf(args);
+    LoadFirst(args, piece, shared);
+    FenceSharedStores();
+    __syncthreads();
+    if (ahead && threadIdx.x < kWarpgroup) LoadNew(args, piece, shared);
+  }
+  if (threadIdx.x >= kWarpgroup) ClearQueries(heads, shared);
+  if (ahead) {
+    WaitForEarlier();
+    LetLaterBegin();
+  }
   // 120, 216 and the 168 that each begins with: all there are.
   if (threadIdx.x < kWarpgroup) {
     ShrinkRegisters<120>();
@@ -491,6 +519,8 @@ cudaError_t LatentDecode(const LatentDecodeArgs& args, cudaStream_t stream) {
   a.sum = args.sum;
   a.o = args.o;
   a.fault = args.fault;
+  a.ahead = args.old_keys_stay;
+  a.piece_keys = args.bf16_cache ? latent::kPieceKeys : latent::kPieceKeysF32;
   const cudaError_t error = args.bf16_cache ? latent::Launch<true>(a, stream)
                                             : latent::Launch<false>(a, stream);
   if (error != cudaSuccess || a.splits == 1 || !args.join) return error;

@@ -51,7 +51,12 @@ struct LatentDecodeArgs {
   // In place of o where several pieces are joined; o has that of one.
   __nv_bfloat16* rounded = nullptr;
   bool join = true;  // False: several pieces are left for others to join.
-  FaultSink fault;   // kCacheRow, where keys are not in the cache.
+  // Earlier kernels that may still run write no rows of the cache but those of
+  // the last tokens.bound keys that a token sees, nor what says where keys lie
+  // and how many tokens there are: then other keys of an F32 cache are loaded
+  // before they have ended (ahead.cuh).
+  bool old_keys_stay = false;
+  FaultSink fault;  // kCacheRow, where keys are not in the cache.
 };
 
 // Whether latents of `rank` and `width` columns have it on this GPU.

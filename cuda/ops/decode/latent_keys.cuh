@@ -6,6 +6,7 @@
 
 #include <cstdint>
 
+#include "cuda/kernels/ahead.cuh"
 #include "cuda/kernels/sm90.cuh"
 #include "cuda/ops/cache_places.cuh"
 #include "cuda/ops/decode/copy_async.cuh"
@@ -18,7 +19,10 @@ namespace strata::gpu::latent {
 
 constexpr int kRows = 64;  // Heads, and keys of a stage.
 constexpr int kStages = 2;
-constexpr int kPieceKeys = 32;  // A multiple of it, but for the last piece.
+// A multiple of it, but for the last piece: of a BF16 cache that comes by
+// boxes, and of an F32 one, whose pieces are short so that all blocks have
+// some.
+constexpr int kPieceKeys = 32, kPieceKeysF32 = 16;
 constexpr int kThreads = 3 * kWarpgroup;
 constexpr int kBoxes = kLatentWidth / kSwizzleColumns;
 constexpr int kBoxElements = kRows * kSwizzleColumns;
@@ -44,6 +48,8 @@ struct Args {
   Places places;
   int box_rows = 0;  // Of the map of the cache, that lie together; 0: no map.
   int blocks = 1;    // Of a cluster: they share the keys of a token.
+  int piece_keys = kPieceKeys;
+  bool ahead = false;  // Old keys are there before earlier kernels have ended.
   float* partial = nullptr;
   float* max = nullptr;
   float* sum = nullptr;
@@ -66,6 +72,7 @@ struct Shared {
 struct Piece {
   int64_t token = 0;
   int begin = 0, end = 0;  // Keys.
+  int old = 0;             // Those before it no kernel that still runs writes.
   __device__ int tiles() const { return (end - begin + kRows - 1) / kRows; }
 };
 
@@ -76,10 +83,11 @@ __device__ __forceinline__ Piece PieceOf(const Args& args) {
   const int64_t first =
       args.window > 0 ? max(int64_t{0}, keys - args.window) : 0;
   const int64_t size =
-      ((keys - first + args.splits - 1) / args.splits + kPieceKeys - 1) /
-      kPieceKeys * kPieceKeys;
+      ((keys - first + args.splits - 1) / args.splits + args.piece_keys - 1) /
+      args.piece_keys * args.piece_keys;
   piece.begin = static_cast<int>(min(first + blockIdx.y * size, keys));
   piece.end = static_cast<int>(min(piece.begin + size, keys));
+  piece.old = args.ahead ? static_cast<int>(keys - args.tokens.bound) : 0;
   return piece;
 }
 
@@ -110,14 +118,16 @@ __device__ __forceinline__ uint4 Narrow(float4 a, float4 b) {
 
 constexpr int kRowsAtATime = kWarpgroup / 8;
 
-// Rows of an F32 cache, rounded: kSteps times 16 rows, those of kAhead boxes on
-// their way at a time. `from` and `there` are of the thread's rows.
+// Boxes [begin, end) of rows of an F32 cache, rounded: kSteps times 16 rows,
+// those of kAhead boxes on their way at a time. `from` and `there` are of the
+// thread's rows.
 template <int kSteps, int kAhead>
 __device__ __forceinline__ void LoadRounded(const float* cache,
                                             const int64_t* from,
                                             const bool* there, int row,
-                                            int chunk, char* to) {
-  for (int b = 0; b < kBoxes; b += kAhead) {
+                                            int chunk, int begin, int end,
+                                            char* to) {
+  for (int b = begin; b < end; b += kAhead) {
     float4 x[kAhead][kSteps][2];
 #pragma unroll
     for (int j = 0; j < kAhead; ++j) {
@@ -125,14 +135,14 @@ __device__ __forceinline__ void LoadRounded(const float* cache,
       for (int s = 0; s < kSteps; ++s) {
         const auto* const pair = reinterpret_cast<const float4*>(
             cache + from[s] + (b + j) * kSwizzleColumns);
-        const bool read = there[s] && b + j < kBoxes;
+        const bool read = there[s] && b + j < end;
         x[j][s][0] = read ? pair[0] : float4{0, 0, 0, 0};
         x[j][s][1] = read ? pair[1] : float4{0, 0, 0, 0};
       }
     }
 #pragma unroll
     for (int j = 0; j < kAhead; ++j) {
-      if (b + j >= kBoxes) break;
+      if (b + j >= end) break;
 #pragma unroll
       for (int s = 0; s < kSteps; ++s) {
         *reinterpret_cast<uint4*>(
@@ -140,6 +150,81 @@ __device__ __forceinline__ void LoadRounded(const float* cache,
             SwizzledBytes(s * kRowsAtATime + row, chunk)) =
             Narrow(x[j][s][0], x[j][s][1]);
       }
+    }
+  }
+}
+
+// The first tile of a piece of an F32 cache, by all threads, each warpgroup
+// three of the boxes. Where keys are brought ahead, the old ones: LoadNew()
+// does the others.
+__device__ __forceinline__ void LoadFirst(const Args& args, const Piece& piece,
+                                          Shared& shared) {
+  constexpr int kSteps = kRows / kRowsAtATime;
+  constexpr int kOfWarpgroup = kBoxes * kWarpgroup / kThreads;
+  static_assert(kOfWarpgroup * kThreads == kBoxes * kWarpgroup);
+  const int thread = static_cast<int>(threadIdx.x) % kWarpgroup;
+  const int chunk = thread % 8, row = thread / 8;
+  const int last = args.ahead ? min(piece.old, piece.end) : piece.end;
+  int64_t from[kSteps];
+  bool there[kSteps];
+#pragma unroll
+  for (int s = 0; s < kSteps; ++s) {
+    const int key = piece.begin + s * kRowsAtATime + row;
+    there[s] = key < last;
+    from[s] = there[s] ? args.places.RowOf(piece.token, key, args.fault) *
+                                 kLatentWidth +
+                             chunk * 8
+                       : 0;
+  }
+  const int box = static_cast<int>(threadIdx.x) / kWarpgroup * kOfWarpgroup;
+  LoadRounded<kSteps, kOfWarpgroup>(static_cast<const float*>(args.cache), from,
+                                    there, row, chunk, box, box + kOfWarpgroup,
+                                    reinterpret_cast<char*>(shared.keys[0][0]));
+}
+
+// By warpgroup 0, which waits for earlier kernels: the first tile's new keys,
+// whose rows it looks up before. Others have stored zeros there.
+__device__ __forceinline__ void LoadNew(const Args& args, const Piece& piece,
+                                        Shared& shared) {
+  constexpr int kChunks = kLatentWidth / 8;
+  constexpr int kBatch = 5;  // Eight rows take that.
+  const int first = max(piece.old, piece.begin);
+  const int last = min(piece.end, piece.begin + kRows);
+  const int all = max(0, last - first) * kChunks;
+  char* const to = reinterpret_cast<char*>(shared.keys[0][0]);
+  bool waited = false;
+  for (int base = threadIdx.x; base < all || !waited;
+       base += kBatch * kWarpgroup) {
+    const float4* from[kBatch];
+    int row[kBatch], chunk[kBatch];
+#pragma unroll
+    for (int j = 0; j < kBatch; ++j) {
+      const int at = base + j * kWarpgroup;
+      row[j] = first + at / kChunks;
+      chunk[j] = at % kChunks;
+      from[j] = nullptr;
+      if (at >= all) continue;
+      from[j] = reinterpret_cast<const float4*>(
+          static_cast<const float*>(args.cache) +
+          args.places.RowOf(piece.token, row[j], args.fault) * kLatentWidth +
+          chunk[j] * 8);
+    }
+    if (!waited) WaitForEarlier();
+    waited = true;
+    float4 x[kBatch][2];
+#pragma unroll
+    for (int j = 0; j < kBatch; ++j) {
+      if (from[j] == nullptr) continue;
+      x[j][0] = __ldcg(from[j]);
+      x[j][1] = __ldcg(from[j] + 1);
+    }
+#pragma unroll
+    for (int j = 0; j < kBatch; ++j) {
+      if (from[j] == nullptr) continue;
+      *reinterpret_cast<uint4*>(
+          to + chunk[j] / 8 * kBoxBytes +
+          SwizzledBytes(row[j] - piece.begin, chunk[j] % 8)) =
+          Narrow(x[j][0], x[j][1]);
     }
   }
 }
@@ -195,8 +280,8 @@ __device__ inline void LoadBoxes(const Args& args, const Piece& piece,
   }
 }
 
-// By warpgroup 0, tiles from `boxed` on: eight threads a row, 16 rows at a
-// time.
+// By warpgroup 0, tiles from `boxed` on, of an F32 cache from the second: eight
+// threads a row, 16 rows at a time.
 template <bool kBf16>
 __device__ void Load(const Args& args, const Piece& piece, int boxed,
                      Shared& shared) {
@@ -213,7 +298,8 @@ __device__ void Load(const Args& args, const Piece& piece, int boxed,
       Arrive(full);
     }
   };
-  for (int i = boxed; i < tiles; ++i) {
+  if (!kBf16 && tiles > 0) arrive(0);
+  for (int i = kBf16 ? boxed : 1; i < tiles; ++i) {
     const int stage = i % kStages;
     const int first = piece.begin + i * kRows;
     int64_t from[kSteps];
@@ -264,9 +350,10 @@ __device__ void Load(const Args& args, const Piece& piece, int boxed,
       const auto* const cache = static_cast<const float*>(args.cache);
       char* const to = reinterpret_cast<char*>(shared.keys[stage][0]);
       if (piece.end - first > kRows / 2) {
-        LoadRounded<kSteps, 2>(cache, from, there, row, chunk, to);
+        LoadRounded<kSteps, 2>(cache, from, there, row, chunk, 0, kBoxes, to);
       } else {
-        LoadRounded<kSteps / 2, 4>(cache, from, there, row, chunk, to);
+        LoadRounded<kSteps / 2, 4>(cache, from, there, row, chunk, 0, kBoxes,
+                                   to);
         for (int b = 0; b < kBoxes; ++b) {
 #pragma unroll
           for (int s = kSteps / 2; s < kSteps; ++s) {

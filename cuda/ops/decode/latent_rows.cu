@@ -154,7 +154,8 @@ __host__ __device__ constexpr int TurnBlocks(int num_heads, int rope) {
 template <int kTokens>
 __global__ void __launch_bounds__(kBlock, kTokens == 1 ? 8 : 6)
     AbsorbKernel(const LatentRowsArgs a) {
-  __shared__ float sums[kBlock / kWarp][kTokens][kColumns];
+  __shared__ __align__(8) float sums[kBlock / kWarp][kTokens][kColumns];
+  __shared__ __align__(8) float q[kTokens][kMaxSteps * kRowsAtATime];
   __shared__ uint4 w_k[kMaxSteps][kBlock];
   LetLaterBegin();
   const int block = static_cast<int>(blockIdx.x);
@@ -201,30 +202,61 @@ __global__ void __launch_bounds__(kBlock, kTokens == 1 ? 8 : 6)
   // Rows are there up to the bound; of those beyond the count nobody reads.
   const int tokens = static_cast<int>(a.tokens.bound);
   const int qk = a.nope + a.rope, width = a.rank + a.rope;
-  const int warp = static_cast<int>(threadIdx.x) / kWarp;
-  WaitForCopies16();  // A thread's own.
+  const int lane = Lane(), warp = static_cast<int>(threadIdx.x) / kWarp;
+  // All tokens' q of the head on their way at once, each read by one thread.
+  constexpr int kLoads =
+      (kTokens * kMaxSteps * kRowsAtATime / 2 + kBlock - 1) / kBlock;
+  const int pairs = a.nope / 2;
+  float2 x[kLoads];
 #pragma unroll
-  for (int t = 0; t < kTokens; ++t) {
-    if (t >= tokens) break;
-    const float* const q = a.q + (int64_t{t} * a.num_heads + head) * qk + row;
+  for (int i = 0; i < kLoads; ++i) {
+    const int at = static_cast<int>(threadIdx.x) + i * kBlock;
+    const int t = at / pairs;
+    if (t >= tokens) continue;
+    x[i] = reinterpret_cast<const float2*>(
+        a.q + (int64_t{t} * a.num_heads + head) * qk)[at - t * pairs];
+  }
+#pragma unroll
+  for (int i = 0; i < kLoads; ++i) {
+    const int at = static_cast<int>(threadIdx.x) + i * kBlock;
+    const int t = at / pairs;
+    if (t >= tokens) continue;
+    // Rounded, as products of many rows have it.
+    *reinterpret_cast<float2*>(&q[t][(at - t * pairs) * 2]) = {
+        __bfloat162float(__float2bfloat16_rn(x[i].x)),
+        __bfloat162float(__float2bfloat16_rn(x[i].y))};
+  }
+  WaitForCopies16();  // A thread's own.
+  __syncthreads();
+  // Short code: it comes from memory once a launch, which is what costs.
+#pragma unroll 1
+  for (int t = 0; t < tokens; ++t) {
     float sum[8] = {};
 #pragma unroll
     for (int i = 0; i < kMaxSteps; ++i) {
       if (i >= steps) break;
-      // Rounded, as products of many rows have it.
-      const float x =
-          __bfloat162float(__float2bfloat16_rn(q[i * kRowsAtATime]));
       float value[8];
       Unpack(w_k[i][threadIdx.x], value);
 #pragma unroll
-      for (int c = 0; c < 8; ++c) sum[c] = fmaf(x, value[c], sum[c]);
+      for (int c = 0; c < 8; ++c) {
+        sum[c] = fmaf(q[t][row + i * kRowsAtATime], value[c], sum[c]);
+      }
     }
+    // Of the four lanes with these columns each gets two of them.
+    const bool is_lower = lane < kWarp / 2, is_even = lane / 8 % 2 == 0;
+    float half[4];
 #pragma unroll
-    for (int c = 0; c < 8; ++c) {
-      sum[c] += __shfl_xor_sync(kWholeWarp, sum[c], 8);
-      sum[c] += __shfl_xor_sync(kWholeWarp, sum[c], 16);
-      if (Lane() < 8) sums[warp][t][piece * 8 + c] = sum[c];
+    for (int c = 0; c < 4; ++c) {
+      half[c] = (is_lower ? sum[c] : sum[c + 4]) +
+                __shfl_xor_sync(kWholeWarp, is_lower ? sum[c + 4] : sum[c], 16);
     }
+    float2 mine;
+    mine.x = (is_even ? half[0] : half[2]) +
+             __shfl_xor_sync(kWholeWarp, is_even ? half[2] : half[0], 8);
+    mine.y = (is_even ? half[1] : half[3]) +
+             __shfl_xor_sync(kWholeWarp, is_even ? half[3] : half[1], 8);
+    const int column = piece * 8 + (is_lower ? 0 : 4) + (is_even ? 0 : 2);
+    *reinterpret_cast<float2*>(&sums[warp][t][column]) = mine;
   }
   __syncthreads();
   for (int at = threadIdx.x; at < tokens * kColumns; at += kBlock) {
