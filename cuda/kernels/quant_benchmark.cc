@@ -361,8 +361,10 @@ void AddAll() {
   // 8, 64 and 512 slots: 1, 8 and 64 tokens, top-8; then prefill.
   for (const auto& [n, k] :
        {std::pair<int64_t, int64_t>{1536, 2048}, {2048, 768}}) {
-    for (const int64_t rows : {8, 64, 512}) {
-      Add({128, rows, n, k}, 4, 32, true, kFew);
+    for (const X x : {X::kF32, X::kBf16}) {
+      for (const int64_t rows : {8, 64, 512}) {
+        Add({128, rows, n, k}, 4, 32, true, kFew, x);
+      }
     }
     for (const int64_t rows : {512, 2048, 8192, 32768, 131072}) {
       Add({128, rows, n, k}, 4, 32, true, kMany);
