@@ -216,11 +216,8 @@ __global__ void __launch_bounds__(kWarpsOfBlock * 32,
   }
   __syncwarp();
   const int asked = min(left, kSlots);
-  // What is asked for now is not to be ahead of x: a part, of more than eight
-  // rows of x of not all warps.
-  constexpr int kEarly = kProducts == 1 || kWarpsOfBlock < kStreamWarps
-                             ? kWarpsOfBlock
-                             : kWarpsOfBlock * 3 / 4;
+  // What is asked for now is not to be ahead of x: a part.
+  constexpr int kEarly = kWarpsOfBlock;
   const bool asks_early = warp < kEarly;
   if (asks_early && asked > 0) ask(0);
 
@@ -244,11 +241,16 @@ __global__ void __launch_bounds__(kWarpsOfBlock * 32,
     return;
   }
   const int row_pitch = share * kPairColumns * 2 + kRowPad;
-  const auto between = [&] {
+  const auto ask_others = [&] {
     for (int i = asks_early ? 1 : 0; i < asked; ++i) ask(i);
     // The next kernel is to begin as the last weights are on their way, which
     // they are soonest where there are few.
     if (warp == 0 && to_ask == 0) LetLaterBegin();
+  };
+  // Of more than eight rows x would share what memory gives with them.
+  constexpr bool kBehindX = kProducts > 1 && kWarpsOfBlock == kStreamWarps;
+  const auto between = [&] {
+    if (!kBehindX) ask_others();
   };
   const int first_column = first_pair * kPairColumns;
   const int columns = share * kPairColumns;
@@ -259,6 +261,7 @@ __global__ void __launch_bounds__(kWarpsOfBlock * 32,
     BringX<kBits, kWarpsOfBlock, false>(args, rows, first_column, columns,
                                         row_pitch, x, between);
   }
+  if (kBehindX) ask_others();
   // Results of rows that are not there are not stored.
   const uint4* x_row[kProducts];
 #pragma unroll
