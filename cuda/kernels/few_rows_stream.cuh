@@ -12,9 +12,10 @@
 //   the end      sums of all warps of a cluster's blocks that have some of a
 //                tile, from memory (L2), in their order
 //
-// No more than a warp's first pair is on its way before x is: what is asked for
-// comes in that order. Bound by reading w; for 16 rows also by the wait for x
-// and by shared memory, which gives a warp x anew for each tile.
+// No more than a warp's first pair is on its way before x is, and of more than
+// eight rows before x is there, which would share what memory gives with the
+// second. Bound by reading w; for 16 rows also by the wait for x and by shared
+// memory, which gives a warp x anew for each tile.
 
 #ifndef CUDA_KERNELS_FEW_ROWS_STREAM_CUH_
 #define CUDA_KERNELS_FEW_ROWS_STREAM_CUH_
@@ -217,9 +218,7 @@ __global__ void __launch_bounds__(kWarpsOfBlock * 32,
   __syncwarp();
   const int asked = min(left, kSlots);
   // What is asked for now is not to be ahead of x: a part.
-  constexpr int kEarly = kWarpsOfBlock;
-  const bool asks_early = warp < kEarly;
-  if (asks_early && asked > 0) ask(0);
+  if (asked > 0) ask(0);
 
   // Of the sums that this thread joins first.
   const int to_join =
@@ -237,12 +236,12 @@ __global__ void __launch_bounds__(kWarpsOfBlock * 32,
   if (!TileOfRows<kTileRows<kProducts>>(nullptr, 0, args.rows.Get(),
                                         static_cast<int>(blockIdx.z), rows)) {
     // What was asked for comes before the block ends.
-    if (asks_early && asked > 0) Wait(&came[warp][0], 0);
+    if (asked > 0) Wait(&came[warp][0], 0);
     return;
   }
   const int row_pitch = share * kPairColumns * 2 + kRowPad;
   const auto ask_others = [&] {
-    for (int i = asks_early ? 1 : 0; i < asked; ++i) ask(i);
+    for (int i = 1; i < asked; ++i) ask(i);
     // The next kernel is to begin as the last weights are on their way, which
     // they are soonest where there are few.
     if (warp == 0 && to_ask == 0) LetLaterBegin();

@@ -7,6 +7,9 @@
 //   x BF16  --the copy engine--> blocks of 64 columns --> wgmma, two warpgroups
 //                                                         of 64 rows of w each
 //
+// x is rounded, or what is BF16 put in order, by a launch before, or by the
+// blocks, or is taken as it lies (kTakesMemory).
+//
 // So a weight is unpacked once for all tokens of a tile, into the registers
 // that the products read, while the tensor cores are busy with the block
 // before. For up to 64 tokens two pairs of warpgroups take every other block
