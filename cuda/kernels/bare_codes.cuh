@@ -75,10 +75,10 @@ struct BareWeights {
         zero(__hmul2(AsPair(twice), __float2bfloat162_rn(
                                         kBits == 4 ? -0x1p-66f : -0x1p-62f))) {}
 
+  // Of BareCodes().
   template <bool kHigh>
-  __device__ __forceinline__ uint32_t Pair(uint32_t word, int which) const {
-    return PairOf(__hfma2(AsPair(BareCodes<kBits, kHigh>(word, which)),
-                          kHigh ? high : low, zero));
+  __device__ __forceinline__ uint32_t Pair(uint32_t codes) const {
+    return PairOf(__hfma2(AsPair(codes), kHigh ? high : low, zero));
   }
 };
 

@@ -95,30 +95,63 @@ __device__ __forceinline__ uint32_t TakePiece(float& x, float& y) {
   return PairOf(pair);
 }
 
+// Eight columns of a row, from memory to the order of a thread's slots: rounded
+// or, of rows in BF16 that are whole, as they are.
+template <bool kWhole, bool kBf16>
+struct EightToRound {
+  float v[8] = {};
+  __device__ __forceinline__ void Load(const QuantProductArgs& args,
+                                       int64_t row, int64_t column) {
+    if (kBf16) return LoadEight(args, row, column, v);
+    LoadEight<kWhole>(args.x + row * args.w.k, column, args.w.k, v);
+  }
+  __device__ __forceinline__ uint4 Get() const { return RoundedEight(v); }
+};
+template <>
+struct EightToRound<true, true> {
+  uint4 v;
+  __device__ __forceinline__ void Load(const QuantProductArgs& args,
+                                       int64_t row, int64_t column) {
+    v = __ldg(
+        reinterpret_cast<const uint4*>(args.x_bf16 + row * args.w.k + column));
+  }
+  __device__ __forceinline__ uint4 Get() const { return OrderedEight(v); }
+};
+
 // Columns [first, first + n) of a tile's rows to shared memory, rounded, each
 // row `pitch` bytes from the one before; several loads at a time.
-template <bool kWhole>
-__device__ void RoundX(const QuantProductArgs& args, const RowTile& tile,
-                       int first, int n, int pitch, char* to) {
+template <bool kWhole, bool kBf16>
+__device__ __forceinline__ void RoundRows(const QuantProductArgs& args,
+                                          const RowTile& tile, int first, int n,
+                                          int pitch, char* to) {
   constexpr int kLoads = kWhole ? 4 : 1;
   const int of_row = n / 8, items = of_row * tile.num_rows;
   for (int i = static_cast<int>(threadIdx.x); i < items;
        i += kLoads * kThreads) {
-    float v[kLoads][8] = {};
+    EightToRound<kWhole, kBf16> eight[kLoads];
 #pragma unroll
     for (int j = 0; j < kLoads; ++j) {
       const int item = i + j * kThreads, row = item / of_row;
       if (item >= items) break;
-      LoadEight<kWhole>(args, tile.row + row, first + (item - row * of_row) * 8,
-                        v[j]);
+      eight[j].Load(args, tile.row + row, first + (item - row * of_row) * 8);
     }
 #pragma unroll
     for (int j = 0; j < kLoads; ++j) {
       const int item = i + j * kThreads, row = item / of_row;
       if (item >= items) break;
       *reinterpret_cast<uint4*>(to + row * pitch + (item - row * of_row) * 16) =
-          RoundedEight(v[j]);
+          eight[j].Get();
     }
+  }
+}
+template <bool kWhole>
+__device__ __forceinline__ void RoundX(const QuantProductArgs& args,
+                                       const RowTile& tile, int first, int n,
+                                       int pitch, char* to) {
+  if (args.x_bf16 != nullptr) {
+    RoundRows<kWhole, true>(args, tile, first, n, pitch, to);
+  } else {
+    RoundRows<kWhole, false>(args, tile, first, n, pitch, to);
   }
 }
 
@@ -154,6 +187,7 @@ template <int kProducts, bool kWhole>
 __device__ void CutX(const QuantProductArgs& args, const RowTile& tile,
                      int first, int n, uint4* to) {
   constexpr int kLoads = kWhole ? 4 : 1;
+  const int k = args.w.k;
   const int items =
       (n + kPieceColumns - 1) / kPieceColumns * kTileRows<kProducts> * 4;
   const int thread = static_cast<int>(threadIdx.x);
@@ -163,7 +197,8 @@ __device__ void CutX(const QuantProductArgs& args, const RowTile& tile,
     for (int j = 0; j < kLoads; ++j) {
       const EightOfX<kProducts> eight(first, i + j * kThreads);
       if (i + j * kThreads >= items || eight.row >= tile.num_rows) continue;
-      LoadEight<kWhole>(args, tile.row + eight.row, eight.column, v[j]);
+      LoadEight<kWhole>(args.x + (tile.row + eight.row) * k, eight.column, k,
+                        v[j]);
     }
 #pragma unroll
     for (int j = 0; j < kLoads; ++j) {

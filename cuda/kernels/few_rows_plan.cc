@@ -8,6 +8,9 @@ namespace {
 
 int64_t Ceil(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
+// Asynchronous copies to elsewhere are served twice.
+constexpr int64_t kCopyAlignment = 128;
+
 // What a round of blocks takes beside its pairs, in pairs of a warp: to begin
 // and to end; and what a further segment of x does.
 constexpr double kRoundCost = 2, kSegmentCost = 1.5;
@@ -42,6 +45,8 @@ FewRowsPlan PlanFewRows(const FewRowsWork& work,
                          (plan.segment * work.pair_bytes_of_row + kRowPad),
                      depth_warps * work.tile_rows * 4 *
                          (row_warps * kWarpRows + kSumPad));
+        plan.bytes_of_x = static_cast<int>(
+            Ceil(plan.bytes_of_x, kCopyAlignment) * kCopyAlignment);
         const int* const active =
             plan.bytes_of_x <= kMaxBytesOfXOfTwo ? two : one;
         const int64_t rounds =

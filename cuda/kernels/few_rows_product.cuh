@@ -66,7 +66,7 @@ __global__ void __launch_bounds__(kThreads, 2)
   constexpr bool kExact = kX == OfX::kExact;
   constexpr int kPieces = kExact ? kExactPieces : 1;
   constexpr int kVectorsOfChunk = kVectorsOfX<kBits, kProducts, kX>;
-  extern __shared__ __align__(16) char memory[];
+  extern __shared__ __align__(128) char memory[];
   __shared__ uint64_t came;  // Of x: its bytes.
   auto* const staged = reinterpret_cast<uint4*>(memory);
   auto* const sums = reinterpret_cast<float*>(memory);
@@ -304,7 +304,7 @@ cudaError_t LaunchFewRows(const QuantProductArgs& args,
       kExact ? work.tile_rows
              : static_cast<int>(std::min<int64_t>(rows, work.tile_rows));
   work.pair_bytes_of_row = kPairBytesOfRow<kBits> * (kExact ? kExactPieces : 1);
-  work.cost_of_x = kX == OfX::kRounded ? 4 : 2;
+  work.cost_of_x = args.x_bf16 == nullptr && kX == OfX::kRounded ? 4 : 2;
   const FewRowsPlan plan = PlanFewRows(work, one.of, two.of);
   Shape shape;
   shape.rounded = rounded;
@@ -343,6 +343,10 @@ cudaError_t LaunchBits(const QuantProductArgs& args, __nv_bfloat16* rounded,
                        cudaStream_t stream) {
   const int64_t experts = std::max(1, args.num_experts);
   const bool one = args.rows.bound <= kRows * experts;
+  if (args.x_bf16 != nullptr) {
+    return one ? LaunchGroups<kBits, 1, OfX::kRounded>(args, nullptr, stream)
+               : LaunchGroups<kBits, 2, OfX::kRounded>(args, nullptr, stream);
+  }
   if (rounded == nullptr) {
     return one ? LaunchGroups<kBits, 1, OfX::kExact>(args, nullptr, stream)
                : LaunchGroups<kBits, 2, OfX::kExact>(args, nullptr, stream);

@@ -7,14 +7,15 @@
 // (StreamUnits):
 //
 //   w   --the copy engine--> a warp's ring, from before earlier kernels end on
-//   x   --rounded once----> shared memory, rows one behind the other
+//   x   --rounded once, or as it is--> shared memory, rows one behind the other
 //   each tile    codes as they lie times x (bare_codes.cuh), times their scale
 //   the end      sums of all warps of a cluster's blocks that have some of a
 //                tile, from memory (L2), in their order
 //
-// No more than a warp's first pair is on its way before x is: what is asked for
-// comes in that order. Bound by reading w; for 16 rows also by the wait for x
-// and by shared memory, which gives a warp x anew for each tile.
+// No more than a warp's first pair is on its way before x is, and of more than
+// eight rows before x is there, which would share what memory gives with the
+// second. Bound by reading w; for 16 rows also by the wait for x and by shared
+// memory, which gives a warp x anew for each tile.
 
 #ifndef CUDA_KERNELS_FEW_ROWS_STREAM_CUH_
 #define CUDA_KERNELS_FEW_ROWS_STREAM_CUH_
@@ -56,32 +57,63 @@ constexpr int kRingBytes =
 
 #if STRATA_SM90A
 
-// Rows of a tile, of columns [first, first + n), to shared memory, scaled and
-// rounded, each `pitch` bytes from the one before, in the order of a thread's
-// slots: a warp 128 columns at a time, n being a multiple of that, and kLoads
-// times. `between` is called when the first loads are on their way.
-template <int kBits, int kWarpsOfBlock, int kLoads, typename Between>
-__device__ __forceinline__ void RoundRows(const QuantProductArgs& args,
+// 16 bytes of a row of x, four columns in F32 or eight in BF16, to shared
+// memory in BF16, scaled and in the order of a thread's slots.
+template <bool kBf16>
+__device__ __forceinline__ void StoreScaled(const uint4& v, float scale,
+                                            char* to) {
+  if constexpr (kBf16) {
+    const __nv_bfloat162 twice = __float2bfloat162_rn(scale);
+    const auto scaled = [&](uint32_t pair) {
+      return PairOf(__hmul2(AsPair(pair), twice));
+    };
+    const uint4 eight = OrderedEight(v);
+    *reinterpret_cast<uint4*>(to) = {scaled(eight.x), scaled(eight.y),
+                                     scaled(eight.z), scaled(eight.w)};
+  } else {
+    const auto pair = [&](uint32_t a, uint32_t b) {
+      return PairOf(__floats2bfloat162_rn(__uint_as_float(a) * scale,
+                                          __uint_as_float(b) * scale));
+    };
+    *reinterpret_cast<uint2*>(to) = {pair(v.x, v.z), pair(v.y, v.w)};
+  }
+}
+
+// Rows of a tile, of columns [first, first + n), to shared memory, each `pitch`
+// bytes from the one before: 128 columns by as many threads as have them in 16
+// bytes each, n being a multiple of that, and kLoads times. `between` is called
+// when the first loads are on their way.
+template <int kBits, int kWarpsOfBlock, bool kBf16, int kLoads,
+          typename Between>
+__device__ __forceinline__ void BringRows(const QuantProductArgs& args,
                                           const RowTile& rows, int first, int n,
                                           int pitch, char* to,
                                           Between between) {
-  constexpr int kColumns = 128;
-  const int of_row = n / kColumns, lane = static_cast<int>(threadIdx.x) % 32;
-  const int warp = static_cast<int>(threadIdx.x) / 32;
-  const float scale = ScaleOfX<kBits>(lane * 4 / kPieceColumns);
-  const int step_rows = kWarpsOfBlock / of_row, step = kWarpsOfBlock % of_row;
-  int row = warp / of_row, part = warp % of_row;
-  const int64_t x = rows.row * args.w.k + first + lane * 4;
+  constexpr int kColumns = 128, kOfThread = kBf16 ? 8 : 4;
+  constexpr int kThreadsOfPart = kColumns / kOfThread;
+  constexpr int kParts = kWarpsOfBlock * 32 / kThreadsOfPart;
+  constexpr int kBytes = 16 / kOfThread;
+  const int of_row = n / kColumns;
+  const auto thread = static_cast<int>(threadIdx.x);
+  const int column = thread % kThreadsOfPart * kOfThread;
+  const float scale = ScaleOfX<kBits>(column / kPieceColumns);
+  const int step_rows = kParts / of_row, step = kParts % of_row;
+  int row = thread / kThreadsOfPart / of_row;
+  int part = thread / kThreadsOfPart % of_row;
+  const char* const x = (kBf16 ? reinterpret_cast<const char*>(args.x_bf16)
+                               : reinterpret_cast<const char*>(args.x)) +
+                        (rows.row * args.w.k + first + column) * kBytes;
   bool first_loads = true;
   do {
-    float4 v[kLoads];
+    uint4 v[kLoads];
     int at[kLoads];
 #pragma unroll
     for (int j = 0; j < kLoads; ++j) {
       at[j] = -1;
       if (row >= rows.num_rows) continue;
-      v[j] = LoadFour(args, x + int64_t{row} * args.w.k + part * kColumns);
-      at[j] = row * pitch + (part * kColumns + lane * 4) * 2;
+      v[j] = __ldg(reinterpret_cast<const uint4*>(
+          x + (int64_t{row} * args.w.k + part * kColumns) * kBytes));
+      at[j] = row * pitch + (part * kColumns + column) * 2;
       row += step_rows;
       part += step;
       if (part >= of_row) {
@@ -93,12 +125,25 @@ __device__ __forceinline__ void RoundRows(const QuantProductArgs& args,
     first_loads = false;
 #pragma unroll
     for (int j = 0; j < kLoads; ++j) {
-      if (at[j] < 0) continue;
-      *reinterpret_cast<uint2*>(to + at[j]) = {
-          PairOf(__floats2bfloat162_rn(v[j].x * scale, v[j].z * scale)),
-          PairOf(__floats2bfloat162_rn(v[j].y * scale, v[j].w * scale))};
+      if (at[j] >= 0) StoreScaled<kBf16>(v[j], scale, to + at[j]);
     }
   } while (row < rows.num_rows);
+}
+
+// The same. Few loads take less code, which is not there yet either.
+template <int kBits, int kWarpsOfBlock, bool kBf16, typename Between>
+__device__ __forceinline__ void BringX(const QuantProductArgs& args,
+                                       const RowTile& rows, int first, int n,
+                                       int pitch, char* to, Between between) {
+  constexpr int kFew = kBf16 ? 2 : 4, kMany = kBf16 ? 8 : 16;
+  constexpr int kOfLoad = kWarpsOfBlock * 32 * (kBf16 ? 8 : 4);
+  if (rows.num_rows * n <= kFew * kOfLoad) {
+    BringRows<kBits, kWarpsOfBlock, kBf16, kFew>(args, rows, first, n, pitch,
+                                                 to, between);
+  } else {
+    BringRows<kBits, kWarpsOfBlock, kBf16, kMany>(args, rows, first, n, pitch,
+                                                  to, between);
+  }
 }
 
 #endif  // STRATA_SM90A
@@ -130,9 +175,11 @@ __global__ void __launch_bounds__(kWarpsOfBlock * 32,
   // This block's tiles of rows of w.
   const auto tiles = static_cast<int>((w.n + kWarpRows - 1) / kWarpRows);
   const auto band = static_cast<int>(blockIdx.y);
-  const auto first_tile = static_cast<int>(int64_t{tiles} * band / shape.bands);
-  const auto last_tile =
-      static_cast<int>(int64_t{tiles} * (band + 1) / shape.bands);
+  const auto first_of = [&](int of) {
+    return static_cast<int>(static_cast<uint32_t>(tiles * of) /
+                            static_cast<uint32_t>(shape.bands));
+  };
+  const int first_tile = first_of(band), last_tile = first_of(band + 1);
   // Its pairs of chunks of each, from first_pair on, and what of all of them
   // this warp has.
   const int pairs = w.code_bytes / kPairBytes, splits = shape.splits;
@@ -193,23 +240,27 @@ __global__ void __launch_bounds__(kWarpsOfBlock * 32,
     return;
   }
   const int row_pitch = share * kPairColumns * 2 + kRowPad;
-  const auto between = [&] {
+  const auto ask_others = [&] {
     for (int i = 1; i < asked; ++i) ask(i);
     // The next kernel is to begin as the last weights are on their way, which
     // they are soonest where there are few.
     if (warp == 0 && to_ask == 0) LetLaterBegin();
   };
-  // Few loads take less code, which is not there yet either.
-  constexpr int kFewLoads = 4, kManyLoads = 16;
-  if (rows.num_rows * share * kPairColumns <= kFewLoads * kWarpsOfBlock * 128) {
-    RoundRows<kBits, kWarpsOfBlock, kFewLoads>(
-        args, rows, first_pair * kPairColumns, share * kPairColumns, row_pitch,
-        x, between);
+  // Of more than eight rows x would share what memory gives with them.
+  constexpr bool kBehindX = kProducts > 1 && kWarpsOfBlock == kStreamWarps;
+  const auto between = [&] {
+    if (!kBehindX) ask_others();
+  };
+  const int first_column = first_pair * kPairColumns;
+  const int columns = share * kPairColumns;
+  if (args.x_bf16 != nullptr) {
+    BringX<kBits, kWarpsOfBlock, true>(args, rows, first_column, columns,
+                                       row_pitch, x, between);
   } else {
-    RoundRows<kBits, kWarpsOfBlock, kManyLoads>(
-        args, rows, first_pair * kPairColumns, share * kPairColumns, row_pitch,
-        x, between);
+    BringX<kBits, kWarpsOfBlock, false>(args, rows, first_column, columns,
+                                        row_pitch, x, between);
   }
+  if (kBehindX) ask_others();
   // Results of rows that are not there are not stored.
   const uint4* x_row[kProducts];
 #pragma unroll

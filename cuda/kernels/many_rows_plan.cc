@@ -30,7 +30,7 @@ constexpr double kRoundedBlocks = 8;
 
 // To begin and to end; for each token a store of its sums, and to join them.
 constexpr double kRoundCost = 2000, kStoreCost = 6, kJoinCost = 1500,
-                 kJoinTokenCost = 12;
+                 kJoinTokenCost = 12, kJoinTokenCostOfEight = 16;
 
 }  // namespace
 
@@ -70,12 +70,14 @@ ManyRowsPlan PlanManyRows(const ManyRowsWork& work,
         }
         const double blocks = static_cast<double>(Ceil(stages, splits) *
                                                   work.stage_columns / kBlock);
+        const double join_token =
+            splits == 8 ? kJoinTokenCostOfEight : kJoinTokenCost;
         const double cost =
             static_cast<double>(rounds) *
                 (blocks * (pairs == 2 ? tile.shared : tile.alone) +
                  kStoreCost * tile.tokens) +
             kRoundCost +
-            (splits > 1 ? kJoinCost + kJoinTokenCost * tile.tokens : 0);
+            (splits > 1 ? kJoinCost + join_token * tile.tokens : 0);
         plan.clusters =
             splits > 1 ? plan.token_tiles * plan.column_units
                        : std::min<int64_t>(active[size], plan.token_tiles *

@@ -31,11 +31,6 @@ constexpr int kChunkColumns = kChunkBytes * 8 / kBits;
 template <int kBits>
 constexpr int kChunkPieces = kChunkColumns<kBits> / kPieceColumns;
 
-// The column of a piece in slot `slot` of step `step`.
-__host__ __device__ constexpr int ColumnOfSlot(int step, int slot) {
-  return 8 * (slot % 8 / 2) + 4 * step + slot % 2 * 2 + slot / 8;
-}
-
 // Whether rows are symmetric, in groups, and whole pieces of 16 bytes: then
 // groups come in eights, so that nothing is missing of any two chunks.
 inline bool IsWhole(const PackedRows& w) {
@@ -71,37 +66,37 @@ __device__ __forceinline__ uint2 LoadUnaligned(const uint8_t* p) {
 
 // --- Columns of x ---
 
-// Four from the one at `at` on, that lie together: F32 at a multiple of 16
-// bytes, BF16 of 8.
-__device__ __forceinline__ float4 LoadFour(const QuantProductArgs& args,
-                                           int64_t at) {
-  if (args.x_bf16 == nullptr) {
-    return __ldg(reinterpret_cast<const float4*>(args.x + at));
-  }
-  const uint2 v = __ldg(reinterpret_cast<const uint2*>(args.x_bf16 + at));
-  return {__uint_as_float(v.x << 16), __uint_as_float(v.x & 0xffff0000),
-          __uint_as_float(v.y << 16), __uint_as_float(v.y & 0xffff0000)};
-}
-
-// Columns [column, column + 8) of a row; zeros beyond the last. kWhole: none
-// are.
+// Columns [column, column + 8) of a row of k; zeros beyond the last. kWhole:
+// none are.
 template <bool kWhole>
-__device__ __forceinline__ void LoadEight(const QuantProductArgs& args,
-                                          int64_t row, int64_t column,
-                                          float (&v)[8]) {
-  const int k = args.w.k;
-  const int64_t at = row * k + column;
+__device__ __forceinline__ void LoadEight(const float* row, int64_t column,
+                                          int k, float (&v)[8]) {
+  const float* const from = row + column;
   if (kWhole || (k % 4 == 0 && column + 8 <= k)) {
-    const float4 a = LoadFour(args, at), b = LoadFour(args, at + 4);
+    const float4 a = __ldg(reinterpret_cast<const float4*>(from));
+    const float4 b = __ldg(reinterpret_cast<const float4*>(from) + 1);
     v[0] = a.x, v[1] = a.y, v[2] = a.z, v[3] = a.w;
     v[4] = b.x, v[5] = b.y, v[6] = b.z, v[7] = b.w;
   } else {
 #pragma unroll
     for (int c = 0; c < 8; ++c) {
-      if (column + c >= k) continue;
-      v[c] = args.x_bf16 == nullptr ? __ldg(args.x + at + c)
-                                    : __bfloat162float(args.x_bf16[at + c]);
+      if (column + c < k) v[c] = __ldg(from + c);
     }
+  }
+}
+
+// The same of a row of x, whichever is there.
+__device__ __forceinline__ void LoadEight(const QuantProductArgs& args,
+                                          int64_t row, int64_t column,
+                                          float (&v)[8]) {
+  const int k = args.w.k;
+  if (args.x_bf16 == nullptr) {
+    return LoadEight<false>(args.x + row * k, column, k, v);
+  }
+#pragma unroll
+  for (int c = 0; c < 8; ++c) {
+    if (column + c >= k) continue;
+    v[c] = __bfloat162float(args.x_bf16[row * k + column + c]);
   }
 }
 
@@ -254,6 +249,12 @@ __device__ __forceinline__ uint4 RoundedEight(const float (&v)[8]) {
           PairOf(__floats2bfloat162_rn(v[1], v[3])),
           PairOf(__floats2bfloat162_rn(v[4], v[6])),
           PairOf(__floats2bfloat162_rn(v[5], v[7]))};
+}
+
+// The same of eight in BF16, which lie one behind the other.
+__device__ __forceinline__ uint4 OrderedEight(const uint4& v) {
+  return {__byte_perm(v.x, v.y, 0x5410), __byte_perm(v.x, v.y, 0x7632),
+          __byte_perm(v.z, v.w, 0x5410), __byte_perm(v.z, v.w, 0x7632)};
 }
 
 // What is taken from a piece's codes; of one row.

@@ -4,7 +4,8 @@
 // experts, Strata's grouped product). Time is the device's, of a graph of 20
 // calls, a twentieth; the weights are random and change from call to call, all
 // of them at least 200 MB, so that none are in L2. x is F32, and its rounding
-// is part of the call.
+// is part of the call, or, where a case says so, BF16, as cuBLAS has it; y is
+// F32 (cuBLAS: BF16).
 //
 //   of_copy    bytes of weights a second, scales with them, over those of a
 //              copy on this GPU in this run
@@ -242,7 +243,10 @@ double Bf16Seconds(const Case& c) {
 
 enum class Kernel { kFewRows, kManyRows };
 
-double PackedSeconds(const Case& c, const PackedRows& format, Kernel kernel) {
+enum class X { kF32, kBf16 };
+
+double PackedSeconds(const Case& c, const PackedRows& format, Kernel kernel,
+                     X type_of_x) {
   Pool pool;
   const std::vector<uint8_t> packed = PackedNumbers(format);
   const int64_t matrix = format.n * format.row_bytes;
@@ -252,9 +256,15 @@ double PackedSeconds(const Case& c, const PackedRows& format, Kernel kernel) {
   args.w = format;
   const auto* const w = static_cast<uint8_t*>(pool.Repeat(
       packed.data(), packed.size(), c.matrices() * matrix * copies));
-  const std::vector<float> numbers = NormalNumbers((1 << 20) + 7);
-  args.x = static_cast<float*>(
-      pool.Repeat(numbers.data(), 4 * numbers.size(), 4 * c.rows * c.k));
+  if (type_of_x == X::kF32) {
+    const std::vector<float> numbers = NormalNumbers((1 << 20) + 7);
+    args.x = static_cast<float*>(
+        pool.Repeat(numbers.data(), 4 * numbers.size(), 4 * c.rows * c.k));
+  } else {
+    const std::vector<BFloat16> numbers = NormalBf16((1 << 20) + 7);
+    args.x_bf16 = static_cast<__nv_bfloat16*>(
+        pool.Repeat(numbers.data(), 2 * numbers.size(), 2 * c.rows * c.k));
+  }
   args.y = static_cast<float*>(pool.Take(4 * c.rows * c.n));
   const Fault no_fault;
   args.fault.fault =
@@ -275,14 +285,15 @@ double PackedSeconds(const Case& c, const PackedRows& format, Kernel kernel) {
   });
 }
 
-void Add(const Case& c, int bits, int64_t group, bool symmetric,
-         Kernel kernel) {
+void Add(const Case& c, int bits, int64_t group, bool symmetric, Kernel kernel,
+         X type_of_x = X::kF32) {
   const std::string name = absl::StrCat(
       c.experts > 0 ? absl::StrCat("BM_QuantGrouped/experts:", c.experts)
                     : std::string("BM_QuantProduct"),
       "/int", bits, "/group:", group, symmetric ? "" : "/zeros",
       "/rows:", c.rows, "/n:", c.n, "/k:", c.k,
-      kernel == Kernel::kFewRows ? "/few" : "/many");
+      kernel == Kernel::kFewRows ? "/few" : "/many",
+      type_of_x == X::kBf16 ? "/bf16_x" : "");
   benchmark::RegisterBenchmark(
       name.c_str(),
       [=](benchmark::State& state) {
@@ -291,7 +302,7 @@ void Add(const Case& c, int bits, int64_t group, bool symmetric,
         const double bf16 = Bf16Seconds(c);
         double seconds = 0;
         for (auto _ : state) {
-          seconds = PackedSeconds(c, format, kernel);
+          seconds = PackedSeconds(c, format, kernel, type_of_x);
           state.SetIterationTime(seconds);
         }
         const double bytes = 1. * BusyMatrices(c) * c.n * format.row_bytes;
@@ -307,33 +318,53 @@ void Add(const Case& c, int bits, int64_t group, bool symmetric,
       ->Unit(benchmark::kMicrosecond);
 }
 
-void AddAll() {
+void AddDense(X x) {
   constexpr Kernel kFew = Kernel::kFewRows, kMany = Kernel::kManyRows;
-  for (const auto& [n, k] :
-       {std::pair<int64_t, int64_t>{8192, 8192}, {14336, 4096}, {1536, 2048}}) {
+  for (const auto& [n, k] : {std::pair<int64_t, int64_t>{8192, 8192},
+                             {14336, 4096},
+                             {4096, 14336},
+                             {1536, 2048}}) {
     for (const int64_t rows : {1, 4, 8, 16}) {
-      Add({0, rows, n, k}, 4, 128, true, kFew);
+      Add({0, rows, n, k}, 4, 128, true, kFew, x);
     }
     for (const int64_t rows : {32, 64}) {
-      if (n < 8192) Add({0, rows, n, k}, 4, 128, true, kFew);
+      if (n < 4096) Add({0, rows, n, k}, 4, 128, true, kFew, x);
     }
     for (const int64_t rows : {1, 16}) {
-      Add({0, rows, n, k}, 4, 32, true, kFew);
-      Add({0, rows, n, k}, 8, 128, true, kFew);
+      Add({0, rows, n, k}, 4, 32, true, kFew, x);
+      Add({0, rows, n, k}, 8, 128, true, kFew, x);
     }
-    for (const int64_t rows : {1, 4, 8, 16, 32, 64, 128, 256, 1024, 4096}) {
-      Add({0, rows, n, k}, 4, 128, true, kMany);
+    for (const int64_t rows : {16, 32, 64, 128, 256, 1024, 4096}) {
+      Add({0, rows, n, k}, 4, 128, true, kMany, x);
     }
-    Add({0, 256, n, k}, 4, 32, true, kMany);
-    Add({0, 256, n, k}, 8, 128, true, kMany);
+    Add({0, 256, n, k}, 4, 32, true, kMany, x);
+    Add({0, 256, n, k}, 8, 128, true, kMany, x);
   }
+  for (const auto& [n, k] : {std::pair<int64_t, int64_t>{768, 2048},
+                             {2048, 2048},
+                             {3072, 2048},
+                             {4096, 1024},
+                             {4096, 2048},
+                             {2048, 4096},
+                             {4096, 4096}}) {
+    for (const int64_t rows : {64, 128, 256}) {
+      Add({0, rows, n, k}, 4, 128, true, kMany, x);
+    }
+  }
+}
+
+void AddAll() {
+  constexpr Kernel kFew = Kernel::kFewRows, kMany = Kernel::kManyRows;
+  for (const X x : {X::kF32, X::kBf16}) AddDense(x);
   Add({0, 1, 8192, 8192}, 4, 128, false, kFew);
   Add({0, 256, 8192, 8192}, 4, 128, false, kMany);
   // 8, 64 and 512 slots: 1, 8 and 64 tokens, top-8; then prefill.
   for (const auto& [n, k] :
        {std::pair<int64_t, int64_t>{1536, 2048}, {2048, 768}}) {
-    for (const int64_t rows : {8, 64, 512}) {
-      Add({128, rows, n, k}, 4, 32, true, kFew);
+    for (const X x : {X::kF32, X::kBf16}) {
+      for (const int64_t rows : {8, 64, 512}) {
+        Add({128, rows, n, k}, 4, 32, true, kFew, x);
+      }
     }
     for (const int64_t rows : {512, 2048, 8192, 32768, 131072}) {
       Add({128, rows, n, k}, 4, 32, true, kMany);

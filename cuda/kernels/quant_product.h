@@ -94,7 +94,9 @@ bool HasResidentProduct(const QuantProductArgs& args);
 
 // The same in Hopper's wider products, in tiles of 8, 16, 64, 128 or 256 rows.
 // Tiles of 8 and 16 keep weights exact, and have the products of 9 to 16 rows.
-// For tiles of more, scales of symmetric rows must be below 2^63.
+// For tiles of more, scales of symmetric rows must be below 2^63. x in BF16 is
+// read as it lies in tiles of 256 rows of INT4 and by products of small
+// weights, if k is a multiple of 8; else it is put in order in `rounded`.
 // Returns cudaErrorInvalidValue if the choice of a tile, for tests, cannot be:
 // of ManyRowsChoice always in the kernel for many rows.
 cudaError_t QuantProductSm90(const QuantProductArgs& args,

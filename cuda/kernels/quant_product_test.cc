@@ -304,20 +304,24 @@ TEST_P(QuantProductTest, ResidentProductsAgreeWithTheirNumbers) {
   const int64_t stage = GetParam().bits == 4 ? 256 : 128;
   const int64_t whole = GetParam().group * 8;
   int planned = 0;
-  for (const int tiles : {2, 4}) {
+  for (const auto& [tiles, tokens] : {std::pair{2, 64}, {4, 64}, {2, 128}}) {
     for (const int splits : {1, 2, 4, 8}) {
       const int64_t some = (splits * 3 + 1) / 2 * stage;
       const int64_t k = (some + whole - 1) / whole * whole;
-      // x, codes, scales and sums of a block have room.
+      // x, codes, scales and other blocks' sums have room.
       const int64_t stages = (k / stage + splits - 1) / splits;
-      const int64_t bytes = stages * (stage * 128 + tiles * 64 * 144) +
-                            (splits > 1 ? tiles * 16384 : 0) + 1024;
+      const int64_t bytes = stages * (stage * tokens * 2 + tiles * 64 * 144) +
+                            tiles * tokens * 256 / splits * (splits - 1) + 1024;
       if (bytes > kMaxResidentBytes) continue;
       ++planned;
-      for (const int32_t rows : {17, 62, 65}) {
-        Shape s = {rows == 65 ? 132 : 260, k, {rows}};
-        s.resident = {tiles, splits};
-        ExpectProduct(GetParam(), s, Kernel::kResident);
+      for (const int32_t rows : {17, tokens - 2, tokens + 1}) {
+        Shape s = {rows > tokens ? 132 : 260, k, {rows}};
+        s.resident = {tiles, splits, tokens};
+        if (tokens == 64) {
+          ExpectProduct(GetParam(), s, Kernel::kResident);
+        } else {
+          ExpectProductOf(GetParam(), s, Kernel::kResident, /*bf16_x=*/true);
+        }
       }
     }
   }
@@ -331,6 +335,8 @@ TEST(ResidentProductTest, PlansThatCannotBeAreInvalid) {
   args.w = DescribePacked(nullptr, 128, 1024, 4, 128, true);
   // Of four stages of columns.
   EXPECT_EQ(ResidentProduct(args, {2, 8}, nullptr), cudaErrorInvalidValue);
+  // Of F32.
+  EXPECT_EQ(ResidentProduct(args, {2, 2, 128}, nullptr), cudaErrorInvalidValue);
   args.w = DescribePacked(nullptr, 128, 1024, 4, 128, false);
   EXPECT_EQ(ResidentProduct(args, {}, nullptr), cudaErrorInvalidValue);
 }

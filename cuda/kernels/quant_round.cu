@@ -15,6 +15,19 @@ namespace {
 constexpr int kRoundThreads = 256;
 constexpr int64_t kMaxBlocks = 132 * 8;
 
+// Columns [column, column + 8) of a row, in the order of a thread's slots.
+__device__ __forceinline__ uint4 LoadRounded(const QuantProductArgs& args,
+                                             int64_t row, int64_t column) {
+  const int k = args.w.k;
+  if (args.x_bf16 != nullptr && k % 8 == 0 && column < k) {
+    return OrderedEight(
+        __ldg(reinterpret_cast<const uint4*>(args.x_bf16 + row * k + column)));
+  }
+  float v[8] = {};
+  LoadEight(args, row, column, v);
+  return RoundedEight(v);
+}
+
 // A thread eight columns at a time; a piece is four threads', whole warps have
 // the same number of turns.
 template <RoundedOrder kOrder>
@@ -27,9 +40,7 @@ __global__ void __launch_bounds__(kRoundThreads)
   for (uint32_t i = blockIdx.x * kRoundThreads + threadIdx.x; i < all;
        i += gridDim.x * kRoundThreads) {
     const uint32_t row = i / pieces;
-    float v[8] = {};
-    LoadEight<false>(args, row, int64_t{i - row * pieces} * 8, v);
-    const uint4 eight = RoundedEight(v);
+    const uint4 eight = LoadRounded(args, row, int64_t{i - row * pieces} * 8);
     uint32_t word[4] = {eight.x, eight.y, eight.z, eight.w};
 #if STRATA_SM90A
     if constexpr (kOrder == RoundedOrder::kBySlot) Transpose4(word);

@@ -2,7 +2,7 @@
 // (sm90_quant_resident.cuh) is divided over the GPU.
 //
 //   tiles    warpgroups with 64 rows of w each, 2 or 4: what a block has of y,
-//            by 64 rows of x
+//   tokens   by 64 rows of x, or of two tiles 128
 //   splits   blocks of a cluster, each with a share of the columns of x
 //
 // Columns are counted in stages: 128 bytes of a row of w.
@@ -16,7 +16,7 @@
 
 namespace strata::gpu {
 
-constexpr int kNumResidentBlocks = 2;
+constexpr int kNumResidentBlocks = 3;
 constexpr int kMaxResidentStages = 8;          // Of a block.
 constexpr int kMaxResidentBytes = 226 * 1024;  // Of shared memory, likewise.
 
@@ -24,6 +24,7 @@ constexpr int kMaxResidentBytes = 226 * 1024;  // Of shared memory, likewise.
 struct ResidentChoice {
   int tiles = 0;
   int splits = 0;  // 1, 2, 4 or 8.
+  int tokens = 0;  // 64 or 128.
 };
 
 struct ResidentWork {
@@ -31,18 +32,19 @@ struct ResidentWork {
   int64_t rows = 0;         // and of x, at the bound.
   int64_t stages = 0;       // Of a row of w.
   int blocks_of_stage = 1;  // Of 64 columns.
+  int x_bytes = 4;          // Of an element of x.
   ResidentChoice only;
 };
 
 struct ResidentBlock {
-  int tiles = 0;
+  int tiles = 0, tokens = 64;
   int64_t stage_bytes = 0, sums_bytes = 0;
   int at_once = 1;  // Of a multiprocessor, if they have half of its memory.
   int active[kNumClusterSizes] = {};  // Clusters at once, a block each.
 };
 
 struct ResidentPlan {
-  int tiles = 0;
+  int tiles = 0, tokens = 64;
   int splits = 0;      // 0: there is no plan.
   int64_t stages = 0;  // Of a block, at most.
   int64_t column_tiles = 0, token_tiles = 0;

@@ -12,18 +12,20 @@ using ::testing::Ge;
 using ::testing::Le;
 
 // Of INT4, and as many clusters as an H100 has of each size.
-constexpr int64_t kStageColumns = 256, kBlockRows = 64;
-ResidentBlock Block(int tiles) {
+constexpr int64_t kStageColumns = 256;
+ResidentBlock Block(int tiles, int tokens) {
   ResidentBlock block;
   block.tiles = tiles;
-  block.stage_bytes = (32 + 9 * tiles) * 1024;
-  block.sums_bytes = int64_t{16} * 1024 * tiles;
-  block.at_once = 4 / tiles;
+  block.tokens = tokens;
+  block.stage_bytes = (tokens / 2 + 9 * tiles) * 1024;
+  block.sums_bytes = int64_t{256} * tokens * tiles;
+  block.at_once = tokens == 64 ? 4 / tiles : 1;
   const int active[kNumClusterSizes] = {132, 66, 30, 15};
   for (int i = 0; i < kNumClusterSizes; ++i) block.active[i] = active[i];
   return block;
 }
-const ResidentBlock kBlocks[] = {Block(2), Block(4)};
+const ResidentBlock kBlocks[] = {Block(2, 64), Block(4, 64), {}};
+const ResidentBlock kBf16Blocks[] = {Block(2, 64), Block(4, 64), Block(2, 128)};
 
 ResidentWork Work(int64_t rows, int64_t n, int64_t k) {
   ResidentWork work;
@@ -54,6 +56,10 @@ TEST(PlanResidentTest, KeepsToAChoice) {
 
   EXPECT_EQ(plan.tiles, 4);
   EXPECT_EQ(plan.splits, 4);
+  EXPECT_EQ(plan.tokens, 64);
+  work.only = {2, 8, 128};
+  EXPECT_EQ(PlanResident(work, kBf16Blocks).tokens, 128);
+  EXPECT_EQ(PlanResident(work, kBlocks).splits, 0);  // Not of F32.
   work.only = {3, 0};  // There are no such blocks.
   EXPECT_EQ(PlanResident(work, kBlocks).splits, 0);
   work.only = {4, 1};  // Nor room for that.
@@ -71,7 +77,7 @@ TEST(PlanResidentTest, HasATileForAllRowsAndColumnsAndRoom) {
 
         if (plan.splits == 0) continue;
         ++planned;
-        EXPECT_THAT(plan.token_tiles * kBlockRows, Ge(rows));
+        EXPECT_THAT(plan.token_tiles * plan.tokens, Ge(rows));
         EXPECT_THAT(plan.column_tiles * plan.tiles * 64, Ge(n));
         EXPECT_THAT(plan.stages * plan.splits * kStageColumns, Ge(k));
         EXPECT_THAT(plan.splits * kStageColumns, Le(k));

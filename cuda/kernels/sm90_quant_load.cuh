@@ -187,6 +187,7 @@ __device__ __forceinline__ void RoundX(const ManyRowsArgs& args,
   constexpr int kThreads = Tile<kTokens>::kMultipliers * kWarpgroup;
   constexpr int kEights = kDepth / 8, kLoads = 4;
   const Range<kBits> range(args);
+  const int k = args.product.w.k;
   const int thread = static_cast<int>(threadIdx.x) - kWarpgroup;
   const int items = range.blocks * kTokens * kEights;  // Of whole warps.
   for (int i = thread; i < items; i += kThreads * kLoads) {
@@ -197,8 +198,8 @@ __device__ __forceinline__ void RoundX(const ManyRowsArgs& args,
       const int block = item / (kEights * kTokens);
       if (item >= items || row >= tile.num_rows) continue;
       LoadEight<false>(
-          args.product, tile.row + row,
-          (range.first_block + block) * kDepth + item % kEights * 8, v[j]);
+          args.product.x + (tile.row + row) * k,
+          (range.first_block + block) * kDepth + item % kEights * 8, k, v[j]);
     }
 #pragma unroll
     for (int j = 0; j < kLoads; ++j) {

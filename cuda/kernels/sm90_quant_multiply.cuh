@@ -5,6 +5,7 @@
 #define CUDA_KERNELS_SM90_QUANT_MULTIPLY_CUH_
 
 #include <cstdint>
+#include <type_traits>
 
 #include "cuda/kernels/bare_codes.cuh"
 #include "cuda/kernels/packed_chunk.cuh"
@@ -25,34 +26,67 @@ struct Fragment {
   float scale[kScales][2];  // [..][row]; of exact weights alone.
 };
 
-// The same as it is stored: a word's codes are of both pieces, or of one.
-template <int kBits, WeightsOf kKind>
+// Where a thread's codes begin in a row that the copy engine swizzled, and what
+// swizzles places within its 128 bytes.
+template <ColumnsOf kColumns>
+struct CodePlace {
+  int first, swizzle;
+  __device__ __forceinline__ explicit CodePlace(int row) {
+    const int t = static_cast<int>(threadIdx.x) % 4;
+    constexpr bool kWords = kColumns == ColumnsOf::kSlots;
+    first = row * kCodeBytes + (kWords ? t % 2 * 8 : t * 2);
+    swizzle = (kWords ? t / 2 ^ row % 8 : row % 8) * 16;
+  }
+};
+
+// The same as it is stored: codes of a byte are of both pieces, or of one.
+template <int kBits, WeightsOf kKind, ColumnsOf kColumns>
 struct PackedFragment {
   static constexpr int kScales = kKind == WeightsOf::kWide ? 1 : 2;
   static constexpr bool kZeros = kKind == WeightsOf::kAny;
+  static constexpr bool kWords = kColumns == ColumnsOf::kSlots;
+  // Of four bytes, or of two.
+  static constexpr int kCodes = kWords ? kBits / 2 : kBits;
 
-  uint2 code[2][kBits / 4];    // [row]
+  uint32_t code[2][kCodes];    // [row]
   uint32_t scale[kScales][2];  // [..][row]
   uint32_t zero[kScales][2];
 
-  // Block `of_stage` of a stage, of which `code_row`, `scales` and `zeros` are
-  // the thread's first row, and `group` the first group.
+  // Codes of block `of_stage` of a stage, which begin at `from`.
+  __device__ __forceinline__ void LoadCodes(const uint8_t* from, int of_stage,
+                                            int swizzle) {
+    constexpr int kRowsOn = 8;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const uint8_t* const row = from + half * kRowsOn * kCodeBytes;
+      if constexpr (kWords) {
+#pragma unroll
+        for (int i = 0; i < kCodes; i += 2) {
+          const uint2 v = *reinterpret_cast<const uint2*>(
+              row + (swizzle ^ (of_stage * (kBits / 4) + i / 2) * 32));
+          code[half][i] = v.x;
+          code[half][i + 1] = v.y;
+        }
+      } else {
+#pragma unroll
+        for (int i = 0; i < kCodes; ++i) {
+          const int sixteen = (of_stage * kCodes + i) / 2;
+          code[half][i] = *reinterpret_cast<const uint16_t*>(
+              row + (swizzle ^ sixteen * 16) + i % 2 * 8);
+        }
+      }
+    }
+  }
+
+  // Block `of_stage` of a stage, of which `codes`, `scales` and `zeros` are the
+  // thread's first row, and `group` the first group.
   __device__ __forceinline__ void Load(const PackedRows& w,
-                                       const uint8_t* code_row,
+                                       const uint8_t* codes,
                                        const uint8_t* scales,
                                        const uint8_t* zeros, int of_stage,
                                        int swizzle, int group) {
     constexpr int kRowsOn = 8;
-#pragma unroll
-    for (int i = 0; i < kBits / 4; ++i) {
-      const uint8_t* const at =
-          code_row + (swizzle ^ (of_stage * (kBits / 4) + i) * 32);
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        code[half][i] =
-            *reinterpret_cast<const uint2*>(at + half * kRowsOn * kCodeBytes);
-      }
-    }
+    LoadCodes(codes, of_stage, swizzle);
     const int from = group & ~(kGroupBytes / 2 - 1);
     const int from_zero = group & ~(kGroupBytes - 1);
 #pragma unroll
@@ -81,8 +115,6 @@ struct PackedFragment {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const Zero<kBits> number(zero[s][half]);
-      const uint2 v = code[half][kHalves ? 0 : p];
-      const uint32_t word = step % 2 == 0 ? v.x : v.y;
       const uint32_t twice = __byte_perm(scale[s][half], 0, 0x1010);
       if constexpr (kExact) {
         to.scale[s][half] = __uint_as_float(scale[s][half] << 16);
@@ -90,18 +122,30 @@ struct PackedFragment {
 #pragma unroll
       for (int which = 0; which < 2; ++which) {
         uint32_t& pair = to.a[step][half + which * 2];
-        if constexpr (kExact) {
-          pair = kHalves && p == 1
-                     ? number.template Integers<true>(word, which)
-                     : number.template Integers<false>(word, which);
-        } else if constexpr (!kZeros) {
-          const BareWeights<kBits> weights(twice);
-          pair = kHalves && p == 1 ? weights.template Pair<true>(word, which)
-                                   : weights.template Pair<false>(word, which);
+        const int at = kHalves ? step % 2 : step;
+        // Codes in bytes `from` and two on: of a word, or of two bytes, which
+        // become its first and third.
+        const uint32_t word =
+            kWords ? code[half][at]
+                   : __byte_perm(code[half][at * 2 + which], 0, 0x4140);
+        const int from = kWords ? which : 0;
+        const auto take = [&](auto high) {
+          constexpr bool kHigh = decltype(high)::value;
+          if constexpr (kExact) {
+            pair = number.template Integers<kHigh>(word, from);
+          } else if constexpr (!kZeros) {
+            const BareWeights<kBits> weights(twice);
+            pair = weights.template Pair<kHigh>(
+                kBits == 8 && !kWords ? word
+                                      : BareCodes<kBits, kHigh>(word, from));
+          } else {
+            pair = number.template Weights<kHigh>(word, from, twice);
+          }
+        };
+        if (kHalves && p == 1) {
+          take(std::true_type());
         } else {
-          pair = kHalves && p == 1
-                     ? number.template Weights<true>(word, which, twice)
-                     : number.template Weights<false>(word, which, twice);
+          take(std::false_type());
         }
       }
     }
@@ -132,10 +176,10 @@ struct Cursor {
 
 // A warpgroup that multiplies, and how far it has come in both rings: in
 // stages of codes, and blocks of x.
-template <int kBits, int kTokens, WeightsOf kKind>
+template <int kBits, int kTokens, WeightsOf kKind, ColumnsOf kColumns>
 class Multiplier {
   using T = Tile<kTokens>;
-  using Packed = PackedFragment<kBits, kKind>;
+  using Packed = PackedFragment<kBits, kKind, kColumns>;
   static constexpr int kBlocks = kStageBlocks<kBits>;
   static constexpr int kSums = kTokens / 2;
   static constexpr int kScales = Packed::kScales;
@@ -202,16 +246,16 @@ class Multiplier {
   };
 
   __device__ __forceinline__ void Load(Place& place, bool last, Packed& to) {
-    const int t = static_cast<int>(threadIdx.x) % 4;
     const int slot = place.cursor.slot;
     if (place.of_stage < T::kGroups) {
       place.first_group = FirstGroup<kBits>(args_.product.w, place.stage);
       Wait(&shared_.code_full[slot], place.cursor.phase);
     }
-    to.Load(args_.product.w, shared_.code[slot] + row_ * kCodeBytes + t % 2 * 8,
+    const CodePlace<kColumns> codes(row_);
+    to.Load(args_.product.w, shared_.code[slot] + codes.first,
             shared_.scale[slot] + row_ * kGroupBytes,
             shared_.zero[slot] + row_ * kGroupBytes, place.of_stage,
-            (t / 2 ^ row_ % 8) * 16, place.first_group);
+            codes.swizzle, place.first_group);
     place.of_stage += T::kGroups;
     if (place.of_stage >= kBlocks || last) {
       ReleaseCodes(slot);

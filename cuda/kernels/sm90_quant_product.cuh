@@ -7,6 +7,9 @@
 //   x BF16  --the copy engine--> blocks of 64 columns --> wgmma, two warpgroups
 //                                                         of 64 rows of w each
 //
+// x is rounded, or what is BF16 put in order, by a launch before, or by the
+// blocks, or is taken as it lies (kTakesMemory).
+//
 // So a weight is unpacked once for all tokens of a tile, into the registers
 // that the products read, while the tensor cores are busy with the block
 // before. For up to 64 tokens two pairs of warpgroups take every other block
@@ -147,7 +150,7 @@ __device__ __forceinline__ void StoreTile(const ManyRowsArgs& args,
 #endif  // STRATA_SM90A
 
 // Grid: blocks of a cluster, clusters.
-template <int kBits, int kTokens, WeightsOf kKind>
+template <int kBits, int kTokens, WeightsOf kKind, ColumnsOf kColumns>
 __global__ void __launch_bounds__(Tile<kTokens>::kThreads, 1)
     ManyRowsKernel(const __grid_constant__ ManyRowsArgs args,
                    const __grid_constant__ CUtensorMap code_map,
@@ -207,7 +210,8 @@ __global__ void __launch_bounds__(Tile<kTokens>::kThreads, 1)
     GrowRegisters<T::kMultiplierRegisters>();
     WaitForEarlier();
     const Range<kBits> range(args);
-    Multiplier<kBits, kTokens, kKind> multiplier(args, shared, warpgroup - 1);
+    Multiplier<kBits, kTokens, kKind, kColumns> multiplier(args, shared,
+                                                           warpgroup - 1);
     float total[kTokens / 2];
     Units<kTokens> units(args);
     bool any = false;
@@ -232,19 +236,21 @@ __global__ void __launch_bounds__(Tile<kTokens>::kThreads, 1)
 }
 
 // Of the current device: asked for at each launch, as there may be several.
-template <int kBits, int kTokens, WeightsOf kKind>
+template <int kBits, int kTokens, WeightsOf kKind, ColumnsOf kColumns>
 cudaError_t AllowSharedBytes() {
   return cudaFuncSetAttribute(
-      reinterpret_cast<const void*>(ManyRowsKernel<kBits, kTokens, kKind>),
+      reinterpret_cast<const void*>(
+          ManyRowsKernel<kBits, kTokens, kKind, kColumns>),
       cudaFuncAttributeMaxDynamicSharedMemorySize,
       static_cast<int>(kSharedBytes<kTokens>));
 }
 
-template <int kBits, int kTokens, WeightsOf kKind>
+template <int kBits, int kTokens, WeightsOf kKind, ColumnsOf kColumns>
 cudaError_t LaunchTiles(const QuantProductArgs& product,
                         const ManyRowsPlan& plan, const __nv_bfloat16* x,
                         cudaStream_t stream) {
-  if (const cudaError_t e = AllowSharedBytes<kBits, kTokens, kKind>(); e) {
+  if (const cudaError_t e = AllowSharedBytes<kBits, kTokens, kKind, kColumns>();
+      e) {
     return e;
   }
   const PackedRows& w = product.w;
@@ -259,7 +265,7 @@ cudaError_t LaunchTiles(const QuantProductArgs& product,
   args.column_units = static_cast<int>(plan.column_units);
   BoxedTensor tensor;
   tensor.data = x;
-  tensor.columns = tensor.pitch = RoundedColumns(w);
+  tensor.columns = tensor.pitch = x == product.x_bf16 ? w.k : RoundedColumns(w);
   tensor.rows = product.rows.bound;
   tensor.box_rows = kTokens / plan.pairs;
   CUtensorMap code_map = {}, group_map = {}, x_map;
@@ -276,27 +282,58 @@ cudaError_t LaunchTiles(const QuantProductArgs& product,
     if (const cudaError_t e = MakeByteMap(bytes, &group_map); e) return e;
   }
   const int cluster = plan.splits * plan.pairs;
-  return LaunchClustersAhead(ManyRowsKernel<kBits, kTokens, kKind>, cluster,
-                             dim3(static_cast<unsigned>(cluster),
-                                  static_cast<unsigned>(plan.clusters)),
-                             dim3(Tile<kTokens>::kThreads),
-                             kSharedBytes<kTokens>, stream, args, code_map,
-                             group_map, x_map);
+  return LaunchClustersAhead(
+      ManyRowsKernel<kBits, kTokens, kKind, kColumns>, cluster,
+      dim3(static_cast<unsigned>(cluster),
+           static_cast<unsigned>(plan.clusters)),
+      dim3(Tile<kTokens>::kThreads), kSharedBytes<kTokens>, stream, args,
+      code_map, group_map, x_map);
+}
+
+// Of symmetric rows.
+template <int kBits, int kTokens, ColumnsOf kColumns>
+cudaError_t LaunchGroups(const QuantProductArgs& product,
+                         const ManyRowsPlan& plan, const __nv_bfloat16* x,
+                         cudaStream_t stream) {
+  return product.w.group_shift == 5
+             ? LaunchTiles<kBits, kTokens, WeightsOf::kNarrow, kColumns>(
+                   product, plan, x, stream)
+             : LaunchTiles<kBits, kTokens, WeightsOf::kWide, kColumns>(
+                   product, plan, x, stream);
+}
+
+// Whether products take x in BF16 as it lies, which saves the launch that puts
+// it in order: of 256 rows, but for INT8, where codes would be the most of what
+// shared memory gives, and of 128 where each block has few columns.
+template <int kBits, int kTokens>
+constexpr bool kTakesMemory = kTokens == 128 || (kTokens == 256 && kBits == 4);
+template <int kTokens>
+bool TakesMemory(const QuantProductArgs& args, const ManyRowsPlan& plan) {
+  return args.x_bf16 != nullptr && args.w.k % 8 == 0 && args.w.symmetric &&
+         (kTokens == 256 || plan.splits >= 4);
 }
 
 template <int kBits, int kTokens>
 cudaError_t LaunchKinds(const QuantProductArgs& product,
-                        const ManyRowsPlan& plan, const __nv_bfloat16* x,
+                        const ManyRowsPlan& plan, __nv_bfloat16* rounded,
                         cudaStream_t stream) {
-  if (!product.w.symmetric) {
-    return LaunchTiles<kBits, kTokens, WeightsOf::kAny>(product, plan, x,
-                                                        stream);
+  if constexpr (kTakesMemory<kBits, kTokens>) {
+    if (TakesMemory<kTokens>(product, plan)) {
+      return LaunchGroups<kBits, kTokens, ColumnsOf::kMemory>(
+          product, plan, product.x_bf16, stream);
+    }
   }
-  return product.w.group_shift == 5
-             ? LaunchTiles<kBits, kTokens, WeightsOf::kNarrow>(product, plan, x,
-                                                               stream)
-             : LaunchTiles<kBits, kTokens, WeightsOf::kWide>(product, plan, x,
-                                                             stream);
+  if (!plan.rounds) {
+    const cudaError_t error =
+        RoundForProduct(product, RoundedOrder::kBySlot, rounded, stream);
+    if (error != cudaSuccess) return error;
+  }
+  if (!product.w.symmetric) {
+    return LaunchTiles<kBits, kTokens, WeightsOf::kAny, ColumnsOf::kSlots>(
+        product, plan, rounded, stream);
+  }
+  return LaunchGroups<kBits, kTokens, ColumnsOf::kSlots>(product, plan, rounded,
+                                                         stream);
 }
 
 template <int kBits>
@@ -304,13 +341,14 @@ cudaError_t LaunchManyRows(const QuantProductArgs& args,
                            const ManyRowsChoice& only, __nv_bfloat16* rounded,
                            cudaStream_t stream) {
   // Blocks of any tile fill a multiprocessor.
-  if (const cudaError_t e = AllowSharedBytes<kBits, 256, WeightsOf::kWide>();
+  if (const cudaError_t e =
+          AllowSharedBytes<kBits, 256, WeightsOf::kWide, ColumnsOf::kSlots>();
       e) {
     return e;
   }
   static const ActiveClusters active(
       reinterpret_cast<const void*>(
-          ManyRowsKernel<kBits, 256, WeightsOf::kWide>),
+          ManyRowsKernel<kBits, 256, WeightsOf::kWide, ColumnsOf::kSlots>),
       Tile<256>::kThreads, kSharedBytes<256>);
   ManyRowsWork work;
   work.n = args.w.n;
@@ -319,13 +357,9 @@ cudaError_t LaunchManyRows(const QuantProductArgs& args,
   work.experts = args.num_experts;
   work.stage_columns = kStageBlocks<kBits> * kDepth;
   work.only = only;
-  const ManyRowsPlan plan = PlanManyRows(work, active.of);
+  ManyRowsPlan plan = PlanManyRows(work, active.of);
   if (plan.clusters == 0) return cudaErrorInvalidValue;
-  if (!plan.rounds) {
-    const cudaError_t error =
-        RoundForProduct(args, RoundedOrder::kBySlot, rounded, stream);
-    if (error != cudaSuccess) return error;
-  }
+  plan.rounds = plan.rounds && args.x_bf16 == nullptr;
   switch (plan.tokens) {
     case 8:
       return LaunchKinds<kBits, 8>(args, plan, rounded, stream);

@@ -2,12 +2,13 @@
 // Hopper's wider products, where launches and waits are most of the time: one
 // kernel, nothing of a block's share loaded twice, nor waiting for room.
 //
-// A block has 128 or 256 rows of w, 64 of x, and a share of the columns, all of
-// which lie in its shared memory:
+// A block has 128 or 256 rows of w, 64 of x, or 128 of w by 128 of x in BF16,
+// and a share of the columns, all of which lie in its shared memory:
 //
 //   w   --the copy engine--> codes as they are, from before earlier kernels end
 //   x   --loads in F32, rounded--> blocks of 64 columns, of which those behind
 //                                  are on their way while the first multiply
+//   x   in BF16 --the copy engine--> the same
 //   codes --> registers, BF16 with their scale --> wgmma, by all warpgroups
 //   sums  --> into shared memory of that block of the cluster which joins them:
 //             each has a share of the tile's rows of x
@@ -51,15 +52,18 @@ __device__ __forceinline__ void WaitCluster() {
 #endif  // STRATA_SM90A
 
 // Grid: splits (a cluster), tiles of rows of w, tiles of rows of x.
-template <int kBits, int kTiles, WeightsOf kKind>
-__global__ void __launch_bounds__(ResidentLayout<kBits, kTiles>::kThreads,
-                                  4 / kTiles)
+template <int kBits, int kTiles, int kTokens, WeightsOf kKind, bool kBf16X>
+__global__ void __launch_bounds__(
+    ResidentLayout<kBits, kTiles, kTokens>::kThreads,
+    ResidentLayout<kBits, kTiles, kTokens>::kAtOnce)
     ResidentKernel(const __grid_constant__ ResidentArgs args,
                    const __grid_constant__ CUtensorMap code_map,
-                   const __grid_constant__ CUtensorMap group_map) {
+                   const __grid_constant__ CUtensorMap group_map,
+                   const __grid_constant__ CUtensorMap x_map) {
 #if STRATA_SM90A
-  using Layout = ResidentLayout<kBits, kTiles>;
-  using X = XOnItsWay<Layout::kThreads>;
+  using Layout = ResidentLayout<kBits, kTiles, kTokens>;
+  using X = XOnItsWay<Layout, kBf16X>;
+  using Sums = ClusterSums<Layout::kThreads>;
   constexpr int kOfStage = kStageBlocks<kBits>;
   extern __shared__ char memory[];
   __shared__ uint64_t came[kMaxResidentStages], joined;
@@ -84,7 +88,7 @@ __global__ void __launch_bounds__(ResidentLayout<kBits, kTiles>::kThreads,
   if (threadIdx.x == 0) {
     for (int i = 0; i < stages; ++i) InitBarrier(&came[i], 1);
     for (int i = 0; i < blocks; ++i) {
-      InitBarrier(&x_there[i], Layout::kThreads / 32);
+      InitBarrier(&x_there[i], kBf16X ? 1 : Layout::kThreads / 32);
     }
     InitBarrier(&joined, 1);
     FenceBarrierInit();
@@ -98,42 +102,30 @@ __global__ void __launch_bounds__(ResidentLayout<kBits, kTiles>::kThreads,
                   2 * FirstGroup<kBits>(w, stage) / kGroupBytes * kGroupBytes,
               first_row, 0);
     }
-    if (splits > 1) ArriveExpecting(&joined, Layout::kSumsBytes);
+    if (splits > 1) {
+      ArriveExpecting(&joined, Sums::BytesOf(Layout::kSumsBytes, splits));
+    }
   }
   __syncthreads();
   if (splits > 1) ArriveCluster();
   WaitForEarlier();
   RowTile tile;
-  if (!TileOfRows<kResidentTokens>(nullptr, 0, p.rows.Get(),
-                                   static_cast<int>(blockIdx.z), tile)) {
+  if (!TileOfRows<kTokens>(nullptr, 0, p.rows.Get(),
+                           static_cast<int>(blockIdx.z), tile)) {
     // What was asked for comes before the block ends.
     for (int i = 0; i < stages; ++i) Wait(&came[i], 0);
     if (splits > 1) WaitCluster();
     return;
   }
-  X on_its_way(p, tile, first_stage * kOfStage * kDepth, x);
-#pragma unroll
-  for (int i = 0; i < X::kAhead; ++i) {
-    if (i < blocks) on_its_way.Load(i, i);
-  }
-  if (blocks <= X::kAhead) LetLaterBegin();
-  // To shared memory; what comes kAhead blocks later is asked for.
-  const auto store = [&](int block, int slot) {
-    on_its_way.Store(block, slot);
-    FenceSharedStores();
-    __syncwarp();
-    if (threadIdx.x % 32 == 0) Arrive(&x_there[block]);
-    if (block + X::kAhead >= blocks) return;
-    on_its_way.Load(block + X::kAhead, slot);
-    if (block + X::kAhead + 1 == blocks) LetLaterBegin();
-  };
-  ResidentMultiplier<kBits, kTiles, kKind> multiplier(w, first_stage, x, code,
+  X on_its_way(p, tile, first_stage * kOfStage * kDepth, blocks, x, x_there);
+  on_its_way.Begin(&x_map);
+  ResidentMultiplier<kBits, kKind, Layout> multiplier(w, first_stage, x, code,
                                                       scale);
   Wait(&came[0], 0);
   multiplier.Load(0);
   multiplier.Unpack(0);
-  store(0, 0);
-  float total[kResidentSums] = {};
+  on_its_way.Bring(0, 0);
+  float total[kTokens / 2] = {};
 #pragma unroll 1
   for (int b = 0; b < blocks; b += X::kAhead) {
 #pragma unroll
@@ -143,7 +135,7 @@ __global__ void __launch_bounds__(ResidentLayout<kBits, kTiles>::kThreads,
       Wait(&x_there[block], 0);
       multiplier.Begin(block, i % 2, total);
       if (next == blocks) break;
-      store(next, (i + 1) % X::kAhead);
+      on_its_way.Bring(next, (i + 1) % X::kAhead);
       if (next % kOfStage == 0) Wait(&came[next / kOfStage], 0);
       multiplier.Load(next);
       WaitForProducts<1>();  // Those of the place that is unpacked to.
@@ -154,7 +146,7 @@ __global__ void __launch_bounds__(ResidentLayout<kBits, kTiles>::kThreads,
   KeepBehind(total);
 #pragma unroll
   for (float& sum : total) sum *= kScaleOfSums;
-  constexpr int kEights = kResidentTokens / 8;
+  constexpr int kEights = kTokens / 8;
   const int64_t column = first_row + multiplier.row();
   const auto put = [&](int eight, float4 v) {
     StoreEight(p, tile, eight, column, v);
@@ -164,13 +156,12 @@ __global__ void __launch_bounds__(ResidentLayout<kBits, kTiles>::kThreads,
     for (int i = 0; i < kEights; ++i) put(i, FourOf(total, i));
     return;
   }
-  const ClusterSums<Layout::kThreads> cluster = {sums, &joined,
-                                                 static_cast<int>(threadIdx.x)};
+  const Sums cluster = {sums, &joined, static_cast<int>(threadIdx.x)};
   WaitCluster();  // The others have begun.
   const auto join = [&](auto number) {
     constexpr int kSplits = decltype(number)::value;
     cluster.template Send<kSplits>(total, split);
-    cluster.template Join<kSplits, kEights>(split, put);
+    cluster.template Join<kSplits>(total, split, put);
   };
   if (splits == 2) join(std::integral_constant<int, 2>());
   if (splits == 4) join(std::integral_constant<int, 4>());
@@ -178,11 +169,11 @@ __global__ void __launch_bounds__(ResidentLayout<kBits, kTiles>::kThreads,
 #endif
 }
 
-template <int kBits, int kTiles, WeightsOf kKind>
+template <int kBits, int kTiles, int kTokens, WeightsOf kKind, bool kBf16X>
 cudaError_t LaunchResident(const QuantProductArgs& product,
                            const ResidentPlan& plan, cudaStream_t stream) {
-  using Layout = ResidentLayout<kBits, kTiles>;
-  const auto kernel = ResidentKernel<kBits, kTiles, kKind>;
+  using Layout = ResidentLayout<kBits, kTiles, kTokens>;
+  const auto kernel = ResidentKernel<kBits, kTiles, kTokens, kKind, kBf16X>;
   // As much as there is: with less, the next kernel's block finds no room
   // beside one that needs half.
   const cudaError_t allowed = cudaFuncSetAttribute(
@@ -194,7 +185,15 @@ cudaError_t LaunchResident(const QuantProductArgs& product,
   args.product = product;
   args.splits = plan.splits;
   args.stages = static_cast<int>(plan.stages);
-  CUtensorMap code_map, group_map;
+  CUtensorMap code_map, group_map, x_map = {};
+  if (kBf16X) {
+    BoxedTensor tensor;
+    tensor.data = product.x_bf16;
+    tensor.columns = tensor.pitch = w.k;
+    tensor.rows = product.rows.bound;
+    tensor.box_rows = kTokens;
+    if (const cudaError_t e = MakeTensorMap(tensor, &x_map); e) return e;
+  }
   BoxedBytes bytes;
   bytes.data = w.data;
   bytes.rows = w.n;
@@ -210,33 +209,46 @@ cudaError_t LaunchResident(const QuantProductArgs& product,
                                   static_cast<unsigned>(plan.token_tiles)),
                              dim3(Layout::kThreads),
                              static_cast<size_t>(plan.shared_bytes), stream,
-                             args, code_map, group_map);
+                             args, code_map, group_map, x_map);
 }
 
-template <int kBits, int kTiles>
+template <int kBits, int kTiles, int kTokens, bool kBf16X>
 cudaError_t LaunchResidentKinds(const QuantProductArgs& args,
                                 const ResidentPlan& plan, cudaStream_t stream) {
   return args.w.group_shift == 5
-             ? LaunchResident<kBits, kTiles, WeightsOf::kNarrow>(args, plan,
-                                                                 stream)
-             : LaunchResident<kBits, kTiles, WeightsOf::kWide>(args, plan,
-                                                               stream);
+             ? LaunchResident<kBits, kTiles, kTokens, WeightsOf::kNarrow,
+                              kBf16X>(args, plan, stream)
+             : LaunchResident<kBits, kTiles, kTokens, WeightsOf::kWide, kBf16X>(
+                   args, plan, stream);
+}
+
+template <int kBits, bool kBf16X>
+cudaError_t LaunchResidentTiles(const QuantProductArgs& args,
+                                const ResidentPlan& plan, cudaStream_t stream) {
+  if constexpr (kBf16X) {
+    if (plan.tokens == 128) {
+      return LaunchResidentKinds<kBits, 2, 128, true>(args, plan, stream);
+    }
+  }
+  return plan.tiles == 2
+             ? LaunchResidentKinds<kBits, 2, 64, kBf16X>(args, plan, stream)
+             : LaunchResidentKinds<kBits, 4, 64, kBf16X>(args, plan, stream);
 }
 
 // Clusters at once of blocks that have as much shared memory as they may.
-template <int kBits, int kTiles>
+template <int kBits, int kTiles, int kTokens, bool kBf16X>
 ResidentBlock DescribeResident() {
-  using Layout = ResidentLayout<kBits, kTiles>;
-  constexpr int kBlocks = 4 / kTiles;  // Of a multiprocessor.
+  using Layout = ResidentLayout<kBits, kTiles, kTokens>;
   ResidentBlock block;
   block.tiles = kTiles;
+  block.tokens = kTokens;
   block.stage_bytes =
       Layout::kXBytes + Layout::kCodesBytes + Layout::kScalesBytes;
   block.sums_bytes = Layout::kSumsBytes;
-  block.at_once = kBlocks;
+  block.at_once = Layout::kAtOnce;
   static const ActiveClusters active = [] {
     const auto* const kernel = reinterpret_cast<const void*>(
-        ResidentKernel<kBits, kTiles, WeightsOf::kWide>);
+        ResidentKernel<kBits, kTiles, kTokens, WeightsOf::kWide, kBf16X>);
     cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                          kMaxResidentBytes);
     return ActiveClusters(kernel, Layout::kThreads, kMaxResidentBytes);
@@ -254,8 +266,13 @@ ResidentPlan PlanOfResident(const QuantProductArgs& args,
   work.stages = args.w.code_bytes / kCodeBytes;
   work.blocks_of_stage = kStageBlocks<kBits>;
   work.only = only;
-  const ResidentBlock blocks[] = {DescribeResident<kBits, 2>(),
-                                  DescribeResident<kBits, 4>()};
+  const bool bf16_x = args.x_bf16 != nullptr;
+  work.x_bytes = bf16_x ? 2 : 4;
+  // Only x in BF16 comes in wider tiles.
+  const ResidentBlock blocks[] = {
+      DescribeResident<kBits, 2, 64, false>(),
+      DescribeResident<kBits, 4, 64, false>(),
+      bf16_x ? DescribeResident<kBits, 2, 128, true>() : ResidentBlock()};
   return PlanResident(work, blocks);
 }
 
@@ -264,8 +281,9 @@ cudaError_t RunResident(const QuantProductArgs& args,
                         const ResidentChoice& only, cudaStream_t stream) {
   const ResidentPlan plan = PlanOfResident<kBits>(args, only);
   if (plan.splits == 0) return cudaErrorInvalidValue;
-  return plan.tiles == 2 ? LaunchResidentKinds<kBits, 2>(args, plan, stream)
-                         : LaunchResidentKinds<kBits, 4>(args, plan, stream);
+  return args.x_bf16 != nullptr
+             ? LaunchResidentTiles<kBits, true>(args, plan, stream)
+             : LaunchResidentTiles<kBits, false>(args, plan, stream);
 }
 
 }  // namespace strata::gpu

@@ -21,38 +21,37 @@
 
 namespace strata::gpu {
 
-constexpr int kResidentTokens = 64;                 // Rows of x of a tile.
-constexpr int kResidentSums = kResidentTokens / 2;  // Of a thread.
-constexpr int kResidentBlockBytes = kResidentTokens * kDepth * 2;
-
 struct ResidentArgs {
   QuantProductArgs product;
   int splits = 1;
   int stages = 1;  // Of a block, at most.
 };
 
-// A block of kTiles warpgroups with 64 rows of w each. Shared memory holds, in
-// this order, x, codes, scales and what the cluster's blocks have for this one.
-template <int kBits, int kTiles>
+// A block of kTiles warpgroups with 64 rows of w each, by kTokens of x. Shared
+// memory holds, in this order, x, codes, scales and what the cluster's other
+// blocks have for this one.
+template <int kBits, int kTiles, int kTokens>
 struct ResidentLayout {
   static constexpr int kThreads = kTiles * kWarpgroup;
   static constexpr int kRowsOfW = kTiles * kHalf;
-  static constexpr int kXBytes =
-      kStageBlocks<kBits> * kResidentTokens * kDepth * 2;
+  static constexpr int kBlockBytes = kTokens * kDepth * 2;  // Of x.
+  static constexpr int kXBytes = kStageBlocks<kBits> * kBlockBytes;
   static constexpr int kCodesBytes = kRowsOfW * kCodeBytes;
   static constexpr int kScalesBytes = kRowsOfW * kGroupBytes;
-  static constexpr int kSumsBytes = kResidentTokens * kRowsOfW * 4;
+  static constexpr int kSumsBytes = kTokens * kRowsOfW * 4;  // Of a block.
+  // Of a multiprocessor, at most; wider ones have all of its shared memory.
+  static constexpr int kAtOnce = kTokens == 64 ? 4 / kTiles : 1;
 };
 
 #if STRATA_SM90A
 
-// x of a tile on its way to shared memory, kAhead blocks of 64 columns at a
+// F32 x of a tile on its way to shared memory, kAhead blocks of 64 columns at a
 // time: a warp loads 32 columns of four rows, and lane l of eight the columns
-// 4 l on, which are step l % 2 of slots 2 (l / 2) and on (packed_chunk.cuh).
-// Rows are such that what is stored meets in no bank.
-template <int kThreads>
+// 4 l on. Rows are such that what half a warp stores meets in no bank.
+template <typename Layout, bool kBf16>
 class XOnItsWay {
-  static constexpr int kLoads = kResidentTokens * kDepth / 4 / kThreads;
+  static constexpr int kThreads = Layout::kThreads;
+  static constexpr int kLoads = Layout::kBlockBytes / 8 / kThreads;
 
  public:
   static constexpr int kAhead = 8 / kLoads;
@@ -60,59 +59,112 @@ class XOnItsWay {
 
   __device__ __forceinline__ XOnItsWay(const QuantProductArgs& args,
                                        const RowTile& tile, int first_column,
-                                       char* to)
-      : args_(args), k_(args.w.k) {
+                                       int blocks, char* to, uint64_t* there)
+      : k_(args.w.k), blocks_(blocks), there_(there) {
     const int lane = static_cast<int>(threadIdx.x) % 32, l = lane % 8;
     const int warp = static_cast<int>(threadIdx.x) / 32;
     const int piece = warp % 2;
     const int row =
-        warp / 4 * 8 + warp / 2 % 2 * 2 + lane / 8 % 2 + lane / 16 * 4;
+        warp / 4 * 8 + warp / 2 % 2 * 2 + lane / 8 % 2 * 4 + lane / 16;
     rows_ = tile.num_rows - row;
-    from_ =
-        (tile.row + row) * k_ + first_column + piece * kPieceColumns + l * 4;
-    const int chunk = piece * 4 + l % 2 * 2;
-    to_ = to + row * kDepth * 2 + l / 2 * 4;
-    first_ = (chunk ^ row % 8) * 16;
+    from_ = args.x + (tile.row + row) * k_ + first_column +
+            piece * kPieceColumns + l * 4;
+    const int chunk = piece * 4 + l / 2;
+    to_ = to + row * kDepth * 2 + (chunk ^ row % 8) * 16 + l % 2 * 8;
   }
+
+  // Asks for the first.
+  __device__ __forceinline__ void Begin(const CUtensorMap*) {
+#pragma unroll
+    for (int i = 0; i < kAhead; ++i) {
+      if (i < blocks_) Load(i, i);
+    }
+    if (blocks_ <= kAhead) LetLaterBegin();
+  }
+
+  // Block `block`, which is in slot `slot`, to shared memory, which its barrier
+  // is told; what comes kAhead blocks later is asked for.
+  __device__ __forceinline__ void Bring(int block, int slot) {
+    Store(block, slot);
+    FenceSharedStores();
+    __syncwarp();
+    if (threadIdx.x % 32 == 0) Arrive(&there_[block]);
+    if (block + kAhead >= blocks_) return;
+    Load(block + kAhead, slot);
+    if (block + kAhead + 1 == blocks_) LetLaterBegin();
+  }
+
+ private:
+  static constexpr int kRowsOn = kThreads / 16;  // Of all warps.
 
   // Block `block` % kAhead being `slot`, known when compiled.
   __device__ __forceinline__ void Load(int block, int slot) {
 #pragma unroll
     for (int i = 0; i < kLoads; ++i) {
       if (i * kRowsOn >= rows_) continue;
-      v_[slot][i] = LoadFour(args_, from_ + block * kDepth + i * kRowsOn * k_);
+      v_[slot][i] = __ldg(reinterpret_cast<const float4*>(
+          from_ + block * kDepth + i * kRowsOn * k_));
     }
   }
 
   __device__ __forceinline__ void Store(int block, int slot) const {
-    char* const to = to_ + block * kResidentTokens * kDepth * 2;
+    char* const to = to_ + block * Layout::kBlockBytes;
 #pragma unroll
     for (int i = 0; i < kLoads; ++i) {
       if (i * kRowsOn >= rows_) continue;
-      char* const at = to + i * kRowsOn * kDepth * 2;
       const float4& v = v_[slot][i];
-      *reinterpret_cast<uint32_t*>(at + first_) =
-          PairOf(__floats2bfloat162_rn(v.x, v.z));
-      *reinterpret_cast<uint32_t*>(at + (first_ ^ 16)) =
-          PairOf(__floats2bfloat162_rn(v.y, v.w));
+      *reinterpret_cast<uint2*>(to + i * kRowsOn * kDepth * 2) = {
+          PairOf(__floats2bfloat162_rn(v.x, v.y)),
+          PairOf(__floats2bfloat162_rn(v.z, v.w))};
     }
   }
 
- private:
-  static constexpr int kRowsOn = kThreads / 16;  // Of all warps.
-  const QuantProductArgs& args_;
-  const int k_;
-  int rows_, first_;
-  int64_t from_;
+  const int k_, blocks_;
+  int rows_;
+  const float* from_;
   char* to_;
+  uint64_t* const there_;
   float4 v_[kAhead][kLoads];
 };
 
+// x in BF16: all of it by the copy engine.
+template <typename Layout>
+class XOnItsWay<Layout, true> {
+ public:
+  static constexpr int kAhead = 2;  // As fragments take turns.
+
+  __device__ __forceinline__ XOnItsWay(const QuantProductArgs&,
+                                       const RowTile& tile, int first_column,
+                                       int blocks, char* to, uint64_t* there)
+      : row_(static_cast<int>(tile.row)),
+        first_column_(first_column),
+        blocks_(blocks),
+        to_(to),
+        there_(there) {}
+
+  __device__ __forceinline__ void Begin(const CUtensorMap* map) const {
+    if (threadIdx.x == 0) {
+      for (int i = 0; i < blocks_; ++i) {
+        ArriveExpecting(&there_[i], Layout::kBlockBytes);
+        LoadBox(map, to_ + i * Layout::kBlockBytes, &there_[i],
+                first_column_ + i * kDepth, row_, 0);
+      }
+    }
+    __syncwarp();
+    LetLaterBegin();
+  }
+  __device__ __forceinline__ void Bring(int, int) const {}
+
+ private:
+  const int row_, first_column_, blocks_;
+  char* const to_;
+  uint64_t* const there_;
+};
+
 // The products of a warpgroup's 64 rows of w.
-template <int kBits, int kTiles, WeightsOf kKind>
+template <int kBits, WeightsOf kKind, typename Layout>
 class ResidentMultiplier {
-  using Packed = PackedFragment<kBits, kKind>;
-  using Layout = ResidentLayout<kBits, kTiles>;
+  using Packed = PackedFragment<kBits, kKind, ColumnsOf::kMemory>;
 
  public:
   __device__ __forceinline__ ResidentMultiplier(const PackedRows& w,
@@ -124,8 +176,9 @@ class ResidentMultiplier {
         x_(Describe(x)) {
     const int thread = static_cast<int>(threadIdx.x);
     row_ = thread / 32 * 16 + thread % 32 / 4;
-    swizzle_ = (thread % 4 / 2 ^ row_ % 8) * 16;
-    code_ = code + row_ * kCodeBytes + thread % 2 * 8;
+    const CodePlace<ColumnsOf::kMemory> codes(row_);
+    swizzle_ = codes.swizzle;
+    code_ = code + codes.first;
     scale_ = scale + row_ * kGroupBytes;
   }
 
@@ -136,17 +189,8 @@ class ResidentMultiplier {
   __device__ __forceinline__ void Load(int block) {
     constexpr int kRowsOn = 8, kOfStage = kStageBlocks<kBits>;
     const int stage = block / kOfStage;
-    const uint8_t* const code = code_ + stage * Layout::kCodesBytes;
-#pragma unroll
-    for (int i = 0; i < kBits / 4; ++i) {
-      const uint8_t* const at =
-          code + (swizzle_ ^ (block % kOfStage * (kBits / 4) + i) * 32);
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        packed_.code[half][i] =
-            *reinterpret_cast<const uint2*>(at + half * kRowsOn * kCodeBytes);
-      }
-    }
+    packed_.LoadCodes(code_ + stage * Layout::kCodesBytes, block % kOfStage,
+                      swizzle_);
 #pragma unroll
     for (int p = 0; p < Packed::kScales; ++p) {
       const int column = first_column_ + block * kDepth + p * kPieceColumns;
@@ -167,9 +211,10 @@ class ResidentMultiplier {
   }
 
   // Begins the products of a block.
+  template <int n>
   __device__ __forceinline__ void Begin(int block, int half,
-                                        float (&total)[kResidentSums]) {
-    const uint64_t b = Advance(x_, block * kResidentBlockBytes);
+                                        float (&total)[n]) {
+    const uint64_t b = Advance(x_, block * Layout::kBlockBytes);
     BeginProducts();
 #pragma unroll
     for (int q = 0; q < kDepth / 16; ++q) {

@@ -48,40 +48,55 @@ __device__ __forceinline__ void StoreEight(const QuantProductArgs& p,
   StoreFour(p, tile, row, column, v);
 }
 
-// Where blocks' sums lie in shared memory, and what says that all are there:
-// [block][eight of the share][thread], of which `thread` is this one.
+// Where other blocks' sums lie in shared memory, and what says that all are
+// there: [other block][eight of the share][thread], of which `thread` is this
+// one. A block's own stay in registers.
 template <int kThreads>
 struct ClusterSums {
   float4* sums;
   uint64_t* joined;
   int thread;
 
-  // By each thread: its sums to all blocks of the cluster, of which `split` is
-  // this one.
+  // What comes to a block, of `bytes` that each has.
+  template <typename Number>
+  static constexpr Number BytesOf(Number bytes, int splits) {
+    return bytes / splits * (splits - 1);
+  }
+
+  // By each thread: its sums to the other blocks of the cluster, of which
+  // `split` is this one.
   template <int kSplits, int n>
   __device__ __forceinline__ void Send(const float (&total)[n],
                                        int split) const {
     constexpr int kShare = n / 4 / kSplits;
-    float4* const to = sums + split * kShare * kThreads + thread;
 #pragma unroll
-    for (int i = 0; i < n / 4; ++i) {
-      StoreFourTo(to + i % kShare * kThreads, joined,
-                  static_cast<uint32_t>(i / kShare), FourOf(total, i));
+    for (int to = 0; to < kSplits; ++to) {
+      if (to == split) continue;
+      float4* const at =
+          sums + (split - (split > to ? 1 : 0)) * kShare * kThreads + thread;
+#pragma unroll
+      for (int i = 0; i < kShare; ++i) {
+        StoreFourTo(at + i * kThreads, joined, static_cast<uint32_t>(to),
+                    FourOf(total, to * kShare + i));
+      }
     }
   }
 
-  // Waits for all, and calls run(eight, four) for this block's share of
-  // `kEights`, of what all blocks have of it, added up in their order.
-  template <int kSplits, int kEights, typename Run>
-  __device__ __forceinline__ void Join(int split, Run run) const {
-    constexpr int kShare = kEights / kSplits;
+  // Waits for all, and calls run(eight, four) for this block's share, of what
+  // all blocks have of it, added up in their order.
+  template <int kSplits, int n, typename Run>
+  __device__ __forceinline__ void Join(const float (&total)[n], int split,
+                                       Run run) const {
+    constexpr int kShare = n / 4 / kSplits;
     Wait(joined, 0);
 #pragma unroll
     for (int i = 0; i < kShare; ++i) {
-      float4 sum = sums[i * kThreads + thread];
+      float4 sum = {0, 0, 0, 0};
 #pragma unroll
-      for (int s = 1; s < kSplits; ++s) {
-        const float4 v = sums[(s * kShare + i) * kThreads + thread];
+      for (int s = 0; s < kSplits; ++s) {
+        const int other = min(s - (s > split ? 1 : 0), kSplits - 2);
+        float4 v = sums[(other * kShare + i) * kThreads + thread];
+        if (s == split) v = FourOf(total, s * kShare + i);
         sum.x += v.x, sum.y += v.y, sum.z += v.z, sum.w += v.w;
       }
       run(split * kShare + i, sum);

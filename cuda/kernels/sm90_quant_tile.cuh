@@ -28,6 +28,12 @@ constexpr int kAllSums = 1;
 // Of rows: symmetric in groups of 64 and more, or of 32, or any.
 enum class WeightsOf { kWide, kNarrow, kAny };
 
+// The order of the columns of x that products sum over: that of the slots of a
+// thread's words of codes (packed_chunk.cuh), for which x was put in order, or
+// as they lie. Then a thread has two codes of each eight columns, which is what
+// a product takes from 16 bytes of x: loads of two bytes in place of eight.
+enum class ColumnsOf { kSlots, kMemory };
+
 // A stage of codes is that many blocks of x.
 template <int kBits>
 constexpr int kStageBlocks = kCodeBytes * 8 / kBits / kDepth;
