@@ -3,27 +3,15 @@
 
 #include "cuda/kernels/ahead.cuh"
 #include "cuda/ops/batch/batch_rows.h"
+#include "cuda/ops/bf16/eight.cuh"
+#include "cuda/ops/decode/latent_rows.h"
 #include "cuda/ops/device.cuh"
-#include "cuda/ops/vector16.cuh"
 #include "cuda_bf16.h"
 
 namespace strata::gpu {
 namespace {
 
 constexpr int kEight = 8;
-
-__device__ __forceinline__ void LoadEight(const float* from,
-                                          float (&x)[kEight]) {
-  const auto* const pair = reinterpret_cast<const float4*>(from);
-  const float4 a = pair[0], b = pair[1];
-  x[0] = a.x, x[1] = a.y, x[2] = a.z, x[3] = a.w;
-  x[4] = b.x, x[5] = b.y, x[6] = b.z, x[7] = b.w;
-}
-
-__device__ __forceinline__ void StoreEight(const float (&x)[kEight],
-                                           __nv_bfloat16* to) {
-  *reinterpret_cast<uint4*>(to) = Pack(x);
-}
 
 // --- Norm: a block a row ---
 
@@ -35,19 +23,19 @@ __global__ void __launch_bounds__(kBlock)
                float eps, __nv_bfloat16* y) {
   const int first = static_cast<int>(threadIdx.x) * kEight;
   float g[kEight] = {};
-  if (first < d) LoadEight(gain + first, g);
+  if (first < d) Load8(gain + first, g);
   LetLaterBegin();
   WaitForEarlier();
   const int64_t token = blockIdx.x;
   if (token >= tokens.Get()) return;
   const float* const row = x + token * d;
   float value[kEight] = {}, other[kEight];
-  if (first < d) LoadEight(row + first, value);
+  if (first < d) Load8(row + first, value);
   float sum = 0;
 #pragma unroll
   for (const float v : value) sum = fmaf(v, v, sum);
   for (int c = first + kRowInRegisters; c < d; c += kRowInRegisters) {
-    LoadEight(row + c, other);
+    Load8(row + c, other);
 #pragma unroll
     for (const float v : other) sum = fmaf(v, v, sum);
   }
@@ -56,14 +44,14 @@ __global__ void __launch_bounds__(kBlock)
   if (first < d) {
 #pragma unroll
     for (int i = 0; i < kEight; ++i) value[i] *= scale * g[i];
-    StoreEight(value, to + first);
+    Store8(value, to + first);
   }
   for (int c = first + kRowInRegisters; c < d; c += kRowInRegisters) {
-    LoadEight(row + c, other);
-    LoadEight(gain + c, g);
+    Load8(row + c, other);
+    Load8(gain + c, g);
 #pragma unroll
     for (int i = 0; i < kEight; ++i) other[i] *= scale * g[i];
-    StoreEight(other, to + c);
+    Store8(other, to + c);
   }
 }
 
@@ -78,11 +66,11 @@ __global__ void __launch_bounds__(kBlock)
     const int64_t row = i / pieces, piece = i - row * pieces;
     const float* const at = both + (2 * row * pieces + piece) * kEight;
     float gate[kEight], up[kEight];
-    LoadEight(at, gate);
-    LoadEight(at + int64_t{pieces} * kEight, up);
+    Load8(at, gate);
+    Load8(at + int64_t{pieces} * kEight, up);
 #pragma unroll
     for (int j = 0; j < kEight; ++j) gate[j] *= SigmoidOf(gate[j]) * up[j];
-    StoreEight(gate, y + i * kEight);
+    Store8(gate, y + i * kEight);
   }
 }
 
@@ -107,11 +95,11 @@ constexpr int kOfThread = 4;
 struct Pair {
   int first, second;
 };
-__device__ __forceinline__ Pair PairAt(const SplitLatentsArgs& a, int j) {
+__device__ __forceinline__ Pair PairAt(const LatentRowsArgs& a, int j) {
   return a.interleaved ? Pair{2 * j, 2 * j + 1} : Pair{j, j + a.rope / 2};
 }
 
-__device__ void SplitKey(const SplitLatentsArgs& a, int64_t token) {
+__device__ void SplitKey(const LatentRowsArgs& a, int64_t token) {
   const int width = a.rank + a.rope, half = a.rope / 2;
   const int thread = static_cast<int>(threadIdx.x);
   const float* const from = a.kv + token * width;
@@ -147,10 +135,11 @@ __device__ void SplitKey(const SplitLatentsArgs& a, int64_t token) {
   }
 }
 
-__device__ void SplitQuery(const SplitLatentsArgs& a, int64_t token) {
+__device__ void SplitQuery(const LatentRowsArgs& a, __nv_bfloat16* all_rounded,
+                           int64_t token) {
   const int columns = a.num_heads * (a.nope + a.rope), half = a.rope / 2;
   const float* const q = a.q + token * columns;
-  __nv_bfloat16* const rounded = a.rounded + token * columns;
+  __nv_bfloat16* const rounded = all_rounded + token * columns;
   for (int c = static_cast<int>(threadIdx.x) * 4; c < columns;
        c += kBlock * 4) {
     const float4 v = *reinterpret_cast<const float4*>(q + c);
@@ -174,7 +163,7 @@ __device__ void SplitQuery(const SplitLatentsArgs& a, int64_t token) {
 }
 
 __global__ void __launch_bounds__(kBlock)
-    SplitLatentsKernel(const SplitLatentsArgs a) {
+    SplitLatentsKernel(const LatentRowsArgs a, __nv_bfloat16* rounded) {
   LetLaterBegin();
   WaitForEarlier();
   const int64_t token = blockIdx.x;
@@ -182,7 +171,7 @@ __global__ void __launch_bounds__(kBlock)
   if (blockIdx.y == 0) {
     SplitKey(a, token);
   } else {
-    SplitQuery(a, token);
+    SplitQuery(a, rounded, token);
   }
 }
 
@@ -242,16 +231,17 @@ cudaError_t SumRows(Extent tokens, int64_t d, const float* x, const float* add,
                      reinterpret_cast<float4*>(y));
 }
 
-bool HasSplitLatents(const SplitLatentsArgs& args) {
+bool HasSplitLatents(const LatentRowsArgs& args) {
   return (args.nope + args.rope) % 4 == 0 && args.rope % 2 == 0 &&
          args.rank <= kOfThread * kBlock;
 }
 
-cudaError_t SplitLatents(const SplitLatentsArgs& args, cudaStream_t stream) {
+cudaError_t SplitLatents(const LatentRowsArgs& args, __nv_bfloat16* rounded,
+                         cudaStream_t stream) {
   if (!HasSplitLatents(args)) return cudaErrorInvalidValue;
   return LaunchAhead(SplitLatentsKernel,
                      dim3(static_cast<unsigned>(args.tokens.bound), 2),
-                     dim3(kBlock), 0, stream, args);
+                     dim3(kBlock), 0, stream, args, rounded);
 }
 
 cudaError_t TransposeRounded(int64_t heads, int64_t rows, int64_t columns,

@@ -8,6 +8,7 @@
 
 #include <cstdint>
 
+#include "cuda/ops/decode/latent_rows.h"
 #include "cuda/runtime/kernel.h"
 #include "cuda_bf16.h"
 #include "cuda_runtime_api.h"
@@ -38,29 +39,13 @@ cudaError_t SumRows(Extent tokens, int64_t d, const float* x, const float* add,
 //                                       absorbed [t, heads * (rank + rope)]
 //   kv [t, rank + rope]            -->  norm of the latent, turned rotary key:
 //                                       into the cache
-struct SplitLatentsArgs {
-  Extent tokens;
-  int num_heads = 1, nope = 0, rope = 0, rank = 0;
-  bool interleaved = false;
-  const float* cos = nullptr;  // [t, rope / 2], and of sin
-  const float* sin = nullptr;
-  const float* q = nullptr;
-  const float* kv = nullptr;
-  const float* bias = nullptr;  // [rank + rope] of kv, or null.
-  const float* gain = nullptr;  // [rank]
-  float eps = 0;
-  float* cache = nullptr;  // [slots, rank + rope]
-  int64_t slots = 0;
-  const int32_t* row = nullptr;      // [t], where in the cache.
-  __nv_bfloat16* rounded = nullptr;  // [t, heads * (nope + rope)]
-  float* absorbed = nullptr;
-  FaultSink fault;  // kCacheRow, if there is no such row.
-};
-
+//
 // Whether there is a kernel: nope + rope a multiple of 4, rope of 2, and up to
 // 1024 columns of a latent.
-bool HasSplitLatents(const SplitLatentsArgs& args);
-cudaError_t SplitLatents(const SplitLatentsArgs& args, cudaStream_t stream);
+bool HasSplitLatents(const LatentRowsArgs& args);
+// `rounded` [t, heads * (nope + rope)].
+cudaError_t SplitLatents(const LatentRowsArgs& args, __nv_bfloat16* rounded,
+                         cudaStream_t stream);
 
 // y [heads, columns, rows] = x of each head, [rows, columns] from head * step
 // on, transposed.

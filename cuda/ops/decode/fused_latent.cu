@@ -114,31 +114,9 @@ bool IsFewLatents(const KernelContext& ctx) {
 // Of kv_b, in BF16, W_K of all heads [heads * rank, nope].
 constexpr char kKeptKeysAcross[] = "W_K^T";
 
-SplitLatentsArgs SplitOf(const KernelContext& ctx) {
-  const LatentRowsArgs rows = RowsOf(ctx);
-  SplitLatentsArgs a;
-  a.tokens = rows.tokens;
-  a.num_heads = rows.num_heads;
-  a.nope = rows.nope;
-  a.rope = rows.rope;
-  a.rank = rows.rank;
-  a.interleaved = rows.interleaved;
-  a.cos = rows.cos;
-  a.sin = rows.sin;
-  a.bias = rows.bias;
-  a.gain = rows.gain;
-  a.eps = rows.eps;
-  a.cache = rows.cache;
-  a.slots = rows.slots;
-  a.row = rows.row;
-  a.fault = rows.fault;
-  a.absorbed = ctx.out(0).as<float>();
-  return a;
-}
-
 // Of each head q W_K, beside its rotary columns; without operands.
 SkinnyProductArgs AbsorptionOf(const KernelContext& ctx) {
-  const SplitLatentsArgs a = SplitOf(ctx);
+  const LatentRowsArgs a = RowsOf(ctx);
   SkinnyProductArgs product;
   product.tokens = a.tokens;
   product.k = a.nope;
@@ -147,7 +125,7 @@ SkinnyProductArgs AbsorptionOf(const KernelContext& ctx) {
   product.y_step = a.rank + a.rope;
   product.pitch = a.num_heads * product.x_step;
   product.product[0].n = a.num_heads * int64_t{a.rank};
-  product.product[0].y = a.absorbed;
+  product.product[0].y = ctx.out(0).as<float>();
   product.product[0].y_pitch = a.num_heads * product.y_step;
   return product;
 }
@@ -157,7 +135,7 @@ bool IsBatchLatents(const KernelContext& ctx) {
   return ctx.precision == Precision::kBf16 && !ctx.has(kWqDown) && d % 8 == 0 &&
          HasBatchLinear(tokens, d, ctx.in(kWq), false) &&
          HasBatchLinear(tokens, d, ctx.in(kWkv), false) &&
-         HasSplitLatents(SplitOf(ctx)) && HasSkinnyProduct(AbsorptionOf(ctx));
+         HasSplitLatents(RowsOf(ctx)) && HasSkinnyProduct(AbsorptionOf(ctx));
 }
 
 cudaError_t PrepareLatentQkv(const KernelContext& ctx) {
@@ -178,21 +156,22 @@ cudaError_t RunBatchLatents(const KernelContext& ctx) {
   const Extent t = x.rows();
   const Operand& wq = ctx.in(kWq);
   const Operand& wkv = ctx.in(kWkv);
-  SplitLatentsArgs split = SplitOf(ctx);
+  LatentRowsArgs split = RowsOf(ctx);
   auto* const normed = ctx.Take<__nv_bfloat16>(x.max_elements());
   auto* const q = ctx.Take<float>(t.bound * wq.dim(0));
   auto* const kv = ctx.Take<float>(t.bound * wkv.dim(0));
-  split.rounded = ctx.Take<__nv_bfloat16>(t.bound * wq.dim(0));
+  auto* const rounded = ctx.Take<__nv_bfloat16>(t.bound * wq.dim(0));
   SkinnyProductArgs absorption = AbsorptionOf(ctx);
   SkinnyWeights& w_k = absorption.product[0];
   w_k.w = ctx.Keep<__nv_bfloat16>(kKeptKeysAcross, w_k.n * absorption.k);
   if (normed == nullptr || q == nullptr || kv == nullptr ||
-      split.rounded == nullptr || w_k.w == nullptr) {
+      rounded == nullptr || w_k.w == nullptr) {
     return cudaErrorMemoryAllocation;
   }
   split.q = q;
   split.kv = kv;
-  absorption.x = split.rounded;
+  split.absorbed = ctx.out(0).as<float>();
+  absorption.x = rounded;
   BatchLinear of_q, of_kv;
   of_q.w = wq;
   of_q.y = q;
@@ -204,7 +183,7 @@ cudaError_t RunBatchLatents(const KernelContext& ctx) {
   if (e == cudaSuccess) {
     e = RunBatchLinears(ctx, Bf16Matrix(normed, t, x.dim(1)), of_q, of_kv);
   }
-  if (e == cudaSuccess) e = SplitLatents(split, ctx.stream);
+  if (e == cudaSuccess) e = SplitLatents(split, rounded, ctx.stream);
   if (e == cudaSuccess) e = SkinnyProduct(absorption, ctx.stream);
   return e;
 }
