@@ -40,17 +40,6 @@
 
 namespace strata::gpu {
 
-#if STRATA_SM90A
-
-__device__ __forceinline__ void ArriveCluster() {
-  asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
-}
-__device__ __forceinline__ void WaitCluster() {
-  asm volatile("barrier.cluster.wait.aligned;" ::: "memory");
-}
-
-#endif  // STRATA_SM90A
-
 // Grid: splits (a cluster), tiles of rows of w, tiles of rows of x.
 template <int kBits, int kTiles, int kTokens, WeightsOf kKind, bool kBf16X>
 __global__ void __launch_bounds__(
@@ -107,14 +96,14 @@ __global__ void __launch_bounds__(
     }
   }
   __syncthreads();
-  if (splits > 1) ArriveCluster();
+  if (splits > 1) ArriveAtCluster();
   WaitForEarlier();
   RowTile tile;
   if (!TileOfRows<kTokens>(nullptr, 0, p.rows.Get(),
                            static_cast<int>(blockIdx.z), tile)) {
     // What was asked for comes before the block ends.
     for (int i = 0; i < stages; ++i) Wait(&came[i], 0);
-    if (splits > 1) WaitCluster();
+    if (splits > 1) WaitForCluster();
     return;
   }
   X on_its_way(p, tile, first_stage * kOfStage * kDepth, blocks, x, x_there);
@@ -157,7 +146,7 @@ __global__ void __launch_bounds__(
     return;
   }
   const Sums cluster = {sums, &joined, static_cast<int>(threadIdx.x)};
-  WaitCluster();  // The others have begun.
+  WaitForCluster();  // The others have begun.
   const auto join = [&](auto number) {
     constexpr int kSplits = decltype(number)::value;
     cluster.template Send<kSplits>(total, split);

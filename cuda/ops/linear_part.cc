@@ -19,8 +19,6 @@
 namespace strata::gpu {
 namespace {
 
-bool IsPacked(const Operand& w) { return w.element_size == 1; }
-
 std::optional<QuantFormat> FormatOf(const Operand& w, int64_t k) {
   return FormatOfRow(w.dim(w.rank - 1), k);
 }
@@ -42,6 +40,8 @@ class FormatAttributes : public AttributeReader {
 };
 
 }  // namespace
+
+bool IsPacked(const Operand& w) { return w.element_size == 1; }
 
 PackedRows WeightRows(const Operand& w, int64_t k) {
   const int64_t n = w.dim(w.rank - 2);

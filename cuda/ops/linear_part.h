@@ -12,6 +12,9 @@
 
 namespace strata::gpu {
 
+// Whether w is packed rows.
+bool IsPacked(const Operand& w);
+
 // w [.., n, k] as tiles read it (cuda/ops/decode/weight_rows.h); no data, which
 // has no tiles, where w is F32 or in no format.
 PackedRows WeightRows(const Operand& w, int64_t k);

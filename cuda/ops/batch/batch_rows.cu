@@ -4,7 +4,6 @@
 #include "cuda/kernels/ahead.cuh"
 #include "cuda/ops/batch/batch_rows.h"
 #include "cuda/ops/bf16/eight.cuh"
-#include "cuda/ops/decode/latent_rows.h"
 #include "cuda/ops/device.cuh"
 #include "cuda_bf16.h"
 
@@ -86,95 +85,6 @@ __global__ void __launch_bounds__(kBlock)
   }
 }
 
-// --- Latents: a block a token's key, and one its queries ---
-
-// Columns of a latent that a thread has.
-constexpr int kOfThread = 4;
-
-// A pair of rotary columns, where a token's key or query begins.
-struct Pair {
-  int first, second;
-};
-__device__ __forceinline__ Pair PairAt(const LatentRowsArgs& a, int j) {
-  return a.interleaved ? Pair{2 * j, 2 * j + 1} : Pair{j, j + a.rope / 2};
-}
-
-__device__ void SplitKey(const LatentRowsArgs& a, int64_t token) {
-  const int width = a.rank + a.rope, half = a.rope / 2;
-  const int thread = static_cast<int>(threadIdx.x);
-  const float* const from = a.kv + token * width;
-  const auto at = [&](int c) {
-    return from[c] + (a.bias != nullptr ? a.bias[c] : 0.f);
-  };
-  const int64_t to = a.row[token];
-  float latent[kOfThread], sum = 0;
-#pragma unroll
-  for (int i = 0; i < kOfThread; ++i) {
-    const int c = thread + i * kBlock;
-    latent[i] = c < a.rank ? at(c) : 0.f;
-    sum = fmaf(latent[i], latent[i], sum);
-  }
-  const float scale =
-      rsqrtf(BlockSum(sum) / static_cast<float>(a.rank) + a.eps);
-  if (to < 0 || to >= a.slots) {
-    if (thread == 0) a.fault.Report(FaultKind::kCacheRow, token, to, a.slots);
-    return;
-  }
-  float* const row = a.cache + to * width;
-#pragma unroll
-  for (int i = 0; i < kOfThread; ++i) {
-    const int c = thread + i * kBlock;
-    if (c < a.rank) row[c] = latent[i] * scale * a.gain[c];
-  }
-  for (int j = thread; j < half; j += kBlock) {
-    const Pair pair = PairAt(a, j);
-    const float c = a.cos[token * half + j], s = a.sin[token * half + j];
-    const float x = at(a.rank + pair.first), y = at(a.rank + pair.second);
-    row[a.rank + pair.first] = x * c - y * s;
-    row[a.rank + pair.second] = x * s + y * c;
-  }
-}
-
-__device__ void SplitQuery(const LatentRowsArgs& a, __nv_bfloat16* all_rounded,
-                           int64_t token) {
-  const int columns = a.num_heads * (a.nope + a.rope), half = a.rope / 2;
-  const float* const q = a.q + token * columns;
-  __nv_bfloat16* const rounded = all_rounded + token * columns;
-  for (int c = static_cast<int>(threadIdx.x) * 4; c < columns;
-       c += kBlock * 4) {
-    const float4 v = *reinterpret_cast<const float4*>(q + c);
-    *reinterpret_cast<__nv_bfloat162*>(rounded + c) =
-        __floats2bfloat162_rn(v.x, v.y);
-    *reinterpret_cast<__nv_bfloat162*>(rounded + c + 2) =
-        __floats2bfloat162_rn(v.z, v.w);
-  }
-  for (int i = threadIdx.x; i < a.num_heads * half; i += kBlock) {
-    const int head = i / half, j = i - head * half;
-    const Pair pair = PairAt(a, j);
-    const float c = a.cos[token * half + j], s = a.sin[token * half + j];
-    const float* const from = q + head * (a.nope + a.rope) + a.nope;
-    float* const to = a.absorbed +
-                      (token * a.num_heads + head) * int64_t{a.rank + a.rope} +
-                      a.rank;
-    const float x = from[pair.first], y = from[pair.second];
-    to[pair.first] = x * c - y * s;
-    to[pair.second] = x * s + y * c;
-  }
-}
-
-__global__ void __launch_bounds__(kBlock)
-    SplitLatentsKernel(const LatentRowsArgs a, __nv_bfloat16* rounded) {
-  LetLaterBegin();
-  WaitForEarlier();
-  const int64_t token = blockIdx.x;
-  if (token >= a.tokens.Get()) return;
-  if (blockIdx.y == 0) {
-    SplitKey(a, token);
-  } else {
-    SplitQuery(a, rounded, token);
-  }
-}
-
 // --- W_K the other way round ---
 
 constexpr int kSide = 32;
@@ -229,19 +139,6 @@ cudaError_t SumRows(Extent tokens, int64_t d, const float* x, const float* add,
                      stream, tokens, pieces, reinterpret_cast<const float4*>(x),
                      reinterpret_cast<const float4*>(add),
                      reinterpret_cast<float4*>(y));
-}
-
-bool HasSplitLatents(const LatentRowsArgs& args) {
-  return (args.nope + args.rope) % 4 == 0 && args.rope % 2 == 0 &&
-         args.rank <= kOfThread * kBlock;
-}
-
-cudaError_t SplitLatents(const LatentRowsArgs& args, __nv_bfloat16* rounded,
-                         cudaStream_t stream) {
-  if (!HasSplitLatents(args)) return cudaErrorInvalidValue;
-  return LaunchAhead(SplitLatentsKernel,
-                     dim3(static_cast<unsigned>(args.tokens.bound), 2),
-                     dim3(kBlock), 0, stream, args, rounded);
 }
 
 cudaError_t TransposeRounded(int64_t heads, int64_t rows, int64_t columns,

@@ -8,7 +8,6 @@
 
 #include <cstdint>
 
-#include "cuda/ops/decode/latent_rows.h"
 #include "cuda/runtime/kernel.h"
 #include "cuda_bf16.h"
 #include "cuda_runtime_api.h"
@@ -30,22 +29,6 @@ cudaError_t SwiGluRounded(Extent rows, int64_t width, const float* both,
 // y [t, d] = x + add.
 cudaError_t SumRows(Extent tokens, int64_t d, const float* x, const float* add,
                     float* y, cudaStream_t stream);
-
-// What a token does between the projections of latent attention and attention
-// itself (decode/latent_rows.h), but for the product of its queries by W_K:
-//
-//   q  [t, heads * (nope + rope)]  -->  rounded, all columns
-//                                       its rotary columns turned, into
-//                                       absorbed [t, heads * (rank + rope)]
-//   kv [t, rank + rope]            -->  norm of the latent, turned rotary key:
-//                                       into the cache
-//
-// Whether there is a kernel: nope + rope a multiple of 4, rope of 2, and up to
-// 1024 columns of a latent.
-bool HasSplitLatents(const LatentRowsArgs& args);
-// `rounded` [t, heads * (nope + rope)].
-cudaError_t SplitLatents(const LatentRowsArgs& args, __nv_bfloat16* rounded,
-                         cudaStream_t stream);
 
 // y [heads, columns, rows] = x of each head, [rows, columns] from head * step
 // on, transposed.

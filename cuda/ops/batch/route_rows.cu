@@ -5,6 +5,7 @@
 #include "cuda/ops/batch/route_rows.h"
 #include "cuda/ops/decode/choose_experts.cuh"
 #include "cuda/ops/device.cuh"
+#include "cuda/ops/vector16.cuh"
 
 // Each block chooses for all tokens, a warp a token, which takes less than a
 // kernel between the choice and the rows. A token has an expert once, so which
@@ -114,8 +115,7 @@ bool HasRouteRows(const RouteRowsArgs& args) {
   const ChooseExpertsArgs& a = args.choice;
   return a.tokens.bound <= kMaxTokens && a.num_experts <= kMaxOffered &&
          a.k <= kMaxChosen && a.k <= a.num_experts && args.d % 8 == 0 &&
-         reinterpret_cast<uintptr_t>(args.x) % 16 == 0 &&
-         reinterpret_cast<uintptr_t>(args.gathered) % 16 == 0;
+         IsAligned(args.x) && IsAligned(args.gathered);
 }
 
 cudaError_t RouteRows(const RouteRowsArgs& args, cudaStream_t stream) {

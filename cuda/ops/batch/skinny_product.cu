@@ -8,6 +8,7 @@
 #include "cuda/kernels/tensor_map.h"
 #include "cuda/ops/batch/skinny_product.h"
 #include "cuda/ops/device.cuh"
+#include "cuda/ops/vector16.cuh"
 #include "cuda/runtime/kernel.h"
 #include "cuda_bf16.h"
 
@@ -269,10 +270,6 @@ __global__ void __launch_bounds__(kThreads)
     sync();  // Others may still read this block's sums.
   }
 #endif
-}
-
-bool IsAligned(const void* p) {
-  return reinterpret_cast<uintptr_t>(p) % 16 == 0;
 }
 
 int64_t ColumnsOf(const SkinnyWeights& p) { return p.swiglu ? p.n / 2 : p.n; }

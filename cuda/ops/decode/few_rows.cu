@@ -187,7 +187,7 @@ __device__ __forceinline__ void MultiplyRows(const FewRowsArgs& a,
     asm volatile("prefetch.global.L2 [%0];" ::"l"(a.gain + i));
   }
 #if STRATA_SM90A
-  if constexpr (kWay == Way::kJoinInCluster) ArriveWithStores();
+  if constexpr (kWay == Way::kJoinInCluster) ArriveAtCluster();
 #endif
   WaitForEarlier();
   LetLaterBegin();
@@ -200,11 +200,10 @@ __device__ __forceinline__ void MultiplyRows(const FewRowsArgs& a,
   }
 #if STRATA_SM90A
   if constexpr (kWay == Way::kJoinInCluster) {
-    WaitForStores();  // All blocks are there.
+    WaitForCluster();  // All blocks are there.
     StageJoinedInCluster(a, of_token, head, heads, rows);
     __syncwarp();
-    ArriveWithStores();
-    WaitForStores();
+    SyncCluster();
   }
 #endif
   if constexpr (kWay != Way::kJoinInCluster) __syncthreads();

@@ -118,14 +118,6 @@ constexpr int kJoinedColumns = 512;
 
 #if STRATA_SM90A
 
-// A barrier of the cluster's threads in two halves.
-__device__ __forceinline__ void ArriveWithStores() {
-  asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
-}
-__device__ __forceinline__ void WaitForStores() {
-  asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
-}
-
 // To the same place in shared memory of block `rank` of the cluster.
 __device__ __forceinline__ void StoreTo(void* p, uint32_t rank, uint2 value) {
   asm volatile(

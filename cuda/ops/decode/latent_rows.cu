@@ -124,17 +124,50 @@ __device__ __forceinline__ void TurnOne(const LatentRowsArgs& a, int64_t token,
   }
 }
 
+// The token's key into the cache, by a block.
+__device__ __forceinline__ void StoreKey(const LatentRowsArgs& a, int64_t token,
+                                         const float (&gain)[kOfThread]) {
+  const int key = a.num_heads * (a.rope / 2);
+  float* const row = CacheRow(a, token);
+  StoreNorm(a, token, gain, row);
+  for (int j = threadIdx.x; j < a.rope / 2; j += kBlock) {
+    TurnOne(a, token, AngleOf(a, token, j), key + j, row);
+  }
+}
+
 __global__ void __launch_bounds__(kBlock) StoreKernel(const LatentRowsArgs a) {
   const int64_t t = a.tokens.Get();
-  const int key = a.num_heads * (a.rope / 2);
   float gain[kOfThread];
   LoadGain(a, gain);
-  for (int64_t i = blockIdx.x; i < t; i += gridDim.x) {
-    float* const row = CacheRow(a, i);
-    StoreNorm(a, i, gain, row);
-    for (int j = threadIdx.x; j < a.rope / 2; j += kBlock) {
-      TurnOne(a, i, AngleOf(a, i, j), key + j, row);
-    }
+  for (int64_t i = blockIdx.x; i < t; i += gridDim.x) StoreKey(a, i, gain);
+}
+
+// A token's key by a block, and by another its queries: all columns rounded,
+// and turned to `absorbed` those that are rotary.
+__global__ void __launch_bounds__(kBlock)
+    SplitKernel(const LatentRowsArgs a, __nv_bfloat16* rounded) {
+  float gain[kOfThread];
+  LoadGain(a, gain);
+  LetLaterBegin();
+  WaitForEarlier();
+  const int64_t token = blockIdx.x;
+  if (token >= a.tokens.Get()) return;
+  if (blockIdx.y == 0) {
+    StoreKey(a, token, gain);
+    return;
+  }
+  const int columns = a.num_heads * (a.nope + a.rope);
+  for (int c = static_cast<int>(threadIdx.x) * 4; c < columns;
+       c += kBlock * 4) {
+    const int64_t at = token * columns + c;
+    const float4 v = *reinterpret_cast<const float4*>(a.q + at);
+    auto* const pair = reinterpret_cast<__nv_bfloat162*>(rounded + at);
+    pair[0] = __floats2bfloat162_rn(v.x, v.y);
+    pair[1] = __floats2bfloat162_rn(v.z, v.w);
+  }
+  const int half = a.rope / 2;
+  for (int i = threadIdx.x; i < a.num_heads * half; i += kBlock) {
+    TurnOne(a, token, AngleOf(a, token, i % half), i, /*row=*/nullptr);
   }
 }
 
@@ -282,6 +315,18 @@ cudaError_t StoreLatents(const LatentRowsArgs& args, cudaStream_t stream) {
       std::clamp<int64_t>(args.tokens.bound, 1, kMaxBlocks));
   StoreKernel<<<blocks, kBlock, 0, stream>>>(args);
   return cudaGetLastError();
+}
+
+bool HasSplitLatents(const LatentRowsArgs& args) {
+  return (args.nope + args.rope) % 4 == 0 && args.rope % 2 == 0;
+}
+
+cudaError_t SplitLatents(const LatentRowsArgs& args, __nv_bfloat16* rounded,
+                         cudaStream_t stream) {
+  if (!HasSplitLatents(args)) return cudaErrorInvalidValue;
+  return LaunchAhead(SplitKernel,
+                     dim3(static_cast<unsigned>(args.tokens.bound), 2),
+                     dim3(kBlock), 0, stream, args, rounded);
 }
 
 bool HasAbsorbQueries(const LatentRowsArgs& args) {

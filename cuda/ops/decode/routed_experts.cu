@@ -147,8 +147,6 @@ ExpertLayerArgs LayerOf(const KernelContext& ctx) {
   return a;
 }
 
-bool IsPacked(const Operand& w) { return w.element_size == 1; }
-
 bool IsBatchTokens(const KernelContext& ctx) {
   const Operand& up = ctx.in(kGateUp);
   const Operand& down = ctx.in(kDown);
