@@ -145,6 +145,7 @@ class Emitter {
     moe.layer = layer;
     moe.num_tokens = num_tokens_;
     moe.gate.train = options_.mode == Mode::kTrain;
+    moe.gate.fused = options_.fused;
     moe.gate.tau = tau_;
     moe.gate.seq_start = inputs_.seq_start;
     // A trace has no choices of the prediction module.
