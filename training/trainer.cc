@@ -29,6 +29,7 @@
 #include "core/parallel/rank_wait.h"
 #include "core/passes/bf16_training.h"
 #include "core/passes/hide_exchanges.h"
+#include "core/runtime/fuse_for.h"
 #include "core/runtime/program.h"
 #include "core/runtime/program_part.h"
 #include "core/trace/router_tap.h"
@@ -164,9 +165,10 @@ absl::StatusOr<StepGraph> Trainer::GradientGraph(
     const MeshPlace& place, const GradientSums& sums) const {
   ASSIGN_OR_RETURN(
       StepGraph step,
-      BuildGradientGraph(model_, train_.batch_size(), train_.seq_len(),
-                         options_.dtype, RouteOf(RoutingTraceHeader::TRAIN),
-                         place, sums));
+      BuildGradientGraph(
+          model_, train_.batch_size(), train_.seq_len(), options_.dtype,
+          RouteOf(RoutingTraceHeader::TRAIN), place, sums,
+          options_.fuse && FusesTraining(*backend_, options_.dtype)));
   // Where a device has memory of its own, it is short. A pipeline's stages run
   // weight gradients apart.
   if (!backend_->shares_host_memory() && place.shape.pp == 1) {

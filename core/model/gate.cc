@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
@@ -14,10 +15,12 @@
 #include "core/ops/activation.h"
 #include "core/ops/biased_score.h"
 #include "core/ops/elementwise.h"
+#include "core/ops/fused_gate.h"
 #include "core/ops/gate.h"
 #include "core/ops/gate_loss.h"
 #include "core/ops/gate_select.h"
 #include "core/ops/matmul.h"
+#include "core/ops/tier_route.h"
 #include "core/tensor/dtype.h"
 
 namespace strata {
@@ -109,19 +112,27 @@ TokenSide ProjectToken(GraphBuilder& b, const ModelConfig& config, ValueId x) {
           SliceColumns(b, both, energies, r)};
 }
 
-// The fine stage's score of the experts that `mask` leaves: [t, E].
-ValueId FineAffinity(GraphBuilder& b, const ModelConfig& config,
-                     int64_t num_experts, ValueId query, ValueId mask) {
-  const int64_t r = config.moe().hierarchical().fine_width();
+// What tokens meet experts by, [E, r] each: embeddings, keys and values. The
+// output projection stands on the experts' side of the attention, where it
+// costs nothing by the token.
+std::vector<ValueId> ExpertSide(GraphBuilder& b, int64_t num_experts,
+                                int64_t r) {
   const ValueId embedding =
       Contextualise(b, Weight(b, "gate.expert.weight", num_experts, r), r);
   const ValueId k =
       Linear(b, embedding, Weight(b, "gate.cross.k.weight", r, r));
-  // The output projection stands on the experts' side of the attention, where
-  // it costs nothing by the token.
   const ValueId v =
       Linear(b, Linear(b, embedding, Weight(b, "gate.cross.v.weight", r, r)),
              Weight(b, "gate.cross.o.weight", r, r));
+  return {embedding, k, v};
+}
+
+// The fine stage's score of the experts that `mask` leaves: [t, E].
+ValueId FineAffinity(GraphBuilder& b, const ModelConfig& config,
+                     int64_t num_experts, ValueId query, ValueId mask) {
+  const int64_t r = config.moe().hierarchical().fine_width();
+  const std::vector<ValueId> side = ExpertSide(b, num_experts, r);
+  const ValueId embedding = side[0], k = side[1], v = side[2];
   const ValueId attention = MaskedSoftmax(
       b, MatMul(b, query, k, /*transpose_lhs=*/false, /*transpose_rhs=*/true),
       mask, 1 / std::sqrt(static_cast<double>(r)));
@@ -132,6 +143,55 @@ ValueId FineAffinity(GraphBuilder& b, const ModelConfig& config,
                MatMul(b, refined, embedding, /*transpose_lhs=*/false,
                       /*transpose_rhs=*/true),
                1 / static_cast<double>(r));
+}
+
+// Whether TierRoute stands for all behind a token's projection.
+bool IsRouted(const HierarchicalRouterConfig& gate, int64_t num_experts,
+              const GateOptions& options) {
+  using Limits = TierRouteLimits;
+  const int64_t energies = gate.energy_groups() * gate.energy_dim();
+  return options.fused && options.train &&
+         options.source == RouteSource::kGate && options.tau == kNone &&
+         gate.bias_use() != HierarchicalRouterConfig::WEIGHT &&
+         gate.weigh_by() != HierarchicalRouterConfig::SOFTMAX &&
+         gate.fine_width() > 0 && gate.fine_width() <= Limits::kR &&
+         energies > 0 && energies <= Limits::kEnergies &&
+         num_experts <= Limits::kExperts && gate.k_max() <= Limits::kChosen;
+}
+
+Routing RoutedTier(GraphBuilder& b, const ModelConfig& config,
+                   int64_t num_experts, ValueId x, ValueId bias) {
+  const HierarchicalRouterConfig& gate = config.moe().hierarchical();
+  const int64_t r = gate.fine_width();
+  const int64_t energies = gate.energy_groups() * gate.energy_dim();
+  TierGateOptions options;
+  options.groups = gate.energy_groups();
+  options.keep = CoarseSurvivors(gate, num_experts);
+  options.attention_scale = 1 / std::sqrt(static_cast<double>(r));
+  options.affinity_scale = 1 / static_cast<double>(r);
+  options.add_coarse = gate.add_coarse();
+  options.tau = gate.tau();
+  options.k_min = gate.k_min();
+  options.k_max = gate.k_max();
+  options.normalize = true;
+  options.floor = kWorthFloor;
+  const ValueId token = Linear(
+      b, x, Weight(b, "gate.token.weight", energies + r, config.d_model()));
+  const ValueId key =
+      Weight(b, "gate.key.weight", num_experts, gate.energy_groups());
+  const TierRouteResult route =
+      TierRoute(b, token, key, bias, ExpertSide(b, num_experts, r), options);
+  Routing routing;
+  routing.bias = bias;
+  routing.expert = route.expert;
+  routing.weight = route.weight;
+  const auto add = [&](ValueId loss, double weight) {
+    if (weight > 0) routing.losses.push_back({loss, weight});
+  };
+  add(route.distill, gate.distill_weight());
+  add(route.cost, gate.cost_weight());
+  add(route.balance, gate.balance_weight());
+  return routing;
 }
 
 }  // namespace
@@ -179,6 +239,9 @@ Routing TierGate(GraphBuilder& b, const ModelConfig& config,
   Routing routing;
   routing.bias = b.State(absl::StrCat(b.Scoped("gate"), kBiasSuffix),
                          b.compute(), {Static(num_experts)});
+  if (IsRouted(gate, num_experts, options)) {
+    return RoutedTier(b, config, num_experts, x, routing.bias);
+  }
 
   // Coarse: the bias enters here too, so that a dropped expert can come back.
   const TokenSide token = ProjectToken(b, config, x);

@@ -24,6 +24,7 @@
 #include "cuda/ops/placement/expert_placement.h"
 #include "cuda/ops/quant_matmul.h"
 #include "cuda/ops/rope.h"
+#include "cuda/ops/route/tier_route.h"
 #include "cuda/ops/step/head_loss.h"
 #include "cuda/ops/step/slot_dot.h"
 #include "cuda/runtime/kernel_table.h"
@@ -57,6 +58,7 @@ KernelTable AllCudaKernels() {
   RegisterRopeKernels(table);
   RegisterRoutedExpertsKernels(table);
   RegisterSlotDotKernels(table);
+  RegisterTierRouteKernels(table);
   RegisterWeightGradSumKernels(table);
   return table;
 }

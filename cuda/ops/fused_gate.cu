@@ -172,12 +172,6 @@ TierGateArgs ReadArgs(const KernelContext& ctx) {
   return a;
 }
 
-// BF16's own precision, or F32's: TF32 has no kernel that is faster.
-GatePieces PiecesOf(const KernelContext& ctx) {
-  return ctx.precision == Precision::kBf16 ? GatePieces::kOne
-                                           : GatePieces::kThree;
-}
-
 __global__ void __launch_bounds__(kBlock)
     WidenKernel(int64_t n, const __nv_bfloat16* x, float* y) {
   for (int64_t i = FirstElement(); i < n; i += ElementStride()) {
@@ -204,13 +198,13 @@ const float* WideOf(const KernelContext& ctx, int input, const char* name) {
 cudaError_t PrepareTierGate(const KernelContext& ctx) {
   const TierGateArgs a = ReadArgs(ctx);
   if (const cudaError_t e = KeepWide(ctx, kKey, kWideKey); e) return e;
-  const int64_t pieces = ProjectionPieceElements(a, PiecesOf(ctx));
+  const int64_t pieces = ProjectionPieceElements(a, PiecesOf(ctx.precision));
   if (pieces == 0) return KeepWide(ctx, kToken, kWideToken);
   auto* const split = ctx.Keep<__nv_bfloat16>(kPieces, pieces);
   if (split == nullptr) return cudaErrorMemoryAllocation;
   const Operand& token = ctx.in(kToken);
-  return SplitProjection(a, PiecesOf(ctx), token.data, token.element_size == 2,
-                         split, ctx.stream);
+  return SplitProjection(a, PiecesOf(ctx.precision), token.data,
+                         token.element_size == 2, split, ctx.stream);
 }
 
 cudaError_t RunTierGate(const KernelContext& ctx) {
@@ -221,11 +215,12 @@ cudaError_t RunTierGate(const KernelContext& ctx) {
   a.count =
       ctx.Keep<uint16_t>(kSlotCounts, GateTiles(a.tokens.bound) * a.experts);
   if (a.key == nullptr || a.count == nullptr) return cudaErrorMemoryAllocation;
-  const int64_t pieces = ProjectionPieceElements(a, PiecesOf(ctx));
+  const int64_t pieces = ProjectionPieceElements(a, PiecesOf(ctx.precision));
   if (pieces > 0) {
     const auto* const split = ctx.Keep<__nv_bfloat16>(kPieces, pieces);
     if (split == nullptr) return cudaErrorMemoryAllocation;
-    return ProjectAndChooseExperts(a, PiecesOf(ctx), split, ctx.stream);
+    return ProjectAndChooseExperts(a, PiecesOf(ctx.precision), split,
+                                   ctx.stream);
   }
   auto* const token = ctx.Take<float>(a.tokens.bound * a.projected);
   const float* const weight = WideOf(ctx, kToken, kWideToken);
