@@ -91,6 +91,34 @@ ValueId Contextualise(GraphBuilder& b, ValueId embedding, int64_t r) {
                     Weight(b, "gate.self.o.weight", r, r)));
 }
 
+// The experts' side of the fine stage: what queries meet, of weights alone. By
+// one operator if `fused`.
+ExpertSide MakeExpertSide(GraphBuilder& b, const ModelConfig& config,
+                          int64_t num_experts, bool fused) {
+  const int64_t r = config.moe().hierarchical().fine_width();
+  const ValueId embedding = Weight(b, "gate.expert.weight", num_experts, r);
+  if (fused) {
+    std::vector<ValueId> inputs = {embedding};
+    for (const char* const name :
+         {"gate.self.q.weight", "gate.self.k.weight", "gate.self.v.weight",
+          "gate.self.o.weight", "gate.cross.k.weight", "gate.cross.v.weight",
+          "gate.cross.o.weight"}) {
+      inputs.push_back(Weight(b, name, r, r));
+    }
+    return ExpertContext(b, inputs, 1 / std::sqrt(static_cast<double>(r)));
+  }
+  ExpertSide experts;
+  experts.context = Contextualise(b, embedding, r);
+  experts.key =
+      Linear(b, experts.context, Weight(b, "gate.cross.k.weight", r, r));
+  // The output projection stands on the experts' side of the attention, where
+  // it costs nothing by the token.
+  experts.value = Linear(
+      b, Linear(b, experts.context, Weight(b, "gate.cross.v.weight", r, r)),
+      Weight(b, "gate.cross.o.weight", r, r));
+  return experts;
+}
+
 // What the stages of a tier's gate read of a token.
 struct TokenSide {
   ValueId energies = kNone;  // [t, groups * energy_dim], or x itself.
@@ -112,35 +140,22 @@ TokenSide ProjectToken(GraphBuilder& b, const ModelConfig& config, ValueId x) {
           SliceColumns(b, both, energies, r)};
 }
 
-// What tokens meet experts by, [E, r] each: embeddings, keys and values. The
-// output projection stands on the experts' side of the attention, where it
-// costs nothing by the token.
-std::vector<ValueId> ExpertSide(GraphBuilder& b, int64_t num_experts,
-                                int64_t r) {
-  const ValueId embedding =
-      Contextualise(b, Weight(b, "gate.expert.weight", num_experts, r), r);
-  const ValueId k =
-      Linear(b, embedding, Weight(b, "gate.cross.k.weight", r, r));
-  const ValueId v =
-      Linear(b, Linear(b, embedding, Weight(b, "gate.cross.v.weight", r, r)),
-             Weight(b, "gate.cross.o.weight", r, r));
-  return {embedding, k, v};
-}
-
 // The fine stage's score of the experts that `mask` leaves: [t, E].
 ValueId FineAffinity(GraphBuilder& b, const ModelConfig& config,
-                     int64_t num_experts, ValueId query, ValueId mask) {
+                     int64_t num_experts, bool fused, ValueId query,
+                     ValueId mask) {
   const int64_t r = config.moe().hierarchical().fine_width();
-  const std::vector<ValueId> side = ExpertSide(b, num_experts, r);
-  const ValueId embedding = side[0], k = side[1], v = side[2];
-  const ValueId attention = MaskedSoftmax(
-      b, MatMul(b, query, k, /*transpose_lhs=*/false, /*transpose_rhs=*/true),
-      mask, 1 / std::sqrt(static_cast<double>(r)));
-  const ValueId refined = Add(b, query, MatMul(b, attention, v));
+  const ExpertSide experts = MakeExpertSide(b, config, num_experts, fused);
+  const ValueId attention =
+      MaskedSoftmax(b,
+                    MatMul(b, query, experts.key, /*transpose_lhs=*/false,
+                           /*transpose_rhs=*/true),
+                    mask, 1 / std::sqrt(static_cast<double>(r)));
+  const ValueId refined = Add(b, query, MatMul(b, attention, experts.value));
   // Both factors are learned, so the product is scaled by 1 / r: by 1 /
   // sqrt(r), a step of the optimizer moved it by more than its own size.
   return Scale(b,
-               MatMul(b, refined, embedding, /*transpose_lhs=*/false,
+               MatMul(b, refined, experts.context, /*transpose_lhs=*/false,
                       /*transpose_rhs=*/true),
                1 / static_cast<double>(r));
 }
@@ -179,8 +194,9 @@ Routing RoutedTier(GraphBuilder& b, const ModelConfig& config,
       b, x, Weight(b, "gate.token.weight", energies + r, config.d_model()));
   const ValueId key =
       Weight(b, "gate.key.weight", num_experts, gate.energy_groups());
-  const TierRouteResult route =
-      TierRoute(b, token, key, bias, ExpertSide(b, num_experts, r), options);
+  const TierRouteResult route = TierRoute(
+      b, token, key, bias,
+      MakeExpertSide(b, config, num_experts, /*fused=*/true), options);
   Routing routing;
   routing.bias = bias;
   routing.expert = route.expert;
@@ -257,7 +273,8 @@ Routing TierGate(GraphBuilder& b, const ModelConfig& config,
 
   ValueId affinity = coarse;
   if (gate.fine_width() > 0) {
-    affinity = FineAffinity(b, config, num_experts, token.query, mask);
+    affinity =
+        FineAffinity(b, config, num_experts, options.fused, token.query, mask);
     if (gate.add_coarse()) affinity = Add(b, affinity, coarse);
   }
   const ValueId p = Sigmoid(b, affinity);

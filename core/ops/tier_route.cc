@@ -152,10 +152,11 @@ const OpDef kTierRouteGrad = {"TierRouteGrad", InferTierRouteGrad, nullptr,
                               TierRouteGradFlops};
 
 TierRouteResult TierRoute(GraphBuilder& b, ValueId token, ValueId key,
-                          ValueId bias, const std::vector<ValueId>& context,
+                          ValueId bias, const ExpertSide& experts,
                           const TierGateOptions& options) {
   const std::vector<ValueId> out =
-      b.Add(kTierRoute, {token, key, bias, context[0], context[1], context[2]},
+      b.Add(kTierRoute,
+            {token, key, bias, experts.context, experts.key, experts.value},
             TierGateAttrs(options));
   return {out[kRouteExpert], out[kRouteWeight], out[kRouteDistill],
           out[kRouteCost], out[kRouteBalance]};

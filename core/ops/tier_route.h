@@ -16,7 +16,6 @@
 #define CORE_OPS_TIER_ROUTE_H_
 
 #include <cstdint>
-#include <vector>
 
 #include "core/graph/builder.h"
 #include "core/graph/op_def.h"
@@ -72,9 +71,9 @@ struct TierRouteResult {
   ValueId expert = kNone, weight = kNone;
   ValueId distill = kNone, cost = kNone, balance = kNone;
 };
-// `context`: the three outputs of ExpertContext. `options.exit_threshold` is 0.
+// `options.exit_threshold` is 0.
 TierRouteResult TierRoute(GraphBuilder& b, ValueId token, ValueId key,
-                          ValueId bias, const std::vector<ValueId>& context,
+                          ValueId bias, const ExpertSide& experts,
                           const TierGateOptions& options);
 
 }  // namespace strata
