@@ -28,6 +28,7 @@
 #include "core/parallel/mesh.h"
 #include "core/parallel/rank_wait.h"
 #include "core/passes/bf16_training.h"
+#include "core/passes/bring_together.h"
 #include "core/passes/hide_exchanges.h"
 #include "core/runtime/fuse_for.h"
 #include "core/runtime/program.h"
@@ -179,6 +180,12 @@ absl::StatusOr<StepGraph> Trainer::GradientGraph(
   }
   step = InBf16(std::move(step), bf16_weights_, weight_state_);
   if (backend_->rounds_products()) step.graph = ExpertRowsInBf16(step.graph);
+  // Sums over ranks want each gradient as soon as it is there, and so do stages
+  // that run weight gradients apart; what hides exchanges has an order already.
+  if (!backend_->shares_host_memory() && place.shape.pp == 1 && !sums.made &&
+      !options_.overlap_rows) {
+    step.graph = BringTogether(step.graph);
+  }
   return step;
 }
 

@@ -15,6 +15,7 @@
 #include "cuda/ops/gate.h"
 #include "cuda/ops/gate_loss.h"
 #include "cuda/ops/gate_select.h"
+#include "cuda/ops/gates/expert_context.h"
 #include "cuda/ops/grouped_matmul.h"
 #include "cuda/ops/latent_attention.h"
 #include "cuda/ops/loss.h"
@@ -40,6 +41,8 @@ KernelTable AllCudaKernels() {
   RegisterDispatchKernels(table);
   RegisterElementwiseKernels(table);
   RegisterEmbeddingKernels(table);
+  RegisterExpertContextGradKernels(table);
+  RegisterExpertContextKernels(table);
   RegisterExpertPlacementKernels(table);
   RegisterFusedExpertsKernels(table);
   RegisterFusedGateKernels(table);

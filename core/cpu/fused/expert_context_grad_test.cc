@@ -4,7 +4,6 @@
 #include <string>
 #include <vector>
 
-#include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
 #include "core/cpu/elementwise.h"
 #include "core/cpu/fused/fused_gate.h"
@@ -96,9 +95,8 @@ TEST(ExpertContextGradTest, IsAWeightGradientOfParametersAlone) {
 
 // Weights in BF16 are widened, which is exact.
 TEST(ExpertContextGradTest, OfBf16WeightsIsThatOfTheSameInF32) {
-  const auto run = [](DType weights) {
-    return RunGraph(
-        DType::kF32, 2, {RegisterExpertContextGradKernels},
+  const auto gradients = [](DType weights) {
+    GraphRun run(
         [&](GraphBuilder& b) {
           const Dims of_experts = {Static(5), Static(3)};
           std::vector<ValueId> inputs;
@@ -115,25 +113,28 @@ TEST(ExpertContextGradTest, OfBf16WeightsIsThatOfTheSameInF32) {
             b.Output(absl::StrCat("grad", i), grads[i]);
           }
         },
-        [](const std::string& name, const TensorView& view) {
-          std::vector<double> values =
-              Normal(view.num_elements(), static_cast<uint32_t>(name.back()));
-          for (double& x : values) {
-            x = Widen(RoundToBFloat16(static_cast<float>(x)));
-          }
-          Copy(values, view);
-        });
+        {RegisterExpertContextGradKernels});
+    run.SetAll([](const std::string& name, const TensorView& view) {
+      const std::vector<double> values =
+          Normal(view.num_elements(), static_cast<uint32_t>(name.back()));
+      for (size_t i = 0; i < values.size(); ++i) {
+        const BFloat16 x = RoundToBFloat16(static_cast<float>(values[i]));
+        if (view.dtype == DType::kBF16) {
+          view.as<BFloat16>()[i] = x;
+        } else {
+          view.as<float>()[i] = Widen(x);
+        }
+      }
+    });
+    EXPECT_THAT(run.Run(), IsOk());
+    std::vector<std::vector<float>> all;
+    for (int i = 0; i < kInputs; ++i) {
+      all.push_back(run.Get<float>(absl::StrCat("grad", i)));
+    }
+    return all;
   };
 
-  const auto narrow = run(DType::kBF16);
-  const auto wide = run(DType::kF32);
-
-  ASSERT_THAT(narrow, IsOk());
-  ASSERT_THAT(wide, IsOk());
-  for (int i = 0; i < kInputs; ++i) {
-    const std::string name = absl::StrCat("grad", i);
-    EXPECT_EQ(narrow->at(name), wide->at(name)) << name;
-  }
+  EXPECT_EQ(gradients(DType::kBF16), gradients(DType::kF32));
 }
 
 }  // namespace
