@@ -160,12 +160,14 @@ __global__ void __launch_bounds__(kContextThreads, 1)
   });
 }
 
+// All of shared memory is allowed each time: a captured launch finds what the
+// last call allowed.
 template <bool kShared>
 cudaError_t Launch(const Table& table, cudaStream_t stream) {
   if (const cudaError_t e =
           cudaFuncSetAttribute(ExpertContextGradKernel<kShared>,
                                cudaFuncAttributeMaxDynamicSharedMemorySize,
-                               table.memory.shared_bytes)) {
+                               kShared ? kMaxSharedBytes : 0)) {
     return e;
   }
   ExpertContextGradKernel<kShared>
