@@ -229,13 +229,12 @@ std::string GradName(absl::string_view parameter) {
   return absl::StrCat("grad.", parameter);
 }
 
-absl::StatusOr<StepGraph> BuildGradientGraph(const ModelConfig& model,
-                                             int64_t num_sequences,
-                                             int64_t seq_len, DType dtype,
-                                             RouteSource route,
-                                             const MeshPlace& place,
-                                             const GradientSums& sums) {
+absl::StatusOr<StepGraph> BuildGradientGraph(
+    const ModelConfig& model, int64_t num_sequences, int64_t seq_len,
+    DType dtype, RouteSource route, const MeshPlace& place,
+    const GradientSums& sums, bool fused) {
   DecoderOptions options;
+  options.fused = fused;
   options.mode = DecoderOptions::Mode::kTrain;
   options.route = route;
   options.max_tokens = num_sequences * seq_len;

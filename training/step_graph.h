@@ -108,7 +108,8 @@ struct GradientSums {
 absl::StatusOr<StepGraph> BuildGradientGraph(
     const ModelConfig& model, int64_t num_sequences, int64_t seq_len,
     DType dtype = DType::kF32, RouteSource route = RouteSource::kGate,
-    const MeshPlace& place = {}, const GradientSums& sums = {});
+    const MeshPlace& place = {}, const GradientSums& sums = {},
+    bool fused = false);  // DecoderOptions::fused
 
 // The decoder's own graph for validation, likewise.
 absl::StatusOr<StepGraph> BuildEvaluationGraph(const ModelConfig& model,

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <set>
 #include <string>
@@ -19,11 +20,14 @@
 #include "core/graph/op_def.h"
 #include "core/model/config.h"
 #include "core/model/count.h"
+#include "core/model/gate.h"
 #include "core/model/init.h"
 #include "core/ops/collective.h"
 #include "core/ops/collective_rows.h"
+#include "core/ops/fused_gate.h"
 #include "core/ops/optimizer.h"
 #include "core/passes/bf16_training.h"
+#include "core/passes/bring_together.h"
 #include "core/runtime/program.h"
 #include "core/runtime/state_store.h"
 #include "core/tensor/dtype.h"
@@ -35,7 +39,9 @@
 namespace strata {
 namespace {
 
+using ::testing::DoubleNear;
 using ::testing::HasSubstr;
+using ::testing::Pointwise;
 
 constexpr int64_t kSequences = 2;
 constexpr int64_t kSeqLen = 12;
@@ -109,10 +115,14 @@ ModelConfig DeepSeek() {
 
 class ModelGradientTest : public ::testing::Test {
  protected:
-  void Build(const ModelConfig& config) {
+  void Build(const ModelConfig& config, bool fused = false,
+             bool together = false) {
     config_ = config;
-    auto step = BuildGradientGraph(config, kSequences, kSeqLen, DType::kF64);
+    auto step = BuildGradientGraph(config, kSequences, kSeqLen, DType::kF64,
+                                   RouteSource::kGate, MeshPlace(),
+                                   GradientSums(), fused);
     ASSERT_THAT(step, IsOk());
+    if (together) step->graph = BringTogether(step->graph);
     auto program = Program::Compile(std::move(step->graph), backend_, state_);
     ASSERT_THAT(program, IsOk());
     program_ = *std::move(program);
@@ -124,7 +134,10 @@ class ModelGradientTest : public ::testing::Test {
   // What feeds a tier begins at zero, where nothing flows back through it.
   void FeedTiers() {
     for (const std::string& name : state_.names()) {
-      if (!absl::EndsWith(name, ".feed.weight")) continue;
+      if (state_.role(name) != Role::kParameter ||
+          !absl::EndsWith(name, ".feed.weight")) {
+        continue;
+      }
       for (double& x : state_.Get(name).span<double>()) {
         EXPECT_EQ(x, 0) << name;
         x = 0.5;
@@ -148,6 +161,19 @@ class ModelGradientTest : public ::testing::Test {
       program_->Input("seq_start").as<int32_t>()[s] =
           static_cast<int32_t>(s * kSeqLen);
     }
+  }
+
+  // Of a run, by the names of sums; the losses beside them.
+  std::map<std::string, std::vector<double>> Gradients() {
+    std::map<std::string, std::vector<double>> all = {
+        {"total_loss", {Loss()}},
+        {"loss", {*program_->Output("loss").as<double>()}}};
+    for (const std::string& name : state_.names()) {
+      if (!absl::StartsWith(name, "grad.")) continue;
+      const auto grad = state_.Get(name).span<double>();
+      all[name].assign(grad.begin(), grad.end());
+    }
+    return all;
   }
 
   double Loss() {
@@ -198,6 +224,21 @@ class ModelGradientTest : public ::testing::Test {
     }
     EXPECT_GT(compared, 80);
     EXPECT_LT(left_out, compared / 20);
+  }
+
+  // Sums of a few hundred terms of at most some units, in other orders, go
+  // through a few dozen operators to a gradient: 1e-12 is 5,000 roundings of 1.
+  void CheckFused(const ModelConfig& config) {
+    Build(config);
+    const auto want = Gradients();
+    const size_t nodes = program_->graph().nodes().size();
+    Build(config, /*fused=*/true);
+    const auto got = Gradients();
+    EXPECT_LT(program_->graph().nodes().size(), nodes);
+    ASSERT_EQ(got.size(), want.size());
+    for (const auto& [name, grad] : want) {
+      EXPECT_THAT(got.at(name), Pointwise(DoubleNear(1e-12), grad)) << name;
+    }
   }
 
   ModelConfig config_;
@@ -307,6 +348,37 @@ TEST_F(ModelGradientTest, LatentAttentionDenseLayerAndGroupLimitedSigmoid) {
 }
 
 // Else the memory of a large model's step is that of all its gradients.
+TEST_F(ModelGradientTest, FusedOperatorsFindTheSameAsThoseTheyStandFor) {
+  ModelConfig config = Hierarchical();
+  HierarchicalRouterConfig& gate =
+      *config.mutable_moe()->mutable_hierarchical();
+  gate.set_distill_weight(0.3);
+  gate.set_balance_weight(0.1);
+  CheckFused(config);
+}
+
+TEST_F(ModelGradientTest, FusedOperatorsOverLearnedSubspacesToo) {
+  ModelConfig config = Hierarchical();
+  HierarchicalRouterConfig& gate =
+      *config.mutable_moe()->mutable_hierarchical();
+  gate.set_energy_dim(3);
+  gate.set_add_coarse(true);
+  CheckFused(config);
+}
+
+// To the bit: each operator is given what it was given before.
+TEST_F(ModelGradientTest, OperatorsInAnotherOrderFindTheSame) {
+  for (const bool fused : {false, true}) {
+    Build(Hierarchical(), fused);
+    const auto want = Gradients();
+    Build(Hierarchical(), fused, /*together=*/true);
+    EXPECT_EQ(Gradients(), want);
+    const Graph& graph = program_->graph();
+    EXPECT_EQ(graph.nodes()[0].op == &kExpertContext, fused);
+    EXPECT_EQ(graph.nodes().back().op, &kAccumulate);
+  }
+}
+
 TEST(GradientGraphTest, AccumulatesEachGradientBeforeTheNextButOne) {
   const auto step = BuildGradientGraph(DeepSeek(), kSequences, kSeqLen);
   ASSERT_THAT(step, IsOk());

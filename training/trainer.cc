@@ -28,7 +28,9 @@
 #include "core/parallel/mesh.h"
 #include "core/parallel/rank_wait.h"
 #include "core/passes/bf16_training.h"
+#include "core/passes/bring_together.h"
 #include "core/passes/hide_exchanges.h"
+#include "core/runtime/fuse_for.h"
 #include "core/runtime/program.h"
 #include "core/runtime/program_part.h"
 #include "core/trace/router_tap.h"
@@ -164,9 +166,10 @@ absl::StatusOr<StepGraph> Trainer::GradientGraph(
     const MeshPlace& place, const GradientSums& sums) const {
   ASSIGN_OR_RETURN(
       StepGraph step,
-      BuildGradientGraph(model_, train_.batch_size(), train_.seq_len(),
-                         options_.dtype, RouteOf(RoutingTraceHeader::TRAIN),
-                         place, sums));
+      BuildGradientGraph(
+          model_, train_.batch_size(), train_.seq_len(), options_.dtype,
+          RouteOf(RoutingTraceHeader::TRAIN), place, sums,
+          options_.fuse && FusesTraining(*backend_, options_.dtype)));
   // Where a device has memory of its own, it is short. A pipeline's stages run
   // weight gradients apart.
   if (!backend_->shares_host_memory() && place.shape.pp == 1) {
@@ -177,6 +180,12 @@ absl::StatusOr<StepGraph> Trainer::GradientGraph(
   }
   step = InBf16(std::move(step), bf16_weights_, weight_state_);
   if (backend_->rounds_products()) step.graph = ExpertRowsInBf16(step.graph);
+  // Sums over ranks want each gradient as soon as it is there, and so do stages
+  // that run weight gradients apart; what hides exchanges has an order already.
+  if (!backend_->shares_host_memory() && place.shape.pp == 1 && !sums.made &&
+      !options_.overlap_rows) {
+    step.graph = BringTogether(step.graph);
+  }
   return step;
 }
 

@@ -102,6 +102,9 @@ struct TrainerOptions {
   // Experts move between the ranks of ep as this says (training/balance).
   BalanceRule balance = {};
   DType dtype = DType::kF32;  // kF64: the reference, of no checkpoints.
+  // Steps are of fused operators where the backend runs them (docs/fusion.md,
+  // "Training"); for measuring what that gives.
+  bool fuse = true;
   // With overlap_rows, and experts on several ranks, the forward and backward
   // of a schedule's pair are one program, so that rows of the one are beside
   // the work of the other; for its memory (docs/distributed.md). If not, they

@@ -28,15 +28,29 @@ namespace {
 using Mode = DecoderOptions::Mode;
 
 // The sum of the gates' own losses, each averaged over gates so that their
-// weights mean the same for models of any depth.
+// weights mean the same for models of any depth. Those of one weight are added
+// up before they are weighed: a product for each would be two more operators,
+// with its gradient, for each loss of each gate.
 ValueId RouterLoss(GraphBuilder& b, const std::vector<RouterValues>& routers) {
-  ValueId sum = kNone;
+  std::vector<GateLoss> sums;  // By weight, in the order of their first.
   for (const RouterValues& router : routers) {
     for (const GateLoss& term : router.losses) {
-      const ValueId scaled = Scale(
-          b, term.loss, term.weight / static_cast<double>(routers.size()));
-      sum = sum == kNone ? scaled : Add(b, sum, scaled);
+      auto of_weight = sums.begin();
+      while (of_weight != sums.end() && of_weight->weight != term.weight) {
+        ++of_weight;
+      }
+      if (of_weight == sums.end()) {
+        sums.push_back(term);
+      } else {
+        of_weight->loss = Add(b, of_weight->loss, term.loss);
+      }
     }
+  }
+  ValueId sum = kNone;
+  for (const GateLoss& term : sums) {
+    const ValueId scaled =
+        Scale(b, term.loss, term.weight / static_cast<double>(routers.size()));
+    sum = sum == kNone ? scaled : Add(b, sum, scaled);
   }
   return sum;
 }
@@ -145,6 +159,7 @@ class Emitter {
     moe.layer = layer;
     moe.num_tokens = num_tokens_;
     moe.gate.train = options_.mode == Mode::kTrain;
+    moe.gate.fused = options_.fused;
     moe.gate.tau = tau_;
     moe.gate.seq_start = inputs_.seq_start;
     // A trace has no choices of the prediction module.

@@ -40,6 +40,7 @@ struct DecoderOptions {
   // Generation with latent attention: cache keys and values of all heads, to
   // which the absorbed form over latents is held.
   bool expand_latents = false;
+  bool fused = false;  // Training: GateOptions::fused.
   // Generation over a cache in blocks, which sequences may share: how many
   // there are, and tokens of one. 0: each sequence has max_seq_len slots.
   int64_t cache_blocks = 0;

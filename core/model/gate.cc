@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
@@ -14,10 +15,12 @@
 #include "core/ops/activation.h"
 #include "core/ops/biased_score.h"
 #include "core/ops/elementwise.h"
+#include "core/ops/fused_gate.h"
 #include "core/ops/gate.h"
 #include "core/ops/gate_loss.h"
 #include "core/ops/gate_select.h"
 #include "core/ops/matmul.h"
+#include "core/ops/tier_route.h"
 #include "core/tensor/dtype.h"
 
 namespace strata {
@@ -88,6 +91,34 @@ ValueId Contextualise(GraphBuilder& b, ValueId embedding, int64_t r) {
                     Weight(b, "gate.self.o.weight", r, r)));
 }
 
+// The experts' side of the fine stage: what queries meet, of weights alone. By
+// one operator if `fused`.
+ExpertSide MakeExpertSide(GraphBuilder& b, const ModelConfig& config,
+                          int64_t num_experts, bool fused) {
+  const int64_t r = config.moe().hierarchical().fine_width();
+  const ValueId embedding = Weight(b, "gate.expert.weight", num_experts, r);
+  if (fused) {
+    std::vector<ValueId> inputs = {embedding};
+    for (const char* const name :
+         {"gate.self.q.weight", "gate.self.k.weight", "gate.self.v.weight",
+          "gate.self.o.weight", "gate.cross.k.weight", "gate.cross.v.weight",
+          "gate.cross.o.weight"}) {
+      inputs.push_back(Weight(b, name, r, r));
+    }
+    return ExpertContext(b, inputs, 1 / std::sqrt(static_cast<double>(r)));
+  }
+  ExpertSide experts;
+  experts.context = Contextualise(b, embedding, r);
+  experts.key =
+      Linear(b, experts.context, Weight(b, "gate.cross.k.weight", r, r));
+  // The output projection stands on the experts' side of the attention, where
+  // it costs nothing by the token.
+  experts.value = Linear(
+      b, Linear(b, experts.context, Weight(b, "gate.cross.v.weight", r, r)),
+      Weight(b, "gate.cross.o.weight", r, r));
+  return experts;
+}
+
 // What the stages of a tier's gate read of a token.
 struct TokenSide {
   ValueId energies = kNone;  // [t, groups * energy_dim], or x itself.
@@ -111,27 +142,72 @@ TokenSide ProjectToken(GraphBuilder& b, const ModelConfig& config, ValueId x) {
 
 // The fine stage's score of the experts that `mask` leaves: [t, E].
 ValueId FineAffinity(GraphBuilder& b, const ModelConfig& config,
-                     int64_t num_experts, ValueId query, ValueId mask) {
+                     int64_t num_experts, bool fused, ValueId query,
+                     ValueId mask) {
   const int64_t r = config.moe().hierarchical().fine_width();
-  const ValueId embedding =
-      Contextualise(b, Weight(b, "gate.expert.weight", num_experts, r), r);
-  const ValueId k =
-      Linear(b, embedding, Weight(b, "gate.cross.k.weight", r, r));
-  // The output projection stands on the experts' side of the attention, where
-  // it costs nothing by the token.
-  const ValueId v =
-      Linear(b, Linear(b, embedding, Weight(b, "gate.cross.v.weight", r, r)),
-             Weight(b, "gate.cross.o.weight", r, r));
-  const ValueId attention = MaskedSoftmax(
-      b, MatMul(b, query, k, /*transpose_lhs=*/false, /*transpose_rhs=*/true),
-      mask, 1 / std::sqrt(static_cast<double>(r)));
-  const ValueId refined = Add(b, query, MatMul(b, attention, v));
+  const ExpertSide experts = MakeExpertSide(b, config, num_experts, fused);
+  const ValueId attention =
+      MaskedSoftmax(b,
+                    MatMul(b, query, experts.key, /*transpose_lhs=*/false,
+                           /*transpose_rhs=*/true),
+                    mask, 1 / std::sqrt(static_cast<double>(r)));
+  const ValueId refined = Add(b, query, MatMul(b, attention, experts.value));
   // Both factors are learned, so the product is scaled by 1 / r: by 1 /
   // sqrt(r), a step of the optimizer moved it by more than its own size.
   return Scale(b,
-               MatMul(b, refined, embedding, /*transpose_lhs=*/false,
+               MatMul(b, refined, experts.context, /*transpose_lhs=*/false,
                       /*transpose_rhs=*/true),
                1 / static_cast<double>(r));
+}
+
+// Whether TierRoute stands for all behind a token's projection.
+bool IsRouted(const HierarchicalRouterConfig& gate, int64_t num_experts,
+              const GateOptions& options) {
+  using Limits = TierRouteLimits;
+  const int64_t energies = gate.energy_groups() * gate.energy_dim();
+  return options.fused && options.train &&
+         options.source == RouteSource::kGate && options.tau == kNone &&
+         gate.bias_use() != HierarchicalRouterConfig::WEIGHT &&
+         gate.weigh_by() != HierarchicalRouterConfig::SOFTMAX &&
+         gate.fine_width() > 0 && gate.fine_width() <= Limits::kR &&
+         energies > 0 && energies <= Limits::kEnergies &&
+         num_experts <= Limits::kExperts && gate.k_max() <= Limits::kChosen;
+}
+
+Routing RoutedTier(GraphBuilder& b, const ModelConfig& config,
+                   int64_t num_experts, ValueId x, ValueId bias) {
+  const HierarchicalRouterConfig& gate = config.moe().hierarchical();
+  const int64_t r = gate.fine_width();
+  const int64_t energies = gate.energy_groups() * gate.energy_dim();
+  TierGateOptions options;
+  options.groups = gate.energy_groups();
+  options.keep = CoarseSurvivors(gate, num_experts);
+  options.attention_scale = 1 / std::sqrt(static_cast<double>(r));
+  options.affinity_scale = 1 / static_cast<double>(r);
+  options.add_coarse = gate.add_coarse();
+  options.tau = gate.tau();
+  options.k_min = gate.k_min();
+  options.k_max = gate.k_max();
+  options.normalize = true;
+  options.floor = kWorthFloor;
+  const ValueId token = Linear(
+      b, x, Weight(b, "gate.token.weight", energies + r, config.d_model()));
+  const ValueId key =
+      Weight(b, "gate.key.weight", num_experts, gate.energy_groups());
+  const TierRouteResult route = TierRoute(
+      b, token, key, bias,
+      MakeExpertSide(b, config, num_experts, /*fused=*/true), options);
+  Routing routing;
+  routing.bias = bias;
+  routing.expert = route.expert;
+  routing.weight = route.weight;
+  const auto add = [&](ValueId loss, double weight) {
+    if (weight > 0) routing.losses.push_back({loss, weight});
+  };
+  add(route.distill, gate.distill_weight());
+  add(route.cost, gate.cost_weight());
+  add(route.balance, gate.balance_weight());
+  return routing;
 }
 
 }  // namespace
@@ -179,6 +255,9 @@ Routing TierGate(GraphBuilder& b, const ModelConfig& config,
   Routing routing;
   routing.bias = b.State(absl::StrCat(b.Scoped("gate"), kBiasSuffix),
                          b.compute(), {Static(num_experts)});
+  if (IsRouted(gate, num_experts, options)) {
+    return RoutedTier(b, config, num_experts, x, routing.bias);
+  }
 
   // Coarse: the bias enters here too, so that a dropped expert can come back.
   const TokenSide token = ProjectToken(b, config, x);
@@ -194,7 +273,8 @@ Routing TierGate(GraphBuilder& b, const ModelConfig& config,
 
   ValueId affinity = coarse;
   if (gate.fine_width() > 0) {
-    affinity = FineAffinity(b, config, num_experts, token.query, mask);
+    affinity =
+        FineAffinity(b, config, num_experts, options.fused, token.query, mask);
     if (gate.add_coarse()) affinity = Add(b, affinity, coarse);
   }
   const ValueId p = Sigmoid(b, affinity);

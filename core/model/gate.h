@@ -44,6 +44,9 @@ struct GateOptions {
   // Emit the losses, and let no token leave a tier; what a tier that it would
   // have left adds then counts little (CarryWeight).
   bool train = false;
+  // Emit the operators that stand for several and have gradients, for backends
+  // that have kernels for them (docs/fusion.md, "Training").
+  bool fused = false;
   ValueId seq_start = kNone;  // I32 [sequences + 1], for losses a sequence.
   ValueId tau = kNone;        // [], in place of the config's.
 };

@@ -6,7 +6,10 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
+#include "absl/types/span.h"
 #include "core/base/status_macros.h"
+#include "core/graph/attrs.h"
+#include "core/graph/builder.h"
 #include "core/graph/graph.h"
 #include "core/graph/op_def.h"
 #include "core/ops/fused_checks.h"
@@ -24,14 +27,21 @@ constexpr double kSoftmax = 6, kSigmoid = 3, kCoarseFilter = 2,
 
 // --- ExpertContext ---
 
-Types InferExpertContext(const OpView& op) {
-  RETURN_IF_ERROR(WantFloat(op, kContextEmbedding, "embedding", 2));
-  const ValueType& e = op.type(kContextEmbedding);
+// ExpertContext's own inputs, from `first` on.
+absl::Status WantContext(const OpView& op, int first) {
+  RETURN_IF_ERROR(WantFloat(op, first + kContextEmbedding, "embedding", 2));
+  const ValueType& e = op.type(first + kContextEmbedding);
   const Dim r = e.dims[1];
-  for (int w = kContextQ; w <= kContextCrossO; ++w) {
+  for (int w = first + kContextQ; w <= first + kContextCrossO; ++w) {
     RETURN_IF_ERROR(WantWeight(op, w, "weight", e.dtype, r));
     RETURN_IF_ERROR(WantType(op, w, "weight", {op.type(w).dtype, {r, r}}));
   }
+  return absl::OkStatus();
+}
+
+Types InferExpertContext(const OpView& op) {
+  RETURN_IF_ERROR(WantContext(op, /*first=*/0));
+  const ValueType& e = op.type(kContextEmbedding);
   return std::vector<ValueType>{e, e, e};
 }
 
@@ -41,6 +51,46 @@ double ExpertContextFlops(const OpView& op, const Binding& binding) {
   const auto n = static_cast<double>(e.dims[0].bound);
   const auto r = static_cast<double>(e.dims[1].bound);
   return 7 * 2 * n * r * r + 2 * 2 * n * n * r + kSoftmax * n * n + n * r;
+}
+
+void ExpertContextGradient(GradContext& g) {
+  std::vector<ValueId> inputs;
+  for (int i = 0; i < kContextGrads; ++i) inputs.push_back(g.OutputGrad(i));
+  bool of_values = false;  // Whether an input gradient waits for this.
+  for (int i = kContextEmbedding; i <= kContextCrossO; ++i) {
+    inputs.push_back(g.input(i));
+    of_values |= g.Needs(i) && g.For(i).phase() == Phase::kInputGrad;
+  }
+  GraphBuilder& b = g.Shared();
+  if (!of_values) b.set_phase(Phase::kWeightGrad);
+  const std::vector<ValueId> grads =
+      b.Add(kExpertContextGrad, inputs, g.attrs());
+  for (int i = kContextEmbedding; i <= kContextCrossO; ++i) {
+    if (g.Needs(i)) g.Set(i, grads[i]);
+  }
+}
+
+Types InferExpertContextGrad(const OpView& op) {
+  RETURN_IF_ERROR(WantContext(op, kContextGrads));
+  const ValueType& e = op.type(kContextGrads + kContextEmbedding);
+  for (int i = 0; i < kContextGrads; ++i) {
+    if (op.has(i)) RETURN_IF_ERROR(WantType(op, i, "gradient", e));
+  }
+  std::vector<ValueType> grads = {e};
+  for (int w = kContextQ; w <= kContextCrossO; ++w) {
+    grads.push_back({e.dtype, op.type(kContextGrads + w).dims});
+  }
+  return grads;
+}
+
+// Five of the seven products and both among experts again; two for each of the
+// seven, and four among experts; the softmax again and its gradient; sums.
+double ExpertContextGradFlops(const OpView& op, const Binding& binding) {
+  const ValueType& e = op.type(kContextGrads + kContextEmbedding);
+  const auto n = static_cast<double>(e.dims[0].bound);
+  const auto r = static_cast<double>(e.dims[1].bound);
+  return (5 + 2 * 7) * 2 * n * r * r + (2 + 4) * 2 * n * n * r +
+         2 * kSoftmax * n * n + 7 * n * r;
 }
 
 // --- TierGate ---
@@ -98,9 +148,18 @@ double TierGateFlops(const OpView& op, const Binding& binding) {
 
 }  // namespace
 
-const OpDef kExpertContext = {"ExpertContext", InferExpertContext, nullptr,
-                              ExpertContextFlops};
+const OpDef kExpertContext = {"ExpertContext", InferExpertContext,
+                              ExpertContextGradient, ExpertContextFlops};
+const OpDef kExpertContextGrad = {"ExpertContextGrad", InferExpertContextGrad,
+                                  nullptr, ExpertContextGradFlops};
 const OpDef kTierGate = {"TierGate", InferTierGate, nullptr, TierGateFlops};
+
+ExpertSide ExpertContext(GraphBuilder& b, absl::Span<const ValueId> inputs,
+                         double scale) {
+  const std::vector<ValueId> out =
+      b.Add(kExpertContext, inputs, {{"scale", scale}});
+  return {out[0], out[1], out[2]};
+}
 
 Attrs TierGateAttrs(const TierGateOptions& options) {
   return {{"groups", options.groups},

@@ -20,6 +20,11 @@
 
 namespace strata {
 
+// Nodes [first, end) that begin at once (Backend::RunsTogether()).
+struct NodeRun {
+  NodeId first = 0, end = 0;
+};
+
 struct BesidePlan {
   struct Step {
     bool beside = false;  // Others run before it is done.
@@ -29,6 +34,8 @@ struct BesidePlan {
   };
   std::vector<Step> steps;        // [nodes]
   std::vector<NodeId> until_end;  // That the end waits for, in order.
+  // What a node of a run reads or writes is the run's.
+  std::vector<NodeRun> together;
 };
 
 // `can`: whether the backend can, of nodes with attributes "beside" and

@@ -16,7 +16,7 @@ constexpr int64_t kAlignment = 64;  // A cache line, and the widest vector.
 struct Item {
   ValueId id = kNone;
   int64_t bytes = 0;
-  int first = 0;  // Node that makes it.
+  int first = 0;  // Node with which what makes it begins.
   int last = 0;   // Last node that reads it.
   int64_t offset = -1;
 };
@@ -64,6 +64,11 @@ std::vector<Item> Lifetimes(const Graph& graph, bool in_place,
     }
   }
   for (const NodeId node : beside.until_end) lives_until(node, end);
+  for (const NodeRun& run : beside.together) {
+    for (NodeId node = run.first; node < run.end; ++node) {
+      lives_until(node, run.end - 1);
+    }
+  }
   for (const auto& [name, id] : graph.outputs()) last[id] = end;
   for (const Value& value : graph.values()) {
     for (const Dim& dim : value.type.dims) {
@@ -91,13 +96,18 @@ std::vector<Item> Lifetimes(const Graph& graph, bool in_place,
     last[held] = last[to];
   }
 
+  std::vector<int> begins(end);  // [nodes]
+  for (int n = 0; n < end; ++n) begins[n] = n;
+  for (const NodeRun& run : beside.together) {
+    std::fill(begins.begin() + run.first, begins.begin() + run.end, run.first);
+  }
   std::vector<Item> items;
   for (size_t id = 0; id < graph.values().size(); ++id) {
     const Value& value = graph.value(id);
     if (value.role != Role::kActivation || is_elsewhere(id)) continue;
     if (holder[id] != static_cast<ValueId>(id)) continue;
     items.push_back({static_cast<ValueId>(id), AlignedBytes(value),
-                     value.producer, last[id]});
+                     begins[value.producer], last[id]});
   }
   return items;
 }

@@ -26,9 +26,10 @@ struct MemoryPlan {
 
 // Plans every activation of `graph` at its bounds, in node order. A value lives
 // from the node that makes it to the last that reads it, or, where that runs
-// beside others, to the one that waits for it; outputs of the graph,
-// and counts (read when shapes are resolved), live to the end. Places the
-// largest first, each at the lowest offset that is free for all its life.
+// beside others, to the one that waits for it; what nodes that begin at once
+// make or read, from the first of these to the last; outputs of the graph, and
+// counts (read when shapes are resolved), to the end. Places the largest first,
+// each at the lowest offset that is free for all its life.
 //
 // `reuse` = false gives each value memory of its own: the baseline of C4.
 // `elsewhere` [values], or empty: those that have a place already.

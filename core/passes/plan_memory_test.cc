@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <random>
+#include <set>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -65,6 +66,30 @@ TEST(PlanMemoryTest, OperandsLiveUntilWhatReadsThemBesideIsWaitedFor) {
   const MemoryPlan plan = PlanMemory(*graph, /*reuse=*/true, beside);
   EXPECT_NE(plan.offset[x], plan.offset[y]);
   EXPECT_NE(plan.offset[x], plan.offset[z]);
+}
+
+// As many results of nodes that begin at once are there as there are nodes, and
+// none lies where one of them still reads.
+TEST(PlanMemoryTest, WhatNodesThatBeginAtOnceTouchIsApart) {
+  GraphBuilder b;
+  const ValueId x = Make(b, {}, 64);    // Node 0.
+  const ValueId y = Make(b, {}, 64);    // 1; then at once
+  const ValueId dx = Make(b, {x}, 64);  // 2, the last that reads x,
+  const ValueId dy = Make(b, {y}, 64);  // and 3.
+  const ValueId z = Make(b, {}, 64);    // 4.
+  b.Output("z", z);
+  const auto graph = b.Finish();
+  ASSERT_THAT(graph, IsOk());
+  BesidePlan plan_of_two;
+  plan_of_two.together = {{2, 4}};
+
+  EXPECT_EQ(PlanMemory(*graph).offset[dy], PlanMemory(*graph).offset[x]);
+  const MemoryPlan plan = PlanMemory(*graph, /*reuse=*/true, plan_of_two);
+  const std::set<int64_t> offsets = {plan.offset[x], plan.offset[y],
+                                     plan.offset[dx], plan.offset[dy]};
+  EXPECT_EQ(offsets.size(), 4);
+  EXPECT_EQ(plan.lower_bound_bytes, 4 * 64);
+  EXPECT_EQ(plan.arena_bytes, 4 * 64);  // z lies where one of them lay.
 }
 
 TEST(PlanMemoryTest, OutputsOutliveTheirLastReader) {

@@ -110,7 +110,7 @@ class Backend {
   struct Layout {
     absl::Span<char* const> address;     // [values] the host's.
     const std::vector<bool>& elsewhere;  // [values]
-    const BesidePlan& beside;            // Of RunsBeside().
+    const BesidePlan& beside;            // Of RunsBeside() and RunsTogether().
     // Nodes that the end would wait for, and that make no values, are left to
     // run ahead.
     bool runs_ahead = false;
@@ -138,6 +138,11 @@ class Backend {
   // Join() (core/runtime/lanes.h) or within an Executable; those of one group
   // of ranks run one after the other.
   virtual bool RunsBeside(const Node& node) const { return false; }
+
+  // The nodes that an Executable begins at once, by few calls for all.
+  virtual std::vector<NodeRun> RunsTogether(const Graph& graph) const {
+    return {};
+  }
 
   // What its devices compute while a byte is on its way from one to another
   // (core/passes/hide_exchanges.h).

@@ -9,6 +9,7 @@
 #include "core/graph/graph.h"
 #include "core/graph/op_def.h"
 #include "core/ops/quant_fused.h"
+#include "core/ops/tier_route.h"
 #include "core/passes/fuse/fuse.h"
 #include "core/runtime/backend.h"
 #include "core/runtime/state_store.h"
@@ -47,6 +48,13 @@ inline Graph FuseFor(const Graph& graph, const Backend& backend,
     return false;
   };
   return Fuse(graph, options);
+}
+
+// Whether `backend` runs the operators of fused training graphs
+// (DecoderOptions::fused) on values of that type.
+inline bool FusesTraining(const Backend& backend, DType dtype) {
+  return backend.FindKernel(kTierRoute.name, dtype) != nullptr &&
+         backend.FindKernel(kTierRouteGrad.name, dtype) != nullptr;
 }
 
 }  // namespace strata

@@ -167,6 +167,7 @@ absl::Status Program::Bind(const Options& options) {
   beside_ = PlanBeside(
       graph_, [&](const Node& node) { return backend_.RunsBeside(node); },
       !runs_ahead_);
+  beside_.together = backend_.RunsTogether(graph_);
   FindFramed(options);
   plan_ = PlanMemory(graph_, options.reuse_memory, beside_, is_framed_);
   absl::StatusOr<std::unique_ptr<Memory>> arena =

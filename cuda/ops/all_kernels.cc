@@ -15,6 +15,7 @@
 #include "cuda/ops/gate.h"
 #include "cuda/ops/gate_loss.h"
 #include "cuda/ops/gate_select.h"
+#include "cuda/ops/gates/expert_context.h"
 #include "cuda/ops/grouped_matmul.h"
 #include "cuda/ops/latent_attention.h"
 #include "cuda/ops/loss.h"
@@ -24,6 +25,7 @@
 #include "cuda/ops/placement/expert_placement.h"
 #include "cuda/ops/quant_matmul.h"
 #include "cuda/ops/rope.h"
+#include "cuda/ops/route/tier_route.h"
 #include "cuda/ops/step/head_loss.h"
 #include "cuda/ops/step/slot_dot.h"
 #include "cuda/runtime/kernel_table.h"
@@ -39,6 +41,8 @@ KernelTable AllCudaKernels() {
   RegisterDispatchKernels(table);
   RegisterElementwiseKernels(table);
   RegisterEmbeddingKernels(table);
+  RegisterExpertContextGradKernels(table);
+  RegisterExpertContextKernels(table);
   RegisterExpertPlacementKernels(table);
   RegisterFusedExpertsKernels(table);
   RegisterFusedGateKernels(table);
@@ -57,6 +61,7 @@ KernelTable AllCudaKernels() {
   RegisterRopeKernels(table);
   RegisterRoutedExpertsKernels(table);
   RegisterSlotDotKernels(table);
+  RegisterTierRouteKernels(table);
   RegisterWeightGradSumKernels(table);
   return table;
 }

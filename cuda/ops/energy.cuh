@@ -53,6 +53,30 @@ __device__ __forceinline__ void Signature(const float* row, int groups,
   }
 }
 
+// The gradient of a row by its signature's, by a warp. With r_g the norm of
+// slice g, r that of the row:
+//   dx_i = sqrt(2 columns) x_i (ds_g / (r_g r) - sum_h(ds_h r_h) / r^3).
+__device__ __forceinline__ void SignatureGrad(const float* ds, const float* row,
+                                              int groups, int64_t width,
+                                              float* squares, float* dx) {
+  const int64_t columns = groups * width;
+  const float scale = sqrtf(2.f * static_cast<float>(columns));
+  SliceSquares(row, groups, width, squares);
+  const float sum = SumOf(squares, groups);
+  float dot = 0;
+  for (int g = Lane(); g < groups; g += kWarp) {
+    dot = fmaf(ds[g], sqrtf(squares[g]), dot);
+  }
+  dot = WarpSum(dot);
+  const float all = sqrtf(sum), pull = sum > 0 ? dot / sum : 0.f;
+  for (int64_t c = Lane(); c < columns; c += kWarp) {
+    const int g = static_cast<int>(c / width);
+    const float norm = sqrtf(squares[g]);
+    const float factor = norm > 0 ? scale / all * (ds[g] / norm - pull) : 0.f;
+    dx[c] = factor * row[c];
+  }
+}
+
 }  // namespace strata::gpu
 
 #endif  // CUDA_OPS_ENERGY_CUH_

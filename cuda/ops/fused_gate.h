@@ -1,4 +1,4 @@
-// CUDA kernels of core/ops/fused_gate.h.
+// The CUDA kernel of TierGate (core/ops/fused_gate.h).
 
 #ifndef CUDA_OPS_FUSED_GATE_H_
 #define CUDA_OPS_FUSED_GATE_H_

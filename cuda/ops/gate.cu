@@ -36,33 +36,15 @@ cudaError_t RunEnergySignature(const KernelContext& ctx) {
   return cudaGetLastError();
 }
 
-// With r_g the norm of slice g, r that of the row:
-//   dx_i = scale sqrt(groups) x_i (ds_g / (r_g r) - sum_h(ds_h r_h) / r^3).
 __global__ void __launch_bounds__(kBlock)
     EnergySignatureGradKernel(Extent rows, int groups, int64_t width,
                               const float* ds, const float* x, float* dx) {
   __shared__ float squares_of[kWarpsPerBlock][kMaxGroups];
   float* const squares = squares_of[threadIdx.x / kWarp];
   const int64_t t = rows.Get(), columns = groups * width;
-  const float scale = sqrtf(2.f * static_cast<float>(columns));
   for (int64_t i = FirstRow(); i < t; i += RowStride()) {
-    const float* const row = x + i * columns;
-    const float* const drow = ds + i * groups;
-    SliceSquares(row, groups, width, squares);
-    const float sum = SumOf(squares, groups);
-    float dot = 0;
-    for (int g = Lane(); g < groups; g += kWarp) {
-      dot = fmaf(drow[g], sqrtf(squares[g]), dot);
-    }
-    dot = WarpSum(dot);
-    const float all = sqrtf(sum), pull = sum > 0 ? dot / sum : 0.f;
-    for (int64_t c = Lane(); c < columns; c += kWarp) {
-      const int g = static_cast<int>(c / width);
-      const float norm = sqrtf(squares[g]);
-      const float factor =
-          norm > 0 ? scale / all * (drow[g] / norm - pull) : 0.f;
-      dx[i * columns + c] = factor * row[c];
-    }
+    SignatureGrad(ds + i * groups, x + i * columns, groups, width, squares,
+                  dx + i * columns);
     __syncwarp();
   }
 }

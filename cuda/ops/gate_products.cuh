@@ -125,6 +125,69 @@ __device__ __noinline__ void MultiplyRows(SharedRows a, SharedRows b, int k,
   }
 }
 
+// c [m, columns] = a^T b, plus what is there if `adds`, for a [k, m] and
+// b [k, columns]: sums over a block's tokens. k is whole tiles; m and columns
+// may be any, `columns` even, where a and b have whole tiles' columns.
+template <int kPieces>
+__device__ __noinline__ void MultiplyColumns(SharedRows a, SharedRows b, int m,
+                                             int columns, bool adds, float* c,
+                                             int first_warp) {
+  const int tall = (m + kTileRows - 1) / kTileRows;
+  const int jobs = tall * ((columns + kTileColumns - 1) / kTileColumns);
+  const int warps = blockDim.x / kWarp;
+  const int warp = threadIdx.x / kWarp - first_warp;
+#pragma unroll 1
+  for (int job = warp < 0 ? warp + warps : warp; job < jobs; job += warps) {
+    const int row = job % tall * kTileRows + Lane() / 4;
+    const int column = job / tall * kTileColumns;
+    const int part = Lane() % 4 * 4;
+    const float* const left = a.at + part * a.pitch + row;
+    const float* const right = b.at + part * b.pitch + column + Lane() / 4;
+    float sum[4] = {}, small[4] = {};
+#pragma unroll 1
+    for (int i = 0; i < a.rows; i += kTileDepth) {
+      const float* const x = left + i * a.pitch;
+      const float* const z = right + i * b.pitch;
+      float upper[4], lower[4], other[4];
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+        upper[j] = x[j * a.pitch];
+        lower[j] = x[j * a.pitch + 8];
+        other[j] = z[j * b.pitch];
+      }
+      uint32_t of_a[kPieces][4], of_b[kPieces][2];
+#pragma unroll
+      for (int p = 0; p < kPieces; ++p) {
+        of_a[p][0] = TakePiece(upper[0], upper[1]);
+        of_a[p][1] = TakePiece(lower[0], lower[1]);
+        of_a[p][2] = TakePiece(upper[2], upper[3]);
+        of_a[p][3] = TakePiece(lower[2], lower[3]);
+        of_b[p][0] = TakePiece(other[0], other[1]);
+        of_b[p][1] = TakePiece(other[2], other[3]);
+      }
+#pragma unroll
+      for (int both = kPieces - 1; both >= 0; --both) {
+#pragma unroll
+        for (int p = 0; p <= both; ++p) {
+          MultiplyTile(both == 2 ? small : sum, of_a[p], of_b[both - p]);
+        }
+      }
+    }
+    const int to = column + Lane() % 4 * 2;
+    if (to >= columns) continue;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      if (row + 8 * half >= m) continue;
+      float2* const at =
+          reinterpret_cast<float2*>(c + (row + 8 * half) * columns + to);
+      float2 all = {sum[2 * half] + small[2 * half],
+                    sum[2 * half + 1] + small[2 * half + 1]};
+      if (adds) all = {all.x + at->x, all.y + at->y};
+      *at = all;
+    }
+  }
+}
+
 }  // namespace strata::gpu
 
 #endif  // CUDA_OPS_GATE_PRODUCTS_CUH_

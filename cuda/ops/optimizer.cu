@@ -3,64 +3,13 @@
 #include "cuda/ops/bf16/eight.cuh"
 #include "cuda/ops/device.cuh"
 #include "cuda/ops/optimizer.h"
+#include "cuda/ops/step/accumulate.h"
 #include "cuda/ops/step/adamw.h"
 #include "cuda/runtime/kernel.h"
 #include "cuda_bf16.h"
 
 namespace strata::gpu {
 namespace {
-
-template <typename S, typename V>
-__global__ void __launch_bounds__(kBlock)
-    AccumulateKernel(int64_t n, const V* value, const float* keep_at, S* sum) {
-  const float keep = *keep_at;
-  for (int64_t i = FirstElement(); i < n; i += ElementStride()) {
-    const float v = value[i];
-    // Whatever `sum` holds, NaN too, is forgotten where nothing is kept.
-    sum[i] = static_cast<S>(
-        keep == 0 ? v : fmaf(keep, static_cast<float>(sum[i]), v));
-  }
-}
-
-template <typename V>
-cudaError_t AddTo(const Operand& sum, const V* value, const float* keep,
-                  cudaStream_t stream) {
-  const int64_t n = sum.max_elements();
-  if (sum.element_size == 2) {
-    AccumulateKernel<<<BlocksFor(n, 4), kBlock, 0, stream>>>(
-        n, value, keep, sum.as<__nv_bfloat16>());
-  } else {
-    AccumulateKernel<<<BlocksFor(n, 4), kBlock, 0, stream>>>(n, value, keep,
-                                                             sum.as<float>());
-  }
-  return cudaGetLastError();
-}
-
-cudaError_t RunAccumulate(const KernelContext& ctx) {
-  const Operand& value = ctx.in(1);
-  const float* const keep = ctx.in(2).as<float>();
-  return value.element_size == 2
-             ? AddTo(ctx.in(0), value.as<__nv_bfloat16>(), keep, ctx.stream)
-             : AddTo(ctx.in(0), value.as<float>(), keep, ctx.stream);
-}
-
-__global__ void __launch_bounds__(kBlock)
-    AccumulateCountsKernel(int64_t n, const int32_t* value,
-                           const float* keep_at, int32_t* sum) {
-  const bool keep = *keep_at != 0;
-  for (int64_t i = FirstElement(); i < n; i += ElementStride()) {
-    sum[i] = value[i] + (keep ? sum[i] : 0);
-  }
-}
-
-cudaError_t RunAccumulateCounts(const KernelContext& ctx) {
-  const Operand& sum = ctx.in(0);
-  AccumulateCountsKernel<<<BlocksFor(sum.max_elements(), 4), kBlock, 0,
-                           ctx.stream>>>(
-      sum.max_elements(), ctx.in(1).as<int32_t>(), ctx.in(2).as<float>(),
-      sum.as<int32_t>());
-  return cudaGetLastError();
-}
 
 // Gradients of one launch, by value: 2.3 kB of a kernel's 4 kB of arguments.
 constexpr int kBatch = 96;
@@ -160,15 +109,9 @@ cudaError_t RunGlobalNorm(const KernelContext& ctx) {
 
 }  // namespace
 
-cudaError_t AddToSum(const Operand& sum, const float* value, const float* keep,
-                     cudaStream_t stream) {
-  return AddTo(sum, value, keep, stream);
-}
-
 void RegisterOptimizerKernels(KernelRegistry& kernels) {
-  kernels.Register("Accumulate", RunAccumulate);
-  kernels.Register("AccumulateCounts", RunAccumulateCounts);
   kernels.Register("GlobalNorm", RunGlobalNorm);
+  RegisterAccumulateKernels(kernels);
   RegisterAdamWKernels(kernels);
 }
 

@@ -11,14 +11,8 @@
 #define CUDA_OPS_OPTIMIZER_H_
 
 #include "cuda/runtime/kernel.h"
-#include "cuda_runtime_api.h"
 
 namespace strata::gpu {
-
-// sum = *keep sum + value, as many elements as sum has, which is F32 or BF16.
-// Where *keep is 0 what sum held is forgotten, NaN too. Only enqueues.
-cudaError_t AddToSum(const Operand& sum, const float* value, const float* keep,
-                     cudaStream_t stream);
 
 void RegisterOptimizerKernels(KernelRegistry& kernels);
 

@@ -20,34 +20,12 @@ __global__ void __launch_bounds__(kGateThreads, 1)
   constexpr int kPieces = static_cast<int>(GatePieces::kThree);
   float* const expert_memory = memory + l.row_floats;
   if (kShared) LoadExperts(a, l, expert_memory);
-  const int first_query = a.projected - a.r;
-  const int energy_pitch = GatePitch(a.energies), query_pitch = GatePitch(a.r);
-  const int query_columns = GatePadded(a.r);
   for (int64_t tile = blockIdx.x; tile * a.tile_tokens < t; tile += gridDim.x) {
     const int64_t end = min(t, (tile + 1) * a.tile_tokens);
     ClearCounts(a, l, memory);
     for (int64_t first = tile * a.tile_tokens; first < end; first += l.rows) {
       const int n = static_cast<int>(min(int64_t{l.rows}, end - first));
-      const float* const token = a.token + first * a.projected;
-      if (a.has_energies) {
-        for (int i = threadIdx.x; i < n * a.energies; i += kGateThreads) {
-          const int row = i / a.energies, c = i % a.energies;
-          memory[l.energy + row * energy_pitch + c] =
-              token[row * a.projected + c];
-        }
-      }
-      for (int i = threadIdx.x; i < n * query_columns; i += kGateThreads) {
-        const int row = i / query_columns, c = i % query_columns;
-        memory[l.query + row * query_pitch + c] =
-            c < a.r ? token[row * a.projected + first_query + c] : 0.f;
-      }
-      __syncthreads();
-      ForTokens<kWarp>(n, [&](int i, bool) {
-        SignRow(a.has_energies ? memory + l.energy + i * energy_pitch
-                               : a.x + (first + i) * a.d,
-                a.groups, a.energies / a.groups,
-                memory + l.signature + i * GatePitch(a.groups));
-      });
+      LoadTokens(a, l, memory, first, n, n);
       ChooseTile<kLanes, kPerLane, kPieces, kShared>(a, l, memory,
                                                      expert_memory, first, n);
     }

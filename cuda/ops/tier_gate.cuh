@@ -217,14 +217,56 @@ __device__ __forceinline__ void ForTokens(int n, Fn fn) {
   }
 }
 
+// The energies and queries of tokens `first` and on, `n` of them, of
+// a.token, and their signatures; zeros for those behind them, of `rows`. Ends
+// without a barrier.
+template <typename Layout>
+__device__ __forceinline__ void LoadTokens(const TierGateArgs& a,
+                                           const Layout& l, float* memory,
+                                           int64_t first, int n, int rows) {
+  const int first_query = a.projected - a.r;
+  const int energy_pitch = GatePitch(a.energies), query_pitch = GatePitch(a.r);
+  const int query_columns = GatePadded(a.r);
+  const float* const token = a.token + first * a.projected;
+  if (a.has_energies) {
+    for (int i = threadIdx.x; i < rows * a.energies; i += kGateThreads) {
+      const int row = i / a.energies, c = i % a.energies;
+      memory[l.energy + row * energy_pitch + c] =
+          row < n ? token[row * a.projected + c] : 0.f;
+    }
+  }
+  for (int i = threadIdx.x; i < rows * query_columns; i += kGateThreads) {
+    const int row = i / query_columns, c = i % query_columns;
+    memory[l.query + row * query_pitch + c] =
+        row < n && c < a.r ? token[row * a.projected + first_query + c] : 0.f;
+  }
+  __syncthreads();
+  ForTokens<kWarp>(rows, [&](int i, bool) {
+    SignRow(a.has_energies ? memory + l.energy + i * energy_pitch
+                           : a.x + (first + min(i, n - 1)) * a.d,
+            a.groups, a.energies / a.groups,
+            memory + l.signature + i * GatePitch(a.groups));
+  });
+}
+
+// What a gate that is not trained has to do with a token besides.
+struct NothingElse {
+  __device__ void operator()(int, bool, uint32_t, const float*,
+                             const float*) const {}
+};
+
 // Tokens `first` and on, `n` of them, whose signatures and queries lie in
 // `memory` as the layout says; experts, if they are `kShared`, in
-// `expert_memory`. Begins and ends with a barrier.
-template <int kLanes, int kPerLane, int kPieces, bool kShared>
+// `expert_memory`. Before a token is chosen for, its lanes call also(i, whether
+// there is such a token, who of a lane's experts is left, products with all
+// experts, coarse scores). Begins and ends with a barrier.
+template <int kLanes, int kPerLane, int kPieces, bool kShared,
+          typename Also = NothingElse>
 __device__ __forceinline__ void ChooseTile(const TierGateArgs& a,
                                            const GateLayout& l, float* memory,
                                            const float* expert_memory,
-                                           int64_t first, int n) {
+                                           int64_t first, int n,
+                                           const Also& also = Also()) {
   const int num_experts = a.experts, padded = GatePadded(num_experts);
   const int wide = GatePitch(a.r), tall = GatePitch(num_experts);
   const int pitch = GatePitch(a.groups);
@@ -282,9 +324,11 @@ __device__ __forceinline__ void ChooseTile(const TierGateArgs& a,
   }
   __syncthreads();
   ForTokens<kLanes>(n, [&](int i, bool there) {
+    const uint32_t mine = left[i * kWarp + Lane() % kLanes];
+    also(i, there, mine, score + i * tall, coarse + i * tall);
     SelectToken<kLanes, kPerLane>(a, bias, score + i * tall, coarse + i * tall,
-                                  left[i * kWarp + Lane() % kLanes], there,
-                                  first + i, order + i * tall, count);
+                                  mine, there, first + i, order + i * tall,
+                                  count);
   });
   __syncthreads();
 }

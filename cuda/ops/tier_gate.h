@@ -72,6 +72,10 @@ cudaError_t ChooseExperts(const TierGateArgs& args, cudaStream_t stream);
 // Three make the product as exact as F32's own, since what is left out is below
 // 2^-24 of a term.
 enum class GatePieces : int { kOne = 1, kTwo = 2, kThree = 3 };
+// BF16's own precision, or F32's: TF32 has no kernel that is faster.
+inline GatePieces PiecesOf(Precision precision) {
+  return precision == Precision::kBf16 ? GatePieces::kOne : GatePieces::kThree;
+}
 
 // Elements of the weight [projected, d] in pieces, as SplitProjection leaves
 // them; 0 where the shapes have no such kernel or the GPU is no Hopper.

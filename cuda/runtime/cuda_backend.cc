@@ -17,6 +17,7 @@
 #include "cuda/runtime/device_memory.h"
 #include "cuda/runtime/pack.h"
 #include "cuda/runtime/status.h"
+#include "cuda/runtime/together.h"
 #include "cuda_runtime_api.h"
 
 namespace strata::gpu {
@@ -179,6 +180,14 @@ absl::StatusOr<std::unique_ptr<Executable>> CudaBackend::Compile(
 
 bool CudaBackend::RunsBeside(const Node& node) const {
   return node.op == &kAllReduce || MovesRows(node);
+}
+
+std::vector<NodeRun> CudaBackend::RunsTogether(const Graph& graph) const {
+  std::vector<NodeRun> runs;
+  for (const NodesTogether& nodes : FindTogether(graph)) {
+    runs.push_back({nodes.first, nodes.end});
+  }
+  return runs;
 }
 
 double CudaBackend::flops_per_wire_byte() const { return kFlopsPerPeerByte; }

@@ -75,6 +75,7 @@ class CudaBackend : public Backend {
   // What copies and adds for others, takes no scratch memory, and needs little
   // of the GPU.
   bool RunsBeside(const Node& node) const override;
+  std::vector<NodeRun> RunsTogether(const Graph& graph) const override;
   double flops_per_wire_byte() const override;
 
   // Programs run as a whole: what is found says that there is a kernel, and

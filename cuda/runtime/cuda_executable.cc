@@ -102,13 +102,14 @@ absl::Status CudaExecutable::JoinBefore(NodeId id) {
   return lanes_.Join(beside_.steps[id].waits_for, backend_.stream());
 }
 
-absl::Status CudaExecutable::EnqueueTogether(NodeId first,
+absl::Status CudaExecutable::EnqueueTogether(Part part, NodeId first,
                                              const Together& together) {
   for (NodeId id = first; id < together.end; ++id) {
     RETURN_IF_ERROR(JoinBefore(id));
   }
   for (size_t i = 0; i < together.calls.size(); ++i) {
     const Step& call = together.calls[i];
+    if (!Has(part, call)) continue;
     RETURN_IF_ERROR(EnqueueCall(together.like[i], call, call.kernels.run,
                                 backend_.stream()));
   }
@@ -155,8 +156,7 @@ absl::Status CudaExecutable::EnqueueSteps(Part part, const Options* options) {
     const auto several = together_.find(static_cast<NodeId>(id));
     if (options == nullptr && several != together_.end()) {
       id = several->second.end - 1;
-      if (part == Part::kConstants) continue;
-      RETURN_IF_ERROR(EnqueueTogether(several->first, several->second));
+      RETURN_IF_ERROR(EnqueueTogether(part, several->first, several->second));
       continue;
     }
     const Clock::time_point start =
@@ -164,7 +164,7 @@ absl::Status CudaExecutable::EnqueueSteps(Part part, const Options* options) {
     if (part != Part::kRest && step.kernels.prepare != nullptr) {
       RETURN_IF_ERROR(EnqueueStep(id, step.kernels.prepare, backend_.stream()));
     }
-    if (part == Part::kAll || step.constant == (part == Part::kConstants)) {
+    if (Has(part, step)) {
       RETURN_IF_ERROR(JoinBefore(id));
       // One by one, nothing is beside.
       if (!beside_.steps[id].beside || options != nullptr) {

@@ -62,7 +62,7 @@ class CudaExecutable : public Executable {
     bool constant = false;    // A function of parameters alone.
   };
   // Neighbouring nodes that do not depend on each other, run by few calls of
-  // their kernels, each of which has the inputs of several.
+  // their kernels, each of which has the inputs and outputs of several.
   struct Together {
     NodeId end = 0;            // Behind the last.
     std::vector<NodeId> like;  // [calls] a node of the call.
@@ -117,7 +117,12 @@ class CudaExecutable : public Executable {
   }
   absl::Status EnqueueCall(NodeId id, const Step& step, Kernel kernel,
                            cudaStream_t stream);
-  absl::Status EnqueueTogether(NodeId first, const Together& together);
+  absl::Status EnqueueTogether(Part part, NodeId first,
+                               const Together& together);
+  // Whether a part of the program has the step.
+  static bool Has(Part part, const Step& step) {
+    return part == Part::kAll || step.constant == (part == Part::kConstants);
+  }
   // A step on its lane. It may take no scratch memory, which is the steps' that
   // run meanwhile.
   absl::Status EnqueueBeside(NodeId id);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <iterator>
 #include <memory>
 #include <set>
 #include <string>
@@ -284,14 +285,24 @@ void CudaExecutable::BindTogether() {
     Together& together = together_[nodes.first];
     together.end = nodes.end;
     for (const std::vector<NodeId>& call : nodes.calls) {
-      together.like.push_back(call[0]);
-      Step& step = together.calls.emplace_back(steps_[call[0]]);
-      for (size_t i = 1; i < call.size(); ++i) {
-        const Step& more = steps_[call[i]];
-        step.inputs.insert(step.inputs.end(), more.inputs.begin(),
-                           more.inputs.end());
-        step.makers.insert(step.makers.end(), more.makers.begin(),
-                           more.makers.end());
+      for (const bool constants : {true, false}) {  // These are made apart.
+        Step all;
+        NodeId like = kNone;
+        for (const NodeId id : call) {
+          const Step& step = steps_[id];
+          if (step.constant != constants) continue;
+          if (like == kNone) {
+            like = id;
+            all = step;
+            continue;
+          }
+          absl::c_copy(step.inputs, std::back_inserter(all.inputs));
+          absl::c_copy(step.outputs, std::back_inserter(all.outputs));
+          absl::c_copy(step.makers, std::back_inserter(all.makers));
+        }
+        if (like == kNone) continue;
+        together.like.push_back(like);
+        together.calls.push_back(std::move(all));
       }
     }
   }

@@ -9,22 +9,46 @@
 #include "absl/strings/string_view.h"
 #include "core/graph/graph.h"
 #include "core/graph/op_def.h"
+#include "core/passes/bring_together.h"
 
 namespace strata::gpu {
 namespace {
 
-bool RunsTogether(const Node& node) {
-  return node.op->name == absl::string_view("AdamW") ||
-         node.op->name == absl::string_view("AdamWHalves");
+struct Operator {
+  absl::string_view name;
+  std::vector<const char*> attributes;  // That are one for a call.
+  int shared_input = -1;                // Likewise, if there is one.
+};
+
+const Operator* Find(const Graph& graph, const Node& node) {
+  static const std::vector<const char*> step = {"beta1", "beta2", "eps",
+                                                "weight_decay", "max_norm"};
+  static const auto* const operators = new std::vector<Operator>{
+      {"AdamW", step},
+      {"AdamWHalves", step},
+      {"ExpertContext", {"scale"}},
+      {"ExpertContextGrad", {"scale"}},
+      {"Accumulate", {}, /*shared_input=*/2},
+      {"AccumulateCounts", {}, /*shared_input=*/2},
+  };
+  const auto it = absl::c_find_if(
+      *operators, [&](const Operator& op) { return op.name == node.op->name; });
+  if (it == operators->end()) return nullptr;
+  // Large ones fill the GPU, and what they add should not live longer.
+  if (it->name == "Accumulate" && !IsSmallSum(graph, node)) return nullptr;
+  return &*it;
 }
 
-bool InOneCall(const Node& a, const Node& b) {
+bool InOneCall(const Graph& graph, const Node& a, const Node& b) {
   if (a.op != b.op) return false;
-  for (const char* name :
-       {"beta1", "beta2", "eps", "weight_decay", "max_norm"}) {
-    if (a.attrs.Float(name) != b.attrs.Float(name)) return false;
+  const Operator& op = *Find(graph, a);
+  if (op.shared_input >= 0 &&
+      a.inputs[op.shared_input] != b.inputs[op.shared_input]) {
+    return false;
   }
-  return true;
+  return absl::c_all_of(op.attributes, [&](const char* name) {
+    return a.attrs.Float(name) == b.attrs.Float(name);
+  });
 }
 
 // What the nodes of a run have to do with.
@@ -33,7 +57,7 @@ class Touched {
   bool MayJoin(const Node& node) const {
     return absl::c_none_of(
                node.inputs,
-               [&](ValueId id) { return updated_.count(id) > 0; }) &&
+               [&](ValueId id) { return changed_.count(id) > 0; }) &&
            absl::c_none_of(node.mutates, [&](int i) {
              return touched_.count(node.inputs[i]) > 0;
            });
@@ -41,11 +65,12 @@ class Touched {
 
   void Join(const Node& node) {
     touched_.insert(node.inputs.begin(), node.inputs.end());
-    for (const int i : node.mutates) updated_.insert(node.inputs[i]);
+    for (const int i : node.mutates) changed_.insert(node.inputs[i]);
+    changed_.insert(node.outputs.begin(), node.outputs.end());
   }
 
  private:
-  std::set<ValueId> touched_, updated_;
+  std::set<ValueId> touched_, changed_;  // Of inputs; what is made too.
 };
 
 // The run that begins with `first`; one node, or none, if there is no more.
@@ -55,10 +80,10 @@ NodesTogether RunFrom(const Graph& graph, NodeId first) {
   const auto end = static_cast<NodeId>(graph.nodes().size());
   for (; run.end < end; ++run.end) {
     const Node& node = graph.node(run.end);
-    if (!RunsTogether(node) || !touched.MayJoin(node)) break;
+    if (Find(graph, node) == nullptr || !touched.MayJoin(node)) break;
     touched.Join(node);
     const auto call = absl::c_find_if(run.calls, [&](const auto& nodes) {
-      return InOneCall(graph.node(nodes[0]), node);
+      return InOneCall(graph, graph.node(nodes[0]), node);
     });
     if (call == run.calls.end()) {
       run.calls.push_back({run.end});

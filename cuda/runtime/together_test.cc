@@ -7,7 +7,9 @@
 #include "core/graph/builder.h"
 #include "core/graph/graph.h"
 #include "core/ops/elementwise.h"
+#include "core/ops/fused_gate.h"
 #include "core/ops/optimizer.h"
+#include "core/passes/bring_together.h"
 #include "core/testing/status_matchers.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -88,6 +90,47 @@ TEST_F(TogetherTest, WhatDependsOnANodeComesAfterIt) {
   ASSERT_THAT(all, SizeIs(1));
   EXPECT_EQ(all[0].first, 1);
   EXPECT_THAT(all[0].calls, ElementsAre(ElementsAre(1, 2)));
+}
+
+// Two gates forward and backward, and sums of what comes of it: each kind in
+// one call, and what reads a result of a run in the next.
+TEST_F(TogetherTest, GatesAndSmallSumsAreCalls) {
+  const Dims of_experts = {Static(3), Static(2)};
+  std::vector<std::vector<ValueId>> gates;
+  for (int i = 0; i < 2; ++i) {
+    std::vector<ValueId> inputs = {
+        b_.Parameter(absl::StrCat("e", i), of_experts)};
+    for (int w = kContextQ; w <= kContextCrossO; ++w) {
+      inputs.push_back(
+          b_.Parameter(absl::StrCat("w", i, ".", w), {Static(2), Static(2)}));
+    }
+    gates.push_back(inputs);
+    ExpertContext(b_, inputs, /*scale=*/1);
+  }
+  const ValueId dy = b_.Input("dy", DType::kF32, of_experts);
+  std::vector<ValueId> grads;
+  for (std::vector<ValueId> inputs : gates) {
+    inputs.insert(inputs.begin(), {dy, dy, dy});
+    grads.push_back(b_.Add(kExpertContextGrad, inputs, {{"scale", 1.0}})[0]);
+  }
+  const auto sum = [&](const std::string& name, ValueId value, ValueId keep) {
+    const Dims dims = b_.type(value).dims;
+    Accumulate(b_, b_.State(name, DType::kF32, dims), value, keep);
+  };
+  sum("a", grads[0], scalar_);
+  sum("b", grads[1], scalar_);
+  const ValueId large = b_.Input("large", DType::kF32,
+                                 {Static(kSmallSumBytes / 4 + 1), Static(1)});
+  sum("c", large, scalar_);
+  sum("d", dy, scalar_);
+  sum("e", dy, b_.Input("keep", DType::kF32, {}));
+
+  const std::vector<NodesTogether> all = Find();
+  ASSERT_THAT(all, SizeIs(3));
+  EXPECT_THAT(all[0].calls, ElementsAre(ElementsAre(0, 1), ElementsAre(2, 3)));
+  EXPECT_THAT(all[1].calls, ElementsAre(ElementsAre(4, 5)));
+  EXPECT_EQ(all[2].first, 7);
+  EXPECT_THAT(all[2].calls, ElementsAre(ElementsAre(7), ElementsAre(8)));
 }
 
 }  // namespace

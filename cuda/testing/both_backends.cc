@@ -213,7 +213,9 @@ absl::Status CompareBackends(const BuildFn& build,
   ASSIGN_OR_RETURN(const std::unique_ptr<CudaBackend> cuda,
                    CudaBackend::Create(cuda_options, AllCudaKernels()));
   Side got(*cuda, options);
-  RETURN_IF_ERROR(got.Compile(graph));
+  ASSIGN_OR_RETURN(Graph on_gpu,
+                   BuildWithGradients(options.on_gpu ? options.on_gpu : build));
+  RETURN_IF_ERROR(got.Compile(std::move(on_gpu)));
 
   const absl::Status wanted = want.Run();
   const absl::Status first_run = got.Run();

@@ -6,13 +6,17 @@
 // folder of text, and how many steps; then a way each:
 //
 //   dp,ep,pp,micro_batches[,schedule of the pipeline | a routing trace to write
-//                          | profile | sums | rows]...
+//                          | profile | sums | rows | unfused
+//                          | halves | bf16 | SEQUENCESxLENGTH]...
 //
 // micro_batches are those of a step, of all ranks. A step is the trainer's own
 // time, that of the rank that waits longest; of its first kWarm steps none
 // counts. `profile` runs operator by operator, and prints the first rank's time
 // by operator, in which a wait for other ranks is the exchange's. `sums` and
 // `rows` run sums of gradients, and rows of experts, beside other work.
+// `unfused`: of the operators that fused ones stand for. `halves` and `bf16`
+// are train.state_precision; SEQUENCESxLENGTH is a micro-batch, else the
+// preset's.
 
 #include <algorithm>
 #include <cmath>
@@ -73,7 +77,9 @@ struct Way {
   int micro_batches = 0;
   PipelineKind schedule = PipelineKind::k1F1B;
   std::string trace;
-  bool profiled = false, sums = false, rows = false;
+  bool profiled = false, sums = false, rows = false, fuses = true;
+  TrainConfig::StatePrecision state = TrainConfig::FP32;
+  int sequences = 0, length = 0;  // 0: the preset's.
 };
 
 Way WayOf(const std::string& text) {
@@ -91,6 +97,14 @@ Way WayOf(const std::string& text) {
       way.sums = true;
     } else if (parts[i] == "rows") {
       way.rows = true;
+    } else if (parts[i] == "unfused") {
+      way.fuses = false;
+    } else if (parts[i] == "halves") {
+      way.state = TrainConfig::FP32_HALVES;
+    } else if (parts[i] == "bf16") {
+      way.state = TrainConfig::BF16;
+    } else if (std::sscanf(parts[i].c_str(), "%dx%d", &way.sequences,
+                           &way.length) == 2) {
     } else if (absl::EndsWith(parts[i], ".gz")) {
       way.trace = parts[i];
     } else {
@@ -145,11 +159,17 @@ absl::Status RunRank(const Task& task, const Way& way, const Mesh* mesh,
                      int device) {
   TrainConfig train = task.train;
   train.set_accumulation(way.micro_batches);
+  train.set_state_precision(way.state);
+  if (way.sequences > 0) {
+    train.set_batch_size(way.sequences);
+    train.set_seq_len(way.length);
+  }
   TrainerOptions options;
   options.mesh = mesh;
   if (mesh != nullptr) options.schedule = way.schedule;
   options.overlap_sums = way.sums;
   options.overlap_rows = way.rows;
+  options.fuse = way.fuses;
   options.backend = [=]() -> absl::StatusOr<std::unique_ptr<Backend>> {
     CudaOptions cuda;
     cuda.device = device;

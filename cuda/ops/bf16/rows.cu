@@ -40,6 +40,39 @@ __global__ void __launch_bounds__(kBlock)
   }
 }
 
+// The same, a warp a token whose row stays in registers: experts' rows are far
+// more than tokens, so that F32 ones read again for each would be most of what
+// is moved. A lane has kEights of eight columns.
+template <int kEights, typename X, typename Out>
+__global__ void __launch_bounds__(kBlock)
+    DispatchTokensKernel(Extent tokens, int64_t n, int k,
+                         const X* __restrict__ x, const int32_t* slot_row,
+                         const float* weight, Out* __restrict__ out) {
+  const int64_t t = tokens.Get();
+  for (int64_t i = FirstRow(); i < t; i += RowStride()) {
+    float e[kEights][8];
+#pragma unroll
+    for (int m = 0; m < kEights; ++m) {
+      const int64_t c = (m * kWarp + Lane()) * 8;
+      if (c < n) Load8(x + i * n + c, e[m]);
+    }
+    for (int j = 0; j < k; ++j) {
+      const int64_t slot = i * k + j, row = slot_row[slot];
+      if (row < 0) continue;
+      const float w = weight != nullptr ? weight[slot] : 1.f;
+#pragma unroll
+      for (int m = 0; m < kEights; ++m) {
+        const int64_t c = (m * kWarp + Lane()) * 8;
+        if (c >= n) continue;
+        float scaled[8];
+#pragma unroll
+        for (int v = 0; v < 8; ++v) scaled[v] = w * e[m][v];
+        Store8(scaled, out + row * n + c);
+      }
+    }
+  }
+}
+
 // out[i] = sum over j, in order, of weight[i, j] * y[slot_row[i, j]].
 template <typename Y, typename Out>
 __global__ void __launch_bounds__(kBlock)
@@ -161,6 +194,15 @@ cudaError_t DispatchMixedRows(const KernelContext& ctx) {
     WithType(out, [&](auto* out_type) {
       using X = ElementOf<decltype(x_type)>;
       using Out = ElementOf<decltype(out_type)>;
+      constexpr int kEights = 4;
+      if (sizeof(X) > sizeof(Out) && n <= kEights * kWarp * 8) {
+        const Operand& slot_row = ctx.in(2);
+        DispatchTokensKernel<kEights>
+            <<<BlocksForRows(slot_row.dim(0)), kBlock, 0, ctx.stream>>>(
+                slot_row.rows(), n, static_cast<int>(slot_row.dim(1)),
+                x.as<X>(), slot_row.as<int32_t>(), weight, out.as<Out>());
+        return;
+      }
       DispatchKernel<<<BlocksForRows(out.dim(0)), kBlock, 0, ctx.stream>>>(
           ctx.in(1).rows(), n, static_cast<int>(ctx.in(2).dim(1)), x.as<X>(),
           ctx.in(1).as<int32_t>(), weight, out.as<Out>());

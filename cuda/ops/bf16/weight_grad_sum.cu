@@ -5,7 +5,7 @@
 #include "cuda/ops/bf16/weight_grad_sum.h"
 #include "cuda/ops/blas.h"
 #include "cuda/ops/grouped_matmul.h"
-#include "cuda/ops/optimizer.h"
+#include "cuda/ops/step/accumulate.h"
 #include "cuda/runtime/kernel.h"
 #include "cuda_bf16.h"
 

@@ -1,0 +1,215 @@
+#include <algorithm>
+#include <cstdint>
+
+#include "cuda/ops/gates/context_tiles.cuh"
+#include "cuda/ops/gates/expert_context.h"
+#include "cuda/runtime/kernel.h"
+
+// A block a gate, nine phases of products (context_tiles.cuh): forward again as
+// far as it is needed, and beside it, phase by phase, what goes back. Gradients
+// of weights fill up phases that would leave threads without a tile. Bound by
+// what one processor multiplies, 1.4 million multiplications for 48 experts and
+// r = 32.
+//
+//   phase  forward               back
+//   1      q, k, v               du = dvalue Wco
+//   2      q k^T                 dcontext += du Wcv + dkey Wck
+//   3      softmax
+//   4      mixed = share v       dmixed = dcontext Wo
+//   5      context               dshare = dmixed v^T, dv = share^T dmixed
+//   6      u = context Wcv^T     softmax's gradient
+//   7                            dq, dk; dWo, dWck, dWcv, dWco, dWv
+//   8                            dWq, dWk, dembedding
+namespace strata::gpu {
+namespace {
+
+constexpr int kGrads = 3;  // Of outputs, before the inputs of ExpertContext.
+constexpr int kInputs = kGrads + kContextInputs;
+enum Input { kEmbedding, kQ, kK, kV, kO, kCrossK, kCrossV, kCrossO };
+
+struct Gate {
+  ContextInputs in;
+  const float* grad[kGrads] = {};   // Of context, key, value; or null.
+  float* out[kContextInputs] = {};  // Gradients of the inputs.
+};
+
+// Of one launch, by value: 27 of the 32 kB that a kernel's arguments may have.
+constexpr int kMaxGates = 160;
+struct Table {
+  ContextMemory memory;
+  float scale = 1;
+  int count = 0;
+  Gate gate[kMaxGates];
+};
+static_assert(sizeof(Table) < 32764);
+
+constexpr int kOfExperts = 13, kWeights = 7, kShares = 2;
+int64_t Floats(const Gate& gate) {
+  return ContextFloats(gate.in, kOfExperts, kWeights, kShares);
+}
+
+// dy of rows that are shares: what the softmax of scale * x makes of it, a warp
+// a row. What is added stays zero.
+__device__ __forceinline__ void SoftmaxGradRows(int n, float scale,
+                                                const Matrix& share,
+                                                const Matrix& dy) {
+  for (int i = static_cast<int>(threadIdx.x) / kWarp; i < RoundUp4(n);
+       i += kContextThreads / kWarp) {
+    const float* const y = share.at + i * share.stride;
+    float* const row = dy.at + i * dy.stride;
+    float dot = 0;
+    for (int e = Lane(); e < n; e += kWarp) dot = fmaf(row[e], y[e], dot);
+    dot = WarpSum(dot);
+    for (int e = Lane(); e < RoundUp4(n); e += kWarp) {
+      row[e] = scale * y[e] * (row[e] - dot);
+    }
+  }
+}
+
+// dy^T x, the gradient of a weight [r, r], over n experts.
+__device__ __forceinline__ void WeightGrad(Turn& turn, const Matrix& dy,
+                                           const Matrix& x, int n, int r,
+                                           float* out) {
+  ForTiles<Of::kAsIs>(turn, r, r, [&](Tile& tile) {
+    tile.Add<Of::kTransposed, Of::kAsIs>(dy, x, n);
+    tile.Store(out, r, r);
+  });
+}
+
+template <bool kShared>
+__global__ void __launch_bounds__(kContextThreads, 1)
+    ExpertContextGradKernel(const __grid_constant__ Table table) {
+  extern __shared__ float4 shared[];
+  const Gate& gate = table.gate[blockIdx.x];
+  const int n = gate.in.experts, r = gate.in.r;
+  Room room = {kShared
+                   ? reinterpret_cast<float*>(shared)
+                   : table.memory.scratch + blockIdx.x * table.memory.floats};
+  const Matrix e = room.Take(n, r), q = room.Take(n, r), k = room.Take(n, r),
+               v = room.Take(n, r), mixed = room.Take(n, r),
+               context = room.Take(n, r), dcontext = room.Take(n, r),
+               dkey = room.Take(n, r), dvalue = room.Take(n, r),
+               du = room.Take(n, r), dmixed = room.Take(n, r),
+               dv = room.Take(n, r), dk = room.Take(n, r);
+  const Matrix share = room.Take(n, n), dshare = room.Take(n, n);
+  Matrix w[kContextInputs];
+  const Places places(r);
+  places.Load<kShared>(gate.in.at[kEmbedding], false, n, e);
+  const Matrix grads[kGrads] = {dcontext, dkey, dvalue};
+#pragma unroll
+  for (int i = 0; i < kGrads; ++i) {
+    places.Load<kShared>(gate.grad[i], false, n, grads[i]);
+  }
+#pragma unroll
+  for (int i = kQ; i <= kCrossO; ++i) {
+    w[i] = room.Take(r, r);
+    places.Load<kShared>(gate.in.at[i], gate.in.bf16 >> i & 1, r, w[i]);
+  }
+  EndLoads();
+
+  Turn turn;
+  Product<Of::kAsIs, Of::kTransposed>(turn, e, w[kQ], n, r, r, q);
+  Product<Of::kAsIs, Of::kTransposed>(turn, e, w[kK], n, r, r, k);
+  Product<Of::kAsIs, Of::kTransposed>(turn, e, w[kV], n, r, r, v);
+  Product<Of::kAsIs, Of::kAsIs>(turn, dvalue, w[kCrossO], n, r, r, du);
+  turn.EndPhase();
+  Product<Of::kAsIs, Of::kTransposed>(turn, q, k, n, n, r, share);
+  ForTiles<Of::kAsIs>(turn, n, r, [&](Tile& tile) {
+    tile.Add<Of::kAsIs, Of::kAsIs>(du, w[kCrossV], r);
+    tile.Add<Of::kAsIs, Of::kAsIs>(dkey, w[kCrossK], r);
+    tile.StoreSum(dcontext, dcontext);
+  });
+  turn.EndPhase();
+  SoftmaxRows(n, table.scale, share);
+  turn.EndPhase();
+  Product<Of::kAsIs, Of::kAsIs>(turn, share, v, n, r, n, mixed);
+  Product<Of::kAsIs, Of::kAsIs>(turn, dcontext, w[kO], n, r, r, dmixed);
+  turn.EndPhase();
+  ForTiles<Of::kTransposed>(turn, n, r, [&](Tile& tile) {
+    tile.Add<Of::kAsIs, Of::kTransposed>(mixed, w[kO], r);
+    tile.StoreSum(e, context);
+  });
+  Product<Of::kAsIs, Of::kTransposed>(turn, dmixed, v, n, n, r, dshare);
+  Product<Of::kTransposed, Of::kAsIs>(turn, share, dmixed, n, r, n, dv);
+  turn.EndPhase();
+  const Matrix u = dmixed;
+  Product<Of::kAsIs, Of::kTransposed>(turn, context, w[kCrossV], n, r, r, u);
+  SoftmaxGradRows(n, table.scale, share, dshare);
+  turn.EndPhase();
+  const Matrix dq = v;
+  Product<Of::kAsIs, Of::kAsIs>(turn, dshare, k, n, r, n, dq);
+  Product<Of::kTransposed, Of::kAsIs>(turn, dshare, q, n, r, n, dk);
+  WeightGrad(turn, dcontext, mixed, n, r, gate.out[kO]);
+  WeightGrad(turn, dkey, context, n, r, gate.out[kCrossK]);
+  WeightGrad(turn, du, context, n, r, gate.out[kCrossV]);
+  WeightGrad(turn, dvalue, u, n, r, gate.out[kCrossO]);
+  WeightGrad(turn, dv, e, n, r, gate.out[kV]);
+  turn.EndPhase();
+  WeightGrad(turn, dq, e, n, r, gate.out[kQ]);
+  WeightGrad(turn, dk, e, n, r, gate.out[kK]);
+  ForTiles<Of::kAsIs>(turn, n, r, [&](Tile& tile) {
+    tile.Add<Of::kAsIs, Of::kAsIs>(dq, w[kQ], r);
+    tile.Add<Of::kAsIs, Of::kAsIs>(dk, w[kK], r);
+    tile.Add<Of::kAsIs, Of::kAsIs>(dv, w[kV], r);
+    tile.ForEach([&](int i, int j, float x) {
+      if (i < n && j < r) {
+        gate.out[kEmbedding][int64_t{i} * r + j] =
+            dcontext.at[i * dcontext.stride + j] + x;
+      }
+    });
+  });
+}
+
+// All of shared memory is allowed each time: a captured launch finds what the
+// last call allowed.
+template <bool kShared>
+cudaError_t Launch(const Table& table, cudaStream_t stream) {
+  if (const cudaError_t e =
+          cudaFuncSetAttribute(ExpertContextGradKernel<kShared>,
+                               cudaFuncAttributeMaxDynamicSharedMemorySize,
+                               kShared ? kMaxSharedBytes : 0)) {
+    return e;
+  }
+  ExpertContextGradKernel<kShared>
+      <<<table.count, kContextThreads, table.memory.shared_bytes, stream>>>(
+          table);
+  return cudaGetLastError();
+}
+
+cudaError_t RunExpertContextGrad(const KernelContext& ctx) {
+  const int gates = ctx.num_inputs / kInputs;
+  for (int first = 0; first < gates; first += kMaxGates) {
+    Table table;
+    table.scale = ctx.Float("scale");
+    table.count = std::min(kMaxGates, gates - first);
+    int64_t floats = 0;
+    for (int g = 0; g < table.count; ++g) {
+      Gate& gate = table.gate[g];
+      const int input = (first + g) * kInputs;
+      gate.in = ReadContextInputs(ctx, input + kGrads);
+      for (int i = 0; i < kGrads; ++i) {
+        gate.grad[i] = ctx.in(input + i).as<float>();
+      }
+      for (int i = 0; i < kContextInputs; ++i) {
+        gate.out[i] = ctx.out((first + g) * kContextInputs + i).as<float>();
+      }
+      floats = std::max(floats, Floats(gate));
+    }
+    if (!TakeContextMemory(ctx, table.count, floats, table.memory)) {
+      return cudaErrorMemoryAllocation;
+    }
+    const cudaError_t error = table.memory.shared_bytes > 0
+                                  ? Launch<true>(table, ctx.stream)
+                                  : Launch<false>(table, ctx.stream);
+    if (error != cudaSuccess) return error;
+  }
+  return cudaSuccess;
+}
+
+}  // namespace
+
+void RegisterExpertContextGradKernels(KernelRegistry& kernels) {
+  kernels.Register("ExpertContextGrad", RunExpertContextGrad);
+}
+
+}  // namespace strata::gpu
