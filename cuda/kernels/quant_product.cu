@@ -129,6 +129,15 @@ cudaError_t QuantProductSm90(const QuantProductArgs& args,
   if (!chosen && HasResidentProduct(args)) {
     return ResidentProduct(args, {}, stream);
   }
+  QuantProductArgs bf16 = args;
+  bf16.x = nullptr;
+  bf16.x_bf16 = rounded;
+  if (!chosen && args.x != nullptr && args.w.k == RoundedColumns(args.w) &&
+      HasResidentProduct(bf16)) {
+    const cudaError_t error =
+        RoundForProduct(args, RoundedOrder::kAsItLies, rounded, stream);
+    return error != cudaSuccess ? error : ResidentProduct(bf16, {}, stream);
+  }
   return args.w.bits == 4 ? ManyRowsInt4(args, only, rounded, stream)
                           : ManyRowsInt8(args, only, rounded, stream);
 }

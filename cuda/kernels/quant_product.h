@@ -86,10 +86,11 @@ bool HasStreamedProduct(const QuantProductArgs& args);
 cudaError_t QuantProduct(const QuantProductArgs& args, __nv_bfloat16* rounded,
                          cudaStream_t stream, const StreamChoice& only = {});
 
-// Whether QuantProductSm90 keeps all of a block's share in shared memory
-// (sm90_quant_resident.cuh), which is the fastest for 17 to 256 dense rows, and
-// more, of weights so small that all blocks run at once; of w symmetric in
-// groups, and whole pieces of 16 bytes.
+// Whether QuantProductSm90 keeps a block's share in shared memory, all of it
+// or, of INT4 by x in BF16, as much as finds room (sm90_quant_resident.cuh),
+// which is the fastest for 17 to 256 dense rows, and more, of weights so small
+// that all blocks run at once; of w symmetric in groups, and whole pieces of 16
+// bytes. x in F32 that has no such product is rounded before, if it then has.
 bool HasResidentProduct(const QuantProductArgs& args);
 
 // The same in Hopper's wider products, in tiles of 8, 16, 64, 128 or 256 rows.

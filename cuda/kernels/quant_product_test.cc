@@ -138,12 +138,13 @@ absl::StatusOr<std::vector<float>> Multiply(const QuantFormat& format,
 // eight.
 void ExpectProductOf(const QuantFormat& format, const Shape& s, Kernel kernel,
                      bool bf16_x) {
-  SCOPED_TRACE(absl::StrCat(
-      s.n, " x ", s.k, ", ", s.rows.size(), " matrices, rows ", s.rows[0],
-      ", kernel ", static_cast<int>(kernel), ", tile ", s.tile.tokens,
-      ", splits ", s.tile.splits + s.stream.splits, ", pairs ", s.tile.pairs,
-      ", warps ", s.stream.warps, ", resident ", s.resident.tiles, " x ",
-      s.resident.splits, bf16_x ? ", x in BF16" : ""));
+  SCOPED_TRACE(
+      absl::StrCat(s.n, " x ", s.k, ", ", s.rows.size(), " matrices, rows ",
+                   s.rows[0], ", kernel ", static_cast<int>(kernel), ", tile ",
+                   s.tile.tokens, ", splits ", s.tile.splits + s.stream.splits,
+                   ", pairs ", s.tile.pairs, ", warps ", s.stream.warps,
+                   ", resident ", s.resident.tiles, " x ", s.resident.tokens,
+                   " by ", s.resident.splits, bf16_x ? ", x in BF16" : ""));
   Operands o = MakeOperands(format, s);
   if (bf16_x) {
     for (float& x : o.x) x = Widen(RoundToBFloat16(x));
@@ -219,6 +220,7 @@ std::vector<Shape> ManyShapes() {
           {128, 640, {254}},
           {257, 1024, {300}},
           {140, 4096, {200}},
+          {130, 12288, {70}},
           {130, 320, {128, 0, 129, 64, 200}, false},
           {64, 768, {1, 70, 0, 9}, false},
           {150, 96, {300, 255, 257}, false}};
@@ -293,9 +295,10 @@ TEST_P(QuantProductTest, TilesOfManyRowsAgreeWithTheirNumbers) {
   }
 }
 
-// However it is divided: rows on both sides of a tile's 64, of which the bound
-// has three more, columns that fill a tile or not, and shares that differ where
-// groups allow it.
+// However it is divided: rows on both sides of a tile's, of which the bound has
+// three more, columns that fill a tile or not, and shares that differ where
+// groups allow it; so few that they find room, and, of x in BF16, so many that
+// each place is used several times.
 TEST_P(QuantProductTest, ResidentProductsAgreeWithTheirNumbers) {
   if (!IsHopper()) GTEST_SKIP() << "no Hopper";
   if (!GetParam().symmetric || GetParam().group == 0) {
@@ -304,28 +307,43 @@ TEST_P(QuantProductTest, ResidentProductsAgreeWithTheirNumbers) {
   const int64_t stage = GetParam().bits == 4 ? 256 : 128;
   const int64_t whole = GetParam().group * 8;
   int planned = 0;
-  for (const auto& [tiles, tokens] : {std::pair{2, 64}, {4, 64}, {2, 128}}) {
+  struct Block {
+    int tiles, tokens;
+    Keeps keeps;
+  };
+  for (const auto& [tiles, tokens, keeps] : {Block{2, 64, Keeps::kAll},
+                                             {4, 64, Keeps::kAll},
+                                             {2, 128, Keeps::kAll},
+                                             {3, 64, Keeps::kRing},
+                                             {2, 128, Keeps::kRing}}) {
+    if (keeps == Keeps::kRing && GetParam().bits != 4) continue;
     for (const int splits : {1, 2, 4, 8}) {
       const int64_t some = (splits * 3 + 1) / 2 * stage;
       const int64_t k = (some + whole - 1) / whole * whole;
-      // x, codes, scales and other blocks' sums have room.
-      const int64_t stages = (k / stage + splits - 1) / splits;
-      const int64_t bytes = stages * (stage * tokens * 2 + tiles * 64 * 144) +
-                            tiles * tokens * 256 / splits * (splits - 1) + 1024;
-      if (bytes > kMaxResidentBytes) continue;
-      ++planned;
       for (const int32_t rows : {17, tokens - 2, tokens + 1}) {
-        Shape s = {rows > tokens ? 132 : 260, k, {rows}};
-        s.resident = {tiles, splits, tokens};
-        if (tokens == 64) {
-          ExpectProduct(GetParam(), s, Kernel::kResident);
-        } else {
+        Shape s = {rows > tokens ? 132 : tiles * 64 + 4, k, {rows}};
+        s.resident = {tiles, splits, tokens, keeps};
+        if (keeps == Keeps::kRing) {
           ExpectProductOf(GetParam(), s, Kernel::kResident, /*bf16_x=*/true);
+          if (rows != (splits <= 2 ? tokens + 1 : 17)) continue;
+          s.k += splits * 9 * stage / whole * whole;
+          ExpectProductOf(GetParam(), s, Kernel::kResident, /*bf16_x=*/true);
+          continue;
         }
+        // x, codes, scales and other blocks' sums have room.
+        const int64_t stages = (k / stage + splits - 1) / splits;
+        const int64_t bytes = stages * (stage * tokens * 2 + tiles * 64 * 144) +
+                              tiles * tokens * 256 / splits * (splits - 1) +
+                              1024;
+        if (bytes > kMaxResidentBytes) continue;
+        ++planned;
+        ExpectProductOf(GetParam(), s, Kernel::kResident, /*bf16_x=*/true);
+        if (tokens != 64) continue;
+        ExpectProductOf(GetParam(), s, Kernel::kResident, /*bf16_x=*/false);
       }
     }
   }
-  EXPECT_GE(planned, 5);
+  EXPECT_GE(planned, 12);
 }
 
 TEST(ResidentProductTest, PlansThatCannotBeAreInvalid) {
@@ -336,6 +354,8 @@ TEST(ResidentProductTest, PlansThatCannotBeAreInvalid) {
   // Of four stages of columns.
   EXPECT_EQ(ResidentProduct(args, {2, 8}, nullptr), cudaErrorInvalidValue);
   // Of F32.
+  EXPECT_EQ(ResidentProduct(args, {3, 2, 64, Keeps::kRing}, nullptr),
+            cudaErrorInvalidValue);
   EXPECT_EQ(ResidentProduct(args, {2, 2, 128}, nullptr), cudaErrorInvalidValue);
   args.w = DescribePacked(nullptr, 128, 1024, 4, 128, false);
   EXPECT_EQ(ResidentProduct(args, {}, nullptr), cudaErrorInvalidValue);

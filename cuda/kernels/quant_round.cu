@@ -40,7 +40,9 @@ __global__ void __launch_bounds__(kRoundThreads)
   for (uint32_t i = blockIdx.x * kRoundThreads + threadIdx.x; i < all;
        i += gridDim.x * kRoundThreads) {
     const uint32_t row = i / pieces;
-    const uint4 eight = LoadRounded(args, row, int64_t{i - row * pieces} * 8);
+    uint4 eight = LoadRounded(args, row, int64_t{i - row * pieces} * 8);
+    // That order is its own inverse.
+    if (kOrder == RoundedOrder::kAsItLies) eight = OrderedEight(eight);
     uint32_t word[4] = {eight.x, eight.y, eight.z, eight.w};
 #if STRATA_SM90A
     if constexpr (kOrder == RoundedOrder::kBySlot) Transpose4(word);
@@ -58,9 +60,10 @@ cudaError_t RoundForProduct(const QuantProductArgs& args, RoundedOrder order,
   const int64_t all = args.rows.bound * pieces;
   const int64_t blocks =
       std::min(kMaxBlocks, (all + kRoundThreads - 1) / kRoundThreads);
-  const auto kernel = order == RoundedOrder::kBySlot
-                          ? RoundKernel<RoundedOrder::kBySlot>
-                          : RoundKernel<RoundedOrder::kByThread>;
+  const auto kernel =
+      order == RoundedOrder::kBySlot     ? RoundKernel<RoundedOrder::kBySlot>
+      : order == RoundedOrder::kAsItLies ? RoundKernel<RoundedOrder::kAsItLies>
+                                         : RoundKernel<RoundedOrder::kByThread>;
   return LaunchAhead(kernel, dim3(static_cast<unsigned>(blocks)),
                      dim3(kRoundThreads), 0, stream, args,
                      static_cast<uint32_t>(pieces), rounded);

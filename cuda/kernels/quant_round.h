@@ -24,7 +24,8 @@ inline int64_t RoundedColumns(const PackedRows& w) {
 //               four columns
 //   kBySlot     slots 0 to 15 of step 0, then of step 1: what a product from
 //               shared memory sums over
-enum class RoundedOrder { kByThread, kBySlot };
+//   kAsItLies   as they are
+enum class RoundedOrder { kByThread, kBySlot, kAsItLies };
 
 // rounded [rows, RoundedColumns] BF16. Only enqueues; the next kernel may begin
 // early (ahead.cuh), even before the one ahead has ended.

@@ -1,6 +1,7 @@
 #include "cuda/kernels/resident_plan.h"
 
 #include <cstdint>
+#include <vector>
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -13,19 +14,23 @@ using ::testing::Le;
 
 // Of INT4, and as many clusters as an H100 has of each size.
 constexpr int64_t kStageColumns = 256;
-ResidentBlock Block(int tiles, int tokens) {
+ResidentBlock Block(int tiles, int tokens, Keeps keeps = Keeps::kAll) {
   ResidentBlock block;
+  block.keeps = keeps;
   block.tiles = tiles;
   block.tokens = tokens;
-  block.stage_bytes = (tokens / 2 + 9 * tiles) * 1024;
+  block.x_bytes = int64_t{128} * tokens;
+  block.codes_bytes = int64_t{9} * tiles * 1024;
   block.sums_bytes = int64_t{256} * tokens * tiles;
   block.at_once = tokens == 64 ? 4 / tiles : 1;
   const int active[kNumClusterSizes] = {132, 66, 30, 15};
   for (int i = 0; i < kNumClusterSizes; ++i) block.active[i] = active[i];
   return block;
 }
-const ResidentBlock kBlocks[] = {Block(2, 64), Block(4, 64), {}};
-const ResidentBlock kBf16Blocks[] = {Block(2, 64), Block(4, 64), Block(2, 128)};
+const std::vector<ResidentBlock> kBlocks = {Block(2, 64), Block(4, 64)};
+const std::vector<ResidentBlock> kBf16Blocks = {
+    Block(2, 64), Block(4, 64), Block(2, 128), Block(3, 64, Keeps::kRing),
+    Block(2, 128, Keeps::kRing)};
 
 ResidentWork Work(int64_t rows, int64_t n, int64_t k) {
   ResidentWork work;
@@ -64,6 +69,32 @@ TEST(PlanResidentTest, KeepsToAChoice) {
   EXPECT_EQ(PlanResident(work, kBlocks).splits, 0);
   work.only = {4, 1};  // Nor room for that.
   EXPECT_EQ(PlanResident(work, kBlocks).splits, 0);
+}
+
+ResidentPlan PlanOfBf16(int64_t rows, int64_t n, int64_t k) {
+  ResidentWork work = Work(rows, n, k);
+  work.x_bytes = 2;
+  return PlanResident(work, kBf16Blocks);
+}
+
+TEST(PlanResidentTest, UsesPlacesAgainOfBf16WhereNotAllFindRoom) {
+  EXPECT_EQ(PlanResident(Work(64, 4096, 4096), kBlocks).splits, 0);
+
+  const ResidentPlan plan = PlanOfBf16(64, 4096, 4096);
+
+  EXPECT_EQ(plan.keeps, Keeps::kRing);
+  EXPECT_EQ(plan.splits, 4);
+  EXPECT_THAT(plan.x_places, Le(plan.stages * kStageColumns / 64));
+  EXPECT_THAT(plan.shared_bytes, Le(kMaxResidentBytes));
+  EXPECT_EQ(PlanOfBf16(64, 1536, 2048).keeps, Keeps::kAll);
+}
+
+TEST(PlanResidentTest, LeavesFewRowsAndManyColumnsOfABlockToOthers) {
+  EXPECT_EQ(PlanOfBf16(64, 8192, 8192).splits, 0);
+  EXPECT_EQ(PlanOfBf16(65, 8192, 8192).tokens, 128);
+  EXPECT_EQ(PlanOfBf16(65, 8192, 8192 + 256).splits, 0);
+  EXPECT_EQ(PlanOfBf16(64, 4096, 14336).tiles, 3);
+  EXPECT_EQ(PlanOfBf16(64, 4096, 14336 + 256).splits, 0);
 }
 
 TEST(PlanResidentTest, HasATileForAllRowsAndColumnsAndRoom) {

@@ -1,6 +1,6 @@
 // y^T = w x^T of small dense weights by 17 to some hundreds of rows, in
 // Hopper's wider products, where launches and waits are most of the time: one
-// kernel, nothing of a block's share loaded twice, nor waiting for room.
+// kernel, nothing of a block's share loaded twice.
 //
 // A block has 128 or 256 rows of w, 64 of x, or 128 of w by 128 of x in BF16,
 // and a share of the columns, all of which lie in its shared memory:
@@ -12,6 +12,10 @@
 //   codes --> registers, BF16 with their scale --> wgmma, by all warpgroups
 //   sums  --> into shared memory of that block of the cluster which joins them:
 //             each has a share of the tile's rows of x
+//
+// Where that finds no room, of INT4 by x in BF16, a block has 192 rows of w by
+// 64 of x or 128 by 128, and a warp more, which asks for codes and x as places
+// have been read (Keeps::kRing).
 //
 // Bound by what shared memory of other multiprocessors takes, some 12 bytes a
 // cycle, by L2, which gives x in F32 once for each tile of w, and by the chain
@@ -25,6 +29,7 @@
 #include <cstdint>
 #include <iterator>
 #include <type_traits>
+#include <vector>
 
 #include "cuda/kernels/active_clusters.h"
 #include "cuda/kernels/ahead.cuh"
@@ -40,59 +45,59 @@
 
 namespace strata::gpu {
 
+// Threads of a block: those that multiply, and where places are used again a
+// warp that asks for what has room.
+template <typename Layout, Keeps kKeeps>
+constexpr int kResidentThreads = Layout::kThreads +
+                                 (kKeeps == Keeps::kRing ? 32 : 0);
+
 // Grid: splits (a cluster), tiles of rows of w, tiles of rows of x.
-template <int kBits, int kTiles, int kTokens, WeightsOf kKind, bool kBf16X>
+template <int kBits, int kTiles, int kTokens, WeightsOf kKind, bool kBf16X,
+          Keeps kKeeps>
 __global__ void __launch_bounds__(
-    ResidentLayout<kBits, kTiles, kTokens>::kThreads,
+    kResidentThreads<ResidentLayout<kBits, kTiles, kTokens>, kKeeps>,
     ResidentLayout<kBits, kTiles, kTokens>::kAtOnce)
     ResidentKernel(const __grid_constant__ ResidentArgs args,
                    const __grid_constant__ CUtensorMap code_map,
                    const __grid_constant__ CUtensorMap group_map,
                    const __grid_constant__ CUtensorMap x_map) {
 #if STRATA_SM90A
+  constexpr bool kRing = kKeeps == Keeps::kRing;
   using Layout = ResidentLayout<kBits, kTiles, kTokens>;
   using X = XOnItsWay<Layout, kBf16X>;
   using Sums = ClusterSums<Layout::kThreads>;
   constexpr int kOfStage = kStageBlocks<kBits>;
+  constexpr int kAsks = kRing ? Layout::kThreads : 0;
   extern __shared__ char memory[];
-  __shared__ uint64_t came[kMaxResidentStages], joined;
-  __shared__ uint64_t x_there[kMaxResidentStages * kOfStage];
+  __shared__ ResidentBarriers barriers;
   char* const x =
       memory +
       (kSwizzleBytes - SharedAddress(memory) % kSwizzleBytes) % kSwizzleBytes;
   auto* const code =
-      reinterpret_cast<uint8_t*>(x + args.stages * Layout::kXBytes);
+      reinterpret_cast<uint8_t*>(x + args.blocks * Layout::kBlockBytes);
   uint8_t* const scale = code + args.stages * Layout::kCodesBytes;
   auto* const sums =
       reinterpret_cast<float4*>(scale + args.stages * Layout::kScalesBytes);
   const QuantProductArgs& p = args.product;
-  const PackedRows& w = p.w;
   const int splits = args.splits;
-  const auto split = static_cast<int>(blockIdx.x);
-  const int all = w.code_bytes / kCodeBytes;
-  const int first_stage = all * split / splits;
-  const int stages = all * (split + 1) / splits - first_stage;
-  const int blocks = stages * kOfStage;
-  const auto first_row = static_cast<int>(blockIdx.y) * Layout::kRowsOfW;
-  if (threadIdx.x == 0) {
-    for (int i = 0; i < stages; ++i) InitBarrier(&came[i], 1);
-    for (int i = 0; i < blocks; ++i) {
-      InitBarrier(&x_there[i], kBf16X ? 1 : Layout::kThreads / 32);
+  const ResidentShare<kBits, Layout> share(args);
+  ResidentCopies<kBits, Layout> copies(args, share, {&code_map, &group_map}, x,
+                                       code, scale, barriers);
+  if (threadIdx.x == kAsks) {
+    for (int i = 0; i < args.stages; ++i) {
+      InitBarrier(&barriers.codes_there[i], 1);
+      InitBarrier(&barriers.codes_read[i], Layout::kThreads / 32);
     }
-    InitBarrier(&joined, 1);
+    for (int i = 0; i < args.blocks; ++i) {
+      InitBarrier(&barriers.x_there[i], kBf16X ? 1 : Layout::kThreads / 32);
+      InitBarrier(&barriers.x_read[i], kTiles);
+    }
+    InitBarrier(&barriers.joined, 1);
     FenceBarrierInit();
-    for (int i = 0; i < stages; ++i) {
-      const int stage = first_stage + i;
-      ArriveExpecting(&came[i], Layout::kCodesBytes + Layout::kScalesBytes);
-      LoadBox(&code_map, code + i * Layout::kCodesBytes, &came[i],
-              stage * kCodeBytes, first_row, 0);
-      LoadBox(&group_map, scale + i * Layout::kScalesBytes, &came[i],
-              w.code_bytes +
-                  2 * FirstGroup<kBits>(w, stage) / kGroupBytes * kGroupBytes,
-              first_row, 0);
-    }
+    copies.Begin();
     if (splits > 1) {
-      ArriveExpecting(&joined, Sums::BytesOf(Layout::kSumsBytes, splits));
+      ArriveExpecting(&barriers.joined,
+                      Sums::BytesOf(Layout::kSumsBytes, splits));
     }
   }
   __syncthreads();
@@ -102,32 +107,68 @@ __global__ void __launch_bounds__(
   if (!TileOfRows<kTokens>(nullptr, 0, p.rows.Get(),
                            static_cast<int>(blockIdx.z), tile)) {
     // What was asked for comes before the block ends.
-    for (int i = 0; i < stages; ++i) Wait(&came[i], 0);
+    for (int i = 0; i < min(share.stages, args.stages); ++i) {
+      Wait(&barriers.codes_there[i], 0);
+    }
     if (splits > 1) WaitForCluster();
     return;
   }
-  X on_its_way(p, tile, first_stage * kOfStage * kDepth, blocks, x, x_there);
-  on_its_way.Begin(&x_map);
-  ResidentMultiplier<kBits, kKind, Layout> multiplier(w, first_stage, x, code,
-                                                      scale);
-  Wait(&came[0], 0);
-  multiplier.Load(0);
+  if (kBf16X && threadIdx.x / 32 == kAsks / 32) {
+    if (threadIdx.x == kAsks) copies.template Bring<kRing>(tile, &x_map);
+    __syncwarp();
+  }
+  if (kRing && threadIdx.x >= kAsks) {
+    LetLaterBegin();
+    if (splits > 1) WaitForCluster();
+    return;
+  }
+  X on_its_way(p, tile, share.first_stage * kOfStage * kDepth, share.blocks, x,
+               barriers.x_there);
+  on_its_way.Begin();
+  ResidentMultiplier<kBits, kKind, Layout> multiplier(p.w, share.first_stage, x,
+                                                      code, scale);
+  const int blocks = share.blocks;
+  Turn x_place, stage;
+  // Codes of `block` to registers, and that a ring's are read.
+  const auto load = [&](int block) {
+    const int of_stage = block % kOfStage;
+    if (of_stage == 0) {
+      if (kRing) stage.Next(args.stages);
+      Wait(&barriers.codes_there[kRing ? stage.at : block / kOfStage],
+           stage.phase);
+    }
+    multiplier.Load(block, of_stage, kRing ? stage.at : block / kOfStage);
+    if (kRing && of_stage == kOfStage - 1) {
+      __syncwarp();
+      if (threadIdx.x % 32 == 0) Arrive(&barriers.codes_read[stage.at]);
+    }
+  };
+  Wait(&barriers.codes_there[0], 0);
+  multiplier.Load(0, 0, 0);
   multiplier.Unpack(0);
   on_its_way.Bring(0, 0);
   float total[kTokens / 2] = {};
+  int before = 0;
 #pragma unroll 1
   for (int b = 0; b < blocks; b += X::kAhead) {
 #pragma unroll
     for (int i = 0; i < X::kAhead; ++i) {
       const int block = b + i, next = block + 1;
       if (block >= blocks) break;
-      Wait(&x_there[block], 0);
-      multiplier.Begin(block, i % 2, total);
+      const int place = kRing ? x_place.at : block;
+      Wait(&barriers.x_there[place], x_place.phase);
+      multiplier.Begin(place, i % 2, total);
       if (next == blocks) break;
       on_its_way.Bring(next, (i + 1) % X::kAhead);
-      if (next % kOfStage == 0) Wait(&came[next / kOfStage], 0);
-      multiplier.Load(next);
+      load(next);
       WaitForProducts<1>();  // Those of the place that is unpacked to.
+      if constexpr (kRing) {
+        if (block > 0 && threadIdx.x % kWarpgroup == 0) {
+          Arrive(&barriers.x_read[before]);
+        }
+        before = place;
+        x_place.Next(args.blocks);
+      }
       multiplier.Unpack((i + 1) % 2);
     }
   }
@@ -136,7 +177,7 @@ __global__ void __launch_bounds__(
 #pragma unroll
   for (float& sum : total) sum *= kScaleOfSums;
   constexpr int kEights = kTokens / 8;
-  const int64_t column = first_row + multiplier.row();
+  const int64_t column = share.first_row + multiplier.row();
   const auto put = [&](int eight, float4 v) {
     StoreEight(p, tile, eight, column, v);
   };
@@ -145,12 +186,12 @@ __global__ void __launch_bounds__(
     for (int i = 0; i < kEights; ++i) put(i, FourOf(total, i));
     return;
   }
-  const Sums cluster = {sums, &joined, static_cast<int>(threadIdx.x)};
+  const Sums cluster = {sums, &barriers.joined, static_cast<int>(threadIdx.x)};
   WaitForCluster();  // The others have begun.
   const auto join = [&](auto number) {
     constexpr int kSplits = decltype(number)::value;
-    cluster.template Send<kSplits>(total, split);
-    cluster.template Join<kSplits>(total, split, put);
+    cluster.template Send<kSplits>(total, share.split);
+    cluster.template Join<kSplits>(total, share.split, put);
   };
   if (splits == 2) join(std::integral_constant<int, 2>());
   if (splits == 4) join(std::integral_constant<int, 4>());
@@ -158,11 +199,13 @@ __global__ void __launch_bounds__(
 #endif
 }
 
-template <int kBits, int kTiles, int kTokens, WeightsOf kKind, bool kBf16X>
+template <int kBits, int kTiles, int kTokens, WeightsOf kKind, bool kBf16X,
+          Keeps kKeeps>
 cudaError_t LaunchResident(const QuantProductArgs& product,
                            const ResidentPlan& plan, cudaStream_t stream) {
   using Layout = ResidentLayout<kBits, kTiles, kTokens>;
-  const auto kernel = ResidentKernel<kBits, kTiles, kTokens, kKind, kBf16X>;
+  const auto kernel =
+      ResidentKernel<kBits, kTiles, kTokens, kKind, kBf16X, kKeeps>;
   // As much as there is: with less, the next kernel's block finds no room
   // beside one that needs half.
   const cudaError_t allowed = cudaFuncSetAttribute(
@@ -173,7 +216,8 @@ cudaError_t LaunchResident(const QuantProductArgs& product,
   ResidentArgs args;
   args.product = product;
   args.splits = plan.splits;
-  args.stages = static_cast<int>(plan.stages);
+  args.stages = plan.code_places;
+  args.blocks = plan.x_places;
   CUtensorMap code_map, group_map, x_map = {};
   if (kBf16X) {
     BoxedTensor tensor;
@@ -196,26 +240,37 @@ cudaError_t LaunchResident(const QuantProductArgs& product,
                              dim3(static_cast<unsigned>(plan.splits),
                                   static_cast<unsigned>(plan.column_tiles),
                                   static_cast<unsigned>(plan.token_tiles)),
-                             dim3(Layout::kThreads),
+                             dim3(kResidentThreads<Layout, kKeeps>),
                              static_cast<size_t>(plan.shared_bytes), stream,
                              args, code_map, group_map, x_map);
 }
 
-template <int kBits, int kTiles, int kTokens, bool kBf16X>
+template <int kBits, int kTiles, int kTokens, bool kBf16X,
+          Keeps kKeeps = Keeps::kAll>
 cudaError_t LaunchResidentKinds(const QuantProductArgs& args,
                                 const ResidentPlan& plan, cudaStream_t stream) {
   return args.w.group_shift == 5
              ? LaunchResident<kBits, kTiles, kTokens, WeightsOf::kNarrow,
-                              kBf16X>(args, plan, stream)
-             : LaunchResident<kBits, kTiles, kTokens, WeightsOf::kWide, kBf16X>(
-                   args, plan, stream);
+                              kBf16X, kKeeps>(args, plan, stream)
+             : LaunchResident<kBits, kTiles, kTokens, WeightsOf::kWide, kBf16X,
+                              kKeeps>(args, plan, stream);
 }
 
 template <int kBits, bool kBf16X>
 cudaError_t LaunchResidentTiles(const QuantProductArgs& args,
                                 const ResidentPlan& plan, cudaStream_t stream) {
   if constexpr (kBf16X) {
-    if (plan.tokens == 128) {
+    const bool wide = plan.tokens == 128;
+    if constexpr (kBits == 4) {
+      constexpr Keeps kRing = Keeps::kRing;
+      if (plan.keeps == kRing) {
+        return wide ? LaunchResidentKinds<kBits, 2, 128, true, kRing>(
+                          args, plan, stream)
+                    : LaunchResidentKinds<kBits, 3, 64, true, kRing>(args, plan,
+                                                                     stream);
+      }
+    }
+    if (wide) {
       return LaunchResidentKinds<kBits, 2, 128, true>(args, plan, stream);
     }
   }
@@ -225,22 +280,26 @@ cudaError_t LaunchResidentTiles(const QuantProductArgs& args,
 }
 
 // Clusters at once of blocks that have as much shared memory as they may.
-template <int kBits, int kTiles, int kTokens, bool kBf16X>
+template <int kBits, int kTiles, int kTokens, bool kBf16X,
+          Keeps kKeeps = Keeps::kAll>
 ResidentBlock DescribeResident() {
   using Layout = ResidentLayout<kBits, kTiles, kTokens>;
   ResidentBlock block;
   block.tiles = kTiles;
   block.tokens = kTokens;
-  block.stage_bytes =
-      Layout::kXBytes + Layout::kCodesBytes + Layout::kScalesBytes;
+  block.keeps = kKeeps;
+  block.x_bytes = Layout::kBlockBytes;
+  block.codes_bytes = Layout::kCodesBytes + Layout::kScalesBytes;
   block.sums_bytes = Layout::kSumsBytes;
   block.at_once = Layout::kAtOnce;
   static const ActiveClusters active = [] {
     const auto* const kernel = reinterpret_cast<const void*>(
-        ResidentKernel<kBits, kTiles, kTokens, WeightsOf::kWide, kBf16X>);
+        ResidentKernel<kBits, kTiles, kTokens, WeightsOf::kWide, kBf16X,
+                       kKeeps>);
     cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                          kMaxResidentBytes);
-    return ActiveClusters(kernel, Layout::kThreads, kMaxResidentBytes);
+    return ActiveClusters(kernel, kResidentThreads<Layout, kKeeps>,
+                          kMaxResidentBytes);
   }();
   std::copy(std::begin(active.of), std::end(active.of), block.active);
   return block;
@@ -255,13 +314,18 @@ ResidentPlan PlanOfResident(const QuantProductArgs& args,
   work.stages = args.w.code_bytes / kCodeBytes;
   work.blocks_of_stage = kStageBlocks<kBits>;
   work.only = only;
-  const bool bf16_x = args.x_bf16 != nullptr;
-  work.x_bytes = bf16_x ? 2 : 4;
-  // Only x in BF16 comes in wider tiles.
-  const ResidentBlock blocks[] = {
-      DescribeResident<kBits, 2, 64, false>(),
-      DescribeResident<kBits, 4, 64, false>(),
-      bf16_x ? DescribeResident<kBits, 2, 128, true>() : ResidentBlock()};
+  if (args.x_bf16 == nullptr) {
+    return PlanResident(work, {DescribeResident<kBits, 2, 64, false>(),
+                               DescribeResident<kBits, 4, 64, false>()});
+  }
+  work.x_bytes = 2;
+  std::vector<ResidentBlock> blocks = {DescribeResident<kBits, 2, 64, true>(),
+                                       DescribeResident<kBits, 4, 64, true>(),
+                                       DescribeResident<kBits, 2, 128, true>()};
+  if constexpr (kBits == 4) {  // Of INT8 rings were not timed.
+    blocks.push_back(DescribeResident<kBits, 3, 64, true, Keeps::kRing>());
+    blocks.push_back(DescribeResident<kBits, 2, 128, true, Keeps::kRing>());
+  }
   return PlanResident(work, blocks);
 }
 

@@ -11,10 +11,12 @@
 #include "cuda/kernels/bare_codes.cuh"
 #include "cuda/kernels/packed_chunk.cuh"
 #include "cuda/kernels/quant_product.h"
+#include "cuda/kernels/resident_plan.h"
 #include "cuda/kernels/row_tiles.cuh"
 #include "cuda/kernels/sm90.cuh"
 #include "cuda/kernels/sm90_product.cuh"
 #include "cuda/kernels/sm90_product_registers.cuh"
+#include "cuda/kernels/sm90_quant_load.cuh"
 #include "cuda/kernels/sm90_quant_multiply.cuh"
 #include "cuda/kernels/sm90_quant_tile.cuh"
 #include "cuda_bf16.h"
@@ -24,18 +26,19 @@ namespace strata::gpu {
 struct ResidentArgs {
   QuantProductArgs product;
   int splits = 1;
-  int stages = 1;  // Of a block, at most.
+  // Places in shared memory: of stages of codes, and of blocks of x.
+  int stages = 1, blocks = 1;
 };
 
-// A block of kTiles warpgroups with 64 rows of w each, by kTokens of x. Shared
+// A block of kTiles warpgroups with 64 rows of w each, by kRowsOfX of x. Shared
 // memory holds, in this order, x, codes, scales and what the cluster's other
 // blocks have for this one.
-template <int kBits, int kTiles, int kTokens>
+template <int kBits, int kTiles, int kRowsOfX>
 struct ResidentLayout {
-  static constexpr int kThreads = kTiles * kWarpgroup;
+  static constexpr int kThreads = kTiles * kWarpgroup;  // Those that multiply.
+  static constexpr int kTokens = kRowsOfX;
   static constexpr int kRowsOfW = kTiles * kHalf;
   static constexpr int kBlockBytes = kTokens * kDepth * 2;  // Of x.
-  static constexpr int kXBytes = kStageBlocks<kBits> * kBlockBytes;
   static constexpr int kCodesBytes = kRowsOfW * kCodeBytes;
   static constexpr int kScalesBytes = kRowsOfW * kGroupBytes;
   static constexpr int kSumsBytes = kTokens * kRowsOfW * 4;  // Of a block.
@@ -44,6 +47,103 @@ struct ResidentLayout {
 };
 
 #if STRATA_SM90A
+
+// What says that a place's bytes are there, and have been read.
+struct ResidentBarriers {
+  uint64_t codes_there[kMaxResidentStages], codes_read[kMaxResidentStages];
+  uint64_t x_there[kMaxResidentBlocks], x_read[kMaxResidentBlocks];
+  uint64_t joined;
+};
+
+// A place of as many as there are, which are used in turn.
+struct Turn {
+  int at = 0;
+  uint32_t phase = 0;
+  __device__ __forceinline__ void Next(int places) {
+    if (++at < places) return;
+    at = 0;
+    phase ^= 1;
+  }
+};
+
+// What a block has of a product: stages and rows of w.
+template <int kBits, typename Layout>
+struct ResidentShare {
+  int split, first_stage, stages, blocks, first_row;
+  __device__ __forceinline__ explicit ResidentShare(const ResidentArgs& args) {
+    const int all = args.product.w.code_bytes / kCodeBytes;
+    split = static_cast<int>(blockIdx.x);
+    first_stage = all * split / args.splits;
+    stages = all * (split + 1) / args.splits - first_stage;
+    blocks = stages * kStageBlocks<kBits>;
+    first_row = static_cast<int>(blockIdx.y) * Layout::kRowsOfW;
+  }
+};
+
+// The copy engine's part, by one thread: codes and x, as places are read.
+template <int kBits, typename Layout>
+class ResidentCopies {
+ public:
+  __device__ __forceinline__ ResidentCopies(
+      const ResidentArgs& args, const ResidentShare<kBits, Layout>& share,
+      CodeMaps maps, char* x, uint8_t* code, uint8_t* scale,
+      ResidentBarriers& barriers)
+      : args_(args),
+        share_(share),
+        maps_(maps),
+        x_(x),
+        code_(code),
+        scale_(scale),
+        barriers_(barriers) {}
+
+  // Codes of the first stages, which have room.
+  __device__ __forceinline__ void Begin() {
+    const int first = min(share_.stages, args_.stages);
+    while (asked_ < first) AskForCodes();
+  }
+
+  // All x in BF16, and further codes; of a ring as places are read.
+  template <bool kRing>
+  __device__ __forceinline__ void Bring(const RowTile& tile,
+                                        const CUtensorMap* map) {
+    constexpr int kOfStage = kStageBlocks<kBits>;
+    const int row = static_cast<int>(tile.row);
+    Turn place;
+    for (int b = 0; b < share_.blocks; ++b, place.Next(args_.blocks)) {
+      if constexpr (kRing) {
+        if (b / kOfStage == asked_) AskForCodes();
+        Wait(&barriers_.x_read[place.at], place.phase ^ 1);
+      }
+      uint64_t* const there = &barriers_.x_there[place.at];
+      ArriveExpecting(there, Layout::kBlockBytes);
+      LoadBox(map, x_ + place.at * Layout::kBlockBytes, there,
+              (share_.first_stage * kOfStage + b) * kDepth, row, 0);
+    }
+  }
+
+ private:
+  __device__ __forceinline__ void AskForCodes() {
+    const PackedRows& w = args_.product.w;
+    const int stage = share_.first_stage + asked_++, at = place_.at;
+    uint64_t* const there = &barriers_.codes_there[at];
+    Wait(&barriers_.codes_read[at], place_.phase ^ 1);
+    ArriveExpecting(there, Layout::kCodesBytes + Layout::kScalesBytes);
+    LoadBox(maps_.code, code_ + at * Layout::kCodesBytes, there,
+            stage * kCodeBytes, share_.first_row, 0);
+    LoadBox(maps_.group, scale_ + at * Layout::kScalesBytes, there,
+            PlaceOfGroups<kBits>(w, stage).scale, share_.first_row, 0);
+    place_.Next(args_.stages);
+  }
+
+  const ResidentArgs& args_;
+  const ResidentShare<kBits, Layout>& share_;
+  const CodeMaps maps_;
+  char* const x_;
+  uint8_t *const code_, *const scale_;
+  ResidentBarriers& barriers_;
+  Turn place_;
+  int asked_ = 0;  // Stages.
+};
 
 // F32 x of a tile on its way to shared memory, kAhead blocks of 64 columns at a
 // time: a warp loads 32 columns of four rows, and lane l of eight the columns
@@ -74,7 +174,7 @@ class XOnItsWay {
   }
 
   // Asks for the first.
-  __device__ __forceinline__ void Begin(const CUtensorMap*) {
+  __device__ __forceinline__ void Begin() {
 #pragma unroll
     for (int i = 0; i < kAhead; ++i) {
       if (i < blocks_) Load(i, i);
@@ -127,38 +227,17 @@ class XOnItsWay {
   float4 v_[kAhead][kLoads];
 };
 
-// x in BF16: all of it by the copy engine.
+// x in BF16: by the copy engine.
 template <typename Layout>
 class XOnItsWay<Layout, true> {
  public:
-  static constexpr int kAhead = 2;  // As fragments take turns.
+  static constexpr int kAhead =
+      4;  // Blocks of a loop, which are no loads here.
 
-  __device__ __forceinline__ XOnItsWay(const QuantProductArgs&,
-                                       const RowTile& tile, int first_column,
-                                       int blocks, char* to, uint64_t* there)
-      : row_(static_cast<int>(tile.row)),
-        first_column_(first_column),
-        blocks_(blocks),
-        to_(to),
-        there_(there) {}
-
-  __device__ __forceinline__ void Begin(const CUtensorMap* map) const {
-    if (threadIdx.x == 0) {
-      for (int i = 0; i < blocks_; ++i) {
-        ArriveExpecting(&there_[i], Layout::kBlockBytes);
-        LoadBox(map, to_ + i * Layout::kBlockBytes, &there_[i],
-                first_column_ + i * kDepth, row_, 0);
-      }
-    }
-    __syncwarp();
-    LetLaterBegin();
-  }
+  __device__ __forceinline__ XOnItsWay(const QuantProductArgs&, const RowTile&,
+                                       int, int, char*, uint64_t*) {}
+  __device__ __forceinline__ void Begin() const { LetLaterBegin(); }
   __device__ __forceinline__ void Bring(int, int) const {}
-
- private:
-  const int row_, first_column_, blocks_;
-  char* const to_;
-  uint64_t* const there_;
 };
 
 // The products of a warpgroup's 64 rows of w.
@@ -185,12 +264,11 @@ class ResidentMultiplier {
   // The first row of w of a thread's sums; the other is eight below.
   __device__ __forceinline__ int row() const { return row_; }
 
-  // Codes and scales of a block to registers, as they are.
-  __device__ __forceinline__ void Load(int block) {
-    constexpr int kRowsOn = 8, kOfStage = kStageBlocks<kBits>;
-    const int stage = block / kOfStage;
-    packed_.LoadCodes(code_ + stage * Layout::kCodesBytes, block % kOfStage,
-                      swizzle_);
+  // Codes and scales of a block to registers, as they are: block `of_stage` of
+  // the stage in place `stage`.
+  __device__ __forceinline__ void Load(int block, int of_stage, int stage) {
+    constexpr int kRowsOn = 8;
+    packed_.LoadCodes(code_ + stage * Layout::kCodesBytes, of_stage, swizzle_);
 #pragma unroll
     for (int p = 0; p < Packed::kScales; ++p) {
       const int column = first_column_ + block * kDepth + p * kPieceColumns;
@@ -210,11 +288,11 @@ class ResidentMultiplier {
     packed_.template Unpack<false>(fragment_[half]);
   }
 
-  // Begins the products of a block.
+  // Begins the products of the block of x in place `place`.
   template <int n>
-  __device__ __forceinline__ void Begin(int block, int half,
+  __device__ __forceinline__ void Begin(int place, int half,
                                         float (&total)[n]) {
-    const uint64_t b = Advance(x_, block * Layout::kBlockBytes);
+    const uint64_t b = Advance(x_, place * Layout::kBlockBytes);
     BeginProducts();
 #pragma unroll
     for (int q = 0; q < kDepth / 16; ++q) {
