@@ -397,8 +397,10 @@ __global__ void __launch_bounds__(kThreads, 1)
   if (token >= args.tokens.Get()) return;
   const int head = static_cast<int>(blockIdx.x % args.groups) * kRows;
   const int heads = min(kRows, args.num_heads - head);
+  TileRows second;
   if constexpr (!kBf16) {
     const Piece piece = PieceOf(args);
+    if (threadIdx.x < kWarpgroup) second = FindRows(args, piece, 1, piece.end);
     LoadFirst(args, piece, shared);
     FenceSharedStores();
     __syncthreads();
@@ -413,13 +415,15 @@ __global__ void __launch_bounds__(kThreads, 1)
   if (threadIdx.x < kWarpgroup) {
     ShrinkRegisters<120>();
     const Piece piece = PieceOf(args);
-    const int boxed = kBf16 ? BoxedTiles(args, piece) : 0;
-    if (kBf16) {
+    if constexpr (kBf16) {
+      const int boxed = BoxedTiles(args, piece);
       if (threadIdx.x < 32) LoadBoxes(args, piece, boxed, &map, shared);
       // A barrier tells the phase before from the next, but no earlier one.
       SyncThreads(kLoaded, kWarpgroup);
+      LoadCopied(args, piece, boxed, shared);
+    } else {
+      LoadFloats(args, piece, second, shared);
     }
-    Load<kBf16>(args, piece, boxed, shared);
   } else if (threadIdx.x < 2 * kWarpgroup) {
     GrowRegisters<216>();
     LoadQueries(args, token, head, heads, shared);
