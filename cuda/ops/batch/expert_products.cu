@@ -7,7 +7,6 @@
 #include "cuda/kernels/few_rows_plan.h"
 #include "cuda/kernels/packed_chunk.cuh"
 #include "cuda/kernels/quant_product.h"
-#include "cuda/kernels/row_tiles.cuh"
 #include "cuda/kernels/tensor_map.h"
 #include "cuda/ops/batch/expert_products.h"
 #include "cuda/ops/device.cuh"
@@ -162,6 +161,36 @@ __device__ __forceinline__ void AskForPair(const uint8_t* rows, int row_bytes,
             to.scale[slot][Lane()]);
 }
 
+// By all threads: a segment's rows of x to shared memory, in the order of a
+// thread's slots.
+__device__ __forceinline__ void StageRows(const ExpertRows& from,
+                                          const Segment& s, int pitch,
+                                          char* to) {
+  constexpr int kLoads = 4;
+  const int of_row = from.w.k / 8, items = of_row * s.num_rows;
+  for (int i = static_cast<int>(threadIdx.x); i < items;
+       i += kLoads * kThreads) {
+    uint4 v[kLoads];
+#pragma unroll
+    for (int j = 0; j < kLoads; ++j) {
+      const int item = i + j * kThreads, row = item / of_row;
+      if (item >= items) break;
+      const int64_t at = from.index == nullptr
+                             ? s.row + row
+                             : __ldcg(from.index + s.row + row);
+      v[j] = __ldcg(reinterpret_cast<const uint4*>(from.x + at * from.w.k) +
+                    item - row * of_row);
+    }
+#pragma unroll
+    for (int j = 0; j < kLoads; ++j) {
+      const int item = i + j * kThreads, row = item / of_row;
+      if (item >= items) break;
+      *reinterpret_cast<uint4*>(to + row * pitch + (item - row * of_row) * 16) =
+          OrderedEight(v[j]);
+    }
+  }
+}
+
 // Where a warp is among its units.
 struct Cursor {
   int unit, segment = 0;
@@ -253,12 +282,7 @@ __global__ void __launch_bounds__(kThreads, 2)
       const int pitch = PitchOf(rows.w), more = s.num_rows * pitch;
       if (bytes + more > kXBytes) break;
       if (threadIdx.x == 0) s.x = bytes;
-      QuantProductArgs from;
-      from.x_bf16 = rows.x;
-      from.w.k = rows.w.k;
-      const RowTile tile = {0, s.row, s.num_rows};
-      RoundRows</*kWhole=*/true, /*kBf16=*/true>(from, tile, 0, rows.w.k, pitch,
-                                                 memory + bytes);
+      StageRows(rows, s, pitch, memory + bytes);
       bytes += more;
     }
     __syncthreads();

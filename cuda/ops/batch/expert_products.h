@@ -30,6 +30,7 @@ namespace strata::gpu {
 struct ExpertRows {
   PackedRows w;                      // [E, n, bytes] or [n, bytes]
   const __nv_bfloat16* x = nullptr;  // [rows, w.k]
+  const int32_t* index = nullptr;    // [rows]: which of x a row is; or null.
   // One of them: of SwiGLU, [rows, n / 2], the first half of n being gates; and
   // of other products [rows, n].
   __nv_bfloat16* hidden = nullptr;

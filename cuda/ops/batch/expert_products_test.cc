@@ -3,6 +3,7 @@
 #include <cmath>
 #include <cstdint>
 #include <limits>
+#include <numeric>
 #include <random>
 #include <string>
 #include <utility>
@@ -153,13 +154,15 @@ absl::StatusOr<DeviceRows> OnDevice(const QuantFormat& format,
                     packed};
 }
 
-// Row `row` of both products, by the weight whose numbers begin at `w`.
+// Row `row` of both products, by the weight whose numbers begin at `w`; the
+// first is of row `x_row` of x.
 void ExpectRow(const Operands& o, const float* w, const Results& got,
-               int64_t row, int64_t n, int64_t k) {
+               int64_t row, int64_t x_row, int64_t n, int64_t k) {
   std::vector<Sum> sum;
   for (int64_t i = 0; i < n; ++i) {
-    sum.push_back(Dot(&o.x[row * k], w + i * k, k));
-    ASSERT_NEAR(got.y[row * n + i], sum[i].value, sum[i].off)
+    const Sum want = Dot(&o.x[row * k], w + i * k, k);
+    sum.push_back(x_row == row ? want : Dot(&o.x[x_row * k], w + i * k, k));
+    ASSERT_NEAR(got.y[row * n + i], want.value, want.off)
         << "row " << row << ", column " << i;
   }
   for (int64_t i = 0; i < n / 2; ++i) {
@@ -198,10 +201,16 @@ absl::StatusOr<Both> MultiplyBoth(const Batch& p, const Operands& o,
   args.num_experts = static_cast<int>(p.experts);
   args.offset = offset.data();
   args.max_rows = max_rows;
+  // Rows of x the other way round, of the second product as they lie.
+  std::vector<int32_t> turned(max_rows);
+  std::iota(turned.rbegin(), turned.rend(), 0);
+  ASSIGN_OR_RETURN(const auto index, DeviceArray<int32_t>::CopyOf(turned));
   if (p.shared_n > 0) args.shared = beside.Args();
   args.tokens = {p.tokens + kMore, count.data()};
   if (!HasExpertProducts(args)) return absl::UnimplementedError("no kernel");
+  args.experts.index = index.data();
   RETURN_IF_ERROR(ToStatus(SwiGluProducts(args, /*stream=*/nullptr)));
+  args.experts.index = nullptr;
   RETURN_IF_ERROR(ToStatus(DownProducts(args, /*stream=*/nullptr)));
   Both both;
   ASSIGN_OR_RETURN(both.experts, experts.ToHost());
@@ -226,13 +235,14 @@ TEST_P(ExpertProductsTest, AreThoseOfTheNumbers) {
   ASSERT_THAT(got, IsOk());
   for (int64_t e = 0; e < p.experts; ++e) {
     for (int64_t row = offset[e]; row < offset[e + 1]; ++row) {
-      ExpectRow(o, &o.w[e * p.n * p.k], got->experts, row, p.n, p.k);
+      ExpectRow(o, &o.w[e * p.n * p.k], got->experts, row,
+                offset.back() + kMore - 1 - row, p.n, p.k);
     }
   }
   ExpectUntouched(got->experts, offset.back(), p.n);
   if (p.shared_n == 0) return;
   for (int64_t row = 0; row < p.tokens; ++row) {
-    ExpectRow(shared, shared.w.data(), got->shared, row, p.shared_n, p.k);
+    ExpectRow(shared, shared.w.data(), got->shared, row, row, p.shared_n, p.k);
   }
   ExpectUntouched(got->shared, p.tokens, p.shared_n);
 }

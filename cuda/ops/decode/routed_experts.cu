@@ -208,10 +208,11 @@ bool HasPackedProducts(const KernelContext& ctx, const ExpertLayerArgs& layer,
 
 // The experts behind their routes, with the shared one, and the sum.
 cudaError_t RunPackedProducts(const KernelContext& ctx, ExpertLayerArgs layer,
-                              bool with_shared) {
+                              const int32_t* row_token, bool with_shared) {
   PackedProducts p = PackedOf(ctx, layer, with_shared);
   auto* const rows = ctx.Take<float>(layer.max_slots() * layer.d);
-  p.up.experts.x = layer.gathered;
+  p.up.experts.x = ctx.out(kX).as<__nv_bfloat16>();
+  p.up.experts.index = row_token;
   p.up.experts.hidden =
       ctx.Take<__nv_bfloat16>(layer.max_slots() * layer.width);
   p.down.experts.x = p.up.experts.hidden;
@@ -220,7 +221,7 @@ cudaError_t RunPackedProducts(const KernelContext& ctx, ExpertLayerArgs layer,
     return cudaErrorMemoryAllocation;
   }
   if (with_shared) {
-    p.up.shared.x = ctx.out(kX).as<__nv_bfloat16>();
+    p.up.shared.x = p.up.experts.x;
     p.up.shared.hidden = ctx.out(kShared).as<__nv_bfloat16>();
     p.down.shared.x = p.up.shared.hidden;
     p.down.shared.y = ctx.Take<float>(layer.tokens.bound * layer.d);
@@ -234,9 +235,6 @@ cudaError_t RunPackedProducts(const KernelContext& ctx, ExpertLayerArgs layer,
 
 // The experts behind their routes, and the sum.
 cudaError_t RunBatchExperts(const KernelContext& ctx, ExpertLayerArgs layer) {
-  if (HasPackedProducts(ctx, layer, /*with_shared=*/false)) {
-    return RunPackedProducts(ctx, layer, /*with_shared=*/false);
-  }
   auto* const hidden = ctx.Take<__nv_bfloat16>(layer.max_slots() * layer.width);
   if (hidden == nullptr) return cudaErrorMemoryAllocation;
   if (!IsPacked(ctx.in(kGateUp))) {
@@ -274,9 +272,18 @@ cudaError_t RunBatchTokens(const KernelContext& ctx) {
   gate.y = ctx.Take<float>(t.bound * layer.num_experts);
   auto* const weight = ctx.Take<float>(layer.max_slots());
   routes.slot_row = ctx.Take<int32_t>(layer.max_slots());
-  layer.gathered = ctx.Take<__nv_bfloat16>(layer.max_slots() * layer.d);
+  const bool has_shared = ctx.has(kSharedUp);
+  const bool with_shared =
+      has_shared && HasPackedProducts(ctx, layer, /*with_shared=*/true);
+  const bool packed =
+      with_shared || HasPackedProducts(ctx, layer, /*with_shared=*/false);
+  if (packed) {
+    routes.row_token = ctx.Take<int32_t>(layer.max_slots());
+  } else {
+    layer.gathered = ctx.Take<__nv_bfloat16>(layer.max_slots() * layer.d);
+  }
   if (gate.y == nullptr || weight == nullptr || routes.slot_row == nullptr ||
-      layer.gathered == nullptr) {
+      (packed ? routes.row_token == nullptr : layer.gathered == nullptr)) {
     return cudaErrorMemoryAllocation;
   }
   routes.choice.logits = gate.y;
@@ -290,9 +297,6 @@ cudaError_t RunBatchTokens(const KernelContext& ctx) {
       NormRounded(t, layer.d, h.as<float>(), ctx.in(kGain).as<float>(),
                   ctx.Float("eps"), normed, ctx.stream);
   if (e != cudaSuccess) return e;
-  const bool has_shared = ctx.has(kSharedUp);
-  const bool with_shared =
-      has_shared && HasPackedProducts(ctx, layer, /*with_shared=*/true);
   if (has_shared && !with_shared) {
     // The shared expert first: y = h + what it makes.
     BatchLinear up, down;
@@ -313,8 +317,8 @@ cudaError_t RunBatchTokens(const KernelContext& ctx) {
   }
   if (e == cudaSuccess) e = RouteRows(routes, ctx.stream);
   if (e != cudaSuccess) return e;
-  return with_shared ? RunPackedProducts(ctx, layer, /*with_shared=*/true)
-                     : RunBatchExperts(ctx, layer);
+  return packed ? RunPackedProducts(ctx, layer, routes.row_token, with_shared)
+                : RunBatchExperts(ctx, layer);
 }
 
 // --- RoutedExperts by its parts ---
