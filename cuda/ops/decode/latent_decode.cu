@@ -389,7 +389,8 @@ __global__ void __launch_bounds__(kThreads, 1)
   __syncthreads();
   if (args.blocks > 1) SyncCluster();
   const int64_t token = blockIdx.x / args.groups;
-  const bool ahead = !kBf16 && args.ahead && token < args.tokens.Get();
+  const bool ahead = !kBf16 && args.ahead && token < args.tokens.Get() &&
+                     NewKeys(PieceOf(args)) <= kMaxNewKeys;
   if (!ahead) {
     WaitForEarlier();
     LetLaterBegin();
@@ -401,7 +402,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   if constexpr (!kBf16) {
     const Piece piece = PieceOf(args);
     if (threadIdx.x < kWarpgroup) second = FindRows(args, piece, 1, piece.end);
-    LoadFirst(args, piece, shared);
+    LoadFirst(args, piece, ahead, shared);
     FenceSharedStores();
     __syncthreads();
     if (ahead && threadIdx.x < kWarpgroup) LoadNew(args, piece, shared);

@@ -196,17 +196,25 @@ __device__ __forceinline__ void LoadTile(const float* cache,
   }
 }
 
+// Keys of the first tile that earlier kernels may still write.
+__device__ __forceinline__ int NewKeys(const Piece& piece) {
+  return max(0,
+             min(piece.end, piece.begin + kRows) - max(piece.old, piece.begin));
+}
+// More of them are brought with the old ones, behind the wait.
+constexpr int kMaxNewKeys = 16;
+
 // The first tile of a piece of an F32 cache, by all threads, each warpgroup
 // three of the boxes. Where keys are brought ahead, the old ones: LoadNew()
 // does the others.
 __device__ __forceinline__ void LoadFirst(const Args& args, const Piece& piece,
-                                          Shared& shared) {
+                                          bool ahead, Shared& shared) {
   constexpr int kOfWarpgroup = kBoxes * kWarpgroup / kThreads;
   static_assert(kOfWarpgroup * kThreads == kBoxes * kWarpgroup);
   const int thread = static_cast<int>(threadIdx.x) % kWarpgroup;
   const int chunk = thread % 8, row = thread / 8;
-  const TileRows rows = FindRows(
-      args, piece, 0, args.ahead ? min(piece.old, piece.end) : piece.end);
+  const TileRows rows =
+      FindRows(args, piece, 0, ahead ? min(piece.old, piece.end) : piece.end);
   const int box = static_cast<int>(threadIdx.x) / kWarpgroup * kOfWarpgroup;
   LoadRounded<kSteps, kOfWarpgroup>(
       static_cast<const float*>(args.cache), rows.row, row, chunk, box,
@@ -220,8 +228,7 @@ __device__ __forceinline__ void LoadNew(const Args& args, const Piece& piece,
   constexpr int kChunks = kLatentWidth / 8;
   constexpr int kBatch = 5;  // Eight rows take that.
   const int first = max(piece.old, piece.begin);
-  const int last = min(piece.end, piece.begin + kRows);
-  const int all = max(0, last - first) * kChunks;
+  const int all = NewKeys(piece) * kChunks;
   char* const to = reinterpret_cast<char*>(shared.keys[0][0]);
   bool waited = false;
   for (int base = threadIdx.x; base < all || !waited;
