@@ -109,6 +109,12 @@ __global__ void __launch_bounds__(kBlock)
     const int64_t to = RowOf(a, token);
     if (to < 0) continue;
     const int64_t at = (to * pieces + piece) * kEight;
+    if (a.beside != nullptr) {
+      float x[kEight];
+      LoadEight(a.beside + i * kEight, x);
+#pragma unroll
+      for (int c = 0; c < kEight; ++c) sum[c] += x[c];
+    }
     if (h != nullptr) {
       float x[kEight];
       LoadEight(h + at, x);

@@ -45,6 +45,9 @@ struct ExpertLayerArgs {
   // y [index[i]] = h [index[i]] + the sum of token i; without index, i; without
   // h, 0. Both F32 or BF16.
   const void* h = nullptr;
+  // [t, d], what token i has beside its experts; or null. Only CombineExperts()
+  // adds it.
+  const float* beside = nullptr;
   const int32_t* index = nullptr;
   int64_t num_indexed = 0;  // Rows of h and y, if there is an index.
   void* y = nullptr;

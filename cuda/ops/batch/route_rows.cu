@@ -89,12 +89,14 @@ __global__ void __launch_bounds__(kThreads)
                      : __popc(r.tokens[e][0]) + __popc(r.tokens[e][1] & below);
     r.row_token[row] = t;
     if (!stores) continue;
+    if (args.row_token != nullptr) args.row_token[row] = t;
     args.slot_row[s] = row;
     a.weight[s] = r.weight[s];
     if (a.expert != nullptr) a.expert[s] = e;
   }
   if (stores && thread < a.num_experts) a.offset[thread] = r.start[thread];
   if (stores && thread == 0) a.offset[a.num_experts] = *a.rows = slots;
+  if (args.gathered == nullptr) return;
   __syncthreads();
 
   const int pieces = static_cast<int>(args.d / 8);
@@ -120,7 +122,10 @@ bool HasRouteRows(const RouteRowsArgs& args) {
 
 cudaError_t RouteRows(const RouteRowsArgs& args, cudaStream_t stream) {
   if (!HasRouteRows(args)) return cudaErrorInvalidValue;
-  const int64_t pieces = args.choice.tokens.bound * args.choice.k * args.d / 8;
+  const int64_t pieces =
+      args.gathered != nullptr
+          ? args.choice.tokens.bound * args.choice.k * args.d / 8
+          : 0;
   const int64_t blocks =
       std::clamp<int64_t>(CeilDiv(pieces, kThreads), 1, kMaxRowBlocks);
   return LaunchAhead(RouteRowsKernel, dim3(static_cast<unsigned>(blocks)),

@@ -6,7 +6,8 @@
 //     |  stable sort of slots by expert
 //   weight  [t, k]         slot_row [t, k]       offset [E + 1], rows []
 //     |  a few rows a block
-//   gathered [rows, d]     BF16, x of each row's token
+//   gathered [rows, d]     BF16, x of each row's token; or, by one block alone,
+//   row_token [rows]       which that is
 //
 // Values are those of ChooseExperts (decode/choose_experts.h) and PlanDispatch
 // (dispatch_plan.h).
@@ -29,6 +30,7 @@ struct RouteRowsArgs {
   int64_t d = 0;                      // A multiple of 8.
   const __nv_bfloat16* x = nullptr;   // [t, d]
   __nv_bfloat16* gathered = nullptr;  // [t * k, d]
+  int32_t* row_token = nullptr;       // [t * k], in place of `gathered`.
 };
 
 // Whether there is a kernel: up to 64 tokens, 256 experts, 32 of them a token,

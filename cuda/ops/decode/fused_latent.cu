@@ -372,6 +372,7 @@ cudaError_t RunBatchOutputs(const KernelContext& ctx) {
   cudaError_t e = kAttendInputs == 4 ? ReadCachedLatents(ctx, attend)
                                      : ReadPagedLatents(ctx, attend);
   if (e != cudaSuccess) return e;
+  attend.old_keys_stay = true;
   const bool joined = LatentSplits(attend) > 1;
   auto* const latents = ctx.Take<__nv_bfloat16>(t.bound * values.pitch);
   auto* const value = ctx.Take<__nv_bfloat16>(t.bound * columns);

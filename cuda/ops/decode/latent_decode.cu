@@ -389,7 +389,8 @@ __global__ void __launch_bounds__(kThreads, 1)
   __syncthreads();
   if (args.blocks > 1) SyncCluster();
   const int64_t token = blockIdx.x / args.groups;
-  const bool ahead = !kBf16 && args.ahead && token < args.tokens.Get();
+  const bool ahead = !kBf16 && args.ahead && token < args.tokens.Get() &&
+                     NewKeys(PieceOf(args)) <= kMaxNewKeys;
   if (!ahead) {
     WaitForEarlier();
     LetLaterBegin();
@@ -397,9 +398,11 @@ __global__ void __launch_bounds__(kThreads, 1)
   if (token >= args.tokens.Get()) return;
   const int head = static_cast<int>(blockIdx.x % args.groups) * kRows;
   const int heads = min(kRows, args.num_heads - head);
+  TileRows second;
   if constexpr (!kBf16) {
     const Piece piece = PieceOf(args);
-    LoadFirst(args, piece, shared);
+    if (threadIdx.x < kWarpgroup) second = FindRows(args, piece, 1, piece.end);
+    LoadFirst(args, piece, ahead, shared);
     FenceSharedStores();
     __syncthreads();
     if (ahead && threadIdx.x < kWarpgroup) LoadNew(args, piece, shared);
@@ -413,13 +416,15 @@ __global__ void __launch_bounds__(kThreads, 1)
   if (threadIdx.x < kWarpgroup) {
     ShrinkRegisters<120>();
     const Piece piece = PieceOf(args);
-    const int boxed = kBf16 ? BoxedTiles(args, piece) : 0;
-    if (kBf16) {
+    if constexpr (kBf16) {
+      const int boxed = BoxedTiles(args, piece);
       if (threadIdx.x < 32) LoadBoxes(args, piece, boxed, &map, shared);
       // A barrier tells the phase before from the next, but no earlier one.
       SyncThreads(kLoaded, kWarpgroup);
+      LoadCopied(args, piece, boxed, shared);
+    } else {
+      LoadFloats(args, piece, second, shared);
     }
-    Load<kBf16>(args, piece, boxed, shared);
   } else if (threadIdx.x < 2 * kWarpgroup) {
     GrowRegisters<216>();
     LoadQueries(args, token, head, heads, shared);

@@ -118,24 +118,23 @@ __device__ __forceinline__ uint4 Narrow(float4 a, float4 b) {
 
 constexpr int kRowsAtATime = kWarpgroup / 8;
 
-// Boxes [begin, end) of rows of an F32 cache, rounded: kSteps times 16 rows,
-// those of kAhead boxes on their way at a time. `from` and `there` are of the
-// thread's rows.
-template <int kSteps, int kAhead>
-__device__ __forceinline__ void LoadRounded(const float* cache,
-                                            const int64_t* from,
-                                            const bool* there, int row,
-                                            int chunk, int begin, int end,
-                                            char* to) {
+// Boxes [begin, end) of rows of an F32 cache, rounded: kUsed times 16 rows,
+// those of kAhead boxes on their way at a time. The thread's rows are `rows`,
+// -1 those that are not there.
+template <int kUsed, int kAhead>
+__device__ __forceinline__ void LoadRounded(const float* cache, const int* rows,
+                                            int row, int chunk, int begin,
+                                            int end, char* to) {
   for (int b = begin; b < end; b += kAhead) {
-    float4 x[kAhead][kSteps][2];
+    float4 x[kAhead][kUsed][2];
 #pragma unroll
     for (int j = 0; j < kAhead; ++j) {
 #pragma unroll
-      for (int s = 0; s < kSteps; ++s) {
+      for (int s = 0; s < kUsed; ++s) {
         const auto* const pair = reinterpret_cast<const float4*>(
-            cache + from[s] + (b + j) * kSwizzleColumns);
-        const bool read = there[s] && b + j < end;
+            cache + int64_t{rows[s]} * kLatentWidth + chunk * 8 +
+            (b + j) * kSwizzleColumns);
+        const bool read = rows[s] >= 0 && b + j < end;
         x[j][s][0] = read ? pair[0] : float4{0, 0, 0, 0};
         x[j][s][1] = read ? pair[1] : float4{0, 0, 0, 0};
       }
@@ -144,7 +143,7 @@ __device__ __forceinline__ void LoadRounded(const float* cache,
     for (int j = 0; j < kAhead; ++j) {
       if (b + j >= end) break;
 #pragma unroll
-      for (int s = 0; s < kSteps; ++s) {
+      for (int s = 0; s < kUsed; ++s) {
         *reinterpret_cast<uint4*>(
             to + (b + j) * kBoxBytes +
             SwizzledBytes(s * kRowsAtATime + row, chunk)) =
@@ -154,32 +153,72 @@ __device__ __forceinline__ void LoadRounded(const float* cache,
   }
 }
 
+// Rows of the cache that a thread has eight columns of, of a tile of keys; -1:
+// not there.
+constexpr int kSteps = kRows / kRowsAtATime;
+struct TileRows {
+  int row[kSteps];
+};
+
+// Those of tile `tile`, of keys before `last`.
+__device__ __forceinline__ TileRows FindRows(const Args& args,
+                                             const Piece& piece, int tile,
+                                             int last) {
+  const int thread = static_cast<int>(threadIdx.x) % kWarpgroup;
+  TileRows rows;
+#pragma unroll
+  for (int s = 0; s < kSteps; ++s) {
+    const int key = piece.begin + tile * kRows + s * kRowsAtATime + thread / 8;
+    rows.row[s] =
+        key < last
+            ? static_cast<int>(args.places.RowOf(piece.token, key, args.fault))
+            : -1;
+  }
+  return rows;
+}
+
+// A tile of which no row is beyond the first kUsed times 16, by a warpgroup:
+// those, and zeros for the others.
+template <int kUsed, int kAhead>
+__device__ __forceinline__ void LoadTile(const float* cache,
+                                         const TileRows& rows, char* to) {
+  const int thread = static_cast<int>(threadIdx.x) % kWarpgroup;
+  const int chunk = thread % 8, row = thread / 8;
+  LoadRounded<kUsed, kAhead>(cache, rows.row, row, chunk, 0, kBoxes, to);
+#pragma unroll 1
+  for (int b = 0; b < kBoxes; ++b) {
+#pragma unroll
+    for (int s = kUsed; s < kSteps; ++s) {
+      *reinterpret_cast<uint4*>(
+          to + b * kBoxBytes + SwizzledBytes(s * kRowsAtATime + row, chunk)) = {
+          0, 0, 0, 0};
+    }
+  }
+}
+
+// Keys of the first tile that earlier kernels may still write.
+__device__ __forceinline__ int NewKeys(const Piece& piece) {
+  return max(0,
+             min(piece.end, piece.begin + kRows) - max(piece.old, piece.begin));
+}
+// More of them are brought with the old ones, behind the wait.
+constexpr int kMaxNewKeys = 16;
+
 // The first tile of a piece of an F32 cache, by all threads, each warpgroup
 // three of the boxes. Where keys are brought ahead, the old ones: LoadNew()
 // does the others.
 __device__ __forceinline__ void LoadFirst(const Args& args, const Piece& piece,
-                                          Shared& shared) {
-  constexpr int kSteps = kRows / kRowsAtATime;
+                                          bool ahead, Shared& shared) {
   constexpr int kOfWarpgroup = kBoxes * kWarpgroup / kThreads;
   static_assert(kOfWarpgroup * kThreads == kBoxes * kWarpgroup);
   const int thread = static_cast<int>(threadIdx.x) % kWarpgroup;
   const int chunk = thread % 8, row = thread / 8;
-  const int last = args.ahead ? min(piece.old, piece.end) : piece.end;
-  int64_t from[kSteps];
-  bool there[kSteps];
-#pragma unroll
-  for (int s = 0; s < kSteps; ++s) {
-    const int key = piece.begin + s * kRowsAtATime + row;
-    there[s] = key < last;
-    from[s] = there[s] ? args.places.RowOf(piece.token, key, args.fault) *
-                                 kLatentWidth +
-                             chunk * 8
-                       : 0;
-  }
+  const TileRows rows =
+      FindRows(args, piece, 0, ahead ? min(piece.old, piece.end) : piece.end);
   const int box = static_cast<int>(threadIdx.x) / kWarpgroup * kOfWarpgroup;
-  LoadRounded<kSteps, kOfWarpgroup>(static_cast<const float*>(args.cache), from,
-                                    there, row, chunk, box, box + kOfWarpgroup,
-                                    reinterpret_cast<char*>(shared.keys[0][0]));
+  LoadRounded<kSteps, kOfWarpgroup>(
+      static_cast<const float*>(args.cache), rows.row, row, chunk, box,
+      box + kOfWarpgroup, reinterpret_cast<char*>(shared.keys[0][0]));
 }
 
 // By warpgroup 0, which waits for earlier kernels: the first tile's new keys,
@@ -189,8 +228,7 @@ __device__ __forceinline__ void LoadNew(const Args& args, const Piece& piece,
   constexpr int kChunks = kLatentWidth / 8;
   constexpr int kBatch = 5;  // Eight rows take that.
   const int first = max(piece.old, piece.begin);
-  const int last = min(piece.end, piece.begin + kRows);
-  const int all = max(0, last - first) * kChunks;
+  const int all = NewKeys(piece) * kChunks;
   char* const to = reinterpret_cast<char*>(shared.keys[0][0]);
   bool waited = false;
   for (int base = threadIdx.x; base < all || !waited;
@@ -280,26 +318,19 @@ __device__ inline void LoadBoxes(const Args& args, const Piece& piece,
   }
 }
 
-// By warpgroup 0, tiles from `boxed` on, of an F32 cache from the second: eight
-// threads a row, 16 rows at a time.
-template <bool kBf16>
-__device__ void Load(const Args& args, const Piece& piece, int boxed,
-                     Shared& shared) {
-  constexpr int kSteps = kRows / kRowsAtATime;
+// By warpgroup 0, of a BF16 cache, tiles from `boxed` on: eight threads a row,
+// 16 rows at a time.
+__device__ inline void LoadCopied(const Args& args, const Piece& piece,
+                                  int boxed, Shared& shared) {
   const int chunk = threadIdx.x % 8, row = threadIdx.x / 8;
   const int tiles = piece.tiles();
   const auto arrive = [&](int tile) {
     FenceSharedStores();
+    SyncThreads(kLoaded, kWarpgroup);
     uint64_t* const full = shared.full[tile % kStages];
-    if constexpr (kBf16) {
-      SyncThreads(kLoaded, kWarpgroup);
-      if (threadIdx.x < kBoxes) Arrive(&full[threadIdx.x]);
-    } else {
-      Arrive(full);
-    }
+    if (threadIdx.x < kBoxes) Arrive(&full[threadIdx.x]);
   };
-  if (!kBf16 && tiles > 0) arrive(0);
-  for (int i = kBf16 ? boxed : 1; i < tiles; ++i) {
+  for (int i = boxed; i < tiles; ++i) {
     const int stage = i % kStages;
     const int first = piece.begin + i * kRows;
     int64_t from[kSteps];
@@ -315,60 +346,71 @@ __device__ void Load(const Args& args, const Piece& piece, int boxed,
     }
     uint64_t* const empty = shared.empty[stage];
     const uint32_t parity = static_cast<uint32_t>(i / kStages % 2) ^ 1;
-    if constexpr (kBf16) {
-      // Where the stage is free already, two tiles are on their way; else the
-      // last one is announced before the wait.
-      const bool is_free = __all_sync(
-          0xffffffff, IsOver(&empty[0], parity) && IsOver(&empty[1], parity));
-      if (!is_free) {
-        if (i > boxed) {
-          WaitForCopies<0>();
-          arrive(i - 1);
-        }
-        Wait(&empty[0], parity);
-        Wait(&empty[1], parity);
-      }
-      const auto* const cache = static_cast<const __nv_bfloat16*>(args.cache);
-      char* const to = reinterpret_cast<char*>(shared.keys[stage][0]);
-#pragma unroll
-      for (int b = 0; b < kBoxes; ++b) {
-#pragma unroll
-        for (int s = 0; s < kSteps; ++s) {
-          CopyAsync16(
-              to + b * kBoxBytes + SwizzledBytes(s * kRowsAtATime + row, chunk),
-              cache + from[s] + b * kSwizzleColumns, there[s]);
-        }
-      }
-      EndCopies();
-      if (is_free && i > boxed) {
-        WaitForCopies<1>();
+    // Where the stage is free already, two tiles are on their way; else the
+    // last one is announced before the wait.
+    const bool is_free = __all_sync(
+        0xffffffff, IsOver(&empty[0], parity) && IsOver(&empty[1], parity));
+    if (!is_free) {
+      if (i > boxed) {
+        WaitForCopies<0>();
         arrive(i - 1);
       }
-    } else {
       Wait(&empty[0], parity);
       Wait(&empty[1], parity);
-      const auto* const cache = static_cast<const float*>(args.cache);
-      char* const to = reinterpret_cast<char*>(shared.keys[stage][0]);
-      if (piece.end - first > kRows / 2) {
-        LoadRounded<kSteps, 2>(cache, from, there, row, chunk, 0, kBoxes, to);
-      } else {
-        LoadRounded<kSteps / 2, 4>(cache, from, there, row, chunk, 0, kBoxes,
-                                   to);
-        for (int b = 0; b < kBoxes; ++b) {
+    }
+    const auto* const cache = static_cast<const __nv_bfloat16*>(args.cache);
+    char* const to = reinterpret_cast<char*>(shared.keys[stage][0]);
 #pragma unroll
-          for (int s = kSteps / 2; s < kSteps; ++s) {
-            *reinterpret_cast<uint4*>(
-                to + b * kBoxBytes +
-                SwizzledBytes(s * kRowsAtATime + row, chunk)) = {0, 0, 0, 0};
-          }
-        }
+    for (int b = 0; b < kBoxes; ++b) {
+#pragma unroll
+      for (int s = 0; s < kSteps; ++s) {
+        CopyAsync16(
+            to + b * kBoxBytes + SwizzledBytes(s * kRowsAtATime + row, chunk),
+            cache + from[s] + b * kSwizzleColumns, there[s]);
       }
-      arrive(i);
+    }
+    EndCopies();
+    if (is_free && i > boxed) {
+      WaitForCopies<1>();
+      arrive(i - 1);
     }
   }
-  if (kBf16 && tiles > boxed) {
+  if (tiles > boxed) {
     WaitForCopies<0>();
     arrive(tiles - 1);
+  }
+}
+
+// By warpgroup 0, of an F32 cache, tiles from the second on, whose rows are
+// `next`; the first is there. A tile's rows are looked up while the one before
+// it is on its way, and few rows are, all columns of them, at once.
+__device__ inline void LoadFloats(const Args& args, const Piece& piece,
+                                  TileRows next, Shared& shared) {
+  const int tiles = piece.tiles();
+  const auto arrive = [&](int tile) {
+    FenceSharedStores();
+    Arrive(shared.full[tile % kStages]);
+  };
+  if (tiles > 0) arrive(0);
+  for (int i = 1; i < tiles; ++i) {
+    const int stage = i % kStages;
+    const TileRows rows = next;
+    next = FindRows(args, piece, i + 1, piece.end);
+    uint64_t* const empty = shared.empty[stage];
+    const uint32_t parity = static_cast<uint32_t>(i / kStages % 2) ^ 1;
+    Wait(&empty[0], parity);
+    Wait(&empty[1], parity);
+    const auto* const cache = static_cast<const float*>(args.cache);
+    char* const to = reinterpret_cast<char*>(shared.keys[stage][0]);
+    const int keys = piece.end - piece.begin - i * kRows;
+    if (keys > 2 * kRowsAtATime) {
+      LoadTile<kSteps, 2>(cache, rows, to);
+    } else if (keys > kRowsAtATime) {
+      LoadTile<2, 4>(cache, rows, to);
+    } else {
+      LoadTile<1, kBoxes>(cache, rows, to);
+    }
+    arrive(i);
   }
 }
 

@@ -3,6 +3,7 @@
 #include "cuda/ops/activation.h"
 #include "cuda/ops/batch/batch_linear.h"
 #include "cuda/ops/batch/batch_rows.h"
+#include "cuda/ops/batch/expert_products.h"
 #include "cuda/ops/batch/route_rows.h"
 #include "cuda/ops/decode/choose_experts.h"
 #include "cuda/ops/decode/few_experts.h"
@@ -171,6 +172,67 @@ bool IsBatchTokens(const KernelContext& ctx) {
          HasExpertLayer(layer);
 }
 
+// Both products of packed experts, each weight read once; without operands.
+struct PackedProducts {
+  ExpertProductArgs up, down;
+};
+PackedProducts PackedOf(const KernelContext& ctx, const ExpertLayerArgs& layer,
+                        bool with_shared) {
+  PackedProducts p;
+  p.up.num_experts = layer.num_experts;
+  p.up.offset = layer.offset;
+  p.up.max_rows = layer.max_slots();
+  p.up.tokens = layer.tokens;
+  p.down = p.up;
+  p.up.experts.w = WeightRows(ctx.in(kGateUp), layer.d);
+  p.down.experts.w = WeightRows(ctx.in(kDown), layer.width);
+  if (with_shared) {
+    p.up.shared.w = WeightRows(ctx.in(kSharedUp), layer.d);
+    p.down.shared.w =
+        WeightRows(ctx.in(kSharedDown), ctx.in(kSharedUp).dim(0) / 2);
+  }
+  return p;
+}
+
+// Experts of more rows than that, on average, have wider tiles.
+bool HasPackedProducts(const KernelContext& ctx, const ExpertLayerArgs& layer,
+                       bool with_shared) {
+  constexpr int64_t kMaxRowsOfExpert = 4;
+  if (!IsPacked(ctx.in(kGateUp)) ||
+      layer.max_slots() > kMaxRowsOfExpert * layer.num_experts) {
+    return false;
+  }
+  const PackedProducts p = PackedOf(ctx, layer, with_shared);
+  return HasExpertProducts(p.up) && HasExpertProducts(p.down);
+}
+
+// The experts behind their routes, with the shared one, and the sum.
+cudaError_t RunPackedProducts(const KernelContext& ctx, ExpertLayerArgs layer,
+                              const int32_t* row_token, bool with_shared) {
+  PackedProducts p = PackedOf(ctx, layer, with_shared);
+  auto* const rows = ctx.Take<float>(layer.max_slots() * layer.d);
+  p.up.experts.x = ctx.out(kX).as<__nv_bfloat16>();
+  p.up.experts.index = row_token;
+  p.up.experts.hidden =
+      ctx.Take<__nv_bfloat16>(layer.max_slots() * layer.width);
+  p.down.experts.x = p.up.experts.hidden;
+  p.down.experts.y = rows;
+  if (rows == nullptr || p.down.experts.x == nullptr) {
+    return cudaErrorMemoryAllocation;
+  }
+  if (with_shared) {
+    p.up.shared.x = p.up.experts.x;
+    p.up.shared.hidden = ctx.out(kShared).as<__nv_bfloat16>();
+    p.down.shared.x = p.up.shared.hidden;
+    p.down.shared.y = ctx.Take<float>(layer.tokens.bound * layer.d);
+    if (p.down.shared.y == nullptr) return cudaErrorMemoryAllocation;
+    layer.beside = p.down.shared.y;
+  }
+  if (const cudaError_t e = SwiGluProducts(p.up, ctx.stream); e) return e;
+  if (const cudaError_t e = DownProducts(p.down, ctx.stream); e) return e;
+  return CombineExperts(layer, rows, /*bf16_rows=*/false, ctx.stream);
+}
+
 // The experts behind their routes, and the sum.
 cudaError_t RunBatchExperts(const KernelContext& ctx, ExpertLayerArgs layer) {
   auto* const hidden = ctx.Take<__nv_bfloat16>(layer.max_slots() * layer.width);
@@ -210,9 +272,18 @@ cudaError_t RunBatchTokens(const KernelContext& ctx) {
   gate.y = ctx.Take<float>(t.bound * layer.num_experts);
   auto* const weight = ctx.Take<float>(layer.max_slots());
   routes.slot_row = ctx.Take<int32_t>(layer.max_slots());
-  layer.gathered = ctx.Take<__nv_bfloat16>(layer.max_slots() * layer.d);
+  const bool has_shared = ctx.has(kSharedUp);
+  const bool with_shared =
+      has_shared && HasPackedProducts(ctx, layer, /*with_shared=*/true);
+  const bool packed =
+      with_shared || HasPackedProducts(ctx, layer, /*with_shared=*/false);
+  if (packed) {
+    routes.row_token = ctx.Take<int32_t>(layer.max_slots());
+  } else {
+    layer.gathered = ctx.Take<__nv_bfloat16>(layer.max_slots() * layer.d);
+  }
   if (gate.y == nullptr || weight == nullptr || routes.slot_row == nullptr ||
-      layer.gathered == nullptr) {
+      (packed ? routes.row_token == nullptr : layer.gathered == nullptr)) {
     return cudaErrorMemoryAllocation;
   }
   routes.choice.logits = gate.y;
@@ -226,7 +297,7 @@ cudaError_t RunBatchTokens(const KernelContext& ctx) {
       NormRounded(t, layer.d, h.as<float>(), ctx.in(kGain).as<float>(),
                   ctx.Float("eps"), normed, ctx.stream);
   if (e != cudaSuccess) return e;
-  if (ctx.has(kSharedUp)) {
+  if (has_shared && !with_shared) {
     // The shared expert first: y = h + what it makes.
     BatchLinear up, down;
     up.w = ctx.in(kSharedUp);
@@ -245,7 +316,9 @@ cudaError_t RunBatchTokens(const KernelContext& ctx) {
     e = RunBatchLinear(ctx, x, gate);
   }
   if (e == cudaSuccess) e = RouteRows(routes, ctx.stream);
-  return e == cudaSuccess ? RunBatchExperts(ctx, layer) : e;
+  if (e != cudaSuccess) return e;
+  return packed ? RunPackedProducts(ctx, layer, routes.row_token, with_shared)
+                : RunBatchExperts(ctx, layer);
 }
 
 // --- RoutedExperts by its parts ---
