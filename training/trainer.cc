@@ -167,7 +167,8 @@ absl::StatusOr<StepGraph> Trainer::GradientGraph(
       StepGraph step,
       BuildGradientGraph(model_, train_.batch_size(), train_.seq_len(),
                          options_.dtype, RouteOf(RoutingTraceHeader::TRAIN),
-                         place, sums));
+                         place, sums,
+                         /*fused=*/!backend_->shares_host_memory()));
   // Where a device has memory of its own, it is short. A pipeline's stages run
   // weight gradients apart.
   if (!backend_->shares_host_memory() && place.shape.pp == 1) {
