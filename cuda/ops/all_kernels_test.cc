@@ -24,6 +24,17 @@ namespace {
 
 using Mode = DecoderOptions::Mode;
 
+// Those of the decoder's loss by all its parameters.
+void AddGradients(GraphBuilder& b, const Decoder& decoder) {
+  std::vector<ValueId> parameters;
+  for (size_t id = 0; id < b.graph().values().size(); ++id) {
+    if (b.graph().value(id).role == Role::kParameter) parameters.push_back(id);
+  }
+  ASSERT_THAT(Differentiate(b, {Seed{decoder.total_loss, strata::Fill(b, 1)}},
+                            parameters),
+              IsOk());
+}
+
 class PresetTest
     : public testing::TestWithParam<std::tuple<const char*, Mode>> {};
 
@@ -35,23 +46,36 @@ TEST_P(PresetTest, EveryOperatorHasAKernel) {
   options.mode = mode;
   options.max_tokens = 64;
   const Decoder decoder = BuildDecoder(b, *ModelPreset(preset), options);
-  if (mode == Mode::kTrain) {
-    std::vector<ValueId> parameters;
-    for (size_t id = 0; id < b.graph().values().size(); ++id) {
-      if (b.graph().value(id).role == Role::kParameter) {
-        parameters.push_back(id);
-      }
-    }
-    ASSERT_THAT(Differentiate(b, {Seed{decoder.total_loss, strata::Fill(b, 1)}},
-                              parameters),
-                IsOk());
-  }
+  if (mode == Mode::kTrain) AddGradients(b, decoder);
   const auto graph = b.Finish();
   ASSERT_THAT(graph, IsOk());
   const KernelTable table = AllCudaKernels();
   for (const Node& node : graph->nodes()) {
     EXPECT_NE(table.Find(node.op->name).run, nullptr) << node.op->name;
   }
+}
+
+// What a GPU trains: with operators that stand for several, and their
+// gradients.
+TEST(FusedTrainingTest, EveryOperatorHasAKernel) {
+  GraphBuilder b;
+  DecoderOptions options;
+  options.mode = Mode::kTrain;
+  options.max_tokens = 64;
+  options.fused = true;
+  const ModelConfig config = *ModelPreset("strata-1b");
+  const Decoder decoder = BuildDecoder(b, config, options);
+  AddGradients(b, decoder);
+  const auto graph = b.Finish();
+  ASSERT_THAT(graph, IsOk());
+  const KernelTable table = AllCudaKernels();
+  int64_t gradients = 0;
+  for (const Node& node : graph->nodes()) {
+    EXPECT_NE(table.Find(node.op->name).run, nullptr) << node.op->name;
+    gradients += node.op->name == kExpertContextGrad.name;
+  }
+  EXPECT_EQ(gradients, config.num_layers() *
+                           config.moe().hierarchical().tier_experts_size());
 }
 
 // What fusion makes of a graph by the kernels that are here, and that it does

@@ -292,22 +292,21 @@ __device__ __forceinline__ void SoftmaxRows(int n, float scale,
   }
 }
 
-// What a launch's gates have of memory of their own.
+// What the gates of a launch have of memory of their own.
 struct ContextMemory {
   int shared_bytes = 0;      // Of a block, or 0:
-  float* scratch = nullptr;  // [gates, floats]
-  int64_t floats = 0;
+  float* scratch = nullptr;  // of the launch's only gate.
 };
 
 // For gates of at most `floats` floats. False if there is no more memory.
-inline bool TakeContextMemory(const KernelContext& ctx, int64_t gates,
-                              int64_t floats, ContextMemory& memory) {
-  memory.floats = floats;
+inline bool TakeContextMemory(const KernelContext& ctx, int64_t floats,
+                              ContextMemory& memory) {
   if (floats * static_cast<int64_t>(sizeof(float)) <= kMaxSharedBytes) {
     memory.shared_bytes = static_cast<int>(floats * sizeof(float));
     return true;
   }
-  memory.scratch = ctx.Take<float>(gates * floats);
+  // Of one: what a gate takes by itself has to do for all of a call.
+  memory.scratch = ctx.Take<float>(floats);
   return memory.scratch != nullptr;
 }
 

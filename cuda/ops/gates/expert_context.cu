@@ -41,9 +41,8 @@ __global__ void __launch_bounds__(kContextThreads, 1)
   extern __shared__ float4 shared[];
   const Gate& gate = table.gate[blockIdx.x];
   const int n = gate.in.experts, r = gate.in.r;
-  Room room = {kShared
-                   ? reinterpret_cast<float*>(shared)
-                   : table.memory.scratch + blockIdx.x * table.memory.floats};
+  Room room = {kShared ? reinterpret_cast<float*>(shared)
+                       : table.memory.scratch};
   const Matrix e = room.Take(n, r), q = room.Take(n, r), k = room.Take(n, r),
                v = room.Take(n, r);
   const Matrix share = room.Take(n, n);
@@ -110,27 +109,35 @@ cudaError_t Launch(const Table& table, cudaStream_t stream) {
   return cudaGetLastError();
 }
 
+Gate ReadGate(const KernelContext& ctx, int g) {
+  Gate gate;
+  gate.in = ReadContextInputs(ctx, g * kContextInputs);
+  for (int i = 0; i < kOutputs; ++i) {
+    gate.out[i] = ctx.out(g * kOutputs + i).as<float>();
+  }
+  return gate;
+}
+
 cudaError_t RunExpertContext(const KernelContext& ctx) {
   const int gates = ctx.num_inputs / kContextInputs;
-  for (int first = 0; first < gates; first += kMaxGates) {
-    Table table;
-    table.scale = ctx.Float("scale");
-    table.count = std::min(kMaxGates, gates - first);
-    int64_t floats = 0;
+  Table table;
+  table.scale = ctx.Float("scale");
+  int64_t floats = 0;
+  for (int g = 0; g < gates; ++g) {
+    floats = std::max(floats, Floats(ReadGate(ctx, g)));
+  }
+  if (!TakeContextMemory(ctx, floats, table.memory)) {
+    return cudaErrorMemoryAllocation;
+  }
+  const bool shared = table.memory.scratch == nullptr;
+  const int most = shared ? kMaxGates : 1;
+  for (int first = 0; first < gates; first += most) {
+    table.count = std::min(most, gates - first);
     for (int g = 0; g < table.count; ++g) {
-      Gate& gate = table.gate[g];
-      gate.in = ReadContextInputs(ctx, (first + g) * kContextInputs);
-      for (int i = 0; i < kOutputs; ++i) {
-        gate.out[i] = ctx.out((first + g) * kOutputs + i).as<float>();
-      }
-      floats = std::max(floats, Floats(gate));
+      table.gate[g] = ReadGate(ctx, first + g);
     }
-    if (!TakeContextMemory(ctx, table.count, floats, table.memory)) {
-      return cudaErrorMemoryAllocation;
-    }
-    const cudaError_t error = table.memory.shared_bytes > 0
-                                  ? Launch<true>(table, ctx.stream)
-                                  : Launch<false>(table, ctx.stream);
+    const cudaError_t error = shared ? Launch<true>(table, ctx.stream)
+                                     : Launch<false>(table, ctx.stream);
     if (error != cudaSuccess) return error;
   }
   return cudaSuccess;

@@ -76,8 +76,7 @@ std::vector<ValueId> States(GraphBuilder& b, const std::string& of,
   return inputs;
 }
 
-// The gates of `layers` layers. Every result is an output, so that all are
-// made.
+// The gates of `layers` layers.
 void Gates(GraphBuilder& b, int layers, const std::vector<int64_t>& tiers,
            int64_t r, bool backward) {
   const double scale = 1 / std::sqrt(static_cast<double>(r));
