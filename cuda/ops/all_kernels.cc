@@ -23,6 +23,7 @@
 #include "cuda/ops/optimizer.h"
 #include "cuda/ops/placement/expert_placement.h"
 #include "cuda/ops/quant_matmul.h"
+#include "cuda/ops/residual/fed_norm.h"
 #include "cuda/ops/rope.h"
 #include "cuda/ops/step/head_loss.h"
 #include "cuda/ops/step/slot_dot.h"
@@ -40,6 +41,7 @@ KernelTable AllCudaKernels() {
   RegisterElementwiseKernels(table);
   RegisterEmbeddingKernels(table);
   RegisterExpertPlacementKernels(table);
+  RegisterFedNormKernels(table);
   RegisterFusedExpertsKernels(table);
   RegisterFusedGateKernels(table);
   RegisterFusedLatentKernels(table);

@@ -1,5 +1,6 @@
 #include "core/cpu/fused/fused.h"
 
+#include "core/cpu/fused/fed_norm.h"
 #include "core/cpu/fused/fused_attention.h"
 #include "core/cpu/fused/fused_experts.h"
 #include "core/cpu/fused/fused_gate.h"
@@ -11,6 +12,7 @@
 namespace strata {
 
 void RegisterFusedKernels(KernelRegistry& kernels) {
+  RegisterFedNormKernels(kernels);
   RegisterFusedAttentionKernels(kernels);
   RegisterFusedExpertsKernels(kernels);
   RegisterFusedGateKernels(kernels);
