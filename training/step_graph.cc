@@ -23,6 +23,7 @@
 #include "core/ops/elementwise.h"
 #include "core/ops/optimizer.h"
 #include "core/parallel/mesh.h"
+#include "core/passes/add_in_stores.h"
 #include "core/passes/autodiff.h"
 #include "core/passes/bf16_training.h"
 #include "core/passes/chunk_losses.h"
@@ -309,6 +310,11 @@ absl::StatusOr<StepGraph> BuildGradientGraph(
     }
   }
   ASSIGN_OR_RETURN(forward.step.graph, b.Finish());
+  if (fused) {
+    AddedInStores added = AddInStores(forward.step.graph);
+    forward.step.graph = std::move(added.graph);
+    MapRouters(added.value, forward.step.routers);
+  }
   return std::move(forward.step);
 }
 

@@ -114,18 +114,22 @@ absl::Status RunCombineRows(const KernelContext& ctx) {
   const T* const weight = ctx.has(3) ? ctx.in(3).as<T>() : nullptr;
   T* const out = ctx.out(0).as<T>();
   const VectorMath<T>& vec = VectorMath<T>::Get();
-  ForRowChunks(ctx.pool, ctx.in(2).dim(0), columns * k,
-               [&](int64_t begin, int64_t end) {
-                 for (int64_t i = begin; i < end; ++i) {
-                   T* const sum = out + i * columns;
-                   std::fill_n(sum, columns, T{0});
-                   for (int64_t s = i * k; s < (i + 1) * k; ++s) {
-                     if (slot_row[s] < 0) continue;
-                     vec.axpy(weight != nullptr ? weight[s] : T{1},
-                              y + slot_row[s] * columns, columns, sum);
-                   }
-                 }
-               });
+  ForRowChunks(
+      ctx.pool, ctx.in(2).dim(0), columns * k, [&](int64_t begin, int64_t end) {
+        for (int64_t i = begin; i < end; ++i) {
+          T* const sum = out + i * columns;
+          std::fill_n(sum, columns, T{0});
+          for (int64_t s = i * k; s < (i + 1) * k; ++s) {
+            if (slot_row[s] < 0) continue;
+            vec.axpy(weight != nullptr ? weight[s] : T{1},
+                     y + slot_row[s] * columns, columns, sum);
+          }
+          for (const int add : {kCombineRowsAdd, kCombineRowsAdd + 1}) {
+            if (!ctx.has(add)) break;
+            vec.add(sum, ctx.in(add).as<T>() + i * columns, columns, sum);
+          }
+        }
+      });
   return absl::OkStatus();
 }
 

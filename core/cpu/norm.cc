@@ -1,6 +1,5 @@
 #include "core/cpu/norm.h"
 
-#include <algorithm>
 #include <cmath>
 #include <cstdint>
 
@@ -14,9 +13,6 @@
 
 namespace strata {
 namespace {
-
-// Rows whose shares of the gain's gradient are added up by one piece of work.
-constexpr int64_t kGainRows = 64;
 
 // A row with several groups is as many rows: t and d below are those.
 template <typename T>
@@ -38,7 +34,7 @@ absl::Status RunRmsNorm(const KernelContext& ctx) {
   return absl::OkStatus();
 }
 
-// dx = rstd dy gain - x rstd^3 dot(dy gain, x) / d
+// dx = rstd dy gain - x rstd^3 dot(dy gain, x) / d, plus a or a + b
 template <typename T>
 absl::Status RunInputGrad(const KernelContext& ctx) {
   const VectorMath<T>& vec = VectorMath<T>::Get();
@@ -47,19 +43,29 @@ absl::Status RunInputGrad(const KernelContext& ctx) {
   const T* const x = ctx.in(1).as<T>();     // [t, d]
   const T* const gain = ctx.in(2).as<T>();  // [d]
   const T* const rstd = ctx.in(3).as<T>();  // [t]
-  T* const dx = ctx.out(0).as<T>();         // [t, d]
-  ForRowChunks(ctx.pool, t, d, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      const T dot = vec.dot3(dy + i * d, gain, x + i * d, d);
-      const T r = rstd[i];
-      vec.product_plus(r, dy + i * d, gain, -r * r * r * dot / d, x + i * d, d,
-                       dx + i * d);
+  constexpr int kA = kRmsNormInputGradAdd;
+  const T* const a = ctx.has(kA) ? ctx.in(kA).as<T>() : nullptr;  // [t, d]
+  const T* const b = ctx.has(kA + 1) ? ctx.in(kA + 1).as<T>() : nullptr;
+  T* const dx = ctx.out(0).as<T>();  // [t, d]
+  T* const sums =
+      b != nullptr ? ctx.scratch.Take<T>(ctx.pool.num_threads() * d) : nullptr;
+  ForEachRow(ctx.pool, t, d, [&](int64_t i, int worker) {
+    const T dot = vec.dot3(dy + i * d, gain, x + i * d, d);
+    const T r = rstd[i];
+    vec.product_plus(r, dy + i * d, gain, -r * r * r * dot / d, x + i * d, d,
+                     dx + i * d);
+    if (a == nullptr) return;
+    const T* add = a + i * d;
+    if (b != nullptr) {
+      vec.add(a + i * d, b + i * d, d, sums + worker * d);
+      add = sums + worker * d;
     }
+    vec.add(dx + i * d, add, d, dx + i * d);
   });
   return absl::OkStatus();
 }
 
-// dgain = sum over rows of dy x rstd, by blocks of rows, then over blocks.
+// dgain = sum over rows of dy x rstd.
 template <typename T>
 absl::Status RunWeightGrad(const KernelContext& ctx) {
   const VectorMath<T>& vec = VectorMath<T>::Get();
@@ -68,20 +74,9 @@ absl::Status RunWeightGrad(const KernelContext& ctx) {
   const T* const x = ctx.in(1).as<T>();     // [t, d]
   const T* const rstd = ctx.in(3).as<T>();  // [t]
   T* const dgain = ctx.out(0).as<T>();      // [d]
-  const int64_t num_blocks = (t + kGainRows - 1) / kGainRows;
-  T* const partial = ctx.scratch.Take<T>(num_blocks * d);  // [num_blocks, d]
-  ctx.pool.ParallelFor(num_blocks, [&](int64_t block) {
-    T* const sum = partial + block * d;
-    std::fill_n(sum, d, T{0});
-    const int64_t end = std::min(t, (block + 1) * kGainRows);
-    for (int64_t i = block * kGainRows; i < end; ++i) {
-      vec.add_product(rstd[i], dy + i * d, x + i * d, d, sum);
-    }
+  SumOverRows(ctx, t, d, dgain, [&](int64_t i, int worker, T* sum) {
+    vec.add_product(rstd[i], dy + i * d, x + i * d, d, sum);
   });
-  std::fill_n(dgain, d, T{0});
-  for (int64_t block = 0; block < num_blocks; ++block) {
-    vec.add(dgain, partial + block * d, d, dgain);
-  }
   return absl::OkStatus();
 }
 

@@ -14,6 +14,7 @@
 #include "core/ops/activation.h"
 #include "core/ops/dispatch.h"
 #include "core/ops/elementwise.h"
+#include "core/ops/fed_norm.h"
 #include "core/ops/gate.h"
 #include "core/ops/grouped_matmul.h"
 #include "core/ops/matmul.h"
@@ -46,7 +47,13 @@ ValueId Norm(GraphBuilder& b, const ModelConfig& config, ValueId h,
 // a gate does not move whenever the experts before it learn, which is what a
 // gate learns badly from (docs/router.md, "What a tier reads").
 ValueId FedInput(GraphBuilder& b, const ModelConfig& config, ValueId before,
-                 ValueId rows) {
+                 ValueId rows, bool fused) {
+  if (fused) {
+    const Dims width = {Static(config.d_model())};
+    const ValueId feed = b.Parameter(b.Scoped("feed.weight"), width);
+    return FedNorm(b, before, rows, b.Parameter(b.Scoped("norm.weight"), width),
+                   feed, config.norm_eps());
+  }
   const ValueId added = Add(b, rows, Scale(b, before, -1));
   return Add(b, Norm(b, config, before, "norm"),
              Norm(b, config, added, "feed"));
@@ -174,7 +181,8 @@ ValueId HierarchicalBlock(GraphBuilder& b, const ModelConfig& config,
     };
     const ValueId rows = of_active(h);
     const ValueId x = fed && tier > 0
-                          ? FedInput(b, config, of_active(block_input), rows)
+                          ? FedInput(b, config, of_active(block_input), rows,
+                                     options.gate.fused)
                           : Norm(b, config, rows, "norm");
     RouterValues router;
     router.layer = options.layer;

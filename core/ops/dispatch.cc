@@ -98,7 +98,9 @@ Types InferCombineRows(const OpView& op) {
   const ValueType& y = op.type(0);
   RETURN_IF_ERROR(
       WantType(op, 0, "y", {y.dtype, {op.type(1).dims[0], y.dims[1]}}));
-  return std::vector<ValueType>{{y.dtype, {op.type(2).dims[0], y.dims[1]}}};
+  const ValueType out = {y.dtype, {op.type(2).dims[0], y.dims[1]}};
+  RETURN_IF_ERROR(WantAddends(op, kCombineRowsAdd, out));
+  return std::vector<ValueType>{out};
 }
 
 void CombineRowsGradient(GradContext& g) {
@@ -108,11 +110,16 @@ void CombineRowsGradient(GradContext& g) {
   if (weight != kNone && g.Needs(3)) {
     g.Set(3, g.For(3).Add1(kRowDot, {dout, g.input(0), g.input(2)}));
   }
+  for (const int i : {kCombineRowsAdd, kCombineRowsAdd + 1}) {
+    if (g.Has(i) && g.Needs(i)) g.Set(i, dout);
+  }
 }
 
-// An add an element of y, and a product where there are weights.
+// An add an element of y, and a product where there are weights; and what is
+// added.
 double CombineRowsFlops(const OpView& op, const Binding& binding) {
-  return (op.has(3) ? 2 : 1) * Elements(op.type(0), binding);
+  return (op.has(3) ? 2 : 1) * Elements(op.type(0), binding) +
+         NumAddends(op, kCombineRowsAdd) * Elements(op.output_type(0), binding);
 }
 
 // row_slot is not read.

@@ -21,12 +21,16 @@ namespace strata {
 
 extern const OpDef kDispatchPlan;
 extern const OpDef kDispatchRows;  // (x, row_slot, slot_row, weight?)
-extern const OpDef kCombineRows;   // (y, row_slot, slot_row, weight?)
+extern const OpDef kCombineRows;   // (y, row_slot, slot_row, weight?, a?, b?)
 extern const OpDef kRowDot;        // (dout, y, slot_row) -> dweight [t, k]
 extern const OpDef kCompactRows;
 extern const OpDef kGatherRows;   // (x, index) -> [n, d]
 extern const OpDef kScatterRows;  // (y, index, like) -> [t, d], zero elsewhere
 extern const OpDef kAddRows;      // (x, y, index) -> [t, d]
+
+// CombineRows adds a [t, d], then b, to its sums: the residual stream,
+// otherwise (core/passes/add_in_stores.h). b only beside a.
+inline constexpr int kCombineRowsAdd = 4;  // And the one behind it.
 
 struct DispatchPlanResult {
   ValueId row_slot = kNone;  // I32 [rows <= t * k]

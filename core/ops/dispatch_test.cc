@@ -105,6 +105,14 @@ TEST_F(DispatchTest, WeightsWantOneASlot) {
                HasSubstr("weight is F32[t<=10, 16]; want F32[t<=10, 3]")));
 }
 
+TEST_F(DispatchTest, CombineAddsRowsLikeItsResult) {
+  const ValueId y = DispatchRows(b_, x_, plan_);
+  b_.Add1(kCombineRows, {y, plan_.row_slot, plan_.slot_row, kNone, x_, x_});
+  EXPECT_EQ(LatestCost().flops, 11 * 16 + 2 * 6 * 16);
+  b_.Add1(kCombineRows, {y, plan_.row_slot, plan_.slot_row, kNone, y});
+  EXPECT_THAT(b_.status(), StatusIs(kInvalid, HasSubstr("a is F32")));
+}
+
 TEST_F(DispatchTest, CompactWantsAByteAToken) {
   CompactRows(b_, kNone, weight_);
   EXPECT_THAT(b_.status(), StatusIs(kInvalid, HasSubstr("want U8 of rank 1")));

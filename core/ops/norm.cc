@@ -55,6 +55,7 @@ absl::Status CheckGradInputs(const OpView& op) {
 
 absl::StatusOr<std::vector<ValueType>> InferInputGrad(const OpView& op) {
   RETURN_IF_ERROR(CheckGradInputs(op));
+  RETURN_IF_ERROR(WantAddends(op, kRmsNormInputGradAdd, op.type(0)));
   return std::vector<ValueType>{op.type(1)};
 }
 
@@ -80,9 +81,11 @@ double Flops(const OpView& op, const Binding& binding) {
   return 4 * Elements(op.type(0), binding);
 }
 
-// Per element: dot(dy gain, x) is 3, a * dy * gain + b * x is 4.
+// Per element: dot(dy gain, x) is 3, a * dy * gain + b * x is 4; and what is
+// added.
 double InputGradFlops(const OpView& op, const Binding& binding) {
-  return 7 * Elements(op.type(0), binding);
+  return (7 + NumAddends(op, kRmsNormInputGradAdd)) *
+         Elements(op.type(0), binding);
 }
 
 // Per element: dy * x * rstd, added up.

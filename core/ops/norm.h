@@ -15,8 +15,13 @@
 namespace strata {
 
 extern const OpDef kRmsNorm;            // -> y [t, d], rstd [t]
-extern const OpDef kRmsNormInputGrad;   // (dy, x, gain, rstd) -> dx [t, d]
 extern const OpDef kRmsNormWeightGrad;  // (dy, x, gain, rstd) -> dgain [d]
+
+// (dy, x, gain, rstd, a?, b?) -> dx [t, d], to which a, or a + b, is added:
+// what a residual's gradient is otherwise (core/passes/add_in_stores.h). b only
+// beside a.
+extern const OpDef kRmsNormInputGrad;
+inline constexpr int kRmsNormInputGradAdd = 4;  // And the one behind it.
 
 // x [t, d], gain [d] or of a divisor of d -> [t, d]
 ValueId RmsNorm(GraphBuilder& b, ValueId x, ValueId gain, double eps);

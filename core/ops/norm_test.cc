@@ -67,6 +67,19 @@ TEST_F(NormTest, WantsAPositiveEps) {
   ExpectError("eps is 0; want more than 0");
 }
 
+TEST_F(NormTest, AddsRowsLikeItsInputsGradient) {
+  const ValueId x = Float("x", {t_, Static(4)});
+  const ValueId gain = b_.Parameter("gain", {Static(4)});
+  const ValueId rstd = Float("rstd", {t_});
+  EXPECT_EQ(Text(b_.Add1(kRmsNormInputGrad, {x, x, gain, rstd, x, x})),
+            "F32[t<=30, 4]");
+  // Two FLOPs and two passes more.
+  EXPECT_EQ(LatestCost(20).flops, 9 * 20 * 4);
+  EXPECT_EQ(LatestCost(20).bytes_read, 4 * (4 * 20 * 4 + 4 + 20));
+  b_.Add1(kRmsNormInputGrad, {x, x, gain, rstd, kNone, x});
+  ExpectError("b is added without a");
+}
+
 TEST_F(NormTest, CostsAFewFlopsAnElement) {
   const ValueId x = Float("x", {t_, Static(4)});
   const ValueId gain = b_.Parameter("gain", {Static(4)});

@@ -51,6 +51,15 @@ absl::Status WantRank(const OpView& op, int input, absl::string_view name,
                    " of rank ", rank));
 }
 
+absl::Status WantAddends(const OpView& op, int first, const ValueType& want) {
+  if (op.has(first)) RETURN_IF_ERROR(WantType(op, first, "a", want));
+  if (!op.has(first + 1)) return absl::OkStatus();
+  if (!op.has(first)) {
+    return absl::InvalidArgumentError("b is added without a");
+  }
+  return WantType(op, first + 1, "b", want);
+}
+
 absl::Status WantInRange(absl::string_view name, int64_t value, int64_t min,
                          int64_t max) {
   if (value >= min && value <= max) return absl::OkStatus();

@@ -28,6 +28,13 @@ absl::Status WantType(const OpView& op, int input, absl::string_view name,
 absl::Status WantRank(const OpView& op, int input, absl::string_view name,
                       DType dtype, int rank);
 
+// That input `first`, and the one behind it only beside it, are of that type
+// where they are there: what an operator adds to its result.
+absl::Status WantAddends(const OpView& op, int first, const ValueType& want);
+inline int NumAddends(const OpView& op, int first) {
+  return op.has(first) + op.has(first + 1);
+}
+
 // That attribute `name`, of value `value`, lies in [min, max].
 absl::Status WantInRange(absl::string_view name, int64_t value, int64_t min,
                          int64_t max);

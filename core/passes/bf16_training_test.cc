@@ -138,6 +138,18 @@ TEST(Bf16TrainingTest, RowsAreNarrowWhereAllTakeThemSo) {
   EXPECT_EQ(ResultOf(narrow, kRmsNormWeightGrad), DType::kF32);
 }
 
+TEST(Bf16TrainingTest, WhatOperatorsAddWhereTheyStoreMayBeNarrow) {
+  for (const int a : {4, 5}) {
+    EXPECT_TRUE(TakesBf16("CombineRows", /*is_output=*/false, a));
+    EXPECT_TRUE(TakesBf16("RmsNormInputGrad", /*is_output=*/false, a));
+  }
+  EXPECT_TRUE(TakesBf16("FedNorm", /*is_output=*/true, 0));
+  EXPECT_FALSE(TakesBf16("FedNorm", /*is_output=*/false, 0));
+  EXPECT_TRUE(TakesBf16("FedNormInputGrad", /*is_output=*/false, 7));
+  EXPECT_TRUE(TakesBf16("FedNormInputGrad", /*is_output=*/true, 1));
+  EXPECT_TRUE(TakesBf16("FedNormWeightGrad", /*is_output=*/false, 0));
+}
+
 TEST(Bf16TrainingTest, ValuesAreFoundAgain) {
   const Step step = MakeStep();
   const Bf16Gradients narrow =

@@ -24,6 +24,7 @@
 #include "cuda/ops/optimizer.h"
 #include "cuda/ops/placement/expert_placement.h"
 #include "cuda/ops/quant_matmul.h"
+#include "cuda/ops/residual/fed_norm.h"
 #include "cuda/ops/rope.h"
 #include "cuda/ops/route/tier_route.h"
 #include "cuda/ops/step/head_loss.h"
@@ -44,6 +45,7 @@ KernelTable AllCudaKernels() {
   RegisterExpertContextGradKernels(table);
   RegisterExpertContextKernels(table);
   RegisterExpertPlacementKernels(table);
+  RegisterFedNormKernels(table);
   RegisterFusedExpertsKernels(table);
   RegisterFusedGateKernels(table);
   RegisterFusedLatentKernels(table);

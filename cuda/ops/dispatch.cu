@@ -85,11 +85,13 @@ __global__ void __launch_bounds__(kBlock)
   }
 }
 
-// out[i] = sum over j, in order, of weight[i, j] * y[slot_row[i, j]].
+// out[i] = sum over j, in order, of weight[i, j] * y[slot_row[i, j]], then a[i]
+// and b[i] if they are there.
 template <typename V>
 __global__ void __launch_bounds__(kBlock)
     CombineRowsKernel(Extent tokens, int64_t n, int64_t k, const V* y,
-                      const int32_t* slot_row, const float* weight, V* out) {
+                      const int32_t* slot_row, const float* weight, const V* a,
+                      const V* b, V* out) {
   const int64_t t = tokens.Get();
   for (int64_t i = FirstRow(); i < t; i += RowStride()) {
     ForColumns(n, [&](int64_t c) {
@@ -99,6 +101,8 @@ __global__ void __launch_bounds__(kBlock)
         if (row < 0) continue;
         AddTo(sum, weight != nullptr ? weight[s] : 1.f, y[row * n + c]);
       }
+      if (a != nullptr) AddTo(sum, 1.f, a[i * n + c]);
+      if (b != nullptr) AddTo(sum, 1.f, b[i * n + c]);
       out[i * n + c] = sum;
     });
   }
@@ -196,11 +200,17 @@ cudaError_t RunCombineRows(const KernelContext& ctx) {
   const Operand& out = ctx.out(0);
   const Operand& slot_row = ctx.in(2);
   const float* const weight = ctx.has(3) ? ctx.in(3).as<float>() : nullptr;
+  constexpr int kAdd = 4;  // kCombineRowsAdd of core/ops/dispatch.h
+  const auto added = [&](int i, auto* v) {
+    return ctx.has(i) ? ctx.in(i).as<std::remove_pointer_t<decltype(v)>>()
+                      : nullptr;
+  };
   return WithVectors(out.dim(1), [&](auto* v, int64_t n) {
     using V = std::remove_pointer_t<decltype(v)>;
     CombineRowsKernel<V><<<BlocksForRows(out.dim(0)), kBlock, 0, ctx.stream>>>(
         slot_row.rows(), n, slot_row.dim(1), ctx.in(0).as<V>(),
-        slot_row.as<int32_t>(), weight, out.as<V>());
+        slot_row.as<int32_t>(), weight, added(kAdd, v), added(kAdd + 1, v),
+        out.as<V>());
   });
 }
 

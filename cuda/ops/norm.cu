@@ -35,6 +35,7 @@ cudaError_t RunRmsNorm(const KernelContext& ctx) {
 }
 
 cudaError_t RunInputGrad(const KernelContext& ctx) {
+  constexpr int kAdd = 4;  // kRmsNormInputGradAdd of core/ops/norm.h
   if (HasBf16(ctx)) return RmsNormInputGradMixed(ctx);
   RmsNormInputGradArgs<float> args;
   SetRows(ctx.in(0), ctx.in(2).dim(0), args);
@@ -42,6 +43,9 @@ cudaError_t RunInputGrad(const KernelContext& ctx) {
   args.x = ctx.in(1).as<float>();
   args.gain = ctx.in(2).as<float>();
   args.rstd = ctx.in(3).as<float>();
+  for (int i = 0; i < 2; ++i) {
+    if (ctx.has(kAdd + i)) args.add[i] = ctx.in(kAdd + i).as<float>();
+  }
   args.dx = ctx.out(0).as<float>();
   return RmsNormInputGrad(args, ctx.stream);
 }

@@ -47,7 +47,10 @@ struct RmsNormInputGradArgs {
   const Element* x = nullptr;   // [rows, width]
   const float* gain = nullptr;  // [width]
   const float* rstd = nullptr;  // [rows], as RmsNorm left it
-  Element* dx = nullptr;        // [rows, width]
+  // [rows, width] each, or null: dx is that much more. The second only beside
+  // the first, and their sum is rounded before.
+  const Element* add[2] = {};
+  Element* dx = nullptr;  // [rows, width]
   int64_t rows = 0;
   int width = 0;
   const int32_t* count = nullptr;  // [], or null: all rows
@@ -83,6 +86,15 @@ cudaError_t RmsNormWeightGrad(const RmsNormWeightGradArgs<Element>& args,
 
 // Returns the number of rows of RmsNormWeightGradArgs::partial, at most 128.
 int RmsNormWeightGradPartials(int64_t rows);
+
+// sum[s] [width] = the sum of the rows of partial[s], in a fixed order.
+struct GainPartialsArgs {
+  const float* partial = nullptr;  // [1 or 2, num_partials, width]
+  int num_partials = 0;
+  int width = 0;
+  float* sum[2] = {};  // [width] each; the second may be null.
+};
+cudaError_t SumGainPartials(const GainPartialsArgs& args, cudaStream_t stream);
 
 }  // namespace strata::gpu
 

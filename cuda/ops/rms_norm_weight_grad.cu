@@ -78,14 +78,16 @@ __global__ void __launch_bounds__(kWarpSize* kStripWarps)
 
 // A block adds up 32 columns: warp w every eighth partial, then the warps.
 __global__ void __launch_bounds__(kWarpSize* kStripWarps)
-    SumPartialsKernel(const float* partial, int num_partials, int width,
-                      float* dgain) {
+    SumPartialsKernel(const GainPartialsArgs args) {
+  const int width = args.width;
+  const float* const partial =
+      args.partial + int64_t{blockIdx.y} * args.num_partials * width;
   const int lane = threadIdx.x % kWarpSize;
   const int warp = threadIdx.x / kWarpSize;
   const int column = blockIdx.x * kWarpSize + lane;
   float sum = 0;
   if (column < width) {
-    for (int p = warp; p < num_partials; p += kStripWarps) {
+    for (int p = warp; p < args.num_partials; p += kStripWarps) {
       sum += partial[int64_t{p} * width + column];
     }
   }
@@ -96,7 +98,7 @@ __global__ void __launch_bounds__(kWarpSize* kStripWarps)
   float total = 0;
 #pragma unroll
   for (int w = 0; w < kStripWarps; ++w) total += warp_sum[w][lane];
-  dgain[column] = total;
+  args.sum[blockIdx.y][column] = total;
 }
 
 }  // namespace
@@ -104,6 +106,13 @@ __global__ void __launch_bounds__(kWarpSize* kStripWarps)
 int RmsNormWeightGradPartials(int64_t rows) {
   const int64_t partials = (rows + kMinRowsPerPartial - 1) / kMinRowsPerPartial;
   return static_cast<int>(partials < kMaxPartials ? partials : kMaxPartials);
+}
+
+cudaError_t SumGainPartials(const GainPartialsArgs& args, cudaStream_t stream) {
+  const dim3 grid((args.width + kWarpSize - 1) / kWarpSize,
+                  args.sum[1] != nullptr ? 2 : 1);
+  SumPartialsKernel<<<grid, kWarpSize * kStripWarps, 0, stream>>>(args);
+  return cudaGetLastError();
 }
 
 template <typename Element>
@@ -130,10 +139,8 @@ cudaError_t RmsNormWeightGrad(const RmsNormWeightGradArgs<Element>& args,
   if (const cudaError_t error = cudaGetLastError(); error != cudaSuccess) {
     return error;
   }
-  SumPartialsKernel<<<(args.width + kWarpSize - 1) / kWarpSize,
-                      kWarpSize * kStripWarps, 0, stream>>>(
-      args.partial, partials, args.width, args.dgain);
-  return cudaGetLastError();
+  return SumGainPartials({args.partial, partials, args.width, {args.dgain}},
+                         stream);
 }
 
 template cudaError_t RmsNormWeightGrad(const RmsNormWeightGradArgs<float>&,

@@ -1,6 +1,7 @@
 #include "core/cpu/fused/fused.h"
 
 #include "core/cpu/fused/expert_context_grad.h"
+#include "core/cpu/fused/fed_norm.h"
 #include "core/cpu/fused/fused_attention.h"
 #include "core/cpu/fused/fused_experts.h"
 #include "core/cpu/fused/fused_gate.h"
@@ -13,6 +14,7 @@ namespace strata {
 
 void RegisterFusedKernels(KernelRegistry& kernels) {
   RegisterExpertContextGradKernels(kernels);
+  RegisterFedNormKernels(kernels);
   RegisterFusedAttentionKernels(kernels);
   RegisterFusedExpertsKernels(kernels);
   RegisterFusedGateKernels(kernels);

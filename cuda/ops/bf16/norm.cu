@@ -1,6 +1,7 @@
 #include <cstdint>
 
 #include "cuda/ops/bf16/eight.cuh"
+#include "cuda/ops/bf16/either_rows.h"
 #include "cuda/ops/bf16/norm.h"
 #include "cuda/ops/bf16/with_type.h"
 #include "cuda/ops/device.cuh"
@@ -41,14 +42,15 @@ __global__ void __launch_bounds__(kBlock)
   }
 }
 
-// With xhat = x * rstd: dx = rstd * (g * dy - xhat * mean(g * dy * xhat)). As
-// above.
+// With xhat = x * rstd: dx = rstd * (g * dy - xhat * mean(g * dy * xhat)), plus
+// a or a + b. As above.
 template <typename DY, typename DX>
 __global__ void __launch_bounds__(kBlock)
     InputGradKernel(Extent rows, int64_t groups, int64_t width,
                     const DY* __restrict__ dy, const float* __restrict__ x,
                     const float* __restrict__ gain,
-                    const float* __restrict__ rstd, DX* __restrict__ dx) {
+                    const float* __restrict__ rstd, EitherRows a, EitherRows b,
+                    DX* __restrict__ dx) {
   const int64_t count = rows.Get() * groups;
   for (int64_t r = FirstRow(); r < count; r += RowStride()) {
     const float scale = rstd[r];
@@ -72,6 +74,13 @@ __global__ void __launch_bounds__(kBlock)
       Load8(gain + c, g);
 #pragma unroll
       for (int i = 0; i < 8; ++i) d[i] = scale * (d[i] * g[i] - e[i] * slope);
+      if (a.data != nullptr) {
+        float add[8], second[8] = {};
+        Load8(a, r * width + c, add);
+        if (b.data != nullptr) Load8(b, r * width + c, second);
+#pragma unroll
+        for (int i = 0; i < 8; ++i) d[i] += add[i] + second[i];
+      }
       Store8(d, dx + r * width + c);
     }
   }
@@ -138,6 +147,7 @@ cudaError_t RefuseColumns(const KernelContext& ctx) {
 }  // namespace
 
 cudaError_t RmsNormInputGradMixed(const KernelContext& ctx) {
+  constexpr int kAdd = 4;  // kRmsNormInputGradAdd of core/ops/norm.h
   const Operand& dy = ctx.in(0);
   const Operand& x = ctx.in(1);
   const Operand& dx = ctx.out(0);
@@ -149,6 +159,7 @@ cudaError_t RmsNormInputGradMixed(const KernelContext& ctx) {
                         ctx.stream>>>(
           x.rows(), groups, width, dy.as<ElementOf<decltype(dy_type)>>(),
           x.as<float>(), ctx.in(2).as<float>(), ctx.in(3).as<float>(),
+          EitherRowsIn(ctx, kAdd), EitherRowsIn(ctx, kAdd + 1),
           dx.as<ElementOf<decltype(dx_type)>>());
     });
   });

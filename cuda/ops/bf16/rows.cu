@@ -1,6 +1,7 @@
 #include <cstdint>
 
 #include "cuda/ops/bf16/eight.cuh"
+#include "cuda/ops/bf16/either_rows.h"
 #include "cuda/ops/bf16/rows.h"
 #include "cuda/ops/bf16/with_type.h"
 #include "cuda/ops/device.cuh"
@@ -73,12 +74,21 @@ __global__ void __launch_bounds__(kBlock)
   }
 }
 
-// out[i] = sum over j, in order, of weight[i, j] * y[slot_row[i, j]].
+__device__ __forceinline__ void AddEight(const EitherRows& rows, int64_t at,
+                                         float (&sum)[8]) {
+  float e[8];
+  Load8(rows, at, e);
+#pragma unroll
+  for (int m = 0; m < 8; ++m) sum[m] += e[m];
+}
+
+// out[i] = sum over j, in order, of weight[i, j] * y[slot_row[i, j]], then a[i]
+// and b[i] if they are there.
 template <typename Y, typename Out>
 __global__ void __launch_bounds__(kBlock)
     CombineKernel(Extent tokens, int64_t n, int k, const Y* __restrict__ y,
-                  const int32_t* slot_row, const float* weight,
-                  Out* __restrict__ out) {
+                  const int32_t* slot_row, const float* weight, EitherRows a,
+                  EitherRows b, Out* __restrict__ out) {
   const int64_t t = tokens.Get();
   for (int64_t i = FirstRow(); i < t; i += RowStride()) {
     for (int64_t c = Lane() * 8; c < n; c += kWarp * 8) {
@@ -92,6 +102,8 @@ __global__ void __launch_bounds__(kBlock)
 #pragma unroll
         for (int m = 0; m < 8; ++m) sum[m] = fmaf(w, e[m], sum[m]);
       }
+      if (a.data != nullptr) AddEight(a, i * n + c, sum);
+      if (b.data != nullptr) AddEight(b, i * n + c, sum);
       Store8(sum, out + i * n + c);
     }
   }
@@ -212,6 +224,7 @@ cudaError_t DispatchMixedRows(const KernelContext& ctx) {
 }
 
 cudaError_t CombineMixedRows(const KernelContext& ctx) {
+  constexpr int kAdd = 4;  // kCombineRowsAdd of core/ops/dispatch.h
   const Operand& y = ctx.in(0);
   const Operand& slot_row = ctx.in(2);
   const Operand& out = ctx.out(0);
@@ -224,7 +237,8 @@ cudaError_t CombineMixedRows(const KernelContext& ctx) {
       using Out = ElementOf<decltype(out_type)>;
       CombineKernel<<<BlocksForRows(out.dim(0)), kBlock, 0, ctx.stream>>>(
           slot_row.rows(), n, static_cast<int>(slot_row.dim(1)), y.as<Y>(),
-          slot_row.as<int32_t>(), weight, out.as<Out>());
+          slot_row.as<int32_t>(), weight, EitherRowsIn(ctx, kAdd),
+          EitherRowsIn(ctx, kAdd + 1), out.as<Out>());
     });
   });
   return cudaGetLastError();
