@@ -1,17 +1,17 @@
 // Sums of rows made where one of their terms is stored.
 //
-//   y = CombineRows(rows, ...)               h' = CombineRows(rows, ..., h)
+//   y = CombineRows(rows, ...)          h' = CombineRows(rows, ..., h)
 //   h' = Add(h, y)
-//   g = RmsNormInputGrad(dy, x, ...)         dh' = RmsNormInputGrad(dy, x, ...,
-//   dh) dh' = Add(dh, g)
+//
+//   g = RmsNormInputGrad(dy, ...)       dh' = RmsNormInputGrad(dy, ..., dh)
+//   dh' = Add(dh, g)
 //
 // The term is written and read once less, and the Add's launch is gone. Who
 // takes what, in this order, so that bits stay those of the operators before:
 //
 //   CombineRows        (result + a) + b
-//   RmsNormInputGrad   result + a, where an Add that nothing else reads makes
-//   a:
-//                      result + (b + c)
+//   RmsNormInputGrad   result + a; where an Add makes a that nothing else
+//                      reads, result + (b + c)
 //   FedNormInputGrad   core/ops/fed_norm.h, one to each result: there the sum
 //                      comes before the difference, as with separate norms
 //

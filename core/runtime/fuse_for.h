@@ -8,6 +8,8 @@
 
 #include "core/graph/graph.h"
 #include "core/graph/op_def.h"
+#include "core/ops/fed_norm.h"
+#include "core/ops/fused_gate.h"
 #include "core/ops/quant_fused.h"
 #include "core/ops/tier_route.h"
 #include "core/passes/fuse/fuse.h"
@@ -53,8 +55,12 @@ inline Graph FuseFor(const Graph& graph, const Backend& backend,
 // Whether `backend` runs the operators of fused training graphs
 // (DecoderOptions::fused) on values of that type.
 inline bool FusesTraining(const Backend& backend, DType dtype) {
-  return backend.FindKernel(kTierRoute.name, dtype) != nullptr &&
-         backend.FindKernel(kTierRouteGrad.name, dtype) != nullptr;
+  for (const OpDef* const op :
+       {&kExpertContext, &kExpertContextGrad, &kFedNorm, &kFedNormInputGrad,
+        &kFedNormWeightGrad, &kTierRoute, &kTierRouteGrad}) {
+    if (backend.FindKernel(op->name, dtype) == nullptr) return false;
+  }
+  return true;
 }
 
 }  // namespace strata

@@ -43,9 +43,6 @@ struct CompareOptions {
   // of it may be off: the terms of its longest sum, and what follows.
   double roundings = 8;
   FillFn fill;
-  // What the GPU runs in place of what the CPU does, with the same sources and
-  // outputs: an operator that stands for several. Null: the same.
-  std::function<std::vector<ValueId>(GraphBuilder&)> on_gpu = nullptr;
   uint32_t seed = 1;
   Precision precision = Precision::kF32;
   // For tensors whose elements are differences of terms that may be larger than
@@ -53,6 +50,9 @@ struct CompareOptions {
   // for other tensors.
   std::function<double(const std::string& name, const Sources& sources)> terms =
       nullptr;
+  // What the GPU runs in place of what the CPU does, with the same sources and
+  // outputs: an operator that stands for several. Null: the same.
+  std::function<std::vector<ValueId>(GraphBuilder&)> on_gpu = nullptr;
 };
 
 // Runs the graph three times on the GPU (operator by operator over poisoned

@@ -82,9 +82,10 @@ absl::Status LargeStep::Compile() {
   }
   GradientSums within;
   within.made = rank_.overlap_sums && rank_.mesh != nullptr;
-  ASSIGN_OR_RETURN(StepGraph gradients,
-                   BuildGradientGraph(model_, sequences, seq_len, DType::kF32,
-                                      RouteSource::kGate, Place(), within));
+  ASSIGN_OR_RETURN(
+      StepGraph gradients,
+      BuildGradientGraph(model_, sequences, seq_len, DType::kF32,
+                         RouteSource::kGate, Place(), within, /*fused=*/true));
   gradients = InLessMemory(std::move(gradients));
   if (rank_.overlap_rows) {
     gradients.graph =
