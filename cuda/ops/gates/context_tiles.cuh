@@ -13,6 +13,7 @@
 #ifndef CUDA_OPS_GATES_CONTEXT_TILES_CUH_
 #define CUDA_OPS_GATES_CONTEXT_TILES_CUH_
 
+#include <algorithm>
 #include <cstdint>
 
 #include "cuda/ops/decode/copy_async.cuh"
@@ -298,16 +299,56 @@ struct ContextMemory {
   float* scratch = nullptr;  // of the launch's only gate.
 };
 
-// For gates of at most `floats` floats. False if there is no more memory.
-inline bool TakeContextMemory(const KernelContext& ctx, int64_t floats,
-                              ContextMemory& memory) {
-  if (floats * static_cast<int64_t>(sizeof(float)) <= kMaxSharedBytes) {
-    memory.shared_bytes = static_cast<int>(floats * sizeof(float));
-    return true;
+// The gates of a launch, by value. A kernel's arguments may have 32 kB.
+template <typename G, int kMost>
+struct GateTable {
+  static constexpr int kMaxGates = kMost;
+  using Gate = G;
+
+  ContextMemory memory;
+  float scale = 1;
+  int count = 0;
+  Gate gate[kMost];
+};
+
+// Runs a call's gates, read(g) for g in [0, gates), each of floats(gate) floats
+// of memory: by `in_shared` as many a launch as a table holds, or, where one of
+// them is too large for shared memory, by `in_device` one after the other.
+template <typename Table, typename Read, typename Floats>
+cudaError_t RunGates(const KernelContext& ctx, int gates, Read read,
+                     Floats floats, void (*in_shared)(Table),
+                     void (*in_device)(Table)) {
+  Table table;
+  static_assert(sizeof(Table) < 32764, "more than a kernel's arguments");
+  table.scale = ctx.Float("scale");
+  int64_t most_floats = 0;
+  for (int g = 0; g < gates; ++g) {
+    most_floats = std::max(most_floats, floats(read(g)));
   }
-  // Of one: what a gate takes by itself has to do for all of a call.
-  memory.scratch = ctx.Take<float>(floats);
-  return memory.scratch != nullptr;
+  const bool shared =
+      most_floats * static_cast<int64_t>(sizeof(float)) <= kMaxSharedBytes;
+  if (shared) {
+    table.memory.shared_bytes = static_cast<int>(most_floats * sizeof(float));
+    // All of it each time: a captured launch finds what the last call allowed.
+    const cudaError_t allowed = cudaFuncSetAttribute(
+        reinterpret_cast<const void*>(in_shared),
+        cudaFuncAttributeMaxDynamicSharedMemorySize, kMaxSharedBytes);
+    if (allowed != cudaSuccess) return allowed;
+  } else {
+    // Of one: what a gate takes by itself has to do for all of a call.
+    table.memory.scratch = ctx.Take<float>(most_floats);
+    if (table.memory.scratch == nullptr) return cudaErrorMemoryAllocation;
+  }
+  const int most = shared ? Table::kMaxGates : 1;
+  for (int first = 0; first < gates; first += most) {
+    table.count = std::min(most, gates - first);
+    for (int g = 0; g < table.count; ++g) table.gate[g] = read(first + g);
+    (shared ? in_shared
+            : in_device)<<<table.count, kContextThreads,
+                           table.memory.shared_bytes, ctx.stream>>>(table);
+    if (const cudaError_t error = cudaGetLastError(); error) return error;
+  }
+  return cudaSuccess;
 }
 
 }  // namespace strata::gpu

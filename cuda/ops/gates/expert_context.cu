@@ -1,4 +1,3 @@
-#include <algorithm>
 #include <cstdint>
 
 #include "cuda/ops/gates/context_tiles.cuh"
@@ -20,15 +19,7 @@ struct Gate {
   float* out[kOutputs] = {};  // Context, key, value: [E, r].
 };
 
-// Of one launch, by value: 27 of the 32 kB that a kernel's arguments may have.
-constexpr int kMaxGates = 248;
-struct Table {
-  ContextMemory memory;
-  float scale = 1;
-  int count = 0;
-  Gate gate[kMaxGates];
-};
-static_assert(sizeof(Table) < 32764);
+using Table = GateTable<Gate, 248>;  // 27 kB.
 
 constexpr int kOfExperts = 4, kWeights = 7, kShares = 1;
 int64_t Floats(const Gate& gate) {
@@ -93,22 +84,6 @@ __global__ void __launch_bounds__(kContextThreads, 1)
   });
 }
 
-// All of shared memory is allowed each time: a captured launch finds what the
-// last call allowed.
-template <bool kShared>
-cudaError_t Launch(const Table& table, cudaStream_t stream) {
-  if (const cudaError_t e =
-          cudaFuncSetAttribute(ExpertContextKernel<kShared>,
-                               cudaFuncAttributeMaxDynamicSharedMemorySize,
-                               kShared ? kMaxSharedBytes : 0)) {
-    return e;
-  }
-  ExpertContextKernel<kShared>
-      <<<table.count, kContextThreads, table.memory.shared_bytes, stream>>>(
-          table);
-  return cudaGetLastError();
-}
-
 Gate ReadGate(const KernelContext& ctx, int g) {
   Gate gate;
   gate.in = ReadContextInputs(ctx, g * kContextInputs);
@@ -119,28 +94,10 @@ Gate ReadGate(const KernelContext& ctx, int g) {
 }
 
 cudaError_t RunExpertContext(const KernelContext& ctx) {
-  const int gates = ctx.num_inputs / kContextInputs;
-  Table table;
-  table.scale = ctx.Float("scale");
-  int64_t floats = 0;
-  for (int g = 0; g < gates; ++g) {
-    floats = std::max(floats, Floats(ReadGate(ctx, g)));
-  }
-  if (!TakeContextMemory(ctx, floats, table.memory)) {
-    return cudaErrorMemoryAllocation;
-  }
-  const bool shared = table.memory.scratch == nullptr;
-  const int most = shared ? kMaxGates : 1;
-  for (int first = 0; first < gates; first += most) {
-    table.count = std::min(most, gates - first);
-    for (int g = 0; g < table.count; ++g) {
-      table.gate[g] = ReadGate(ctx, first + g);
-    }
-    const cudaError_t error = shared ? Launch<true>(table, ctx.stream)
-                                     : Launch<false>(table, ctx.stream);
-    if (error != cudaSuccess) return error;
-  }
-  return cudaSuccess;
+  return RunGates<Table>(
+      ctx, ctx.num_inputs / kContextInputs,
+      [&ctx](int g) { return ReadGate(ctx, g); }, Floats,
+      ExpertContextKernel<true>, ExpertContextKernel<false>);
 }
 
 }  // namespace

@@ -1,4 +1,3 @@
-#include <algorithm>
 #include <cstdint>
 
 #include "cuda/ops/gates/context_tiles.cuh"
@@ -33,15 +32,7 @@ struct Gate {
   float* out[kContextInputs] = {};  // Gradients of the inputs.
 };
 
-// Of one launch, by value: 27 of the 32 kB that a kernel's arguments may have.
-constexpr int kMaxGates = 160;
-struct Table {
-  ContextMemory memory;
-  float scale = 1;
-  int count = 0;
-  Gate gate[kMaxGates];
-};
-static_assert(sizeof(Table) < 32764);
+using Table = GateTable<Gate, 160>;  // 27 kB.
 
 constexpr int kOfExperts = 13, kWeights = 7, kShares = 2;
 int64_t Floats(const Gate& gate) {
@@ -159,22 +150,6 @@ __global__ void __launch_bounds__(kContextThreads, 1)
   });
 }
 
-// All of shared memory is allowed each time: a captured launch finds what the
-// last call allowed.
-template <bool kShared>
-cudaError_t Launch(const Table& table, cudaStream_t stream) {
-  if (const cudaError_t e =
-          cudaFuncSetAttribute(ExpertContextGradKernel<kShared>,
-                               cudaFuncAttributeMaxDynamicSharedMemorySize,
-                               kShared ? kMaxSharedBytes : 0)) {
-    return e;
-  }
-  ExpertContextGradKernel<kShared>
-      <<<table.count, kContextThreads, table.memory.shared_bytes, stream>>>(
-          table);
-  return cudaGetLastError();
-}
-
 Gate ReadGate(const KernelContext& ctx, int g) {
   Gate gate;
   gate.in = ReadContextInputs(ctx, g * kInputs + kGrads);
@@ -188,28 +163,9 @@ Gate ReadGate(const KernelContext& ctx, int g) {
 }
 
 cudaError_t RunExpertContextGrad(const KernelContext& ctx) {
-  const int gates = ctx.num_inputs / kInputs;
-  Table table;
-  table.scale = ctx.Float("scale");
-  int64_t floats = 0;
-  for (int g = 0; g < gates; ++g) {
-    floats = std::max(floats, Floats(ReadGate(ctx, g)));
-  }
-  if (!TakeContextMemory(ctx, floats, table.memory)) {
-    return cudaErrorMemoryAllocation;
-  }
-  const bool shared = table.memory.scratch == nullptr;
-  const int most = shared ? kMaxGates : 1;
-  for (int first = 0; first < gates; first += most) {
-    table.count = std::min(most, gates - first);
-    for (int g = 0; g < table.count; ++g) {
-      table.gate[g] = ReadGate(ctx, first + g);
-    }
-    const cudaError_t error = shared ? Launch<true>(table, ctx.stream)
-                                     : Launch<false>(table, ctx.stream);
-    if (error != cudaSuccess) return error;
-  }
-  return cudaSuccess;
+  return RunGates<Table>(
+      ctx, ctx.num_inputs / kInputs, [&ctx](int g) { return ReadGate(ctx, g); },
+      Floats, ExpertContextGradKernel<true>, ExpertContextGradKernel<false>);
 }
 
 }  // namespace
