@@ -1,6 +1,7 @@
 #include "core/base/progress.h"
 
 #include <fcntl.h>
+#include <poll.h>
 #include <pty.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
@@ -163,10 +164,19 @@ class ProgressOnTerminalTest : public ProgressTest {
   }
 
   // What was written since the last call; something must have been.
+  // A terminal passes on what is written to it in pieces, each when the kernel
+  // comes to it: a read may find the first alone.
   std::string Read() {
-    char buffer[4096];
-    const ssize_t num_read = read(reader_, buffer, sizeof(buffer));
-    return std::string(buffer, num_read < 0 ? 0 : num_read);
+    constexpr int kQuietMs = 200;
+    std::string all;
+    pollfd ready = {reader_, POLLIN, 0};
+    while (poll(&ready, 1, kQuietMs) > 0 && (ready.revents & POLLIN) != 0) {
+      char buffer[4096];
+      const ssize_t num_read = read(reader_, buffer, sizeof(buffer));
+      if (num_read <= 0) break;
+      all.append(buffer, num_read);
+    }
+    return all;
   }
 
   int reader_ = -1;
