@@ -105,6 +105,7 @@ Way WayOf(const std::string& text) {
       way.state = TrainConfig::BF16;
     } else if (std::sscanf(parts[i].c_str(), "%dx%d", &way.sequences,
                            &way.length) == 2) {
+      // A micro-batch, which is read.
     } else if (absl::EndsWith(parts[i], ".gz")) {
       way.trace = parts[i];
     } else {
