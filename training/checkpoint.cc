@@ -183,7 +183,7 @@ absl::StatusOr<const Trainer::WholeState*> Trainer::DescribeWhole() {
                    BuildGradientGraph(model_, n, seq_len, options_.dtype));
   ASSIGN_OR_RETURN(Graph update, BuildUpdateGraph(step.graph, model_, train_,
                                                   RankSums(), options_.dtype));
-  step = InBf16(std::move(step), bf16_weights_, weight_state_);
+  ASSIGN_OR_RETURN(step, InBf16(std::move(step), bf16_weights_, weight_state_));
   update = UpdateInBf16(update, bf16_weights_, weight_state_);
   ASSIGN_OR_RETURN(const StepGraph evaluation,
                    BuildEvaluationGraph(model_, n, seq_len, options_.dtype,

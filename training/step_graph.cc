@@ -339,9 +339,11 @@ StepGraph InLessMemory(StepGraph step) {
   return step;
 }
 
-StepGraph InBf16(StepGraph step, const std::set<std::string>& weights,
-                 WeightState state) {
+absl::StatusOr<StepGraph> InBf16(StepGraph step,
+                                 const std::set<std::string>& weights,
+                                 WeightState state) {
   if (weights.empty()) return step;
+  RETURN_IF_ERROR(CheckReadersTakeBf16(step.graph, weights));
   Bf16Gradients narrow = GradientsInBf16(step.graph, weights, state);
   step.graph = std::move(narrow.graph);
   MapRouters(narrow.value, step.routers);

@@ -125,9 +125,11 @@ absl::StatusOr<StepGraph> BuildEvaluationGraph(const ModelConfig& model,
 StepGraph InLessMemory(StepGraph step);
 
 // `step` with `weights`, the sums of their gradients, and rows in BF16
-// (core/passes/bf16_training.h); as it is without weights.
-StepGraph InBf16(StepGraph step, const std::set<std::string>& weights,
-                 WeightState state = WeightState::kBf16);
+// (core/passes/bf16_training.h); as it is without weights. INTERNAL if an
+// operator would take one of them for F32.
+absl::StatusOr<StepGraph> InBf16(StepGraph step,
+                                 const std::set<std::string>& weights,
+                                 WeightState state = WeightState::kBf16);
 
 // How a step's sums are over ranks.
 struct RankSums {

@@ -459,8 +459,32 @@ TEST(StepGraphTest, PassesKeepWhatSizesRows) {
     ExpectDimsAsInferred(InLessMemory(*evaluation).graph);
     const std::set<std::string> weights = Bf16Weights(evaluation->graph);
     EXPECT_EQ(Bf16Weights(InLessMemory(*evaluation).graph), weights);
-    ExpectDimsAsInferred(InF32(InBf16(less, weights).graph));
-    EXPECT_THAT(SplitPhases(InBf16(*step, weights).graph), IsOk());
+    const auto narrow = InBf16(less, weights);
+    ASSERT_THAT(narrow, IsOk());
+    ExpectDimsAsInferred(InF32(narrow->graph));
+    const auto whole = InBf16(*step, weights);
+    ASSERT_THAT(whole, IsOk());
+    EXPECT_THAT(SplitPhases(whole->graph), IsOk());
+  }
+}
+
+// Weights are chosen by the model's own graph, and read by fused operators too.
+TEST(StepGraphTest, FusedOperatorsTakeTheWeightsThatAreBf16) {
+  for (const ModelConfig& config : {Flat(), Hierarchical(), DeepSeek()}) {
+    const auto model = BuildEvaluationGraph(
+        config, kSequences, kSeqLen, DType::kF32, RouteSource::kGate, {});
+    ASSERT_THAT(model, IsOk());
+    std::set<std::string> weights = Bf16Weights(model->graph);
+    const auto step = BuildGradientGraph(
+        config, kSequences, kSeqLen, DType::kF32, RouteSource::kGate,
+        MeshPlace(), GradientSums(), /*fused=*/true);
+    ASSERT_THAT(step, IsOk());
+    EXPECT_THAT(InBf16(InLessMemory(*step), weights), IsOk());
+    // A gain is read by norms, which take none in BF16.
+    weights.insert("model.norm.weight");
+    EXPECT_THAT(InBf16(*step, weights),
+                StatusIs(absl::StatusCode::kInternal,
+                         HasSubstr("RmsNorm reads model.norm.weight")));
   }
 }
 
@@ -485,7 +509,9 @@ TEST(Bf16OnRanksTest, RowsGoAndGradientsAreAddedUpInBf16) {
         BuildUpdateGraph(step->graph, config, TrainConfig(), sums);
     ASSERT_THAT(update, IsOk());
 
-    const Graph gradients = InBf16(InLessMemory(*step), weights).graph;
+    const auto in_bf16 = InBf16(InLessMemory(*step), weights);
+    ASSERT_THAT(in_bf16, IsOk());
+    const Graph& gradients = in_bf16->graph;
     const Graph narrow = UpdateInBf16(*update, weights);
 
     int exchanges = 0, added = 0;

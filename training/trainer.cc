@@ -117,8 +117,7 @@ absl::Status Trainer::Build(int num_threads) {
   RETURN_IF_ERROR(BuildEvaluation());
   RETURN_IF_ERROR(OpenReplay());
   InitializeParameters(model_, train_.seed(), *state_);
-  RETURN_IF_ERROR(
-      InitializeShards(model_, train_.seed(), shards_, *backend_, *state_));
+  InitializeShards(model_, train_.seed(), shards_, *state_);
 
   SamplerConfig sampler;
   sampler.seed = train_.seed();
@@ -178,7 +177,7 @@ absl::StatusOr<StepGraph> Trainer::GradientGraph(
   if (options_.overlap_rows) {
     step.graph = HideExchanges(step.graph, backend_->flops_per_wire_byte());
   }
-  step = InBf16(std::move(step), bf16_weights_, weight_state_);
+  ASSIGN_OR_RETURN(step, InBf16(std::move(step), bf16_weights_, weight_state_));
   if (backend_->rounds_products()) step.graph = ExpertRowsInBf16(step.graph);
   // Sums over ranks want each gradient as soon as it is there, and so do stages
   // that run weight gradients apart; what hides exchanges has an order already.

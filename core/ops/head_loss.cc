@@ -6,10 +6,10 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "absl/strings/str_cat.h"
 #include "core/base/status_macros.h"
 #include "core/graph/graph.h"
 #include "core/graph/op_def.h"
+#include "core/ops/fused_checks.h"
 #include "core/ops/operand_checks.h"
 #include "core/tensor/dtype.h"
 
@@ -17,15 +17,13 @@ namespace strata {
 namespace {
 
 // What both have, with w of type `weight`.
-absl::StatusOr<std::vector<ValueType>> InferHead(const OpView& op,
-                                                 DType weight) {
+// Of either; w may be BF16 beside F32 rows.
+absl::StatusOr<std::vector<ValueType>> InferScore(const OpView& op) {
   RETURN_IF_ERROR(WantFloat(op, kHeadX, "x", 2));
   RETURN_IF_ERROR(WantFloat(op, kHeadWeight, "w", 2));
   const ValueType& x = op.type(kHeadX);
-  const ValueType& w = op.type(kHeadWeight);
   const Dim t = x.dims[0];
-  RETURN_IF_ERROR(
-      WantType(op, kHeadWeight, "w", {weight, {w.dims[0], x.dims[1]}}));
+  RETURN_IF_ERROR(WantWeight(op, kHeadWeight, "w", x.dtype, x.dims[1]));
   RETURN_IF_ERROR(WantType(op, kHeadTarget, "target", {DType::kI32, {t}}));
   RETURN_IF_ERROR(WantInRange("chunk_rows", op.attrs.Int("chunk_rows"), 1,
                               std::numeric_limits<int32_t>::max()));
@@ -33,19 +31,12 @@ absl::StatusOr<std::vector<ValueType>> InferHead(const OpView& op,
       {x.dtype, {}}, {x.dtype, {t}}, {DType::kU8, {t}}};
 }
 
-absl::StatusOr<std::vector<ValueType>> InferScore(const OpView& op) {
-  const bool narrow = op.type(kHeadX).dtype == DType::kF32 &&
-                      op.type(kHeadWeight).dtype == DType::kBF16;
-  return InferHead(op, narrow ? DType::kBF16 : op.type(kHeadX).dtype);
-}
-
 absl::StatusOr<std::vector<ValueType>> InferLoss(const OpView& op) {
-  ASSIGN_OR_RETURN(std::vector<ValueType> types,
-                   InferHead(op, op.type(kHeadX).dtype));
+  ASSIGN_OR_RETURN(std::vector<ValueType> types, InferScore(op));
   RETURN_IF_ERROR(
       WantType(op, kHeadLossGrad, "dloss", {op.type(kHeadX).dtype, {}}));
   types.push_back(op.type(kHeadX));
-  types.push_back(op.type(kHeadWeight));
+  types.push_back({op.type(kHeadX).dtype, op.type(kHeadWeight).dims});
   return types;
 }
 

@@ -13,10 +13,11 @@
 //
 // Results are those of the operators it stands for, but for the order in which
 // dw is summed. `chunk_rows` changes that order and the memory wanted, no more.
+// w may be BF16 where x is F32; results are of the type of x.
 //
 // HeadScore is the part without gradients, for validation:
 //
-//   x, w, target -> loss, nll, hit      w may be BF16 where x is F32
+//   x, w, target -> loss, nll, hit
 //
 // core/passes/chunk_losses.h emits both.
 

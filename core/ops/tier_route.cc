@@ -10,6 +10,7 @@
 #include "core/graph/builder.h"
 #include "core/graph/graph.h"
 #include "core/graph/op_def.h"
+#include "core/ops/fused_checks.h"
 #include "core/ops/operand_checks.h"
 #include "core/tensor/dtype.h"
 
@@ -40,8 +41,7 @@ absl::StatusOr<Shape> WantShape(const OpView& op, int token, int key,
   shape.groups = Static(op.attrs.Int("groups"));
   shape.r = op.type(experts).dims[1];
   shape.energies = of_token.dims[1].bound - shape.r.bound;
-  RETURN_IF_ERROR(WantType(op, key, "key",
-                           {of_token.dtype, {shape.experts, shape.groups}}));
+  RETURN_IF_ERROR(WantWeight(op, key, "key", of_token.dtype, shape.groups));
   for (int e = experts; e < experts + 3; ++e) {
     RETURN_IF_ERROR(
         WantType(op, e, "experts", {of_token.dtype, {shape.experts, shape.r}}));
@@ -101,7 +101,8 @@ Types InferTierRouteGrad(const OpView& op) {
                            {DType::kU8, {shape.t, shape.experts}}));
   RETURN_IF_ERROR(
       WantType(op, kRouteGradLoad, "load", {token.dtype, {shape.experts}}));
-  std::vector<ValueType> types = {token, op.type(kRouteGradKey)};
+  std::vector<ValueType> types = {token,
+                                  {token.dtype, op.type(kRouteGradKey).dims}};
   for (int e = 0; e < 3; ++e) types.push_back(op.type(kRouteGradExperts));
   return types;
 }

@@ -26,7 +26,7 @@ namespace strata {
 extern const OpDef kTierRoute;
 enum TierRouteInput {
   kRouteToken,    // [t, energies + r], the energies a multiple of groups
-  kRouteKey,      // [E, groups]
+  kRouteKey,      // [E, groups], beside F32 tokens also BF16
   kRouteBias,     // [E], added where experts are left and chosen
   kRouteExperts,  // [E, r], and the next two: of ExpertContext
   kRouteExpertKey,
@@ -44,7 +44,7 @@ enum TierRouteOutput {
 
 // Gradients of the weights and the losses, each of which may be absent; the
 // inputs above but the bias; and what was decided. Outputs: gradients of token,
-// key, experts, expert key and expert value.
+// key, experts, expert key and expert value, all of the token's type.
 extern const OpDef kTierRouteGrad;
 enum TierRouteGradInput {
   kRouteGradWeight,  // [t, k_max]

@@ -6,6 +6,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 #include "absl/strings/strip.h"
@@ -264,6 +265,21 @@ std::set<std::string> Bf16Weights(const Graph& model) {
     }
   }
   return weights;
+}
+
+absl::Status CheckReadersTakeBf16(const Graph& gradients,
+                                  const std::set<std::string>& weights) {
+  for (const NarrowRefusal& refusal : NarrowRefusals(gradients)) {
+    const Node& node = gradients.node(refusal.node);
+    const std::string& weight = gradients.value(refusal.weight).name;
+    // Products of input gradients, of which inference does not know.
+    const bool is_product = node.op == &kMatMul || node.op == &kGroupedMatMul;
+    if (is_product || weights.count(weight) == 0) continue;
+    return absl::InternalError(absl::StrCat(node.scope, "/", node.op->name,
+                                            " reads ", weight,
+                                            " and does not take it in BF16"));
+  }
+  return absl::OkStatus();
 }
 
 bool TakesBf16(absl::string_view op, bool is_output, int index) {

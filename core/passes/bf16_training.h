@@ -31,6 +31,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "absl/strings/string_view.h"
 #include "core/graph/graph.h"
 
@@ -40,6 +41,12 @@ namespace strata {
 // and, in the model's own graph, read only by operators that take them so
 // (core/passes/narrow_weights.h). Gains of norms and biases stay F32.
 std::set<std::string> Bf16Weights(const Graph& model);
+
+// INTERNAL if an operator of `gradients`, as they are before GradientsInBf16(),
+// would read one of `weights` in BF16 as if it were F32: those of a training
+// graph that a model's own has not, as fused ones. Names the first.
+absl::Status CheckReadersTakeBf16(const Graph& gradients,
+                                  const std::set<std::string>& weights);
 
 // Whether input or output `index` of an operator may be BF16 rows, a multiple
 // of 8 columns each.

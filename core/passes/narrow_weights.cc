@@ -39,7 +39,7 @@ bool InfersTheSame(const Graph& graph, const Node& node,
 
 }  // namespace
 
-std::set<std::string> NarrowableWeights(const Graph& graph) {
+std::vector<NarrowRefusal> NarrowRefusals(const Graph& graph) {
   // Each candidate gets a twin in BF16, to show to its readers.
   Graph with_twins = graph;
   std::vector<ValueId> twin(graph.values().size(), kNone);
@@ -50,20 +50,33 @@ std::set<std::string> NarrowableWeights(const Graph& graph) {
     value.type.dtype = DType::kBF16;
     twin[id] = with_twins.AddValue(std::move(value));
   }
-  std::vector<bool> read(twin.size()), refused(twin.size());
-  for (const Node& node : graph.nodes()) {
+  std::vector<NarrowRefusal> refusals;
+  for (size_t n = 0; n < graph.nodes().size(); ++n) {
+    const auto node_id = static_cast<NodeId>(n);
+    const Node& node = graph.node(node_id);
     for (const ValueId id : node.inputs) {
-      if (id == kNone || twin[id] == kNone || refused[id]) continue;
-      read[id] = true;
+      if (id == kNone || twin[id] == kNone) continue;
       auto inputs = node.inputs;
       std::replace(inputs.begin(), inputs.end(), id, twin[id]);
-      refused[id] =
-          Updates(node, id) || !InfersTheSame(with_twins, node, inputs);
+      if (Updates(node, id) || !InfersTheSame(with_twins, node, inputs)) {
+        refusals.push_back({node_id, id});
+      }
     }
   }
+  return refusals;
+}
+
+std::set<std::string> NarrowableWeights(const Graph& graph) {
   std::set<std::string> names;
-  for (size_t id = 0; id < twin.size(); ++id) {
-    if (read[id] && !refused[id]) names.insert(graph.value(id).name);
+  for (const Node& node : graph.nodes()) {
+    for (const ValueId id : node.inputs) {
+      if (id != kNone && IsCandidate(graph.value(id))) {
+        names.insert(graph.value(id).name);
+      }
+    }
+  }
+  for (const NarrowRefusal& refusal : NarrowRefusals(graph)) {
+    names.erase(graph.value(refusal.weight).name);
   }
   return names;
 }

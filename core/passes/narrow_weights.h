@@ -13,10 +13,18 @@
 
 #include <set>
 #include <string>
+#include <vector>
 
 #include "core/graph/graph.h"
 
 namespace strata {
+
+// An operator that reads an F32 parameter and does not take it in BF16.
+struct NarrowRefusal {
+  NodeId node = kNone;
+  ValueId weight = kNone;
+};
+std::vector<NarrowRefusal> NarrowRefusals(const Graph& graph);
 
 // The F32 parameters of `graph` all of whose readers take them in BF16. Those
 // that no node reads are not among them.

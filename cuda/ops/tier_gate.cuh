@@ -27,6 +27,7 @@
 #include "cuda/ops/gate_products.cuh"
 #include "cuda/ops/gate_tokens.cuh"
 #include "cuda/ops/tier_gate.h"
+#include "cuda_bf16.h"
 #include "cuda_pipeline.h"
 
 namespace strata::gpu {
@@ -113,11 +114,26 @@ __device__ __forceinline__ void WaitForGateRows() {
   __pipeline_wait_prior(0);
 }
 
+// Keys of experts likewise, which training may hold in BF16.
+__device__ __forceinline__ void LoadKeys(const TierGateArgs& a, float* to) {
+  if (a.bf16_key == nullptr) {
+    LoadGateRows(a.key, a.experts, a.groups, to);
+    return;
+  }
+  const int pitch = GatePitch(a.groups), padded = GatePadded(a.groups);
+#pragma unroll 1
+  for (int i = threadIdx.x; i < a.experts * padded; i += kGateThreads) {
+    const int row = i / padded, c = i % padded;
+    to[row * pitch + c] =
+        c < a.groups ? __bfloat162float(a.bf16_key[row * a.groups + c]) : 0.f;
+  }
+}
+
 // All of the experts' side to where the layout has it.
 __device__ __forceinline__ void LoadExperts(const TierGateArgs& a,
                                             const GateLayout& l,
                                             float* memory) {
-  LoadGateRows(a.key, a.experts, a.groups, memory + l.key);
+  LoadKeys(a, memory + l.key);
   LoadGateRows(a.expert_embedding, a.experts, a.r, memory + l.expert_embedding);
   LoadGateRows(a.expert_key, a.experts, a.r, memory + l.expert_key);
   LoadGateRows(a.expert_value, a.experts, a.r, memory + l.expert_value);

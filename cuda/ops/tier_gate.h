@@ -43,7 +43,8 @@ struct TierGateArgs {
   const float* x = nullptr;      // [t, d]
   const float* token = nullptr;  // [t, projected], what x is projected to
   const float* key = nullptr;    // [E, groups]
-  const float* bias = nullptr;   // [E] or null
+  const __nv_bfloat16* bf16_key = nullptr;  // In its place, if not null.
+  const float* bias = nullptr;              // [E] or null
   const float* expert_embedding = nullptr;  // [E, r], likewise the next two
   const float* expert_key = nullptr;
   const float* expert_value = nullptr;

@@ -20,6 +20,7 @@
 #include "core/cpu/paged_attention.h"
 #include "core/graph/builder.h"
 #include "core/passes/autodiff.h"
+#include "core/passes/narrow_weights.h"
 #include "core/runtime/backend.h"
 #include "core/runtime/kernel_registry.h"
 #include "core/runtime/program.h"
@@ -213,9 +214,9 @@ absl::Status CompareBackends(const BuildFn& build,
   ASSIGN_OR_RETURN(const std::unique_ptr<CudaBackend> cuda,
                    CudaBackend::Create(cuda_options, AllCudaKernels()));
   Side got(*cuda, options);
-  ASSIGN_OR_RETURN(Graph on_gpu,
+  ASSIGN_OR_RETURN(const Graph on_gpu,
                    BuildWithGradients(options.on_gpu ? options.on_gpu : build));
-  RETURN_IF_ERROR(got.Compile(std::move(on_gpu)));
+  RETURN_IF_ERROR(got.Compile(NarrowWeights(on_gpu, options.bf16_on_gpu)));
 
   const absl::Status wanted = want.Run();
   const absl::Status first_run = got.Run();

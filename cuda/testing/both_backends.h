@@ -18,6 +18,7 @@
 #include <cstdint>
 #include <functional>
 #include <map>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -53,6 +54,9 @@ struct CompareOptions {
   // What the GPU runs in place of what the CPU does, with the same sources and
   // outputs: an operator that stands for several. Null: the same.
   std::function<std::vector<ValueId>(GraphBuilder&)> on_gpu = nullptr;
+  // Parameters that the GPU has in BF16, in its graph with gradients, and the
+  // CPU in F32: `fill` gives them values that both can hold.
+  std::set<std::string> bf16_on_gpu = {};
 };
 
 // Runs the graph three times on the GPU (operator by operator over poisoned

@@ -91,7 +91,8 @@ absl::Status LargeStep::Compile() {
     gradients.graph =
         HideExchanges(gradients.graph, backend_->flops_per_wire_byte());
   }
-  gradients = InBf16(std::move(gradients), bf16_weights_, state);
+  ASSIGN_OR_RETURN(gradients,
+                   InBf16(std::move(gradients), bf16_weights_, state));
   RankSums sums;
   sums.over_ranks = rank_.mesh != nullptr;
   sums.in_gradients = within.made;

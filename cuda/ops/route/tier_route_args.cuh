@@ -7,6 +7,7 @@
 
 #include "cuda/ops/tier_gate.h"
 #include "cuda/runtime/kernel.h"
+#include "cuda_bf16.h"
 #include "cuda_runtime.h"
 
 namespace strata::gpu {
@@ -53,7 +54,11 @@ inline TierGateArgs ReadRouteArgs(const KernelContext& ctx, int token, int key,
   a.r = static_cast<int>(ctx.in(experts).dim(1));
   a.has_energies = true;
   a.energies = a.projected - a.r;
-  a.key = ctx.in(key).as<float>();
+  if (ctx.in(key).element_size == sizeof(__nv_bfloat16)) {
+    a.bf16_key = ctx.in(key).as<__nv_bfloat16>();
+  } else {
+    a.key = ctx.in(key).as<float>();
+  }
   a.expert_embedding = ctx.in(experts).as<float>();
   a.expert_key = ctx.in(experts + 1).as<float>();
   a.expert_value = ctx.in(experts + 2).as<float>();

@@ -95,14 +95,19 @@ struct RouteGradLayout {
   int bytes() const { return floats * static_cast<int>(sizeof(float)); }
 };
 
-__device__ __forceinline__ void LoadPadded(const float* from, int n,
-                                           int columns, float* to) {
-  LoadGateRows(from, n, columns, to);
+// Zeros behind n rows up to whole tiles.
+__device__ __forceinline__ void ClearBeyond(int n, int columns, float* to) {
   const int pitch = GatePitch(columns);
   for (int i = n * pitch + threadIdx.x; i < GatePadded(n) * pitch;
        i += kGateThreads) {
     to[i] = 0;
   }
+}
+
+__device__ __forceinline__ void LoadPadded(const float* from, int n,
+                                           int columns, float* to) {
+  LoadGateRows(from, n, columns, to);
+  ClearBeyond(n, columns, to);
 }
 
 // Stores a lane's part of a row, and zeros behind it up to whole tiles.
@@ -263,7 +268,8 @@ __global__ void __launch_bounds__(kGateThreads, 1)
   const LossFactors factors = {factor(g.distill, one * a.keep),
                                factor(g.cost, one * a.keep),
                                factor(g.balance, one)};
-  LoadPadded(a.key, experts, a.groups, memory + l.key);
+  LoadKeys(a, memory + l.key);
+  ClearBeyond(experts, a.groups, memory + l.key);
   LoadPadded(a.expert_embedding, experts, a.r, memory + l.embedding);
   LoadPadded(a.expert_key, experts, a.r, memory + l.expert_key);
   LoadPadded(a.expert_value, experts, a.r, memory + l.expert_value);

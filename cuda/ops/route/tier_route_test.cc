@@ -11,6 +11,8 @@
 #include "core/graph/graph.h"
 #include "core/model/config.pb.h"
 #include "core/model/gate.h"
+#include "core/tensor/bfloat16.h"
+#include "core/tensor/dtype.h"
 #include "core/tensor/tensor.h"
 #include "core/testing/status_matchers.h"
 #include "cuda/runtime/kernel.h"
@@ -33,6 +35,7 @@ struct Gate {
   double keep = 0.5;
   double tau = 0.75;
   Precision precision = Precision::kF32;
+  bool bf16_key = false;  // As training may hold it.
 };
 
 constexpr int64_t kColumns = 48;  // Of x.
@@ -71,12 +74,29 @@ std::vector<ValueId> Build(GraphBuilder& b, const Gate& g, bool fused) {
   return results;
 }
 
-void FillScaled(const std::string& name, double scale, const TensorView& view) {
+// `narrow`: numbers that BF16 can hold.
+void FillScaled(const std::string& name, double scale, bool narrow,
+                const TensorView& view) {
   uint32_t seed = 7;
   for (const char c : name) seed = seed * 31 + static_cast<uint8_t>(c);
   std::mt19937 rng(seed);
   std::normal_distribution<float> normal(0, static_cast<float>(scale));
-  for (float& x : view.span<float>()) x = normal(rng);
+  for (int64_t i = 0; i < view.num_elements(); ++i) {
+    const float x = normal(rng);
+    if (view.dtype == DType::kBF16) {
+      view.as<BFloat16>()[i] = RoundToBFloat16(x);
+    } else {
+      view.as<float>()[i] = narrow ? Widen(RoundToBFloat16(x)) : x;
+    }
+  }
+}
+
+// Of ConfigOf() with one tier.
+std::string KeyName(const Graph& graph) {
+  for (const Value& value : graph.values()) {
+    if (absl::EndsWith(value.name, "gate.key.weight")) return value.name;
+  }
+  return "";
 }
 
 class TierRouteTest : public DeviceTest<Gate> {};
@@ -92,6 +112,7 @@ TEST_P(TierRouteTest, IsWhatItStandsForAndLearnsAsThat) {
 
   CompareOptions options;
   options.precision = g.precision;
+  if (g.bf16_key) options.bf16_on_gpu = {KeyName(b.graph())};
   options.on_gpu = [&](GraphBuilder& builder) {
     return Build(builder, g, /*fused=*/true);
   };
@@ -110,9 +131,10 @@ TEST_P(TierRouteTest, IsWhatItStandsForAndLearnsAsThat) {
           return true;
         }
         double scale = 1;
+        const bool is_key = absl::EndsWith(name, "gate.key.weight");
         if (absl::EndsWith(name, "token.weight")) {
           scale = 1 / std::sqrt(static_cast<double>(kColumns));
-        } else if (absl::EndsWith(name, "key.weight")) {
+        } else if (is_key) {
           scale = 1 / std::sqrt(static_cast<double>(g.groups));
         } else if (absl::EndsWith(name, "gate.bias")) {
           // Slots go by p and bias: only without one are close p in order of
@@ -124,7 +146,7 @@ TEST_P(TierRouteTest, IsWhatItStandsForAndLearnsAsThat) {
         } else {
           return false;
         }
-        FillScaled(name, scale, view);
+        FillScaled(name, scale, g.bf16_key && is_key, view);
         return true;
       });
   EXPECT_THAT(
@@ -150,7 +172,11 @@ INSTANTIATE_TEST_SUITE_P(
         Gate{"many_tiles", 4300, 16, 32, 1, 16, 4},
         Gate{"bf16", 200, 32, 64, 1, 32, 32, true, 1, 1, Precision::kBf16},
         Gate{"bf16_tiles_of_32", 2200, 8, 16, 1, 16, 8, true, 1, 1,
-             Precision::kBf16}),
+             Precision::kBf16},
+        Gate{"bf16_key", 33, 48, 64, 1, 32, 8, true, 0.5, 0.75, Precision::kF32,
+             /*bf16_key=*/true},
+        Gate{"odd_bf16_key", 100, 13, 9, 3, 10, 5, true, 0.5, 0.75,
+             Precision::kF32, /*bf16_key=*/true}),
     [](const auto& info) { return info.param.name; });
 
 TEST(TierRouteLimitsTest, WiderGatesKeepTheirOperators) {
