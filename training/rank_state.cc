@@ -1,22 +1,26 @@
 #include "training/rank_state.h"
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <vector>
 
-#include "absl/status/status.h"
 #include "absl/strings/string_view.h"
 #include "absl/strings/strip.h"
 #include "absl/types/span.h"
-#include "core/base/status_macros.h"
-#include "core/graph/graph.h"
+#include "core/base/thread_pool.h"
 #include "core/model/config.pb.h"
 #include "core/model/init.h"
 #include "core/passes/partition/partition_experts.h"
-#include "core/runtime/backend.h"
 #include "core/runtime/state_store.h"
 #include "core/tensor/tensor.h"
 
 namespace strata {
+namespace {
+
+constexpr int kWholeAtOnce = 4;
+
+}  // namespace
 
 const Shard* FindShard(absl::Span<const Shard> shards,
                        absl::string_view state) {
@@ -45,34 +49,24 @@ TensorView RowOf(const TensorView& tensor, int64_t row) {
   return view;
 }
 
-absl::Status InitializeShards(const ModelConfig& config, uint64_t seed,
-                              absl::Span<const Shard> shards, Backend& backend,
-                              StateStore& local) {
-  for (const Shard& shard : shards) {
-    const TensorView& view = local.Peek(shard.parameter);
-    Value value;
-    value.name = shard.parameter;
-    value.role = Role::kParameter;
-    value.type.dtype = view.dtype;
-    for (const int64_t extent : view.shape) {
-      value.type.dims.push_back(Static(extent));
-    }
-    value.type.dims[0] = Static(shard.whole);  // However many slots are here.
-    Graph graph;
-    graph.AddValue(value);
-    StateStore whole(backend);
-    RETURN_IF_ERROR(whole.Declare(graph));
-    InitializeParameters(config, seed, whole);
-    const TensorView& from = whole.Get(shard.parameter);
-    const TensorView& to = local.Get(shard.parameter);
-    for (int64_t row = 0; row < shard.whole; ++row) {
-      const int64_t at = LocalRow(shards, shard.parameter, row);
+void InitializeShards(const ModelConfig& config, uint64_t seed,
+                      absl::Span<const Shard> shards, StateStore& local) {
+  std::vector<TensorView> views;
+  for (const Shard& shard : shards) views.push_back(local.Get(shard.parameter));
+  ThreadPool pool(std::min(kWholeAtOnce, NumUsableCores()));
+  pool.ParallelFor(static_cast<int64_t>(shards.size()), [&](int64_t i) {
+    TensorView whole = views[i];
+    whole.shape[0] = shards[i].whole;  // However many slots are here.
+    std::vector<char> memory(whole.num_bytes());
+    whole.data = memory.data();
+    InitializeParameter(config, seed, shards[i].parameter, whole);
+    for (int64_t row = 0; row < shards[i].whole; ++row) {
+      const int64_t at = LocalRow(shards, shards[i].parameter, row);
       if (at < 0) continue;
-      const TensorView target = RowOf(to, at);
-      std::memcpy(target.data, RowOf(from, row).data, target.num_bytes());
+      const TensorView target = RowOf(views[i], at);
+      std::memcpy(target.data, RowOf(whole, row).data, target.num_bytes());
     }
-  }
-  return absl::OkStatus();
+  });
 }
 
 }  // namespace strata

@@ -12,12 +12,10 @@
 
 #include <cstdint>
 
-#include "absl/status/status.h"
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
 #include "core/model/config.pb.h"
 #include "core/passes/partition/partition_experts.h"
-#include "core/runtime/backend.h"
 #include "core/runtime/state_store.h"
 #include "core/tensor/tensor.h"
 
@@ -40,10 +38,9 @@ int64_t LocalRow(absl::Span<const Shard> shards, absl::string_view state,
 TensorView RowOf(const TensorView& tensor, int64_t row);
 
 // As InitializeParameters() (core/model/init.h): a shard gets what that part of
-// the whole parameter would. One whole parameter at a time is held.
-absl::Status InitializeShards(const ModelConfig& config, uint64_t seed,
-                              absl::Span<const Shard> shards, Backend& backend,
-                              StateStore& local);
+// the whole parameter would. Four whole parameters at a time are held.
+void InitializeShards(const ModelConfig& config, uint64_t seed,
+                      absl::Span<const Shard> shards, StateStore& local);
 
 }  // namespace strata
 

@@ -5,10 +5,12 @@
 #include <cstdint>
 #include <string>
 #include <type_traits>
+#include <vector>
 
 #include "absl/strings/match.h"
 #include "core/base/check.h"
 #include "core/base/random.h"
+#include "core/base/thread_pool.h"
 #include "core/model/config.pb.h"
 #include "core/runtime/state_store.h"
 #include "core/tensor/bfloat16.h"
@@ -75,20 +77,38 @@ void Fill(const ModelConfig& config, uint64_t seed, const std::string& name,
 
 }  // namespace
 
+void InitializeParameter(const ModelConfig& config, uint64_t seed,
+                         const std::string& name, const TensorView& view) {
+  if (view.dtype == DType::kF64) {
+    Fill<double>(config, seed, name, view);
+  } else if (view.dtype == DType::kBF16) {
+    Fill<BFloat16>(config, seed, name, view);
+  } else {
+    CHECK(view.dtype == DType::kF32) << name;
+    Fill<float>(config, seed, name, view);
+  }
+}
+
 void InitializeParameters(const ModelConfig& config, uint64_t seed,
                           StateStore& state) {
+  struct Parameter {
+    std::string name;
+    TensorView view;
+  };
+  std::vector<Parameter> parameters;
   for (const std::string& name : state.names()) {
     if (state.role(name) != Role::kParameter) continue;
-    const TensorView& view = state.Get(name);
-    if (view.dtype == DType::kF64) {
-      Fill<double>(config, seed, name, view);
-    } else if (view.dtype == DType::kBF16) {
-      Fill<BFloat16>(config, seed, name, view);
-    } else {
-      CHECK(view.dtype == DType::kF32) << name;
-      Fill<float>(config, seed, name, view);
-    }
+    parameters.push_back({name, state.Get(name)});
   }
+  // The largest first, so that none is left at the end for one core alone.
+  std::stable_sort(parameters.begin(), parameters.end(),
+                   [](const Parameter& a, const Parameter& b) {
+                     return a.view.num_elements() > b.view.num_elements();
+                   });
+  ThreadPool pool(NumUsableCores());
+  pool.ParallelFor(static_cast<int64_t>(parameters.size()), [&](int64_t i) {
+    InitializeParameter(config, seed, parameters[i].name, parameters[i].view);
+  });
 }
 
 }  // namespace strata
