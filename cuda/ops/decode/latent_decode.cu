@@ -389,18 +389,23 @@ __global__ void __launch_bounds__(kThreads, 1)
   __syncthreads();
   if (args.blocks > 1) SyncCluster();
   const int64_t token = blockIdx.x / args.groups;
-  const bool ahead = !kBf16 && args.ahead && token < args.tokens.Get() &&
-                     NewKeys(PieceOf(args)) <= kMaxNewKeys;
+  const bool there = token < args.tokens.Get();
+  Piece piece;
+  bool ahead = !kBf16 && args.ahead && there;
+  if (ahead) {
+    piece = PieceOf(args);
+    ahead = NewKeys(piece) <= kMaxNewKeys;
+  }
   if (!ahead) {
     WaitForEarlier();
     LetLaterBegin();
+    if (!there) return;
+    piece = PieceOf(args);
   }
-  if (token >= args.tokens.Get()) return;
   const int head = static_cast<int>(blockIdx.x % args.groups) * kRows;
   const int heads = min(kRows, args.num_heads - head);
   TileRows second;
   if constexpr (!kBf16) {
-    const Piece piece = PieceOf(args);
     if (threadIdx.x < kWarpgroup) second = FindRows(args, piece, 1, piece.end);
     LoadFirst(args, piece, ahead, shared);
     FenceSharedStores();
@@ -415,7 +420,6 @@ __global__ void __launch_bounds__(kThreads, 1)
   // 120, 216 and the 168 that each begins with: all there are.
   if (threadIdx.x < kWarpgroup) {
     ShrinkRegisters<120>();
-    const Piece piece = PieceOf(args);
     if constexpr (kBf16) {
       const int boxed = BoxedTiles(args, piece);
       if (threadIdx.x < 32) LoadBoxes(args, piece, boxed, &map, shared);
@@ -428,12 +432,10 @@ __global__ void __launch_bounds__(kThreads, 1)
   } else if (threadIdx.x < 2 * kWarpgroup) {
     GrowRegisters<216>();
     LoadQueries(args, token, head, heads, shared);
-    const Piece piece = PieceOf(args);
     SyncThreads(kBoth, 2 * kWarpgroup);
     Score<kBf16>(args, piece, head, heads, shared);
   } else {
     LoadQueries(args, token, head, heads, shared);
-    const Piece piece = PieceOf(args);
     SyncThreads(kBoth, 2 * kWarpgroup);
     Follow<kBf16>(args, piece, head, heads, shared);
   }

@@ -79,15 +79,19 @@ struct Piece {
 __device__ __forceinline__ Piece PieceOf(const Args& args) {
   Piece piece;
   piece.token = blockIdx.x / args.groups;
-  const int64_t keys = args.places.NumKeys(piece.token, args.fault);
-  const int64_t first =
-      args.window > 0 ? max(int64_t{0}, keys - args.window) : 0;
-  const int64_t size =
-      ((keys - first + args.splits - 1) / args.splits + args.piece_keys - 1) /
-      args.piece_keys * args.piece_keys;
-  piece.begin = static_cast<int>(min(first + blockIdx.y * size, keys));
-  piece.end = static_cast<int>(min(piece.begin + size, keys));
-  piece.old = args.ahead ? static_cast<int>(keys - args.tokens.bound) : 0;
+  // 32 bits, as every block waits for these divisions.
+  const auto keys =
+      static_cast<int>(args.places.NumKeys(piece.token, args.fault));
+  const int first = args.window > 0 && args.window < keys
+                        ? keys - static_cast<int>(args.window)
+                        : 0;
+  const int least = (keys - first + args.splits - 1) / args.splits;
+  const int size =
+      (least + args.piece_keys - 1) / args.piece_keys * args.piece_keys;
+  piece.begin = static_cast<int>(
+      min(first + int64_t{blockIdx.y} * size, static_cast<int64_t>(keys)));
+  piece.end = min(piece.begin + size, keys);
+  piece.old = args.ahead ? keys - static_cast<int>(args.tokens.bound) : 0;
   return piece;
 }
 

@@ -185,7 +185,7 @@ __host__ __device__ constexpr int TurnBlocks(int num_heads, int rope) {
 // The kernel behind this one begins with it, as it has keys to bring that
 // depend on neither this one nor the one before.
 template <int kTokens>
-__global__ void __launch_bounds__(kBlock, kTokens == 1 ? 8 : 6)
+__global__ void __launch_bounds__(kBlock, kTokens == 1 ? 8 : 4)
     AbsorbKernel(const LatentRowsArgs a) {
   __shared__ __align__(8) float sums[kBlock / kWarp][kTokens][kColumns];
   __shared__ __align__(8) float q[kTokens][kMaxSteps * kRowsAtATime];
@@ -261,6 +261,16 @@ __global__ void __launch_bounds__(kBlock, kTokens == 1 ? 8 : 6)
   }
   WaitForCopies16();  // A thread's own.
   __syncthreads();
+  // Of several tokens a thread keeps its part of W_K; one has no room for it in
+  // the registers that let this kernel begin early.
+  constexpr bool kKeeps = kTokens > 1;
+  float kept[kKeeps ? kMaxSteps : 1][8] = {};
+#pragma unroll
+  for (int i = 0; i < kMaxSteps; ++i) {
+    if constexpr (kKeeps) {
+      if (i < steps) Unpack(w_k[i][threadIdx.x], kept[i]);
+    }
+  }
   // Short code: it comes from memory once a launch, which is what costs.
 #pragma unroll 1
   for (int t = 0; t < tokens; ++t) {
@@ -268,12 +278,11 @@ __global__ void __launch_bounds__(kBlock, kTokens == 1 ? 8 : 6)
 #pragma unroll
     for (int i = 0; i < kMaxSteps; ++i) {
       if (i >= steps) break;
-      float value[8];
-      Unpack(w_k[i][threadIdx.x], value);
+      float(&value)[8] = kept[kKeeps ? i : 0];
+      if (!kKeeps) Unpack(w_k[i][threadIdx.x], value);
+      const float of_row = q[t][row + i * kRowsAtATime];
 #pragma unroll
-      for (int c = 0; c < 8; ++c) {
-        sum[c] = fmaf(q[t][row + i * kRowsAtATime], value[c], sum[c]);
-      }
+      for (int c = 0; c < 8; ++c) sum[c] = fmaf(of_row, value[c], sum[c]);
     }
     // Of the four lanes with these columns each gets two of them.
     const bool is_lower = lane < kWarp / 2, is_even = lane / 8 % 2 == 0;
