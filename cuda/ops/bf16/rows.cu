@@ -42,8 +42,8 @@ __global__ void __launch_bounds__(kBlock)
 }
 
 // The same, a warp a token whose row stays in registers: experts' rows are far
-// more than tokens, so that F32 ones read again for each would be most of what
-// is moved. A lane has kEights of eight columns.
+// more than tokens, so that those read again for each, and in experts' order,
+// would be half of what is moved and more. A lane has kEights of eight columns.
 template <int kEights, typename X, typename Out>
 __global__ void __launch_bounds__(kBlock)
     DispatchTokensKernel(Extent tokens, int64_t n, int k,
@@ -207,7 +207,7 @@ cudaError_t DispatchMixedRows(const KernelContext& ctx) {
       using X = ElementOf<decltype(x_type)>;
       using Out = ElementOf<decltype(out_type)>;
       constexpr int kEights = 4;
-      if (sizeof(X) > sizeof(Out) && n <= kEights * kWarp * 8) {
+      if (sizeof(X) >= sizeof(Out) && n <= kEights * kWarp * 8) {
         const Operand& slot_row = ctx.in(2);
         DispatchTokensKernel<kEights>
             <<<BlocksForRows(slot_row.dim(0)), kBlock, 0, ctx.stream>>>(

@@ -380,5 +380,55 @@ INSTANTIATE_TEST_SUITE_P(
                           info.param.width);
     });
 
+// Rows to experts and back, as they came and weighed.
+using SentRowsTest = DeviceTest<Combined>;
+
+TEST_P(SentRowsTest, InBf16TheyAreThoseInF32Rounded) {
+  const Combined& p = GetParam();
+  constexpr int64_t kExperts = 5;
+  const Graph graph = Built([&](GraphBuilder& b) {
+    const Dim t = Static(p.tokens);
+    const DispatchPlanResult plan = DispatchPlan(
+        b, b.Input("expert", DType::kI32, {t, Static(p.k)}), kExperts);
+    const ValueId x = FloatInput(b, "x", t, p.width);
+    const ValueId weight = b.Input("weight", DType::kF32, {t, Static(p.k)});
+    const ValueId rows = DispatchRows(b, x, plan);
+    const ValueId weighed = DispatchRows(b, x, plan, weight);
+    b.Output("rows", rows);
+    b.Output("weighed", weighed);
+    b.Output("back", CombineRows(b, rows, plan));
+    b.Output("weighed back", CombineRows(b, weighed, plan));
+  });
+  const Results wide = RunOnDevice(graph, kExperts);
+  for (const std::set<std::string>& narrow :
+       {std::set<std::string>{"rows", "weighed"}, {"x", "rows", "weighed"}}) {
+    const Results got = RunOnDevice(
+        Narrow(graph,
+               [&](const std::string& name) { return narrow.count(name) > 0; }),
+        kExperts);
+    // x is BF16 in any case. Of a weighed row, at most 4, half the last of 8
+    // bits is 2^-7.
+    EXPECT_EQ(got.at("back"), wide.at("back"));
+    const std::vector<float>& want = wide.at("weighed back");
+    ASSERT_EQ(got.at("weighed back").size(), want.size());
+    for (size_t i = 0; i < want.size(); ++i) {
+      EXPECT_NEAR(got.at("weighed back")[i], want[i],
+                  static_cast<double>(p.k) * 0x1p-7)
+          << i;
+    }
+  }
+}
+
+// Both sides of the widest row that a warp holds, and of its lanes' share.
+INSTANTIATE_TEST_SUITE_P(
+    Shapes, SentRowsTest,
+    testing::Values(Combined{1, 1, 8}, Combined{9, 2, 248},
+                    Combined{33, 8, 256}, Combined{40, 4, 264},
+                    Combined{300, 8, 1024}, Combined{17, 3, 1032}),
+    [](const testing::TestParamInfo<Combined>& info) {
+      return absl::StrCat(info.index, "_tokens", info.param.tokens, "_width",
+                          info.param.width);
+    });
+
 }  // namespace
 }  // namespace strata::gpu
