@@ -4,7 +4,7 @@
 #include <cmath>
 #include <cstdint>
 #include <string>
-#include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/match.h"
@@ -12,6 +12,7 @@
 #include "core/base/random.h"
 #include "core/base/thread_pool.h"
 #include "core/model/config.pb.h"
+#include "core/ops/adamw_halves.h"
 #include "core/runtime/state_store.h"
 #include "core/tensor/bfloat16.h"
 #include "core/tensor/tensor.h"
@@ -50,42 +51,48 @@ double StandardDeviation(const ModelConfig& config, const std::string& name,
   return deviation;
 }
 
-template <typename T>
-T Rounded(double x) {
-  if constexpr (std::is_same_v<T, BFloat16>) {
-    return RoundToBFloat16(static_cast<float>(x));
-  } else {
-    return static_cast<T>(x);
-  }
-}
-
-template <typename T>
+// Hands each element's value to store(i, value).
+template <typename Store>
 void Fill(const ModelConfig& config, uint64_t seed, const std::string& name,
-          const TensorView& view) {
+          const TensorView& view, Store store) {
+  const int64_t n = view.num_elements();
   if (view.rank() == 1) {
     // Gains of norms, and biases. What feeds a tier grows from nothing.
     const bool from_zero =
         absl::EndsWith(name, ".bias") || absl::EndsWith(name, ".feed.weight");
-    const T value = Rounded<T>(from_zero ? 0 : 1);
-    for (T& x : view.span<T>()) x = value;
+    for (int64_t i = 0; i < n; ++i) store(i, from_zero ? 0. : 1.);
     return;
   }
   const double deviation = StandardDeviation(config, name, view);
   Random random(seed, HashName(name));
-  for (T& x : view.span<T>()) x = Rounded<T>(deviation * random.Normal());
+  for (int64_t i = 0; i < n; ++i) store(i, deviation * random.Normal());
 }
 
 }  // namespace
 
 void InitializeParameter(const ModelConfig& config, uint64_t seed,
-                         const std::string& name, const TensorView& view) {
+                         const std::string& name, const TensorView& view,
+                         const TensorView* low) {
+  const auto fill = [&](auto store) { Fill(config, seed, name, view, store); };
   if (view.dtype == DType::kF64) {
-    Fill<double>(config, seed, name, view);
-  } else if (view.dtype == DType::kBF16) {
-    Fill<BFloat16>(config, seed, name, view);
+    fill([to = view.as<double>()](int64_t i, double x) { to[i] = x; });
+  } else if (view.dtype == DType::kF32) {
+    fill([to = view.as<float>()](int64_t i, double x) {
+      to[i] = static_cast<float>(x);
+    });
   } else {
-    CHECK(view.dtype == DType::kF32) << name;
-    Fill<float>(config, seed, name, view);
+    // Of a weight in halves the lower one matters: rounded alone, each would
+    // begin in the middle of what rounds to it, and products would see nothing
+    // of a run's first steps.
+    CHECK(view.dtype == DType::kBF16) << name;
+    CHECK(low == nullptr || low->dtype == DType::kI16) << name;
+    auto* const to_low =
+        low != nullptr ? static_cast<int16_t*>(low->data) : nullptr;
+    fill([to = view.as<BFloat16>(), to_low](int64_t i, double x) {
+      const FloatHalves halves = SplitFloat(static_cast<float>(x));
+      to[i] = halves.high;
+      if (to_low != nullptr) to_low[i] = halves.low;
+    });
   }
 }
 
@@ -93,12 +100,16 @@ void InitializeParameters(const ModelConfig& config, uint64_t seed,
                           StateStore& state) {
   struct Parameter {
     std::string name;
-    TensorView view;
+    TensorView view, low;
+    bool has_low = false;
   };
   std::vector<Parameter> parameters;
   for (const std::string& name : state.names()) {
     if (state.role(name) != Role::kParameter) continue;
-    parameters.push_back({name, state.Get(name)});
+    Parameter parameter = {name, state.Get(name)};
+    parameter.has_low = state.Has(LowHalfName(name));
+    if (parameter.has_low) parameter.low = state.Get(LowHalfName(name));
+    parameters.push_back(std::move(parameter));
   }
   // The largest first, so that none is left at the end for one core alone.
   std::stable_sort(parameters.begin(), parameters.end(),
@@ -107,7 +118,9 @@ void InitializeParameters(const ModelConfig& config, uint64_t seed,
                    });
   ThreadPool pool(NumUsableCores());
   pool.ParallelFor(static_cast<int64_t>(parameters.size()), [&](int64_t i) {
-    InitializeParameter(config, seed, parameters[i].name, parameters[i].view);
+    const Parameter& p = parameters[i];
+    InitializeParameter(config, seed, p.name, p.view,
+                        p.has_low ? &p.low : nullptr);
   });
 }
 

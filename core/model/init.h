@@ -16,14 +16,17 @@ namespace strata {
 // to normal numbers of variance 1 / fan-in, projections back into the residual
 // stream (o_proj, down_proj) smaller by the root of the number of such branches
 // (as GPT-2 does; each tier is one). Each parameter has a random stream of its
-// name, so values depend on the seed and on nothing else. By all cores, a
-// parameter each.
+// name, so values depend on the seed and on nothing else. One that lies in two
+// halves (core/ops/adamw_halves.h) is in both what it would be in F32. By all
+// cores, a parameter each.
 void InitializeParameters(const ModelConfig& config, uint64_t seed,
                           StateStore& state);
 
-// One of them, of F32, F64 or BF16, whose whole extents `view` has.
+// One of them, of F32, F64 or BF16, whose whole extents `view` has; of halves
+// `low` is the I16 one, else null.
 void InitializeParameter(const ModelConfig& config, uint64_t seed,
-                         const std::string& name, const TensorView& view);
+                         const std::string& name, const TensorView& view,
+                         const TensorView* low = nullptr);
 
 }  // namespace strata
 

@@ -14,12 +14,21 @@
 #ifndef CORE_OPS_ADAMW_HALVES_H_
 #define CORE_OPS_ADAMW_HALVES_H_
 
+#include <string>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
 #include "core/graph/op_def.h"
 
 namespace strata {
 
 extern const OpDef kAdamWHalves;
 inline constexpr int kLowHalf = 8;  // Its input.
+
+// The state that is `low` of a parameter.
+inline std::string LowHalfName(absl::string_view parameter) {
+  return absl::StrCat("low.", parameter);
+}
 
 }  // namespace strata
 

@@ -240,7 +240,7 @@ Graph InHalves(const Graph& update, const std::set<std::string>& weights) {
       const Value& param = update.value(node.inputs[0]);
       if (weights.count(param.name) > 0) {
         Value low = param;
-        low.name = absl::StrCat("low.", param.name);
+        low.name = LowHalfName(param.name);
         low.type.dtype = DType::kI16;
         low.role = Role::kState;
         node.op = &kAdamWHalves;
