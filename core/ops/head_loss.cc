@@ -16,11 +16,9 @@
 namespace strata {
 namespace {
 
-// What both have, with w of type `weight`.
-// Of either; w may be BF16 beside F32 rows.
+// What both have; w may be BF16 beside F32 rows.
 absl::StatusOr<std::vector<ValueType>> InferScore(const OpView& op) {
   RETURN_IF_ERROR(WantFloat(op, kHeadX, "x", 2));
-  RETURN_IF_ERROR(WantFloat(op, kHeadWeight, "w", 2));
   const ValueType& x = op.type(kHeadX);
   const Dim t = x.dims[0];
   RETURN_IF_ERROR(WantWeight(op, kHeadWeight, "w", x.dtype, x.dims[1]));

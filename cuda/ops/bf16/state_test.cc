@@ -15,6 +15,7 @@
 #include "absl/strings/str_cat.h"
 #include "core/graph/builder.h"
 #include "core/graph/graph.h"
+#include "core/ops/adamw_halves.h"
 #include "core/ops/optimizer.h"
 #include "core/ops/weight_grad_sum.h"
 #include "core/passes/bf16_training.h"
@@ -384,15 +385,14 @@ TEST_F(UpdateTest, WeightsInHalvesStepAsInF32BitForBit) {
   }
   for (const std::string& name : names) {
     const TensorView whole = wide.Get(name);
-    const TensorView high = halves.Get(name), low = halves.Get("low." + name);
+    const TensorView high = halves.Get(name);
+    const TensorView low = halves.Get(LowHalfName(name));
     int64_t moved = 0;
     for (int64_t j = 0; j < whole.num_elements(); ++j) {
-      uint32_t bits = 0;
-      std::memcpy(&bits, whole.as<float>() + j, sizeof(bits));
       const int16_t below = static_cast<const int16_t*>(low.data)[j];
-      const uint32_t joined = (uint32_t{high.as<BFloat16>()[j].bits} << 16) +
-                              static_cast<uint32_t>(int32_t{below});
-      ASSERT_EQ(joined, bits) << name << " " << j;
+      ASSERT_EQ(JoinHalves({high.as<BFloat16>()[j], below}),
+                whole.as<float>()[j])
+          << name << " " << j;
       moved += below != 0;
     }
     EXPECT_GT(2 * moved, whole.num_elements());

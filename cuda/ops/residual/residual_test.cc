@@ -149,7 +149,31 @@ Graph Built(const std::function<void(GraphBuilder&)>& build) {
   return *std::move(graph);
 }
 
+// Those of `shapes` that a test is about.
+template <typename Shape>
+std::vector<Shape> Those(std::vector<Shape> shapes, bool (*is_one)(Shape)) {
+  std::vector<Shape> those;
+  for (const Shape& shape : shapes) {
+    if (is_one(shape)) those.push_back(shape);
+  }
+  return those;
+}
+// Rows that there are, and that are BF16 in whole vectors.
+bool MayBeBf16(RowsColumns s) { return s.rows > 0 && s.columns % 8 == 0; }
+
+// Rows and columns on both sides of what a thread, a warp, and each number of
+// warps to a row hold, and of the rows of a block and of a part of a gain's
+// sum.
+std::vector<RowsColumns> FedShapes() {
+  return {{0, 8},    {1, 8},    {3, 31},   {4, 32},   {5, 33},
+          {33, 127}, {33, 128}, {9, 132},  {31, 256}, {32, 264},
+          {65, 516}, {7, 1024}, {9, 1028}, {5, 2056}, {3, 4096},
+          {3, 4104}, {2, 8192}, {2, 8190}, {300, 64}, {4100, 12}};
+}
+
 using FedNormTest = DeviceTest<RowsColumns>;
+using FedNormBitsTest = DeviceTest<RowsColumns>;
+using FedNormBf16Test = DeviceTest<RowsColumns>;
 
 TEST_P(FedNormTest, AgreesWithTheCpu) {
   const auto [rows, columns] = GetParam();
@@ -168,9 +192,8 @@ TEST_P(FedNormTest, AgreesWithTheCpu) {
 
 // Sums of rows and of gains are in the same order as those of separate norms,
 // where rows are whole vectors; what is added is added to a rounded gradient.
-TEST_P(FedNormTest, GivesTheBitsOfTheOperatorsThatItStandsFor) {
+TEST_P(FedNormBitsTest, AreThoseOfTheOperatorsThatItStandsFor) {
   const auto [rows, columns] = GetParam();
-  if (columns % 4 != 0 || rows == 0) GTEST_SKIP() << "sums in another order";
   for (const bool adds : {false, true}) {
     const auto run = [&, rows = rows, columns = columns](bool fused) {
       return RunOnDevice(Built([&](GraphBuilder& b) {
@@ -181,9 +204,8 @@ TEST_P(FedNormTest, GivesTheBitsOfTheOperatorsThatItStandsFor) {
   }
 }
 
-TEST_P(FedNormTest, RowsInBf16AreThoseInF32Rounded) {
+TEST_P(FedNormBf16Test, RowsAreThoseInF32Rounded) {
   const auto [rows, columns] = GetParam();
-  if (columns % 8 != 0 || rows == 0) GTEST_SKIP() << "no rows in BF16";
   const Graph graph =
       Built([&, rows = rows, columns = columns](GraphBuilder& b) {
         BuildFed(b, Static(rows), columns, /*fused=*/true, /*adds=*/true);
@@ -209,20 +231,19 @@ TEST_P(FedNormTest, RowsInBf16AreThoseInF32Rounded) {
   }
 }
 
-// Rows and columns on both sides of what a thread, a warp, and each number of
-// warps to a row hold, and of the rows of a block and of a part of a gain's
-// sum.
+INSTANTIATE_TEST_SUITE_P(Shapes, FedNormTest, testing::ValuesIn(FedShapes()),
+                         RowsColumnsName<RowsColumns>);
 INSTANTIATE_TEST_SUITE_P(
-    Shapes, FedNormTest,
-    testing::Values(
-        RowsColumns{0, 8}, RowsColumns{1, 8}, RowsColumns{3, 31},
-        RowsColumns{4, 32}, RowsColumns{5, 33}, RowsColumns{33, 127},
-        RowsColumns{33, 128}, RowsColumns{9, 132}, RowsColumns{31, 256},
-        RowsColumns{32, 264}, RowsColumns{65, 516}, RowsColumns{7, 1024},
-        RowsColumns{9, 1028}, RowsColumns{5, 2056}, RowsColumns{3, 4096},
-        RowsColumns{3, 4104}, RowsColumns{2, 8192}, RowsColumns{2, 8190},
-        RowsColumns{300, 64}, RowsColumns{4100, 12}),
+    Shapes, FedNormBitsTest,
+    testing::ValuesIn(Those<RowsColumns>(FedShapes(),
+                                         [](RowsColumns s) {
+                                           return s.rows > 0 &&
+                                                  s.columns % 4 == 0;
+                                         })),
     RowsColumnsName<RowsColumns>);
+INSTANTIATE_TEST_SUITE_P(Shapes, FedNormBf16Test,
+                         testing::ValuesIn(Those(FedShapes(), MayBeBf16)),
+                         RowsColumnsName<RowsColumns>);
 
 TEST(FedNormArgsTest, MoreColumnsThanABlockHoldsAreInvalid) {
   FedNormArgs args;
@@ -253,6 +274,7 @@ void BuildNormGrads(GraphBuilder& b, Dim t, int64_t columns) {
 }
 
 using NormGradAddTest = DeviceTest<RowsColumns>;
+using NormGradAddBf16Test = DeviceTest<RowsColumns>;
 
 TEST_P(NormGradAddTest, AgreesWithTheCpu) {
   const auto [rows, columns] = GetParam();
@@ -265,9 +287,8 @@ TEST_P(NormGradAddTest, AgreesWithTheCpu) {
               IsOk());
 }
 
-TEST_P(NormGradAddTest, RowsInBf16AreThoseInF32ButForTheirRounding) {
+TEST_P(NormGradAddBf16Test, RowsAreThoseInF32ButForTheirRounding) {
   const auto [rows, columns] = GetParam();
-  if (columns % 8 != 0 || rows == 0) GTEST_SKIP() << "no rows in BF16";
   const Graph graph =
       Built([&, rows = rows, columns = columns](GraphBuilder& b) {
         BuildNormGrads(b, Static(rows), columns);
@@ -293,14 +314,16 @@ TEST_P(NormGradAddTest, RowsInBf16AreThoseInF32ButForTheirRounding) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(
-    Shapes, NormGradAddTest,
-    testing::Values(RowsColumns{0, 8}, RowsColumns{1, 8}, RowsColumns{5, 31},
-                    RowsColumns{33, 64}, RowsColumns{9, 128},
-                    RowsColumns{7, 512}, RowsColumns{5, 516},
-                    RowsColumns{3, 1024}, RowsColumns{3, 2056},
-                    RowsColumns{2, 4096}, RowsColumns{2, 4100}),
-    RowsColumnsName<RowsColumns>);
+std::vector<RowsColumns> NormGradShapes() {
+  return {{0, 8},   {1, 8},    {5, 31},   {33, 64},  {9, 128}, {7, 512},
+          {5, 516}, {3, 1024}, {3, 2056}, {2, 4096}, {2, 4100}};
+}
+INSTANTIATE_TEST_SUITE_P(Shapes, NormGradAddTest,
+                         testing::ValuesIn(NormGradShapes()),
+                         RowsColumnsName<RowsColumns>);
+INSTANTIATE_TEST_SUITE_P(Shapes, NormGradAddBf16Test,
+                         testing::ValuesIn(Those(NormGradShapes(), MayBeBf16)),
+                         RowsColumnsName<RowsColumns>);
 
 struct Combined {
   int64_t tokens, k, width;
@@ -323,6 +346,7 @@ void BuildCombined(GraphBuilder& b, Dim t, const Combined& p) {
 }
 
 using CombineAddTest = DeviceTest<Combined>;
+using CombineAddBitsTest = DeviceTest<Combined>;
 
 TEST_P(CombineAddTest, AgreesWithTheCpu) {
   const Combined& p = GetParam();
@@ -342,9 +366,8 @@ TEST_P(CombineAddTest, AgreesWithTheCpu) {
 }
 
 // In F32 an Add's bits; rows in BF16 as they are, sums rounded where stored.
-TEST_P(CombineAddTest, GivesAnAddsBitsAndThoseInBf16Rounded) {
+TEST_P(CombineAddBitsTest, AreAnAddsAndThoseInBf16Rounded) {
   const Combined& p = GetParam();
-  if (p.tokens == 0) GTEST_SKIP() << "no rows";
   const Graph graph =
       Built([&](GraphBuilder& b) { BuildCombined(b, Static(p.tokens), p); });
   const int64_t slots = p.tokens * p.k;
@@ -369,16 +392,21 @@ TEST_P(CombineAddTest, GivesAnAddsBitsAndThoseInBf16Rounded) {
   }
 }
 
+std::vector<Combined> CombinedShapes() {
+  return {{0, 2, 8},    {1, 1, 1},    {4, 2, 7},   {9, 1, 8},
+          {33, 3, 255}, {33, 8, 256}, {5, 8, 264}, {300, 8, 1024}};
+}
+std::string CombinedName(const testing::TestParamInfo<Combined>& info) {
+  return absl::StrCat(info.index, "_tokens", info.param.tokens, "_width",
+                      info.param.width);
+}
+INSTANTIATE_TEST_SUITE_P(Shapes, CombineAddTest,
+                         testing::ValuesIn(CombinedShapes()), CombinedName);
 INSTANTIATE_TEST_SUITE_P(
-    Shapes, CombineAddTest,
-    testing::Values(Combined{0, 2, 8}, Combined{1, 1, 1}, Combined{4, 2, 7},
-                    Combined{9, 1, 8}, Combined{33, 3, 255},
-                    Combined{33, 8, 256}, Combined{5, 8, 264},
-                    Combined{300, 8, 1024}),
-    [](const testing::TestParamInfo<Combined>& info) {
-      return absl::StrCat(info.index, "_tokens", info.param.tokens, "_width",
-                          info.param.width);
-    });
+    Shapes, CombineAddBitsTest,
+    testing::ValuesIn(Those<Combined>(CombinedShapes(),
+                                      [](Combined p) { return p.tokens > 0; })),
+    CombinedName);
 
 // Rows to experts and back, as they came and weighed.
 using SentRowsTest = DeviceTest<Combined>;
@@ -420,15 +448,13 @@ TEST_P(SentRowsTest, InBf16TheyAreThoseInF32Rounded) {
 }
 
 // Both sides of the widest row that a warp holds, and of its lanes' share.
-INSTANTIATE_TEST_SUITE_P(
-    Shapes, SentRowsTest,
-    testing::Values(Combined{1, 1, 8}, Combined{9, 2, 248},
-                    Combined{33, 8, 256}, Combined{40, 4, 264},
-                    Combined{300, 8, 1024}, Combined{17, 3, 1032}),
-    [](const testing::TestParamInfo<Combined>& info) {
-      return absl::StrCat(info.index, "_tokens", info.param.tokens, "_width",
-                          info.param.width);
-    });
+INSTANTIATE_TEST_SUITE_P(Shapes, SentRowsTest,
+                         testing::Values(Combined{1, 1, 8}, Combined{9, 2, 248},
+                                         Combined{33, 8, 256},
+                                         Combined{40, 4, 264},
+                                         Combined{300, 8, 1024},
+                                         Combined{17, 3, 1032}),
+                         CombinedName);
 
 }  // namespace
 }  // namespace strata::gpu
