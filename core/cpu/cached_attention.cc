@@ -1,10 +1,13 @@
 #include "core/cpu/cached_attention.h"
 
 #include <algorithm>
+#include <cstddef>
 #include <cstdint>
+#include <cstring>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "absl/types/span.h"
 #include "core/base/status_macros.h"
 #include "core/cpu/attention_block.h"
 #include "core/cpu/row_products.h"
@@ -47,6 +50,26 @@ absl::Status RunCacheWrite(const KernelContext& ctx) {
   }
   for (int64_t i = 0; i < t; ++i) {
     std::copy_n(rows + i * n, n, cache + row[i] * n);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status RunCopyCacheRows(const KernelContext& ctx) {
+  const TensorView& cache = ctx.in(0);  // [slots, n]
+  const int64_t slots = cache.dim(0);
+  const int64_t bytes = slots > 0 ? cache.num_bytes() / slots : 0;
+  const absl::Span<const int32_t> from = ctx.in(1).span<int32_t>();
+  const absl::Span<const int32_t> to = ctx.in(2).span<int32_t>();
+  for (const absl::Span<const int32_t> rows : {from, to}) {
+    for (const int32_t row : rows) {
+      if (row >= 0 && row < slots) continue;
+      return absl::InvalidArgumentError(absl::StrCat(
+          "cache row ", row, " is to be copied; want 0 to ", slots - 1));
+    }
+  }
+  char* const data = static_cast<char*>(cache.data);
+  for (size_t i = 0; i < from.size(); ++i) {
+    std::memcpy(data + to[i] * bytes, data + from[i] * bytes, bytes);
   }
   return absl::OkStatus();
 }
@@ -218,6 +241,9 @@ absl::Status AttendToLatentCache(const KernelContext& ctx) {
 void RegisterCachedAttentionKernels(KernelRegistry& kernels) {
   kernels.Register(kCacheWrite, DType::kF32, RunCacheWrite<float>);
   kernels.Register(kCacheWrite, DType::kF64, RunCacheWrite<double>);
+  for (const DType dtype : {DType::kF32, DType::kF64, DType::kI32}) {
+    kernels.Register(kCopyCacheRows, dtype, RunCopyCacheRows);
+  }
   kernels.Register(kCachedAttention, DType::kF32, RunCachedAttention<float>);
   kernels.Register(kCachedAttention, DType::kF64, RunCachedAttention<double>);
   kernels.Register(kCachedLatentAttention, DType::kF32,

@@ -188,6 +188,20 @@ void CacheWriteBytes(const OpView& op, const Binding& binding, Cost& cost) {
   cost.bytes_written = rows;
 }
 
+absl::StatusOr<std::vector<ValueType>> InferCopyCacheRows(const OpView& op) {
+  RETURN_IF_ERROR(WantRank(op, 0, "cache", op.type(0).dtype, 2));
+  RETURN_IF_ERROR(WantRank(op, 1, "from", DType::kI32, 1));
+  RETURN_IF_ERROR(WantType(op, 2, "to", {DType::kI32, {op.type(1).dims[0]}}));
+  return std::vector<ValueType>{};
+}
+
+void CopyCacheRowsBytes(const OpView& op, const Binding& binding, Cost& cost) {
+  const ValueType row = {op.type(0).dtype,
+                         {op.type(1).dims[0], op.type(0).dims[1]}};
+  cost.bytes_written = Bytes(row, binding);
+  cost.bytes_read = cost.bytes_written + 2 * Bytes(op.type(1), binding);
+}
+
 absl::StatusOr<std::vector<ValueType>> InferCached(const OpView& op) {
   ASSIGN_OR_RETURN(const ValueType o, InferOutput(op, 0));
   RETURN_IF_ERROR(WantType(op, 3, "first_row", {DType::kI32, {o.dims[0]}}));
@@ -271,6 +285,9 @@ const OpDef kAttention = {"Attention", Infer, Gradient, Flops};
 const OpDef kAttentionGrad = {"AttentionGrad", InferGrad, nullptr, GradFlops};
 const OpDef kCacheWrite = {"CacheWrite", InferCacheWrite, nullptr,
                            NoFlops,      /*mutates=*/{0}, CacheWriteBytes};
+const OpDef kCopyCacheRows = {"CopyCacheRows", InferCopyCacheRows,
+                              nullptr,         NoFlops,
+                              /*mutates=*/{0}, CopyCacheRowsBytes};
 const OpDef kCachedAttention = {"CachedAttention", InferCached, nullptr,
                                 CachedFlops};
 const OpDef kLatentKeyValue = {"LatentKeyValue", InferLatent, LatentGradient,
@@ -285,6 +302,10 @@ ValueId Attention(GraphBuilder& b, ValueId q, ValueId k, ValueId v,
 
 void CacheWrite(GraphBuilder& b, ValueId cache, ValueId rows, ValueId row) {
   b.Add(kCacheWrite, {cache, rows, row});
+}
+
+void CopyCacheRows(GraphBuilder& b, ValueId cache, ValueId from, ValueId to) {
+  b.Add(kCopyCacheRows, {cache, from, to});
 }
 
 ValueId CachedAttention(GraphBuilder& b, ValueId q, ValueId k_cache,

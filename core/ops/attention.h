@@ -24,6 +24,7 @@ extern const OpDef kAttention;      // (q, k, v, seq_start) -> o, lse
 extern const OpDef kAttentionGrad;  // (do, q, k, v, o, lse, seq_start)
                                     //   -> dq, dk, dv
 extern const OpDef kCacheWrite;     // (cache, rows, row) in place, no output
+extern const OpDef kCopyCacheRows;  // (cache, from, to) in place, no output
 extern const OpDef kCachedAttention;
 extern const OpDef kLatentKeyValue;      // (kv, k_rope) -> k, v
 extern const OpDef kLatentKeyValueGrad;  // (dk, dv) -> dkv, dk_rope
@@ -40,6 +41,10 @@ ValueId Attention(GraphBuilder& b, ValueId q, ValueId k, ValueId v,
 
 // Writes rows [t, n] into cache [slots, n] (state) at slots row [t] I32.
 void CacheWrite(GraphBuilder& b, ValueId cache, ValueId rows, ValueId row);
+
+// Copies rows `from` of a cache [slots, n] of any type to rows `to`, both [t]
+// I32; no row may be in both.
+void CopyCacheRows(GraphBuilder& b, ValueId cache, ValueId from, ValueId to);
 
 // Token i attends to cache rows first_row[i] .. first_row[i] + position[i],
 // its own included, which CacheWrite stored before.

@@ -4,6 +4,7 @@
 #include "cuda/ops/activation.h"
 #include "cuda/ops/attention.h"
 #include "cuda/ops/bf16/weight_grad_sum.h"
+#include "cuda/ops/cache/packed_cache.h"
 #include "cuda/ops/cached_attention.h"
 #include "cuda/ops/decode/fused_latent.h"
 #include "cuda/ops/decode/routed_experts.h"
@@ -60,6 +61,8 @@ KernelTable AllCudaKernels() {
   RegisterNormKernels(table);
   RegisterOptimizerKernels(table);
   RegisterQuantMatMulKernels(table);
+  RegisterPackedAttentionKernels(table);
+  RegisterPackedCacheKernels(table);
   RegisterRopeKernels(table);
   RegisterRoutedExpertsKernels(table);
   RegisterSlotDotKernels(table);

@@ -36,12 +36,13 @@ struct HeadSizes {
 };
 
 // Rows [0, count) of `row(i)` [dim], each to `to + i * pitch`; zeros up to
-// `padded` columns, and for rows that are null. A warp a row.
+// `padded` columns, and for rows that are null. A warp a row. A row is a
+// pointer to floats, or what else has elements and may be null.
 template <typename Row>
 __device__ __forceinline__ void LoadRows(int count, int dim, int padded,
                                          int pitch, Row row, float* to) {
   for (int i = threadIdx.x / kWarp; i < count; i += kAttendWarps) {
-    const float* const from = row(i);
+    const auto from = row(i);
     for (int c = Lane(); c < padded; c += kWarp) {
       to[i * pitch + c] = from != nullptr && c < dim ? from[c] : 0.f;
     }
@@ -106,20 +107,29 @@ struct Attending {
   }
 };
 
+// What a score is worth that is `below` <= 0 of its row's maximum.
+struct ExpWeight {
+  __device__ __forceinline__ float operator()(float below) const {
+    return expf(below);
+  }
+};
+
 // Attends to keys [begin, end). `q` [rows of the block, padded_key] is in
 // shared memory; so are `k` and, unless values are the keys' first columns, `v`
-// for a tile each. key(j) and value(j) point at rows of memory.
-template <int kQ, int kD, typename Key, typename Value>
+// for a tile each. key(j) and value(j) are rows as LoadRows() takes them.
+template <int kQ, int kD, typename Key, typename Value, typename Weight>
 __device__ void Attend(const HeadSizes& sizes, int64_t begin, int64_t end,
-                       Key key, Value value, const float* q, float* k, float* v,
+                       Key key, Value value, const Weight& weight,
+                       const float* q, float* k, float* v,
                        Attending<kQ, kD>& rows) {
   const int warp = threadIdx.x / kWarp;
   const float* const lines = v != nullptr ? v : k;
   const int pitch = v != nullptr ? sizes.value_pitch() : sizes.key_pitch();
   for (int64_t tile = begin; tile < end; tile += kKeys) {
     const auto at = [&](auto row) {
-      return [=](int j) -> const float* {
-        return tile + j < end ? row(tile + j) : nullptr;
+      using Line = decltype(row(tile));
+      return [=](int j) -> Line {
+        return tile + j < end ? row(tile + j) : Line();
       };
     };
     __syncthreads();
@@ -141,7 +151,7 @@ __device__ void Attend(const HeadSizes& sizes, int64_t begin, int64_t end,
       const float max = fmaxf(rows.max[r], WarpMax(score));
       // Nothing seen yet: there is nothing to correct.
       const float keep = max > -INFINITY ? expf(rows.max[r] - max) : 1.f;
-      p[r] = seen ? expf(score - max) : 0.f;
+      p[r] = seen ? weight(score - max) : 0.f;
       rows.sum[r] = rows.sum[r] * keep + WarpSum(p[r]);
       rows.max[r] = max;
 #pragma unroll

@@ -140,7 +140,7 @@ __global__ void __launch_bounds__(kAttendThreads)
       [&](int64_t j) {
         return args.v + j * args.ld_v + kv_head * sizes.value_dim;
       },
-      q, k, v, rows);
+      ExpWeight(), q, k, v, rows);
 #pragma unroll
   for (int i = 0; i < kQueries; ++i) {
     if (mine + i >= t) continue;

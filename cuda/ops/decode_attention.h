@@ -37,6 +37,12 @@ struct CachePlaces {
   const int32_t* sequence = nullptr;  // [t]
 };
 
+// That a token may see.
+inline int64_t MaxKeys(const CachePlaces& places) {
+  return places.table != nullptr ? places.max_blocks * places.block_size
+                                 : places.slots;
+}
+
 struct DecodeAttentionArgs {
   Extent tokens;
   int num_heads = 1, num_kv_heads = 1, dim = 0;

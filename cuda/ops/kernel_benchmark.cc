@@ -15,19 +15,17 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
-#include <functional>
 #include <numeric>
 #include <random>
 #include <string>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "benchmark/benchmark.h"
-#include "core/base/check.h"
-#include "core/tensor/bfloat16.h"
 #include "cuda/kernels/causal_attention.h"
 #include "cuda/kernels/causal_attention_grad.h"
 #include "cuda/kernels/grouped_product.h"
+#include "cuda/ops/cache/packed_cache.h"
+#include "cuda/ops/cache/packed_decode.h"
 #include "cuda/ops/decode/few_experts.h"
 #include "cuda/ops/decode/latent_decode.h"
 #include "cuda/ops/decode/weight_rows.h"
@@ -36,151 +34,12 @@
 #include "cuda/ops/expert_layer.h"
 #include "cuda/testing/benchmark_set.h"
 #include "cuda/testing/expert_choices.h"
+#include "cuda/testing/timed_calls.h"
 #include "cuda_bf16.h"
 #include "cuda_runtime_api.h"
 
 namespace strata::gpu {
 namespace {
-
-// Device memory of one case.
-class Arrays {
- public:
-  ~Arrays() {
-    for (void* const p : blocks_) cudaFree(p);
-  }
-  template <typename T>
-  T* Make(int64_t n) {
-    void* p = nullptr;
-    CHECK(cudaMalloc(&p, n * sizeof(T)) == cudaSuccess) << n * sizeof(T);
-    blocks_.push_back(p);
-    return static_cast<T*>(p);
-  }
-  template <typename T>
-  T* Copy(const std::vector<T>& host) {
-    T* const p = Make<T>(host.size());
-    cudaMemcpy(p, host.data(), host.size() * sizeof(T), cudaMemcpyHostToDevice);
-    return p;
-  }
-  // Normal numbers, a million and some of them over and over.
-  __nv_bfloat16* Normal(int64_t n) {
-    static const std::vector<BFloat16> numbers = [] {
-      std::mt19937 rng(1);
-      std::normal_distribution<float> normal;
-      std::vector<BFloat16> made((1 << 20) + 7);
-      for (BFloat16& x : made) x = RoundToBFloat16(normal(rng));
-      return made;
-    }();
-    auto* const p = Make<BFloat16>(n);
-    for (int64_t i = 0; i < n; i += numbers.size()) {
-      const int64_t count = std::min<int64_t>(n - i, numbers.size());
-      cudaMemcpy(p + i, numbers.data(), count * sizeof(BFloat16),
-                 cudaMemcpyHostToDevice);
-    }
-    return reinterpret_cast<__nv_bfloat16*>(p);
-  }
-
- private:
-  std::vector<void*> blocks_;
-};
-
-std::vector<float> NormalFloats(int64_t n) {
-  std::mt19937 rng(1);
-  std::normal_distribution<float> normal;
-  std::vector<float> made(n);
-  for (float& x : made) x = normal(rng);
-  return made;
-}
-
-// What a case does the i-th time.
-using Call = std::function<cudaError_t(int64_t i)>;
-using MakeCall = std::function<Call(Arrays&)>;
-
-// Of calls i, i + 1, .. together; enqueued one behind the other, so that the
-// host is ahead of the device.
-double SecondsOf(const Call& call, int64_t i, int calls = 1) {
-  cudaEvent_t start, stop;
-  cudaEventCreate(&start);
-  cudaEventCreate(&stop);
-  cudaEventRecord(start);
-  for (int j = 0; j < calls; ++j) {
-    const cudaError_t error = call(i + j);
-    CHECK(error == cudaSuccess) << cudaGetErrorString(error);
-  }
-  cudaEventRecord(stop);
-  CHECK(cudaEventSynchronize(stop) == cudaSuccess);
-  float milliseconds = 0;
-  cudaEventElapsedTime(&milliseconds, start, stop);
-  cudaEventDestroy(start);
-  cudaEventDestroy(stop);
-  return milliseconds * 1e-3;
-}
-
-double Median(std::vector<double> x) {
-  std::sort(x.begin(), x.end());
-  return x[x.size() / 2];
-}
-
-double CopyBandwidth() {
-  static const double measured = [] {
-    constexpr int64_t kBytes = int64_t{1} << 30;
-    Arrays arrays;
-    char* const from = arrays.Make<char>(kBytes);
-    char* const to = arrays.Make<char>(kBytes);
-    std::vector<double> seconds;
-    for (int i = 0; i < 10; ++i) {
-      seconds.push_back(SecondsOf(
-          [&](int64_t) {
-            return cudaMemcpyAsync(to, from, kBytes, cudaMemcpyDeviceToDevice);
-          },
-          i));
-    }
-    return 2.0 * kBytes / Median(seconds);
-  }();
-  return measured;
-}
-
-// Microseconds that others took; 0 where that is not known.
-struct Published {
-  double h200 = 0, h100 = 0;
-};
-
-void Add(const std::string& name, double flops, double bytes,
-         const MakeCall& make, const Published& best = {}, int calls = 1) {
-  benchmark::RegisterBenchmark(
-      name.c_str(),
-      [=](benchmark::State& state) {
-        Arrays arrays;
-        const Call call = make(arrays);
-        for (int i = 0; i < 3; ++i) SecondsOf(call, i);
-        std::vector<double> seconds;
-        for (auto _ : state) {
-          const auto first = static_cast<int64_t>(seconds.size()) * calls;
-          seconds.push_back(SecondsOf(call, first, calls) / calls);
-          state.SetIterationTime(seconds.back());
-        }
-        const double median = Median(seconds);
-        state.counters["median_us"] = 1e6 * median;
-        if (calls > 1) {
-          std::vector<double> alone;
-          for (int i = 0; i < 30; ++i) alone.push_back(SecondsOf(call, i));
-          state.counters["alone_us"] = 1e6 * Median(alone);
-        }
-        if (flops > 0) state.counters["TFLOP/s"] = flops / median / 1e12;
-        state.counters["GB/s"] = bytes / median / 1e9;
-        state.counters["of_copy"] = bytes / median / CopyBandwidth();
-        if (best.h200 > 0) {
-          state.counters["h200_us"] = best.h200;
-          state.counters["of_h200"] = 1e-6 * best.h200 / median;
-        }
-        if (best.h100 > 0) {
-          state.counters["h100_us"] = best.h100;
-          state.counters["of_h100"] = 1e-6 * best.h100 / median;
-        }
-      })
-      ->UseManualTime()
-      ->Iterations(30)
-      ->Unit(benchmark::kMicrosecond);
-}
 
 // Loads differ as those of a gate do: shares are exp(normal / 2).
 std::vector<int32_t> Offsets(int64_t experts, int64_t rows) {
@@ -201,37 +60,37 @@ void AddGrouped(int64_t experts, int64_t rows, int64_t k, int64_t n) {
   const std::string shape =
       absl::StrCat("/experts:", experts, "/rows:", rows, "/k:", k, "/n:", n);
   for (const bool forward : {true, false}) {
-    Add(absl::StrCat(forward ? "BM_GroupedProduct" : "BM_GroupedInputGrad",
-                     shape),
-        flops, weights + moved, [=](Arrays& arrays) -> Call {
-          GroupedProductArgs args;
-          args.rows = {rows, nullptr};
-          args.num_experts = static_cast<int>(experts);
-          args.n = forward ? n : k;
-          args.k = forward ? k : n;
-          args.x = arrays.Normal(rows * args.k);
-          args.w = arrays.Normal(experts * n * k);
-          args.transposed = forward;
-          args.offset = arrays.Copy(Offsets(experts, rows));
-          args.y = arrays.Make<BFloat16>(rows * args.n);
-          args.bf16_y = true;
-          return [=](int64_t) { return GroupedProduct(args, nullptr); };
-        });
+    AddTimed(absl::StrCat(forward ? "BM_GroupedProduct" : "BM_GroupedInputGrad",
+                          shape),
+             flops, weights + moved, [=](Arrays& arrays) -> Call {
+               GroupedProductArgs args;
+               args.rows = {rows, nullptr};
+               args.num_experts = static_cast<int>(experts);
+               args.n = forward ? n : k;
+               args.k = forward ? k : n;
+               args.x = arrays.Normal(rows * args.k);
+               args.w = arrays.Normal(experts * n * k);
+               args.transposed = forward;
+               args.offset = arrays.Copy(Offsets(experts, rows));
+               args.y = arrays.Make<__nv_bfloat16>(rows * args.n);
+               args.bf16_y = true;
+               return [=](int64_t) { return GroupedProduct(args, nullptr); };
+             });
   }
   // F32 results: 4 bytes a weight.
-  Add(absl::StrCat("BM_GroupedWeightGrad", shape), flops, 2 * weights + moved,
-      [=](Arrays& arrays) -> Call {
-        GroupedWeightGradArgs args;
-        args.rows = {rows, nullptr};
-        args.num_experts = static_cast<int>(experts);
-        args.n = n;
-        args.k = k;
-        args.dy = arrays.Normal(rows * n);
-        args.x = arrays.Normal(rows * k);
-        args.offset = arrays.Copy(Offsets(experts, rows));
-        args.dw = arrays.Make<float>(experts * n * k);
-        return [=](int64_t) { return GroupedWeightGrad(args, nullptr); };
-      });
+  AddTimed(absl::StrCat("BM_GroupedWeightGrad", shape), flops,
+           2 * weights + moved, [=](Arrays& arrays) -> Call {
+             GroupedWeightGradArgs args;
+             args.rows = {rows, nullptr};
+             args.num_experts = static_cast<int>(experts);
+             args.n = n;
+             args.k = k;
+             args.dy = arrays.Normal(rows * n);
+             args.x = arrays.Normal(rows * k);
+             args.offset = arrays.Copy(Offsets(experts, rows));
+             args.dw = arrays.Make<float>(experts * n * k);
+             return [=](int64_t) { return GroupedWeightGrad(args, nullptr); };
+           });
 }
 
 struct Heads {
@@ -256,7 +115,7 @@ CausalAttentionArgs MakeAttention(const Heads& h, Arrays& arrays) {
   args.q = arrays.Normal(t * h.heads * h.key_dim);
   args.k = arrays.Normal(t * h.kv_heads * h.key_dim);
   args.v = arrays.Normal(t * h.kv_heads * h.value_dim);
-  args.o = arrays.Make<BFloat16>(t * h.heads * h.value_dim);
+  args.o = arrays.Make<__nv_bfloat16>(t * h.heads * h.value_dim);
   args.bf16_o = true;
   args.lse = arrays.Make<float>(t * h.heads);
   return args;
@@ -270,7 +129,7 @@ void AddAttention(const Heads& h, const Published& best = {}) {
   const std::string shape =
       absl::StrCat("/batch:", h.batch, "/tokens:", h.tokens, "/heads:", h.heads,
                    "/", h.kv_heads, "/dim:", h.key_dim, "/", h.value_dim);
-  Add(
+  AddTimed(
       absl::StrCat("BM_CausalAttention", shape),
       pairs * (h.key_dim + h.value_dim), rows * (h.heads + h.kv_heads),
       [=](Arrays& arrays) -> Call {
@@ -279,23 +138,23 @@ void AddAttention(const Heads& h, const Published& best = {}) {
       },
       best);
   if (!HasCausalAttentionGrad(h.key_dim, h.value_dim)) return;
-  Add(absl::StrCat("BM_CausalAttentionGrad", shape),
-      pairs * (3 * h.key_dim + 2 * h.value_dim),
-      rows * (3 * h.heads + 3 * h.kv_heads), [=](Arrays& arrays) -> Call {
-        const CausalAttentionArgs forward = MakeAttention(h, arrays);
-        CHECK(CausalAttention(forward, nullptr) == cudaSuccess);
-        const int64_t t = forward.tokens.bound;
-        CausalAttentionGradArgs args;
-        static_cast<CausalAttentionShape&>(args) = forward;
-        args.dout = arrays.Normal(t * h.heads * h.value_dim);
-        args.lse = forward.lse;
-        args.delta = arrays.Copy(std::vector<float>(t * h.heads, 0.25f));
-        args.stats = arrays.Make<float>(AttentionStatsFloats(t, h.heads));
-        args.dq = arrays.Make<float>(t * h.heads * h.key_dim);
-        args.dk = arrays.Make<float>(t * h.kv_heads * h.key_dim);
-        args.dv = arrays.Make<float>(t * h.kv_heads * h.value_dim);
-        return [=](int64_t) { return CausalAttentionGrad(args, nullptr); };
-      });
+  AddTimed(absl::StrCat("BM_CausalAttentionGrad", shape),
+           pairs * (3 * h.key_dim + 2 * h.value_dim),
+           rows * (3 * h.heads + 3 * h.kv_heads), [=](Arrays& arrays) -> Call {
+             const CausalAttentionArgs forward = MakeAttention(h, arrays);
+             CHECK(CausalAttention(forward, nullptr) == cudaSuccess);
+             const int64_t t = forward.tokens.bound;
+             CausalAttentionGradArgs args;
+             static_cast<CausalAttentionShape&>(args) = forward;
+             args.dout = arrays.Normal(t * h.heads * h.value_dim);
+             args.lse = forward.lse;
+             args.delta = arrays.Copy(std::vector<float>(t * h.heads, 0.25f));
+             args.stats = arrays.Make<float>(AttentionStatsFloats(t, h.heads));
+             args.dq = arrays.Make<float>(t * h.heads * h.key_dim);
+             args.dk = arrays.Make<float>(t * h.kv_heads * h.key_dim);
+             args.dv = arrays.Make<float>(t * h.kv_heads * h.value_dim);
+             return [=](int64_t) { return CausalAttentionGrad(args, nullptr); };
+           });
 }
 
 // `batch` sequences of `keys` tokens, all of which are seen: in rows, or in
@@ -324,14 +183,24 @@ CachePlaces PlacesOf(Arrays& arrays, int64_t batch, int64_t keys,
   return places;
 }
 
+// In BF16, or in codes: `format`'s.
 void AddDecode(int64_t batch, int64_t keys, int64_t heads, int64_t kv_heads,
-               int64_t dim, bool paged, const Published& best = {}) {
-  const int64_t rows = batch * keys, elements = rows * kv_heads * dim;
+               int64_t dim, bool paged, const Published& best = {},
+               PackedFormat format = PackedFormat::kBf16) {
+  const int64_t rows = batch * keys;
+  // Of keys, and of values, in numbers of two bytes: what scales and codes are
+  // made of does not matter here.
+  const int64_t elements =
+      rows * kv_heads * (dim / kPackedGroup) * PackedGroupBytes(format) / 2;
   const double bytes = 4.0 * elements;
-  Add(
+  const bool bf16 = format == PackedFormat::kBf16;
+  AddTimed(
       absl::StrCat("BM_DecodeAttention/batch:", batch, "/keys:", keys,
                    "/heads:", heads, "/", kv_heads, "/dim:", dim,
-                   paged ? "/blocks_of:16" : "/rows"),
+                   paged ? "/blocks_of:16" : "/rows",
+                   bf16                            ? ""
+                   : format == PackedFormat::kInt8 ? "/int8"
+                                                   : "/int4"),
       /*flops=*/0, bytes,
       [=](Arrays& arrays) -> Call {
         // Four times what L2 holds, at least.
@@ -361,7 +230,8 @@ void AddDecode(int64_t batch, int64_t keys, int64_t heads, int64_t kv_heads,
         return [=](int64_t i) mutable {
           args.k = k[i % caches];
           args.v = v[i % caches];
-          return DecodeAttention(args, nullptr);
+          return bf16 ? DecodeAttention(args, nullptr)
+                      : PackedDecode(args, format, nullptr);
         };
       },
       best, /*calls=*/8);
@@ -374,7 +244,7 @@ void AddLatentDecode(int64_t batch, int64_t keys, int64_t heads, bool paged,
   const int64_t rows = batch * keys, elements = rows * kLatentWidth;
   const double bytes = 2.0 * elements;
   const double flops = 2.0 * rows * heads * (kLatentWidth + kLatentRank);
-  Add(
+  AddTimed(
       absl::StrCat("BM_LatentDecode/batch:", batch, "/keys:", keys,
                    "/heads:", heads, paged ? "/blocks_of:64" : "/rows"),
       flops, bytes,
@@ -430,7 +300,7 @@ void AddMoeLayer(const MoeShape& m, int64_t tokens, const Published& best,
     chosen += static_cast<double>(NumChosen(choices.back())) / kInputs;
   }
   const double bytes = 6.0 * chosen * m.d * m.width + 4.0 * tokens * m.d;
-  Add(
+  AddTimed(
       absl::StrCat("BM_MoeLayer/d:", m.d, "/experts:", m.experts, "/k:", m.k,
                    "/width:", m.width, "/tokens:", tokens,
                    alpha > 0 ? absl::StrCat("/power_law:", alpha) : ""),
@@ -466,11 +336,11 @@ void AddMoeLayer(const MoeShape& m, int64_t tokens, const Published& best,
         layer.slot_row = plan.slot_row;
         layer.offset = plan.offset;
         layer.rows = {slots, plan.rows};
-        layer.y = arrays.Make<BFloat16>(tokens * m.d);
+        layer.y = arrays.Make<__nv_bfloat16>(tokens * m.d);
         layer.gathered = reinterpret_cast<__nv_bfloat16*>(
-            arrays.Make<BFloat16>(slots * m.d));
+            arrays.Make<__nv_bfloat16>(slots * m.d));
         layer.hidden = reinterpret_cast<__nv_bfloat16*>(
-            arrays.Make<BFloat16>(slots * m.width));
+            arrays.Make<__nv_bfloat16>(slots * m.width));
         layer.fault = plan.fault;
         return [=](int64_t i) mutable {
           layer.x = x[i % kInputs];
@@ -490,7 +360,7 @@ void AddFewExperts(const MoeShape& m, int64_t tokens, const Published& best) {
   const int64_t slots = tokens * m.k, active = std::min(m.experts, slots);
   const double flops = 6.0 * slots * m.d * m.width;
   const double bytes = 6.0 * active * m.d * m.width + 4.0 * tokens * m.d;
-  Add(
+  AddTimed(
       absl::StrCat("BM_FewExperts/d:", m.d, "/experts:", m.experts, "/k:", m.k,
                    "/width:", m.width, "/tokens:", tokens),
       flops, bytes,
@@ -527,7 +397,7 @@ void AddFewExperts(const MoeShape& m, int64_t tokens, const Published& best) {
         args.h = arrays.Make<float>(tokens * m.d);
         args.y = arrays.Make<float>(tokens * m.d);
         args.hidden = reinterpret_cast<__nv_bfloat16*>(
-            arrays.Make<BFloat16>(slots * m.width));
+            arrays.Make<__nv_bfloat16>(slots * m.width));
         return [=](int64_t i) mutable {
           args.x = x[i % kInputs];
           args.choice.logits = logits[i % kInputs];
@@ -586,6 +456,13 @@ void AddAll() {
     AddDecode(64, 4096, 32, 8, 128, paged, {263, 0});
     AddDecode(16, 8192, 32, 8, 128, paged);
     AddDecode(1, 16384, 32, 8, 128, paged);
+    for (const PackedFormat format :
+         {PackedFormat::kInt8, PackedFormat::kInt4}) {
+      for (const int batch : {1, 16, 64}) {
+        AddDecode(batch, 4096, 32, 8, 128, paged, {}, format);
+      }
+      AddDecode(16, 8192, 32, 8, 64, paged, {}, format);
+    }
     AddLatentDecode(32, 4096, 128, paged, {85, 0});
     AddLatentDecode(64, 4096, 128, paged, {134, 0});
     AddLatentDecode(128, 4096, 128, paged, {261, 0});

@@ -14,7 +14,6 @@
 #include "core/graph/builder.h"
 #include "core/graph/graph.h"
 #include "core/ops/attention.h"
-#include "core/ops/dispatch.h"
 #include "core/tensor/dtype.h"
 #include "core/tensor/tensor.h"
 
@@ -43,7 +42,7 @@ absl::Status BlockCopier::Compile(Backend& backend) {
     const TensorView& view = state_.Peek(name);
     const ValueId cache =
         b.State(name, view.dtype, {Static(view.dim(0)), Static(view.dim(1))});
-    CacheWrite(b, cache, GatherRows(b, cache, from), to);
+    CopyCacheRows(b, cache, from, to);
   }
   ASSIGN_OR_RETURN(Graph graph, b.Finish());
   ASSIGN_OR_RETURN(program_,

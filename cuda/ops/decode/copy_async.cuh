@@ -58,6 +58,20 @@ __device__ __forceinline__ void CopyAsync16Once(void* shared,
 #endif
 }
 
+// The same of 4 or 8 bytes, aligned to them.
+template <int kBytes>
+__device__ __forceinline__ void CopyAsyncOnce(void* shared, const void* global,
+                                              uint64_t read_once) {
+  static_assert(kBytes == 4 || kBytes == 8);
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+  asm volatile(
+      "cp.async.ca.shared.global.L2::cache_hint [%0], [%1], %3, %2;" ::"r"(
+          static_cast<uint32_t>(__cvta_generic_to_shared(shared))),
+      "l"(global), "l"(read_once), "n"(kBytes)
+      : "memory");
+#endif
+}
+
 // Those of this thread since the last call are a group.
 __device__ __forceinline__ void EndCopies() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
