@@ -41,6 +41,11 @@ int64_t ColumnsOfQueries(const OpView& op) {
 int64_t ColumnsOfValues(const OpView& op) {
   return op.attrs.Int("num_heads") * op.attrs.Int("value");
 }
+// Of attention over heads: values of all query heads.
+int64_t ColumnsOfHeads(const OpView& op) {
+  return op.attrs.Int("num_heads") *
+         (ColumnsOf<2>(op) / op.attrs.Int("num_kv_heads"));
+}
 
 // The graph with weights of the plain operator beside the packed ones, and its
 // inputs.
@@ -103,6 +108,24 @@ const OpDef kQuantRoutedExperts = {"QuantRoutedExperts",
 const OpDef kQuantNormMlp = {
     "QuantNormMlp",      Infer<kNormMlp>, nullptr, Flops<kNormMlp>, {},
     CountBytes<kNormMlp>};
+const OpDef kQuantNormQkv = {"QuantNormQkv",
+                             Infer<kNormQkv>,
+                             nullptr,
+                             Flops<kNormQkv>,
+                             /*mutates=*/{kQkvKCache, kQkvVCache},
+                             CountBytes<kNormQkv>};
+const OpDef kQuantCachedAttendProject = {"QuantCachedAttendProject",
+                                         Infer<kCachedAttendProject>,
+                                         nullptr,
+                                         Flops<kCachedAttendProject>,
+                                         /*mutates=*/{},
+                                         CountBytes<kCachedAttendProject>};
+const OpDef kQuantPagedAttendProject = {"QuantPagedAttendProject",
+                                        Infer<kPagedAttendProject>,
+                                        nullptr,
+                                        Flops<kPagedAttendProject>,
+                                        /*mutates=*/{},
+                                        CountBytes<kPagedAttendProject>};
 const OpDef kQuantLatentQkv = {
     "QuantLatentQkv",           Infer<kLatentQkv>,     nullptr,
     Flops<kLatentQkv>,
@@ -129,8 +152,10 @@ bool QuantFused::MayBePacked(int input) const {
 }
 
 const QuantFused* FindQuantFused(const OpDef& plain) {
-  // Where the projection lies behind the inputs of attention.
+  // Where the projection lies behind the inputs of attention, over latents and
+  // over heads.
   constexpr int kOfCached = 4 + 1, kOfPaged = 5 + 1;
+  constexpr int kOfCachedHeads = 5 + 1, kOfPagedHeads = 6 + 1;
   static const auto* const all = new std::vector<QuantFused>{
       {&kQuantRoutedExperts,
        &kRoutedExperts,
@@ -141,6 +166,17 @@ const QuantFused* FindQuantFused(const OpDef& plain) {
       {&kQuantNormMlp,
        &kNormMlp,
        {{kMlpGateUp, ColumnsOf<kMlpH>}, {kMlpDown, HalfTheRowsOf<kMlpGateUp>}}},
+      {&kQuantNormQkv,
+       &kNormQkv,
+       {{kQkvWq, ColumnsOf<kQkvX>},
+        {kQkvWk, ColumnsOf<kQkvX>},
+        {kQkvWv, ColumnsOf<kQkvX>}}},
+      {&kQuantCachedAttendProject,
+       &kCachedAttendProject,
+       {{kOfCachedHeads, ColumnsOfHeads}}},
+      {&kQuantPagedAttendProject,
+       &kPagedAttendProject,
+       {{kOfPagedHeads, ColumnsOfHeads}}},
       {&kQuantLatentQkv,
        &kLatentQkv,
        {{kLatentWqDown, ColumnsOf<kLatentX>},

@@ -22,6 +22,9 @@ namespace strata {
 
 extern const OpDef kQuantRoutedExperts;
 extern const OpDef kQuantNormMlp;
+extern const OpDef kQuantNormQkv;
+extern const OpDef kQuantCachedAttendProject;
+extern const OpDef kQuantPagedAttendProject;
 extern const OpDef kQuantLatentQkv;
 extern const OpDef kQuantCachedLatentAttendProject;
 extern const OpDef kQuantPagedLatentAttendProject;

@@ -6,6 +6,7 @@
 #include "cuda/ops/bf16/weight_grad_sum.h"
 #include "cuda/ops/cache/packed_cache.h"
 #include "cuda/ops/cached_attention.h"
+#include "cuda/ops/decode/fused_heads.h"
 #include "cuda/ops/decode/fused_latent.h"
 #include "cuda/ops/decode/routed_experts.h"
 #include "cuda/ops/dispatch.h"
@@ -49,6 +50,7 @@ KernelTable AllCudaKernels() {
   RegisterFedNormKernels(table);
   RegisterFusedExpertsKernels(table);
   RegisterFusedGateKernels(table);
+  RegisterFusedHeadsKernels(table);
   RegisterFusedLatentKernels(table);
   RegisterGateKernels(table);
   RegisterGateLossKernels(table);

@@ -111,6 +111,8 @@ Args PagedLatents(const KernelContext& ctx) {
   return At(OverLatents(ctx), BlocksFrom(ctx, 2));
 }
 
+}  // namespace
+
 cudaError_t RunCachedAttention(const KernelContext& ctx) {
   return RunKeysAndValues(ctx, At(WithValues(ctx), RowsFrom(ctx, 3)));
 }
@@ -118,8 +120,6 @@ cudaError_t RunCachedAttention(const KernelContext& ctx) {
 cudaError_t RunPagedAttention(const KernelContext& ctx) {
   return RunKeysAndValues(ctx, At(WithValues(ctx), BlocksFrom(ctx, 3)));
 }
-
-}  // namespace
 
 cudaError_t ReadCachedLatents(const KernelContext& ctx,
                               LatentDecodeArgs& args) {

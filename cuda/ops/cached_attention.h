@@ -12,6 +12,8 @@ namespace strata::gpu {
 void RegisterCachedAttentionKernels(KernelRegistry& kernels);
 
 // Kernels that composite operators take as parts.
+cudaError_t RunCachedAttention(const KernelContext& ctx);
+cudaError_t RunPagedAttention(const KernelContext& ctx);
 cudaError_t RunCachedLatentAttention(const KernelContext& ctx);
 cudaError_t RunPagedLatentAttention(const KernelContext& ctx);
 

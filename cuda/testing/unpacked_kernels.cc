@@ -89,6 +89,9 @@ void Register(strata::KernelRegistry& kernels) {
 void RegisterUnpackedKernels(strata::KernelRegistry& kernels) {
   Register<kRoutedExperts>(kernels);
   Register<kNormMlp>(kernels);
+  Register<kNormQkv>(kernels);
+  Register<kCachedAttendProject>(kernels);
+  Register<kPagedAttendProject>(kernels);
   Register<kLatentQkv>(kernels);
   Register<kCachedLatentAttendProject>(kernels);
   Register<kPagedLatentAttendProject>(kernels);

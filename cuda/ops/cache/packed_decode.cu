@@ -30,6 +30,7 @@ class PackedCodes {
   static constexpr int kGroupBytes = PackedGroupBytes(format);
   static constexpr int kHeadBytes = dim / kPackedGroup * kGroupBytes;
   static constexpr int kHigh = kWarp / kLanes, kKeys = kHigh * kSteps;
+  static constexpr int kLanesOfCopy = kWarp / kKeys;
   static constexpr int kWarpBytes = 2 * kKeys * kHeadBytes;
   static constexpr size_t kStageBytes = size_t{kWarps} * kWarpBytes;
   static constexpr bool kOfWarp = true;
@@ -49,24 +50,24 @@ class PackedCodes {
     codes_at_ = Lane() / kLanes * kHeadBytes + group * kGroupBytes + code;
     scale_at_ = codes_at_ - code + PackedCodeBytes(format);
   }
-  __device__ static int Find(int) { return Lane() % kKeys; }
+  __device__ static int Find(int) { return Lane() / kLanesOfCopy; }
 
-  // Units of all keys, then of all values.
+  // Some lanes copy a key and its value, units in turn.
   __device__ __forceinline__ void Ask(int stage,
                                       const int64_t (&row)[kFinds]) const {
     constexpr int kUnit = kHeadBytes % 8 == 0 ? 8 : 4;
-    constexpr int kUnits = kHeadBytes / kUnit, kAll = 2 * kKeys * kUnits;
+    constexpr int kUnits = kHeadBytes / kUnit;
     static_assert(kHeadBytes % kUnit == 0, "heads begin where units do");
-    uint8_t* const to = memory_ + stage * kStageBytes;
+    const int first = Lane() % kLanesOfCopy;
+    uint8_t* const to = memory_ + stage * kStageBytes +
+                        Lane() / kLanesOfCopy * kHeadBytes + first * kUnit;
+    const int64_t from = row[0] * row_bytes_ + first * kUnit;
 #pragma unroll
-    for (int first = 0; first < kAll; first += kWarp) {
-      const int at = min(first + Lane(), kAll - 1);
-      const int head = at / kUnits, unit = at % kUnits;
-      const int64_t from =
-          __shfl_sync(kWholeWarp, row[0], head % kKeys) * row_bytes_ +
-          unit * kUnit;
-      CopyAsyncOnce<kUnit>(to + at * kUnit, (head < kKeys ? k_ : v_) + from,
-                           once_);
+    for (int u = 0; u < kUnits; u += kLanesOfCopy) {
+      if (u + kLanesOfCopy > kUnits && u + first >= kUnits) continue;
+      CopyAsyncOnce<kUnit>(to + u * kUnit, k_ + from + u * kUnit, once_);
+      CopyAsyncOnce<kUnit>(to + kKeys * kHeadBytes + u * kUnit,
+                           v_ + from + u * kUnit, once_);
     }
   }
   __device__ __forceinline__ float Key(int stage, int s,
