@@ -34,6 +34,7 @@
 #include "cuda/ops/decode_attention.h"
 #include "cuda/ops/dispatch_plan.h"
 #include "cuda/ops/expert_layer.h"
+#include "cuda/testing/benchmark_arrays.h"
 #include "cuda/testing/benchmark_set.h"
 #include "cuda/testing/expert_choices.h"
 #include "cuda_bf16.h"
@@ -41,47 +42,6 @@
 
 namespace strata::gpu {
 namespace {
-
-// Device memory of one case.
-class Arrays {
- public:
-  ~Arrays() {
-    for (void* const p : blocks_) cudaFree(p);
-  }
-  template <typename T>
-  T* Make(int64_t n) {
-    void* p = nullptr;
-    CHECK(cudaMalloc(&p, n * sizeof(T)) == cudaSuccess) << n * sizeof(T);
-    blocks_.push_back(p);
-    return static_cast<T*>(p);
-  }
-  template <typename T>
-  T* Copy(const std::vector<T>& host) {
-    T* const p = Make<T>(host.size());
-    cudaMemcpy(p, host.data(), host.size() * sizeof(T), cudaMemcpyHostToDevice);
-    return p;
-  }
-  // Normal numbers, a million and some of them over and over.
-  __nv_bfloat16* Normal(int64_t n) {
-    static const std::vector<BFloat16> numbers = [] {
-      std::mt19937 rng(1);
-      std::normal_distribution<float> normal;
-      std::vector<BFloat16> made((1 << 20) + 7);
-      for (BFloat16& x : made) x = RoundToBFloat16(normal(rng));
-      return made;
-    }();
-    auto* const p = Make<BFloat16>(n);
-    for (int64_t i = 0; i < n; i += numbers.size()) {
-      const int64_t count = std::min<int64_t>(n - i, numbers.size());
-      cudaMemcpy(p + i, numbers.data(), count * sizeof(BFloat16),
-                 cudaMemcpyHostToDevice);
-    }
-    return reinterpret_cast<__nv_bfloat16*>(p);
-  }
-
- private:
-  std::vector<void*> blocks_;
-};
 
 std::vector<float> NormalFloats(int64_t n) {
   std::mt19937 rng(1);
@@ -367,16 +327,18 @@ void AddDecode(int64_t batch, int64_t keys, int64_t heads, int64_t kv_heads,
       best, /*calls=*/8);
 }
 
-// A step of decoding with latent attention, in BF16; places as above. Counted
-// are both products of every head with every key.
+// A step of decoding with latent attention; places as above. The cache is BF16,
+// queries and results are that or F32. Counted are both products of every head
+// with every key.
 void AddLatentDecode(int64_t batch, int64_t keys, int64_t heads, bool paged,
-                     const Published& best) {
+                     bool bf16, const Published& best = {}) {
   const int64_t rows = batch * keys, elements = rows * kLatentWidth;
   const double bytes = 2.0 * elements;
   const double flops = 2.0 * rows * heads * (kLatentWidth + kLatentRank);
   Add(
       absl::StrCat("BM_LatentDecode/batch:", batch, "/keys:", keys,
-                   "/heads:", heads, paged ? "/blocks_of:64" : "/rows"),
+                   "/heads:", heads, paged ? "/blocks_of:64" : "/rows",
+                   bf16 ? "/q:bf16" : "/q:f32"),
       flops, bytes,
       [=](Arrays& arrays) -> Call {
         const int64_t caches = 1 + static_cast<int64_t>((200 << 20) / bytes);
@@ -389,14 +351,20 @@ void AddLatentDecode(int64_t batch, int64_t keys, int64_t heads, bool paged,
         args.num_heads = static_cast<int>(heads);
         args.scale = 0.04f;
         args.max_keys = keys;
-        args.q = arrays.Copy(NormalFloats(batch * heads * kLatentWidth));
+        if (bf16) {
+          args.bf16_q = arrays.Normal(batch * heads * kLatentWidth);
+          args.rounded =
+              arrays.Make<__nv_bfloat16>(batch * heads * kLatentRank);
+        } else {
+          args.q = arrays.Copy(NormalFloats(batch * heads * kLatentWidth));
+          args.o = arrays.Make<float>(batch * heads * kLatentRank);
+        }
         args.bf16_cache = true;
         args.places = PlacesOf(arrays, batch, keys, paged ? 64 : 0);
         const int64_t pieces = LatentPieces(args);
         args.partial = arrays.Make<float>(pieces * kLatentRank);
         args.max = arrays.Make<float>(pieces);
         args.sum = arrays.Make<float>(pieces);
-        args.o = arrays.Make<float>(batch * heads * kLatentRank);
         args.fault = {arrays.Copy(std::vector<Fault>(1)), 0};
         return [=](int64_t i) mutable {
           args.cache = cache[i % caches];
@@ -586,11 +554,13 @@ void AddAll() {
     AddDecode(64, 4096, 32, 8, 128, paged, {263, 0});
     AddDecode(16, 8192, 32, 8, 128, paged);
     AddDecode(1, 16384, 32, 8, 128, paged);
-    AddLatentDecode(32, 4096, 128, paged, {85, 0});
-    AddLatentDecode(64, 4096, 128, paged, {134, 0});
-    AddLatentDecode(128, 4096, 128, paged, {261, 0});
-    AddLatentDecode(64, 4096, 16, paged, {});
-    AddLatentDecode(1, 16384, 16, paged, {});
+    for (const bool bf16 : {false, true}) {
+      AddLatentDecode(32, 4096, 128, paged, bf16, {85, 0});
+      AddLatentDecode(64, 4096, 128, paged, bf16, {134, 0});
+      AddLatentDecode(128, 4096, 128, paged, bf16, {261, 0});
+      AddLatentDecode(64, 4096, 16, paged, bf16);
+      AddLatentDecode(1, 16384, 16, paged, bf16);
+    }
   }
 }
 
