@@ -13,6 +13,7 @@
 #include "cuda/ops/decode/latent_keys.cuh"
 #include "cuda/ops/decode/latent_queries.cuh"
 #include "cuda/ops/decode/latent_softmax.cuh"
+#include "cuda/ops/decode/latent_units.cuh"
 #include "cuda/runtime/kernel.h"
 #include "cuda_bf16.h"
 
@@ -29,14 +30,13 @@
 // The first tile of an F32 cache all threads bring, before earlier kernels have
 // ended where these do not write it. Keys are read once and serve as values
 // too. Where a token has an even number of such blocks, two of them are a
-// cluster: each brings half of the keys, to both of them.
+// cluster: each brings half of the keys, to both of them. With BF16 queries
+// there are as many blocks as multiprocessors, each of which goes from one such
+// unit to the next (latent_units.cuh).
 
 namespace strata::gpu {
 namespace latent {
 namespace {
-
-// Multiprocessors of a Hopper GPU; a block takes one by itself.
-constexpr int64_t kProcessors = 132;
 
 #if STRATA_SM90A
 
@@ -257,49 +257,24 @@ __device__ __forceinline__ Shared& BeginShared(const Args& args, char* memory) {
     if constexpr (kBf16) {
       InitBarrier(&shared.queries, 1);
       InitBarrier(&shared.queries_free, kWarpgroup / 32);
+      InitBarrier(&shared.planned, 1);
     }
     FenceBarrierInit();
   }
   return shared;
 }
 
-// The units of the blocks of a cluster, which take the same ones in the same
-// order: of a token, pieces, then pairs of groups of heads.
-struct Units {
-  int all = 0, step = 1, next = 0;
-
-  __device__ explicit Units(const Args& args) {
-    const int wide = args.groups / args.blocks * args.splits;
-    all = static_cast<int>(args.tokens.Get()) * wide;
-    step = static_cast<int>(gridDim.x) / args.blocks;
-    next = static_cast<int>(blockIdx.x) / args.blocks;
-  }
-  // False: there are no more.
-  __device__ __forceinline__ bool Next(const Args& args, Unit& unit) {
-    if (next >= all) return false;
-    const int rank = static_cast<int>(blockIdx.x) % args.blocks;
-    const int pair = next / args.splits;
-    const int pairs = args.groups / args.blocks;
-    unit.split = next - pair * args.splits;
-    unit.token = pair / pairs;
-    unit.head = (pair % pairs * args.blocks + rank) * kRows;
-    unit.heads = min(kRows, args.num_heads - unit.head);
-    unit.turn = next / step;
-    next += step;
-    return true;
-  }
-};
-
 // Warpgroup 0's part of all units: the second warp asks for BF16 queries, the
-// first for keys, which do not wait for each other.
+// first for keys, which do not wait for each other; the last one plans.
 template <bool kBoxedQueries>
 __device__ __forceinline__ void Bring(const Args& args, const CUtensorMap* keys,
                                       const CUtensorMap* queries,
                                       Shared& shared) {
   const int warp = static_cast<int>(threadIdx.x) / 32;
-  Units units(args);
+  Units units;
+  if (kBoxedQueries && warp == 3) Plan(args, shared);
   Unit unit;
-  for (int before = 0; units.Next(args, unit);) {
+  for (int before = 0; units.Next(args, shared, unit);) {
     if (kBoxedQueries && warp == 1) {
       LoadQueryBoxes(args, unit, queries, shared);
     }
@@ -311,6 +286,7 @@ __device__ __forceinline__ void Bring(const Args& args, const CUtensorMap* keys,
       SyncThreads(kLoaded, kWarpgroup);
       LoadCopied(args, piece, boxed, before, shared);
     }
+    if constexpr (!kBoxedQueries) return;
     before += piece.tiles();
   }
 }
@@ -319,9 +295,9 @@ __device__ __forceinline__ void Bring(const Args& args, const CUtensorMap* keys,
 // over units, sums leave no registers to load several at a time.
 template <bool kBoxedQueries, bool kScores>
 __device__ __forceinline__ void Work(const Args& args, Shared& shared) {
-  Units units(args);
+  Units units;
   Unit unit;
-  for (int before = 0; units.Next(args, unit);) {
+  for (int before = 0; units.Next(args, shared, unit);) {
     if constexpr (!kBoxedQueries) {
       const int thread = static_cast<int>(threadIdx.x) - kWarpgroup;
       ClearQueries(unit.heads, thread, 2 * kWarpgroup, shared);
@@ -491,11 +467,17 @@ cudaError_t LaunchBf16(Args args, const __nv_bfloat16* q, cudaStream_t stream) {
   }
   auto* const kernel = q != nullptr ? Bf16Kernel<true> : Bf16Kernel<false>;
   if (const cudaError_t e = AllowShared(kernel)) return e;
-  int64_t blocks = args.tokens.bound * args.groups * args.splits;
-  if (q != nullptr) blocks = std::min(blocks, kProcessors);
+  const int64_t units =
+      args.tokens.bound * args.groups / args.blocks * args.splits;
+  int64_t clusters = units;
+  if (q != nullptr) {
+    clusters = std::min(
+        units, std::max<int64_t>(kProcessors / args.blocks,
+                                 (units + kMaxPlanned) / (kMaxPlanned + 1)));
+  }
   return LaunchClustersAhead(
-      kernel, args.blocks, dim3(static_cast<unsigned>(blocks)), dim3(kThreads),
-      kSharedBytes, stream, args, keys, queries);
+      kernel, args.blocks, dim3(static_cast<unsigned>(clusters * args.blocks)),
+      dim3(kThreads), kSharedBytes, stream, args, keys, queries);
 }
 
 cudaError_t LaunchFloat(const Args& args, cudaStream_t stream) {

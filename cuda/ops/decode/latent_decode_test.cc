@@ -273,7 +273,9 @@ INSTANTIATE_TEST_SUITE_P(
         Latent{Lengths(100, 300), 70, 16, 0, false, 30},
         Latent{Lengths(140, 300), 16, 4, 0, true},
         Latent{Lengths(140, 300), 16, 64, 0, false, 200},
-        Latent{Lengths(300, 200), 16, 0, 77, true},
+        Latent{Lengths(200, 200), 16, 0, 77, true},
+        // More of them than are planned.
+        Latent{Lengths(300, 130), 16, 16, 0, true},
         Latent{Lengths(50, 200), 192, 64, 0, true}),
     LatentName);
 

@@ -38,6 +38,9 @@ enum BarrierId : int {
   kWeightsThere,  // The next lie there.
 };
 
+// Units of a cluster behind its first that are planned (latent_units.cuh).
+constexpr int kMaxPlanned = 128;
+
 struct Args {
   Extent tokens;
   int num_heads = 1, groups = 1, splits = 1;
@@ -70,18 +73,11 @@ struct Shared {
   uint64_t full[kStages][kBoxes];  // Of F32 caches the first, for all boxes.
   uint64_t empty[kStages][2];      // Of each warpgroup's half of the values.
   uint64_t queries, queries_free;  // Of BF16 queries.
+  uint64_t planned;
+  int plan[kMaxPlanned + 1];  // One that is beyond all ends it.
 };
 
 #if STRATA_SM90A
-
-// What a block does at a time: up to 64 heads of a token with a piece of its
-// keys.
-struct Unit {
-  int64_t token = 0;
-  int head = 0, heads = 0;  // The first, and how many.
-  int split = 0;            // Which piece.
-  int turn = 0;             // Units that the block did before it.
-};
 
 struct Piece {
   int64_t token = 0;

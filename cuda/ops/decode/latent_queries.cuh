@@ -8,6 +8,7 @@
 
 #include "cuda/kernels/sm90.cuh"
 #include "cuda/ops/decode/latent_keys.cuh"
+#include "cuda/ops/decode/latent_units.cuh"
 
 namespace strata::gpu::latent {
 
