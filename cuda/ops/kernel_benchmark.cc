@@ -237,16 +237,26 @@ void AddDecode(int64_t batch, int64_t keys, int64_t heads, int64_t kv_heads,
       best, /*calls=*/8);
 }
 
-// A step of decoding with latent attention, in BF16; places as above. Counted
-// are both products of every head with every key.
+// A step of decoding with latent attention; places as above. The cache is BF16,
+// queries and results are that or F32. Sequences have so many keys, or any
+// number up to that. Counted are both products of every head with every key.
 void AddLatentDecode(int64_t batch, int64_t keys, int64_t heads, bool paged,
-                     const Published& best) {
-  const int64_t rows = batch * keys, elements = rows * kLatentWidth;
-  const double bytes = 2.0 * elements;
+                     bool bf16, const Published& best = {},
+                     bool uneven = false) {
+  std::vector<int32_t> position(batch, static_cast<int32_t>(keys - 1));
+  std::mt19937 rng(1);
+  for (int32_t& last : position) {
+    if (uneven) last = static_cast<int32_t>(rng() % keys);
+  }
+  const int64_t rows = std::accumulate(position.begin(), position.end(), batch);
+  const int64_t elements = batch * keys * kLatentWidth;
+  const double bytes = 2.0 * rows * kLatentWidth;
   const double flops = 2.0 * rows * heads * (kLatentWidth + kLatentRank);
   AddTimed(
-      absl::StrCat("BM_LatentDecode/batch:", batch, "/keys:", keys,
-                   "/heads:", heads, paged ? "/blocks_of:64" : "/rows"),
+      absl::StrCat("BM_LatentDecode/batch:", batch,
+                   uneven ? "/keys:1_to_" : "/keys:", keys, "/heads:", heads,
+                   paged ? "/blocks_of:64" : "/rows",
+                   bf16 ? "/q:bf16" : "/q:f32"),
       flops, bytes,
       [=](Arrays& arrays) -> Call {
         const int64_t caches = 1 + static_cast<int64_t>((200 << 20) / bytes);
@@ -259,14 +269,21 @@ void AddLatentDecode(int64_t batch, int64_t keys, int64_t heads, bool paged,
         args.num_heads = static_cast<int>(heads);
         args.scale = 0.04f;
         args.max_keys = keys;
-        args.q = arrays.Copy(NormalFloats(batch * heads * kLatentWidth));
+        if (bf16) {
+          args.bf16_q = arrays.Normal(batch * heads * kLatentWidth);
+          args.rounded =
+              arrays.Make<__nv_bfloat16>(batch * heads * kLatentRank);
+        } else {
+          args.q = arrays.Copy(NormalFloats(batch * heads * kLatentWidth));
+          args.o = arrays.Make<float>(batch * heads * kLatentRank);
+        }
         args.bf16_cache = true;
         args.places = PlacesOf(arrays, batch, keys, paged ? 64 : 0);
+        args.places.position = arrays.Copy(position);
         const int64_t pieces = LatentPieces(args);
         args.partial = arrays.Make<float>(pieces * kLatentRank);
         args.max = arrays.Make<float>(pieces);
         args.sum = arrays.Make<float>(pieces);
-        args.o = arrays.Make<float>(batch * heads * kLatentRank);
         args.fault = {arrays.Copy(std::vector<Fault>(1)), 0};
         return [=](int64_t i) mutable {
           args.cache = cache[i % caches];
@@ -463,11 +480,14 @@ void AddAll() {
       }
       AddDecode(16, 8192, 32, 8, 64, paged, {}, format);
     }
-    AddLatentDecode(32, 4096, 128, paged, {85, 0});
-    AddLatentDecode(64, 4096, 128, paged, {134, 0});
-    AddLatentDecode(128, 4096, 128, paged, {261, 0});
-    AddLatentDecode(64, 4096, 16, paged, {});
-    AddLatentDecode(1, 16384, 16, paged, {});
+    for (const bool bf16 : {false, true}) {
+      AddLatentDecode(32, 4096, 128, paged, bf16, {85, 0});
+      AddLatentDecode(64, 4096, 128, paged, bf16, {134, 0});
+      AddLatentDecode(128, 4096, 128, paged, bf16, {261, 0});
+      AddLatentDecode(128, 4096, 128, paged, bf16, {}, /*uneven=*/true);
+      AddLatentDecode(64, 4096, 16, paged, bf16);
+      AddLatentDecode(1, 16384, 16, paged, bf16);
+    }
   }
 }
 

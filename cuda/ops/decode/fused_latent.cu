@@ -373,28 +373,18 @@ cudaError_t RunBatchOutputs(const KernelContext& ctx) {
                                      : ReadPagedLatents(ctx, attend);
   if (e != cudaSuccess) return e;
   attend.old_keys_stay = true;
-  const bool joined = LatentSplits(attend) > 1;
   auto* const latents = ctx.Take<__nv_bfloat16>(t.bound * values.pitch);
   auto* const value = ctx.Take<__nv_bfloat16>(t.bound * columns);
-  if (joined) {
-    attend.rounded = latents;
-  } else {
-    attend.o = ctx.Take<float>(t.bound * values.pitch);
-  }
+  attend.rounded = latents;
   values.x = latents;
   values.product[0].w =
       ctx.Keep<__nv_bfloat16>(kKeptValues, columns * values.k);
   values.product[0].rounded = value;
   if (latents == nullptr || value == nullptr ||
-      values.product[0].w == nullptr || (!joined && attend.o == nullptr)) {
+      values.product[0].w == nullptr) {
     return cudaErrorMemoryAllocation;
   }
   if (e = LatentDecode(attend, ctx.stream); e != cudaSuccess) return e;
-  if (!joined) {
-    e = RoundRows(t, values.pitch, attend.o, latents, ctx.stream,
-                  /*zero_tail=*/false);
-    if (e != cudaSuccess) return e;
-  }
   if (e = SkinnyProduct(values, ctx.stream); e != cudaSuccess) return e;
   BatchLinear project;
   project.w = ctx.in(kAttendInputs + kW);

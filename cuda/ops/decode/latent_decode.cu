@@ -1,10 +1,9 @@
 #include <algorithm>
-#include <cmath>
 #include <cstdint>
 #include <numeric>
 
+#include "cuda.h"
 #include "cuda/kernels/ahead.cuh"
-#include "cuda/kernels/power_of_2.cuh"
 #include "cuda/kernels/sm90.cuh"
 #include "cuda/kernels/sm90_product.cuh"
 #include "cuda/kernels/store_rows.cuh"
@@ -12,7 +11,9 @@
 #include "cuda/ops/decode/join_pieces.h"
 #include "cuda/ops/decode/latent_decode.h"
 #include "cuda/ops/decode/latent_keys.cuh"
-#include "cuda/ops/vector16.cuh"
+#include "cuda/ops/decode/latent_queries.cuh"
+#include "cuda/ops/decode/latent_softmax.cuh"
+#include "cuda/ops/decode/latent_units.cuh"
 #include "cuda/runtime/kernel.h"
 #include "cuda_bf16.h"
 
@@ -29,68 +30,15 @@
 // The first tile of an F32 cache all threads bring, before earlier kernels have
 // ended where these do not write it. Keys are read once and serve as values
 // too. Where a token has an even number of such blocks, two of them are a
-// cluster: each brings half of the keys, to both of them.
+// cluster: each brings half of the keys, to both of them. With BF16 queries
+// there are as many blocks as multiprocessors, each of which goes from one such
+// unit to the next (latent_units.cuh).
 
 namespace strata::gpu {
 namespace latent {
 namespace {
 
-// Multiprocessors of a Hopper GPU; a block takes one by itself.
-constexpr int64_t kProcessors = 132;
-
 #if STRATA_SM90A
-
-// Powers of 2 that a score may be above the maximum which all are held against
-// before that grows. Sums are F32 and weights have as many bits whatever their
-// size, so nothing is lost; sums are seldom multiplied, and lanes need not tell
-// each other their scores' maximum.
-constexpr float kSlack = 8;
-
-// Where chunk `at` of the block's queries, row by row, lies in shared memory.
-constexpr int kQueryChunks = kLatentWidth / 8;  // Of a row.
-__device__ __forceinline__ uint4* QueryAt(int at, Shared& shared) {
-  const int row = at / kQueryChunks, chunk = at % kQueryChunks;
-  return reinterpret_cast<uint4*>(reinterpret_cast<char*>(shared.q[0]) +
-                                  chunk / 8 * kBoxBytes +
-                                  SwizzledBytes(row, chunk % 8));
-}
-
-// The block's queries, rounded, by both warpgroups that multiply; zeros, which
-// wait for nothing, where there are fewer heads.
-__device__ __forceinline__ void ClearQueries(int heads, Shared& shared) {
-  const int thread = static_cast<int>(threadIdx.x) - kWarpgroup;
-  for (int at = heads * kQueryChunks + thread; at < kRows * kQueryChunks;
-       at += 2 * kWarpgroup) {
-    *QueryAt(at, shared) = {0, 0, 0, 0};
-  }
-  FenceSharedStores();
-}
-__device__ void LoadQueries(const Args& args, int64_t token, int head,
-                            int heads, Shared& shared) {
-  const auto* const from = reinterpret_cast<const float4*>(
-      args.q + (token * args.num_heads + head) * kLatentWidth);
-  constexpr int kStride = 2 * kWarpgroup, kBatch = 6;  // 16 heads in one.
-  const int thread = static_cast<int>(threadIdx.x) - kWarpgroup;
-  const int all = heads * kQueryChunks;
-#pragma unroll 1
-  for (int base = thread; base < all; base += kStride * kBatch) {
-    float4 x[kBatch][2];
-#pragma unroll
-    for (int j = 0; j < kBatch; ++j) {
-      const int at = base + j * kStride;
-      if (at >= all) continue;
-      x[j][0] = from[2 * at];
-      x[j][1] = from[2 * at + 1];
-    }
-#pragma unroll
-    for (int j = 0; j < kBatch; ++j) {
-      const int at = base + j * kStride;
-      if (at >= all) continue;
-      *QueryAt(at, shared) = Narrow(x[j][0], x[j][1]);
-    }
-  }
-  FenceSharedStores();
-}
 
 // o (+)= weights * columns of the keys of `stage`: the first half of them with
 // the weights in the thread's registers, the second with those of shared
@@ -129,111 +77,23 @@ __device__ __forceinline__ void Rescale(float (&o)[kHalf / 2], float upper,
   for (int i = 0; i < kHalf / 2; ++i) o[i] *= i / 2 % 2 == 0 ? upper : lower;
 }
 
-// Of a thread's two heads (rows `upper` and eight below).
-struct Softmax {
-  float max[2] = {-INFINITY, -INFINITY};  // Or up to kSlack powers less.
-  float sum[2] = {0, 0};                  // This thread's part.
-};
-
-// Scores of a tile to weights, `keys` of which are there. A warpgroup's warps
-// are alone in their quarters of the processor, so it is the number of
-// instructions that costs: a maximum, a multiplication with an addition, a
-// power and a sum for each score.
-__device__ __forceinline__ void Weigh(float (&score)[kRows / 2], float factor,
-                                      int keys, Softmax& softmax,
-                                      float (&keep)[2]) {
-  const int lane = threadIdx.x % 4;
-  if (keys < kRows) {
-#pragma unroll
-    for (int i = 0; i < kRows / 2; ++i) {
-      if (i / 4 * 8 + lane * 2 + i % 2 >= keys) score[i] = -INFINITY;
-    }
-  }
-  float largest[2];
-#pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    float part[kRows / 8];
-#pragma unroll
-    for (int g = 0; g < kRows / 8; ++g) {
-      part[g] = fmaxf(score[4 * g + 2 * half], score[4 * g + 2 * half + 1]);
-    }
-#pragma unroll
-    for (int n = kRows / 16; n > 0; n /= 2) {
-#pragma unroll
-      for (int g = 0; g < n; ++g) part[g] = fmaxf(part[g], part[g + n]);
-    }
-    largest[half] = part[0];
-    keep[half] = 1;
-  }
-  const auto is_above = [&](int half) {
-    return factor * (largest[half] - softmax.max[half]) > kSlack;
-  };
-  if (__any_sync(0xffffffff, is_above(0) || is_above(1))) {
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      float& x = largest[half];
-      x = fmaxf(x, __shfl_xor_sync(0xffffffff, x, 1));
-      x = fmaxf(x, __shfl_xor_sync(0xffffffff, x, 2));
-      if (!is_above(half)) continue;
-      keep[half] = PowerOf2(factor * (softmax.max[half] - x));
-      softmax.max[half] = x;
-      softmax.sum[half] *= keep[half];
-    }
-  }
-#pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    const float shift = factor * softmax.max[half];
-    float part[4] = {0, 0, 0, 0};
-#pragma unroll
-    for (int g = 0; g < kRows / 8; ++g) {
-#pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        float& x = score[4 * g + 2 * half + i];
-        x = PowerOf2(fmaf(factor, x, -shift));
-        part[g % 2 * 2 + i] += x;
-      }
-    }
-    softmax.sum[half] += (part[0] + part[1]) + (part[2] + part[3]);
-  }
-}
-
-// Two BF16 a register, as products take an operand from there.
-__device__ __forceinline__ void Narrow(const float (&score)[kRows / 2],
-                                       uint32_t (&weight)[kRows / 16][4]) {
-#pragma unroll
-  for (int q = 0; q < kRows / 16; ++q) {
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      weight[q][i] = Pair(score[8 * q + 2 * i], score[8 * q + 2 * i + 1]);
-    }
-  }
-}
-
-__device__ __forceinline__ void StoreWeights(
-    const uint32_t (&weight)[kRows / 16][4], int upper, Shared& shared) {
-  char* const to = reinterpret_cast<char*>(shared.p);
-  const int lane = threadIdx.x % 4;
-#pragma unroll
-  for (int g = 0; g < kRows / 8; ++g) {
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      *reinterpret_cast<uint32_t*>(to + SwizzledBytes(upper + 8 * half, g) +
-                                   lane * 4) = weight[g / 2][g % 2 * 2 + half];
-    }
-  }
-}
-
 // Results of a warpgroup's columns, times the shares that lie in shared memory.
-__device__ __forceinline__ void StoreValues(const Args& args,
-                                            const Piece& piece, int head,
-                                            int heads, int half, int upper,
+__device__ __forceinline__ void StoreValues(const Args& args, const Unit& unit,
+                                            int half, int upper,
                                             const float (&o)[kHalf / 2],
                                             const Shared& shared) {
-  const float share[2] = {shared.share[upper], shared.share[upper + 8]};
-  const int64_t row = (piece.token * args.num_heads + head) * args.splits;
+  const float* const shares = shared.share[unit.turn % 2];
+  const float share[2] = {shares[upper], shares[upper + 8]};
+  const int64_t row =
+      (unit.token * args.num_heads + unit.head) * args.splits + unit.split;
+  const int64_t first = row * kLatentRank + half * kHalf;
+  if (args.rounded != nullptr) {
+    StoreRows<kHalf>(o, share, unit.heads, kHalf, args.rounded + first,
+                     kLatentRank);
+    return;
+  }
   float* const to = args.splits > 1 ? args.partial : args.o;
-  StoreRows<kHalf>(o, share, heads, kHalf,
-                   to + (row + blockIdx.y) * kLatentRank + half * kHalf,
+  StoreRows<kHalf>(o, share, unit.heads, kHalf, to + first,
                    int64_t{args.splits} * kLatentRank);
 }
 
@@ -277,9 +137,17 @@ __device__ __forceinline__ void Release(const Args& args, uint64_t* empty) {
   }
 }
 
+// A warp of warpgroup 1 has no use for the unit's queries any more.
+__device__ __forceinline__ void FreeQueries(Shared& shared) {
+  if (threadIdx.x % 32 == 0) Arrive(&shared.queries_free);
+}
+
+// A unit's scores and half of its values; `before` are the tiles of the units
+// before.
 template <bool kBf16>
-__device__ void Score(const Args& args, const Piece& piece, int head, int heads,
-                      Shared& shared) {
+__device__ __forceinline__ void Score(const Args& args, const Unit& unit,
+                                      const Piece& piece, int before,
+                                      Shared& shared) {
   const int thread = static_cast<int>(threadIdx.x) % kWarpgroup;
   const int upper = thread / 32 * 16 + thread % 32 / 4;
   const int tiles = piece.tiles();
@@ -287,11 +155,14 @@ __device__ void Score(const Args& args, const Piece& piece, int head, int heads,
 #pragma unroll
   for (float& x : o) x = 0;
   Softmax softmax;
+  if (kBf16 && tiles == 0) FreeQueries(shared);
   for (int i = 0; i < tiles; ++i) {
-    const int stage = i % kStages;
-    IssueScores<kBf16>(shared, stage, static_cast<uint32_t>(i / kStages % 2),
+    const int stage = (before + i) % kStages;
+    IssueScores<kBf16>(shared, stage,
+                       static_cast<uint32_t>((before + i) / kStages % 2),
                        score);
     WaitForProducts<0>();
+    if (kBf16 && i == tiles - 1) FreeQueries(shared);
     float keep[2];
     Weigh(score, args.factor, piece.end - piece.begin - i * kRows, softmax,
           keep);
@@ -323,22 +194,26 @@ __device__ void Score(const Args& args, const Piece& piece, int head, int heads,
     sum += __shfl_xor_sync(0xffffffff, sum, 2);
     const int row = upper + 8 * half;
     if (thread % 4 != 0) continue;
-    shared.share[row] = args.splits > 1 ? 1.f : sum > 0 ? 1.f / sum : 0.f;
-    if (args.splits > 1 && row < heads) {
+    shared.share[unit.turn % 2][row] = args.splits > 1 ? 1.f
+                                       : sum > 0       ? 1.f / sum
+                                                       : 0.f;
+    if (args.splits > 1 && row < unit.heads) {
       const int64_t to =
-          (piece.token * args.num_heads + head + row) * args.splits +
-          blockIdx.y;
+          (unit.token * args.num_heads + unit.head + row) * args.splits +
+          unit.split;
       args.max[to] = softmax.max[half] * args.factor;
       args.sum[to] = sum;
     }
   }
   SyncThreads(kBoth, 2 * kWarpgroup);
-  StoreValues(args, piece, head, heads, /*half=*/0, upper, o, shared);
+  StoreValues(args, unit, /*half=*/0, upper, o, shared);
 }
 
+// The other half of its values.
 template <bool kBf16>
-__device__ void Follow(const Args& args, const Piece& piece, int head,
-                       int heads, Shared& shared) {
+__device__ __forceinline__ void Follow(const Args& args, const Unit& unit,
+                                       const Piece& piece, int before,
+                                       Shared& shared) {
   const int thread = static_cast<int>(threadIdx.x) % kWarpgroup;
   const int upper = thread / 32 * 16 + thread % 32 / 4;
   const int tiles = piece.tiles();
@@ -346,7 +221,8 @@ __device__ void Follow(const Args& args, const Piece& piece, int head,
 #pragma unroll
   for (float& x : o) x = 0;
   for (int i = 0; i < tiles; ++i) {
-    const int stage = i % kStages;
+    const int stage = (before + i) % kStages;
+    const auto parity = static_cast<uint32_t>((before + i) / kStages % 2);
     SyncThreads(kWeightsThere, 2 * kWarpgroup);
     Rescale(o, shared.keep[upper], shared.keep[upper + 8]);
     // The copy engine's view of what threads wrote: each that multiplies has to
@@ -354,8 +230,7 @@ __device__ void Follow(const Args& args, const Piece& piece, int head,
 #pragma unroll
     for (int box = kHalfBoxes; box < (kBf16 ? 2 * kHalfBoxes : kHalfBoxes + 1);
          ++box) {
-      WaitForBox<kBf16>(shared, stage, box,
-                        static_cast<uint32_t>(i / kStages % 2));
+      WaitForBox<kBf16>(shared, stage, box, parity);
     }
     IssueOtherValues(shared, stage, i > 0, o);
     WaitForProducts<0>();
@@ -363,17 +238,12 @@ __device__ void Follow(const Args& args, const Piece& piece, int head,
     Release(args, &shared.empty[stage][1]);
   }
   SyncThreads(kBoth, 2 * kWarpgroup);
-  StoreValues(args, piece, head, heads, /*half=*/1, upper, o, shared);
+  StoreValues(args, unit, /*half=*/1, upper, o, shared);
 }
 
-#endif  // STRATA_SM90A
-
-// Block (token and group of 64 heads, piece).
+// Memory of a block, whose barriers are ready behind the block's barrier.
 template <bool kBf16>
-__global__ void __launch_bounds__(kThreads, 1)
-    LatentKernel(const Args args, const __grid_constant__ CUtensorMap map) {
-#if STRATA_SM90A
-  extern __shared__ char memory[];
+__device__ __forceinline__ Shared& BeginShared(const Args& args, char* memory) {
   Shared& shared = *reinterpret_cast<Shared*>(
       (reinterpret_cast<uintptr_t>(memory) + kSwizzleBytes - 1) /
       kSwizzleBytes * kSwizzleBytes);
@@ -384,63 +254,163 @@ __global__ void __launch_bounds__(kThreads, 1)
       }
       for (uint64_t& empty : shared.empty[i]) InitBarrier(&empty, args.blocks);
     }
+    if constexpr (kBf16) {
+      InitBarrier(&shared.queries, 1);
+      InitBarrier(&shared.queries_free, kWarpgroup / 32);
+      InitBarrier(&shared.planned, 1);
+    }
     FenceBarrierInit();
+  }
+  return shared;
+}
+
+// Warpgroup 0's part of all units: the second warp asks for BF16 queries, the
+// first for keys, which do not wait for each other; the last one plans.
+template <bool kBoxedQueries>
+__device__ __forceinline__ void Bring(const Args& args, const CUtensorMap* keys,
+                                      const CUtensorMap* queries,
+                                      Shared& shared) {
+  const int warp = static_cast<int>(threadIdx.x) / 32;
+  Units units;
+  if (kBoxedQueries && warp == 3) Plan(args, shared);
+  Unit unit;
+  for (int before = 0; units.Next(args, shared, unit);) {
+    if (kBoxedQueries && warp == 1) {
+      LoadQueryBoxes(args, unit, queries, shared);
+    }
+    const Piece piece = PieceOf(args, unit.token, unit.split);
+    const int boxed = BoxedTiles(args, piece);
+    if (warp == 0) LoadBoxes(args, piece, boxed, before, keys, shared);
+    if (boxed < piece.tiles()) {
+      // A barrier tells the phase before from the next, but no earlier one.
+      SyncThreads(kLoaded, kWarpgroup);
+      LoadCopied(args, piece, boxed, before, shared);
+    }
+    if constexpr (!kBoxedQueries) return;
+    before += piece.tiles();
+  }
+}
+
+// Warpgroup 1's or 2's part. F32 queries are of a block's only unit: in a loop
+// over units, sums leave no registers to load several at a time.
+template <bool kBoxedQueries, bool kScores>
+__device__ __forceinline__ void Work(const Args& args, Shared& shared) {
+  Units units;
+  Unit unit;
+  for (int before = 0; units.Next(args, shared, unit);) {
+    if constexpr (!kBoxedQueries) {
+      const int thread = static_cast<int>(threadIdx.x) - kWarpgroup;
+      ClearQueries(unit.heads, thread, 2 * kWarpgroup, shared);
+      LoadQueries<9>(args, unit, shared);
+      SyncThreads(kBoth, 2 * kWarpgroup);
+    }
+    const Piece piece = PieceOf(args, unit.token, unit.split);
+    if constexpr (kScores) {
+      if constexpr (kBoxedQueries) {
+        Wait(&shared.queries, static_cast<uint32_t>(unit.turn % 2));
+      }
+      Score<true>(args, unit, piece, before, shared);
+    } else {
+      Follow<true>(args, unit, piece, before, shared);
+    }
+    if constexpr (!kBoxedQueries) return;
+    before += piece.tiles();
+  }
+}
+
+#endif  // STRATA_SM90A
+
+// A multiprocessor's only block, or the two of a cluster, with one unit after
+// the other if queries are BF16: keys and queries of the next are on their way
+// while results of the last are stored.
+template <bool kBoxedQueries>
+__global__ void __launch_bounds__(kThreads, 1)
+    Bf16Kernel(const Args args, const __grid_constant__ CUtensorMap keys,
+               const __grid_constant__ CUtensorMap queries) {
+#if STRATA_SM90A
+  extern __shared__ char memory[];
+  Shared& shared = BeginShared</*kBf16=*/true>(args, memory);
+  if (threadIdx.x == 0) {
+    if (args.box_rows > 0) PrefetchMap(&keys);
+    if (kBoxedQueries) PrefetchMap(&queries);
+  }
+  // Where boxes have fewer rows, no box comes for the others.
+  if constexpr (kBoxedQueries) {
+    ClearQueries(args.boxed_q, static_cast<int>(threadIdx.x), kThreads, shared);
   }
   __syncthreads();
   if (args.blocks > 1) SyncCluster();
-  const int64_t token = blockIdx.x / args.groups;
-  const bool there = token < args.tokens.Get();
+  WaitForEarlier();
+  LetLaterBegin();
+  // 120, 216 and the 168 that each begins with: all there are.
+  if (threadIdx.x < kWarpgroup) {
+    ShrinkRegisters<120>();
+    Bring<kBoxedQueries>(args, &keys, &queries, shared);
+  } else if (threadIdx.x < 2 * kWarpgroup) {
+    GrowRegisters<216>();
+    Work<kBoxedQueries, /*kScores=*/true>(args, shared);
+  } else {
+    Work<kBoxedQueries, /*kScores=*/false>(args, shared);
+  }
+  // The other block may still write and arrive here.
+  __syncwarp();
+  if (args.blocks > 1) SyncCluster();
+#endif
+}
+
+// Block (token and group of 64 heads, piece).
+__global__ void __launch_bounds__(kThreads, 1) FloatKernel(const Args args) {
+#if STRATA_SM90A
+  extern __shared__ char memory[];
+  Shared& shared = BeginShared</*kBf16=*/false>(args, memory);
+  __syncthreads();
+  Unit unit;
+  unit.token = blockIdx.x / args.groups;
+  unit.split = static_cast<int>(blockIdx.y);
+  const bool there = unit.token < args.tokens.Get();
   Piece piece;
-  bool ahead = !kBf16 && args.ahead && there;
+  bool ahead = args.ahead && there;
   if (ahead) {
-    piece = PieceOf(args);
+    piece = PieceOf(args, unit.token, unit.split);
     ahead = NewKeys(piece) <= kMaxNewKeys;
   }
   if (!ahead) {
     WaitForEarlier();
     LetLaterBegin();
     if (!there) return;
-    piece = PieceOf(args);
+    piece = PieceOf(args, unit.token, unit.split);
   }
-  const int head = static_cast<int>(blockIdx.x % args.groups) * kRows;
-  const int heads = min(kRows, args.num_heads - head);
+  unit.head = static_cast<int>(blockIdx.x % args.groups) * kRows;
+  unit.heads = min(kRows, args.num_heads - unit.head);
   TileRows second;
-  if constexpr (!kBf16) {
-    if (threadIdx.x < kWarpgroup) second = FindRows(args, piece, 1, piece.end);
-    LoadFirst(args, piece, ahead, shared);
-    FenceSharedStores();
-    __syncthreads();
-    if (ahead && threadIdx.x < kWarpgroup) LoadNew(args, piece, shared);
+  if (threadIdx.x < kWarpgroup) second = FindRows(args, piece, 1, piece.end);
+  LoadFirst(args, piece, ahead, shared);
+  FenceSharedStores();
+  __syncthreads();
+  if (ahead && threadIdx.x < kWarpgroup) LoadNew(args, piece, shared);
+  if (threadIdx.x >= kWarpgroup) {
+    ClearQueries(unit.heads, static_cast<int>(threadIdx.x) - kWarpgroup,
+                 2 * kWarpgroup, shared);
   }
-  if (threadIdx.x >= kWarpgroup) ClearQueries(heads, shared);
   if (ahead) {
     WaitForEarlier();
     LetLaterBegin();
   }
-  // 120, 216 and the 168 that each begins with: all there are.
+  // As above.
+  constexpr int kQueryBatch = 6;  // 16 heads in one.
   if (threadIdx.x < kWarpgroup) {
     ShrinkRegisters<120>();
-    if constexpr (kBf16) {
-      const int boxed = BoxedTiles(args, piece);
-      if (threadIdx.x < 32) LoadBoxes(args, piece, boxed, &map, shared);
-      // A barrier tells the phase before from the next, but no earlier one.
-      SyncThreads(kLoaded, kWarpgroup);
-      LoadCopied(args, piece, boxed, shared);
-    } else {
-      LoadFloats(args, piece, second, shared);
-    }
+    LoadFloats(args, piece, second, shared);
   } else if (threadIdx.x < 2 * kWarpgroup) {
     GrowRegisters<216>();
-    LoadQueries(args, token, head, heads, shared);
+    LoadQueries<kQueryBatch>(args, unit, shared);
     SyncThreads(kBoth, 2 * kWarpgroup);
-    Score<kBf16>(args, piece, head, heads, shared);
+    Score<false>(args, unit, piece, /*before=*/0, shared);
   } else {
-    LoadQueries(args, token, head, heads, shared);
+    LoadQueries<kQueryBatch>(args, unit, shared);
     SyncThreads(kBoth, 2 * kWarpgroup);
-    Follow<kBf16>(args, piece, head, heads, shared);
+    Follow<false>(args, unit, piece, /*before=*/0, shared);
   }
-  // The other block may still write and arrive here.
-  if (args.blocks > 1) SyncCluster();
 #endif
 }
 
@@ -454,34 +424,68 @@ int RowsOfABox(const CachePlaces& places) {
   return rows % 8 == 0 ? static_cast<int>(rows) : 0;
 }
 
-template <bool kBf16>
-cudaError_t Launch(Args args, cudaStream_t stream) {
-  CUtensorMap map = {};
-  if (kBf16) args.box_rows = RowsOfABox(args.places);
+constexpr size_t kSharedBytes = sizeof(Shared) + kSwizzleBytes;
+static_assert(kSharedBytes <= 227 << 10, "a block's shared memory");
+
+template <typename... Parameters>
+cudaError_t AllowShared(void (*kernel)(Parameters...)) {
+  return cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
+                              cudaFuncAttributeMaxDynamicSharedMemorySize,
+                              kSharedBytes);
+}
+
+cudaError_t MapRows(const void* data, int64_t rows, int box_rows,
+                    CUtensorMap* map) {
+  BoxedTensor tensor;
+  tensor.data = data;
+  tensor.columns = tensor.pitch = kLatentWidth;
+  tensor.rows = rows;
+  tensor.stride = rows * tensor.pitch;
+  tensor.box_rows = box_rows;
+  return MakeTensorMap(tensor, map);
+}
+
+cudaError_t LaunchBf16(Args args, const __nv_bfloat16* q, cudaStream_t stream) {
+  CUtensorMap keys = {}, queries = {};
+  args.box_rows = RowsOfABox(args.places);
   if (args.box_rows > 0) {
-    BoxedTensor cache;
-    cache.data = args.cache;
-    cache.columns = cache.pitch = kLatentWidth;
-    cache.rows = args.places.slots;
-    cache.stride = cache.rows * cache.pitch;
     if (args.groups % 2 == 0) {
       args.blocks = 2;
       args.box_rows = std::min(args.box_rows, kRows / args.blocks);
     }
-    cache.box_rows = args.box_rows;
-    if (const cudaError_t e = MakeTensorMap(cache, &map)) return e;
+    if (const cudaError_t e =
+            MapRows(args.cache, args.places.slots, args.box_rows, &keys)) {
+      return e;
+    }
   }
-  auto* const kernel = LatentKernel<kBf16>;
-  constexpr size_t kSharedBytes = sizeof(Shared) + kSwizzleBytes;
-  static_assert(kSharedBytes <= 227 << 10, "a block's shared memory");
-  const cudaError_t allowed = cudaFuncSetAttribute(
-      reinterpret_cast<const void*>(kernel),
-      cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes);
-  if (allowed != cudaSuccess) return allowed;
+  if (q != nullptr) {
+    args.boxed_q = std::min(args.num_heads, kRows);
+    if (const cudaError_t e = MapRows(q, args.tokens.bound * args.num_heads,
+                                      args.boxed_q, &queries)) {
+      return e;
+    }
+  }
+  auto* const kernel = q != nullptr ? Bf16Kernel<true> : Bf16Kernel<false>;
+  if (const cudaError_t e = AllowShared(kernel)) return e;
+  const int64_t units =
+      args.tokens.bound * args.groups / args.blocks * args.splits;
+  int64_t clusters = units;
+  if (q != nullptr) {
+    clusters = std::min(
+        units, std::max<int64_t>(kProcessors / args.blocks,
+                                 (units + kMaxPlanned) / (kMaxPlanned + 1)));
+  }
+  return LaunchClustersAhead(
+      kernel, args.blocks, dim3(static_cast<unsigned>(clusters * args.blocks)),
+      dim3(kThreads), kSharedBytes, stream, args, keys, queries);
+}
+
+cudaError_t LaunchFloat(const Args& args, cudaStream_t stream) {
+  if (const cudaError_t e = AllowShared(FloatKernel)) return e;
   const dim3 grid(static_cast<unsigned>(args.tokens.bound * args.groups),
                   static_cast<unsigned>(args.splits));
-  return LaunchClustersAhead(kernel, args.blocks, grid, dim3(kThreads),
-                             kSharedBytes, stream, args, map);
+  return LaunchAhead(FloatKernel, grid, dim3(kThreads), kSharedBytes, stream,
+                     args);
 }
 
 int GroupsOf(const LatentDecodeArgs& args) {
@@ -511,6 +515,7 @@ int64_t LatentPieces(const LatentDecodeArgs& args) {
 cudaError_t LatentDecode(const LatentDecodeArgs& args, cudaStream_t stream) {
   if (args.tokens.bound == 0) return cudaSuccess;
   if (args.max_keys > INT32_MAX - latent::kRows) return cudaErrorInvalidValue;
+  if (args.bf16_q != nullptr && !args.bf16_cache) return cudaErrorInvalidValue;
   latent::Args a;
   a.tokens = args.tokens;
   a.num_heads = args.num_heads;
@@ -525,11 +530,13 @@ cudaError_t LatentDecode(const LatentDecodeArgs& args, cudaStream_t stream) {
   a.max = args.max;
   a.sum = args.sum;
   a.o = args.o;
+  if (a.splits == 1) a.rounded = args.rounded;
   a.fault = args.fault;
   a.ahead = args.old_keys_stay;
   a.piece_keys = args.bf16_cache ? latent::kPieceKeys : latent::kPieceKeysF32;
-  const cudaError_t error = args.bf16_cache ? latent::Launch<true>(a, stream)
-                                            : latent::Launch<false>(a, stream);
+  const cudaError_t error = args.bf16_cache
+                                ? latent::LaunchBf16(a, args.bf16_q, stream)
+                                : latent::LaunchFloat(a, stream);
   if (error != cudaSuccess || a.splits == 1 || !args.join) return error;
   JoinArgs join;
   join.tokens = args.tokens;

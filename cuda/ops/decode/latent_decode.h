@@ -2,7 +2,7 @@
 // split over the keys: what a step of decoding does in each layer with latent
 // attention in absorbed form (core/ops/absorbed_attention.h).
 //
-//   q [t, heads * 576] F32     cache [slots, 576] F32 or BF16
+//   q [t, heads * 576], cache [slots, 576]   F32 or BF16
 //     |
 //     |  pieces of a token's keys, 64 heads of it to a block; operands are
 //     |  rounded to BF16, sums are F32
@@ -11,7 +11,7 @@
 //     |
 //     |  joined, where there are several
 //     v
-//   o [t, heads * 512] F32
+//   o [t, heads * 512] F32 or BF16
 //
 // A key's first 512 columns are its value. Token i sees keys 0 .. position[i]
 // of its sequence, with a window the last `window` of them. 128 heads do 242
@@ -40,6 +40,9 @@ struct LatentDecodeArgs {
   int64_t window = 0;    // 0: none.
   int64_t max_keys = 0;  // That a token may see.
   const float* q = nullptr;
+  // In place of q, with a BF16 cache: nothing is left to round, so that the
+  // copy engine brings them while the last token's results are stored.
+  const __nv_bfloat16* bf16_q = nullptr;
   const void* cache = nullptr;
   bool bf16_cache = false;
   CachePlaces places;
@@ -48,8 +51,7 @@ struct LatentDecodeArgs {
   float* max = nullptr;      // LatentPieces() floats.
   float* sum = nullptr;      // The same.
   float* o = nullptr;
-  // In place of o where several pieces are joined; o has that of one.
-  __nv_bfloat16* rounded = nullptr;
+  __nv_bfloat16* rounded = nullptr;  // In place of o.
   bool join = true;  // False: several pieces are left for others to join.
   // Earlier kernels that may still run write no rows of the cache but those of
   // the last tokens.bound keys that a token sees, nor what says where keys lie

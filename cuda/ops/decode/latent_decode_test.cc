@@ -30,11 +30,14 @@ struct Latent {
   int heads;
   int64_t block_size;  // 0: rows.
   int64_t window;
+  bool bf16 = false;  // Queries and results.
+  int64_t more = 0;   // Tokens that are not there, which are nowhere.
 };
 std::string LatentName(const testing::TestParamInfo<Latent>& info) {
   const Latent& p = info.param;
   return absl::StrCat(info.index, "_heads", p.heads, "_blocks", p.block_size,
-                      "_window", p.window);
+                      "_window", p.window, p.bf16 ? "_bf16" : "",
+                      p.more > 0 ? "_ragged" : "");
 }
 using LatentDecodeTest = DeviceTest<Latent>;
 
@@ -74,22 +77,42 @@ struct Layout {
   std::vector<int32_t> table;
 };
 
+std::vector<BFloat16> Rounded(const std::vector<float>& x) {
+  std::vector<BFloat16> rounded;
+  for (const float v : x) rounded.push_back(RoundToBFloat16(v));
+  return rounded;
+}
+
+// Followed by what is no number.
+std::vector<float> Lengthened(std::vector<float> x, int64_t size) {
+  x.resize(size, std::numeric_limits<float>::quiet_NaN());
+  return x;
+}
+
 absl::StatusOr<std::vector<float>> OnDevice(const Latent& p,
                                             const Layout& layout,
                                             const std::vector<float>& q,
                                             const std::vector<float>& cache) {
-  std::vector<BFloat16> rounded;
-  for (const float x : cache) rounded.push_back(RoundToBFloat16(x));
-  std::vector<int32_t> first_row(layout.tokens), sequence(layout.tokens);
-  std::iota(sequence.begin(), sequence.end(), 0);
+  const int64_t bound = layout.tokens + p.more;
+  const std::vector<float> all_q =
+      Lengthened(q, bound * p.heads * kLatentWidth);
+  std::vector<int32_t> positions = p.positions;
+  positions.resize(bound, -1);
+  std::vector<int32_t> first_row(bound, -1), sequence(bound, -1);
+  std::iota(sequence.begin(), sequence.begin() + layout.tokens, 0);
   for (int64_t i = 0; i < layout.tokens; ++i) {
     first_row[i] = static_cast<int32_t>(i * layout.max_keys);
   }
-  ASSIGN_OR_RETURN(const auto device_q, DeviceArray<float>::CopyOf(q));
+  ASSIGN_OR_RETURN(const auto device_q, DeviceArray<float>::CopyOf(all_q));
+  ASSIGN_OR_RETURN(const auto bf16_q,
+                   DeviceArray<BFloat16>::CopyOf(Rounded(all_q)));
   ASSIGN_OR_RETURN(const auto device_cache,
-                   DeviceArray<BFloat16>::CopyOf(rounded));
+                   DeviceArray<BFloat16>::CopyOf(Rounded(cache)));
+  ASSIGN_OR_RETURN(const auto count,
+                   DeviceArray<int32_t>::CopyOf(std::vector<int32_t>{
+                       static_cast<int32_t>(layout.tokens)}));
   ASSIGN_OR_RETURN(const auto position,
-                   DeviceArray<int32_t>::CopyOf(p.positions));
+                   DeviceArray<int32_t>::CopyOf(positions));
   ASSIGN_OR_RETURN(const auto first, DeviceArray<int32_t>::CopyOf(first_row));
   ASSIGN_OR_RETURN(const auto table,
                    DeviceArray<int32_t>::CopyOf(layout.table));
@@ -97,15 +120,23 @@ absl::StatusOr<std::vector<float>> OnDevice(const Latent& p,
                    DeviceArray<int32_t>::CopyOf(sequence));
   ASSIGN_OR_RETURN(const auto fault,
                    DeviceArray<Fault>::CopyOf(std::vector<Fault>(1)));
-  ASSIGN_OR_RETURN(const auto o, DeviceArray<float>::Allocate(
-                                     layout.tokens * p.heads * kLatentRank));
+  ASSIGN_OR_RETURN(const auto o,
+                   DeviceArray<float>::Allocate(bound * p.heads * kLatentRank));
+  ASSIGN_OR_RETURN(const auto rounded, DeviceArray<BFloat16>::Allocate(
+                                           bound * p.heads * kLatentRank));
   LatentDecodeArgs args;
-  args.tokens = {layout.tokens, nullptr};
+  args.tokens = {bound, p.more > 0 ? count.data() : nullptr};
   args.num_heads = p.heads;
   args.scale = kScale;
   args.window = p.window;
   args.max_keys = layout.max_keys;
-  args.q = device_q.data();
+  if (p.bf16) {
+    args.bf16_q = reinterpret_cast<const __nv_bfloat16*>(bf16_q.data());
+    args.rounded = reinterpret_cast<__nv_bfloat16*>(rounded.data());
+  } else {
+    args.q = device_q.data();
+    args.o = o.data();
+  }
   args.cache = device_cache.data();
   args.bf16_cache = true;
   args.places.position = position.data();
@@ -127,10 +158,13 @@ absl::StatusOr<std::vector<float>> OnDevice(const Latent& p,
   args.partial = partial.data();
   args.max = max.data();
   args.sum = sum.data();
-  args.o = o.data();
   args.fault = {fault.data(), 0};
   RETURN_IF_ERROR(ToStatus(LatentDecode(args, /*stream=*/nullptr)));
-  return o.ToHost();
+  if (!p.bf16) return o.ToHost();
+  ASSIGN_OR_RETURN(const std::vector<BFloat16> results, rounded.ToHost());
+  std::vector<float> wide;
+  for (const BFloat16 x : results) wide.push_back(Widen(x));
+  return wide;
 }
 
 // Of one head, over rows of the cache.
@@ -190,12 +224,18 @@ TEST_P(LatentDecodeTest, AgreesWithALoopInDouble) {
           Attend(q.data() + at * kLatentWidth, cache, seen[i]);
       for (int c = 0; c < kLatentRank; ++c) {
         // Weights are rounded to BF16, each by 2^-9 of itself; values are at
-        // most 2. Scores of up to 46 have the roundings of 576 terms.
-        ASSERT_NEAR((*got)[at * kLatentRank + c], want[c], 2 * 0x1p-8)
+        // most 2. Scores of up to 46 have the roundings of 576 terms. BF16
+        // results are rounded by 2^-9 of themselves.
+        ASSERT_NEAR((*got)[at * kLatentRank + c], want[c],
+                    2 * 0x1p-8 + (p.bf16 ? 2 * 0x1p-9 : 0))
             << "token " << i << " head " << h << " column " << c;
       }
     }
   }
+}
+
+std::vector<int32_t> Lengths(int64_t n, int most) {
+  return RandomInts(n, 0, most, /*seed=*/5);
 }
 
 // Heads about a block's 64; positions about a tile's 64 keys and a piece's 32,
@@ -217,7 +257,26 @@ INSTANTIATE_TEST_SUITE_P(
         // engine was still at work, from the fourth tile before it on.
         Latent{std::vector<int32_t>(67, 500), 65, 64, 0},
         // Three groups of heads, which are no pairs, and two pairs.
-        Latent{{700, 3}, 192, 0, 0}, Latent{{300, 5}, 256, 64, 0}),
+        Latent{{700, 3}, 192, 0, 0}, Latent{{300, 5}, 256, 64, 0},
+        // BF16 queries: of groups that are full and not, in boxes of fewer
+        // heads than 64, and beside other tokens' and what is no number.
+        Latent{{0}, 1, 0, 0, true}, Latent{{63, 64, 62, 400}, 16, 0, 0, true},
+        Latent{{127, 128, 129, 700}, 65, 0, 0, true, 3},
+        Latent{{1000}, 128, 0, 0, true}, Latent{{300, 5}, 192, 64, 0, true},
+        Latent{{300, 5, 191}, 16, 4, 0, true, 1},
+        Latent{{500, 90}, 100, 0, 130, true},
+        // Several units to a block, which follow others that are shorter,
+        // longer, without a full tile, copied and not.
+        Latent{Lengths(100, 260), 128, 0, 0, true},
+        Latent{Lengths(100, 260), 128, 0, 0},
+        Latent{Lengths(100, 300), 70, 16, 0, true, 30},
+        Latent{Lengths(100, 300), 70, 16, 0, false, 30},
+        Latent{Lengths(140, 300), 16, 4, 0, true},
+        Latent{Lengths(140, 300), 16, 64, 0, false, 200},
+        Latent{Lengths(200, 200), 16, 0, 77, true},
+        // More of them than are planned.
+        Latent{Lengths(300, 130), 16, 16, 0, true},
+        Latent{Lengths(50, 200), 192, 64, 0, true}),
     LatentName);
 
 }  // namespace

@@ -32,11 +32,14 @@ constexpr int kHalfBoxes = kHalf / kSwizzleColumns;
 
 // Barriers of threads.
 enum BarrierId : int {
-  kBoth = 1,      // Warpgroups 1 and 2, at the beginning and at the end.
+  kBoth = 1,      // Warpgroups 1 and 2, as a unit begins and as it ends.
   kLoaded,        // Warpgroup 0.
   kWeightsFree,   // Warpgroup 2 has read the last weights.
   kWeightsThere,  // The next lie there.
 };
+
+// Units of a cluster behind its first that are planned (latent_units.cuh).
+constexpr int kMaxPlanned = 128;
 
 struct Args {
   Extent tokens;
@@ -44,6 +47,7 @@ struct Args {
   float factor = 1;  // Of scores, for powers of 2.
   int64_t window = 0;
   const float* q = nullptr;
+  int boxed_q = 0;  // Rows of a box of BF16 queries; 0: they are F32.
   const void* cache = nullptr;
   Places places;
   int box_rows = 0;  // Of the map of the cache, that lie together; 0: no map.
@@ -54,6 +58,7 @@ struct Args {
   float* max = nullptr;
   float* sum = nullptr;
   float* o = nullptr;
+  __nv_bfloat16* rounded = nullptr;  // In place of o.
   FaultSink fault;
 };
 
@@ -61,10 +66,15 @@ struct Shared {
   __nv_bfloat16 q[kBoxes][kBoxElements];
   __nv_bfloat16 keys[kStages][kBoxes][kBoxElements];
   __nv_bfloat16 p[kBoxElements];
-  float keep[kRows];   // What earlier sums of a head are multiplied by.
-  float share[kRows];  // What the last ones are.
+  float keep[kRows];  // What earlier sums of a head are multiplied by.
+  // What the last ones are: of a unit and of the next one, which may be there
+  // while the other's results are stored.
+  float share[2][kRows];
   uint64_t full[kStages][kBoxes];  // Of F32 caches the first, for all boxes.
   uint64_t empty[kStages][2];      // Of each warpgroup's half of the values.
+  uint64_t queries, queries_free;  // Of BF16 queries.
+  uint64_t planned;
+  int plan[kMaxPlanned + 1];  // One that is beyond all ends it.
 };
 
 #if STRATA_SM90A
@@ -76,9 +86,10 @@ struct Piece {
   __device__ int tiles() const { return (end - begin + kRows - 1) / kRows; }
 };
 
-__device__ __forceinline__ Piece PieceOf(const Args& args) {
+__device__ __forceinline__ Piece PieceOf(const Args& args, int64_t token,
+                                         int split) {
   Piece piece;
-  piece.token = blockIdx.x / args.groups;
+  piece.token = token;
   // 32 bits, as every block waits for these divisions.
   const auto keys =
       static_cast<int>(args.places.NumKeys(piece.token, args.fault));
@@ -89,7 +100,7 @@ __device__ __forceinline__ Piece PieceOf(const Args& args) {
   const int size =
       (least + args.piece_keys - 1) / args.piece_keys * args.piece_keys;
   piece.begin = static_cast<int>(
-      min(first + int64_t{blockIdx.y} * size, static_cast<int64_t>(keys)));
+      min(first + int64_t{split} * size, static_cast<int64_t>(keys)));
   piece.end = min(piece.begin + size, keys);
   piece.old = args.ahead ? keys - static_cast<int>(args.tokens.bound) : 0;
   return piece;
@@ -283,9 +294,10 @@ __device__ __forceinline__ int BoxedTiles(const Args& args,
 
 // By the first warp, of which a lane a box's rows asks for them. Blocks of a
 // cluster bring a share of a tile's rows each, to all of them. A half of a tile
-// comes as soon as all have multiplied the values that lay there.
+// comes as soon as all have multiplied the values that lay there. `before` are
+// the tiles of the units before.
 __device__ inline void LoadBoxes(const Args& args, const Piece& piece,
-                                 int tiles, const CUtensorMap* map,
+                                 int tiles, int before, const CUtensorMap* map,
                                  Shared& shared) {
   const int share = kRows / args.blocks;
   const int lane = static_cast<int>(threadIdx.x);
@@ -295,7 +307,9 @@ __device__ inline void LoadBoxes(const Args& args, const Piece& piece,
   const uint64_t policy =
       args.blocks == args.groups ? ReadOnce() : ReadByOthers();
   for (int i = 0; i < tiles; ++i) {
-    const int stage = i % kStages;
+    const int stage = (before + i) % kStages;
+    const uint32_t parity =
+        static_cast<uint32_t>((before + i) / kStages % 2) ^ 1;
     int from = 0;
     if (loads) {
       from = static_cast<int>(args.places.RowOf(
@@ -303,8 +317,7 @@ __device__ inline void LoadBoxes(const Args& args, const Piece& piece,
     }
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      Wait(&shared.empty[stage][half],
-           static_cast<uint32_t>(i / kStages % 2) ^ 1);
+      Wait(&shared.empty[stage][half], parity);
       const int end = half == 0 ? kHalfBoxes : kBoxes;
       for (int b = half * kHalfBoxes; b < end; ++b) {
         uint64_t* const full = &shared.full[stage][b];
@@ -325,17 +338,17 @@ __device__ inline void LoadBoxes(const Args& args, const Piece& piece,
 // By warpgroup 0, of a BF16 cache, tiles from `boxed` on: eight threads a row,
 // 16 rows at a time.
 __device__ inline void LoadCopied(const Args& args, const Piece& piece,
-                                  int boxed, Shared& shared) {
+                                  int boxed, int before, Shared& shared) {
   const int chunk = threadIdx.x % 8, row = threadIdx.x / 8;
   const int tiles = piece.tiles();
   const auto arrive = [&](int tile) {
     FenceSharedStores();
     SyncThreads(kLoaded, kWarpgroup);
-    uint64_t* const full = shared.full[tile % kStages];
+    uint64_t* const full = shared.full[(before + tile) % kStages];
     if (threadIdx.x < kBoxes) Arrive(&full[threadIdx.x]);
   };
   for (int i = boxed; i < tiles; ++i) {
-    const int stage = i % kStages;
+    const int stage = (before + i) % kStages;
     const int first = piece.begin + i * kRows;
     int64_t from[kSteps];
     bool there[kSteps];
@@ -349,7 +362,8 @@ __device__ inline void LoadCopied(const Args& args, const Piece& piece,
           chunk * 8;
     }
     uint64_t* const empty = shared.empty[stage];
-    const uint32_t parity = static_cast<uint32_t>(i / kStages % 2) ^ 1;
+    const uint32_t parity =
+        static_cast<uint32_t>((before + i) / kStages % 2) ^ 1;
     // Where the stage is free already, two tiles are on their way; else the
     // last one is announced before the wait.
     const bool is_free = __all_sync(
