@@ -1,8 +1,9 @@
 // bazel run --config=cuda -c opt //cuda/model:model_benchmark
 //
-// A mixture of experts of 7.05 B parameters (moe-7b.textproto), random weights
-// in BF16 (int4: packed in INT4), from the tokens of a pass to the next ones:
-// from Run() to its return, inputs and results included. A pass is one captured
+// A mixture of experts of 7.05 B parameters (moe-7b.textproto; heads: with
+// grouped-query attention, moe-7b-heads.textproto), random weights in BF16
+// (int4: packed in INT4), from the tokens of a pass to the next ones: from
+// Run() to its return, inputs and results included. A pass is one captured
 // graph.
 //
 //   limit_ms   the least a pass can take: the larger of its bytes over those a
@@ -52,9 +53,10 @@ void PrintProfile(ModelProgram& model, int64_t context) {
   }
 }
 
-void BM_Model(benchmark::State& state, const ModelWork& work, bool fuse) {
+void BM_Model(benchmark::State& state, const std::string& name,
+              const ModelWork& work, bool fuse) {
   ModelConfig config;
-  CHECK(ReadPreset(Moe7bText(), "model", "moe-7b", config).ok());
+  CHECK(ReadPreset(Moe7bText(), "model", name, config).ok());
   auto created = ModelProgram::Create(config, work, fuse);
   CHECK(created.ok()) << created.status().ToString();
   ModelProgram& model = **created;
@@ -102,16 +104,19 @@ void BM_Model(benchmark::State& state, const ModelWork& work, bool fuse) {
   }
 }
 
-void Add(const ModelWork& work, bool fuse) {
+void Add(const ModelWork& work, bool fuse, bool heads = false) {
   const std::string name = work.context > 0
                                ? absl::StrCat("BM_Decode/batch:", work.batch,
                                               "/context:", work.context)
                                : absl::StrCat("BM_Prefill/batch:", work.batch,
                                               "/tokens:", work.tokens);
   benchmark::RegisterBenchmark(
-      absl::StrCat(name, fuse ? "" : "/unfused", work.packed ? "/int4" : "")
+      absl::StrCat(name, heads ? "/heads" : "", fuse ? "" : "/unfused",
+                   work.packed ? "/int4" : "")
           .c_str(),
-      [work, fuse](benchmark::State& state) { BM_Model(state, work, fuse); })
+      [=](benchmark::State& state) {
+        BM_Model(state, heads ? "moe-7b-heads" : "moe-7b", work, fuse);
+      })
       ->UseManualTime()
       ->MinTime(1.0)
       ->Unit(benchmark::kMillisecond);
@@ -122,6 +127,11 @@ void AddAll() {
     for (const int64_t batch : {1, 8, 16, 32, 64}) {
       Add({batch, 1, 512, 512 + kNewTokens}, fuse);
       if (fuse) Add({batch, 1, 512, 512 + kNewTokens, /*packed=*/true}, fuse);
+    }
+    for (const int64_t batch : {1, 8, 32}) {
+      Add({batch, 1, 512, 512 + kNewTokens}, fuse, /*heads=*/true);
+      if (!fuse) continue;
+      Add({batch, 1, 512, 512 + kNewTokens, /*packed=*/true}, fuse, true);
     }
     Add({1, 512, 0, 0}, fuse);
     Add({1, 4096, 0, 0}, fuse);

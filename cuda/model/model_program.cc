@@ -171,10 +171,13 @@ double ModelProgram::Bytes(int64_t context) const {
   }
   bytes += all > 0 ? experts * chosen / all : 0;
   if (work_.context > 0) {
-    const LatentAttentionConfig& l = config_.attention().latent();
-    const double row = 4.0 * static_cast<double>(l.kv_rank() + l.rope_dim());
-    bytes += row * static_cast<double>(config_.num_layers() * work_.batch *
-                                       (context + work_.tokens));
+    const AttentionConfig& a = config_.attention();
+    const LatentAttentionConfig& l = a.latent();
+    const int64_t row = a.has_latent() ? l.kv_rank() + l.rope_dim()
+                                       : 2 * a.num_kv_heads() * a.head_dim();
+    bytes += 4.0 * static_cast<double>(row) *
+             static_cast<double>(config_.num_layers() * work_.batch *
+                                 (context + work_.tokens));
   }
   return bytes;
 }
@@ -188,14 +191,16 @@ double ModelProgram::Flops() const {
           static_cast<double>(MaxActiveExperts(config_)) /
           static_cast<double>(NumRoutedExperts(config_));
   const auto rows = static_cast<double>(work_.batch * work_.tokens);
-  const LatentAttentionConfig& l = config_.attention().latent();
+  const AttentionConfig& a = config_.attention();
+  const LatentAttentionConfig& l = a.latent();
+  const int64_t head = a.has_latent()
+                           ? l.nope_dim() + l.rope_dim() + l.value_dim()
+                           : 2 * a.head_dim();
   const double pairs = rows * static_cast<double>(work_.tokens + 1) / 2;
   return 2 * rows * of_token +
          2 * static_cast<double>(work_.batch * count.output) +
          2 * pairs *
-             static_cast<double>(config_.num_layers() *
-                                 config_.attention().num_heads() *
-                                 (l.nope_dim() + l.rope_dim() + l.value_dim()));
+             static_cast<double>(config_.num_layers() * a.num_heads() * head);
 }
 
 }  // namespace strata::gpu
