@@ -5,7 +5,7 @@
 #include "cuda/ops/attention.h"
 #include "cuda/ops/bf16/weight_grad_sum.h"
 #include "cuda/ops/cache/packed_cache.h"
-#include "cuda/ops/cached_attention.h"
+#include "cuda/ops/cache/cached_attention.h"
 #include "cuda/ops/decode/fused_heads.h"
 #include "cuda/ops/decode/fused_latent.h"
 #include "cuda/ops/decode/routed_experts.h"

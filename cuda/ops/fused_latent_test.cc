@@ -121,42 +121,29 @@ class FusedLatentTest : public DeviceTest<Latents> {
   }
 
   static FillFn Inputs(const Latents& p) {
-    return WithRows(
-        p.tokens, [p](const std::string& name, const TensorView& view) {
-          if (view.dtype == DType::kBF16) {
-            auto* const to = static_cast<BFloat16*>(view.data);
-            for (int64_t i = 0; i < view.num_elements(); ++i) {
-              to[i] = RoundToBFloat16(0.001f * ((i * 37 + i / 41) % 201 - 100));
-            }
-            return true;
-          }
-          if (view.dtype == DType::kU8) {
-            FillPacked(view, p.format,
-                       name == "w"                    ? p.heads * p.value
-                       : name == "wq" && p.q_rank > 0 ? p.q_rank
-                                                      : p.d);
-            return true;
-          }
-          if (name == "kv_b") {
-            float* const to = view.as<float>();
-            for (int64_t i = 0; i < view.num_elements(); ++i) {
-              to[i] = 0.001f * ((i * 53 + i / 29) % 173 - 86);
-            }
-            return true;
-          }
-          if (name != "position" && name != "row" && name != "table")
-            return false;
-          std::vector<int32_t> rows(view.num_elements());
-          std::iota(rows.begin(), rows.end(),
-                    name == "table" ? 0 : static_cast<int32_t>(p.context));
-          // Tokens beyond the count go nowhere.
-          if (name != "table") {
-            for (int32_t& row : rows) {
-              row = std::min(row, static_cast<int32_t>(Slots(p) - 1));
-            }
-          }
-          return FillInts(view, rows);
-        });
+    return WithRows(p.tokens,
+                    [p](const std::string& name, const TensorView& view) {
+                      if (view.dtype == DType::kBF16)
+                        return FillBf16Weight(view);
+                      if (view.dtype == DType::kU8) {
+                        FillPacked(view, p.format,
+                                   name == "w" ? p.heads * p.value
+                                   : name == "wq" && p.q_rank > 0 ? p.q_rank
+                                                                  : p.d);
+                        return true;
+                      }
+                      if (name == "kv_b") {
+                        float* const to = view.as<float>();
+                        for (int64_t i = 0; i < view.num_elements(); ++i) {
+                          to[i] = 0.001f * ((i * 53 + i / 29) % 173 - 86);
+                        }
+                        return true;
+                      }
+                      if (name == "table")
+                        return FillConsecutive(view, 0, Slots(p));
+                      if (name != "position" && name != "row") return false;
+                      return FillConsecutive(view, p.context, Slots(p));
+                    });
   }
 };
 

@@ -8,6 +8,7 @@
 #include "core/quant/packed_rows.h"
 #include "cuda/kernels/quant_product.h"
 #include "cuda/ops/decode/weight_rows.h"
+#include "cuda/ops/elementwise.h"
 #include "cuda/ops/grouped_matmul.h"
 #include "cuda/ops/matmul.h"
 #include "cuda/ops/quant_matmul.h"
@@ -62,6 +63,19 @@ cudaError_t RunLinear(const KernelContext& ctx, const Operand& x,
   const auto format = FormatOf(w, x.columns());
   if (!format.has_value()) return ctx.Refuse("rows packed in no format");
   return RunPart(ctx, RunQuantMatMul, {x, w}, y, FormatAttributes(*format));
+}
+
+cudaError_t RunLinearResidual(const KernelContext& ctx, const Operand& x,
+                              const Operand& w, const Operand* bias,
+                              const Operand& residual, const Operand& y) {
+  const Operand product = TakeMatrix(ctx, x.rows(), w.dim(0));
+  if (product.data == nullptr) return cudaErrorMemoryAllocation;
+  cudaError_t e = RunLinear(ctx, x, w, product);
+  if (e == cudaSuccess && bias != nullptr) {
+    e = RunPart(ctx, RunAddBias, {product, *bias}, product);
+  }
+  if (e != cudaSuccess) return e;
+  return RunPart(ctx, RunAdd, {residual, product}, y);
 }
 
 cudaError_t RunExpertLinear(const KernelContext& ctx, const Operand& x,

@@ -23,7 +23,12 @@ PackedRows WeightRows(const Operand& w, int64_t k);
 cudaError_t RunLinear(const KernelContext& ctx, const Operand& x,
                       const Operand& w, const Operand& y);
 
-// The same an expert, of rows grouped by `offset` [E + 1].
+// y = residual + x w^T (+ bias), which may be where the residual is.
+cudaError_t RunLinearResidual(const KernelContext& ctx, const Operand& x,
+                              const Operand& w, const Operand* bias,
+                              const Operand& residual, const Operand& y);
+
+// y = x w^T an expert, of rows grouped by `offset` [E + 1].
 cudaError_t RunExpertLinear(const KernelContext& ctx, const Operand& x,
                             const Operand& w, const Operand& offset,
                             const Operand& y);

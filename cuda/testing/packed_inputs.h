@@ -3,6 +3,7 @@
 #ifndef CUDA_TESTING_PACKED_INPUTS_H_
 #define CUDA_TESTING_PACKED_INPUTS_H_
 
+#include <algorithm>
 #include <cstdint>
 #include <random>
 #include <string>
@@ -35,6 +36,26 @@ inline void FillPacked(const TensorView& view, const QuantFormat& format,
     PackRow(format, k, code.data(), scale.data(), zero.data(),
             view.as<uint8_t>() + at);
   }
+}
+
+// Positions or rows of a cache from `first` on; those of tokens beyond the
+// count, which go nowhere, stay below `limit`.
+inline bool FillConsecutive(const TensorView& view, int64_t first,
+                            int64_t limit) {
+  int32_t* const to = view.as<int32_t>();
+  for (int64_t i = 0; i < view.num_elements(); ++i) {
+    to[i] = static_cast<int32_t>(std::min(first + i, limit - 1));
+  }
+  return true;
+}
+
+// Small numbers that repeat late.
+inline bool FillBf16Weight(const TensorView& view) {
+  auto* const to = static_cast<BFloat16*>(view.data);
+  for (int64_t i = 0; i < view.num_elements(); ++i) {
+    to[i] = RoundToBFloat16(0.001f * ((i * 37 + i / 41) % 201 - 100));
+  }
+  return true;
 }
 
 // A weight [.., n, k] of a test, in BF16 where `format` has no bits, or packed.

@@ -62,6 +62,18 @@ struct FewRowsArgs {
   int num_products = 1;
 };
 
+// Of rows normalised by their root mean square, without products.
+inline FewRowsArgs NormedRows(const Operand& x, const Operand& gain,
+                              float eps) {
+  FewRowsArgs args;
+  args.tokens = x.rows();
+  args.k = args.pitch = x.dim(1);
+  args.x = x.as<float>();
+  args.gain = gain.as<float>();
+  args.eps = eps;
+  return args;
+}
+
 // Whether there is a kernel: at most eight rows, k up to 8192 and of BF16 a
 // multiple of 256, n of 16; pointers aligned to 16 bytes; a GPU with BF16
 // tensor cores. Packed weights as HasTiles says.

@@ -3,12 +3,11 @@
 #include "cuda/kernels/round_rows.h"
 #include "cuda/ops/batch/batch_linear.h"
 #include "cuda/ops/batch/batch_rows.h"
-#include "cuda/ops/cached_attention.h"
+#include "cuda/ops/cache/cached_attention.h"
 #include "cuda/ops/decode/few_rows.h"
 #include "cuda/ops/decode/fused_heads.h"
 #include "cuda/ops/decode/head_rows.h"
 #include "cuda/ops/decode/weight_rows.h"
-#include "cuda/ops/elementwise.h"
 #include "cuda/ops/linear_part.h"
 #include "cuda/ops/norm.h"
 #include "cuda/ops/sub_kernel.h"
@@ -45,13 +44,7 @@ enum QkvInput {
 
 // The projections of normalised rows, without results.
 FewRowsArgs ProjectionsOf(const KernelContext& ctx) {
-  const Operand& x = ctx.in(kX);
-  FewRowsArgs a;
-  a.tokens = x.rows();
-  a.k = a.pitch = x.dim(1);
-  a.x = x.as<float>();
-  a.gain = ctx.in(kGain).as<float>();
-  a.eps = ctx.Float("eps");
+  FewRowsArgs a = NormedRows(ctx.in(kX), ctx.in(kGain), ctx.Float("eps"));
   a.num_products = 3;
   for (int i = 0; i < 3; ++i) {
     a.product[i].w = WeightRows(ctx.in(kWq + i), a.k);
@@ -174,14 +167,7 @@ cudaError_t Project(const KernelContext& ctx, const Operand& o,
                             project);
     }
   }
-  const Operand projected = TakeMatrix(ctx, o.rows(), w.dim(0));
-  if (projected.data == nullptr) return cudaErrorMemoryAllocation;
-  cudaError_t e = RunLinear(ctx, o, w, projected);
-  if (e == cudaSuccess && bias != nullptr) {
-    e = RunPart(ctx, RunAddBias, {projected, *bias}, projected);
-  }
-  if (e != cudaSuccess) return e;
-  return RunPart(ctx, RunAdd, {h, projected}, ctx.out(0));
+  return RunLinearResidual(ctx, o, w, bias, h, ctx.out(0));
 }
 
 template <int kAttendInputs>

@@ -111,29 +111,14 @@ std::vector<ValueId> Build(GraphBuilder& b, const Heads& p) {
 FillFn Inputs(const Heads& p) {
   return WithRows(
       p.tokens, [p](const std::string& name, const TensorView& view) {
-        if (view.dtype == DType::kBF16) {
-          auto* const to = static_cast<BFloat16*>(view.data);
-          for (int64_t i = 0; i < view.num_elements(); ++i) {
-            to[i] = RoundToBFloat16(0.001f * ((i * 37 + i / 41) % 201 - 100));
-          }
-          return true;
-        }
+        if (view.dtype == DType::kBF16) return FillBf16Weight(view);
         if (view.dtype == DType::kU8) {
           FillPacked(view, p.format, name == "w" ? p.heads * p.value : p.d);
           return true;
         }
-        if (name != "position" && name != "row" && name != "table") {
-          return false;
-        }
-        std::vector<int32_t> rows(view.num_elements());
-        std::iota(rows.begin(), rows.end(),
-                  name == "table" ? 0 : static_cast<int32_t>(p.context));
-        if (name != "table") {  // Tokens beyond the count go nowhere.
-          for (int32_t& row : rows) {
-            row = std::min(row, static_cast<int32_t>(p.slots() - 1));
-          }
-        }
-        return FillInts(view, rows);
+        if (name == "table") return FillConsecutive(view, 0, p.slots());
+        if (name != "position" && name != "row") return false;
+        return FillConsecutive(view, p.context, p.slots());
       });
 }
 

@@ -5,7 +5,7 @@
 #include "cuda/ops/batch/batch_linear.h"
 #include "cuda/ops/batch/batch_rows.h"
 #include "cuda/ops/batch/skinny_product.h"
-#include "cuda/ops/cached_attention.h"
+#include "cuda/ops/cache/cached_attention.h"
 #include "cuda/ops/decode/few_rows.h"
 #include "cuda/ops/decode/fused_latent.h"
 #include "cuda/ops/decode/latent_decode.h"
@@ -90,13 +90,7 @@ LatentRowsArgs RowsOf(const KernelContext& ctx) {
 
 // The projections of normalised rows, without results.
 FewRowsArgs ProjectionsOf(const KernelContext& ctx) {
-  const Operand& x = ctx.in(kX);
-  FewRowsArgs a;
-  a.tokens = x.rows();
-  a.k = a.pitch = x.dim(1);
-  a.x = x.as<float>();
-  a.gain = ctx.in(kGain).as<float>();
-  a.eps = ctx.Float("eps");
+  FewRowsArgs a = NormedRows(ctx.in(kX), ctx.in(kGain), ctx.Float("eps"));
   a.num_products = 2;
   a.product[0].w = WeightRows(ctx.in(kWq), a.k);
   a.product[1].w = WeightRows(ctx.in(kWkv), a.k);
@@ -407,8 +401,7 @@ cudaError_t RunAttendProject(const KernelContext& ctx) {
   const Operand latents =
       TakeMatrix(ctx, q.rows(), ctx.Int("num_heads") * ctx.Int("rank"));
   const Operand values = TakeMatrix(ctx, q.rows(), ValueColumns(ctx));
-  const Operand projected = TakeMatrix(ctx, q.rows(), w.dim(0));
-  for (const Operand& part : {latents, values, projected}) {
+  for (const Operand& part : {latents, values}) {
     if (part.data == nullptr) return cudaErrorMemoryAllocation;
   }
   cudaError_t e;
@@ -425,14 +418,11 @@ cudaError_t RunAttendProject(const KernelContext& ctx) {
                 {latents, ctx.in(kAttendInputs + kProjectKvB)}, values,
                 *ctx.attrs);
   }
-  if (e == cudaSuccess) e = RunLinear(ctx, values, w, projected);
-  if (e == cudaSuccess && ctx.has(kAttendInputs + kBias)) {
-    e = RunPart(ctx, RunAddBias, {projected, ctx.in(kAttendInputs + kBias)},
-                projected);
-  }
   if (e != cudaSuccess) return e;
-  return RunPart(ctx, RunAdd, {ctx.in(kAttendInputs + kH), projected},
-                 ctx.out(0));
+  const bool has_bias = ctx.has(kAttendInputs + kBias);
+  return RunLinearResidual(ctx, values, w,
+                           has_bias ? &ctx.in(kAttendInputs + kBias) : nullptr,
+                           ctx.in(kAttendInputs + kH), ctx.out(0));
 }
 
 }  // namespace

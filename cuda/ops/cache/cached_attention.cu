@@ -3,7 +3,7 @@
 #include "cuda/ops/attend.cuh"
 #include "cuda/ops/cache/cached_rows.cuh"
 #include "cuda/ops/cache/decode_paths.cuh"
-#include "cuda/ops/cached_attention.h"
+#include "cuda/ops/cache/cached_attention.h"
 #include "cuda/ops/decode/latent_decode.h"
 #include "cuda/ops/decode_attention.h"
 #include "cuda/ops/device.cuh"

@@ -1,7 +1,7 @@
 // CUDA kernels: attention over caches, in rows and in blocks.
 
-#ifndef CUDA_OPS_CACHED_ATTENTION_H_
-#define CUDA_OPS_CACHED_ATTENTION_H_
+#ifndef CUDA_OPS_CACHE_CACHED_ATTENTION_H_
+#define CUDA_OPS_CACHE_CACHED_ATTENTION_H_
 
 #include "cuda/ops/decode/latent_decode.h"
 #include "cuda/runtime/kernel.h"
@@ -24,4 +24,4 @@ cudaError_t ReadPagedLatents(const KernelContext& ctx, LatentDecodeArgs& args);
 
 }  // namespace strata::gpu
 
-#endif  // CUDA_OPS_CACHED_ATTENTION_H_
+#endif  // CUDA_OPS_CACHE_CACHED_ATTENTION_H_
