@@ -54,6 +54,11 @@ struct DecodeAttentionArgs {
   const void* v = nullptr;
   bool bf16_cache = false;
   CachePlaces places;
+  // Earlier kernels that may still run write no rows of the caches but those of
+  // the last tokens.bound keys that a token sees, nor what says where keys lie
+  // and how many tokens there are: then pieces of other keys are loaded before
+  // they have ended (ahead.cuh).
+  bool old_keys_stay = false;
   float* partial = nullptr;  // DecodePieces() * dim floats.
   float* max = nullptr;      // DecodePieces() floats.
   float* sum = nullptr;      // The same.

@@ -62,11 +62,17 @@ __global__ void __launch_bounds__(kThreads, BlocksOfProcessor(kQ))
   float* const joined = reinterpret_cast<float*>(memory);  // [kWarps, kQ, kDim]
   __shared__ float max_of[kWarps][kQ], sum_of[kWarps][kQ];
 
-  WaitForEarlier();
-  LetLaterBegin();
+  bool waited = false;
+  const auto wait = [&waited] {
+    if (waited) return;
+    WaitForEarlier();
+    LetLaterBegin();
+    waited = true;
+  };
+  if (!args.ahead) wait();
   // All heads of a token at about the same time: those of a key lie together.
   const int64_t token = blockIdx.x / args.num_kv_heads;
-  if (token >= args.tokens.Get()) return;
+  if (token >= args.tokens.Get()) return wait();
   const int kv_head = static_cast<int>(blockIdx.x % args.num_kv_heads);
   const int64_t pair = token * args.num_kv_heads + kv_head;
   const int head = kv_head * args.group;
@@ -74,7 +80,8 @@ __global__ void __launch_bounds__(kThreads, BlocksOfProcessor(kQ))
   const int high = Lane() / kLanes, low = Lane() % kLanes;
   const RowsOfToken rows(args.places, token);
   const Piece piece = PieceOf(args, token);
-  if (blockIdx.y >= piece.pieces) return;
+  if (blockIdx.y >= piece.pieces) return wait();
+  if (!piece.old) wait();
   const int end = piece.end;
   const Source source(args, kv_head, memory);
 
@@ -124,6 +131,7 @@ __global__ void __launch_bounds__(kThreads, BlocksOfProcessor(kQ))
   }
   if (key + kStages * kStride < end) find(key + kStages * kStride, next);
 
+  wait();
   float q[kQ][kVec], o[kQ][kVec];
 #pragma unroll
   for (int h = 0; h < kQ; ++h) {
@@ -300,6 +308,7 @@ cudaError_t Launch(const DecodeAttentionArgs& args, cudaStream_t stream) {
   kernel_args.row_bytes = int64_t{args.num_kv_heads} * Source::kHeadBytes;
   kernel_args.factor = args.scale * 1.4426950408889634f;  // For powers of 2.
   kernel_args.window = args.window;
+  kernel_args.ahead = args.old_keys_stay;
   kernel_args.q = args.q;
   kernel_args.k = args.k;
   kernel_args.v = args.v;

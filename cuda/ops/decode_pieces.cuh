@@ -33,6 +33,7 @@ struct Args {
   int64_t row_bytes = 0, head_bytes = 0;  // Of the caches.
   float factor = 1;
   int64_t window = 0;
+  bool ahead = false;  // Old keys are there before earlier kernels have ended.
   const float* q = nullptr;
   const void* k = nullptr;
   const void* v = nullptr;
@@ -82,6 +83,7 @@ __device__ __forceinline__ void SumAcross(float (&value)[kSize]) {
 // Keys [begin, end) of this block; of its token, as many pieces have any.
 struct Piece {
   int begin = 0, end = 0, pieces = 1;
+  bool old = false;  // No kernel that still runs writes one of them.
 };
 
 __device__ __forceinline__ Piece PieceOf(const Args& args, int64_t token) {
@@ -96,6 +98,7 @@ __device__ __forceinline__ Piece PieceOf(const Args& args, int64_t token) {
   piece.pieces = max(1, (keys - first + size - 1) / size);
   piece.begin = min(first + static_cast<int>(blockIdx.y) * size, keys);
   piece.end = min(piece.begin + size, keys);
+  piece.old = piece.end <= keys - args.tokens.bound;
   return piece;
 }
 

@@ -1,9 +1,9 @@
 #include <cstdint>
 
 #include "cuda/ops/attend.cuh"
+#include "cuda/ops/cache/cached_attention.h"
 #include "cuda/ops/cache/cached_rows.cuh"
 #include "cuda/ops/cache/decode_paths.cuh"
-#include "cuda/ops/cache/cached_attention.h"
 #include "cuda/ops/decode/latent_decode.h"
 #include "cuda/ops/decode_attention.h"
 #include "cuda/ops/device.cuh"
@@ -84,7 +84,8 @@ Args At(Args args, const CachePlaces& places) {
   return args;
 }
 
-cudaError_t RunKeysAndValues(const KernelContext& ctx, const Args& args) {
+cudaError_t RunKeysAndValues(const KernelContext& ctx, const Args& args,
+                             bool old_keys_stay) {
   const int64_t num_kv_heads = ctx.Int("num_kv_heads");
   DecodeAttentionArgs decode = DecodeHeads(ctx, args, num_kv_heads);
   if (args.sizes.key_dim != args.sizes.value_dim ||
@@ -92,6 +93,7 @@ cudaError_t RunKeysAndValues(const KernelContext& ctx, const Args& args) {
     return RunCached(ctx, num_kv_heads, args);
   }
   if (!TakePieces(ctx, decode)) return cudaErrorMemoryAllocation;
+  decode.old_keys_stay = old_keys_stay;
   return DecodeAttention(decode, ctx.stream);
 }
 
@@ -111,14 +113,28 @@ Args PagedLatents(const KernelContext& ctx) {
   return At(OverLatents(ctx), BlocksFrom(ctx, 2));
 }
 
+cudaError_t AttendRows(const KernelContext& ctx, bool old_keys_stay) {
+  return RunKeysAndValues(ctx, At(WithValues(ctx), RowsFrom(ctx, 3)),
+                          old_keys_stay);
+}
+cudaError_t AttendBlocks(const KernelContext& ctx, bool old_keys_stay) {
+  return RunKeysAndValues(ctx, At(WithValues(ctx), BlocksFrom(ctx, 3)),
+                          old_keys_stay);
+}
+
 }  // namespace
 
 cudaError_t RunCachedAttention(const KernelContext& ctx) {
-  return RunKeysAndValues(ctx, At(WithValues(ctx), RowsFrom(ctx, 3)));
+  return AttendRows(ctx, /*old_keys_stay=*/false);
 }
-
 cudaError_t RunPagedAttention(const KernelContext& ctx) {
-  return RunKeysAndValues(ctx, At(WithValues(ctx), BlocksFrom(ctx, 3)));
+  return AttendBlocks(ctx, /*old_keys_stay=*/false);
+}
+cudaError_t RunCachedAttentionAhead(const KernelContext& ctx) {
+  return AttendRows(ctx, /*old_keys_stay=*/true);
+}
+cudaError_t RunPagedAttentionAhead(const KernelContext& ctx) {
+  return AttendBlocks(ctx, /*old_keys_stay=*/true);
 }
 
 cudaError_t ReadCachedLatents(const KernelContext& ctx,

@@ -14,6 +14,10 @@ void RegisterCachedAttentionKernels(KernelRegistry& kernels);
 // Kernels that composite operators take as parts.
 cudaError_t RunCachedAttention(const KernelContext& ctx);
 cudaError_t RunPagedAttention(const KernelContext& ctx);
+// The same where earlier kernels write no keys but a step's own, as
+// DecodeAttentionArgs::old_keys_stay has it.
+cudaError_t RunCachedAttentionAhead(const KernelContext& ctx);
+cudaError_t RunPagedAttentionAhead(const KernelContext& ctx);
 cudaError_t RunCachedLatentAttention(const KernelContext& ctx);
 cudaError_t RunPagedLatentAttention(const KernelContext& ctx);
 

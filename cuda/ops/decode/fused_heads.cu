@@ -179,10 +179,10 @@ cudaError_t RunAttendProject(const KernelContext& ctx) {
   if (o.data == nullptr) return cudaErrorMemoryAllocation;
   cudaError_t e;
   if constexpr (kAttendInputs == 5) {
-    e = RunPart(ctx, RunCachedAttention,
+    e = RunPart(ctx, RunCachedAttentionAhead,
                 {q, ctx.in(1), ctx.in(2), ctx.in(3), ctx.in(4)}, o, *ctx.attrs);
   } else {
-    e = RunPart(ctx, RunPagedAttention,
+    e = RunPart(ctx, RunPagedAttentionAhead,
                 {q, ctx.in(1), ctx.in(2), ctx.in(3), ctx.in(4), ctx.in(5)}, o,
                 *ctx.attrs);
   }
