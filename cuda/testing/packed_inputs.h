@@ -1,4 +1,4 @@
-// Packed rows as inputs of kernel tests.
+// Weights, packed or not, and rows of caches as inputs of kernel tests.
 
 #ifndef CUDA_TESTING_PACKED_INPUTS_H_
 #define CUDA_TESTING_PACKED_INPUTS_H_

@@ -1,8 +1,6 @@
 #include "cuda/ops/decode/fused_heads.h"
 
-#include <algorithm>
 #include <cstdint>
-#include <numeric>
 #include <string>
 #include <vector>
 
@@ -11,7 +9,6 @@
 #include "core/ops/quant_fused.h"
 #include "core/ops/rope.h"
 #include "core/quant/format.h"
-#include "core/tensor/bfloat16.h"
 #include "core/tensor/dtype.h"
 #include "core/testing/status_matchers.h"
 #include "cuda/testing/both_backends.h"
