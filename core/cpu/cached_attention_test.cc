@@ -227,5 +227,34 @@ TEST(CacheWriteTest, StoresRowsAndRejectsOthersThanThose) {
   }
 }
 
+TEST(CopyCacheRowsTest, CopiesRowsAndRejectsOthersThanThose) {
+  const auto copy = [](double from, double to) {
+    return RunGraph(
+        DType::kF32, 1, {RegisterAttentionKernels},
+        [](GraphBuilder& b) {
+          CopyCacheRows(b,
+                        b.State("cache", DType::kF32, {Static(4), Static(2)}),
+                        b.Input("from", DType::kI32, {Static(2)}),
+                        b.Input("to", DType::kI32, {Static(2)}));
+        },
+        [&](const std::string& name, const TensorView& view) {
+          if (name == "cache") Copy({1, 2, 3, 4, 5, 6, 7, 8}, view);
+          if (name == "from") Copy({0, from}, view);
+          if (name == "to") Copy({2, to}, view);
+        });
+  };
+
+  const auto result = copy(1, 3);
+  ASSERT_THAT(result, IsOk());
+  EXPECT_THAT(result->at("cache"),
+              ::testing::ElementsAre(1, 2, 3, 4, 1, 2, 3, 4));
+  for (const double row : {-1.0, 4.0}) {
+    for (const auto& wrong : {copy(row, 3), copy(1, row)}) {
+      EXPECT_THAT(wrong, StatusIs(absl::StatusCode::kInvalidArgument,
+                                  HasSubstr("is to be copied; want 0 to 3")));
+    }
+  }
+}
+
 }  // namespace
 }  // namespace strata

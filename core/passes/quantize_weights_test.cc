@@ -8,6 +8,7 @@
 #include "core/graph/graph.h"
 #include "core/graph/op_def.h"
 #include "core/ops/embedding.h"
+#include "core/ops/fused_attention.h"
 #include "core/ops/fused_experts.h"
 #include "core/ops/grouped_matmul.h"
 #include "core/ops/matmul.h"
@@ -101,6 +102,57 @@ TEST(QuantizeWeightsTest, MakesFusedOperatorsTheirTwins) {
   // up has 64 rows of 32 + 4 bytes instead of 256, down 64 of 64 + 3 instead of
   // 128.
   EXPECT_EQ(plain.bytes_read - twin.bytes_read, 64 * (256 - 36 + 128 - 67));
+}
+
+// Attention over heads: 4 of queries to 2 of keys, whose weights are input and
+// output projections.
+TEST(QuantizeWeightsTest, MakesAttentionOverHeadsItsTwins) {
+  constexpr int64_t kHead = 16, kSlots = 8;
+  GraphBuilder b;
+  const auto rows = [&](const char* name, int64_t n) {
+    return b.Input(name, DType::kF32, {Static(kTokens), Static(n)});
+  };
+  const auto places = [&](const char* name) {
+    return b.Input(name, DType::kI32, {Static(kTokens)});
+  };
+  const auto cache = [&](const char* name) {
+    return b.State(name, DType::kF32, {Static(kSlots), Static(2 * kHead)});
+  };
+  const ValueId k = cache("k"), v = cache("v");
+  NormQkvOptions options;
+  options.num_heads = 4;
+  options.num_kv_heads = 2;
+  const ValueId q =
+      b.Add(kNormQkv,
+            {Rows(b), b.Parameter("gain", {Static(kWidth)}), Matrix(b, "wq"),
+             b.Parameter("wk", {Static(2 * kHead), Static(kWidth)}),
+             b.Parameter("wv", {Static(2 * kHead), Static(kWidth)}), kNone,
+             kNone, kNone, kNone, kNone, rows("cos", kHead / 2),
+             rows("sin", kHead / 2), k, v, places("row")},
+            NormQkvAttrs(options))[0];
+  b.Output("y", b.Add(kCachedAttendProject,
+                      {q, k, v, places("first_row"), places("position"),
+                       rows("h", kWidth), Matrix(b, "w"), kNone},
+                      {{"num_heads", int64_t{4}},
+                       {"num_kv_heads", int64_t{2}},
+                       {"scale", 0.25},
+                       {"window", int64_t{0}},
+                       {"in_place", int64_t{5}}})[0]);
+  const Graph graph = Finish(b);
+  EXPECT_THAT(QuantizableWeights(graph), ElementsAre("w", "wk", "wq", "wv"));
+
+  const auto packed = QuantizeWeights(
+      graph,
+      {{"wk", {4, 32, true}}, {"wq", {8, 32, true}}, {"w", {4, 32, true}}});
+
+  ASSERT_THAT(packed, IsOk());
+  std::string operators;
+  for (const Node& node : packed->nodes()) {
+    operators += std::string(node.op->name) + " ";
+    EXPECT_THAT(node.op->infer({*packed, node.inputs, {}, node.attrs}), IsOk());
+  }
+  EXPECT_EQ(operators, "QuantNormQkv QuantCachedAttendProject ");
+  EXPECT_EQ(CostOf(*packed, {}).flops, CostOf(graph, {}).flops);
 }
 
 TEST(QuantizeWeightsTest, RefusesFusedExpertsOfSeveralFormats) {

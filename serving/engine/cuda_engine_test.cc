@@ -121,8 +121,8 @@ TEST_P(CudaEngineTest, AnswersAreTheCpus) {
 }
 
 // Keys and values are rounded when they are stored, so that a last bit which
-// differs can become a step of a code: most answers are the same, and all begin
-// so.
+// differs can become a step of a code: all answers but two at most are the
+// same.
 TEST_P(CudaEngineTest, PackedCachesAnswerAsTheCpus) {
   for (const CacheOptions& cache : {CacheOptions{CacheFormat::kBF16, 0},
                                     CacheOptions{CacheFormat::kInt8, 0},

@@ -59,24 +59,12 @@ Args OverLatents(const KernelContext& ctx) {
 }
 
 CachePlaces RowsFrom(const KernelContext& ctx, int first) {
-  CachePlaces places;
-  places.first_row = ctx.in(first).as<int32_t>();
-  places.position = ctx.in(first + 1).as<int32_t>();
-  places.slots = ctx.in(1).dim(0);
-  return places;
+  return RowPlaces(ctx.in(first), ctx.in(first + 1), ctx.in(1).dim(0));
 }
 
 CachePlaces BlocksFrom(const KernelContext& ctx, int first) {
-  const Operand& table = ctx.in(first);
-  CachePlaces places;
-  places.table = table.as<int32_t>();
-  places.table_rows = table.dim(0);
-  places.max_blocks = table.dim(1);
-  places.block_size = ctx.Int("block_size");
-  places.sequence = ctx.in(first + 1).as<int32_t>();
-  places.position = ctx.in(first + 2).as<int32_t>();
-  places.slots = ctx.in(1).dim(0);
-  return places;
+  return BlockPlaces(ctx.in(first), ctx.Int("block_size"), ctx.in(first + 1),
+                     ctx.in(first + 2), ctx.in(1).dim(0));
 }
 
 Args At(Args args, const CachePlaces& places) {

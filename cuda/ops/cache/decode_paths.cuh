@@ -1,4 +1,5 @@
-// The kernels of decoding that stand beside the plain one (cached_rows.cuh), as
+// What operators of attention over caches share: where keys lie, and the
+// kernels of decoding that stand beside the plain one (cached_rows.cuh), as
 // operators take them: with scratch, of the same args.
 
 #ifndef CUDA_OPS_CACHE_DECODE_PATHS_CUH_
@@ -11,6 +12,30 @@
 #include "cuda/runtime/kernel.h"
 
 namespace strata::gpu {
+
+// Where keys lie, of an operator's inputs: in rows, or in the blocks of a
+// table.
+inline CachePlaces RowPlaces(const Operand& first_row, const Operand& position,
+                             int64_t slots) {
+  CachePlaces places;
+  places.first_row = first_row.as<int32_t>();
+  places.position = position.as<int32_t>();
+  places.slots = slots;
+  return places;
+}
+inline CachePlaces BlockPlaces(const Operand& table, int64_t block_size,
+                               const Operand& sequence, const Operand& position,
+                               int64_t slots) {
+  CachePlaces places;
+  places.table = table.as<int32_t>();
+  places.table_rows = table.dim(0);
+  places.max_blocks = table.dim(1);
+  places.block_size = block_size;
+  places.sequence = sequence.as<int32_t>();
+  places.position = position.as<int32_t>();
+  places.slots = slots;
+  return places;
+}
 
 // Attention over keys and values of one width, without room for pieces; and
 // room for them, of which false says that there is none.

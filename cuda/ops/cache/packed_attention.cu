@@ -62,20 +62,12 @@ PackedWeight WeightOf(int bits) {
 }
 
 CachePlaces PlacesOf(const KernelContext& ctx) {
-  CachePlaces places;
-  places.position = ctx.in(kPosition).as<int32_t>();
-  places.slots = ctx.in(kK).dim(0);
-  const auto* const where = ctx.in(kWhere).as<int32_t>();
-  if (!ctx.has(kTable)) {
-    places.first_row = where;
-    return places;
-  }
-  places.table = ctx.in(kTable).as<int32_t>();
-  places.table_rows = ctx.in(kTable).dim(0);
-  places.max_blocks = ctx.in(kTable).dim(1);
-  places.block_size = ctx.Int("block_size");
-  places.sequence = where;
-  return places;
+  const Operand& where = ctx.in(kWhere);
+  const Operand& position = ctx.in(kPosition);
+  const int64_t slots = ctx.in(kK).dim(0);
+  return ctx.has(kTable) ? BlockPlaces(ctx.in(kTable), ctx.Int("block_size"),
+                                       where, position, slots)
+                         : RowPlaces(where, position, slots);
 }
 
 PackedCache CacheOf(const KernelContext& ctx, int input, int64_t num_kv_heads) {

@@ -7,7 +7,6 @@
 #include "cuda/ops/decode/few_rows.h"
 #include "cuda/ops/decode/fused_heads.h"
 #include "cuda/ops/decode/head_rows.h"
-#include "cuda/ops/decode/weight_rows.h"
 #include "cuda/ops/linear_part.h"
 #include "cuda/ops/norm.h"
 #include "cuda/ops/sub_kernel.h"
