@@ -9,6 +9,7 @@
 #include <cstring>
 #include <limits>
 #include <type_traits>
+#include <utility>
 
 #include "core/cpu/quant/scaling.h"
 #include "core/quant/format.h"
@@ -19,8 +20,7 @@
 #define HWY_TARGET_INCLUDE "core/cpu/quant/quant_product.cc"
 #include "hwy/foreach_target.h"
 // Highway asks for this order.
-#include "core/cpu/quant/vnni-inl.h"
-#include "core/cpu/quant/vnni_dots-inl.h"
+#include "core/cpu/quant/lane_dots-inl.h"
 #include "hwy/highway.h"
 
 #ifndef CORE_CPU_QUANT_QUANT_PRODUCT_COUNTS_
@@ -60,7 +60,7 @@ using VF = hn::Vec<F32>;
 
 // --- Sums of products ---
 
-#if HWY_TARGET != HWY_AVX3_DL
+#ifndef STRATA_LANE_DOTS
 
 // start + sums of products of 32 codes of w, each in a byte, and of x; in eight
 // lanes or, where vectors are shorter, fewer.
@@ -138,6 +138,7 @@ HWY_INLINE void QuantizeBlock(const float* x, float to_code, int8_t* high,
   }
 }
 
+#if HWY_TARGET == HWY_AVX3_DL
 // Codes of a row, in multiples of 64, in the order of `high_by_halves`.
 void CopyByHalves(const int8_t* codes, int64_t padded, int8_t* out) {
   int64_t c = 0;
@@ -149,6 +150,7 @@ void CopyByHalves(const int8_t* codes, int64_t padded, int8_t* out) {
   }
   std::memcpy(out + c, codes + c, padded - c);
 }
+#endif
 
 void QuantizeRow(const float* x, int64_t k, int64_t row,
                  const QuantizedRows& out) {
@@ -192,8 +194,10 @@ void QuantizeRow(const float* x, int64_t k, int64_t row,
   MinusBlockSums(high, wide ? low : nullptr, blocks,
                  out.minus_sum + row * blocks);
   if (!finite) scale[0] = std::numeric_limits<float>::quiet_NaN();
+#if HWY_TARGET == HWY_AVX3_DL
   CopyByHalves(high, out.padded, out.high_by_halves + first);
   if (wide) CopyByHalves(low, out.padded, out.low_by_halves + first);
+#endif
   (wide ? rows_of_16_bits : rows_of_8_bits)
       .fetch_add(1, std::memory_order_relaxed);
 }
@@ -242,7 +246,7 @@ HWY_INLINE void BlockScales(const uint8_t* w, const QuantFormat& format,
   }
 }
 
-#if HWY_TARGET != HWY_AVX3_DL
+#ifndef STRATA_LANE_DOTS
 
 // What of a row is the same for all rows of w.
 struct BlockGroups {
@@ -353,35 +357,33 @@ using DotsFunction = void (*)(const QuantizedRows&, int64_t, int64_t,
                               const uint8_t*, const QuantFormat&, int64_t,
                               int64_t, float*, int64_t);
 
-// By the pairs of blocks of 32 columns behind the last 512 columns.
-template <int kBits, Scaling kScaling>
-DotsFunction DotsBehind(int64_t pairs) {
-#if HWY_TARGET == HWY_AVX3_DL
-  static constexpr DotsFunction kBehind[] = {
-      DotsOf<kBits, kScaling, 0>, DotsOf<kBits, kScaling, 1>,
-      DotsOf<kBits, kScaling, 2>, DotsOf<kBits, kScaling, 3>,
-      DotsOf<kBits, kScaling, 4>, DotsOf<kBits, kScaling, 5>,
-      DotsOf<kBits, kScaling, 6>, DotsOf<kBits, kScaling, 7>};
+// By the pairs of blocks of 32 columns behind the last that fill a vector.
+template <int kBits, Scaling kScaling, int... kTail>
+DotsFunction DotsBehind(int64_t pairs, std::integer_sequence<int, kTail...>) {
+  static constexpr DotsFunction kBehind[] = {DotsOf<kBits, kScaling, kTail>...};
   return kBehind[pairs];
-#else
-  return DotsOf<kBits, kScaling, 0>;
-#endif
 }
 
 void Dots(const QuantizedRows& x, int64_t first, int64_t m, const uint8_t* w,
           const QuantFormat& format, int64_t k, int64_t n, float* y,
           int64_t ldy) {
-  const int64_t pairs = x.padded / 64 % 8;
+#ifdef STRATA_LANE_DOTS
+  constexpr int kTails = kLanes / 2;
+#else
+  constexpr int kTails = 1;
+#endif
+  using Tails = std::make_integer_sequence<int, kTails>;
+  const int64_t pairs = x.padded / 64 % kTails;
   const auto with = [pairs](auto bits) {
     constexpr int kBits = decltype(bits)::value;
     return [pairs](Scaling scaling) {
       switch (scaling) {
         case Scaling::kZeros:
-          return DotsBehind<kBits, Scaling::kZeros>(pairs);
+          return DotsBehind<kBits, Scaling::kZeros>(pairs, Tails());
         case Scaling::kGroups:
-          return DotsBehind<kBits, Scaling::kGroups>(pairs);
+          return DotsBehind<kBits, Scaling::kGroups>(pairs, Tails());
         default:
-          return DotsBehind<kBits, Scaling::kBlocks>(pairs);
+          return DotsBehind<kBits, Scaling::kBlocks>(pairs, Tails());
       }
     };
   };

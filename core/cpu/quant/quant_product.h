@@ -15,7 +15,8 @@
 // many rows had which.
 //
 // Highway picks the instructions once: VNNI's sums of four products where the
-// processor has them with AVX-512, else products of 16 bits.
+// processor has them with AVX-512 (vnni_dots-inl.h), else AVX2's of two
+// (avx2_dots-inl.h), else products of 16 bits.
 
 #ifndef CORE_CPU_QUANT_QUANT_PRODUCT_H_
 #define CORE_CPU_QUANT_QUANT_PRODUCT_H_
@@ -35,7 +36,8 @@ struct QuantizedRows {
   int8_t* high = nullptr;  // [m, padded]  x = scale * high, or of 16
   int8_t* low = nullptr;   // [m, padded]  bits scale * (256 high + low)
   // The same, of each 128 columns the blocks in the order 0, 2, 1, 3: that in
-  // which 64 bytes of 4-bit codes hold them, low halves before high ones.
+  // which 64 bytes of 4-bit codes hold them, low halves before high ones. Only
+  // where VNNI with AVX-512 reads them.
   int8_t* high_by_halves = nullptr;  // [m, padded]
   int8_t* low_by_halves = nullptr;   // [m, padded]
   float* scale = nullptr;            // [m, padded / 32]

@@ -49,8 +49,10 @@ void BM_Dots(benchmark::State& state) {
   CHECK(weights.ok()) << weights.status();
   RandomBits bits;
   for (int64_t i = 0; i + 8 <= bytes; i += 8) {
-    // Small scales of either sign among the codes: what counts is time.
-    const uint64_t word = bits.Next() & 0xBFFFBFFFBFFFBFFF;
+    // As scales they are between 2^-31 and 2, of either sign: numbers that are
+    // not normal would take longer than those of a model.
+    const uint64_t word =
+        (bits.Next() & 0xBFFFBFFFBFFFBFFF) | 0x3000300030003000;
     *reinterpret_cast<uint64_t*>(weights->data() + i) = word;
   }
   Activations x(columns);

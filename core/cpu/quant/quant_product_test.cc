@@ -24,7 +24,7 @@ namespace {
 
 // Calls `body` with every instruction set that this processor has.
 void ForEachTarget(const std::function<void()>& body) {
-  strata::ForEachTarget({HWY_AVX3_DL, HWY_AVX3, HWY_AVX2, HWY_SSE4}, body);
+  strata::ForEachTarget({HWY_AVX3_DL, HWY_AVX2, HWY_SSE4}, body);
 }
 
 struct Weights {

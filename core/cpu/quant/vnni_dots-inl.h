@@ -22,6 +22,7 @@
 #include <array>
 #include <cstdint>
 
+#include "core/cpu/quant/activation_row.h"
 #include "core/cpu/quant/quant_product.h"
 #include "core/cpu/quant/scaling.h"
 // Highway asks for this order.
@@ -35,6 +36,17 @@ HWY_BEFORE_NAMESPACE();
 
 namespace strata {
 namespace HWY_NAMESPACE {
+
+using Floats = __m512;
+
+HWY_INLINE Floats ZeroFloats() { return _mm512_setzero_ps(); }
+
+// Rows of w whose code lies side by side in DotsOfOne.
+constexpr int kRowsUnrolled = 4;
+
+// Whether codes of kBits want x in the order of their halves.
+template <int kBits>
+inline constexpr bool kByHalves = kBits == 4;
 
 // In which lane of BlockSums' sums each of 16 blocks is: half h of vector i is
 // in lane i / 4 * 8 + h * 4 + i % 4. Of 2-bit and 8-bit codes vector i holds
@@ -149,25 +161,6 @@ inline void MinusBlockSums(const int8_t* high, const int8_t* low,
   }
 }
 
-// A row of x, or the first of several, as codes of kBits want it.
-struct ActivationRow {
-  const int8_t* high;
-  const int8_t* low;
-  const float* scale;
-  const int32_t* minus_sum;
-  int64_t blocks;  // Of a row.
-
-  template <int kBits>
-  static HWY_INLINE ActivationRow Of(const QuantizedRows& x, int64_t row) {
-    const int64_t first = row * x.padded;
-    const auto blocks = static_cast<int64_t>(static_cast<uint64_t>(x.padded) /
-                                             kActivationBlock);
-    return {(kBits == 4 ? x.high_by_halves : x.high) + first,
-            (kBits == 4 ? x.low_by_halves : x.low) + first,
-            x.scale + row * blocks, x.minus_sum + row * blocks, blocks};
-  }
-};
-
 // Adds the products of kPairs pairs of blocks from block `first` on to
 // sum [kRows].
 template <int kBits, int kRows, bool kWide, Scaling kScaling, int kPairs>
@@ -204,22 +197,6 @@ HWY_INLINE void AddBlocks(const ActivationRow& x, const uint8_t* w,
   }
 }
 
-// One row of w by kRows of x, all of 8 bits or (kWide) of 16: sums whose lanes
-// are to be added. kTail: pairs of blocks behind the last 16.
-template <int kBits, int kRows, bool kWide, Scaling kScaling, int kTail>
-HWY_INLINE void SumsOf(const ActivationRow& x, const uint8_t* w,
-                       const BlockGroups& groups, __m512* sum) {
-  const int64_t whole = x.blocks & -kLanes;
-  for (int i = 0; i < kRows; ++i) sum[i] = _mm512_setzero_ps();
-  for (int64_t first = 0; first < whole; first += kLanes) {
-    AddBlocks<kBits, kRows, kWide, kScaling, kLanes / 2>(x, w, groups, first,
-                                                         sum);
-  }
-  if constexpr (kTail > 0) {
-    AddBlocks<kBits, kRows, kWide, kScaling, kTail>(x, w, groups, whole, sum);
-  }
-}
-
 // The totals of four vectors. Each is made in the same order whichever of the
 // four it is: of 128 bits (0 + 2) + (1 + 3), and of these likewise.
 HWY_INLINE __m128 Totals(__m512 a, __m512 b, __m512 c, __m512 d) {
@@ -236,49 +213,6 @@ HWY_INLINE __m128 Totals(__m512 a, __m512 b, __m512 c, __m512 d) {
       _mm512_castps512_ps256(r),
       _mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(r), 1)));
   return _mm_add_ps(_mm256_castps256_ps128(s), _mm256_extractf128_ps(s, 1));
-}
-
-// Rows of x from `row` on by one of w, to y[i * ldy].
-template <int kBits, int kRows, bool kWide, Scaling kScaling, int kTail>
-HWY_INLINE void RowOf(const QuantizedRows& x, int64_t row, const uint8_t* w,
-                      const BlockGroups& groups, float* y, int64_t ldy) {
-  __m512 sum[4];
-  for (int i = kRows; i < 4; ++i) sum[i] = _mm512_setzero_ps();
-  SumsOf<kBits, kRows, kWide, kScaling, kTail>(ActivationRow::Of<kBits>(x, row),
-                                               w, groups, sum);
-  alignas(16) float total[4];
-  _mm_store_ps(total, Totals(sum[0], sum[1], sum[2], sum[3]));
-  for (int i = 0; i < kRows; ++i) y[i * ldy] = total[i];
-}
-
-// Bytes ahead of its use at which w is asked for, as the first load of each
-// row's codes and scales was what rows waited for: of 1, 2, 4 and 8 KB the
-// quickest (docs/quantisation.md).
-constexpr int64_t kFetchAhead = 2048;
-
-// Asks for `bytes` of w that are used a while later; they need not be there.
-HWY_INLINE void Fetch(const uint8_t* w, int64_t bytes) {
-  for (int64_t b = 0; b < bytes; b += 64) _mm_prefetch(w + b, _MM_HINT_T0);
-}
-
-// One row of x by n of w, whose sums are added up four at a time.
-template <int kBits, bool kWide, Scaling kScaling, int kTail>
-void DotsOfOne(const QuantizedRows& x, int64_t row, const uint8_t* w,
-               int64_t bytes, const BlockGroups& groups, int64_t n, float* y) {
-  const ActivationRow from = ActivationRow::Of<kBits>(x, row);
-  int64_t j = 0;
-  for (; j + 4 <= n; j += 4) {
-    __m512 sum[4];
-#pragma GCC unroll 4
-    for (int i = 0; i < 4; ++i, w += bytes) {
-      Fetch(w + kFetchAhead, bytes);
-      SumsOf<kBits, 1, kWide, kScaling, kTail>(from, w, groups, sum + i);
-    }
-    _mm_storeu_ps(y + j, Totals(sum[0], sum[1], sum[2], sum[3]));
-  }
-  for (; j < n; ++j, w += bytes) {
-    RowOf<kBits, 1, kWide, kScaling, kTail>(x, row, w, groups, y + j, 0);
-  }
 }
 
 }  // namespace HWY_NAMESPACE
