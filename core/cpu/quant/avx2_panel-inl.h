@@ -325,6 +325,8 @@ void Pass(const Panel& panel, int64_t pass, const float* of_x, int64_t n,
         const __m256i columns = ColumnsOf(x + i * line);
         sum[i][0] = Of::Add(sum[i][0], columns, w0);
         sum[i][1] = Of::Add(sum[i][1], columns, w1);
+        // Or the compiler makes all products first, and has no registers left.
+        asm("" : "+x"(sum[i][0]), "+x"(sum[i][1]));
       }
     }
     const float* const of_w = panel.scale + (first + b) * kPassRows;
