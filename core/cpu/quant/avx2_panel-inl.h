@@ -72,6 +72,9 @@ struct Panel {
 HWY_INLINE __m256i Load(const void* from) {
   return _mm256_loadu_si256(static_cast<const __m256i*>(from));
 }
+HWY_INLINE __m128i LoadHalf(const void* from) {
+  return _mm_loadu_si128(static_cast<const __m128i*>(from));
+}
 HWY_INLINE void Store(__m256i v, void* to) {
   _mm256_store_si256(static_cast<__m256i*>(to), v);
 }
@@ -101,23 +104,8 @@ HWY_INLINE void Transpose(__m256i* v) {
   }
 }
 
-// The codes of block b of packed row w, a byte each.
-template <int kBits>
-HWY_INLINE __m256i CodesOf(const uint8_t* w, int64_t b) {
-  if constexpr (kBits == 8) return Load(w + b * 32);
-  const int odd = static_cast<int>(b % 2);
-  if constexpr (kBits == 4) {
-    const __m256i both = Load(w + b / 2 * 32);
-    return _mm256_and_si256(_mm256_srl_epi16(both, _mm_cvtsi32_si128(odd * 4)),
-                            _mm256_set1_epi8(15));
-  }
-  const __m256i all = _mm256_broadcastsi128_si256(
-      _mm_loadu_si128(reinterpret_cast<const __m128i*>(w + b / 2 * 16)));
-  const __m256i of_odd = _mm256_srl_epi64(all, _mm_cvtsi32_si128(odd * 4));
-  return _mm256_and_si256(
-      _mm256_srlv_epi64(of_odd, _mm256_set_epi64x(2, 2, 0, 0)),
-      _mm256_set1_epi8(3));
-}
+// Blocks whose scales and zeros are made at a time.
+constexpr int64_t kChunk = 8;
 
 // Where scales and zeros of a row's blocks lie.
 struct PanelGroups {
@@ -136,88 +124,118 @@ struct PanelGroups {
   HWY_INLINE int64_t GroupOf(int64_t b) const {
     return std::min(b >> shift, row.num_groups - 1);
   }
-  HWY_INLINE int ZeroOf(const uint8_t* w, int64_t b) const {
-    return w[row.code_bytes + 2 * row.num_groups + GroupOf(b)];
-  }
-  // Of the 8 blocks from `first` on.
+  // Of the 8 blocks from `first` on, a number of 32 bits each.
   HWY_INLINE __m256i ScalesOf(const uint8_t* w, int64_t first) const {
     const uint8_t* const scales = w + row.code_bytes;
-    __m128i of_block;
-    if (shift == 0 && first + 8 <= row.num_groups) {
-      of_block =
-          _mm_loadu_si128(reinterpret_cast<const __m128i*>(scales + 2 * first));
+    alignas(16) uint16_t of_block[kChunk];
+    if (shift == 0 && first + kChunk <= row.num_groups) {
+      std::memcpy(of_block, scales + 2 * first, sizeof(of_block));
     } else {
-      alignas(16) uint16_t bits[8];
-      for (int64_t b = 0; b < 8; ++b) {
-        std::memcpy(bits + b, scales + 2 * GroupOf(first + b), 2);
+      for (int64_t b = 0; b < kChunk; ++b) {
+        std::memcpy(of_block + b, scales + 2 * GroupOf(first + b), 2);
       }
-      of_block = _mm_load_si128(reinterpret_cast<const __m128i*>(bits));
     }
-    return _mm256_slli_epi32(_mm256_cvtepu16_epi32(of_block), 16);
+    return _mm256_slli_epi32(_mm256_cvtepu16_epi32(LoadHalf(of_block)), 16);
+  }
+  HWY_INLINE __m256i ZerosOf(const uint8_t* w, int64_t first) const {
+    const uint8_t* const zeros = w + row.code_bytes + 2 * row.num_groups;
+    alignas(16) uint8_t of_block[16] = {};
+    for (int64_t b = 0; b < kChunk; ++b) {
+      of_block[b] = zeros[GroupOf(first + b)];
+    }
+    return _mm256_cvtepu8_epi32(LoadHalf(of_block));
   }
 };
+
+// Blocks b and b + 1 of 8 rows of w, zeros behind n of them, to vectors that
+// are 64 bytes apart from `code` on; what their sums begin with, [2, 2, 16], to
+// `start`. zero: of the rows in these blocks, in each byte or 16 bits.
+template <int kBits>
+HWY_INLINE void PackPair(const uint8_t* w, int64_t bytes, int64_t n, int64_t b,
+                         const __m256i* zero, char* code, int16_t* start) {
+  __m256i v[2][8];
+  // Rows and columns change places while codes share bytes.
+  constexpr int kTransposed = kBits == 8 ? 2 : 1;
+#pragma GCC unroll 2
+  for (int part = 0; part < kTransposed; ++part) {
+#pragma GCC unroll 8
+    for (int j = 0; j < 8; ++j) {
+      const uint8_t* const from = w + j * bytes + b * 4 * kBits + part * 32;
+      v[part][j] = j >= n      ? _mm256_setzero_si256()
+                   : kBits > 2 ? Load(from)
+                               : _mm256_castsi128_si256(LoadHalf(from));
+    }
+    Transpose(v[part]);
+  }
+  if constexpr (kBits == 8) {
+#pragma GCC unroll 2
+    for (int part = 0; part < 2; ++part) {
+#pragma GCC unroll 8
+      for (int c = 0; c < 8; ++c, code += 128) {
+        const __m256i even =
+            _mm256_and_si256(v[part][c], _mm256_set1_epi16(255));
+        const __m256i odd = _mm256_srli_epi16(v[part][c], 8);
+        Store(_mm256_sub_epi16(even, zero[part]), code);
+        Store(_mm256_sub_epi16(odd, zero[part]), code + 64);
+      }
+    }
+  } else {
+    // A byte has codes of as many quarters or halves of the 64 columns.
+    constexpr int kVectors = kBits == 4 ? 8 : 4;
+    const __m256i mask = _mm256_set1_epi8((1 << kBits) - 1);
+#pragma GCC unroll 2
+    for (int part = 0; part < 2; ++part, start += 32) {
+      __m256i sum = _mm256_setzero_si256();
+#pragma GCC unroll 8
+      for (int c = 0; c < 8; ++c, code += 64) {
+        const int shift = (part * 8 + c) / kVectors * kBits;
+        const __m256i codes = _mm256_sub_epi8(
+            _mm256_and_si256(_mm256_srli_epi16(v[0][c % kVectors], shift),
+                             mask),
+            zero[part]);
+        Store(codes, code);
+        sum = _mm256_add_epi8(sum, codes);
+      }
+      // 15 * 8 fits into a byte.
+      Store(_mm256_sub_epi16(_mm256_setzero_si256(),
+                             _mm256_maddubs_epi16(_mm256_set1_epi8(-128), sum)),
+            start);
+    }
+  }
+}
 
 // 8 rows of w, zeros behind n of them, to vector `vector` of the panel's four.
 template <int kBits, bool kSymmetric>
 void PackVector(const uint8_t* w, const PanelGroups& groups, int64_t n,
                 int64_t vector, const Panel& panel) {
   const int64_t bytes = groups.row.bytes;
-  // Of a block: vectors of codes of 8 rows.
-  constexpr int kParts = kBits == 8 ? 2 : 1;
+  constexpr int64_t kBlockBytes = (kBits == 8 ? 2 : 1) * 512;
   const int64_t pass = vector / 2 * panel.blocks;
-  char* code = panel.code + pass * kParts * 512 + vector % 2 * 32;
-  for (int64_t b = 0; b < panel.blocks; ++b) {
-    __m256i v[kParts][8];
-#pragma GCC unroll 8
-    for (int j = 0; j < 8; ++j) {
-      if (j >= n) {
-        for (int part = 0; part < kParts; ++part) {
-          v[part][j] = _mm256_setzero_si256();
-        }
-        continue;
-      }
-      const uint8_t* const row = w + j * bytes;
-      const __m256i codes = CodesOf<kBits>(row, b);
-      const int zero = kSymmetric ? 1 << (kBits - 1) : groups.ZeroOf(row, b);
-      if constexpr (kBits == 8) {
-        const __m256i less = _mm256_set1_epi16(static_cast<int16_t>(zero));
-        v[0][j] = _mm256_sub_epi16(
-            _mm256_cvtepu8_epi16(_mm256_castsi256_si128(codes)), less);
-        v[1][j] = _mm256_sub_epi16(
-            _mm256_cvtepu8_epi16(_mm256_extracti128_si256(codes, 1)), less);
-      } else {
-        v[0][j] =
-            _mm256_sub_epi8(codes, _mm256_set1_epi8(static_cast<char>(zero)));
-      }
+  for (int64_t first = 0; first < panel.blocks; first += kChunk) {
+    const int64_t some = std::min(kChunk, panel.blocks - first);
+    __m256i scale[kChunk], zero[kChunk];
+    for (int64_t j = 0; j < kVectorRows; ++j) {
+      scale[j] = j < n ? groups.ScalesOf(w + j * bytes, first)
+                       : _mm256_setzero_si256();
+      zero[j] = kSymmetric ? _mm256_set1_epi32(1 << (kBits - 1))
+                : j < n    ? groups.ZerosOf(w + j * bytes, first)
+                           : _mm256_setzero_si256();
     }
-    __m256i sum = _mm256_setzero_si256();
-#pragma GCC unroll 2
-    for (int part = 0; part < kParts; ++part) {
-      Transpose(v[part]);
-#pragma GCC unroll 8
-      for (int c = 0; c < 8; ++c, code += 64) {
-        Store(v[part][c], code);
-        if constexpr (kBits != 8) {
-          sum = _mm256_sub_epi16(
-              sum, _mm256_maddubs_epi16(_mm256_set1_epi8(-128), v[part][c]));
-        }
-      }
+    Transpose(scale);
+    if constexpr (!kSymmetric) Transpose(zero);
+    const __m256i spread =
+        _mm256_set1_epi32(kBits == 8 ? 0x00010001 : 0x01010101);
+    for (int64_t i = 0; i < some; ++i) {
+      const int64_t b = pass + first + i;
+      Store(scale[i], panel.scale + b * kPassRows + vector % 2 * kVectorRows);
+      zero[i] = _mm256_mullo_epi32(zero[i], spread);
     }
-    if constexpr (kBits != 8) {
-      Store(sum, panel.start + (pass + b) * 32 + vector % 2 * 16);
+    for (int64_t i = 0; i < some; i += 2) {
+      const int64_t b = pass + first + i;
+      PackPair<kBits>(w, bytes, n, first + i, zero + i,
+                      panel.code + b * kBlockBytes + vector % 2 * 32,
+                      panel.start + b * 32 + vector % 2 * 16);
     }
-  }
-  for (int64_t first = 0; first < panel.blocks; first += 8) {
-    __m256i v[8];
-    for (int j = 0; j < 8; ++j) {
-      v[j] = j < n ? groups.ScalesOf(w + j * bytes, first)
-                   : _mm256_setzero_si256();
-    }
-    Transpose(v);
-    const int64_t some = std::min<int64_t>(8, panel.blocks - first);
-    float* const scale =
-        panel.scale + (pass + first) * kPassRows + vector % 2 * kVectorRows;
-    for (int64_t b = 0; b < some; ++b) Store(v[b], scale + b * kPassRows);
   }
 }
 
@@ -275,9 +293,12 @@ void CopyRows(const QuantizedRows& x, int64_t row, int64_t rows, bool wide,
         }
       }
     } else {
-      const auto of = [](const int8_t* codes) HWY_ATTR {
-        return _mm256_cvtepi8_epi16(
-            _mm_loadu_si128(reinterpret_cast<const __m128i*>(codes)));
+      // Of four columns the first and the third, then the others, as the panel
+      // has them.
+      const __m128i order =
+          _mm_set_epi8(15, 13, 14, 12, 11, 9, 10, 8, 7, 5, 6, 4, 3, 1, 2, 0);
+      const auto of = [order](const int8_t* codes) HWY_ATTR {
+        return _mm256_cvtepi8_epi16(_mm_shuffle_epi8(LoadHalf(codes), order));
       };
       for (int64_t c = 0; c < x.padded; c += 16, to += 32) {
         __m256i v = of(high + c);
