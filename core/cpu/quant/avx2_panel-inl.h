@@ -107,63 +107,64 @@ HWY_INLINE void Transpose(__m256i* v) {
 // Blocks whose scales and zeros are made at a time.
 constexpr int64_t kChunk = 8;
 
-// Where scales and zeros of a row's blocks lie.
-struct PanelGroups {
-  PackedRow row;
-  int shift;  // A group is 2^shift blocks.
+// Of which groups 8 blocks from `first` on are, and how to get what rows have
+// of them. Behind the columns it is the last group, as x is zero there.
+struct ChunkGroups {
+  int64_t scales;  // Of a row the byte from which on 16 have their scales, and
+  int64_t zeros;   // that from which on 8 have their zeros: never beyond it.
+  __m128i scale_bytes, zero_bytes;  // Which of these bytes.
 
-  PanelGroups(const QuantFormat& format, int64_t k)
-      : row(format, k),
-        // A scale a row: more blocks than a row can have.
-        shift(format.group == 0     ? 62
-              : format.group == 128 ? 2
-              : format.group == 64  ? 1
-                                    : 0) {}
-
-  // Behind the columns the last group's, which multiply zeros there.
-  HWY_INLINE int64_t GroupOf(int64_t b) const {
-    return std::min(b >> shift, row.num_groups - 1);
-  }
-  // Of the 8 blocks from `first` on, a number of 32 bits each.
-  HWY_INLINE __m256i ScalesOf(const uint8_t* w, int64_t first) const {
-    const uint8_t* const scales = w + row.code_bytes;
-    alignas(16) uint16_t of_block[kChunk];
-    if (shift == 0 && first + kChunk <= row.num_groups) {
-      std::memcpy(of_block, scales + 2 * first, sizeof(of_block));
-    } else {
-      for (int64_t b = 0; b < kChunk; ++b) {
-        std::memcpy(of_block + b, scales + 2 * GroupOf(first + b), 2);
-      }
-    }
-    return _mm256_slli_epi32(_mm256_cvtepu16_epi32(LoadHalf(of_block)), 16);
-  }
-  HWY_INLINE __m256i ZerosOf(const uint8_t* w, int64_t first) const {
-    const uint8_t* const zeros = w + row.code_bytes + 2 * row.num_groups;
-    alignas(16) uint8_t of_block[16] = {};
+  ChunkGroups(const QuantFormat& format, const PackedRow& row, int64_t first) {
+    // A scale a row: more blocks than a row can have.
+    const int shift = format.group == 0     ? 62
+                      : format.group == 128 ? 2
+                      : format.group == 64  ? 1
+                                            : 0;
+    // What is before the first group is codes, of which a row has 16 bytes.
+    const int64_t begin = std::min(first >> shift, row.num_groups - kChunk);
+    scales = row.code_bytes + 2 * begin;
+    zeros = row.code_bytes + 2 * row.num_groups + begin;
+    alignas(16) uint8_t of_scale[16];
+    alignas(16) uint8_t of_zero[16] = {};
     for (int64_t b = 0; b < kChunk; ++b) {
-      of_block[b] = zeros[GroupOf(first + b)];
+      const int64_t at =
+          std::min((first + b) >> shift, row.num_groups - 1) - begin;
+      of_scale[2 * b] = static_cast<uint8_t>(2 * at);
+      of_scale[2 * b + 1] = static_cast<uint8_t>(2 * at + 1);
+      of_zero[b] = static_cast<uint8_t>(at);
     }
-    return _mm256_cvtepu8_epi32(LoadHalf(of_block));
+    scale_bytes = LoadHalf(of_scale);
+    zero_bytes = LoadHalf(of_zero);
+  }
+
+  // Of the 8 blocks, a number of 32 bits each.
+  HWY_INLINE __m256i ScalesOf(const uint8_t* w) const {
+    return _mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_shuffle_epi8(
+                                 LoadHalf(w + scales), scale_bytes)),
+                             16);
+  }
+  HWY_INLINE __m256i ZerosOf(const uint8_t* w) const {
+    return _mm256_cvtepu8_epi32(_mm_shuffle_epi8(
+        _mm_loadl_epi64(reinterpret_cast<const __m128i*>(w + zeros)),
+        zero_bytes));
   }
 };
 
-// Blocks b and b + 1 of 8 rows of w, zeros behind n of them, to vectors that
-// are 64 bytes apart from `code` on; what their sums begin with, [2, 2, 16], to
-// `start`. zero: of the rows in these blocks, in each byte or 16 bits.
+// Codes of 64 columns, from byte `at` on, of 8 rows of w to vectors that are 64
+// bytes apart from `code` on; what their sums begin with, [2, 2, 16], to
+// `start`. zero [2]: of the rows in either block, in each byte or 16 bits.
 template <int kBits>
-HWY_INLINE void PackPair(const uint8_t* w, int64_t bytes, int64_t n, int64_t b,
+HWY_INLINE void PackPair(const uint8_t* const* w, int64_t at,
                          const __m256i* zero, char* code, int16_t* start) {
   __m256i v[2][8];
   // Rows and columns change places while codes share bytes.
-  constexpr int kTransposed = kBits == 8 ? 2 : 1;
 #pragma GCC unroll 2
-  for (int part = 0; part < kTransposed; ++part) {
+  for (int part = 0; part < (kBits == 8 ? 2 : 1); ++part) {
 #pragma GCC unroll 8
     for (int j = 0; j < 8; ++j) {
-      const uint8_t* const from = w + j * bytes + b * 4 * kBits + part * 32;
-      v[part][j] = j >= n      ? _mm256_setzero_si256()
-                   : kBits > 2 ? Load(from)
-                               : _mm256_castsi128_si256(LoadHalf(from));
+      const uint8_t* const from = w[j] + at + part * 32;
+      v[part][j] =
+          kBits > 2 ? Load(from) : _mm256_castsi128_si256(LoadHalf(from));
     }
     Transpose(v[part]);
   }
@@ -204,50 +205,54 @@ HWY_INLINE void PackPair(const uint8_t* w, int64_t bytes, int64_t n, int64_t b,
   }
 }
 
-// 8 rows of w, zeros behind n of them, to vector `vector` of the panel's four.
+// 8 rows of w to vector `vector` of the panel's four: up to kChunk blocks from
+// `first` on.
 template <int kBits, bool kSymmetric>
-void PackVector(const uint8_t* w, const PanelGroups& groups, int64_t n,
-                int64_t vector, const Panel& panel) {
-  const int64_t bytes = groups.row.bytes;
+void PackChunk(const uint8_t* const* w, const ChunkGroups& groups,
+               int64_t first, int64_t vector, const Panel& panel) {
   constexpr int64_t kBlockBytes = (kBits == 8 ? 2 : 1) * 512;
-  const int64_t pass = vector / 2 * panel.blocks;
-  for (int64_t first = 0; first < panel.blocks; first += kChunk) {
-    const int64_t some = std::min(kChunk, panel.blocks - first);
-    __m256i scale[kChunk], zero[kChunk];
-    for (int64_t j = 0; j < kVectorRows; ++j) {
-      scale[j] = j < n ? groups.ScalesOf(w + j * bytes, first)
-                       : _mm256_setzero_si256();
-      zero[j] = kSymmetric ? _mm256_set1_epi32(1 << (kBits - 1))
-                : j < n    ? groups.ZerosOf(w + j * bytes, first)
-                           : _mm256_setzero_si256();
-    }
-    Transpose(scale);
-    if constexpr (!kSymmetric) Transpose(zero);
-    const __m256i spread =
-        _mm256_set1_epi32(kBits == 8 ? 0x00010001 : 0x01010101);
-    for (int64_t i = 0; i < some; ++i) {
-      const int64_t b = pass + first + i;
-      Store(scale[i], panel.scale + b * kPassRows + vector % 2 * kVectorRows);
-      zero[i] = _mm256_mullo_epi32(zero[i], spread);
-    }
-    for (int64_t i = 0; i < some; i += 2) {
-      const int64_t b = pass + first + i;
-      PackPair<kBits>(w, bytes, n, first + i, zero + i,
-                      panel.code + b * kBlockBytes + vector % 2 * 32,
-                      panel.start + b * 32 + vector % 2 * 16);
-    }
+  __m256i scale[kChunk], zero[kChunk];
+#pragma GCC unroll 8
+  for (int64_t j = 0; j < kVectorRows; ++j) {
+    scale[j] = groups.ScalesOf(w[j]);
+    zero[j] =
+        kSymmetric ? _mm256_set1_epi32(1 << (kBits - 1)) : groups.ZerosOf(w[j]);
+  }
+  Transpose(scale);
+  if constexpr (!kSymmetric) Transpose(zero);
+  const __m256i spread =
+      _mm256_set1_epi32(kBits == 8 ? 0x00010001 : 0x01010101);
+  const int64_t some = std::min(kChunk, panel.blocks - first);
+  for (int64_t i = 0; i < some; ++i) {
+    const int64_t b = vector / 2 * panel.blocks + first + i;
+    Store(scale[i], panel.scale + b * kPassRows + vector % 2 * kVectorRows);
+    zero[i] = _mm256_mullo_epi32(zero[i], spread);
+  }
+  for (int64_t i = 0; i < some; i += 2) {
+    const int64_t b = vector / 2 * panel.blocks + first + i;
+    PackPair<kBits>(w, (first + i) * 4 * kBits, zero + i,
+                    panel.code + b * kBlockBytes + vector % 2 * 32,
+                    panel.start + b * 32 + vector % 2 * 16);
   }
 }
 
-// n packed rows of k columns.
+// n packed rows of k columns. What is behind them in whole vectors is the last
+// of them again, which no one reads.
 template <int kBits, bool kSymmetric>
 void Pack(const uint8_t* w, const QuantFormat& format, int64_t k, int64_t n,
           const Panel& panel) {
-  const PanelGroups groups(format, k);
-  // Whole passes.
+  const PackedRow layout(format, k);
+  const uint8_t* row[kPanelRows];
+  for (int64_t j = 0; j < kPanelRows; ++j) {
+    row[j] = w + std::min(j, n - 1) * layout.bytes;
+  }
   const int64_t vectors = n > kPassRows ? 4 : 2;
-  for (int64_t v = 0; v < vectors; ++v, w += kVectorRows * groups.row.bytes) {
-    PackVector<kBits, kSymmetric>(w, groups, n - v * kVectorRows, v, panel);
+  for (int64_t first = 0; first < panel.blocks; first += kChunk) {
+    const ChunkGroups groups(format, layout, first);
+    for (int64_t v = 0; v < vectors; ++v) {
+      PackChunk<kBits, kSymmetric>(row + v * kVectorRows, groups, first, v,
+                                   panel);
+    }
   }
 }
 
