@@ -15,6 +15,7 @@
 // Highway asks for this order.
 #include "core/cpu/quant/avx2_panel-inl.h"
 #include "core/cpu/quant/vnni_panel-inl.h"
+#include "hwy/cache_control.h"
 #include "hwy/highway.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -37,12 +38,20 @@ int64_t AlikeRows(const QuantizedRows& x, int64_t row, int64_t m) {
   return alike;
 }
 
+// Asks memory for bytes that will be read; there may be none.
+HWY_INLINE void AskFor(const uint8_t* begin, const uint8_t* end) {
+  for (; begin < end; begin += 64) hwy::Prefetch(begin);
+}
+
 template <int kBits, bool kSymmetric>
 void MultiplyOf(const QuantizedRows& x, int64_t first, int64_t m,
                 const uint8_t* w, const QuantFormat& format, int64_t k,
                 int64_t n, char* memory, float* y, int64_t ldy) {
   const Panel panel(memory, k);
   Pack<kBits, kSymmetric>(w, format, k, n, panel);
+  // Whoever calls mostly goes on with the rows of w behind these.
+  const int64_t bytes = n * PackedRow(format, k).bytes;
+  const uint8_t* const next = w + bytes;
   for (int64_t i = 0; i < m;) {
     const bool wide = x.wide[first + i] != 0;
     const auto tile =
@@ -52,6 +61,9 @@ void MultiplyOf(const QuantizedRows& x, int64_t first, int64_t m,
       // As even as possible: a pass of few rows gains little.
       const int64_t passes = (left + most - 1) / most;
       const int64_t rows = (left + passes - 1) / passes;
+      if constexpr (kAsksAhead) {
+        AskFor(next + bytes * i / m, next + bytes * (i + rows) / m);
+      }
       tile(x, first + i, rows, panel, n, y + i * ldy, ldy);
       i += rows;
       left -= rows;

@@ -4,8 +4,9 @@
 // the second cache (weights of 400 KB) and from memory (256 MB); and rounding a
 // row of x. Bytes are those of packed rows.
 //
-// Many rows of x by 256 of w, which the second cache holds: row by row, by
-// panels, and widened in tiles of 128 for Gemm. Items are multiply-adds.
+// Many rows of x by 256 of w: row by row, by panels, and widened in tiles of
+// 128 for Gemm; each time other rows of 64 MB, as experts come from memory.
+// Items are multiply-adds.
 
 #include <cstdint>
 #include <cstring>
@@ -93,14 +94,15 @@ void BM_Round(benchmark::State& state) {
 }
 BENCHMARK(BM_Round)->ArgName("columns")->Arg(384)->Arg(1024);
 
-// Rows of w that are multiplied, and those of a tile that is widened.
+// Rows of w that are multiplied at a time, and those of a tile that is widened.
 constexpr int64_t kRows = 256;
 constexpr int64_t kTileColumns = 128;
+constexpr int64_t kManyBytes = 64 << 20;
 
 // What benchmarks of many rows have in common.
 struct Many {
   QuantFormat format;
-  int64_t k, m, bytes;
+  int64_t k, m, bytes, at = 0;
   Buffer weights;
   Activations x;
   std::vector<float> y;  // [m, kRows]
@@ -110,12 +112,15 @@ struct Many {
         k(state.range(1)),
         m(state.range(2)),
         bytes(PackedRow(format, k).bytes),
-        weights(RandomRows(kRows * bytes)),
+        weights(RandomRows(kManyBytes)),
         x(m, k),
         y(m * kRows) {}
 
-  const uint8_t* Row(int64_t j) const {
-    return reinterpret_cast<const uint8_t*>(weights.data()) + j * bytes;
+  // The next kRows.
+  const uint8_t* Next() {
+    at += kRows * bytes;
+    if (at + kRows * bytes > kManyBytes) at = 0;
+    return reinterpret_cast<const uint8_t*>(weights.data()) + at;
   }
   void Count(benchmark::State& state) const {
     state.SetItemsProcessed(state.iterations() * m * kRows * k);
@@ -125,7 +130,7 @@ struct Many {
 void BM_DotsOfMany(benchmark::State& state) {
   Many many(state);
   for (auto _ : state) {
-    QuantProduct::Get().dots(many.x.rows, 0, many.m, many.Row(0), many.format,
+    QuantProduct::Get().dots(many.x.rows, 0, many.m, many.Next(), many.format,
                              many.k, kRows, many.y.data(), kRows);
     benchmark::DoNotOptimize(many.y.data());
   }
@@ -140,8 +145,9 @@ void BM_Panel(benchmark::State& state) {
   Many many(state);
   Buffer panel = Allocate(PanelBytes(many.k));
   for (auto _ : state) {
+    const uint8_t* const w = many.Next();
     for (int64_t j = 0; j < kRows; j += kPanelRows) {
-      QuantPanel::Get().multiply(many.x.rows, 0, many.m, many.Row(j),
+      QuantPanel::Get().multiply(many.x.rows, 0, many.m, w + j * many.bytes,
                                  many.format, many.k, kPanelRows, panel.data(),
                                  many.y.data() + j, kRows);
     }
@@ -154,9 +160,10 @@ void BM_WidenAndGemm(benchmark::State& state) {
   Many many(state);
   std::vector<float> wide(kTileColumns * many.k);
   for (auto _ : state) {
+    const uint8_t* const w = many.Next();
     for (int64_t j = 0; j < kRows; j += kTileColumns) {
-      QuantProduct::Get().widen(many.Row(j), many.format, many.k, kTileColumns,
-                                wide.data());
+      QuantProduct::Get().widen(w + j * many.bytes, many.format, many.k,
+                                kTileColumns, wide.data());
       GemmArgs<float> g;
       g.transpose_b = true;
       g.m = many.m;
@@ -175,7 +182,7 @@ void BM_WidenAndGemm(benchmark::State& state) {
 
 void ManyRows(benchmark::internal::Benchmark* b) {
   b->ArgNames({"bits", "columns", "rows"})
-      ->ArgsProduct({{2, 4, 8}, {384, 1024}, {6, 48, 256}});
+      ->ArgsProduct({{2, 4, 8}, {384, 1024}, {4, 6, 48, 256}});
 }
 BENCHMARK(BM_DotsOfMany)->Apply(ManyRows);
 BENCHMARK(BM_Panel)->Apply(ManyRows);

@@ -43,6 +43,8 @@ namespace {
 // each, and the panel's two, 27 registers of 32.
 constexpr int kMaxRows = 6;
 constexpr int kMaxWideRows = 2;
+// Whether passes ask memory for what the next panel is made of; not tried here.
+constexpr bool kAsksAhead = false;
 
 struct Panel {
   uint8_t* code;   // [k / 4, 2, 16, 4]
