@@ -56,8 +56,10 @@ constexpr bool kAsksAhead = true;
 
 struct Panel {
   int64_t blocks;  // Of 32 columns, an even number.
-  char* code;    // [2, k / 4, 2, 8, 4] bytes or [2, k / 2, 2, 8, 2] of 16 bits
-  float* scale;  // [2, blocks, 2, 8]
+  // [2, k / 4, 2, 8, 4] bytes or [2, k / 2, 2, 8, 2] of 16 bits, of four
+  // columns the first and the third, then the others.
+  char* code;
+  float* scale;    // [2, blocks, 2, 8]
   int16_t* start;  // [2, blocks, 2, 16]; bytes only
   char* x;         // [kMaxRows, k] bytes or 16 bits
 
@@ -301,8 +303,7 @@ void CopyRows(const QuantizedRows& x, int64_t row, int64_t rows, bool wide,
         }
       }
     } else {
-      // Of four columns the first and the third, then the others, as the panel
-      // has them.
+      // As the panel has columns.
       const __m128i order =
           _mm_set_epi8(15, 13, 14, 12, 11, 9, 10, 8, 7, 5, 6, 4, 3, 1, 2, 0);
       const auto of = [order](const int8_t* codes) HWY_ATTR {
