@@ -3,8 +3,8 @@
 // x is rounded to 8 or 16 bits a row (core/cpu/quant/quant_product.h), whose
 // products with the codes are exact; a few rows (always, in the batch-invariant
 // kernels) row by row, many by panels of weights (quant_panel.h). Where the
-// processor has no VNNI with AVX-512, tiles of weights are widened for many
-// rows, which is exact, and multiplied in float as MatMul does.
+// processor has no AVX2, tiles of weights are widened for many rows, which is
+// exact, and multiplied in float as MatMul does.
 
 #ifndef CORE_CPU_QUANT_MATMUL_H_
 #define CORE_CPU_QUANT_MATMUL_H_

@@ -68,7 +68,8 @@ void ExpectProduct(float y, const float* x, const float* w, int64_t k) {
   ASSERT_NEAR(y, want, 1.001 * bound);
 }
 
-// Both sides of where widening begins to pay, and of rows that share a pass.
+// Both sides of where panels or widening begin to pay, and of rows that share a
+// pass.
 constexpr int64_t kRows[] = {0, 1, 4, 5, 16, 17, 65};
 
 TEST(QuantMatMulTest, MultipliesByTheWeightsThatThePackedRowsStandFor) {

@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <cstring>
 
 #include "core/cpu/quant/quant_product.h"
 #include "core/quant/format.h"
@@ -14,7 +13,9 @@
 #define HWY_TARGET_INCLUDE "core/cpu/quant/quant_panel.cc"
 #include "hwy/foreach_target.h"
 // Highway asks for this order.
-#include "core/cpu/quant/vnni-inl.h"
+#include "core/cpu/quant/avx2_panel-inl.h"
+#include "core/cpu/quant/vnni_panel-inl.h"
+#include "hwy/cache_control.h"
 #include "hwy/highway.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -26,180 +27,19 @@ namespace strata {
 namespace HWY_NAMESPACE {
 namespace {
 
-#if HWY_TARGET == HWY_AVX3_DL
-
-constexpr int64_t kBlock = kActivationBlock;
-// Rows of x in a pass: with two vectors of sums in float and two in integers
-// each, and the panel's two, 27 registers of 32.
-constexpr int kMaxRows = 6;
-constexpr int kMaxWideRows = 2;
-
-struct Panel {
-  uint8_t* code;   // [k / 4, 2, 16, 4]
-  float* scale;    // [blocks, 2, 16]
-  int32_t* zero;   // [blocks, 2, 16]; asymmetric only
-  int64_t blocks;  // Of 32 columns, an even number.
-
-  Panel(char* memory, int64_t k) : blocks(PaddedColumns(k) / kBlock) {
-    code = reinterpret_cast<uint8_t*>(memory);
-    memory += blocks * kBlock * kPanelRows;
-    scale = reinterpret_cast<float*>(memory);
-    memory += blocks * kPanelRows * sizeof(float);
-    zero = reinterpret_cast<int32_t*>(memory);
+#if HWY_TARGET == HWY_AVX3_DL || HWY_TARGET == HWY_AVX2
+// How many of m rows of x, from `row` on, are of one width.
+int64_t AlikeRows(const QuantizedRows& x, int64_t row, int64_t m) {
+  int64_t alike = 1;
+  while (alike < m && (x.wide[row + alike] != 0) == (x.wide[row] != 0)) {
+    ++alike;
   }
-};
-
-// 16 vectors of 16 numbers: rows and columns change places.
-HWY_INLINE void Transpose(__m512i* v) {
-  __m512i t[16];
-#pragma GCC unroll 8
-  for (int i = 0; i < 16; i += 2) {
-    t[i] = _mm512_unpacklo_epi32(v[i], v[i + 1]);
-    t[i + 1] = _mm512_unpackhi_epi32(v[i], v[i + 1]);
-  }
-  // v[i + c]: in its lane L of 128 bits, column 4 L + c of rows i to i + 3.
-#pragma GCC unroll 4
-  for (int i = 0; i < 16; i += 4) {
-    v[i] = _mm512_unpacklo_epi64(t[i], t[i + 2]);
-    v[i + 1] = _mm512_unpackhi_epi64(t[i], t[i + 2]);
-    v[i + 2] = _mm512_unpacklo_epi64(t[i + 1], t[i + 3]);
-    v[i + 3] = _mm512_unpackhi_epi64(t[i + 1], t[i + 3]);
-  }
-#pragma GCC unroll 4
-  for (int c = 0; c < 4; ++c) {
-    // Lanes 0 and 2, then 1 and 3, of rows 0 to 7 and of rows 8 to 15.
-    const __m512i even = _mm512_shuffle_i32x4(v[c], v[4 + c], 0x88);
-    const __m512i odd = _mm512_shuffle_i32x4(v[c], v[4 + c], 0xDD);
-    const __m512i even8 = _mm512_shuffle_i32x4(v[8 + c], v[12 + c], 0x88);
-    const __m512i odd8 = _mm512_shuffle_i32x4(v[8 + c], v[12 + c], 0xDD);
-    t[c] = _mm512_shuffle_i32x4(even, even8, 0x88);
-    t[4 + c] = _mm512_shuffle_i32x4(odd, odd8, 0x88);
-    t[8 + c] = _mm512_shuffle_i32x4(even, even8, 0xDD);
-    t[12 + c] = _mm512_shuffle_i32x4(odd, odd8, 0xDD);
-  }
-#pragma GCC unroll 16
-  for (int i = 0; i < 16; ++i) v[i] = t[i];
+  return alike;
 }
 
-// Half `half` of the panel: up to 16 rows from w on, zeros behind n of them.
-template <int kBits, bool kSymmetric>
-void Pack(const uint8_t* w, const QuantFormat& format, int64_t k, int64_t n,
-          int64_t half, const Panel& panel) {
-  const BlockGroups groups(format, k);
-  const int64_t bytes = PackedRow(format, k).bytes;
-  __m512i v[16];
-  for (int64_t b = 0; b < panel.blocks; b += 2) {
-#pragma GCC unroll 16
-    for (int j = 0; j < 16; ++j) {
-      v[j] = CodesAt<kBits>(w + j * bytes + b * kBlock * kBits / 8, j < n);
-    }
-    Transpose(v);
-    uint8_t* const to = panel.code + b * kBlock * kPanelRows + half * 64;
-#pragma GCC unroll 16
-    for (int i = 0; i < 16; ++i) _mm512_store_si512(to + i * 128, v[i]);
-  }
-  for (int64_t first = 0; first < panel.blocks; first += kLanes) {
-    const int64_t some = std::min(kLanes, panel.blocks - first);
-    const int64_t at = first * kPanelRows + half * 16;
-    for (int64_t j = 0; j < 16; ++j) {
-      v[j] = j < n ? _mm512_castps_si512(groups.Scales(w + j * bytes, first))
-                   : _mm512_setzero_si512();
-    }
-    Transpose(v);
-    for (int64_t b = 0; b < some; ++b) {
-      _mm512_store_si512(panel.scale + at + b * kPanelRows, v[b]);
-    }
-    if constexpr (!kSymmetric) {
-      for (int64_t j = 0; j < 16; ++j) {
-        v[j] =
-            j < n ? groups.Zeros(w + j * bytes, first) : _mm512_setzero_si512();
-      }
-      Transpose(v);
-      for (int64_t b = 0; b < some; ++b) {
-        _mm512_store_si512(panel.zero + at + b * kPanelRows, v[b]);
-      }
-    }
-  }
-}
-
-HWY_INLINE __m512i FourOf(const int8_t* x) {
-  int32_t four;
-  std::memcpy(&four, x, sizeof(four));
-  return _mm512_set1_epi32(four);
-}
-
-// The panel by kRows of x, all of 8 bits or (kWide) of 16.
-template <int kBits, int kRows, bool kWide, bool kSymmetric>
-void Tile(const QuantizedRows& x, int64_t row, const Panel& panel, int64_t n,
-          float* y, int64_t ldy) {
-  constexpr int kPlanes = kWide ? 2 : 1;
-  const int8_t* const high = x.high + row * x.padded;
-  const int8_t* const low = x.low + row * x.padded;
-  const int32_t* const minus_sum = x.minus_sum + row * panel.blocks;
-  const float* const scale = x.scale + row * panel.blocks;
-  __m512 sum[kRows][2];
-#pragma GCC unroll 6
-  for (int i = 0; i < kRows; ++i) sum[i][0] = sum[i][1] = _mm512_setzero_ps();
-  for (int64_t b = 0; b < panel.blocks; ++b) {
-    __m512i products[kPlanes][kRows][2];
-    const float* const of_w = panel.scale + b * kPanelRows;
-    const int32_t* const zero = panel.zero + b * kPanelRows;
-#pragma GCC unroll 6
-    for (int i = 0; i < kRows; ++i) {
-      const __m512i minus = _mm512_set1_epi32(minus_sum[i * panel.blocks + b]);
-#pragma GCC unroll 2
-      for (int half = 0; half < 2; ++half) {
-        const __m512i z = kSymmetric ? _mm512_setzero_si512()
-                                     : _mm512_load_si512(zero + half * 16);
-        products[0][i][half] = TimesZero<kBits, kSymmetric>(minus, z);
-        if constexpr (kWide) products[1][i][half] = _mm512_setzero_si512();
-      }
-    }
-    const uint8_t* const code = panel.code + b * kBlock * kPanelRows;
-#pragma GCC unroll 8
-    for (int c = 0; c < kBlock; c += 4) {
-      const __m512i w0 = _mm512_load_si512(code + c * kPanelRows);
-      const __m512i w1 = _mm512_load_si512(code + c * kPanelRows + 64);
-#pragma GCC unroll 6
-      for (int i = 0; i < kRows; ++i) {
-        const int64_t at = i * x.padded + b * kBlock + c;
-        __m512i* const first = products[0][i];
-        const __m512i four = FourOf((kWide ? low : high) + at);
-        first[0] = _mm512_dpbusd_epi32(first[0], w0, four);
-        first[1] = _mm512_dpbusd_epi32(first[1], w1, four);
-        if constexpr (kWide) {
-          __m512i* const second = products[1][i];
-          const __m512i upper = FourOf(high + at);
-          second[0] = _mm512_dpbusd_epi32(second[0], w0, upper);
-          second[1] = _mm512_dpbusd_epi32(second[1], w1, upper);
-        }
-      }
-    }
-#pragma GCC unroll 6
-    for (int i = 0; i < kRows; ++i) {
-      const __m512 of_x = _mm512_set1_ps(scale[i * panel.blocks + b]);
-#pragma GCC unroll 2
-      for (int half = 0; half < 2; ++half) {
-        __m512i all = products[0][i][half];
-        if constexpr (kWide) {
-          all =
-              _mm512_add_epi32(all, _mm512_slli_epi32(products[1][i][half], 8));
-        }
-        sum[i][half] =
-            _mm512_fmadd_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(all),
-                                          _mm512_load_ps(of_w + half * 16)),
-                            of_x, sum[i][half]);
-      }
-    }
-  }
-  const uint32_t some = n >= 32 ? ~0u : (1u << n) - 1;
-#pragma GCC unroll 6
-  for (int i = 0; i < kRows; ++i) {
-    float* const to = y + i * ldy;
-    _mm512_mask_storeu_ps(to, static_cast<__mmask16>(some), sum[i][0]);
-    _mm512_mask_storeu_ps(to + 16, static_cast<__mmask16>(some >> 16),
-                          sum[i][1]);
-  }
+// Asks memory for bytes that will be read; there may be none.
+HWY_INLINE void AskFor(const uint8_t* begin, const uint8_t* end) {
+  for (; begin < end; begin += 64) hwy::Prefetch(begin);
 }
 
 template <int kBits, bool kSymmetric>
@@ -207,30 +47,26 @@ void MultiplyOf(const QuantizedRows& x, int64_t first, int64_t m,
                 const uint8_t* w, const QuantFormat& format, int64_t k,
                 int64_t n, char* memory, float* y, int64_t ldy) {
   const Panel panel(memory, k);
-  Pack<kBits, kSymmetric>(w, format, k, n, 0, panel);
-  Pack<kBits, kSymmetric>(w + 16 * PackedRow(format, k).bytes, format, k,
-                          n - 16, 1, panel);
+  Pack<kBits, kSymmetric>(w, format, k, n, panel);
+  // Whoever calls mostly goes on with the rows of w behind these.
+  const int64_t bytes = n * PackedRow(format, k).bytes;
+  const uint8_t* const next = w + bytes;
   for (int64_t i = 0; i < m;) {
     const bool wide = x.wide[first + i] != 0;
-    const int64_t most =
-        std::min<int64_t>(wide ? kMaxWideRows : kMaxRows, m - i);
-    int64_t rows = 1;
-    while (rows < most && (x.wide[first + i + rows] != 0) == wide) ++rows;
-    float* const to = y + i * ldy;
-    const auto run = [&](auto tile)
-                         HWY_ATTR { tile(x, first + i, panel, n, to, ldy); };
-    if (wide) {
-      rows == 2 ? run(Tile<kBits, 2, true, kSymmetric>)
-                : run(Tile<kBits, 1, true, kSymmetric>);
-    } else {
-      rows == 6   ? run(Tile<kBits, 6, false, kSymmetric>)
-      : rows == 5 ? run(Tile<kBits, 5, false, kSymmetric>)
-      : rows == 4 ? run(Tile<kBits, 4, false, kSymmetric>)
-      : rows == 3 ? run(Tile<kBits, 3, false, kSymmetric>)
-      : rows == 2 ? run(Tile<kBits, 2, false, kSymmetric>)
-                  : run(Tile<kBits, 1, false, kSymmetric>);
+    const auto tile =
+        wide ? Tile<kBits, kSymmetric, true> : Tile<kBits, kSymmetric, false>;
+    const int64_t most = wide ? kMaxWideRows : kMaxRows;
+    for (int64_t left = AlikeRows(x, first + i, m - i); left > 0;) {
+      // As even as possible: a pass of few rows gains little.
+      const int64_t passes = (left + most - 1) / most;
+      const int64_t rows = (left + passes - 1) / passes;
+      if constexpr (kAsksAhead) {
+        AskFor(next + bytes * i / m, next + bytes * (i + rows) / m);
+      }
+      tile(x, first + i, rows, panel, n, y + i * ldy, ldy);
+      i += rows;
+      left -= rows;
     }
-    i += rows;
   }
 }
 
@@ -247,18 +83,14 @@ void Multiply(const QuantizedRows& x, int64_t first, int64_t m,
   run(x, first, m, w, format, k, n, memory, y, ldy);
 }
 
-#endif  // HWY_TARGET == HWY_AVX3_DL
+constexpr QuantPanel kTable = {&Multiply};
+#else
+constexpr QuantPanel kTable = {nullptr};
+#endif
 
 }  // namespace
 
-const QuantPanel& QuantPanelTable() {
-#if HWY_TARGET == HWY_AVX3_DL
-  static constexpr QuantPanel table = {&Multiply};
-#else
-  static constexpr QuantPanel table = {nullptr};
-#endif
-  return table;
-}
+const QuantPanel& QuantPanelTable() { return kTable; }
 
 }  // namespace HWY_NAMESPACE
 }  // namespace strata
@@ -275,9 +107,11 @@ const QuantPanel& QuantPanel::Get() {
 
 int64_t PanelBytes(int64_t k) {
   const int64_t blocks = PaddedColumns(k) / kActivationBlock;
-  return blocks * kPanelRows *
-         (kActivationBlock + static_cast<int64_t>(sizeof(float)) +
-          static_cast<int64_t>(sizeof(int32_t)));
+  // Of a row and block: codes, in AVX2's panel of 8 bits two bytes each; a
+  // scale; a zero or what sums begin with. And of AVX2 six rows of x.
+  constexpr int64_t kRowBytes = 2 * kActivationBlock + 4 + 4;
+  constexpr int64_t kActivationBytes = 6 * 2 * kActivationBlock;
+  return blocks * (kPanelRows * kRowBytes + kActivationBytes);
 }
 
 }  // namespace strata

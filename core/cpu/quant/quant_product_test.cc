@@ -6,6 +6,7 @@
 #include <cstring>
 #include <functional>
 #include <limits>
+#include <set>
 #include <utility>
 #include <vector>
 
@@ -25,6 +26,11 @@ namespace {
 // Calls `body` with every instruction set that this processor has.
 void ForEachTarget(const std::function<void()>& body) {
   strata::ForEachTarget({HWY_AVX3_DL, HWY_AVX2, HWY_SSE4}, body);
+}
+
+// The same with those that have panels.
+void ForEachPanelTarget(const std::function<void()>& body) {
+  strata::ForEachTarget({HWY_AVX3_DL, HWY_AVX2}, body);
 }
 
 struct Weights {
@@ -238,51 +244,119 @@ TEST(QuantProductTest, AddsTheLargestCodesWithoutOverflow) {
 // Rows of w on both sides of a vector of the panel, of x of what share a pass;
 // tolerances as above, with fewer roundings: a float sum a block.
 TEST(QuantPanelTest, MultipliesLikeTheWeightsInFloat) {
-  if (QuantPanel::Get().multiply == nullptr) {
-    GTEST_SKIP() << "no VNNI with AVX-512";
-  }
-  for (const int bits : {2, 4, 8}) {
-    for (const int64_t group : {0, 32, 64, 128}) {
-      for (const bool symmetric : {true, false}) {
-        const QuantFormat format = {bits, group, symmetric};
-        for (const int64_t k : kColumns) {
-          if (group > 0 && k % group != 0) continue;
-          for (const auto& [m, n] : std::vector<std::pair<int64_t, int64_t>>{
-                   {1, 32}, {5, 1}, {7, 15}, {13, 17}}) {
-            SCOPED_TRACE(testing::Message() << ToText(format) << " " << k);
-            const Weights w(format, n, k);
-            const std::vector<float> x = Rows(m, k, false);
-            // A float sum takes a rounding a block here, one of eight there.
-            ExpectClose(MultiplyByPanel(x, m, w), x, m, w, false, 8);
+  ForEachPanelTarget([] {
+    for (const int bits : {2, 4, 8}) {
+      for (const int64_t group : {0, 32, 64, 128}) {
+        for (const bool symmetric : {true, false}) {
+          const QuantFormat format = {bits, group, symmetric};
+          for (const int64_t k : kColumns) {
+            if (group > 0 && k % group != 0) continue;
+            for (const auto& [m, n] : std::vector<std::pair<int64_t, int64_t>>{
+                     {1, 32}, {5, 1}, {7, 15}, {13, 17}}) {
+              SCOPED_TRACE(testing::Message() << ToText(format) << " " << k);
+              const Weights w(format, n, k);
+              const std::vector<float> x = Rows(m, k, false);
+              // A float sum takes a rounding a block here, one of eight there.
+              ExpectClose(MultiplyByPanel(x, m, w), x, m, w, false, 8);
+            }
           }
         }
       }
     }
-  }
+  });
 }
 
 TEST(QuantPanelTest, TakesRowsOfBothWidthsAndGivesThemTheSameBitsAlone) {
-  if (QuantPanel::Get().multiply == nullptr) {
-    GTEST_SKIP() << "no VNNI with AVX-512";
-  }
-  for (const QuantFormat format :
-       {QuantFormat{2, 64, false}, QuantFormat{4, 32, true},
-        QuantFormat{8, 64, false}}) {
-    const int64_t k = 192, m = 19;
-    const Weights w(format, 21, k);
-    std::vector<float> x = Rows(m, k, false);
-    for (const int64_t i : {3, 4, 5, 18}) {
-      for (int64_t c = 5; c < k; c += 32) x[i * k + c] = 1000;
+  ForEachPanelTarget([] {
+    for (const QuantFormat format :
+         {QuantFormat{2, 64, false}, QuantFormat{4, 32, true},
+          QuantFormat{8, 64, false}}) {
+      const int64_t k = 192, m = 29;
+      const Weights w(format, 21, k);
+      std::vector<float> x = Rows(m, k, false);
+      // Runs of one, of more than share a pass, and of the last row.
+      const std::set<int64_t> wide = {3, 9, 10, 11, 12, 13, 14, 15, 28};
+      for (const int64_t i : wide) {
+        for (int64_t c = 5; c < k; c += 32) x[i * k + c] = 1000;
+      }
+      const std::vector<float> together = MultiplyByPanel(x, m, w);
+      for (int64_t i = 0; i < m; ++i) {
+        const std::vector<float> one(x.begin() + i * k,
+                                     x.begin() + (i + 1) * k);
+        const std::vector<float> alone = MultiplyByPanel(one, 1, w);
+        ExpectClose(alone, one, 1, w, wide.count(i) > 0, 8);
+        EXPECT_EQ(alone, std::vector<float>(together.begin() + i * w.n,
+                                            together.begin() + (i + 1) * w.n));
+      }
     }
-    const std::vector<float> together = MultiplyByPanel(x, m, w);
-    for (int64_t i = 0; i < m; ++i) {
-      const std::vector<float> one(x.begin() + i * k, x.begin() + (i + 1) * k);
-      const std::vector<float> alone = MultiplyByPanel(one, 1, w);
-      ExpectClose(alone, one, 1, w, i == 18 || (i >= 3 && i <= 5), 8);
-      EXPECT_EQ(alone, std::vector<float>(together.begin() + i * w.n,
-                                          together.begin() + (i + 1) * w.n));
+  });
+}
+
+TEST(QuantPanelTest, GivesAColumnTheSameBitsInAnyCompany) {
+  ForEachPanelTarget([] {
+    for (const int bits : {2, 4, 8}) {
+      const int64_t k = 192, m = 8;
+      const Weights w({bits, 64, false}, 32, k);
+      const std::vector<float> x = Rows(m, k, false);
+      const std::vector<float> all = MultiplyByPanel(x, m, w);
+      for (const int64_t n : {1, 8, 9, 16, 17, 31}) {
+        Weights first = w;
+        first.n = n;
+        first.packed.resize(n * PackedRow(w.format, k).bytes);
+        first.packed.shrink_to_fit();
+        const std::vector<float> some = MultiplyByPanel(x, m, first);
+        for (int64_t i = 0; i < m; ++i) {
+          for (int64_t j = 0; j < n; ++j) {
+            ASSERT_EQ(some[i * n + j], all[i * w.n + j])
+                << bits << " " << n << " " << i << " " << j;
+          }
+        }
+      }
     }
-  }
+  });
+}
+
+// Sixteen products of the largest codes, whose zeros are the furthest away, by
+// the largest numbers: 30480 of 16 bits' 32767, and in the lower half of a wide
+// row, of codes of 127 * 256 - 128, 15 * -128 * 16 = -30720. All are integers
+// that float has, so nothing is rounded; in wide rows but a scale of x, which
+// is a power of two as their largest is a largest code.
+TEST(QuantPanelTest, AddsTheLargestCodesWithoutOverflow) {
+  ForEachPanelTarget([] {
+    for (const int bits : {2, 4, 8}) {
+      for (const int64_t k : {64, 1088}) {
+        const QuantFormat format = {bits, 32, false};
+        Weights w(format, 32, k);
+        const int largest = format.max_code();
+        const std::vector<BFloat16> scale(k / 32, RoundToBFloat16(1.0f));
+        for (int64_t j = 0; j < w.n; ++j) {
+          // Half of the rows the other way round.
+          const bool down = j % 2 == 1;
+          const std::vector<uint8_t> code(k, down ? 0 : largest);
+          const std::vector<uint8_t> zero(k / 32, down ? largest : 0);
+          PackRow(format, k, code.data(), scale.data(), zero.data(),
+                  &w.packed[j * PackedRow(format, k).bytes]);
+        }
+        for (const float sign : {1.0f, -1.0f}) {
+          std::vector<float> x(3 * k, 127 * sign);
+          // The last row: all of a block but one far below its largest, so that
+          // it is wide, and low halves of -128.
+          for (int64_t c = 0; c < k; ++c) {
+            x[2 * k + c] = sign * static_cast<float>(c % 32 == 0 ? 32512 : 128);
+          }
+          const std::vector<float> y = MultiplyByPanel(x, 3, w);
+          for (int64_t i = 0; i < 3; ++i) {
+            const int64_t sum = i < 2 ? 127 * k : (32512 + 31 * 128) * (k / 32);
+            for (int64_t j = 0; j < w.n; ++j) {
+              const int64_t want = sum * largest * (j % 2 == 1 ? -1 : 1);
+              ASSERT_EQ(y[i * w.n + j], sign * static_cast<float>(want))
+                  << bits << " " << k << " " << i << " " << j;
+            }
+          }
+        }
+      }
+    }
+  });
 }
 
 TEST(QuantProductTest, WidensExactly) {
