@@ -227,6 +227,10 @@ class Model : public LlamaCppModel {
     }
     ~Threads() {
       model_.api_.detach_pool(model_.context_);
+      // Its backend keeps the pool until it next computes, and then pauses it:
+      // had it been freed by then, it might wait for ever.
+      const int32_t token = 0;
+      model_.Run({token}).IgnoreError();
       model_.api_.free_pool(pool_);
     }
 
@@ -255,6 +259,7 @@ class Model : public LlamaCppModel {
 
   // Of the last token; waits for them.
   const float* Logits() const { return api_.logits(context_, -1); }
+
   const Api api_;
   void* model_ = nullptr;
   void* context_ = nullptr;
