@@ -21,9 +21,8 @@
 namespace strata {
 namespace {
 
-// Beyond so many rows of one matrix, making panels of it pays, or, where the
-// processor has no products for them, widening it for Gemm.
-constexpr int64_t kMaxDotRowsBesidePanels = 4;
+// Beyond so many rows of one matrix, widening it for Gemm pays where the
+// processor has no products for panels.
 constexpr int64_t kMaxDotRows = 16;
 // Bytes of weights that one piece of work reads: they stay in a core's second
 // cache while rows of x pass.
@@ -67,11 +66,13 @@ enum class Way {
   kGemm,    // Tiles of weights widened, in float.
 };
 
-// For m rows of x; `invariant`: alike for any number of them.
-Way WayOf(int64_t m, bool invariant) {
+// For m rows of x and codes of `bits`; `invariant`: alike for any m.
+Way WayOf(int64_t m, int bits, bool invariant) {
   if (invariant) return Way::kDots;
-  if (QuantPanel::Get().multiply != nullptr) {
-    return m <= kMaxDotRowsBesidePanels ? Way::kDots : Way::kPanels;
+  const QuantPanel& panel = QuantPanel::Get();
+  if (panel.multiply != nullptr) {
+    const int64_t few = bits == 8 ? panel.few_rows_of_8_bits : panel.few_rows;
+    return m <= few ? Way::kDots : Way::kPanels;
   }
   return m <= kMaxDotRows ? Way::kDots : Way::kGemm;
 }
@@ -164,7 +165,7 @@ absl::Status RunDense(const KernelContext& ctx) {
   const int64_t m = ctx.in(0).dim(0), k = ctx.in(0).dim(1);
   const int64_t n = ctx.in(1).dim(0);
   if (m == 0 || n == 0) return absl::OkStatus();
-  const Plan plan(format, k, n, WayOf(m, kInvariant));
+  const Plan plan(format, k, n, WayOf(m, format.bits, kInvariant));
   QuantizedRows quantized;
   if (plan.way != Way::kGemm) quantized = QuantizeAll(ctx);
   const int64_t bytes = plan.TileBytes();
@@ -195,8 +196,9 @@ absl::Status RunExperts(const KernelContext& ctx, const QuantFormat& format,
     return letters == nullptr ? format : *FormatOfLetter(letters[e]);
   };
   const auto plan_of = [&](int64_t e) {
-    return Plan(format_of(e), k, n,
-                WayOf(offset[e + 1] - offset[e], kInvariant));
+    const QuantFormat mine = format_of(e);
+    return Plan(mine, k, n,
+                WayOf(offset[e + 1] - offset[e], mine.bits, kInvariant));
   };
   auto* const busy = ctx.scratch.Take<BusyExpert>(experts);
   int64_t num_busy = 0, tile_bytes = 0;

@@ -70,7 +70,7 @@ void ExpectProduct(float y, const float* x, const float* w, int64_t k) {
 
 // Both sides of where panels or widening begin to pay, and of rows that share a
 // pass.
-constexpr int64_t kRows[] = {0, 1, 4, 5, 16, 17, 65};
+constexpr int64_t kRows[] = {0, 1, 4, 5, 8, 9, 16, 17, 65};
 
 TEST(QuantMatMulTest, MultipliesByTheWeightsThatThePackedRowsStandFor) {
   for (const RegisterKernels kernels : kBoth) {

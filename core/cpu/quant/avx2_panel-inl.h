@@ -50,6 +50,9 @@ constexpr int64_t kPassRows = 16;
 // of products, all 16 registers. A row of 16 bits is two of bytes.
 constexpr int kMaxRows = 6;
 constexpr int kMaxWideRows = 3;
+// Rows of x up to which QuantProduct::dots is quicker (quant_panel.h).
+constexpr int64_t kFewRows = 4;
+constexpr int64_t kFewRowsOf8Bits = 8;
 // Whether passes ask memory for what the next panel is made of: packing reads
 // many rows side by side, which the processor does not foresee.
 constexpr bool kAsksAhead = true;

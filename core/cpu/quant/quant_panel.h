@@ -11,9 +11,9 @@
 //
 // A lane is a row of w, so that a block of 32 columns costs one scaling for a
 // whole vector of them, and what is read of x serves 16 or 32. Making the panel
-// pays from some five rows on. An element is the same bit for bit whatever m
-// and n are, but it is not what QuantProduct::dots gives, whose floats are
-// added in another order.
+// pays from some rows on. An element is the same bit for bit whatever m and n
+// are, but it is not what QuantProduct::dots gives, whose floats are added in
+// another order.
 
 #ifndef CORE_CPU_QUANT_QUANT_PANEL_H_
 #define CORE_CPU_QUANT_QUANT_PANEL_H_
@@ -38,6 +38,11 @@ struct QuantPanel {
   void (*multiply)(const QuantizedRows& x, int64_t first, int64_t m,
                    const uint8_t* w, const QuantFormat& format, int64_t k,
                    int64_t n, char* memory, float* y, int64_t ldy);
+
+  // Up to so many rows of x, going row by row is quicker: by codes of up to 4
+  // bits, and of 8.
+  int64_t few_rows;
+  int64_t few_rows_of_8_bits;
 };
 
 int64_t PanelBytes(int64_t k);
