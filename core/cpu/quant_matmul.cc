@@ -66,10 +66,11 @@ enum class Way {
   kGemm,    // Tiles of weights widened, in float.
 };
 
-// For m rows of x and codes of `bits`; `invariant`: alike for any m.
+// For m rows of x and codes of `bits`; `invariant`: alike bit for bit for any
+// m.
 Way WayOf(int64_t m, int bits, bool invariant) {
-  if (invariant) return Way::kDots;
   const QuantPanel& panel = QuantPanel::Get();
+  if (invariant && !panel.as_dots) return Way::kDots;
   if (panel.multiply != nullptr) {
     const int64_t few = bits == 8 ? panel.few_rows_of_8_bits : panel.few_rows;
     return m <= few ? Way::kDots : Way::kPanels;

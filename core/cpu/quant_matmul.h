@@ -1,8 +1,9 @@
 // CPU kernels of core/ops/quant_matmul.h and mixed_matmul.h.
 //
 // x is rounded to 8 or 16 bits a row (core/cpu/quant/quant_product.h), whose
-// products with the codes are exact; a few rows (always, in the batch-invariant
-// kernels) row by row, many by panels of weights (quant_panel.h). Where the
+// products with the codes are exact; a few rows row by row, many by panels of
+// weights (quant_panel.h), but row by row in the batch-invariant kernels where
+// panels add up in another order, which those of VNNI do. Where the
 // processor has no AVX2, tiles of weights are widened for many rows, which is
 // exact, and multiplied in float as MatMul does.
 

@@ -202,8 +202,8 @@ TEST(QuantMatMulTest, MultipliesExpertsOfSeveralFormatsLikeOneAtATime) {
   }
 }
 
-TEST(QuantMatMulTest, BatchInvariantRowsAreTheSameAlone) {
-  const QuantFormat format;
+// Rows of 8 bits as well: panels begin to pay for other numbers of them.
+void HoldRowsToThemselvesAlone(const QuantFormat& format) {
   const int64_t k = 128, n = 96, m = 67;
   const Weights w = RandomWeights(format, n, k);
   const std::vector<float> x = NormalFloats(m * k, /*seed=*/4);
@@ -224,10 +224,22 @@ TEST(QuantMatMulTest, BatchInvariantRowsAreTheSameAlone) {
     return run.Get<float>("y");
   };
   const std::vector<float> all = multiply(0, m);
+  const auto rows_of_all = [&](int64_t first, int64_t rows) {
+    return std::vector<float>(all.begin() + first * n,
+                              all.begin() + (first + rows) * n);
+  };
   for (const int64_t i : {0, 1, 15, 16, 63, 64, 66}) {
-    EXPECT_EQ(multiply(i, 1), std::vector<float>(all.begin() + i * n,
-                                                 all.begin() + (i + 1) * n));
+    EXPECT_EQ(multiply(i, 1), rows_of_all(i, 1));
   }
+  // Both sides of where panels begin to pay.
+  for (const int64_t rows : {4, 5, 8, 9}) {
+    EXPECT_EQ(multiply(7, rows), rows_of_all(7, rows));
+  }
+}
+
+TEST(QuantMatMulTest, BatchInvariantRowsAreTheSameAlone) {
+  HoldRowsToThemselvesAlone({4, 32, true});
+  HoldRowsToThemselvesAlone({8, 64, false});
 }
 
 TEST(QuantMatMulTest, RefusesRowsOfAnotherLength) {

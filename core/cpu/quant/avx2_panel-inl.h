@@ -7,7 +7,7 @@
 //     |  vpmaddubsw: sums of two products in 16 bits, or vpmaddwd in 32
 //     v
 //   a lane each of 8 rows of w, or two of 16 bits --at a block's end to float,
-//   times scales--> added to a row's sum
+//   times scales--> added to one of a row's eight sums
 //
 // vpmaddubsw wants one side unsigned. It is x, so that zeros are dealt with
 // once a panel: 128 times the codes that a lane adds up is what the lane begins
@@ -50,7 +50,8 @@ constexpr int64_t kPassRows = 16;
 // of products, all 16 registers. A row of 16 bits is two of bytes.
 constexpr int kMaxRows = 6;
 constexpr int kMaxWideRows = 3;
-// Rows of x up to which QuantProduct::dots is quicker (quant_panel.h).
+// As QuantPanel (quant_panel.h) has them.
+constexpr bool kAsDots = true;
 constexpr int64_t kFewRows = 4;
 constexpr int64_t kFewRowsOf8Bits = 8;
 // Whether passes ask memory for what the next panel is made of: packing reads
@@ -327,6 +328,11 @@ HWY_INLINE __m256i ColumnsOf(const char* x) {
   return _mm256_set1_epi32(columns);
 }
 
+// Blocks b, b + 8 and so on are added up one behind another, as a lane does in
+// avx2_dots-inl.h, and these eight sums in the order of its Totals: so what
+// comes out is the same bit for bit.
+constexpr int kSums = 8;
+
 // One pass: kRows of x, each of kPlanes, by 16 rows of w.
 template <typename Of, int kRows, int kPlanes>
 void Pass(const Panel& panel, int64_t pass, const float* of_x, int64_t n,
@@ -336,10 +342,11 @@ void Pass(const Panel& panel, int64_t pass, const float* of_x, int64_t n,
   const int64_t first = pass * panel.blocks;
   const char* code = panel.code + first * Of::kSteps * 64;
   const char* x = panel.x;
-  __m256 total[kRows][2];
-#pragma GCC unroll 6
-  for (int i = 0; i < kRows; ++i)
-    total[i][0] = total[i][1] = _mm256_setzero_ps();
+  // In memory, as registers are full of a block's sums.
+  __m256 part[kSums][kRows][2];
+  for (auto& of_rows : part) {
+    for (auto& of_row : of_rows) of_row[0] = of_row[1] = _mm256_setzero_ps();
+  }
   for (int64_t b = 0; b < panel.blocks; ++b) {
     __m256i sum[kLines][2];
     const int16_t* const start = panel.start + (first + b) * 32;
@@ -363,6 +370,7 @@ void Pass(const Panel& panel, int64_t pass, const float* of_x, int64_t n,
       }
     }
     const float* const of_w = panel.scale + (first + b) * kPassRows;
+    auto& to = part[b % kSums];
 #pragma GCC unroll 6
     for (int i = 0; i < kRows; ++i) {
       const __m256 scale = _mm256_set1_ps(of_x[i * panel.blocks + b]);
@@ -374,23 +382,30 @@ void Pass(const Panel& panel, int64_t pass, const float* of_x, int64_t n,
         } else {
           whole = Of::Whole(sum[i][v]);
         }
-        total[i][v] = _mm256_fmadd_ps(
-            _mm256_mul_ps(_mm256_cvtepi32_ps(whole),
-                          _mm256_loadu_ps(of_w + v * kVectorRows)),
-            scale, total[i][v]);
+        to[i][v] = _mm256_fmadd_ps(
+            _mm256_cvtepi32_ps(whole),
+            _mm256_mul_ps(_mm256_loadu_ps(of_w + v * kVectorRows), scale),
+            to[i][v]);
       }
     }
   }
+  const auto total = [&part](int i, int v) HWY_ATTR {
+    const auto sum = [&](int s, int t) HWY_ATTR {
+      return _mm256_add_ps(part[s][i][v], part[t][i][v]);
+    };
+    return _mm256_add_ps(_mm256_add_ps(sum(0, 2), sum(1, 3)),
+                         _mm256_add_ps(sum(4, 6), sum(5, 7)));
+  };
 #pragma GCC unroll 6
   for (int i = 0; i < kRows; ++i) {
     float* const to = y + i * ldy;
     if (n >= kPassRows) {
-      _mm256_storeu_ps(to, total[i][0]);
-      _mm256_storeu_ps(to + kVectorRows, total[i][1]);
+      _mm256_storeu_ps(to, total(i, 0));
+      _mm256_storeu_ps(to + kVectorRows, total(i, 1));
     } else {
       alignas(32) float all[kPassRows];
-      _mm256_store_ps(all, total[i][0]);
-      _mm256_store_ps(all + kVectorRows, total[i][1]);
+      _mm256_store_ps(all, total(i, 0));
+      _mm256_store_ps(all + kVectorRows, total(i, 1));
       std::memcpy(to, all, n * sizeof(float));
     }
   }

@@ -83,9 +83,9 @@ void Multiply(const QuantizedRows& x, int64_t first, int64_t m,
   run(x, first, m, w, format, k, n, memory, y, ldy);
 }
 
-constexpr QuantPanel kTable = {&Multiply, kFewRows, kFewRowsOf8Bits};
+constexpr QuantPanel kTable = {&Multiply, kAsDots, kFewRows, kFewRowsOf8Bits};
 #else
-constexpr QuantPanel kTable = {nullptr, 0, 0};
+constexpr QuantPanel kTable = {nullptr, false, 0, 0};
 #endif
 
 }  // namespace

@@ -12,8 +12,8 @@
 // A lane is a row of w, so that a block of 32 columns costs one scaling for a
 // whole vector of them, and what is read of x serves 16 or 32. Making the panel
 // pays from some rows on. An element is the same bit for bit whatever m and n
-// are, but it is not what QuantProduct::dots gives, whose floats are added in
-// another order.
+// are. With AVX2 it is what QuantProduct::dots gives, too, with VNNI not, as
+// floats are added in another order.
 
 #ifndef CORE_CPU_QUANT_QUANT_PANEL_H_
 #define CORE_CPU_QUANT_QUANT_PANEL_H_
@@ -39,6 +39,8 @@ struct QuantPanel {
                    const uint8_t* w, const QuantFormat& format, int64_t k,
                    int64_t n, char* memory, float* y, int64_t ldy);
 
+  // Whether an element is QuantProduct::dots' bit for bit.
+  bool as_dots;
   // Up to so many rows of x, going row by row is quicker: by codes of up to 4
   // bits, and of 8.
   int64_t few_rows;

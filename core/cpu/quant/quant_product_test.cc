@@ -292,6 +292,26 @@ TEST(QuantPanelTest, TakesRowsOfBothWidthsAndGivesThemTheSameBitsAlone) {
   });
 }
 
+// Blocks on both sides of the eight sums that a row has; rows of both widths.
+TEST(QuantPanelTest, GivesWhatDotsGiveWhereItSaysSo) {
+  ForEachPanelTarget([] {
+    if (!QuantPanel::Get().as_dots) return;
+    for (const QuantFormat format :
+         {QuantFormat{2, 64, false}, QuantFormat{4, 32, true},
+          QuantFormat{4, 0, false}, QuantFormat{8, 64, false},
+          QuantFormat{8, 32, true}}) {
+      for (const int64_t k : {64, 192, 256, 320, 512, 1088}) {
+        SCOPED_TRACE(testing::Message() << ToText(format) << " " << k);
+        const int64_t m = 9;
+        const Weights w(format, 19, k);
+        std::vector<float> x = Rows(m, k, false);
+        for (int64_t c = 5; c < k; c += 32) x[4 * k + c] = 1000;
+        EXPECT_EQ(MultiplyByPanel(x, m, w), Multiply(x, m, w, nullptr));
+      }
+    }
+  });
+}
+
 TEST(QuantPanelTest, GivesAColumnTheSameBitsInAnyCompany) {
   ForEachPanelTarget([] {
     for (const int bits : {2, 4, 8}) {

@@ -43,7 +43,8 @@ namespace {
 // each, and the panel's two, 27 registers of 32.
 constexpr int kMaxRows = 6;
 constexpr int kMaxWideRows = 2;
-// Rows of x up to which QuantProduct::dots is quicker (quant_panel.h).
+// As QuantPanel (quant_panel.h) has them.
+constexpr bool kAsDots = false;
 constexpr int64_t kFewRows = 4;
 constexpr int64_t kFewRowsOf8Bits = 4;
 // Whether passes ask memory for what the next panel is made of; not tried here.
