@@ -10,6 +10,8 @@
 //
 // `moe_1b` is in BF16, the presets in F32. With STRATA_PROFILE=1 in the
 // environment, the time of a step by operator goes to stderr, first of prompts.
+//
+// BM_Prompt: tokens a second of prompts that come one at a time, the quickest.
 
 #include <algorithm>
 #include <cstdint>
@@ -21,6 +23,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
@@ -136,6 +139,60 @@ BENCHMARK_CAPTURE(BM_Engine, moe_1b, "moe_1b", /*narrow=*/true)
     ->Apply(Batches)
     ->Iterations(1);
 
+// Seconds to the first token behind a prompt of `known` tokens of text number
+// `prefix` and `rest` of text number `text`, which no other has.
+double SecondsToFirstToken(Engine& engine, const ModelConfig& config,
+                           int64_t prefix, int64_t known, int64_t text,
+                           int64_t rest) {
+  EngineRequest request;
+  for (int64_t i = 0; i < known + rest; ++i) {
+    request.prompt.push_back(
+        static_cast<int32_t>(HashCounter(i < known ? prefix : text, i) %
+                             static_cast<uint64_t>(config.vocab_size())));
+  }
+  request.max_new_tokens = 1;
+  const absl::Time start = absl::Now();
+  const auto generation = engine.Submit(std::move(request));
+  CHECK(generation.ok()) << generation.status();
+  (*generation)->Next(absl::InfiniteFuture());
+  return absl::ToDoubleSeconds(absl::Now() - start);
+}
+
+// New prompts of 512 tokens, one at a time, of the mixture of a billion weights
+// in 4 or 8 bits, groups of 32, or (16) in BF16.
+void BM_Prompt(benchmark::State& state) {
+  constexpr int64_t kPrompt = 512;
+  const auto bits = static_cast<int>(state.range(0));
+  absl::StatusOr<ModelConfig> config = BenchmarkModel("moe_1b");
+  CHECK(config.ok()) << config.status();
+  config->set_max_seq_len(2 * kPrompt);
+  CpuBackend backend(NumUsableCores(), BatchInvariantCpuKernels());
+  StateStore store(backend);
+  const absl::Status filled =
+      bits == 16 ? FillNarrow(*config, store)
+                 : FillQuantised(*config, {bits, 32, true}, store);
+  CHECK(filled.ok()) << filled;
+  EngineOptions options;
+  options.pool = &backend.pool();
+  const auto engine = Engine::Create(*config, backend, store, options);
+  CHECK(engine.ok()) << engine.status();
+  double best = 1e30;
+  int64_t text = 0;
+  for (auto _ : state) {
+    best = std::min(
+        best, SecondsToFirstToken(**engine, *config, 0, 0, ++text, kPrompt));
+  }
+  state.counters["tokens_per_second"] = kPrompt / best;
+}
+BENCHMARK(BM_Prompt)
+    ->ArgName("bits")
+    ->Arg(4)
+    ->Arg(8)
+    ->Arg(16)
+    ->Iterations(5)
+    ->UseRealTime()
+    ->Unit(benchmark::kMillisecond);
+
 // The time to the first token of a prompt of 2,008 tokens, of which the first
 // 2,000 were asked before (`known`), over that of one that is new.
 void BM_PrefixReuse(benchmark::State& state, const std::string& preset) {
@@ -159,21 +216,9 @@ void BM_PrefixReuse(benchmark::State& state, const std::string& preset) {
   InitializeParameters(*config, /*seed=*/0, store);
 
   int64_t count = 0;
-  // Seconds to the first token of prefix number `prefix` with a rest of its
-  // own.
   const auto first_token = [&](int64_t prefix) {
-    EngineRequest request;
-    ++count;
-    for (int64_t i = 0; i < kPrefix + kRest; ++i) {
-      const int64_t text = i < kPrefix ? prefix : 1000 + count;
-      request.prompt.push_back(static_cast<int32_t>(
-          HashCounter(text, i) % static_cast<uint64_t>(config->vocab_size())));
-    }
-    request.max_new_tokens = 1;
-    const absl::Time start = absl::Now();
-    const auto generation = (*engine)->Submit(std::move(request));
-    if (generation.ok()) (*generation)->Next(absl::InfiniteFuture());
-    return absl::ToDoubleSeconds(absl::Now() - start);
+    return SecondsToFirstToken(**engine, *config, prefix, kPrefix,
+                               1000 + ++count, kRest);
   };
   double fresh = 1e30, known = 1e30;
   int64_t prefix = 0;
