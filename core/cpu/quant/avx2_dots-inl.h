@@ -68,11 +68,7 @@ struct BlockGroups {
     offset = layout.code_bytes;
     zero_offset = offset + 2 * layout.num_groups;
     blocks = (k + 31) / 32;
-    // A scale a row: more blocks than a row can have.
-    shift = format.group == 0     ? 62
-            : format.group == 128 ? 2
-            : format.group == 64  ? 1
-                                  : 0;
+    shift = GroupShift(format);
     lane = format.group == 0
                ? _mm256_setzero_si256()
                : _mm256_srl_epi32(_mm256_set_epi32(7, 6, 5, 4, 3, 2, 1, 0),
@@ -83,7 +79,7 @@ struct BlockGroups {
   HWY_INLINE __m256 Scales(const uint8_t* w, int64_t first) const {
     const int64_t there = blocks - first;
     const __m128i of_groups =
-        First8(w + offset + 2 * (first >> shift), 2 * GroupsOf(there));
+        FirstBytes(w + offset + 2 * (first >> shift), 2 * GroupsOf(there));
     const __m256i of_blocks =
         _mm256_permutevar8x32_epi32(Widen(of_groups), lane);
     return _mm256_castsi256_ps(
@@ -105,8 +101,8 @@ struct BlockGroups {
     }
   }
   HWY_INLINE __m256i Zeros(const uint8_t* w, int64_t first) const {
-    const __m128i bytes =
-        First8(w + zero_offset + (first >> shift), GroupsOf(blocks - first));
+    const __m128i bytes = FirstBytes(w + zero_offset + (first >> shift),
+                                     GroupsOf(blocks - first));
     return _mm256_permutevar8x32_epi32(_mm256_cvtepu8_epi32(bytes), lane);
   }
 
@@ -122,7 +118,7 @@ struct BlockGroups {
     return ((n - 1) >> shift) + 1;
   }
   // The first n bytes from `from` on, 16 at most; none is read behind them.
-  static HWY_INLINE __m128i First8(const uint8_t* from, int64_t n) {
+  static HWY_INLINE __m128i FirstBytes(const uint8_t* from, int64_t n) {
     switch (n) {
       case 16:
         return _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));

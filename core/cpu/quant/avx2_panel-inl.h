@@ -31,6 +31,7 @@
 
 #include "core/cpu/quant/quant_panel.h"
 #include "core/cpu/quant/quant_product.h"
+#include "core/cpu/quant/scaling.h"
 #include "core/quant/format.h"
 #include "core/quant/packed_rows.h"
 // Highway asks for this order.
@@ -124,11 +125,7 @@ struct ChunkGroups {
   __m128i scale_bytes, zero_bytes;  // Which of these bytes.
 
   ChunkGroups(const QuantFormat& format, const PackedRow& row, int64_t first) {
-    // A scale a row: more blocks than a row can have.
-    const int shift = format.group == 0     ? 62
-                      : format.group == 128 ? 2
-                      : format.group == 64  ? 1
-                                            : 0;
+    const int shift = GroupShift(format);
     // What is before the first group is codes, of which a row has 16 bytes.
     const int64_t begin = std::min(first >> shift, row.num_groups - kChunk);
     scales = row.code_bytes + 2 * begin;

@@ -22,6 +22,15 @@ inline Scaling ScalingOf(const QuantFormat& format, int64_t columns) {
                                                  : Scaling::kGroups;
 }
 
+// A group is 2^GroupShift blocks of 32 columns; where a row has one scale, more
+// than a row can have.
+inline int GroupShift(const QuantFormat& format) {
+  return format.group == 0     ? 62
+         : format.group == 128 ? 2
+         : format.group == 64  ? 1
+                               : 0;
+}
+
 }  // namespace strata
 
 #endif  // CORE_CPU_QUANT_SCALING_H_

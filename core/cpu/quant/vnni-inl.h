@@ -13,6 +13,7 @@
 
 #include <cstdint>
 
+#include "core/cpu/quant/scaling.h"
 #include "core/quant/format.h"
 #include "core/quant/packed_rows.h"
 #include "hwy/highway.h"
@@ -46,11 +47,7 @@ struct BlockGroups {
     blocks = (k + 31) / 32;
     const __m512i order =
         _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
-    // A scale a row: more blocks than a row can have.
-    shift = format.group == 0     ? 62
-            : format.group == 128 ? 2
-            : format.group == 64  ? 1
-                                  : 0;
+    shift = GroupShift(format);
     lane = format.group == 0
                ? _mm512_setzero_si512()
                : _mm512_srl_epi32(order, _mm_cvtsi32_si128(shift));
