@@ -11,8 +11,6 @@ namespace {
 
 // --- From counts of tiles ---
 
-constexpr int kTileSlots = kBlock;  // Of PlanDispatch's own counts.
-
 __device__ __forceinline__ void CountSlot(int64_t slot, int32_t e,
                                           int num_experts, int32_t* total,
                                           const FaultSink& fault) {
@@ -24,12 +22,16 @@ __device__ __forceinline__ void CountSlot(int64_t slot, int32_t e,
 }
 
 __global__ void __launch_bounds__(kBlock)
-    CountTilesKernel(const DispatchPlanArgs a, uint16_t* count) {
+    CountTilesKernel(const DispatchPlanArgs a, int tile_slots,
+                     uint16_t* count) {
   __shared__ int32_t total[kMaxPlannedExperts];
   for (int e = threadIdx.x; e < a.num_experts; e += kBlock) total[e] = 0;
+  WaitForEarlier();
+  LetLaterBegin();
   __syncthreads();
-  const int64_t s = int64_t{blockIdx.x} * kTileSlots + threadIdx.x;
-  if (s < a.tokens.Get() * a.k) {
+  const int64_t first = int64_t{blockIdx.x} * tile_slots;
+  const int64_t end = min(a.tokens.Get() * a.k, first + tile_slots);
+  for (int64_t s = first + threadIdx.x; s < end; s += kBlock) {
     CountSlot(s, a.expert[s], a.num_experts, total, a.fault);
   }
   __syncthreads();
@@ -298,10 +300,16 @@ __global__ void __launch_bounds__(kChunk)
 int64_t MaxSlots(const DispatchPlanArgs& args) {
   return args.tokens.bound * args.k;
 }
+// A tile a multiprocessor, as each block reads all counts, of up to 1024 slots,
+// which it places kBlock at a time.
 SlotCounts OwnCounts(const DispatchPlanArgs& args) {
+  constexpr int64_t kTiles = 132, kMaxTimes = 4;
+  const int64_t times = std::clamp<int64_t>(
+      CeilDiv(MaxSlots(args), kTiles * kBlock), 1, kMaxTimes);
   SlotCounts counts;
-  counts.tile_slots = kTileSlots;
-  counts.tiles = std::max<int64_t>(1, CeilDiv(MaxSlots(args), kTileSlots));
+  counts.tile_slots = static_cast<int>(times) * kBlock;
+  counts.tiles =
+      std::max<int64_t>(1, CeilDiv(MaxSlots(args), counts.tile_slots));
   counts.count = reinterpret_cast<const uint16_t*>(args.scratch);
   return counts;
 }
@@ -335,9 +343,11 @@ cudaError_t PlanDispatchFrom(const SlotCounts& counts,
 cudaError_t PlanDispatch(const DispatchPlanArgs& args, cudaStream_t stream) {
   const SlotCounts counts = OwnCounts(args);
   if (HasPlanFromCounts(counts)) {
-    CountTilesKernel<<<static_cast<unsigned>(counts.tiles), kBlock, 0,
-                       stream>>>(args,
-                                 reinterpret_cast<uint16_t*>(args.scratch));
+    const cudaError_t e = LaunchAhead(
+        CountTilesKernel, static_cast<unsigned>(counts.tiles), kBlock,
+        /*shared=*/0, stream, args, counts.tile_slots,
+        reinterpret_cast<uint16_t*>(args.scratch));
+    if (e != cudaSuccess) return e;
     return PlanDispatchFrom(counts, args, stream);
   }
   const auto chunks = static_cast<unsigned>(Chunks(args));

@@ -235,6 +235,34 @@ INSTANTIATE_TEST_SUITE_P(
                     Experts{257, 256, 6}, Experts{2100, 16, 4}),
     ExpertsName);
 
+// Plans of many slots: about 132 tiles of 256, tiles of several times that, and
+// the 524,288 that two launches do, with 5 tokens more as a bound.
+class ManySlotsTest : public ExpertsTest {};
+TEST_P(ManySlotsTest, HaveThePlanOfTheCpu) {
+  const auto [tokens, experts, k] = GetParam();
+  EXPECT_THAT(CompareBackends(
+                  [tokens = tokens, experts = experts, k = k](GraphBuilder& b) {
+                    const DispatchPlanResult plan = DispatchPlan(
+                        b,
+                        b.Input("expert", DType::kI32,
+                                {RaggedRows(b, tokens), Static(k)}),
+                        experts);
+                    b.Output("row_slot", plan.row_slot);
+                    b.Output("slot_row", plan.slot_row);
+                    b.Output("offset", plan.offset);
+                    b.Output("rows", plan.rows);
+                    return std::vector<ValueId>{};
+                  },
+                  {/*roundings=*/1, Inputs()}),
+              IsOk());
+}
+INSTANTIATE_TEST_SUITE_P(
+    Shapes, ManySlotsTest,
+    testing::Values(Experts{4219, 128, 8}, Experts{4220, 128, 8},
+                    Experts{4220, 33, 8}, Experts{12000, 256, 6},
+                    Experts{65531, 128, 8}, Experts{65532, 128, 8}),
+    ExpertsName);
+
 TEST_P(ExpertsTest, EnergySignature) {
   const auto [tokens, experts, k] = GetParam();
   EXPECT_THAT(
