@@ -49,6 +49,10 @@ struct GroupedProductArgs {
   // Begins before the kernel ahead of it has ended (ahead.cuh), and lets the
   // one behind it do so.
   bool ahead = false;
+  // With `ahead`, and without claims: the kernel ahead writes neither w nor
+  // `offset` nor the number of rows, and has itself waited for what does before
+  // it lets this one begin. Then the first weights come before it has ended.
+  bool weights_ahead = false;
 };
 
 // Bound by the tensor cores for many rows an expert; for few, by reading once

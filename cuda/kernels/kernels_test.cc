@@ -290,6 +290,43 @@ TEST_F(ClaimedTilesTest, GiveTheBitsOfFixedShares) {
   }
 }
 
+// Products of which the second brings weights while the first still runs, some
+// of whose blocks end long before others: many times over, as it is chance how
+// far one block of a cluster gets before the other begins.
+TEST_F(ClaimedTilesTest, AndWeightsAheadChangeNothing) {
+  constexpr int64_t kHalf = kWide / 2;
+  const auto enqueue = [&](bool ahead) {
+    GroupedProductArgs up;
+    up.rows = {offset_.back(), nullptr};
+    up.num_experts = static_cast<int>(rows_.size());
+    up.n = kWide;
+    up.k = kDeep;
+    up.x = Data(*x_);
+    up.w = Data(*w_);
+    up.swiglu = true;
+    up.offset = device_offset_->data();
+    up.y = y_[0]->data();
+    up.bf16_y = true;
+    up.ahead = ahead;
+    ASSERT_EQ(GroupedProduct(up, stream_[0]), cudaSuccess);
+    GroupedProductArgs down = up;  // [rows, kHalf] by [E, kHalf, kHalf]
+    down.n = down.k = kHalf;
+    down.x = Data(*y_[0]);
+    down.swiglu = false;
+    down.y = y_[1]->data();
+    down.weights_ahead = ahead;
+    ASSERT_EQ(GroupedProduct(down, stream_[0]), cudaSuccess);
+  };
+  Poison(0);
+  Poison(1);
+  enqueue(/*ahead=*/false);
+  const std::vector<uint16_t> want = Take(1);
+  for (int turn = 0; turn < 3; ++turn) {
+    for (int i = 0; i < 200; ++i) enqueue(/*ahead=*/true);
+    EXPECT_TRUE(Take(1) == want) << turn;
+  }
+}
+
 // Of two kernels at a time the one's blocks wait for the other's to end.
 TEST_F(ClaimedTilesTest, AndWhereSomeBlocksBeginLate) {
   deep_ = kDeep;

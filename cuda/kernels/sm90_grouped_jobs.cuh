@@ -63,6 +63,7 @@ struct Args {
   // The next job that no cluster has, and 0 between kernels; null: each has a
   // fixed share of them.
   uint32_t* claims = nullptr;
+  bool b_ahead = false;  // As GroupedProductArgs' weights_ahead.
 };
 
 struct Shared {

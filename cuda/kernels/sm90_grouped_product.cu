@@ -54,69 +54,97 @@ __device__ __forceinline__ int Uniform(int x) {
   return __shfl_sync(0xffffffff, x, 0);
 }
 
-// One thread: keeps the stages full.
+// What the kernel ahead makes is there, and the one behind may begin.
+__device__ __forceinline__ void WaitAndLetBegin() {
+  WaitForEarlier();
+  LetLaterBegin();
+}
+
+// One thread: keeps the stages full. Of b those of the first job come before
+// the kernel ahead has ended, if they may.
 template <Product kProduct>
 __device__ void Load(const Args& args, Shared& shared, const CUtensorMap* map_a,
                      const CUtensorMap* map_b, int rank) {
   Schedule<kProduct, Reader::kThread> schedule(args, shared);
   constexpr bool kRowsOfB = ByRowsOfWeights(kProduct);
   constexpr uint16_t kAll = (1 << kCluster) - 1;
+  constexpr bool kBoth = kCluster > 1;
   const bool asks = rank == 0 && args.claims != nullptr;
+  bool waits = args.b_ahead;
   Ring<kStages> ring;
   for (Job job; schedule.Next(rank, job);) {
     const int depth = DepthOf<kProduct>(args, job);
     const int boxes_a = BoxesOfA<kProduct>(job);
     const int asks_at = max(0, Div(depth, kTileDepth) - kAskAhead) * kTileDepth;
-    if (asks && depth == 0) Arrive(&shared.asked);
-    for (int p = 0; p < depth; p += kTileDepth, ring.Next()) {
-      if (asks && p == asks_at) Arrive(&shared.asked);
-      Wait(&shared.empty[ring.stage], ring.phase ^ 1);
-      uint64_t* const full = &shared.full[ring.stage];
-      ArriveExpecting(full, (boxes_a + 4) * kBoxBytes);
-      // Of both operands boxes of 64 outer indices by 64 to sum over.
-      const auto load = [&](const CUtensorMap* map, char* to, bool shared_load,
-                            int x, int y, int z) {
-        if (shared_load) {
-          LoadBoxToAll(map, to, full, x, y, z, kAll);
-        } else {
-          LoadBox(map, to, full, x, y, z);
-        }
-      };
-      char* const a = reinterpret_cast<char*>(shared.a[ring.stage]);
-      char* const b = reinterpret_cast<char*>(shared.b[ring.stage]);
-      const bool both = kCluster > 1;
+    // Of both operands boxes of 64 outer indices by 64 to sum over.
+    const auto load = [&](const CUtensorMap* map, char* to, int stage,
+                          bool shared_load, int x, int y, int z) {
+      uint64_t* const full = &shared.full[stage];
+      if (shared_load) {
+        LoadBoxToAll(map, to, full, x, y, z, kAll);
+      } else {
+        LoadBox(map, to, full, x, y, z);
+      }
+    };
+    const auto load_a = [&](int stage, int p) {
+      char* const a = reinterpret_cast<char*>(shared.a[stage]);
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
         if (i >= boxes_a) break;
-        if (both && !job.shares_b && i % kCluster != rank) continue;
-        const bool to_all = both && !job.shares_b;
+        if (kBoth && !job.shares_b && i % kCluster != rank) continue;
+        const bool to_all = kBoth && !job.shares_b;
         if constexpr (kProduct == Product::kOfRows) {
-          load(map_a, a + i * kBoxBytes, to_all, job.row + i * kHalf,
+          load(map_a, a + i * kBoxBytes, stage, to_all, job.row + i * kHalf,
                job.rows.begin + p, 0);
         } else {
-          load(map_a, a + i * kBoxBytes, to_all, p,
+          load(map_a, a + i * kBoxBytes, stage, to_all, p,
                job.rows.begin + job.row + i * kHalf, 0);
         }
       }
+    };
+    const auto load_b = [&](int stage, int p) {
+      ArriveExpecting(&shared.full[stage], (boxes_a + 4) * kBoxBytes);
+      char* const b = reinterpret_cast<char*>(shared.b[stage]);
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        if (both && job.shares_b && i % kCluster != rank) continue;
-        const bool to_all = both && job.shares_b;
+        if (kBoth && job.shares_b && i % kCluster != rank) continue;
+        const bool to_all = kBoth && job.shares_b;
         int column = job.column + i * 64;
         if constexpr (kProduct == Product::kSwiGlu) {
           // 128 columns of the first half, and the same of the second.
           column = job.column / 2 + i % 2 * 64 + i / 2 * (args.columns / 2);
         }
+        char* const to = b + i * kBoxBytes;
         if constexpr (kRowsOfB) {
-          load(map_b, b + i * kBoxBytes, to_all, p, column, job.expert);
+          load(map_b, to, stage, to_all, p, column, job.expert);
         } else if constexpr (kProduct == Product::kByColumnsOfWeights) {
-          load(map_b, b + i * kBoxBytes, to_all, column, p, job.expert);
+          load(map_b, to, stage, to_all, column, p, job.expert);
         } else {
-          load(map_b, b + i * kBoxBytes, to_all, column, job.rows.begin + p, 0);
+          load(map_b, to, stage, to_all, column, job.rows.begin + p, 0);
         }
       }
+    };
+    int there = 0;  // So much of b's depth is on its way already.
+    if (waits) {
+      for (int i = 0; i < kStages && there < depth; ++i, there += kTileDepth) {
+        load_b(i, there);
+      }
+      WaitAndLetBegin();
+      waits = false;
+    }
+    if (asks && depth == 0) Arrive(&shared.asked);
+    for (int p = 0; p < depth; p += kTileDepth, ring.Next()) {
+      if (asks && p == asks_at) Arrive(&shared.asked);
+      // A stage that was filled ahead may have been used by now, if the other
+      // block brought its a: waiting for it would be waiting for the next use.
+      if (p >= there) {
+        Wait(&shared.empty[ring.stage], ring.phase ^ 1);
+        load_b(ring.stage, p);
+      }
+      load_a(ring.stage, p);
     }
   }
+  if (waits) WaitAndLetBegin();
 }
 
 // Zeros for rows that are summed over, from `first` on: they are another
@@ -301,8 +329,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     }
     FenceBarrierInit();
   }
-  WaitForEarlier();
-  LetLaterBegin();
+  if (!args.b_ahead) WaitAndLetBegin();
   // What comes back of a claim is wanted only when jobs have been counted.
   const bool claims =
       threadIdx.x == kClaimer && rank == 0 && args.claims != nullptr;
@@ -314,7 +341,9 @@ __global__ void __launch_bounds__(kThreads, 1)
   if constexpr (kCluster > 1) SyncCluster();
   if (threadIdx.x < kWarpgroup) {
     ShrinkRegisters<40>();
-    if (threadIdx.x == 0) {
+    const bool loads = threadIdx.x == 0;
+    if (args.b_ahead && !loads) WaitAndLetBegin();
+    if (loads) {
       Load<kProduct>(args, shared, &map_a, &map_b, rank);
     } else if (claims) {
       ClaimJobs(args, shared, first);
@@ -322,6 +351,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     __syncwarp();
   } else {
     GrowRegisters<232>();
+    if (args.b_ahead) WaitAndLetBegin();
     MultiplyTiles<kProduct, Y>(args, shared, rank);
   }
   // The other block may still write and arrive here.
@@ -334,6 +364,7 @@ cudaError_t Launch(Args args, bool claims, const CUtensorMap& map_a,
                    const CUtensorMap& map_b, int64_t max_jobs,
                    cudaStream_t stream, bool ahead = false) {
   if (claims || RunsBeside(stream)) args.claims = CounterOf(stream);
+  args.b_ahead = args.b_ahead && ahead && args.claims == nullptr;
   auto* const kernel = TileKernel<kProduct, Y>;
   const cudaError_t allowed = cudaFuncSetAttribute(
       reinterpret_cast<const void*>(kernel),
@@ -391,6 +422,7 @@ cudaError_t GroupedProduct(const GroupedProductArgs& args,
   tile.depth = static_cast<int>(args.k);
   tile.offset = args.offset;
   tile.result = args.y;
+  tile.b_ahead = args.weights_ahead;
   // Each expert may have a tile that is not full.
   const int64_t jobs = (Ceil(args.rows.bound, kTileRows) +
                         std::min<int64_t>(args.num_experts, args.rows.bound)) *

@@ -44,18 +44,34 @@ __device__ __forceinline__ void StoreEight(const float (&x)[kEight],
 
 // --- Many slots ---
 
-// rows[r] = x of the slot's token; a thread eight elements at a time.
+// Slots of a token that a thread has at a time.
+constexpr int kAtOnce = 8;
+
+// rows[slot_row[s]] = x of the slot's token; a thread eight elements of a
+// token, which so are read once.
 template <typename X>
 __global__ void __launch_bounds__(kBlock)
-    GatherKernel(Extent rows, int64_t pieces, int k, const X* x,
-                 const int32_t* row_slot, BFloat* out) {
-  const int64_t n = rows.Get() * pieces;
+    GatherKernel(Extent tokens, int64_t pieces, int k, const X* x,
+                 const int32_t* slot_row, BFloat* out) {
+  WaitForEarlier();
+  LetLaterBegin();  // Now, as the products' weights_ahead has it.
+  const int64_t n = tokens.Get() * pieces;
   for (int64_t i = FirstElement(); i < n; i += ElementStride()) {
-    const int64_t row = i / pieces, piece = i % pieces;
-    const int64_t token = row_slot[row] / k;
+    const int64_t token = i / pieces, piece = i % pieces;
     float element[kEight];
-    LoadEight(x + (token * pieces + piece) * kEight, element);
-    StoreEight(element, out + i * kEight);
+    LoadEight(x + i * kEight, element);
+    for (int begin = 0; begin < k; begin += kAtOnce) {
+      int64_t row[kAtOnce];
+#pragma unroll
+      for (int j = 0; j < kAtOnce; ++j) {
+        row[j] = begin + j < k ? slot_row[token * k + begin + j] : -1;
+      }
+#pragma unroll
+      for (int j = 0; j < kAtOnce; ++j) {
+        if (row[j] < 0) continue;
+        StoreEight(element, out + (row[j] * pieces + piece) * kEight);
+      }
+    }
   }
 }
 
@@ -68,9 +84,9 @@ __device__ __forceinline__ int64_t RowOf(const ExpertLayerArgs& a, int64_t i) {
   return -1;
 }
 
-// Rows of kAtOnce slots are asked for before the first is waited for: of few
+// Rows of kAsked slots are asked for before the first is waited for: of few
 // tokens that is what it takes; of many, other warps do it.
-template <typename Y, typename Row, int kAtOnce>
+template <typename Y, typename Row, int kAsked>
 __global__ void __launch_bounds__(kBlock)
     CombineKernel(const ExpertLayerArgs a, const Row* rows) {
   LetLaterBegin();
@@ -81,24 +97,24 @@ __global__ void __launch_bounds__(kBlock)
     const int64_t token = i / pieces, piece = i % pieces;
     float sum[kEight] = {};
     const int64_t first = token * a.k;
-#pragma unroll 8 / kAtOnce
-    for (int begin = 0; begin < a.k; begin += kAtOnce) {
-      int64_t row[kAtOnce];
-      float weight[kAtOnce], x[kAtOnce][kEight];
+#pragma unroll 8 / kAsked
+    for (int begin = 0; begin < a.k; begin += kAsked) {
+      int64_t row[kAsked];
+      float weight[kAsked], x[kAsked][kEight];
 #pragma unroll
-      for (int j = 0; j < kAtOnce; ++j) {
+      for (int j = 0; j < kAsked; ++j) {
         const bool there = begin + j < a.k;
         row[j] = there ? a.slot_row[first + begin + j] : -1;
         weight[j] =
             there && a.weight != nullptr ? a.weight[first + begin + j] : 1.f;
       }
 #pragma unroll
-      for (int j = 0; j < kAtOnce; ++j) {
+      for (int j = 0; j < kAsked; ++j) {
         if (row[j] < 0) continue;
         LoadEight(rows + (row[j] * pieces + piece) * kEight, x[j]);
       }
 #pragma unroll
-      for (int j = 0; j < kAtOnce; ++j) {
+      for (int j = 0; j < kAsked; ++j) {
         if (row[j] < 0) continue;
 #pragma unroll
         for (int c = 0; c < kEight; ++c) {
@@ -253,28 +269,57 @@ cudaError_t FewSlots(const ExpertLayerArgs& args, cudaStream_t stream) {
 template <typename Row>
 cudaError_t Combine(const ExpertLayerArgs& args, const Row* rows,
                     cudaStream_t stream) {
+  constexpr int64_t kMaxFewTokens = 512;
   const unsigned blocks = BlocksFor(args.tokens.bound * (args.d / kEight));
   cudaError_t error = cudaSuccess;
   const cudaError_t last = WithType(args.bf16_y, [&](auto* y) {
     using Y = std::remove_pointer_t<decltype(y)>;
-    if (args.has_rows) {
-      error = LaunchAhead(CombineKernel<Y, Row, 8>, dim3(blocks), dim3(kBlock),
-                          0, stream, args, rows);
-    } else {
-      CombineKernel<Y, Row, 1><<<blocks, kBlock, 0, stream>>>(args, rows);
-    }
+    auto* const kernel = args.tokens.bound <= kMaxFewTokens
+                             ? CombineKernel<Y, Row, kAtOnce>
+                             : CombineKernel<Y, Row, 1>;
+    error =
+        LaunchAhead(kernel, dim3(blocks), dim3(kBlock), 0, stream, args, rows);
   });
   return error != cudaSuccess ? error : last;
 }
 
 cudaError_t Gather(const ExpertLayerArgs& args, cudaStream_t stream) {
   const int64_t pieces = args.d / kEight;
-  return WithType(args.bf16_x, [&](auto* x) {
+  cudaError_t error = cudaSuccess;
+  const cudaError_t last = WithType(args.bf16_x, [&](auto* x) {
     using X = std::remove_pointer_t<decltype(x)>;
-    GatherKernel<<<BlocksFor(args.max_slots() * pieces), kBlock, 0, stream>>>(
-        args.rows, pieces, args.k, static_cast<const X*>(args.x), args.row_slot,
-        args.gathered);
+    error = LaunchAhead(
+        GatherKernel<X>, dim3(BlocksFor(args.tokens.bound * pieces)),
+        dim3(kBlock), 0, stream, args.tokens, pieces, args.k,
+        static_cast<const X*>(args.x), args.slot_row, args.gathered);
   });
+  return error != cudaSuccess ? error : last;
+}
+
+cudaError_t Products(const ExpertLayerArgs& args, cudaStream_t stream) {
+  GroupedProductArgs up;
+  up.rows = args.rows;
+  up.num_experts = args.num_experts;
+  up.n = 2 * args.width;
+  up.k = args.d;
+  up.x = args.gathered;
+  up.w = args.gate_up;
+  up.offset = args.offset;
+  up.y = args.hidden;
+  up.bf16_y = up.swiglu = up.ahead = true;
+  up.weights_ahead = !args.has_rows;  // Behind GatherKernel.
+  if (const cudaError_t e = GroupedProduct(up, stream); e) return e;
+  GroupedProductArgs down;
+  down.rows = args.rows;
+  down.num_experts = args.num_experts;
+  down.n = args.d;
+  down.k = args.width;
+  down.x = args.hidden;
+  down.w = args.down;
+  down.offset = args.offset;
+  down.y = args.gathered;
+  down.bf16_y = down.ahead = down.weights_ahead = true;
+  return GroupedProduct(down, stream);
 }
 
 }  // namespace
@@ -291,30 +336,7 @@ cudaError_t ExpertLayer(const ExpertLayerArgs& args, cudaStream_t stream) {
     if (args.max_slots() <= kMaxFewSlots) return FewSlots(args, stream);
     if (const cudaError_t e = Gather(args, stream); e) return e;
   }
-  GroupedProductArgs up;
-  up.rows = args.rows;
-  up.num_experts = args.num_experts;
-  up.n = 2 * args.width;
-  up.k = args.d;
-  up.x = args.gathered;
-  up.w = args.gate_up;
-  up.offset = args.offset;
-  up.y = args.hidden;
-  up.bf16_y = up.swiglu = true;
-  up.ahead = args.has_rows;
-  if (const cudaError_t e = GroupedProduct(up, stream); e) return e;
-  GroupedProductArgs down;
-  down.rows = args.rows;
-  down.num_experts = args.num_experts;
-  down.n = args.d;
-  down.k = args.width;
-  down.x = args.hidden;
-  down.w = args.down;
-  down.offset = args.offset;
-  down.y = args.gathered;
-  down.bf16_y = true;
-  down.ahead = args.has_rows;
-  if (const cudaError_t e = GroupedProduct(down, stream); e) return e;
+  if (const cudaError_t e = Products(args, stream); e) return e;
   return CombineExperts(args, args.gathered, /*bf16_rows=*/true, stream);
 }
 

@@ -10,8 +10,9 @@
 //     |  each token's rows by their weights, in order, and what is added to
 //   y       [t, d]
 //
-// Four launches. Few slots take two and no rows: each reads its expert's
-// weights by itself (kMaxFewSlots).
+// Four launches, each of which begins before the one ahead of it has ended
+// (ahead.cuh). Few slots take two and no rows: each reads its expert's weights
+// by itself (kMaxFewSlots).
 
 #ifndef CUDA_OPS_EXPERT_LAYER_H_
 #define CUDA_OPS_EXPERT_LAYER_H_
@@ -36,7 +37,6 @@ struct ExpertLayerArgs {
   const __nv_bfloat16* down = nullptr;     // [E, d, width]
 
   // The plan (dispatch_plan.h). With `expert`, few slots need no other.
-  const int32_t* row_slot = nullptr;
   const int32_t* slot_row = nullptr;
   const int32_t* offset = nullptr;
   Extent rows;
@@ -54,11 +54,9 @@ struct ExpertLayerArgs {
   bool bf16_y = false;
 
   __nv_bfloat16* gathered = nullptr;  // [t * k, d]
-  // They are there already: of so few tokens that launches are what counts.
-  // Kernels begin before the one ahead of them has ended then (ahead.cuh).
-  bool has_rows = false;
-  __nv_bfloat16* hidden = nullptr;  // [t * k, width]
-  FaultSink fault;                  // Told of an index out of range.
+  bool has_rows = false;              // They are there already.
+  __nv_bfloat16* hidden = nullptr;    // [t * k, width]
+  FaultSink fault;                    // Told of an index out of range.
 
   int64_t max_slots() const { return tokens.bound * k; }
 };

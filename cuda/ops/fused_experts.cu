@@ -49,7 +49,6 @@ ExpertLayerArgs ReadArgs(const KernelContext& ctx) {
   a.width = ctx.in(kGateUp).dim(1) / 2;
   a.x = x.data;
   if (ctx.has(kWeight)) a.weight = ctx.in(kWeight).as<float>();
-  a.row_slot = ctx.in(kRowSlot).as<int32_t>();
   a.slot_row = ctx.in(kSlotRow).as<int32_t>();
   a.offset = ctx.in(kOffset).as<int32_t>();
   a.rows = ctx.in(kRowSlot).rows();
@@ -125,8 +124,6 @@ cudaError_t RunExpertsResidual(const KernelContext& ctx) {
   }
   return ExpertLayer(a, ctx.stream);
 }
-
-namespace {}  // namespace
 
 void RegisterFusedExpertsKernels(KernelRegistry& kernels) {
   kernels.Register("ExpertsResidual", RunExpertsResidual);

@@ -349,7 +349,6 @@ void AddMoeLayer(const MoeShape& m, int64_t tokens, const Published& best,
         layer.weight = arrays.Copy(std::vector<float>(slots, 0.125f));
         layer.gate_up = arrays.Normal(m.experts * 2 * m.width * m.d);
         layer.down = arrays.Normal(m.experts * m.d * m.width);
-        layer.row_slot = plan.row_slot;
         layer.slot_row = plan.slot_row;
         layer.offset = plan.offset;
         layer.rows = {slots, plan.rows};
