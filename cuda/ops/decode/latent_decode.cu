@@ -25,8 +25,9 @@
 //                 first 256 columns of the values
 //   warpgroup 2   the other 256, while the first one's softmax runs
 //
-// The first tile of an F32 cache all threads bring, before earlier kernels have
-// ended where these do not write it. Keys are read once and serve as values
+// The first tile of an F32 cache all threads bring. Tiles that no earlier
+// kernel writes come before these have ended: of an F32 cache the first, of a
+// BF16 one as many as there are stages. Keys are read once and serve as values
 // too. Where a token has an even number of such blocks, two of them are a
 // cluster: each brings half of the keys, to both of them. With BF16 queries
 // there are as many blocks as multiprocessors, each of which goes from one such
@@ -61,6 +62,14 @@ __device__ __forceinline__ Shared& BeginShared(const Args& args, char* memory) {
   return shared;
 }
 
+// Before what earlier kernels write is read, or anything stored: where keys come
+// ahead, threads have not waited yet.
+__device__ __forceinline__ void WaitBehindOldKeys(const Args& args) {
+  if (!args.ahead) return;
+  WaitForEarlier();
+  LetLaterBegin();
+}
+
 // Warpgroup 0's part of all units: the second warp asks for BF16 queries, the
 // first for keys, which do not wait for each other; the last one plans.
 template <bool kBoxedQueries>
@@ -73,6 +82,7 @@ __device__ __forceinline__ void Bring(const Args& args, const CUtensorMap* keys,
   Unit unit;
   for (int before = 0; units.Next(args, shared, unit);) {
     if (kBoxedQueries && warp == 1) {
+      WaitBehindOldKeys(args);
       LoadQueryBoxes(args, unit, queries, shared);
     }
     const Piece piece = PieceOf(args, unit.token, unit.split);
@@ -98,6 +108,9 @@ __device__ __forceinline__ void Work(const Args& args, Shared& shared) {
     if constexpr (!kBoxedQueries) {
       const int thread = static_cast<int>(threadIdx.x) - kWarpgroup;
       ClearQueries(unit.heads, thread, 2 * kWarpgroup, shared);
+    }
+    WaitBehindOldKeys(args);
+    if constexpr (!kBoxedQueries) {
       LoadQueries<9>(args, unit, shared);
       SyncThreads(kBoth, 2 * kWarpgroup);
     }
@@ -137,8 +150,10 @@ __global__ void __launch_bounds__(kThreads, 1)
   }
   __syncthreads();
   if (args.blocks > 1) SyncCluster();
-  WaitForEarlier();
-  LetLaterBegin();
+  if (!args.ahead) {
+    WaitForEarlier();
+    LetLaterBegin();
+  }
   // 120, 216 and the 168 that each begins with: all there are.
   if (threadIdx.x < kWarpgroup) {
     ShrinkRegisters<120>();
@@ -149,6 +164,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   } else {
     Work<kBoxedQueries, /*kScores=*/false>(args, shared);
   }
+  WaitForEarlier();  // Also where there was no unit.
   // The other block may still write and arrive here.
   __syncwarp();
   if (args.blocks > 1) SyncCluster();
