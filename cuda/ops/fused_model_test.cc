@@ -42,6 +42,8 @@ absl::StatusOr<Step> RunStep(const ModelConfig& config, bool fuse,
                              Precision precision,
                              CacheFormat cache = CacheFormat::kF32) {
   constexpr int64_t kTokens = 40;
+  const auto vocab =
+      static_cast<int32_t>(std::min<int64_t>(200, config.vocab_size()));
   CudaOptions cuda;
   cuda.precision = precision;
   cuda.poison = true;
@@ -69,7 +71,7 @@ absl::StatusOr<Step> RunStep(const ModelConfig& config, bool fuse,
   for (int run = 0; run < 3; ++run) {
     *input("num_tokens") = *input("num_logits") = kTokens;
     for (int32_t i = 0; i < kTokens; ++i) {
-      input("ids")[i] = (7 * i + 3) % 200;
+      input("ids")[i] = (7 * i + 3) % vocab;
       input("position")[i] = input("cache_row")[i] = i;
       input("logit_row")[i] = i;
       input("first_row")[i] = 0;
