@@ -62,8 +62,8 @@ __device__ __forceinline__ Shared& BeginShared(const Args& args, char* memory) {
   return shared;
 }
 
-// Before what earlier kernels write is read, or anything stored: where keys come
-// ahead, threads have not waited yet.
+// Before what earlier kernels write is read, or anything stored: where keys
+// come ahead, threads have not waited yet.
 __device__ __forceinline__ void WaitBehindOldKeys(const Args& args) {
   if (!args.ahead) return;
   WaitForEarlier();
