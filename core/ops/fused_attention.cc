@@ -15,8 +15,10 @@
 #include "core/ops/attention.h"
 #include "core/ops/fused_checks.h"
 #include "core/ops/operand_checks.h"
+#include "core/ops/packed_cache.h"
 #include "core/ops/paged_attention.h"
 #include "core/ops/rope.h"
+#include "core/quant/cache_format.h"
 #include "core/tensor/dtype.h"
 
 namespace strata {
@@ -172,6 +174,18 @@ Types InferAttend(const OpView& op) {
   return types;
 }
 
+// Kernels take no other format, and no keys beside the values.
+Types InferPackedLatents(const OpView& op) {
+  const CacheFormat format = CacheOptionsOf(op.attrs).format;
+  if (op.has(kPackedV) || format != CacheFormat::kBF16) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("the cache is in ", ToText(format),
+                     op.has(kPackedV) ? " with values of its own" : "",
+                     "; want latents in bf16"));
+  }
+  return InferAttend<kPackedLatentAttendProject>(op);
+}
+
 template <const OpDef& fused>
 double AttendFlops(const OpView& op, const Binding& binding) {
   const AttendPart& part = *FindAttendPart(fused);
@@ -228,6 +242,13 @@ const OpDef kCachedLatentAttendProject = {
     AttendFlops<kCachedLatentAttendProject>,
     /*mutates=*/{},
     AttendBytes};
+const OpDef kPackedLatentAttendProject = {
+    "PackedLatentAttendProject",
+    InferPackedLatents,
+    nullptr,
+    AttendFlops<kPackedLatentAttendProject>,
+    /*mutates=*/{},
+    AttendBytes};
 
 namespace {
 
@@ -236,6 +257,7 @@ constexpr AttendPart kAttendParts[] = {
     {&kCachedAttendProject, &kCachedAttention, 5, false},
     {&kPagedLatentAttendProject, &kPagedLatentAttention, 5, true},
     {&kCachedLatentAttendProject, &kCachedLatentAttention, 4, true},
+    {&kPackedLatentAttendProject, &kPackedAttention, kNumPackedInputs, true},
 };
 
 }  // namespace

@@ -71,6 +71,9 @@ extern const OpDef kPagedAttendProject;
 extern const OpDef kCachedAttendProject;
 extern const OpDef kPagedLatentAttendProject;
 extern const OpDef kCachedLatentAttendProject;
+// Over a cache of latents in BF16, in rows or in blocks: o is PackedAttention's
+// (core/ops/packed_cache.h), whose attributes it has beside those.
+extern const OpDef kPackedLatentAttendProject;
 
 // What is attended with, and how many inputs it has.
 struct AttendPart {
@@ -79,7 +82,7 @@ struct AttendPart {
   int num_inputs;
   bool latent;
 };
-// The part of one of the four; null if `op` is none.
+// The part of one of the five; null if `fused` is none.
 const AttendPart* FindAttendPart(const OpDef& fused);
 // By the operator that is fused; null if it is none.
 const AttendPart* FindAttendPartOf(const OpDef& attend);

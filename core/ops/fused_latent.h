@@ -32,8 +32,10 @@ enum LatentQkvInput {
   kLatentKvB,     // [heads * (nope + value), rank]
   kLatentCos,     // Of RopeTable.
   kLatentSin,
-  kLatentCache,  // [slots, rank + rope], updated
-  kLatentRow,    // [t] I32, the slots
+  // [slots, rank + rope], updated; or U8, rows of a head of so many columns in
+  // BF16 (core/quant/cache_format.h), which are rounded as they are stored.
+  kLatentCache,
+  kLatentRow,  // [t] I32, the slots
 };
 struct LatentQkvOptions {
   int64_t num_heads = 1;

@@ -15,6 +15,7 @@
 #include "core/ops/fused_experts.h"
 #include "core/ops/fused_latent.h"
 #include "core/ops/operand_checks.h"
+#include "core/ops/packed_cache.h"
 #include "core/quant/packed_rows.h"
 #include "core/tensor/dtype.h"
 
@@ -144,6 +145,13 @@ const OpDef kQuantPagedLatentAttendProject = {
     Flops<kPagedLatentAttendProject>,
     /*mutates=*/{},
     CountBytes<kPagedLatentAttendProject>};
+const OpDef kQuantPackedLatentAttendProject = {
+    "QuantPackedLatentAttendProject",
+    Infer<kPackedLatentAttendProject>,
+    nullptr,
+    Flops<kPackedLatentAttendProject>,
+    /*mutates=*/{},
+    CountBytes<kPackedLatentAttendProject>};
 
 bool QuantFused::MayBePacked(int input) const {
   return std::any_of(
@@ -155,6 +163,7 @@ const QuantFused* FindQuantFused(const OpDef& plain) {
   // Where the projection lies behind the inputs of attention, over latents and
   // over heads.
   constexpr int kOfCached = 4 + 1, kOfPaged = 5 + 1;
+  constexpr int kOfPacked = kNumPackedInputs + 1;
   constexpr int kOfCachedHeads = 5 + 1, kOfPagedHeads = 6 + 1;
   static const auto* const all = new std::vector<QuantFused>{
       {&kQuantRoutedExperts,
@@ -188,6 +197,9 @@ const QuantFused* FindQuantFused(const OpDef& plain) {
       {&kQuantPagedLatentAttendProject,
        &kPagedLatentAttendProject,
        {{kOfPaged, ColumnsOfValues}}},
+      {&kQuantPackedLatentAttendProject,
+       &kPackedLatentAttendProject,
+       {{kOfPacked, ColumnsOfValues}}},
   };
   for (const QuantFused& twin : *all) {
     if (twin.plain->name == plain.name) return &twin;

@@ -28,6 +28,7 @@ extern const OpDef kQuantPagedAttendProject;
 extern const OpDef kQuantLatentQkv;
 extern const OpDef kQuantCachedLatentAttendProject;
 extern const OpDef kQuantPagedLatentAttendProject;
+extern const OpDef kQuantPackedLatentAttendProject;
 
 // An input that may be packed, and how many columns it has, as the others say.
 struct QuantWeight {

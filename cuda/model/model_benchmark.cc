@@ -2,9 +2,9 @@
 //
 // A mixture of experts of 7.05 B parameters (moe-7b.textproto; heads: with
 // grouped-query attention, moe-7b-heads.textproto), random weights in BF16
-// (int4: packed in INT4), from the tokens of a pass to the next ones: from
-// Run() to its return, inputs and results included. A pass is one captured
-// graph.
+// (int4: packed in INT4) and caches in F32 (cache:bf16: in BF16), from the
+// tokens of a pass to the next ones: from Run() to its return, inputs and
+// results included. A pass is one captured graph.
 //
 //   limit_ms   the least a pass can take: the larger of its bytes over those a
 //              second of a copy, and its operations over those of cuBLAS' BF16
@@ -112,6 +112,7 @@ void Add(const ModelWork& work, bool fuse, bool heads = false) {
                                               "/tokens:", work.tokens);
   benchmark::RegisterBenchmark(
       absl::StrCat(name, heads ? "/heads" : "", fuse ? "" : "/unfused",
+                   work.bf16_cache ? "/cache:bf16" : "",
                    work.packed ? "/int4" : "")
           .c_str(),
       [=](benchmark::State& state) {
@@ -127,6 +128,13 @@ void AddAll() {
     for (const int64_t batch : {1, 8, 16, 32, 64}) {
       Add({batch, 1, 512, 512 + kNewTokens}, fuse);
       if (fuse) Add({batch, 1, 512, 512 + kNewTokens, /*packed=*/true}, fuse);
+    }
+    for (const int64_t batch : {1, 8, 32, 64}) {
+      ModelWork work = {batch, 1, 512, 512 + kNewTokens};
+      work.bf16_cache = true;
+      Add(work, fuse);
+      work.packed = true;
+      if (fuse) Add(work, fuse);
     }
     for (const int64_t batch : {1, 8, 32}) {
       Add({batch, 1, 512, 512 + kNewTokens}, fuse, /*heads=*/true);

@@ -17,7 +17,9 @@
 #include "core/model/count.h"
 #include "core/ops/gate_select.h"
 #include "core/passes/narrow_weights.h"
+#include "core/passes/pack_caches.h"
 #include "core/passes/quantize_weights.h"
+#include "core/quant/cache_format.h"
 #include "core/quant/packed_parameters.h"
 #include "core/runtime/fuse_for.h"
 #include "core/tensor/dtype.h"
@@ -62,6 +64,9 @@ absl::Status ModelProgram::Compile(bool fuse) {
   for (const RouterValues& router : decoder.routers) {
     offsets_.push_back(router.OffsetName());
     graph.SetOutput(router.OffsetName(), router.offset);
+  }
+  if (work_.bf16_cache) {
+    ASSIGN_OR_RETURN(graph, PackCaches(graph, {CacheFormat::kBF16}));
   }
   const std::set<std::string> narrow = NarrowableWeights(graph);
   Graph stored = NarrowWeights(graph, narrow);
@@ -108,9 +113,12 @@ absl::Status ModelProgram::FillState() {
           backend_->stream())));
       continue;
     }
+    // Packed weights are done with: bytes are those of a BF16 cache.
+    const bool bytes = tensor.dtype == DType::kU8;
     RETURN_IF_ERROR(ToStatus(
-        FillRandom(data, tensor.num_elements(), tensor.dtype == DType::kBF16,
-                   gain ? 1.f : 0.f, deviation, seed, backend_->stream())));
+        FillRandom(data, bytes ? tensor.num_bytes() / 2 : tensor.num_elements(),
+                   bytes || tensor.dtype == DType::kBF16, gain ? 1.f : 0.f,
+                   deviation, seed, backend_->stream())));
   }
   for (int64_t i = 0; i < work_.batch * work_.tokens; ++i) {
     program_->Input("ids").as<int32_t>()[i] =
@@ -170,14 +178,11 @@ double ModelProgram::Bytes(int64_t context) const {
     }
   }
   bytes += all > 0 ? experts * chosen / all : 0;
-  if (work_.context > 0) {
-    const AttentionConfig& a = config_.attention();
-    const LatentAttentionConfig& l = a.latent();
-    const int64_t row = a.has_latent() ? l.kv_rank() + l.rope_dim()
-                                       : 2 * a.num_kv_heads() * a.head_dim();
-    bytes += 4.0 * static_cast<double>(row) *
-             static_cast<double>(config_.num_layers() * work_.batch *
-                                 (context + work_.tokens));
+  for (const std::string& name : state_->names()) {
+    if (!absl::StartsWith(name, "cache.")) continue;
+    const TensorView& cache = state_->Peek(name);
+    bytes += static_cast<double>(cache.num_bytes() / cache.dim(0)) *
+             static_cast<double>(work_.batch * (context + work_.tokens));
   }
   return bytes;
 }

@@ -30,11 +30,13 @@ struct ModelWork {
   // Weights in BF16, or packed in INT4, groups of 32, the head's in INT8; gates
   // as they were.
   bool packed = false;
+  bool bf16_cache = false;  // Else caches are F32.
 };
 
 class ModelProgram {
  public:
-  // Weights that products may have in BF16 are that, all else F32.
+  // Weights that products may have in BF16 are that, all else F32 but for what
+  // `work` says.
   static absl::StatusOr<std::unique_ptr<ModelProgram>> Create(
       const ModelConfig& config, const ModelWork& work, bool fuse);
 

@@ -11,10 +11,15 @@
 #include "core/model/decoder.h"
 #include "core/ops/elementwise.h"
 #include "core/ops/expert_placement.h"
+#include "core/ops/fused_attention.h"
 #include "core/ops/fused_gate.h"
+#include "core/ops/fused_latent.h"
+#include "core/ops/quant_fused.h"
 #include "core/passes/autodiff.h"
 #include "core/passes/fuse/fuse.h"
+#include "core/passes/pack_caches.h"
 #include "core/passes/partition/partition_experts.h"
+#include "core/quant/cache_format.h"
 #include "core/tensor/dtype.h"
 #include "core/testing/status_matchers.h"
 #include "gtest/gtest.h"
@@ -102,6 +107,38 @@ TEST(FusedPresetTest, GatesAreOneOperator) {
   }
   EXPECT_EQ(gates, config.num_layers() *
                        config.moe().hierarchical().tier_experts_size());
+}
+
+// And latent attention over a cache in BF16 two, also with packed weights.
+TEST(FusedPresetTest, LatentsInBf16AreTwoOperators) {
+  GraphBuilder b;
+  DecoderOptions options;
+  options.mode = Mode::kGenerate;
+  options.max_tokens = 64;
+  const ModelConfig config = *ModelPreset("deepseek-v3");
+  BuildDecoder(b, config, options);
+  const auto graph = b.Finish();
+  ASSERT_THAT(graph, IsOk());
+  const auto packed = PackCaches(*graph, {CacheFormat::kBF16});
+  ASSERT_THAT(packed, IsOk());
+  const KernelTable table = AllCudaKernels();
+  FuseOptions fuse;
+  fuse.has_kernel = [&](const OpDef& op, DType) {
+    return table.Find(op.name).run != nullptr;
+  };
+  const Graph fused = Fuse(*packed, fuse);
+  int64_t stores = 0, attends = 0;
+  for (const Node& node : fused.nodes()) {
+    EXPECT_NE(table.Find(node.op->name).run, nullptr) << node.op->name;
+    stores += node.op->name == kLatentQkv.name;
+    attends += node.op->name == kPackedLatentAttendProject.name;
+  }
+  EXPECT_EQ(stores, config.num_layers());
+  EXPECT_EQ(attends, config.num_layers());
+  for (const OpDef* const op :
+       {&kQuantLatentQkv, &kQuantPackedLatentAttendProject}) {
+    EXPECT_NE(table.Find(op->name).run, nullptr) << op->name;
+  }
 }
 
 // What a rank runs whose experts move: choices become slots, and an update sums

@@ -1,24 +1,38 @@
 #include "core/ops/fused_latent.h"
 
+#include <algorithm>
+#include <cmath>
 #include <cstdint>
+#include <set>
 #include <string>
+#include <tuple>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/types/span.h"
 #include "core/graph/builder.h"
 #include "core/ops/fused_attention.h"
 #include "core/ops/quant_fused.h"
 #include "core/ops/rope.h"
+#include "core/quant/cache_format.h"
 #include "core/quant/format.h"
+#include "core/runtime/program.h"
+#include "core/runtime/state_store.h"
 #include "core/tensor/dtype.h"
 #include "core/testing/status_matchers.h"
+#include "cuda/ops/all_kernels.h"
+#include "cuda/runtime/cuda_backend.h"
 #include "cuda/testing/both_backends.h"
 #include "cuda/testing/packed_inputs.h"
 #include "cuda/testing/test_inputs.h"
+#include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
 namespace strata::gpu {
 namespace {
+
+using ::testing::ElementsAreArray;
 
 // One sequence whose last tokens are given; weights are BF16 or packed.
 struct Latents {
@@ -29,6 +43,13 @@ struct Latents {
   bool interleaved = false, bias = false;
   int64_t window = 0;
   QuantFormat format = {/*bits=*/0, 0, false};  // Of projections; 0: BF16.
+  bool bf16_cache = false;
+
+  Latents OverBf16() const {
+    Latents latents = *this;
+    latents.bf16_cache = true;
+    return latents;
+  }
 };
 std::string LatentsName(const testing::TestParamInfo<Latents>& info) {
   return info.param.name;
@@ -37,7 +58,7 @@ std::string LatentsName(const testing::TestParamInfo<Latents>& info) {
 constexpr int64_t kBlockSize = 16;
 
 class FusedLatentTest : public DeviceTest<Latents> {
- protected:
+ public:
   static ValueId Vector(GraphBuilder& b, const std::string& name, int64_t n) {
     return b.Input(name, DType::kF32, {Static(n)});
   }
@@ -45,18 +66,54 @@ class FusedLatentTest : public DeviceTest<Latents> {
     return (p.context + p.tokens + kBlockSize) / kBlockSize * kBlockSize;
   }
 
-  static std::vector<ValueId> Build(GraphBuilder& b, const Latents& p) {
-    const Dim t = Tokens(b, p.tokens);
+  static ValueId Cache(GraphBuilder& b, const std::string& name,
+                       const Latents& p) {
     const int64_t width = p.rank + p.rope;
-    const bool packed = p.format.bits != 0;
-    const auto weight = [&](const char* name, int64_t rows, int64_t columns) {
-      return WeightInput(b, name, {Static(rows), Static(columns)}, p.format);
-    };
-    const ValueId position = b.Input("position", DType::kI32, {t});
+    return p.bf16_cache
+               ? b.State(name, DType::kU8,
+                         {Static(Slots(p)),
+                          Static(CacheRowBytes(CacheFormat::kBF16, 1, width))})
+               : b.State(name, DType::kF32, {Static(Slots(p)), Static(width)});
+  }
+
+  // What LatentQkv reads beside the cache.
+  struct Sources {
+    ValueId x, gain, wq_down, bq_down, q_gain, wq, wkv, bkv, kv_gain, kv_b;
+    ValueId position, row;
+    std::vector<ValueId> turns;
+  };
+  static Sources SourcesOf(GraphBuilder& b, const Latents& p, Dim t) {
+    const int64_t width = p.rank + p.rope;
+    const bool down = p.q_rank > 0;
+    Sources s;
+    s.position = b.Input("position", DType::kI32, {t});
     RopeOptions turn;
     turn.rotary_dim = p.rope;
-    const std::vector<ValueId> table =
-        b.Add(kRopeTable, {position}, RopeTableAttrs(turn, DType::kF32));
+    s.turns =
+        b.Add(kRopeTable, {s.position}, RopeTableAttrs(turn, DType::kF32));
+    s.x = FloatInput(b, "x", t, p.d);
+    s.gain = Vector(b, "gain", p.d);
+    s.wq_down = down ? Weight(b, p, "wq_down", p.q_rank, p.d) : kNone;
+    s.bq_down = down && p.bias ? Vector(b, "bq_down", p.q_rank) : kNone;
+    s.q_gain = down ? Vector(b, "q_gain", p.q_rank) : kNone;
+    s.wq =
+        Weight(b, p, "wq", p.heads * (p.nope + p.rope), down ? p.q_rank : p.d);
+    s.wkv = Weight(b, p, "wkv", width, p.d);
+    s.bkv = p.bias ? Vector(b, "bkv", width) : kNone;
+    s.kv_gain = Vector(b, "kv_gain", p.rank);
+    s.kv_b = b.Parameter(
+        "kv_b", {Static(p.heads * (p.nope + p.value)), Static(p.rank)});
+    s.row = b.Input("row", DType::kI32, {t});
+    return s;
+  }
+  static ValueId Weight(GraphBuilder& b, const Latents& p, const char* name,
+                        int64_t rows, int64_t columns) {
+    return WeightInput(b, name, {Static(rows), Static(columns)}, p.format);
+  }
+
+  // The queries of the tokens, whose keys go into the cache.
+  static ValueId Store(GraphBuilder& b, const Latents& p, const Sources& s,
+                       ValueId cache) {
     LatentQkvOptions options;
     options.num_heads = p.heads;
     options.nope = p.nope;
@@ -64,27 +121,24 @@ class FusedLatentTest : public DeviceTest<Latents> {
     options.value = p.value;
     options.eps = options.q_eps = options.kv_eps = 1e-6;
     options.interleaved = p.interleaved;
-    const ValueId x = FloatInput(b, "x", t, p.d);
-    const ValueId kv_b = b.Parameter(
-        "kv_b", {Static(p.heads * (p.nope + p.value)), Static(p.rank)});
-    const bool down = p.q_rank > 0;
-    const ValueId cache =
-        b.State("cache", DType::kF32, {Static(Slots(p)), Static(width)});
-    const ValueId q = b.Add(
-        packed ? kQuantLatentQkv : kLatentQkv,
-        {x, Vector(b, "gain", p.d),
-         down ? weight("wq_down", p.q_rank, p.d) : kNone,
-         down && p.bias ? Vector(b, "bq_down", p.q_rank) : kNone,
-         down ? Vector(b, "q_gain", p.q_rank) : kNone,
-         weight("wq", p.heads * (p.nope + p.rope), down ? p.q_rank : p.d),
-         weight("wkv", width, p.d), p.bias ? Vector(b, "bkv", width) : kNone,
-         Vector(b, "kv_gain", p.rank), kv_b, table[0], table[1], cache,
-         b.Input("row", DType::kI32, {t})},
+    return b.Add(
+        p.format.bits != 0 ? kQuantLatentQkv : kLatentQkv,
+        {s.x, s.gain, s.wq_down, s.bq_down, s.q_gain, s.wq, s.wkv, s.bkv,
+         s.kv_gain, s.kv_b, s.turns[0], s.turns[1], cache, s.row},
         LatentQkvAttrs(options))[0];
+  }
+
+  static std::vector<ValueId> Build(GraphBuilder& b, const Latents& p) {
+    const Dim t = Tokens(b, p.tokens);
+    const bool packed = p.format.bits != 0;
+    const Sources sources = SourcesOf(b, p, t);
+    const ValueId position = sources.position, kv_b = sources.kv_b;
+    const ValueId cache = Cache(b, "cache", p);
+    const ValueId q = Store(b, p, sources, cache);
     b.Output("q", q);
 
     const ValueId h = FloatInput(b, "h", t, p.d);
-    const ValueId w = weight("w", p.d, p.heads * p.value);
+    const ValueId w = Weight(b, p, "w", p.d, p.heads * p.value);
     const ValueId bias = p.bias ? Vector(b, "bias", p.d) : kNone;
     const auto attend = [&](const OpDef& op, std::vector<ValueId> inputs,
                             int64_t in_place) {
@@ -96,25 +150,41 @@ class FusedLatentTest : public DeviceTest<Latents> {
                     {"window", p.window},
                     {"block_size", kBlockSize},
                     {"rank", p.rank},
+                    {"value_dim", p.rank},
+                    {"format", static_cast<int64_t>(CacheFormat::kBF16)},
+                    {"attention_bits", int64_t{0}},
                     {"nope", p.nope},
                     {"rope", p.rope},
                     {"value", p.value},
                     {"in_place", in_place}})[0];
     };
+    const ValueId first_row = b.Input("first_row", DType::kI32, {t});
+    const ValueId table = b.Input("table", DType::kI32,
+                                  {Static(1), Static(Slots(p) / kBlockSize)});
+    const ValueId sequence = b.Input("sequence", DType::kI32, {t});
+    if (p.bf16_cache) {
+      const OpDef& op =
+          packed ? kQuantPackedLatentAttendProject : kPackedLatentAttendProject;
+      b.Output("rows", attend(op, {q, cache, kNone, kNone, first_row, position},
+                              /*in_place=*/6));
+      b.Output("paged", attend(op, {q, cache, kNone, table, sequence, position},
+                               /*in_place=*/6));
+      return {};
+    }
     b.Output("rows", attend(packed ? kQuantCachedLatentAttendProject
                                    : kCachedLatentAttendProject,
-                            {q, cache, b.Input("first_row", DType::kI32, {t}),
-                             position},
+                            {q, cache, first_row, position},
                             /*in_place=*/4));
-    b.Output("paged",
-             attend(packed ? kQuantPagedLatentAttendProject
-                           : kPagedLatentAttendProject,
-                    {q, cache,
-                     b.Input("table", DType::kI32,
-                             {Static(1), Static(Slots(p) / kBlockSize)}),
-                     b.Input("sequence", DType::kI32, {t}), position},
-                    /*in_place=*/5));
+    b.Output("paged", attend(packed ? kQuantPagedLatentAttendProject
+                                    : kPagedLatentAttendProject,
+                             {q, cache, table, sequence, position},
+                             /*in_place=*/5));
     return {};
+  }
+
+  static std::set<std::string> Bf16States(const Latents& p) {
+    return p.bf16_cache ? std::set<std::string>{"cache"}
+                        : std::set<std::string>{};
   }
 
   static FillFn Inputs(const Latents& p) {
@@ -122,6 +192,9 @@ class FusedLatentTest : public DeviceTest<Latents> {
                     [p](const std::string& name, const TensorView& view) {
                       if (view.dtype == DType::kBF16)
                         return FillBf16Weight(view);
+                      if (name == "cache" && p.bf16_cache) {
+                        return FillBf16Cache(view);
+                      }
                       if (view.dtype == DType::kU8) {
                         FillPacked(view, p.format,
                                    name == "w" ? p.heads * p.value
@@ -146,19 +219,28 @@ class FusedLatentTest : public DeviceTest<Latents> {
 
 TEST_P(FusedLatentTest, AgreesWithTheCpu) {
   const Latents& p = GetParam();
+  CompareOptions options;
+  options.roundings = 256. + 4. * (p.d + p.rank + p.q_rank) + p.context;
+  options.fill = Inputs(p);
+  options.bf16_states = Bf16States(p);
+  // Where the last bits of a key differ, it may be rounded to the number beside
+  // in BF16, 2^-8 of it away.
+  if (p.bf16_cache) options.roundings += 0x1p-8 / 0x1p-24;
   EXPECT_THAT(
-      CompareBackends(
-          [&](GraphBuilder& b) { return Build(b, p); },
-          {256. + 4. * (p.d + p.rank + p.q_rank) + p.context, Inputs(p)}),
+      CompareBackends([&](GraphBuilder& b) { return Build(b, p); }, options),
       IsOk());
 }
 
 TEST_P(FusedLatentTest, RoundedOperandsStayWithinTheirRounding) {
   const Latents& p = GetParam();
-  EXPECT_THAT(CompareBackends(
-                  [&](GraphBuilder& b) { return Build(b, p); },
-                  {/*roundings=*/16, Inputs(p), /*seed=*/1, Precision::kBf16}),
-              IsOk());
+  CompareOptions options;
+  options.roundings = 16;
+  options.fill = Inputs(p);
+  options.precision = Precision::kBf16;
+  options.bf16_states = Bf16States(p);
+  EXPECT_THAT(
+      CompareBackends([&](GraphBuilder& b) { return Build(b, p); }, options),
+      IsOk());
 }
 
 // Latents of 512 and 64 columns are attended to in the tensor cores: keys about
@@ -315,6 +397,146 @@ INSTANTIATE_TEST_SUITE_P(Packed, FusedLatentTest,
                                                  0,
                                                  {4, 32, false}}),
                          LatentsName);
+
+// Over a cache in BF16: the same boundaries of tokens, pieces of which the new
+// keys are in one or several, and rows that have columns behind the last.
+INSTANTIATE_TEST_SUITE_P(
+    OverBf16, FusedLatentTest,
+    testing::Values(
+        Latents{"one", 1, 0, 256, 16, 128, 64, 128, 512}.OverBf16(),
+        Latents{"one_of_many", 1, 700, 512, 16, 128, 64, 128, 512, 0, true}
+            .OverBf16(),
+        Latents{"two_tiles_of_keys", 2, 1024, 256, 16, 32, 64, 48, 512}
+            .OverBf16(),
+        Latents{"two_clusters_a_token", 3, 200, 256, 32, 32, 64, 16, 512}
+            .OverBf16(),
+        Latents{"narrow_window", 4, 300, 256, 16, 32, 64, 16, 512, 0, false,
+                false, 3}
+            .OverBf16(),
+        Latents{"seven", 7, 33, 256, 16, 64, 64, 64, 512, 0, true}.OverBf16(),
+        Latents{"too_many_keys", 1, 1536, 256, 16, 32, 64, 16, 512}.OverBf16(),
+        Latents{"eight", 8, 250, 256, 16, 64, 64, 64, 512}.OverBf16(),
+        Latents{"eight_first", 8, 0, 256, 16, 32, 64, 128, 512}.OverBf16(),
+        Latents{"eight_tiles", 8, 1500, 256, 16, 32, 64, 128, 512}.OverBf16(),
+        Latents{"many_heads", 2, 127, 256, 80, 32, 64, 16, 512}.OverBf16(),
+        Latents{"nine", 9, 55, 256, 16, 64, 64, 64, 512}.OverBf16(),
+        Latents{"sixteen", 11, 600, 256, 16, 128, 64, 128, 512, 0, true}
+            .OverBf16(),
+        Latents{"seventeen", 12, 300, 512, 4, 64, 64, 64, 512}.OverBf16(),
+        Latents{"thirty_two", 27, 555, 256, 16, 128, 64, 128, 512}.OverBf16(),
+        Latents{"thirty_three", 28, 200, 256, 16, 64, 64, 128, 512, 0, true}
+            .OverBf16(),
+        Latents{"sixty_four", 59, 390, 512, 16, 64, 64, 64, 512}.OverBf16(),
+        Latents{"sixty_five", 60, 90, 256, 16, 64, 64, 64, 512}.OverBf16(),
+        Latents{"batch_window", 30, 300, 256, 32, 64, 64, 64, 512, 0, false,
+                false, 100}
+            .OverBf16(),
+        Latents{"batch_of_pairs", 20, 500, 256, 128, 32, 64, 32, 512}
+            .OverBf16(),
+        Latents{"many_tokens", 150, 20, 256, 4, 32, 64, 16, 512}.OverBf16(),
+        Latents{"down", 3, 30, 256, 4, 32, 64, 16, 512, 96, true, true}
+            .OverBf16(),
+        Latents{"plain", 5, 40, 72, 3, 20, 8, 10, 24, 0, false, true}
+            .OverBf16(),
+        Latents{"plain_many", 70, 10, 72, 3, 20, 8, 10, 20, 36}.OverBf16(),
+        Latents{"int4_one",
+                1,
+                130,
+                2048,
+                16,
+                128,
+                64,
+                128,
+                512,
+                0,
+                false,
+                false,
+                0,
+                {4, 32, true}}
+            .OverBf16(),
+        Latents{"int4_thirty_two",
+                27,
+                130,
+                512,
+                16,
+                128,
+                64,
+                128,
+                512,
+                0,
+                false,
+                false,
+                0,
+                {4, 32, true}}
+            .OverBf16()),
+    LatentsName);
+
+// --- What is stored ---
+
+using StoredLatentTest = DeviceTest<std::tuple<int64_t, Precision>>;
+
+// The same tokens into an F32 cache and into one in BF16, one of them with
+// nothing that is a number, and all with a column of 0 or -0.
+TEST_P(StoredLatentTest, RowsAreThoseOfAnF32CacheRounded) {
+  const auto [tokens, precision] = GetParam();
+  constexpr int64_t kWidth = 576, kZero = 5;
+  Latents p = {"", tokens, 3, 256, 16, 64, 64, 64, 512};
+  GraphBuilder b;
+  const FusedLatentTest::Sources sources =
+      FusedLatentTest::SourcesOf(b, p, Static(tokens));
+  const ValueId floats = FusedLatentTest::Cache(b, "floats", p);
+  p.bf16_cache = true;
+  const ValueId numbers = FusedLatentTest::Cache(b, "numbers", p);
+  b.Output("q", FusedLatentTest::Store(b, p, sources, floats));
+  b.Output("same_q", FusedLatentTest::Store(b, p, sources, numbers));
+  auto graph = b.Finish();
+  ASSERT_THAT(graph, IsOk());
+  CudaOptions options;
+  options.precision = precision;
+  const auto backend = CudaBackend::Create(options, AllCudaKernels());
+  ASSERT_THAT(backend, IsOk());
+  StateStore state(**backend);
+  const auto program = Program::Compile(*std::move(graph), **backend, state);
+  ASSERT_THAT(program, IsOk());
+  const FillFn fill = FusedLatentTest::Inputs(p);
+  for (const Value& value : (*program)->graph().values()) {
+    if (value.role == Role::kActivation || value.role == Role::kState) continue;
+    const TensorView& view = value.role == Role::kInput
+                                 ? (*program)->Input(value.name)
+                                 : state.Get(value.name);
+    if (!fill(value.name, view)) {
+      const std::vector<int32_t> ints =
+          RandomInts(view.num_elements(), -99, 99, /*seed=*/2);
+      std::transform(ints.begin(), ints.end(), view.as<float>(),
+                     [](int32_t i) { return i / 37.f; });
+    }
+    if (value.name == "kv_gain") view.as<float>()[kZero] = 0;
+    if (value.name == "x") view.as<float>()[0] = HUGE_VALF;
+  }
+
+  ASSERT_THAT((*program)->Run(), IsOk());
+
+  const TensorView want = state.Get("floats"), got = state.Get("numbers");
+  std::vector<uint8_t> row(got.dim(1));
+  for (int64_t i = 0; i < tokens; ++i) {
+    std::vector<float> key(kWidth);
+    // A sum with 0 has no -0.
+    std::transform(want.as<float>() + (p.context + i) * kWidth,
+                   want.as<float>() + (p.context + i + 1) * kWidth, key.begin(),
+                   [](float x) { return x + 0; });
+    EXPECT_EQ(std::isnan(key[0]), i == 0);
+    PackCacheHead(CacheFormat::kBF16, false, key.data(), kWidth, row.data());
+    EXPECT_THAT(absl::MakeSpan(got.as<uint8_t>() + (p.context + i) * got.dim(1),
+                               got.dim(1)),
+                ElementsAreArray(row))
+        << "token " << i;
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Tokens, StoredLatentTest,
+    testing::Combine(testing::Values(1, 7, 8, 9, 16, 17, 32, 33, 64, 65),
+                     testing::Values(Precision::kF32, Precision::kBf16)));
 
 }  // namespace
 }  // namespace strata::gpu

@@ -63,6 +63,16 @@ Tensor Read(const TensorView& view) {
   return tensor;
 }
 
+// The BF16 numbers of a tensor of bytes.
+Tensor ReadNumbers(const TensorView& view) {
+  const auto* const numbers = static_cast<const BFloat16*>(view.data);
+  Tensor tensor = {DType::kF32, {}};
+  for (int64_t i = 0; i < view.num_elements() / 2; ++i) {
+    tensor.values.push_back(Widen(numbers[i]));
+  }
+  return tensor;
+}
+
 // The graph of `build` with the gradients of what it returns.
 absl::StatusOr<Graph> BuildWithGradients(const BuildFn& build) {
   GraphBuilder b(DType::kF32);
@@ -127,7 +137,10 @@ class Side {
     Results results;
     for (const Value& value : program_->graph().values()) {
       if (value.role == Role::kParameter || value.role == Role::kState) {
-        results[value.name] = Read(state_.Get(value.name));
+        const TensorView view = state_.Get(value.name);
+        results[value.name] = options_.bf16_states.count(value.name) > 0
+                                  ? ReadNumbers(view)
+                                  : Read(view);
       }
     }
     for (const auto& [name, id] : program_->graph().outputs()) {

@@ -57,6 +57,8 @@ struct CompareOptions {
   // Parameters that the GPU has in BF16, in its graph with gradients, and the
   // CPU in F32: `fill` gives them values that both can hold.
   std::set<std::string> bf16_on_gpu = {};
+  // States in bytes that are numbers in BF16, to be compared as floats are.
+  std::set<std::string> bf16_states = {};
 };
 
 // Runs the graph three times on the GPU (operator by operator over poisoned

@@ -58,6 +58,17 @@ inline bool FillBf16Weight(const TensorView& view) {
   return true;
 }
 
+// Rows of a cache in BF16, in bytes.
+inline bool FillBf16Cache(const TensorView& view) {
+  std::mt19937 rng(11);
+  std::normal_distribution<float> normal;
+  auto* const to = static_cast<BFloat16*>(view.data);
+  for (int64_t i = 0; i < view.num_elements() / 2; ++i) {
+    to[i] = RoundToBFloat16(normal(rng));
+  }
+  return true;
+}
+
 // A weight [.., n, k] of a test, in BF16 where `format` has no bits, or packed.
 inline ValueId WeightInput(GraphBuilder& b, const std::string& name, Dims dims,
                            const QuantFormat& format) {

@@ -95,6 +95,7 @@ void RegisterUnpackedKernels(strata::KernelRegistry& kernels) {
   Register<kLatentQkv>(kernels);
   Register<kCachedLatentAttendProject>(kernels);
   Register<kPagedLatentAttendProject>(kernels);
+  Register<kPackedLatentAttendProject>(kernels);
 }
 
 }  // namespace strata::gpu

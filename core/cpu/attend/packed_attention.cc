@@ -401,15 +401,15 @@ class PackedAttentionKernel {
   int32_t* total_ = nullptr;
 };
 
-absl::Status RunPackedAttention(const KernelContext& ctx) {
-  return PackedAttentionKernel(ctx).Run();
-}
-
 }  // namespace
+
+absl::Status AttendToPackedCache(const KernelContext& context) {
+  return PackedAttentionKernel(context).Run();
+}
 
 void RegisterPackedAttentionKernels(KernelRegistry& kernels) {
   kernels.Register(kPackedCacheWrite, DType::kF32, RunPackedCacheWrite);
-  kernels.Register(kPackedAttention, DType::kF32, RunPackedAttention);
+  kernels.Register(kPackedAttention, DType::kF32, AttendToPackedCache);
 }
 
 }  // namespace strata

@@ -5,9 +5,14 @@
 #ifndef CORE_CPU_ATTEND_PACKED_ATTENTION_H_
 #define CORE_CPU_ATTEND_PACKED_ATTENTION_H_
 
+#include "absl/status/status.h"
+#include "core/runtime/kernel.h"
 #include "core/runtime/kernel_registry.h"
 
 namespace strata {
+
+// The kernel of PackedAttention.
+absl::Status AttendToPackedCache(const KernelContext& context);
 
 void RegisterPackedAttentionKernels(KernelRegistry& kernels);
 

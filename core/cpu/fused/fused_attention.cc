@@ -19,12 +19,14 @@
 #include "absl/strings/str_cat.h"
 #include "absl/types/span.h"
 #include "core/base/status_macros.h"
+#include "core/cpu/attend/packed_attention.h"
 #include "core/cpu/cached_attention.h"
 #include "core/cpu/fused/fused_tiles.h"
 #include "core/cpu/paged_attention.h"
 #include "core/cpu/row_chunks.h"
 #include "core/cpu/vector_math.h"
 #include "core/ops/fused_attention.h"
+#include "core/ops/packed_cache.h"
 #include "core/ops/rope.h"
 #include "core/runtime/kernel.h"
 #include "core/runtime/kernel_registry.h"
@@ -324,6 +326,9 @@ void RegisterFor(KernelRegistry& kernels) {
 
 void RegisterFusedAttentionKernels(KernelRegistry& kernels) {
   RegisterFor<float>(kernels);
+  kernels.Register(
+      kPackedLatentAttendProject, DType::kF32,
+      RunAttendProject<float, AttendToPackedCache, kNumPackedInputs, true>);
   RegisterFor<double>(kernels);
 }
 

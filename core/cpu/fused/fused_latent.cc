@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <type_traits>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
@@ -12,8 +13,10 @@
 #include "core/cpu/row_products.h"
 #include "core/cpu/vector_math.h"
 #include "core/ops/fused_latent.h"
+#include "core/quant/cache_format.h"
 #include "core/runtime/kernel.h"
 #include "core/runtime/kernel_registry.h"
+#include "core/tensor/dtype.h"
 #include "core/tensor/tensor.h"
 
 namespace strata {
@@ -115,10 +118,20 @@ class LatentQkvKernel {
     if (const T* const bias = Floats(kLatentBkv)) {
       vec.add(latent, bias, width_, latent);
     }
-    T* const cache =
-        ctx_.in(kLatentCache).template as<T>() + row_[token] * width_;
-    NormRow(latent, Floats(kLatentKvGain), Eps("kv_eps"), rank_, cache);
-    Turn(latent + rank_, token, cache + rank_);
+    // A key that is to be rounded is made where its latent lies.
+    const TensorView& cache = ctx_.in(kLatentCache);
+    const bool packed = cache.dtype == DType::kU8;
+    T* const key =
+        packed ? latent : cache.template as<T>() + row_[token] * width_;
+    NormRow(latent, Floats(kLatentKvGain), Eps("kv_eps"), rank_, key);
+    Turn(latent + rank_, token, key + rank_);
+    if constexpr (std::is_same_v<T, float>) {
+      if (!packed) return;
+      // As the sum with the zeros beside each part has it: -0 is 0.
+      for (int64_t c = 0; c < width_; ++c) key[c] += 0;
+      PackCacheHead(CacheFormat::kBF16, /*power_of_two=*/false, key, width_,
+                    cache.as<uint8_t>() + row_[token] * cache.dim(1));
+    }
   }
 
   void Head(int64_t head, int64_t first, int64_t rows, T* tile) const {

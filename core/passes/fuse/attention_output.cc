@@ -15,6 +15,9 @@ namespace {
 // Of attention, of LatentOutput if `values` is given, and where the result may
 // lie.
 Attrs AttrsOf(const Node& attend, const Node* values, int64_t in_place) {
+  // Those of PackedAttention, which calls the rank by another name, are 0 where
+  // it is none.
+  const char* const rank = attend.attrs.Has("rank") ? "rank" : "value_dim";
   const auto attr = [](const Node* node, const char* name) {
     return node != nullptr && node->attrs.Has(name) ? node->attrs.Int(name)
                                                     : int64_t{0};
@@ -24,7 +27,10 @@ Attrs AttrsOf(const Node& attend, const Node* values, int64_t in_place) {
           {"scale", attend.attrs.Float("scale")},
           {"window", attr(&attend, "window")},
           {"block_size", attr(&attend, "block_size")},
-          {"rank", attr(&attend, "rank")},
+          {"rank", attr(&attend, rank)},
+          {"value_dim", attr(&attend, "value_dim")},
+          {"format", attr(&attend, "format")},
+          {"attention_bits", attr(&attend, "attention_bits")},
           {"nope", attr(values, "nope")},
           {"rope", attr(values, "rope")},
           {"value", attr(values, "value")},

@@ -19,6 +19,7 @@
 #include "core/model/tiny_configs.h"
 #include "core/passes/fuse/fuse.h"
 #include "core/passes/narrow_weights.h"
+#include "core/passes/pack_caches.h"
 #include "core/runtime/kernel_registry.h"
 #include "core/runtime/program.h"
 #include "core/runtime/state_store.h"
@@ -93,6 +94,7 @@ absl::StatusOr<Graph> StepGraph(const ModelConfig& config,
   for (const RouterValues& router : decoder.routers) {
     graph.SetOutput(router.OffsetName(), router.offset);
   }
+  ASSIGN_OR_RETURN(graph, PackCaches(graph, {options.cache}));
   if (options.fuse) graph = Fuse(graph);
   RETURN_IF_ERROR(Verify(graph));
   if (options.narrow) graph = NarrowWeights(graph, NarrowableWeights(graph));
@@ -118,7 +120,13 @@ void Fill(const std::string& name, const TensorView& view) {
   const double scale = is_cache ? 1 : 1.5 / std::sqrt(fan_in);
   if (view.dtype == DType::kF64) return FillAs<double>(view, scale, random);
   if (view.dtype == DType::kF32) return FillAs<float>(view, scale, random);
-  for (BFloat16& x : view.span<BFloat16>()) {
+  // Of bytes: a cache in BF16.
+  TensorView numbers = view;
+  if (view.dtype == DType::kU8) {
+    numbers.dtype = DType::kBF16;
+    numbers.shape.back() /= 2;
+  }
+  for (BFloat16& x : numbers.span<BFloat16>()) {
     x = RoundToBFloat16(static_cast<float>(scale * random.Normal()));
   }
 }
@@ -130,6 +138,7 @@ std::vector<double> InDouble(const TensorView& view) {
     values[i] = view.dtype == DType::kF64   ? view.as<double>()[i]
                 : view.dtype == DType::kF32 ? view.as<float>()[i]
                 : view.dtype == DType::kI32 ? view.as<int32_t>()[i]
+                : view.dtype == DType::kU8  ? view.as<uint8_t>()[i]
                                             : Widen(view.as<BFloat16>()[i]);
   }
   return values;

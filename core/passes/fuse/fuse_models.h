@@ -15,6 +15,7 @@
 #include "core/cpu/cpu_backend.h"
 #include "core/graph/graph.h"
 #include "core/model/config.pb.h"
+#include "core/quant/cache_format.h"
 #include "core/runtime/kernel_registry.h"
 #include "core/runtime/program.h"
 #include "core/runtime/state_store.h"
@@ -37,6 +38,7 @@ struct StepOptions {
   bool fuse = true;
   bool narrow = false;       // Weights in BF16, where all readers take them.
   int64_t cache_blocks = 0;  // 0: a cache of rows.
+  CacheFormat cache = CacheFormat::kF32;  // That is: as `compute` has them.
   int64_t max_tokens = 130;
   int num_threads = 2;
   bool reuse_memory = true;

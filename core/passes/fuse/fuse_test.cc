@@ -29,6 +29,7 @@
 #include "core/passes/fuse/block_summary.h"
 #include "core/passes/fuse/fuse_models.h"
 #include "core/passes/narrow_weights.h"
+#include "core/quant/cache_format.h"
 #include "core/testing/status_matchers.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -104,9 +105,11 @@ class FusedStepTest : public TestWithParam<Case> {
 
   // That both make the same of every number of tokens, on both sides of what
   // few tokens are, of a gate's piece and of one and two tiles: bit for bit
-  // where attention goes by pages. Over a cache of rows it takes runs of up to
-  // 32 tokens at a time, which a tile's end cuts, and then rounds otherwise.
+  // where attention goes by pages or over a packed cache. Over one of rows it
+  // takes runs of up to 32 tokens at a time, which a tile's end cuts, and then
+  // rounds otherwise.
   void ExpectSame(const StepOptions& options) {
+    const bool exactly = GetParam().paged || options.cache != CacheFormat::kF32;
     StepOptions plain = options;
     plain.fuse = false;
     const auto want = Make(BatchInvariantCpuKernels(), plain);
@@ -120,7 +123,7 @@ class FusedStepTest : public TestWithParam<Case> {
       ASSERT_THAT(got->Run(tokens), IsOk());
       const auto expected = want->Results();
       for (const auto& [name, values] : got->Results()) {
-        if (GetParam().paged) {
+        if (exactly) {
           EXPECT_EQ(values, expected.at(name)) << name << ", " << tokens;
         } else {
           EXPECT_LE(Distance(values, expected.at(name)),
@@ -137,6 +140,12 @@ TEST_P(FusedStepTest, IsTheSameInF32) { ExpectSame({}); }
 TEST_P(FusedStepTest, IsTheSameInF64) {
   StepOptions options;
   options.compute = DType::kF64;
+  ExpectSame(options);
+}
+
+TEST_P(FusedStepTest, IsTheSameOverCachesInBf16) {
+  StepOptions options;
+  options.cache = CacheFormat::kBF16;
   ExpectSame(options);
 }
 
@@ -241,6 +250,8 @@ TEST(FuseTest, RandomShapesAreBitEqual) {
     const ModelConfig config = RandomModel(seed);
     StepOptions options = Paged();
     options.narrow = seed % 2 == 1;
+    // Of every kind of model some.
+    if (seed / 7 % 2 == 1) options.cache = CacheFormat::kBF16;
     auto fused = StepModel::Create(config, BatchInvariantCpuKernels(), options);
     options.fuse = false;
     auto plain = StepModel::Create(config, BatchInvariantCpuKernels(), options);
@@ -346,23 +357,50 @@ TEST(BlockSummaryTest, CountsTheTwelveStepsOfABlock) {
   EXPECT_EQ(SummariseBlock(*before, "model.layers.10").nodes.size(), 0);
 }
 
+// A packed cache is stored and attended to by the fused operators of latents if
+// it is in BF16, else by operators of its own.
+TEST(FuseTest, LatentAttentionOverACacheInBf16IsTwoOperators) {
+  for (const ModelConfig& config : {LatentModel(), PlainLatentModel()}) {
+    for (const int64_t blocks : {kBlocks, int64_t{0}}) {
+      StepOptions options;
+      options.cache_blocks = blocks;
+      options.cache = CacheFormat::kBF16;
+      const auto graph = StepGraph(config, options);
+      ASSERT_THAT(graph, IsOk());
+      EXPECT_THAT(OpNames(*graph, "model.layers.1"),
+                  ElementsAre("LatentQkv", "PackedLatentAttendProject",
+                              "RoutedExperts"));
+      options.cache = CacheFormat::kInt8;
+      const auto other = StepGraph(config, options);
+      ASSERT_THAT(other, IsOk());
+      const std::vector<std::string> names = OpNames(*other, "model.layers.1");
+      EXPECT_THAT(names, Contains("PackedCacheWrite"));
+      EXPECT_THAT(names, Contains("PackedAttention"));
+    }
+  }
+}
+
 TEST(FuseTest, CostsTheSameFlopsAndFewerBytes) {
-  for (const ModelConfig& config : AllModels()) {
-    StepOptions options = Paged();
-    const auto after = StepGraph(config, options);
-    options.fuse = false;
-    const auto before = StepGraph(config, options);
-    ASSERT_THAT(before, IsOk());
-    ASSERT_THAT(after, IsOk());
-    // At bounds, and at a part of every bound.
-    for (const Binding& binding :
-         {Binding(), Binding([](ValueId, int64_t bound) {
-            return std::ceil(0.5 * static_cast<double>(bound));
-          })}) {
-      const Cost want = CostOf(*before, binding), got = CostOf(*after, binding);
-      EXPECT_DOUBLE_EQ(got.flops, want.flops) << config.name();
-      EXPECT_LT(got.bytes_read, want.bytes_read) << config.name();
-      EXPECT_LT(got.bytes_written, want.bytes_written) << config.name();
+  for (const bool packed : {false, true}) {
+    for (const ModelConfig& config : AllModels()) {
+      StepOptions options = Paged();
+      if (packed) options.cache = CacheFormat::kBF16;
+      const auto after = StepGraph(config, options);
+      options.fuse = false;
+      const auto before = StepGraph(config, options);
+      ASSERT_THAT(before, IsOk());
+      ASSERT_THAT(after, IsOk());
+      // At bounds, and at a part of every bound.
+      for (const Binding& binding :
+           {Binding(), Binding([](ValueId, int64_t bound) {
+              return std::ceil(0.5 * static_cast<double>(bound));
+            })}) {
+        const Cost want = CostOf(*before, binding),
+                   got = CostOf(*after, binding);
+        EXPECT_DOUBLE_EQ(got.flops, want.flops) << config.name();
+        EXPECT_LT(got.bytes_read, want.bytes_read) << config.name();
+        EXPECT_LT(got.bytes_written, want.bytes_written) << config.name();
+      }
     }
   }
 }

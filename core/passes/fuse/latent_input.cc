@@ -11,9 +11,11 @@
 #include "core/ops/fused_latent.h"
 #include "core/ops/matmul.h"
 #include "core/ops/norm.h"
+#include "core/ops/packed_cache.h"
 #include "core/ops/rope.h"
 #include "core/passes/fuse/patterns.h"
 #include "core/passes/fuse/rewriter.h"
+#include "core/quant/cache_format.h"
 
 namespace strata {
 namespace {
@@ -66,6 +68,15 @@ KeyMatch MatchKey(const Rewriter& r, const Node& write) {
   return m;
 }
 
+// The node that stores `key` in a cache that LatentQkv takes.
+const Node* CacheWriteOf(const Rewriter& r, ValueId key) {
+  if (const Node* const write = r.OnlyReader(key, kCacheWrite, 1)) return write;
+  const Node* const packed = r.OnlyReader(key, kPackedCacheWrite, 1);
+  const bool fits = packed != nullptr && packed->attrs.Int("num_heads") == 1 &&
+                    CacheOptionsOf(packed->attrs).format == CacheFormat::kBF16;
+  return fits ? packed : nullptr;
+}
+
 // The product, with its bias if it has one, that makes `value`.
 LinearMatch MakerOf(const Rewriter& r, ValueId value) {
   const Node* const bias = r.Maker(value, kAddBias);
@@ -115,8 +126,7 @@ void Match(Rewriter& r, const Node& query) {
       const Node* const add =
           place == nullptr ? nullptr : OnlyAdd(r, place->outputs[0]);
       const Node* const write =
-          add == nullptr ? nullptr
-                         : r.OnlyReader(add->outputs[0], kCacheWrite, 1);
+          add == nullptr ? nullptr : CacheWriteOf(r, add->outputs[0]);
       if (write != nullptr) key = MatchKey(r, *write);
     }
   }

@@ -10,6 +10,7 @@
 #include "cuda/ops/decode/latent_decode.h"
 #include "cuda/ops/decode_attention.h"
 #include "cuda/runtime/kernel.h"
+#include "cuda_runtime_api.h"
 
 // Kernels of decoding where heads allow them; else, and for probabilities in
 // powers of two, the plain one, which unpacks keys on their way to shared
@@ -76,7 +77,7 @@ PackedCache CacheOf(const KernelContext& ctx, int input, int64_t num_kv_heads) {
           static_cast<PackedFormat>(ctx.Int("format"))};
 }
 
-cudaError_t RunPackedAttention(const KernelContext& ctx) {
+Args ReadArgs(const KernelContext& ctx) {
   const Operand& q = ctx.in(kQ);
   const int64_t num_kv_heads = ctx.Int("num_kv_heads");
   const bool latent = !ctx.has(kV);
@@ -92,10 +93,18 @@ cudaError_t RunPackedAttention(const KernelContext& ctx) {
   args.k = CacheOf(ctx, kK, num_kv_heads);
   args.v = latent ? args.k : CacheOf(ctx, kV, num_kv_heads);
   static_cast<CachePlaces&>(args.places) = PlacesOf(ctx);
-  const int bits = static_cast<int>(ctx.Int("attention_bits"));
-  args.weight = WeightOf(bits);
+  args.weight = WeightOf(static_cast<int>(ctx.Int("attention_bits")));
   args.fault = ctx.fault;
+  return args;
+}
 
+}  // namespace
+
+cudaError_t RunPackedAttention(const KernelContext& ctx) {
+  const int64_t num_kv_heads = ctx.Int("num_kv_heads");
+  const int64_t bits = ctx.Int("attention_bits");
+  const bool latent = !ctx.has(kV);
+  const Args args = ReadArgs(ctx);
   const bool bf16 = args.k.format == PackedFormat::kBf16;
   if (latent && bf16 && num_kv_heads == 1 &&
       ctx.precision == Precision::kBf16 &&
@@ -117,7 +126,12 @@ cudaError_t RunPackedAttention(const KernelContext& ctx) {
               : PackedDecode(decode, args.k.format, ctx.stream);
 }
 
-}  // namespace
+cudaError_t ReadPackedLatents(const KernelContext& ctx,
+                              LatentDecodeArgs& args) {
+  const Args packed = ReadArgs(ctx);
+  args.bf16_cache = true;
+  return ReadLatents(ctx, packed, packed.k.data, args);
+}
 
 void RegisterPackedAttentionKernels(KernelRegistry& kernels) {
   kernels.Register("PackedAttention", RunPackedAttention);

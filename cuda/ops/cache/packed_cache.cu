@@ -1,6 +1,7 @@
 #include <cmath>
 #include <cstdint>
 
+#include "cuda/ops/cache/bf16_number.cuh"
 #include "cuda/ops/cache/packed_cache.h"
 #include "cuda/ops/cache/packed_head.cuh"
 #include "cuda/ops/device.cuh"
@@ -61,9 +62,7 @@ __device__ __forceinline__ void StorePairs(int byte, int count, uint8_t* to) {
 // A group, a lane a column: x, 0 where there is none.
 __device__ void PackGroup(const WriteArgs& args, float x, uint8_t* to) {
   if (args.format == PackedFormat::kBf16) {
-    const __nv_bfloat16 number = __float2bfloat16_rn(x);
-    reinterpret_cast<uint16_t*>(to)[Lane()] =
-        isfinite(x) ? __bfloat16_as_ushort(number) : kNan;
+    reinterpret_cast<__nv_bfloat16*>(to)[Lane()] = CachedBf16(x);
     return;
   }
   const bool finite = __all_sync(kWholeWarp, isfinite(x));

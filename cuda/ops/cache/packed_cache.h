@@ -4,7 +4,9 @@
 #ifndef CUDA_OPS_CACHE_PACKED_CACHE_H_
 #define CUDA_OPS_CACHE_PACKED_CACHE_H_
 
+#include "cuda/ops/decode/latent_decode.h"
 #include "cuda/runtime/kernel.h"
+#include "cuda_runtime_api.h"
 
 namespace strata::gpu {
 
@@ -26,6 +28,12 @@ constexpr int PackedGroupBytes(PackedFormat format) {
 
 void RegisterPackedCacheKernels(KernelRegistry& kernels);
 void RegisterPackedAttentionKernels(KernelRegistry& kernels);
+
+// PackedAttention, which a composite operator takes as a part; and what it
+// attends with over latents in BF16 in the tensor cores, as ReadCachedLatents()
+// (cached_attention.h).
+cudaError_t RunPackedAttention(const KernelContext& ctx);
+cudaError_t ReadPackedLatents(const KernelContext& ctx, LatentDecodeArgs& args);
 
 }  // namespace strata::gpu
 

@@ -6,6 +6,7 @@
 #include "cuda/ops/batch/batch_rows.h"
 #include "cuda/ops/batch/skinny_product.h"
 #include "cuda/ops/cache/cached_attention.h"
+#include "cuda/ops/cache/packed_cache.h"
 #include "cuda/ops/decode/few_rows.h"
 #include "cuda/ops/decode/fused_latent.h"
 #include "cuda/ops/decode/latent_decode.h"
@@ -81,8 +82,11 @@ LatentRowsArgs RowsOf(const KernelContext& ctx) {
   if (ctx.has(kBkv)) a.bias = ctx.in(kBkv).as<float>();
   a.gain = ctx.in(kKvGain).as<float>();
   a.eps = ctx.Float("kv_eps");
-  a.cache = ctx.in(kCache).as<float>();
-  a.slots = ctx.in(kCache).dim(0);
+  const Operand& cache = ctx.in(kCache);
+  a.cache = cache.data;
+  a.bf16_cache = cache.element_size == 1;  // Bytes.
+  a.slots = cache.dim(0);
+  a.pitch = a.bf16_cache ? cache.dim(1) / 2 : cache.dim(1);
   a.row = ctx.in(kRow).as<int32_t>();
   a.fault = ctx.fault;
   return a;
@@ -245,8 +249,26 @@ cudaError_t RunLatentQkv(const KernelContext& ctx) {
 
 // --- LatentAttendProject ---
 
-// Behind the inputs of attention.
+// Behind the inputs of attention, which say over what it is.
 enum ProjectInput { kH, kW, kBias, kProjectKvB };
+constexpr int kOverRows = 4, kOverBlocks = 5, kOverPacked = 6;
+
+template <int kAttendInputs>
+cudaError_t ReadLatentsOf(const KernelContext& ctx, LatentDecodeArgs& attend) {
+  switch (kAttendInputs) {
+    case kOverRows:
+      return ReadCachedLatents(ctx, attend);
+    case kOverBlocks:
+      return ReadPagedLatents(ctx, attend);
+    default:
+      return ReadPackedLatents(ctx, attend);
+  }
+}
+
+// Columns of a key.
+int64_t KeyColumns(const KernelContext& ctx) {
+  return ctx.in(0).dim(1) / ctx.Int("num_heads");
+}
 
 // Of a token, all heads.
 int64_t ValueColumns(const KernelContext& ctx) {
@@ -261,8 +283,7 @@ bool IsFewOutputs(const KernelContext& ctx) {
   const PackedRows values = Bf16Rows(
       ctx.in(kAttendInputs + kProjectKvB).as<__nv_bfloat16>(), columns, rank);
   return ctx.precision == Precision::kBf16 && !ctx.has(kAttendInputs + kBias) &&
-         ctx.Int("value") % 16 == 0 &&
-         HasLatentDecode(rank, ctx.in(1).dim(1)) &&
+         ctx.Int("value") % 16 == 0 && HasLatentDecode(rank, KeyColumns(ctx)) &&
          HasFewRows(tokens, values) &&
          HasFewRows(tokens, WeightRows(ctx.in(kAttendInputs + kW), columns));
 }
@@ -282,7 +303,7 @@ template <int kAttendInputs>
 bool IsBatchOutputs(const KernelContext& ctx) {
   const int64_t rank = ctx.Int("rank");
   return ctx.precision == Precision::kBf16 && !ctx.has(kAttendInputs + kBias) &&
-         HasLatentDecode(rank, ctx.in(1).dim(1)) &&
+         HasLatentDecode(rank, KeyColumns(ctx)) &&
          HasSkinnyProduct(ValuesOf(ctx)) &&
          HasBatchLinear(ctx.in(0).dim(0), ValueColumns(ctx),
                         ctx.in(kAttendInputs + kW), false);
@@ -333,8 +354,7 @@ cudaError_t RunFewOutputs(const KernelContext& ctx) {
   const int64_t columns = ValueColumns(ctx);
   LatentValuesArgs values;
   LatentDecodeArgs& attend = values.attend;
-  cudaError_t e = kAttendInputs == 4 ? ReadCachedLatents(ctx, attend)
-                                     : ReadPagedLatents(ctx, attend);
+  cudaError_t e = ReadLatentsOf<kAttendInputs>(ctx, attend);
   if (e != cudaSuccess) return e;
   const int64_t rows = attend.tokens.bound;
   attend.o = ctx.Take<float>(rows * attend.num_heads * kLatentRank);
@@ -363,8 +383,7 @@ cudaError_t RunBatchOutputs(const KernelContext& ctx) {
   const Extent t = values.tokens;
   const int64_t columns = ValueColumns(ctx);
   LatentDecodeArgs attend;
-  cudaError_t e = kAttendInputs == 4 ? ReadCachedLatents(ctx, attend)
-                                     : ReadPagedLatents(ctx, attend);
+  cudaError_t e = ReadLatentsOf<kAttendInputs>(ctx, attend);
   if (e != cudaSuccess) return e;
   attend.old_keys_stay = true;
   auto* const latents = ctx.Take<__nv_bfloat16>(t.bound * values.pitch);
@@ -405,13 +424,17 @@ cudaError_t RunAttendProject(const KernelContext& ctx) {
     if (part.data == nullptr) return cudaErrorMemoryAllocation;
   }
   cudaError_t e;
-  if constexpr (kAttendInputs == 4) {
+  if constexpr (kAttendInputs == kOverRows) {
     e = RunPart(ctx, RunCachedLatentAttention,
                 {q, ctx.in(1), ctx.in(2), ctx.in(3)}, latents, *ctx.attrs);
-  } else {
+  } else if constexpr (kAttendInputs == kOverBlocks) {
     e = RunPart(ctx, RunPagedLatentAttention,
                 {q, ctx.in(1), ctx.in(2), ctx.in(3), ctx.in(4)}, latents,
                 *ctx.attrs);
+  } else {
+    e = RunPart(ctx, RunPackedAttention,
+                {q, ctx.in(1), ctx.in(2), ctx.in(3), ctx.in(4), ctx.in(5)},
+                latents, *ctx.attrs);
   }
   if (e == cudaSuccess) {
     e = RunPart(ctx, RunLatentOutput,
@@ -434,11 +457,18 @@ void RegisterFusedLatentKernels(KernelRegistry& kernels) {
   }
   for (const char* const op :
        {"CachedLatentAttendProject", "QuantCachedLatentAttendProject"}) {
-    kernels.Register(op, RunAttendProject<4>, PrepareAttendProject<4>);
+    kernels.Register(op, RunAttendProject<kOverRows>,
+                     PrepareAttendProject<kOverRows>);
   }
   for (const char* const op :
        {"PagedLatentAttendProject", "QuantPagedLatentAttendProject"}) {
-    kernels.Register(op, RunAttendProject<5>, PrepareAttendProject<5>);
+    kernels.Register(op, RunAttendProject<kOverBlocks>,
+                     PrepareAttendProject<kOverBlocks>);
+  }
+  for (const char* const op :
+       {"PackedLatentAttendProject", "QuantPackedLatentAttendProject"}) {
+    kernels.Register(op, RunAttendProject<kOverPacked>,
+                     PrepareAttendProject<kOverPacked>);
   }
 }
 

@@ -5,14 +5,12 @@
 #include "cuda.h"
 #include "cuda/kernels/ahead.cuh"
 #include "cuda/kernels/sm90.cuh"
-#include "cuda/kernels/sm90_product.cuh"
-#include "cuda/kernels/store_rows.cuh"
 #include "cuda/kernels/tensor_map.h"
 #include "cuda/ops/decode/join_pieces.h"
 #include "cuda/ops/decode/latent_decode.h"
 #include "cuda/ops/decode/latent_keys.cuh"
+#include "cuda/ops/decode/latent_products.cuh"
 #include "cuda/ops/decode/latent_queries.cuh"
-#include "cuda/ops/decode/latent_softmax.cuh"
 #include "cuda/ops/decode/latent_units.cuh"
 #include "cuda/runtime/kernel.h"
 #include "cuda_bf16.h"
@@ -27,8 +25,9 @@
 //                 first 256 columns of the values
 //   warpgroup 2   the other 256, while the first one's softmax runs
 //
-// The first tile of an F32 cache all threads bring, before earlier kernels have
-// ended where these do not write it. Keys are read once and serve as values
+// The first tile of an F32 cache all threads bring. Tiles that no earlier
+// kernel writes come before these have ended: of an F32 cache the first, of a
+// BF16 one as many as there are stages. Keys are read once and serve as values
 // too. Where a token has an even number of such blocks, two of them are a
 // cluster: each brings half of the keys, to both of them. With BF16 queries
 // there are as many blocks as multiprocessors, each of which goes from one such
@@ -39,207 +38,6 @@ namespace latent {
 namespace {
 
 #if STRATA_SM90A
-
-// o (+)= weights * columns of the keys of `stage`: the first half of them with
-// the weights in the thread's registers, the second with those of shared
-// memory.
-__device__ __forceinline__ void IssueFirstValues(
-    const Shared& shared, int stage, bool add,
-    const uint32_t (&weight)[kRows / 16][4], float (&o)[kHalf / 2]) {
-  const uint64_t b = Describe(shared.keys[stage][0], kBoxBytes);
-  BeginProducts();
-#pragma unroll
-  for (int q = 0; q < kRows / 16; ++q) {
-    Multiply<kOuter>(o, weight[q], Advance(b, q * kStep16<kOuter>),
-                     add || q > 0);
-  }
-  EndProducts();
-}
-__device__ __forceinline__ void IssueOtherValues(const Shared& shared,
-                                                 int stage, bool add,
-                                                 float (&o)[kHalf / 2]) {
-  const uint64_t a = Describe(shared.p);
-  const uint64_t b =
-      Describe(shared.keys[stage][kHalf / kSwizzleColumns], kBoxBytes);
-  BeginProducts();
-#pragma unroll
-  for (int q = 0; q < kRows / 16; ++q) {
-    Multiply<kInner, kOuter>(o, Advance(a, q * kStep16<kInner>),
-                             Advance(b, q * kStep16<kOuter>), add || q > 0);
-  }
-  EndProducts();
-}
-
-__device__ __forceinline__ void Rescale(float (&o)[kHalf / 2], float upper,
-                                        float lower) {
-  if (__all_sync(0xffffffff, upper == 1.f && lower == 1.f)) return;
-#pragma unroll
-  for (int i = 0; i < kHalf / 2; ++i) o[i] *= i / 2 % 2 == 0 ? upper : lower;
-}
-
-// Results of a warpgroup's columns, times the shares that lie in shared memory.
-__device__ __forceinline__ void StoreValues(const Args& args, const Unit& unit,
-                                            int half, int upper,
-                                            const float (&o)[kHalf / 2],
-                                            const Shared& shared) {
-  const float* const shares = shared.share[unit.turn % 2];
-  const float share[2] = {shares[upper], shares[upper + 8]};
-  const int64_t row =
-      (unit.token * args.num_heads + unit.head) * args.splits + unit.split;
-  const int64_t first = row * kLatentRank + half * kHalf;
-  if (args.rounded != nullptr) {
-    StoreRows<kHalf>(o, share, unit.heads, kHalf, args.rounded + first,
-                     kLatentRank);
-    return;
-  }
-  float* const to = args.splits > 1 ? args.partial : args.o;
-  StoreRows<kHalf>(o, share, unit.heads, kHalf, to + first,
-                   int64_t{args.splits} * kLatentRank);
-}
-
-// Until a tile's box is there. Threads that round an F32 cache say so once, for
-// all boxes.
-template <bool kBf16>
-__device__ __forceinline__ void WaitForBox(Shared& shared, int stage, int box,
-                                           uint32_t parity) {
-  Wait(&shared.full[stage][kBf16 ? box : 0], parity);
-}
-
-// score = queries * the keys of `stage`, box by box as they come.
-template <bool kBf16>
-__device__ __forceinline__ void IssueScores(Shared& shared, int stage,
-                                            uint32_t parity,
-                                            float (&score)[kRows / 2]) {
-#pragma unroll
-  for (int box = 0; box < kBoxes; ++box) {
-    if (kBf16 || box == 0) WaitForBox<kBf16>(shared, stage, box, parity);
-    if (box == 0) BeginProducts();
-    const uint64_t a = Describe(shared.q[box]);
-    const uint64_t b = Describe(shared.keys[stage][box]);
-#pragma unroll
-    for (int q = 0; q < 4; ++q) {
-      Multiply<kInner, kInner>(score, Advance(a, q * kStep16<kInner>),
-                               Advance(b, q * kStep16<kInner>), box + q > 0);
-    }
-  }
-  EndProducts();
-}
-
-// One says for its warpgroup, to all blocks that write there, that its half of
-// a stage is free.
-__device__ __forceinline__ void Release(const Args& args, uint64_t* empty) {
-  const int thread = static_cast<int>(threadIdx.x) % kWarpgroup;
-  if (thread >= args.blocks) return;
-  if (args.blocks > 1) {
-    ArriveAt(empty, thread);
-  } else {
-    Arrive(empty);
-  }
-}
-
-// A warp of warpgroup 1 has no use for the unit's queries any more.
-__device__ __forceinline__ void FreeQueries(Shared& shared) {
-  if (threadIdx.x % 32 == 0) Arrive(&shared.queries_free);
-}
-
-// A unit's scores and half of its values; `before` are the tiles of the units
-// before.
-template <bool kBf16>
-__device__ __forceinline__ void Score(const Args& args, const Unit& unit,
-                                      const Piece& piece, int before,
-                                      Shared& shared) {
-  const int thread = static_cast<int>(threadIdx.x) % kWarpgroup;
-  const int upper = thread / 32 * 16 + thread % 32 / 4;
-  const int tiles = piece.tiles();
-  float score[kRows / 2], o[kHalf / 2];
-#pragma unroll
-  for (float& x : o) x = 0;
-  Softmax softmax;
-  if (kBf16 && tiles == 0) FreeQueries(shared);
-  for (int i = 0; i < tiles; ++i) {
-    const int stage = (before + i) % kStages;
-    IssueScores<kBf16>(shared, stage,
-                       static_cast<uint32_t>((before + i) / kStages % 2),
-                       score);
-    WaitForProducts<0>();
-    if (kBf16 && i == tiles - 1) FreeQueries(shared);
-    float keep[2];
-    Weigh(score, args.factor, piece.end - piece.begin - i * kRows, softmax,
-          keep);
-    uint32_t weight[kRows / 16][4];
-    Narrow(score, weight);
-    const auto multiply = [&] {
-      Rescale(o, keep[0], keep[1]);
-      IssueFirstValues(shared, stage, i > 0, weight, o);
-    };
-    // Its own products need no shared memory. Where keys come slower than they
-    // are multiplied, the others' are first: they free the tile later.
-    if constexpr (kBf16) multiply();
-    if (i > 0) SyncThreads(kWeightsFree, 2 * kWarpgroup);
-    StoreWeights(weight, upper, shared);
-    if (thread % 4 == 0) {
-      shared.keep[upper] = keep[0];
-      shared.keep[upper + 8] = keep[1];
-    }
-    FenceSharedStores();
-    ArriveThreads(kWeightsThere, 2 * kWarpgroup);
-    if constexpr (!kBf16) multiply();
-    WaitForProducts<0>();
-    Release(args, &shared.empty[stage][0]);
-  }
-#pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    float sum = softmax.sum[half];
-    sum += __shfl_xor_sync(0xffffffff, sum, 1);
-    sum += __shfl_xor_sync(0xffffffff, sum, 2);
-    const int row = upper + 8 * half;
-    if (thread % 4 != 0) continue;
-    shared.share[unit.turn % 2][row] = args.splits > 1 ? 1.f
-                                       : sum > 0       ? 1.f / sum
-                                                       : 0.f;
-    if (args.splits > 1 && row < unit.heads) {
-      const int64_t to =
-          (unit.token * args.num_heads + unit.head + row) * args.splits +
-          unit.split;
-      args.max[to] = softmax.max[half] * args.factor;
-      args.sum[to] = sum;
-    }
-  }
-  SyncThreads(kBoth, 2 * kWarpgroup);
-  StoreValues(args, unit, /*half=*/0, upper, o, shared);
-}
-
-// The other half of its values.
-template <bool kBf16>
-__device__ __forceinline__ void Follow(const Args& args, const Unit& unit,
-                                       const Piece& piece, int before,
-                                       Shared& shared) {
-  const int thread = static_cast<int>(threadIdx.x) % kWarpgroup;
-  const int upper = thread / 32 * 16 + thread % 32 / 4;
-  const int tiles = piece.tiles();
-  float o[kHalf / 2];
-#pragma unroll
-  for (float& x : o) x = 0;
-  for (int i = 0; i < tiles; ++i) {
-    const int stage = (before + i) % kStages;
-    const auto parity = static_cast<uint32_t>((before + i) / kStages % 2);
-    SyncThreads(kWeightsThere, 2 * kWarpgroup);
-    Rescale(o, shared.keep[upper], shared.keep[upper + 8]);
-    // The copy engine's view of what threads wrote: each that multiplies has to
-    // have seen the tile come.
-#pragma unroll
-    for (int box = kHalfBoxes; box < (kBf16 ? 2 * kHalfBoxes : kHalfBoxes + 1);
-         ++box) {
-      WaitForBox<kBf16>(shared, stage, box, parity);
-    }
-    IssueOtherValues(shared, stage, i > 0, o);
-    WaitForProducts<0>();
-    if (i < tiles - 1) ArriveThreads(kWeightsFree, 2 * kWarpgroup);
-    Release(args, &shared.empty[stage][1]);
-  }
-  SyncThreads(kBoth, 2 * kWarpgroup);
-  StoreValues(args, unit, /*half=*/1, upper, o, shared);
-}
 
 // Memory of a block, whose barriers are ready behind the block's barrier.
 template <bool kBf16>
@@ -264,6 +62,14 @@ __device__ __forceinline__ Shared& BeginShared(const Args& args, char* memory) {
   return shared;
 }
 
+// Before what earlier kernels write is read, or anything stored: where keys
+// come ahead, threads have not waited yet.
+__device__ __forceinline__ void WaitBehindOldKeys(const Args& args) {
+  if (!args.ahead) return;
+  WaitForEarlier();
+  LetLaterBegin();
+}
+
 // Warpgroup 0's part of all units: the second warp asks for BF16 queries, the
 // first for keys, which do not wait for each other; the last one plans.
 template <bool kBoxedQueries>
@@ -276,6 +82,7 @@ __device__ __forceinline__ void Bring(const Args& args, const CUtensorMap* keys,
   Unit unit;
   for (int before = 0; units.Next(args, shared, unit);) {
     if (kBoxedQueries && warp == 1) {
+      WaitBehindOldKeys(args);
       LoadQueryBoxes(args, unit, queries, shared);
     }
     const Piece piece = PieceOf(args, unit.token, unit.split);
@@ -301,6 +108,9 @@ __device__ __forceinline__ void Work(const Args& args, Shared& shared) {
     if constexpr (!kBoxedQueries) {
       const int thread = static_cast<int>(threadIdx.x) - kWarpgroup;
       ClearQueries(unit.heads, thread, 2 * kWarpgroup, shared);
+    }
+    WaitBehindOldKeys(args);
+    if constexpr (!kBoxedQueries) {
       LoadQueries<9>(args, unit, shared);
       SyncThreads(kBoth, 2 * kWarpgroup);
     }
@@ -340,8 +150,10 @@ __global__ void __launch_bounds__(kThreads, 1)
   }
   __syncthreads();
   if (args.blocks > 1) SyncCluster();
-  WaitForEarlier();
-  LetLaterBegin();
+  if (!args.ahead) {
+    WaitForEarlier();
+    LetLaterBegin();
+  }
   // 120, 216 and the 168 that each begins with: all there are.
   if (threadIdx.x < kWarpgroup) {
     ShrinkRegisters<120>();
@@ -352,6 +164,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   } else {
     Work<kBoxedQueries, /*kScores=*/false>(args, shared);
   }
+  WaitForEarlier();  // Also where there was no unit.
   // The other block may still write and arrive here.
   __syncwarp();
   if (args.blocks > 1) SyncCluster();

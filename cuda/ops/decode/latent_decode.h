@@ -55,8 +55,8 @@ struct LatentDecodeArgs {
   bool join = true;  // False: several pieces are left for others to join.
   // Earlier kernels that may still run write no rows of the cache but those of
   // the last tokens.bound keys that a token sees, nor what says where keys lie
-  // and how many tokens there are: then other keys of an F32 cache are loaded
-  // before they have ended (ahead.cuh).
+  // and how many tokens there are: then other keys, those of a piece's first
+  // tiles, are loaded before they have ended (ahead.cuh).
   bool old_keys_stay = false;
   FaultSink fault;  // kCacheRow, where keys are not in the cache.
 };

@@ -19,8 +19,8 @@
 #include "cuda/testing/test_inputs.h"
 #include "gtest/gtest.h"
 
-// Caches in BF16, which no operator has; those in F32 are held to the CPU in
-// //cuda/ops:ops_test.
+// Caches in BF16, beside lengths that differ and queries in BF16, which no
+// operator has; operators are held to the CPU's in //cuda/ops:ops_test.
 
 namespace strata::gpu {
 namespace {
@@ -30,14 +30,15 @@ struct Latent {
   int heads;
   int64_t block_size;  // 0: rows.
   int64_t window;
-  bool bf16 = false;  // Queries and results.
-  int64_t more = 0;   // Tokens that are not there, which are nowhere.
+  bool bf16 = false;   // Queries and results.
+  int64_t more = 0;    // Tokens that are not there, which are nowhere.
+  bool ahead = false;  // Old keys come before a wait.
 };
 std::string LatentName(const testing::TestParamInfo<Latent>& info) {
   const Latent& p = info.param;
   return absl::StrCat(info.index, "_heads", p.heads, "_blocks", p.block_size,
                       "_window", p.window, p.bf16 ? "_bf16" : "",
-                      p.more > 0 ? "_ragged" : "");
+                      p.more > 0 ? "_ragged" : "", p.ahead ? "_ahead" : "");
 }
 using LatentDecodeTest = DeviceTest<Latent>;
 
@@ -139,6 +140,7 @@ absl::StatusOr<std::vector<float>> OnDevice(const Latent& p,
   }
   args.cache = device_cache.data();
   args.bf16_cache = true;
+  args.old_keys_stay = p.ahead;
   args.places.position = position.data();
   args.places.slots = layout.slots;
   if (p.block_size == 0) {
@@ -276,7 +278,16 @@ INSTANTIATE_TEST_SUITE_P(
         Latent{Lengths(200, 200), 16, 0, 77, true},
         // More of them than are planned.
         Latent{Lengths(300, 130), 16, 16, 0, true},
-        Latent{Lengths(50, 200), 192, 64, 0, true}),
+        Latent{Lengths(50, 200), 192, 64, 0, true},
+        // Old keys ahead: of no piece, of some tiles of a piece, of all but the
+        // last; in boxes, in clusters, by threads, and of units one after the
+        // other.
+        Latent{{0, 40}, 16, 0, 0, false, 0, true},
+        Latent{{700, 3, 129}, 16, 0, 0, false, 2, true},
+        Latent{{1000, 129}, 128, 16, 0, false, 0, true},
+        Latent{Lengths(32, 576), 16, 0, 0, false, 0, true},
+        Latent{Lengths(64, 300), 16, 4, 0, false, 30, true},
+        Latent{Lengths(100, 300), 128, 64, 77, true, 0, true}),
     LatentName);
 
 }  // namespace

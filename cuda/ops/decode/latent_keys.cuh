@@ -292,6 +292,12 @@ __device__ __forceinline__ int BoxedTiles(const Args& args,
   return (piece.end - piece.begin) / kRows;
 }
 
+// Before a tile of keys from `first` on is asked for.
+__device__ __forceinline__ void WaitForNewKeys(const Args& args,
+                                               const Piece& piece, int first) {
+  if (args.ahead && min(first + kRows, piece.end) > piece.old) WaitForEarlier();
+}
+
 // By the first warp, of which a lane a box's rows asks for them. Blocks of a
 // cluster bring a share of a tile's rows each, to all of them. A half of a tile
 // comes as soon as all have multiplied the values that lay there. `before` are
@@ -315,6 +321,7 @@ __device__ inline void LoadBoxes(const Args& args, const Piece& piece,
       from = static_cast<int>(args.places.RowOf(
           piece.token, piece.begin + i * kRows + row, args.fault));
     }
+    WaitForNewKeys(args, piece, piece.begin + i * kRows);
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       Wait(&shared.empty[stage][half], parity);
@@ -376,6 +383,7 @@ __device__ inline void LoadCopied(const Args& args, const Piece& piece,
       Wait(&empty[0], parity);
       Wait(&empty[1], parity);
     }
+    WaitForNewKeys(args, piece, first);
     const auto* const cache = static_cast<const __nv_bfloat16*>(args.cache);
     char* const to = reinterpret_cast<char*>(shared.keys[stage][0]);
 #pragma unroll

@@ -1,7 +1,9 @@
 #include <algorithm>
 #include <cstdint>
+#include <type_traits>
 
 #include "cuda/kernels/ahead.cuh"
+#include "cuda/ops/cache/bf16_number.cuh"
 #include "cuda/ops/decode/copy_async.cuh"
 #include "cuda/ops/decode/latent_rows.h"
 #include "cuda/ops/device.cuh"
@@ -27,9 +29,17 @@ __device__ __forceinline__ Angle AngleOf(const LatentRowsArgs& a, int64_t token,
   return {a.cos[at], a.sin[at]};
 }
 
+// An element of a query or of a cache's row. The operators that these kernels
+// stand for round a sum with 0, of which -0 is none.
+__device__ __forceinline__ void Put(float x, float& to) { to = x; }
+__device__ __forceinline__ void Put(float x, __nv_bfloat16& to) {
+  to = CachedBf16(x + 0.f);
+}
+
 // Pair j of the token's rotary columns: `from` and `to` may be one.
+template <typename Element>
 __device__ __forceinline__ void TurnPair(const LatentRowsArgs& a, Angle angle,
-                                         int j, const float* from, float* to,
+                                         int j, const float* from, Element* to,
                                          const float* bias = nullptr) {
   const int first = a.interleaved ? 2 * j : j;
   const int second = a.interleaved ? first + 1 : first + a.rope / 2;
@@ -38,8 +48,8 @@ __device__ __forceinline__ void TurnPair(const LatentRowsArgs& a, Angle angle,
     x += bias[first];
     y += bias[second];
   }
-  to[first] = x * angle.cos - y * angle.sin;
-  to[second] = x * angle.sin + y * angle.cos;
+  Put(x * angle.cos - y * angle.sin, to[first]);
+  Put(x * angle.sin + y * angle.cos, to[second]);
 }
 
 __global__ void __launch_bounds__(kBlock) TurnKernel(const LatentRowsArgs a) {
@@ -53,11 +63,15 @@ __global__ void __launch_bounds__(kBlock) TurnKernel(const LatentRowsArgs a) {
   }
 }
 
-// Where in the cache the token goes, null if there is no such row.
-__device__ __forceinline__ float* CacheRow(const LatentRowsArgs& a,
-                                           int64_t token) {
+// Where in a cache of such elements the token goes, null if there is no such
+// row.
+template <typename Element>
+__device__ __forceinline__ Element* CacheRow(const LatentRowsArgs& a,
+                                             int64_t token) {
   const int64_t to = a.row[token];
-  if (to >= 0 && to < a.slots) return a.cache + to * (a.rank + a.rope);
+  if (to >= 0 && to < a.slots) {
+    return static_cast<Element*>(a.cache) + to * a.pitch;
+  }
   a.fault.Report(FaultKind::kCacheRow, token, to, a.slots);
   return nullptr;
 }
@@ -75,8 +89,9 @@ __device__ __forceinline__ void LoadGain(const LatentRowsArgs& a,
 }
 
 // The norm of the latent, by a block, whose gain LoadGain() has.
+template <typename Element>
 __device__ void StoreNorm(const LatentRowsArgs& a, int64_t token,
-                          const float (&gain)[kOfThread], float* row) {
+                          const float (&gain)[kOfThread], Element* row) {
   const int width = a.rank + a.rope;
   const float* const from = a.kv + token * width;
   const auto at = [&](int c) {
@@ -101,18 +116,24 @@ __device__ void StoreNorm(const LatentRowsArgs& a, int64_t token,
 #pragma unroll
   for (int i = 0; i < kOfThread; ++i) {
     const int c = static_cast<int>(threadIdx.x) + i * kBlock;
-    if (c < a.rank) row[c] = x[i] * scale * gain[i];
+    if (c < a.rank) Put(x[i] * scale * gain[i], row[c]);
   }
 #pragma unroll 1
   for (int c = threadIdx.x + kOfThread * kBlock; c < a.rank; c += kBlock) {
-    row[c] = at(c) * scale * a.gain[c];
+    Put(at(c) * scale * a.gain[c], row[c]);
+  }
+  if constexpr (!std::is_same_v<Element, float>) {
+    for (int64_t c = width + threadIdx.x; c < a.pitch; c += kBlock) {
+      Put(0.f, row[c]);
+    }
   }
 }
 
 // Pair `at` of all that is rotary of a token: its heads' queries, then its key,
 // which goes to `row` of the cache.
+template <typename Element>
 __device__ __forceinline__ void TurnOne(const LatentRowsArgs& a, int64_t token,
-                                        Angle angle, int at, float* row) {
+                                        Angle angle, int at, Element* row) {
   const int half = a.rope / 2, head = at / half, j = at - head * half;
   if (head < a.num_heads) {
     const int64_t of = token * a.num_heads + head;
@@ -125,25 +146,29 @@ __device__ __forceinline__ void TurnOne(const LatentRowsArgs& a, int64_t token,
 }
 
 // The token's key into the cache, by a block.
+template <typename Element>
 __device__ __forceinline__ void StoreKey(const LatentRowsArgs& a, int64_t token,
                                          const float (&gain)[kOfThread]) {
   const int key = a.num_heads * (a.rope / 2);
-  float* const row = CacheRow(a, token);
+  Element* const row = CacheRow<Element>(a, token);
   StoreNorm(a, token, gain, row);
   for (int j = threadIdx.x; j < a.rope / 2; j += kBlock) {
     TurnOne(a, token, AngleOf(a, token, j), key + j, row);
   }
 }
 
+template <typename Element>
 __global__ void __launch_bounds__(kBlock) StoreKernel(const LatentRowsArgs a) {
   const int64_t t = a.tokens.Get();
   float gain[kOfThread];
   LoadGain(a, gain);
-  for (int64_t i = blockIdx.x; i < t; i += gridDim.x) StoreKey(a, i, gain);
+  for (int64_t i = blockIdx.x; i < t; i += gridDim.x)
+    StoreKey<Element>(a, i, gain);
 }
 
 // A token's key by a block, and by another its queries: all columns rounded,
 // and turned to `absorbed` those that are rotary.
+template <typename Element>
 __global__ void __launch_bounds__(kBlock)
     SplitKernel(const LatentRowsArgs a, __nv_bfloat16* rounded) {
   float gain[kOfThread];
@@ -153,7 +178,7 @@ __global__ void __launch_bounds__(kBlock)
   const int64_t token = blockIdx.x;
   if (token >= a.tokens.Get()) return;
   if (blockIdx.y == 0) {
-    StoreKey(a, token, gain);
+    StoreKey<Element>(a, token, gain);
     return;
   }
   const int columns = a.num_heads * (a.nope + a.rope);
@@ -167,7 +192,7 @@ __global__ void __launch_bounds__(kBlock)
   }
   const int half = a.rope / 2;
   for (int i = threadIdx.x; i < a.num_heads * half; i += kBlock) {
-    TurnOne(a, token, AngleOf(a, token, i % half), i, /*row=*/nullptr);
+    TurnOne<Element>(a, token, AngleOf(a, token, i % half), i, /*row=*/nullptr);
   }
 }
 
@@ -184,7 +209,7 @@ __host__ __device__ constexpr int TurnBlocks(int num_heads, int rope) {
 //
 // The kernel behind this one begins with it, as it has keys to bring that
 // depend on neither this one nor the one before.
-template <int kTokens>
+template <int kTokens, typename Element>
 __global__ void __launch_bounds__(kBlock, kTokens == 1 ? 8 : 4)
     AbsorbKernel(const LatentRowsArgs a) {
   __shared__ __align__(8) float sums[kBlock / kWarp][kTokens][kColumns];
@@ -200,7 +225,7 @@ __global__ void __launch_bounds__(kBlock, kTokens == 1 ? 8 : 4)
     // Where the token goes no kernel that still runs has written, nor what it
     // turns by.
     const bool there = token < a.tokens.Get();
-    float* const row = there ? CacheRow(a, token) : nullptr;
+    Element* const row = there ? CacheRow<Element>(a, token) : nullptr;
     const int at = (part - 1) * kBlock + static_cast<int>(threadIdx.x);
     float gain[kOfThread];
     Angle angle = {1, 0};
@@ -310,6 +335,15 @@ __global__ void __launch_bounds__(kBlock, kTokens == 1 ? 8 : 4)
   }
 }
 
+template <typename Element>
+cudaError_t LaunchAbsorb(const LatentRowsArgs& args, unsigned blocks,
+                         cudaStream_t stream) {
+  auto* const kernel = args.tokens.bound == 1
+                           ? AbsorbKernel<1, Element>
+                           : AbsorbKernel<kMaxTokens, Element>;
+  return LaunchAhead(kernel, dim3(blocks), dim3(kBlock), 0, stream, args);
+}
+
 }  // namespace
 
 cudaError_t TurnQueries(const LatentRowsArgs& args, cudaStream_t stream) {
@@ -322,7 +356,9 @@ cudaError_t TurnQueries(const LatentRowsArgs& args, cudaStream_t stream) {
 cudaError_t StoreLatents(const LatentRowsArgs& args, cudaStream_t stream) {
   const auto blocks = static_cast<unsigned>(
       std::clamp<int64_t>(args.tokens.bound, 1, kMaxBlocks));
-  StoreKernel<<<blocks, kBlock, 0, stream>>>(args);
+  auto* const kernel =
+      args.bf16_cache ? StoreKernel<__nv_bfloat16> : StoreKernel<float>;
+  kernel<<<blocks, kBlock, 0, stream>>>(args);
   return cudaGetLastError();
 }
 
@@ -333,9 +369,10 @@ bool HasSplitLatents(const LatentRowsArgs& args) {
 cudaError_t SplitLatents(const LatentRowsArgs& args, __nv_bfloat16* rounded,
                          cudaStream_t stream) {
   if (!HasSplitLatents(args)) return cudaErrorInvalidValue;
-  return LaunchAhead(SplitKernel,
-                     dim3(static_cast<unsigned>(args.tokens.bound), 2),
-                     dim3(kBlock), 0, stream, args, rounded);
+  return LaunchAhead(
+      args.bf16_cache ? SplitKernel<__nv_bfloat16> : SplitKernel<float>,
+      dim3(static_cast<unsigned>(args.tokens.bound), 2), dim3(kBlock), 0,
+      stream, args, rounded);
 }
 
 bool HasAbsorbQueries(const LatentRowsArgs& args) {
@@ -350,9 +387,8 @@ cudaError_t AbsorbQueries(const LatentRowsArgs& args, cudaStream_t stream) {
   const auto blocks = static_cast<unsigned>(
       args.num_heads * (args.rank / kColumns) +
       args.tokens.bound * (1 + TurnBlocks(args.num_heads, args.rope)));
-  return LaunchAhead(
-      args.tokens.bound == 1 ? AbsorbKernel<1> : AbsorbKernel<kMaxTokens>,
-      dim3(blocks), dim3(kBlock), 0, stream, args);
+  return args.bf16_cache ? LaunchAbsorb<__nv_bfloat16>(args, blocks, stream)
+                         : LaunchAbsorb<float>(args, blocks, stream);
 }
 
 }  // namespace strata::gpu

@@ -36,8 +36,9 @@ struct LatentRowsArgs {
   const float* bias = nullptr;  // [rank + rope] of kv, or null.
   const float* gain = nullptr;  // [rank]
   float eps = 0;
-  float* cache = nullptr;  // [slots, rank + rope]
-  int64_t slots = 0;
+  void* cache = nullptr;    // [slots, pitch], rows of rank + rope columns.
+  bool bf16_cache = false;  // Rounded, with zeros behind; else F32.
+  int64_t slots = 0, pitch = 0;
   const int32_t* row = nullptr;  // [t], where in the cache.
   FaultSink fault;               // kCacheRow, if there is no such row.
   // Of AbsorbQueries and SplitLatents.

@@ -18,7 +18,7 @@
 // What bounds it is latency, so there is one chain of it, with all that does
 // not depend on q in front of the wait for the kernel that makes it:
 //
-//   before the wait   keys of the block's share, rounded, to shared memory;
+//   before the wait   keys of the block's share, in BF16, to shared memory;
 //                     three eighths of its head's W_V to registers
 //   behind it         q and new keys; scores, by 16 warps that share columns
 //                     and keys; softmax, a head a warp; values, 32 columns a
@@ -230,6 +230,8 @@ __device__ __forceinline__ void MultiplyValues(
 
 #endif  // STRATA_SM90A
 
+// Key: float or __nv_bfloat16, of the cache.
+template <typename Key>
 __global__ void __maxnreg__(kRegisters)
     ValuesKernel(const __grid_constant__ Args a) {
 #if STRATA_SM90A
@@ -261,7 +263,7 @@ __global__ void __maxnreg__(kRegisters)
   const auto find_rows = [&](int first, int count) {
     if (thread < count) {
       shared.row[thread] =
-          a.cache +
+          static_cast<const Key*>(a.cache) +
           a.places.RowOf(token, first + thread, a.fault) * kLatentWidth;
     }
     __syncthreads();
@@ -271,7 +273,7 @@ __global__ void __maxnreg__(kRegisters)
   const int old =
       max(0, min(tile, keys - static_cast<int>(a.tokens.bound) - begin));
   find_rows(begin, tile);
-  BringKeys<kKeys / kWarps>(old, shared);
+  BringKeys<Key, kKeys / kWarps>(old, shared);
   ClearKeys(tile, shared);
   const bool multiplies = warp / 2 * kTileRows < a.value;
   const RowsOfTile w(a.w,
@@ -292,9 +294,11 @@ __global__ void __maxnreg__(kRegisters)
   WaitForCluster();  // Its barriers for sums are there.
   WaitForEarlier();
   LetLaterBegin();
-  BringQueries(reinterpret_cast<const float4*>(
-                   a.q + (token * a.num_heads + first_head) * kLatentWidth),
-               old, tile, shared);
+  BringQueries<Key>(
+      reinterpret_cast<const float4*>(a.q + (token * a.num_heads + first_head) *
+                                                kLatentWidth),
+      old, tile, shared);
+  WaitForCopies16();
   __syncthreads();
 
   float o[kValueColumns / 8][4] = {};
@@ -305,8 +309,9 @@ __global__ void __maxnreg__(kRegisters)
     if (first > begin) {
       __syncthreads();
       find_rows(first, there);
-      BringKeys<1>(there, shared);
+      BringKeys<Key, 1>(there, shared);
       ClearKeys(there, shared);
+      WaitForCopies16();
       __syncthreads();
     }
     Score(there, shared);
@@ -363,8 +368,9 @@ cudaLaunchConfig_t ConfigOf(int64_t clusters, cudaLaunchAttribute* cluster) {
 }
 
 // Such clusters are larger than every GPU of the architecture has to run.
+template <typename Key>
 cudaError_t AllowLaunch() {
-  const auto* const kernel = reinterpret_cast<const void*>(ValuesKernel);
+  const auto* const kernel = reinterpret_cast<const void*>(ValuesKernel<Key>);
   const cudaError_t error = cudaFuncSetAttribute(
       kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, sizeof(Shared));
   if (error != cudaSuccess) return error;
@@ -373,15 +379,16 @@ cudaError_t AllowLaunch() {
 }
 
 // Clusters that run at once, 0 where none may.
+template <typename Key>
 int ActiveClustersOfValues() {
   static const int count = [] {
     int clusters = 0;
     cudaLaunchAttribute cluster;
     const cudaLaunchConfig_t config = ConfigOf(1, &cluster);
-    if (!IsHopper() || AllowLaunch() != cudaSuccess ||
+    if (!IsHopper() || AllowLaunch<Key>() != cudaSuccess ||
         cudaOccupancyMaxActiveClusters(
-            &clusters, reinterpret_cast<const void*>(ValuesKernel), &config) !=
-            cudaSuccess) {
+            &clusters, reinterpret_cast<const void*>(ValuesKernel<Key>),
+            &config) != cudaSuccess) {
       cudaGetLastError();  // Of that call; there is another way.
       return 0;
     }
@@ -390,19 +397,32 @@ int ActiveClustersOfValues() {
   return count;
 }
 
+template <typename Key>
+cudaError_t Launch(const Args& a, cudaStream_t stream) {
+  if (const cudaError_t e = AllowLaunch<Key>(); e != cudaSuccess) return e;
+  return LaunchClustersAhead(
+      ValuesKernel<Key>, kBlocks,
+      dim3(static_cast<unsigned>(a.tokens.bound * a.groups * kBlocks)),
+      dim3(kThreads), sizeof(Shared), stream, a);
+}
+
 }  // namespace
 }  // namespace latent_values
 
 bool HasLatentValues(const LatentValuesArgs& args) {
   const LatentDecodeArgs& attend = args.attend;
-  return !attend.bf16_cache && attend.tokens.bound >= 1 &&
+  const auto active = [&] {
+    return attend.bf16_cache
+               ? latent_values::ActiveClustersOfValues<__nv_bfloat16>()
+               : latent_values::ActiveClustersOfValues<float>();
+  };
+  return attend.tokens.bound >= 1 &&
          attend.num_heads % latent_values::kHeads == 0 &&
          args.value >= kTileRows && args.value % kTileRows == 0 &&
          args.value <= latent_values::kMaxValue && args.w.bits == kBf16Bits &&
          HasTiles(args.w) && args.w.k == kLatentRank &&
          attend.max_keys <= latent_values::kMaxKeys * attend.tokens.bound &&
-         attend.tokens.bound * latent_values::GroupsOf(attend) <=
-             latent_values::ActiveClustersOfValues();
+         attend.tokens.bound * latent_values::GroupsOf(attend) <= active();
 }
 
 cudaError_t LatentValues(const LatentValuesArgs& args, cudaStream_t stream) {
@@ -416,18 +436,13 @@ cudaError_t LatentValues(const LatentValuesArgs& args, cudaStream_t stream) {
   a.factor = attend.scale * 1.4426950408889634f;
   a.window = attend.window;
   a.q = attend.q;
-  a.cache = static_cast<const float*>(attend.cache);
+  a.cache = attend.cache;
   static_cast<CachePlaces&>(a.places) = attend.places;
   a.w = args.w;
   a.y = args.y;
   a.fault = attend.fault;
-  if (const cudaError_t e = latent_values::AllowLaunch(); e != cudaSuccess)
-    return e;
-  return LaunchClustersAhead(
-      latent_values::ValuesKernel, latent_values::kBlocks,
-      dim3(static_cast<unsigned>(attend.tokens.bound * a.groups *
-                                 latent_values::kBlocks)),
-      dim3(latent_values::kThreads), sizeof(latent_values::Shared), stream, a);
+  return attend.bf16_cache ? latent_values::Launch<__nv_bfloat16>(a, stream)
+                           : latent_values::Launch<float>(a, stream);
 }
 
 }  // namespace strata::gpu

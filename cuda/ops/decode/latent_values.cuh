@@ -6,9 +6,11 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <type_traits>
 
 #include "cuda/kernels/sm90.cuh"
 #include "cuda/ops/cache_places.cuh"
+#include "cuda/ops/decode/copy_async.cuh"
 #include "cuda/ops/decode/few_rows_tile.cuh"
 #include "cuda/ops/decode/latent_decode.h"
 #include "cuda/ops/device.cuh"
@@ -44,7 +46,7 @@ struct Args {
   float factor;  // Of scores, for powers of 2.
   int64_t window;
   const float* q;
-  const float* cache;
+  const void* cache;  // F32 or BF16, as the kernel's `Key` says.
   Places places;
   PackedRows w;
   float* y;
@@ -70,8 +72,8 @@ struct alignas(16) Shared {
   __nv_bfloat16 weight[kHeads][kWeightPitch];
   float keep[kHeads];  // What earlier sums of a head are multiplied by.
   float part[2][kMaxValue];
-  const float* row[kKeys];  // Of the cache.
-  uint64_t there;           // The barrier of `of_block`.
+  const void* row[kKeys];  // Of the cache.
+  uint64_t there;          // The barrier of `of_block`.
 };
 static_assert(offsetof(Shared, sums) % 16 == 0 &&
               offsetof(Shared, of_block) % 16 == 0 &&
@@ -113,14 +115,27 @@ __device__ __forceinline__ void StoreRounded(__nv_bfloat16 (*rows)[kPitch],
 
 // Vector `at` of the tile's rows. No cache but L2 is asked, which others write.
 __device__ __forceinline__ float4 LoadKey(const Shared& shared, int at) {
-  return __ldcg(reinterpret_cast<const float4*>(shared.row[at / kVectors]) +
+  return __ldcg(static_cast<const float4*>(shared.row[at / kVectors]) +
                 at % kVectors);
 }
 
-// The first `count` keys of the tile, at most kRows of them on their way to a
-// warp at once.
+// Keys [begin, end) of the tile of a BF16 cache, on their way at once; they are
+// there behind WaitForCopies16().
+__device__ __forceinline__ void CopyKeys(int begin, int end, Shared& shared) {
+  constexpr int kChunks = kLatentWidth / 8;
+#pragma unroll 1
+  for (int at = begin * kChunks + static_cast<int>(threadIdx.x);
+       at < end * kChunks; at += kThreads) {
+    const int row = at / kChunks, column = at % kChunks * 8;
+    CopyAsync16(&shared.key[row][column],
+                static_cast<const __nv_bfloat16*>(shared.row[row]) + column);
+  }
+}
+
+// The first `count` keys of the tile of an F32 cache, at most kRows of them on
+// their way to a warp at once.
 template <int kRows>
-__device__ __forceinline__ void BringKeys(int count, Shared& shared) {
+__device__ __forceinline__ void BringFloats(int count, Shared& shared) {
   constexpr int kLoads = (kRows * kVectors + kWarp - 1) / kWarp;
   static_assert(kVectors % (kWarp / 2) == 0);
   const int lane = Lane();
@@ -141,8 +156,8 @@ __device__ __forceinline__ void BringKeys(int count, Shared& shared) {
     for (int j = 0; j < kLoads; ++j) {
       const int r = row_of(j);
       if (r < last) {
-        x[j] = __ldcg(reinterpret_cast<const float4*>(shared.row[first + r]) +
-                      lane + j * kWarp - r * kVectors);
+        x[j] = __ldcg(static_cast<const float4*>(shared.row[first + r]) + lane +
+                      j * kWarp - r * kVectors);
       }
     }
 #pragma unroll
@@ -157,6 +172,16 @@ __device__ __forceinline__ void BringKeys(int count, Shared& shared) {
   }
 }
 
+// The first `count` keys of the tile.
+template <typename Key, int kRows>
+__device__ __forceinline__ void BringKeys(int count, Shared& shared) {
+  if constexpr (std::is_same_v<Key, float>) {
+    BringFloats<kRows>(count, shared);
+  } else {
+    CopyKeys(0, count, shared);
+  }
+}
+
 // Weights of keys that are not there are 0, and what they count must be finite.
 __device__ __forceinline__ void ClearKeys(int begin, Shared& shared) {
   const int last = (begin + 15) / 16 * 16 * kVectors;
@@ -168,12 +193,15 @@ __device__ __forceinline__ void ClearKeys(int begin, Shared& shared) {
 }
 
 // All heads' q and keys [begin, end), on their way at once.
+template <typename Key>
 __device__ __forceinline__ void BringQueries(const float4* q, int begin,
                                              int end, Shared& shared) {
   constexpr int kCount = kHeads * kVectors;
   constexpr int kAtATime = (kCount + kThreads - 1) / kThreads;
   const int thread = static_cast<int>(threadIdx.x);
-  const int last = end * kVectors;
+  constexpr bool kRounds = std::is_same_v<Key, float>;
+  if constexpr (!kRounds) CopyKeys(begin, end, shared);
+  const int last = kRounds ? end * kVectors : 0;
   int key = begin * kVectors + thread;
   float4 x[kAtATime], y = {0, 0, 0, 0};
 #pragma unroll

@@ -2,7 +2,7 @@
 // product by W_V that follows it, in one launch: a cluster of 16 blocks has 16
 // heads of a token.
 //
-//   q [t, heads * 576] F32     cache [slots, 576] F32
+//   q [t, heads * 576] F32     cache [slots, 576] F32 or BF16
 //     |
 //     |  a block has a sixteenth of the token's keys, and all 16 heads
 //     v
@@ -39,9 +39,9 @@ struct LatentValuesArgs {
   float* y = nullptr;       // [t, heads * value]
 };
 
-// Whether there is a kernel, and it is likely the faster one: Hopper, an F32
-// cache of 576 columns, heads in whole clusters, as many clusters as run at
-// once; value a multiple of 16, at most 128; not too many keys.
+// Whether there is a kernel, and it is likely the faster one: Hopper, a cache
+// of 576 columns, heads in whole clusters, as many clusters as run at once;
+// value a multiple of 16, at most 128; not too many keys.
 bool HasLatentValues(const LatentValuesArgs& args);
 cudaError_t LatentValues(const LatentValuesArgs& args, cudaStream_t stream);
 
