@@ -231,6 +231,11 @@ class ClaimedTilesTest : public ::testing::Test {
       args.claims = claims;
       return GroupedWeightGrad(args, stream);
     }
+    GroupedProductArgs args = ProductOf(kind, to);
+    args.claims = claims;
+    return GroupedProduct(args, stream);
+  }
+  GroupedProductArgs ProductOf(int kind, int to) {
     GroupedProductArgs args;
     args.rows = {offset_.back(), nullptr};
     args.num_experts = static_cast<int>(rows_.size());
@@ -243,8 +248,7 @@ class ClaimedTilesTest : public ::testing::Test {
     args.offset = device_offset_->data();
     args.y = y_[to]->data();
     args.bf16_y = true;
-    args.claims = claims;
-    return GroupedProduct(args, stream);
+    return args;
   }
 
   // The bits of y_[i], which is poisoned then.
@@ -295,26 +299,15 @@ TEST_F(ClaimedTilesTest, GiveTheBitsOfFixedShares) {
 // far one block of a cluster gets before the other begins.
 TEST_F(ClaimedTilesTest, AndWeightsAheadChangeNothing) {
   constexpr int64_t kHalf = kWide / 2;
+  deep_ = kDeep;
   const auto enqueue = [&](bool ahead) {
-    GroupedProductArgs up;
-    up.rows = {offset_.back(), nullptr};
-    up.num_experts = static_cast<int>(rows_.size());
-    up.n = kWide;
-    up.k = kDeep;
-    up.x = Data(*x_);
-    up.w = Data(*w_);
-    up.swiglu = true;
-    up.offset = device_offset_->data();
-    up.y = y_[0]->data();
-    up.bf16_y = true;
+    GroupedProductArgs up = ProductOf(/*kind=*/2, /*to=*/0);
     up.ahead = ahead;
     ASSERT_EQ(GroupedProduct(up, stream_[0]), cudaSuccess);
-    GroupedProductArgs down = up;  // [rows, kHalf] by [E, kHalf, kHalf]
-    down.n = down.k = kHalf;
+    GroupedProductArgs down = ProductOf(/*kind=*/1, /*to=*/1);
+    down.n = down.k = kHalf;  // [rows, kHalf] by [E, kHalf, kHalf]
     down.x = Data(*y_[0]);
-    down.swiglu = false;
-    down.y = y_[1]->data();
-    down.weights_ahead = ahead;
+    down.ahead = down.weights_ahead = ahead;
     ASSERT_EQ(GroupedProduct(down, stream_[0]), cudaSuccess);
   };
   Poison(0);
