@@ -307,7 +307,8 @@ cudaError_t Products(const ExpertLayerArgs& args, cudaStream_t stream) {
   up.offset = args.offset;
   up.y = args.hidden;
   up.bf16_y = up.swiglu = up.ahead = true;
-  up.weights_ahead = !args.has_rows;  // Behind GatherKernel.
+  // Or it is behind GatherKernel.
+  up.weights_ahead = !args.has_rows || args.plan_is_old;
   if (const cudaError_t e = GroupedProduct(up, stream); e) return e;
   GroupedProductArgs down;
   down.rows = args.rows;

@@ -55,8 +55,11 @@ struct ExpertLayerArgs {
 
   __nv_bfloat16* gathered = nullptr;  // [t * k, d]
   bool has_rows = false;              // They are there already.
-  __nv_bfloat16* hidden = nullptr;    // [t * k, width]
-  FaultSink fault;                    // Told of an index out of range.
+  // With has_rows: the kernel ahead makes neither them nor the plan, as
+  // GroupedProductArgs' weights_ahead has it.
+  bool plan_is_old = false;
+  __nv_bfloat16* hidden = nullptr;  // [t * k, width]
+  FaultSink fault;                  // Told of an index out of range.
 
   int64_t max_slots() const { return tokens.bound * k; }
 };

@@ -33,6 +33,7 @@ SkinnyProductArgs ProductOf(const Operand& x, const BatchLinear& first) {
   args.k = args.pitch = x.columns();
   args.x = x.as<__nv_bfloat16>();
   args.product[0] = WeightsOf(first);
+  args.x_ahead = first.x_ahead;
   return args;
 }
 

@@ -24,6 +24,8 @@ struct BatchLinear {
   __nv_bfloat16* rounded = nullptr;  // In place of y.
   const float* add = nullptr;        // With y.
   bool swiglu = false;
+  // As SkinnyProductArgs': of RunBatchLinear by a BF16 weight.
+  bool x_ahead = false;
 };
 
 // `data`, [rows, columns] in BF16, as an operand.

@@ -61,8 +61,9 @@ __global__ void __launch_bounds__(kThreads)
   for (int i = thread; i < 2 * a.num_experts; i += kThreads) {
     r.tokens[i / 2][i % 2] = 0;
   }
-  LetLaterBegin();
+  if (!args.lets_late) LetLaterBegin();
   WaitForEarlier();
+  LetLaterBegin();
   const int tokens = static_cast<int>(a.tokens.Get());
   const int slots = tokens * a.k;
   for (int t = thread / kWarp; t < tokens; t += kWarps) {

@@ -31,6 +31,8 @@ struct RouteRowsArgs {
   const __nv_bfloat16* x = nullptr;   // [t, d]
   __nv_bfloat16* gathered = nullptr;  // [t * k, d]
   int32_t* row_token = nullptr;       // [t * k], in place of `gathered`.
+  // The kernel behind begins when all that comes before this one is there.
+  bool lets_late = false;
 };
 
 // Whether there is a kernel: up to 64 tokens, 256 experts, 32 of them a token,

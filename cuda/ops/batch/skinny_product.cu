@@ -58,6 +58,7 @@ struct Args {
   int chunks = 0;  // Of 64 columns.
   int rows_of_x = 0, x_step = 0, y_step = 0;
   int splits = 1, stages = 1;
+  bool x_ahead = false;
   Product product[2];
 };
 
@@ -193,8 +194,10 @@ __global__ void __launch_bounds__(kThreads)
     // A lane a stage, then a lane for all.
     const bool begins = lane < min(a.stages, steps);
     if (begins) load_weights(lane, lane);
-    LetLaterBegin();
-    WaitForEarlier();
+    if (!a.x_ahead) {
+      LetLaterBegin();
+      WaitForEarlier();
+    }
     if (begins) load_x(lane, lane);
     if (lane == 0) {
       int stage = 0;
@@ -210,6 +213,7 @@ __global__ void __launch_bounds__(kThreads)
       }
     }
     __syncwarp();
+    if (a.x_ahead) WaitForEarlier();
     // The two of the cluster's one tile.
     if (a.splits > 1) {
       SyncCluster();
@@ -218,8 +222,10 @@ __global__ void __launch_bounds__(kThreads)
     return;
   }
 
-  LetLaterBegin();
-  WaitForEarlier();
+  if (!a.x_ahead) {
+    LetLaterBegin();
+    WaitForEarlier();
+  }
   const int tokens = static_cast<int>(a.tokens.Get());
   const auto sync = [&] {
     if (a.splits > 1) {
@@ -266,6 +272,10 @@ __global__ void __launch_bounds__(kThreads)
       to[(8 * g + 1) * kPitch + 8] = sum[4 * g + 3];
     }
     sync();
+    if (a.x_ahead && number == cluster) {
+      WaitForEarlier();
+      LetLaterBegin();
+    }
     StoreTile(a, TileOf(a, number), rank, tokens, sums);
     sync();  // Others may still read this block's sums.
   }
@@ -346,6 +356,7 @@ cudaError_t SkinnyProduct(const SkinnyProductArgs& args, cudaStream_t stream) {
   a.rows_of_x = static_cast<int>(args.rows_of_x);
   a.x_step = static_cast<int>(args.x_step);
   a.y_step = static_cast<int>(args.y_step);
+  a.x_ahead = args.x_ahead;
   CUtensorMap x = {}, w[2] = {};
   int64_t tiles = 0;
   for (int i = 0; i < args.num_products; ++i) {

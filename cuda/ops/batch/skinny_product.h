@@ -48,6 +48,11 @@ struct SkinnyProductArgs {
 
   SkinnyWeights product[2];
   int num_products = 1;
+
+  // The kernel ahead writes neither x nor anything else that is read here, and
+  // has itself waited for what does before it lets this one begin: then they
+  // run beside each other, and only storing waits for it.
+  bool x_ahead = false;
 };
 
 // Whether there is a kernel: 1 to 64 rows, n, k and what lies between rows

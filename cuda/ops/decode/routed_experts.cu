@@ -297,25 +297,30 @@ cudaError_t RunBatchTokens(const KernelContext& ctx) {
       NormRounded(t, layer.d, h.as<float>(), ctx.in(kGain).as<float>(),
                   ctx.Float("eps"), normed, ctx.stream);
   if (e != cudaSuccess) return e;
-  if (has_shared && !with_shared) {
-    // The shared expert first: y = h + what it makes.
-    BatchLinear up, down;
-    up.w = ctx.in(kSharedUp);
-    up.rounded = ctx.out(kShared).as<__nv_bfloat16>();
-    up.swiglu = true;
-    down.w = ctx.in(kSharedDown);
-    down.y = ctx.out(kY).as<float>();
-    down.add = h.as<float>();
-    const int64_t width = up.w.dim(0) / 2;
-    e = RunBatchLinears(ctx, x, gate, up);
-    if (e == cudaSuccess) {
-      e = RunBatchLinear(ctx, Bf16Matrix(up.rounded, t, width), down);
-    }
-    layer.h = layer.y;
-  } else {
+  if (!has_shared || with_shared) {
     e = RunBatchLinear(ctx, x, gate);
+    if (e == cudaSuccess) e = RouteRows(routes, ctx.stream);
+    if (e != cudaSuccess) return e;
+    return packed ? RunPackedProducts(ctx, layer, routes.row_token, with_shared)
+                  : RunBatchExperts(ctx, layer);
   }
+  // The shared expert first: y = h + what it makes. Its second product, if it
+  // is one kernel, runs beside the routes, and the first of the experts brings
+  // weights before either has ended.
+  BatchLinear up, down;
+  up.w = ctx.in(kSharedUp);
+  up.rounded = ctx.out(kShared).as<__nv_bfloat16>();
+  up.swiglu = true;
+  down.w = ctx.in(kSharedDown);
+  down.y = ctx.out(kY).as<float>();
+  down.add = h.as<float>();
+  layer.h = layer.y;
+  const Operand hidden = Bf16Matrix(up.rounded, t, up.w.dim(0) / 2);
+  down.x_ahead = routes.lets_late = layer.plan_is_old =
+      !IsPacked(down.w) && !packed;
+  e = RunBatchLinears(ctx, x, gate, up);
   if (e == cudaSuccess) e = RouteRows(routes, ctx.stream);
+  if (e == cudaSuccess) e = RunBatchLinear(ctx, hidden, down);
   if (e != cudaSuccess) return e;
   return packed ? RunPackedProducts(ctx, layer, routes.row_token, with_shared)
                 : RunBatchExperts(ctx, layer);
