@@ -135,9 +135,29 @@ __device__ __forceinline__ void AddOddCounts(const uint16_t* count, int tiles,
   }
 }
 
-// A block a tile: where its slots of each expert begin, then their rows.
+// The same from the experts of all slots, of which the tile has first to end.
+// Experts out of range are said by the block whose they are.
+__device__ __forceinline__ void CountSlots(const DispatchPlanArgs& a,
+                                           int64_t slots, int64_t first,
+                                           int64_t end, int32_t* total,
+                                           int32_t* start) {
+#pragma unroll 4
+  for (int64_t s = threadIdx.x; s < slots; s += kBlock) {
+    const int32_t e = a.expert[s];
+    if (e >= 0 && e < a.num_experts) {
+      atomicAdd(&total[e], 1);
+      if (s < first) atomicAdd(&start[e], 1);
+    } else if (e != -1 && s >= first && s < end) {
+      a.fault.Report(FaultKind::kExpert, s, e, a.num_experts);
+    }
+  }
+}
+
+// A block a tile: where its slots of each expert begin, then their rows. Counts
+// are there, or made by each block from all slots.
+template <bool kIsCounted>
 __global__ void __launch_bounds__(kBlock)
-    PlaceCountedKernel(const DispatchPlanArgs a, const SlotCounts counts) {
+    PlaceKernel(const DispatchPlanArgs a, const SlotCounts counts) {
   __shared__ int32_t total[kMaxPlannedExperts];
   __shared__ int32_t start[kMaxPlannedExperts];
   __shared__ uint16_t of_warp[kWarpsPerBlock][kMaxPlannedExperts];
@@ -163,7 +183,9 @@ __global__ void __launch_bounds__(kBlock)
   };
   int32_t e = expert_of(first + threadIdx.x);
   __syncthreads();
-  if (experts % 4 == 0) {
+  if constexpr (!kIsCounted) {
+    CountSlots(a, slots, first, end, total, start);
+  } else if (experts % 4 == 0) {
     AddCounts<2>(counts.count, tiles, experts, tile, total, start);
   } else {
     AddOddCounts(counts.count, tiles, experts, tile, total, start);
@@ -266,9 +288,9 @@ __global__ void __launch_bounds__(kMaxPlannedExperts)
 // A slot's row is its expert's start in this chunk, plus the slots of that
 // expert before it: in earlier warps, and in earlier lanes of its own.
 __global__ void __launch_bounds__(kChunk)
-    PlaceKernel(Extent tokens, int64_t k, int num_experts,
-                const int32_t* expert, const int32_t* start, int32_t* row_slot,
-                int32_t* slot_row) {
+    PlaceChunkKernel(Extent tokens, int64_t k, int num_experts,
+                     const int32_t* expert, const int32_t* start,
+                     int32_t* row_slot, int32_t* slot_row) {
   // [kChunkWarps, num_experts]; a warp's counts are at most 32.
   extern __shared__ uint8_t of_warp[];
   const int64_t slots = tokens.Get() * k;
@@ -296,6 +318,9 @@ __global__ void __launch_bounds__(kChunk)
   slot_row[s] = row;
   row_slot[row] = static_cast<int32_t>(s);
 }
+
+// So few that each block counts them all.
+constexpr int64_t kMaxFewSlots = 4096;
 
 int64_t MaxSlots(const DispatchPlanArgs& args) {
   return args.tokens.bound * args.k;
@@ -333,15 +358,19 @@ cudaError_t PlanDispatchFrom(const SlotCounts& counts,
   constexpr int64_t kMaxAhead = 16;
   const auto blocks = static_cast<unsigned>(counts.tiles);
   if (counts.tiles > kMaxAhead) {
-    PlaceCountedKernel<<<blocks, kBlock, 0, stream>>>(args, counts);
+    PlaceKernel<true><<<blocks, kBlock, 0, stream>>>(args, counts);
     return cudaGetLastError();
   }
-  return LaunchAhead(PlaceCountedKernel, blocks, kBlock, /*shared=*/0, stream,
+  return LaunchAhead(PlaceKernel<true>, blocks, kBlock, /*shared=*/0, stream,
                      args, counts);
 }
 
 cudaError_t PlanDispatch(const DispatchPlanArgs& args, cudaStream_t stream) {
   const SlotCounts counts = OwnCounts(args);
+  if (MaxSlots(args) <= kMaxFewSlots) {
+    return LaunchAhead(PlaceKernel<false>, static_cast<unsigned>(counts.tiles),
+                       kBlock, /*shared=*/0, stream, args, counts);
+  }
   if (HasPlanFromCounts(counts)) {
     const cudaError_t e = LaunchAhead(
         CountTilesKernel, static_cast<unsigned>(counts.tiles), kBlock,
@@ -357,7 +386,7 @@ cudaError_t PlanDispatch(const DispatchPlanArgs& args, cudaStream_t stream) {
   StartKernel<<<1, kMaxPlannedExperts, 0, stream>>>(
       static_cast<int>(chunks), args.num_experts, args.scratch, args.offset,
       args.rows);
-  PlaceKernel<<<chunks, kChunk, kChunkWarps * args.num_experts, stream>>>(
+  PlaceChunkKernel<<<chunks, kChunk, kChunkWarps * args.num_experts, stream>>>(
       args.tokens, args.k, args.num_experts, args.expert, args.scratch,
       args.row_slot, args.slot_row);
   return cudaGetLastError();

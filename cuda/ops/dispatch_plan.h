@@ -34,7 +34,7 @@ struct DispatchPlanArgs {
 
 int64_t DispatchPlanScratch(const DispatchPlanArgs& args);
 
-// In two launches up to 524,288 slots, three above.
+// In one launch up to 4,096 slots, two up to 524,288, three above.
 cudaError_t PlanDispatch(const DispatchPlanArgs& args, cudaStream_t stream);
 
 // How many slots of a tile, `tile_slots` that follow each other, each expert

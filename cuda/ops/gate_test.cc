@@ -235,8 +235,9 @@ INSTANTIATE_TEST_SUITE_P(
                     Experts{257, 256, 6}, Experts{2100, 16, 4}),
     ExpertsName);
 
-// Plans of many slots: about 132 tiles of 256, tiles of several times that, and
-// the 524,288 that two launches do, with 5 tokens more as a bound.
+// Plans of many slots: about the 4,096 that one launch does, 132 tiles of 256,
+// tiles of several times that, and the 524,288 that two launches do, with 5
+// tokens more as a bound.
 class ManySlotsTest : public ExpertsTest {};
 TEST_P(ManySlotsTest, HaveThePlanOfTheCpu) {
   const auto [tokens, experts, k] = GetParam();
@@ -258,7 +259,8 @@ TEST_P(ManySlotsTest, HaveThePlanOfTheCpu) {
 }
 INSTANTIATE_TEST_SUITE_P(
     Shapes, ManySlotsTest,
-    testing::Values(Experts{4219, 128, 8}, Experts{4220, 128, 8},
+    testing::Values(Experts{507, 128, 8}, Experts{508, 128, 8},
+                    Experts{4219, 128, 8}, Experts{4220, 128, 8},
                     Experts{4220, 33, 8}, Experts{12000, 256, 6},
                     Experts{65531, 128, 8}, Experts{65532, 128, 8}),
     ExpertsName);
@@ -279,23 +281,30 @@ TEST_P(ExpertsTest, EnergySignature) {
       IsOk());
 }
 
+// Of so few slots that each block counts them, of more, and of most.
 TEST(ExpertsErrorTest, ExpertsOutOfRangeAreInvalid) {
   if (!HasDevice()) GTEST_SKIP() << "no GPU";
-  EXPECT_THAT(
-      CompareBackends(
-          [](GraphBuilder& b) {
-            b.Output("rows", DispatchPlan(b,
-                                          b.Input("expert", DType::kI32,
-                                                  {Static(3), Static(2)}),
-                                          4)
-                                 .rows);
-            return std::vector<ValueId>{};
-          },
-          {/*roundings=*/1,
-           [](const std::string& name, const TensorView& view) {
-             return name == "expert" && FillInts(view, {0, 3, -1, 4, 0, 0});
-           }}),
-      StatusIs(absl::StatusCode::kInvalidArgument, _));
+  for (const int64_t tokens : {3, 2100, 300000}) {
+    EXPECT_THAT(CompareBackends(
+                    [tokens](GraphBuilder& b) {
+                      b.Output("rows", DispatchPlan(
+                                           b,
+                                           b.Input("expert", DType::kI32,
+                                                   {Static(tokens), Static(2)}),
+                                           4)
+                                           .rows);
+                      return std::vector<ValueId>{};
+                    },
+                    {/*roundings=*/1,
+                     [tokens](const std::string& name, const TensorView& view) {
+                       std::vector<int32_t> experts(2 * tokens, 0);
+                       experts[1] = 3;
+                       experts[2] = -1;
+                       experts[3] = 4;
+                       return name == "expert" && FillInts(view, experts);
+                     }}),
+                StatusIs(absl::StatusCode::kInvalidArgument, _));
+  }
 }
 
 }  // namespace
