@@ -112,8 +112,7 @@ struct EightToRound<true, true> {
   uint4 v;
   __device__ __forceinline__ void Load(const QuantProductArgs& args,
                                        int64_t row, int64_t column) {
-    v = __ldg(
-        reinterpret_cast<const uint4*>(args.x_bf16 + row * args.w.k + column));
+    v = *reinterpret_cast<const uint4*>(args.x_bf16 + row * args.w.k + column);
   }
   __device__ __forceinline__ uint4 Get() const { return OrderedEight(v); }
 };

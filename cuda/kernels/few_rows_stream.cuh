@@ -111,8 +111,8 @@ __device__ __forceinline__ void BringRows(const QuantProductArgs& args,
     for (int j = 0; j < kLoads; ++j) {
       at[j] = -1;
       if (row >= rows.num_rows) continue;
-      v[j] = __ldg(reinterpret_cast<const uint4*>(
-          x + (int64_t{row} * args.w.k + part * kColumns) * kBytes));
+      v[j] = *reinterpret_cast<const uint4*>(
+          x + (int64_t{row} * args.w.k + part * kColumns) * kBytes);
       at[j] = row * pitch + (part * kColumns + column) * 2;
       row += step_rows;
       part += step;

@@ -73,14 +73,14 @@ __device__ __forceinline__ void LoadEight(const float* row, int64_t column,
                                           int k, float (&v)[8]) {
   const float* const from = row + column;
   if (kWhole || (k % 4 == 0 && column + 8 <= k)) {
-    const float4 a = __ldg(reinterpret_cast<const float4*>(from));
-    const float4 b = __ldg(reinterpret_cast<const float4*>(from) + 1);
+    const float4 a = *reinterpret_cast<const float4*>(from);
+    const float4 b = *(reinterpret_cast<const float4*>(from) + 1);
     v[0] = a.x, v[1] = a.y, v[2] = a.z, v[3] = a.w;
     v[4] = b.x, v[5] = b.y, v[6] = b.z, v[7] = b.w;
   } else {
 #pragma unroll
     for (int c = 0; c < 8; ++c) {
-      if (column + c < k) v[c] = __ldg(from + c);
+      if (column + c < k) v[c] = from[c];
     }
   }
 }

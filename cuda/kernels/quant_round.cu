@@ -21,7 +21,7 @@ __device__ __forceinline__ uint4 LoadRounded(const QuantProductArgs& args,
   const int k = args.w.k;
   if (args.x_bf16 != nullptr && k % 8 == 0 && column < k) {
     return OrderedEight(
-        __ldg(reinterpret_cast<const uint4*>(args.x_bf16 + row * k + column)));
+        *reinterpret_cast<const uint4*>(args.x_bf16 + row * k + column));
   }
   float v[8] = {};
   LoadEight(args, row, column, v);

@@ -202,8 +202,8 @@ class XOnItsWay {
 #pragma unroll
     for (int i = 0; i < kLoads; ++i) {
       if (i * kRowsOn >= rows_) continue;
-      v_[slot][i] = __ldg(reinterpret_cast<const float4*>(
-          from_ + block * kDepth + i * kRowsOn * k_));
+      v_[slot][i] = *reinterpret_cast<const float4*>(from_ + block * kDepth +
+                                                     i * kRowsOn * k_);
     }
   }
 

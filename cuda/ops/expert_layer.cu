@@ -22,7 +22,7 @@ constexpr int kEight = 8;
 
 __device__ __forceinline__ void LoadEight(const BFloat* from,
                                           float (&x)[kEight]) {
-  Unpack(__ldg(reinterpret_cast<const uint4*>(from)), x);
+  Unpack(*reinterpret_cast<const uint4*>(from), x);
 }
 __device__ __forceinline__ void LoadEight(const float* from,
                                           float (&x)[kEight]) {

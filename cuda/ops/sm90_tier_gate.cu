@@ -241,9 +241,8 @@ __global__ void __launch_bounds__(kGateThreads, 1)
         (rank + static_cast<int64_t>(chunk) * p.clusters) * kChunk +
         group * 16 + lane % 4 * 4;
     return TokenColumns{
-        token < t ? __ldg(reinterpret_cast<const float4*>(at)) : none,
-        token + 8 < t ? __ldg(reinterpret_cast<const float4*>(at + 8 * a.d))
-                      : none};
+        token < t ? *reinterpret_cast<const float4*>(at) : none,
+        token + 8 < t ? *reinterpret_cast<const float4*>(at + 8 * a.d) : none};
   };
   // What the products of a tile begin with is on its way while others are done.
   const auto begin_tile = [&](int64_t tile) {

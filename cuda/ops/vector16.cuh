@@ -62,7 +62,7 @@ using Raw = std::conditional_t<n == 1, Element, uint4>;
 template <typename Args>
 __device__ __forceinline__ int64_t NumRows(const Args& args) {
   if (args.count == nullptr) return args.rows;
-  return min(args.rows, int64_t{__ldg(args.count)} * args.rows_per_count);
+  return min(args.rows, int64_t{*args.count} * args.rows_per_count);
 }
 
 // Returns whether p may be read as vectors.

@@ -41,8 +41,7 @@ struct Extent {
 
 #ifdef __CUDACC__
   __device__ __forceinline__ int64_t Get() const {
-    return count != nullptr ? min(static_cast<int64_t>(__ldg(count)), bound)
-                            : bound;
+    return count != nullptr ? min(int64_t{*count}, bound) : bound;
   }
 #endif
 };
