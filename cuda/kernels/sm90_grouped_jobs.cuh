@@ -76,6 +76,7 @@ struct Shared {
   uint64_t asked, told[kToldJobs], read[kToldJobs];
   int32_t job[kToldJobs];
   int32_t first_job[kMaxGroupedExperts + 1];  // Of an expert; then of none.
+  int32_t first_row[kMaxGroupedExperts + 1];  // Likewise.
 };
 constexpr size_t kSharedBytes = sizeof(Shared) + kSwizzleBytes;
 
@@ -86,10 +87,9 @@ __device__ __forceinline__ int Div(int a, int b) { return (a + b - 1) / b; }
 struct Rows {
   int begin, end;
 };
-__device__ __forceinline__ Rows RowsOf(const Args& args, int64_t rows, int e) {
-  const int all = static_cast<int>(rows);
-  const int begin = min(max(args.offset[e], 0), all);
-  return {begin, min(max(args.offset[e + 1], begin), all)};
+__device__ __forceinline__ Rows RowsOf(const Shared& shared, int e) {
+  const int begin = shared.first_row[e];
+  return {begin, max(shared.first_row[e + 1], begin)};
 }
 
 // A job is a tile for each block of the cluster. Where an expert has two tiles
@@ -118,15 +118,13 @@ class Schedule {
   __device__ Schedule(const Args& args, Shared& shared)
       : args_(args),
         shared_(shared),
-        first_job_(shared.first_job),
-        total_rows_(args.rows.Get()),
         tiles_across_(Div(args.columns, kTileColumns)),
         next_(static_cast<int>(blockIdx.x) / kCluster) {}
 
   // Jobs of expert e.
-  static __device__ int Count(const Args& args, int64_t rows, int e) {
+  static __device__ int Count(const Args& args, const Shared& shared, int e) {
     int height = args.height;
-    const Rows of = RowsOf(args, rows, e);
+    const Rows of = RowsOf(shared, e);
     if constexpr (kProduct != Product::kOfRows) {
       height = of.end - of.begin;
     } else if (args.skips_empty && of.end == of.begin) {
@@ -137,11 +135,12 @@ class Schedule {
 
   __device__ bool Next(int rank, Job& job) {
     const int number = NextNumber();
-    if (number >= first_job_[args_.num_experts]) return false;
-    while (number >= first_job_[expert_ + 1]) ++expert_;
-    int index = number - first_job_[expert_];
+    const int32_t* const first_job = shared_.first_job;
+    if (number >= first_job[args_.num_experts]) return false;
+    while (number >= first_job[expert_ + 1]) ++expert_;
+    int index = number - first_job[expert_];
     job.expert = expert_;
-    job.rows = RowsOf(args_, total_rows_, expert_);
+    job.rows = RowsOf(shared_, expert_);
     const int height = kProduct == Product::kOfRows
                            ? args_.height
                            : job.rows.end - job.rows.begin;
@@ -193,8 +192,6 @@ class Schedule {
 
   const Args& args_;
   Shared& shared_;
-  const int32_t* const first_job_;
-  const int64_t total_rows_;
   const int tiles_across_;
   int next_;  // Of a fixed share.
   Ring<kToldJobs> told_;
@@ -226,17 +223,27 @@ __device__ __forceinline__ void ClaimJobs(const Args& args, Shared& shared,
   if (number == jobs + clusters - 1) atomicExch(args.claims, 0u);
 }
 
-// first_job[e] for e up to the number of experts, by one warp.
+// first_row[e] for e up to the number of experts, by a block: all are asked for
+// at once, and no job waits for memory again.
+__device__ __forceinline__ void BringRows(const Args& args, Shared& shared) {
+  const int all = static_cast<int>(args.rows.Get());
+  for (int e = threadIdx.x; e <= args.num_experts; e += kThreads) {
+    shared.first_row[e] = min(max(args.offset[e], 0), all);
+  }
+}
+
+// first_job[e] likewise, by one warp, behind that.
 template <Product kProduct>
-__device__ void CountJobs(const Args& args, int32_t* first_job) {
+__device__ void CountJobs(const Args& args, Shared& shared) {
+  int32_t* const first_job = shared.first_job;
   const int lane = threadIdx.x % 32;
-  const int64_t rows = args.rows.Get();
   int before = 0;
   for (int base = 0; base < args.num_experts; base += 32) {
     const int e = base + lane;
-    int up_to = e < args.num_experts
-                    ? Schedule<kProduct, Reader::kThread>::Count(args, rows, e)
-                    : 0;
+    int up_to =
+        e < args.num_experts
+            ? Schedule<kProduct, Reader::kThread>::Count(args, shared, e)
+            : 0;
 #pragma unroll
     for (int d = 1; d < 32; d *= 2) {
       const int left = __shfl_up_sync(0xffffffff, up_to, d);

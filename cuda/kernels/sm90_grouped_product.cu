@@ -334,21 +334,21 @@ __global__ void __launch_bounds__(kThreads, 1)
   const bool claims =
       threadIdx.x == kClaimer && rank == 0 && args.claims != nullptr;
   const int first = claims ? static_cast<int>(atomicAdd(args.claims, 1u)) : 0;
-  if (threadIdx.x / 32 == 1) {
-    CountJobs<kProduct>(args, shared.first_job);
-  }
+  BringRows(args, shared);
+  __syncthreads();
+  if (threadIdx.x / 32 == 1) CountJobs<kProduct>(args, shared);
   __syncthreads();
   if constexpr (kCluster > 1) SyncCluster();
   if (threadIdx.x < kWarpgroup) {
     ShrinkRegisters<40>();
-    const bool loads = threadIdx.x == 0;
-    if (args.b_ahead && !loads) WaitAndLetBegin();
-    if (loads) {
+    if (threadIdx.x == 0) {
       Load<kProduct>(args, shared, &map_a, &map_b, rank);
     } else if (claims) {
       ClaimJobs(args, shared, first);
     }
     __syncwarp();
+    // Not before: a thread that waits holds up its warp, the loading one.
+    if (args.b_ahead) WaitForEarlier();
   } else {
     GrowRegisters<232>();
     if (args.b_ahead) WaitAndLetBegin();

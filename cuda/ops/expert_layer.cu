@@ -85,12 +85,14 @@ __device__ __forceinline__ int64_t RowOf(const ExpertLayerArgs& a, int64_t i) {
 }
 
 // Rows of kAsked slots are asked for before the first is waited for: of few
-// tokens that is what it takes; of many, other warps do it.
+// tokens that is what it takes; of many, other warps do it. With `plan_is_old`
+// the kernel ahead makes rows alone, and has waited for what makes the rest.
 template <typename Y, typename Row, int kAsked>
 __global__ void __launch_bounds__(kBlock)
-    CombineKernel(const ExpertLayerArgs a, const Row* rows) {
+    CombineKernel(const ExpertLayerArgs a, const Row* rows, bool plan_is_old) {
   LetLaterBegin();
-  WaitForEarlier();
+  bool waits = kAsked > 1 && plan_is_old;
+  if (!waits) WaitForEarlier();
   const int64_t pieces = a.d / kEight, n = a.tokens.Get() * pieces;
   const auto* const h = static_cast<const Y*>(a.h);
   for (int64_t i = FirstElement(); i < n; i += ElementStride()) {
@@ -108,6 +110,8 @@ __global__ void __launch_bounds__(kBlock)
         weight[j] =
             there && a.weight != nullptr ? a.weight[first + begin + j] : 1.f;
       }
+      if (waits) WaitForEarlier();
+      waits = false;
 #pragma unroll
       for (int j = 0; j < kAsked; ++j) {
         if (row[j] < 0) continue;
@@ -139,6 +143,7 @@ __global__ void __launch_bounds__(kBlock)
     }
     StoreEight(sum, static_cast<Y*>(a.y) + at);
   }
+  if (waits) WaitForEarlier();
 }
 
 // --- Few slots ---
@@ -268,7 +273,7 @@ cudaError_t FewSlots(const ExpertLayerArgs& args, cudaStream_t stream) {
 
 template <typename Row>
 cudaError_t Combine(const ExpertLayerArgs& args, const Row* rows,
-                    cudaStream_t stream) {
+                    bool plan_is_old, cudaStream_t stream) {
   constexpr int64_t kMaxFewTokens = 512;
   const unsigned blocks = BlocksFor(args.tokens.bound * (args.d / kEight));
   cudaError_t error = cudaSuccess;
@@ -277,8 +282,8 @@ cudaError_t Combine(const ExpertLayerArgs& args, const Row* rows,
     auto* const kernel = args.tokens.bound <= kMaxFewTokens
                              ? CombineKernel<Y, Row, kAtOnce>
                              : CombineKernel<Y, Row, 1>;
-    error =
-        LaunchAhead(kernel, dim3(blocks), dim3(kBlock), 0, stream, args, rows);
+    error = LaunchAhead(kernel, dim3(blocks), dim3(kBlock), 0, stream, args,
+                        rows, plan_is_old);
   });
   return error != cudaSuccess ? error : last;
 }
@@ -338,13 +343,16 @@ cudaError_t ExpertLayer(const ExpertLayerArgs& args, cudaStream_t stream) {
     if (const cudaError_t e = Gather(args, stream); e) return e;
   }
   if (const cudaError_t e = Products(args, stream); e) return e;
-  return CombineExperts(args, args.gathered, /*bf16_rows=*/true, stream);
+  return Combine(args, args.gathered, /*plan_is_old=*/true, stream);
 }
 
 cudaError_t CombineExperts(const ExpertLayerArgs& args, const void* rows,
                            bool bf16_rows, cudaStream_t stream) {
-  return bf16_rows ? Combine(args, static_cast<const BFloat*>(rows), stream)
-                   : Combine(args, static_cast<const float*>(rows), stream);
+  constexpr bool kPlanIsOld = false;
+  return bf16_rows ? Combine(args, static_cast<const BFloat*>(rows), kPlanIsOld,
+                             stream)
+                   : Combine(args, static_cast<const float*>(rows), kPlanIsOld,
+                             stream);
 }
 
 }  // namespace strata::gpu
