@@ -37,6 +37,7 @@ __device__ __forceinline__ void StartRows(int experts, Routes& r) {
   const int each = (experts + kWarp - 1) / kWarp;
   const int first = Lane() * each, last = min(first + each, experts);
   int sum = 0;
+#pragma unroll 1
   for (int e = first; e < last; ++e) sum += RowsOf(r, e);
   int before = sum;
 #pragma unroll
@@ -45,6 +46,7 @@ __device__ __forceinline__ void StartRows(int experts, Routes& r) {
     if (Lane() >= d) before += other;
   }
   before -= sum;
+#pragma unroll 1
   for (int e = first; e < last; ++e) {
     r.start[e] = before;
     before += RowsOf(r, e);
@@ -58,30 +60,33 @@ __global__ void __launch_bounds__(kThreads)
   const ChooseExpertsArgs& a = args.choice;
   const int thread = static_cast<int>(threadIdx.x);
   BringBias(a);
+#pragma unroll 1
   for (int i = thread; i < 2 * a.num_experts; i += kThreads) {
     r.tokens[i / 2][i % 2] = 0;
   }
+  __syncthreads();
   if (!args.lets_late) LetLaterBegin();
   WaitForEarlier();
   LetLaterBegin();
   const int tokens = static_cast<int>(a.tokens.Get());
   const int slots = tokens * a.k;
+#pragma unroll 1
   for (int t = thread / kWarp; t < tokens; t += kWarps) {
     if (a.num_experts <= kMaxOffered / 2) {
       ChooseOfToken<kMaxOffered / kWarp / 2>(a, t, r);
     } else {
       ChooseOfToken<kMaxOffered / kWarp>(a, t, r);
     }
-  }
-  __syncthreads();
-  for (int s = thread; s < slots; s += kThreads) {
-    const int t = s / a.k;
-    atomicOr(&r.tokens[r.expert[s]][t / kWarp], 1u << t % kWarp);
+    if (Lane() < a.k) {
+      atomicOr(&r.tokens[r.expert[t * a.k + Lane()]][t / kWarp],
+               1u << t % kWarp);
+    }
   }
   __syncthreads();
   if (thread < kWarp) StartRows(a.num_experts, r);
   __syncthreads();
   const bool stores = blockIdx.x == 0;
+#pragma unroll 1
   for (int s = thread; s < slots; s += kThreads) {
     const int t = s / a.k, e = r.expert[s];
     const uint32_t below = (1u << t % kWarp) - 1;
@@ -100,15 +105,21 @@ __global__ void __launch_bounds__(kThreads)
   if (args.gathered == nullptr) return;
   __syncthreads();
 
+  // A warp an eighth of a row.
+  constexpr int kParts = 8;
   const int pieces = static_cast<int>(args.d / 8);
   const auto* const from = reinterpret_cast<const uint4*>(args.x);
   auto* const to = reinterpret_cast<uint4*>(args.gathered);
-  const int64_t all = int64_t{slots} * pieces;
-  for (int64_t i = int64_t{blockIdx.x} * kThreads + thread; i < all;
-       i += int64_t{gridDim.x} * kThreads) {
-    const auto row = static_cast<int>(i / pieces);
-    to[i] =
-        from[int64_t{r.row_token[row]} * pieces + i - int64_t{row} * pieces];
+  const int warps = static_cast<int>(gridDim.x) * kWarps;
+#pragma unroll 1
+  for (int i = static_cast<int>(blockIdx.x) * kWarps + thread / kWarp;
+       i < slots * kParts; i += warps) {
+    const int row = i / kParts, part = i % kParts;
+    const auto* const x = from + int64_t{r.row_token[row]} * pieces;
+#pragma unroll 1
+    for (int c = part * kWarp + Lane(); c < pieces; c += kParts * kWarp) {
+      to[int64_t{row} * pieces + c] = x[c];
+    }
   }
 }
 

@@ -38,8 +38,13 @@ constexpr int kRingBytes = 96 << 10;
 constexpr int kThreads = kWarpgroup + kWarp;
 constexpr int kMultiplied = 1;  // A barrier of the warps that multiply.
 
-template <int kTokens>
-constexpr int kStageBytes = kTileBytes + kTokens* kSwizzleColumns * 2;
+__host__ __device__ constexpr int StageBytes(int tokens) {
+  return kTileBytes + tokens * kSwizzleColumns * 2;
+}
+// That a ring has at most.
+constexpr int MaxStages(int tokens) {
+  return std::min(kMaxStages, kRingBytes / StageBytes(tokens));
+}
 // Floats from token to token of sums: such that a warp's lie in all banks.
 constexpr int kPitch = kTile + 4;
 
@@ -80,12 +85,19 @@ __device__ __forceinline__ Tile TileOf(const Args& a, int number) {
 // Four sums of a token, of all blocks of the cluster.
 __device__ __forceinline__ float4 JoinFour(const float* at, int splits) {
   if (splits == 1) return *reinterpret_cast<const float4*>(at);
+  constexpr int kAtOnce = 4;
   float4 sum = {0, 0, 0, 0};
+#pragma unroll 1
+  for (int q = 0; q < splits; q += kAtOnce) {
+    float4 x[kAtOnce];
 #pragma unroll
-  for (int q = 0; q < kMaxSplits; ++q) {
-    if (q >= splits) break;
-    const float4 x = LoadFourFrom(at, q);
-    sum = {sum.x + x.x, sum.y + x.y, sum.z + x.z, sum.w + x.w};
+    for (int i = 0; i < kAtOnce; ++i) {
+      x[i] = q + i < splits ? LoadFourFrom(at, q + i) : float4{0, 0, 0, 0};
+    }
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) {
+      sum = {sum.x + x[i].x, sum.y + x[i].y, sum.z + x[i].z, sum.w + x[i].w};
+    }
   }
   return sum;
 }
@@ -94,14 +106,10 @@ __device__ __forceinline__ float SwiGlu(float gate, float up) {
   return gate * SigmoidOf(gate) * up;
 }
 
-// Four columns of y at once.
-__device__ __forceinline__ void Store(const Product& p, int64_t token,
-                                      int64_t column, float4 v) {
-  const int64_t at = token * p.pitch + column;
-  if (p.add != nullptr) {
-    const float4 x = *reinterpret_cast<const float4*>(p.add + at);
-    v = {v.x + x.x, v.y + x.y, v.z + x.z, v.w + x.w};
-  }
+// Four columns of y at once, with what is added to them.
+__device__ __forceinline__ void Store(const Product& p, int64_t at, float4 v,
+                                      float4 x) {
+  v = {v.x + x.x, v.y + x.y, v.z + x.z, v.w + x.w};
   if (p.y != nullptr) *reinterpret_cast<float4*>(p.y + at) = v;
   if (p.rounded == nullptr) return;
   const __nv_bfloat162 pair[2] = {__floats2bfloat162_rn(v.x, v.y),
@@ -111,28 +119,59 @@ __device__ __forceinline__ void Store(const Product& p, int64_t token,
       *reinterpret_cast<const uint32_t*>(&pair[1])};
 }
 
-// The tile's results, of every splits-th token.
-__device__ __forceinline__ void StoreTile(const Args& a, const Tile& tile,
-                                          int rank, int tokens,
-                                          const float* sums) {
-  const Product& p = a.product[tile.product];
-  const int pieces = p.half > 0 ? kTile / 8 : kTile / 4;
-  for (int i = threadIdx.x;; i += kWarpgroup) {
-    const int token = i / pieces * a.splits + rank;
-    if (token >= tokens) break;
-    const int c = i % pieces * 4, row = tile.row + c;
-    if (row >= p.columns) continue;
-    float4 v = JoinFour(sums + token * kPitch + c, a.splits);
-    if (p.half > 0) {
-      const float4 up =
-          JoinFour(sums + token * kPitch + kTile / 2 + c, a.splits);
+// What a thread stores of a tile: of every splits-th token four columns each.
+struct Results {
+  __device__ Results(const Args& a, const Tile& tile, int rank, int tokens)
+      : product(a.product[tile.product]),
+        splits(a.splits),
+        rank(rank),
+        tokens(tokens),
+        width(product.half > 0 ? kTile / 2 : kTile),
+        columns(static_cast<int>(product.columns) - tile.row),
+        first(a.rows_of_x > 0
+                  ? tile.row / a.rows_of_x * a.y_step + tile.row % a.rows_of_x
+                  : tile.row) {}
+
+  // Its i-th one's, from threadIdx.x on, a warpgroup's threads apart.
+  __device__ __forceinline__ int TokenOf(int i) const {
+    return i / (width / 4) * splits + rank;
+  }
+  __device__ __forceinline__ int ColumnOf(int i) const {
+    return i % (width / 4) * 4;
+  }
+  __device__ __forceinline__ int64_t PlaceOf(int i) const {
+    return TokenOf(i) * product.pitch + first + ColumnOf(i);
+  }
+  __device__ __forceinline__ float4 Addend(int i) const {
+    if (product.add == nullptr || TokenOf(i) >= tokens ||
+        ColumnOf(i) >= columns) {
+      return {0, 0, 0, 0};
+    }
+    return *reinterpret_cast<const float4*>(product.add + PlaceOf(i));
+  }
+
+  const Product& product;
+  int splits, rank, tokens;
+  int width;    // Of a tile of y.
+  int columns;  // Of y from the tile on.
+  int first;    // Column of y.
+};
+
+// `add` is the addend of the first.
+__device__ __forceinline__ void StoreTile(const Results& to, const float* sums,
+                                          float4 add) {
+#pragma unroll 1
+  for (int i = threadIdx.x; to.TokenOf(i) < to.tokens; i += kWarpgroup) {
+    const int c = to.ColumnOf(i);
+    if (c >= to.columns) continue;
+    const float* const from = sums + to.TokenOf(i) * kPitch + c;
+    float4 v = JoinFour(from, to.splits);
+    if (to.product.half > 0) {
+      const float4 up = JoinFour(from + kTile / 2, to.splits);
       v = {SwiGlu(v.x, up.x), SwiGlu(v.y, up.y), SwiGlu(v.z, up.z),
            SwiGlu(v.w, up.w)};
     }
-    const int column = a.rows_of_x > 0
-                           ? row / a.rows_of_x * a.y_step + row % a.rows_of_x
-                           : row;
-    Store(p, token, column, v);
+    Store(to.product, to.PlaceOf(i), v, i < kWarpgroup ? add : to.Addend(i));
   }
 }
 
@@ -144,7 +183,7 @@ __global__ void __launch_bounds__(kThreads)
                  const __grid_constant__ CUtensorMap map_first,
                  const __grid_constant__ CUtensorMap map_second) {
 #if STRATA_SM90A
-  constexpr int kBytes = kStageBytes<kTokens>;
+  constexpr int kBytes = StageBytes(kTokens);
   extern __shared__ char memory[];
   char* const ring = reinterpret_cast<char*>(
       (reinterpret_cast<uintptr_t>(memory) + kSwizzleBytes - 1) /
@@ -238,6 +277,8 @@ __global__ void __launch_bounds__(kThreads)
   int stage = 0;
   uint32_t phase = 0;
   for (int number = cluster; number < tiles; number += clusters) {
+    const Results results(a, TileOf(a, number), rank, tokens);
+    const float4 add = results.Addend(threadIdx.x);
     float sum[kTokens / 2];
 #pragma unroll
     for (float& x : sum) x = 0;
@@ -276,7 +317,7 @@ __global__ void __launch_bounds__(kThreads)
       WaitForEarlier();
       LetLaterBegin();
     }
-    StoreTile(a, TileOf(a, number), rank, tokens, sums);
+    StoreTile(results, sums, add);
     sync();  // Others may still read this block's sums.
   }
 #endif
@@ -284,12 +325,14 @@ __global__ void __launch_bounds__(kThreads)
 
 int64_t ColumnsOf(const SkinnyWeights& p) { return p.swiglu ? p.n / 2 : p.n; }
 
-// Blocks that share the columns of a tile: as many as keep a block a
-// multiprocessor, each with 64 columns at least.
-int SplitsOf(int64_t tiles, int64_t chunks) {
+// Blocks that share the columns of a tile, each 64 of them at least: as many as
+// keep a block a multiprocessor; or two, where a share would not find room in a
+// ring of so many stages.
+int SplitsOf(int64_t tiles, int64_t chunks, int64_t stages) {
   int splits = 1;
-  while (splits < kMaxSplits && 2 * splits * tiles <= kProcessors &&
-         2 * splits <= chunks) {
+  while (2 * splits <= std::min<int64_t>(chunks, kMaxSplits)) {
+    const int blocks = CeilDiv(chunks, splits) > stages ? 2 : 1;
+    if (2 * splits * tiles > blocks * kProcessors) break;
     splits *= 2;
   }
   return splits;
@@ -303,10 +346,9 @@ cudaError_t Launch(Args a, const CUtensorMap& x, const CUtensorMap (&w)[2],
   // Two blocks a multiprocessor at most.
   const int64_t clusters = std::min(tiles, 2 * kProcessors / a.splits);
   const int64_t steps = share * CeilDiv(tiles, clusters);
-  a.stages = static_cast<int>(std::min<int64_t>(
-      {steps, kMaxStages, kRingBytes / kStageBytes<kTokens>}));
+  a.stages = static_cast<int>(std::min<int64_t>(steps, MaxStages(kTokens)));
   constexpr size_t kSums = sizeof(float) * kTokens * kPitch;
-  const size_t shared = kSwizzleBytes + a.stages * kStageBytes<kTokens> + kSums;
+  const size_t shared = kSwizzleBytes + a.stages * StageBytes(kTokens) + kSums;
   auto* const kernel = SkinnyKernel<kTokens>;
   // Of any launch: a captured one that wants more than the last was allowed
   // would never find room.
@@ -385,7 +427,7 @@ cudaError_t SkinnyProduct(const SkinnyProductArgs& args, cudaStream_t stream) {
   rows.rows = args.tokens.bound;
   rows.box_rows = tokens;
   if (const cudaError_t e = MakeTensorMap(rows, &x); e) return e;
-  a.splits = SplitsOf(tiles, a.chunks);
+  a.splits = SplitsOf(tiles, a.chunks, MaxStages(tokens));
   return tokens == 16   ? Launch<16>(a, x, w, stream)
          : tokens == 32 ? Launch<32>(a, x, w, stream)
                         : Launch<64>(a, x, w, stream);

@@ -41,7 +41,7 @@ __device__ __forceinline__ uint32_t KeyOf(float score) {
 
 // Of `token`, by a warp: lane l has experts l, l + 32, ... Logits are read
 // where L2 has them, as this may be before earlier kernels have ended. `to` has
-// expert and weight [t, k].
+// expert and weight [t, k], in shared memory.
 template <int kPerLane, typename Chosen>
 __device__ __forceinline__ void ChooseOfToken(const ChooseExpertsArgs& a,
                                               int token, Chosen& to) {
@@ -74,42 +74,44 @@ __device__ __forceinline__ void ChooseOfToken(const ChooseExpertsArgs& a,
     p[i] = a.softmax ? p[i] / sum : SigmoidOf(p[i]);
     key[i] = i * kWarp + lane < a.num_experts ? KeyOf(p[i] + bias[i]) : 0;
   }
-  int choice = -1;  // Of rank `lane`, and its p.
-  float choice_p = 0;
-  for (int j = 0; j < a.k; ++j) {
-    uint32_t best = 0;
-#pragma unroll
-    for (int i = 0; i < kPerLane; ++i) best = max(best, key[i]);
-    best = __reduce_max_sync(kWholeWarp, best);
-    unsigned first = UINT32_MAX;  // Of equal scores, the first expert.
-#pragma unroll
-    for (int i = kPerLane - 1; i >= 0; --i) {
-      if (key[i] == best) first = i * kWarp + lane;
-    }
-    first = __reduce_min_sync(kWholeWarp, first);
-    float value = 0;
+  // The lane's best that is not taken, and which of its own it is.
+  uint32_t best = 0;
+  int at = 0;
+  const auto find_best = [&] {
+    best = 0;
 #pragma unroll
     for (int i = 0; i < kPerLane; ++i) {
-      if (i * kWarp + lane == static_cast<int>(first)) {
-        value = p[i];
-        key[i] = 0;
-      }
+      if (key[i] > best) best = key[i], at = i;
     }
-    value = __shfl_sync(kWholeWarp, value, first % kWarp);
-    if (lane == j) {
-      choice = static_cast<int>(first);
-      choice_p = value;
+  };
+  find_best();
+  int* const expert = to.expert + token * a.k;
+  float* const weight = to.weight + token * a.k;
+#pragma unroll 1
+  for (int j = 0; j < a.k; ++j) {
+    const bool is_largest = best == __reduce_max_sync(kWholeWarp, best);
+    const unsigned largest_of = __ballot_sync(kWholeWarp, is_largest);
+    int taken_from = __ffs(static_cast<int>(largest_of)) - 1;
+    if (__popc(largest_of) > 1) {  // Of equal scores, the first expert.
+      const unsigned e = is_largest ? at * kWarp + lane : UINT32_MAX;
+      taken_from = static_cast<int>(__reduce_min_sync(kWholeWarp, e) % kWarp);
     }
+    if (lane != taken_from) continue;
+    expert[j] = at * kWarp + lane;
+#pragma unroll
+    for (int i = 0; i < kPerLane; ++i) {
+      if (i == at) weight[j] = p[i], key[i] = 0;
+    }
+    find_best();
   }
+  __syncwarp();
+  const float choice_p = lane < a.k ? weight[lane] : 0.f;
   float divisor = 1;
   if (a.normalize) {
     constexpr float kSumFloor = 1e-20f;  // As SelectedWeight's.
     divisor = fmaxf(kSumFloor + WarpSum(choice_p), a.floor);
   }
-  if (lane < a.k) {
-    to.expert[token * a.k + lane] = choice;
-    to.weight[token * a.k + lane] = a.scale / divisor * choice_p;
-  }
+  if (lane < a.k) weight[lane] = a.scale / divisor * choice_p;
 }
 
 // Before earlier kernels have ended: the bias, which none of them makes, to
