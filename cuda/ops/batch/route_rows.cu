@@ -71,13 +71,14 @@ __global__ void __launch_bounds__(kThreads)
   const int tokens = static_cast<int>(a.tokens.Get());
   const int slots = tokens * a.k;
 #pragma unroll 1
-  for (int t = thread / kWarp; t < tokens; t += kWarps) {
+  // Logits are there up to the bound, and need not wait for the count.
+  for (int t = thread / kWarp; t < a.tokens.bound; t += kWarps) {
     if (a.num_experts <= kMaxOffered / 2) {
       ChooseOfToken<kMaxOffered / kWarp / 2>(a, t, r);
     } else {
       ChooseOfToken<kMaxOffered / kWarp>(a, t, r);
     }
-    if (Lane() < a.k) {
+    if (t < tokens && Lane() < a.k) {
       atomicOr(&r.tokens[r.expert[t * a.k + Lane()]][t / kWarp],
                1u << t % kWarp);
     }
