@@ -137,6 +137,12 @@ class Schedule {
     const int number = NextNumber();
     const int32_t* const first_job = shared_.first_job;
     if (number >= first_job[args_.num_experts]) return false;
+    // Few rows have few jobs an expert: the next is of one far away.
+    constexpr int kFar = 16;
+    while (expert_ + kFar < args_.num_experts &&
+           number >= first_job[expert_ + kFar]) {
+      expert_ += kFar;
+    }
     while (number >= first_job[expert_ + 1]) ++expert_;
     int index = number - first_job[expert_];
     job.expert = expert_;
@@ -223,12 +229,14 @@ __device__ __forceinline__ void ClaimJobs(const Args& args, Shared& shared,
   if (number == jobs + clusters - 1) atomicExch(args.claims, 0u);
 }
 
-// first_row[e] for e up to the number of experts, by a block: all are asked for
-// at once, and no job waits for memory again.
+// first_row[e] for e up to the number of experts, by all warps of a block but
+// the first, which makes its barriers: all are asked for at once, and no job
+// waits for memory again.
 __device__ __forceinline__ void BringRows(const Args& args, Shared& shared) {
   const int all = static_cast<int>(args.rows.Get());
-  for (int e = threadIdx.x; e <= args.num_experts; e += kThreads) {
-    shared.first_row[e] = min(max(args.offset[e], 0), all);
+  for (int e = static_cast<int>(threadIdx.x) - 32; e <= args.num_experts;
+       e += kThreads - 32) {
+    if (e >= 0) shared.first_row[e] = min(max(args.offset[e], 0), all);
   }
 }
 

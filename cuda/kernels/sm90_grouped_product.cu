@@ -337,8 +337,12 @@ __global__ void __launch_bounds__(kThreads, 1)
   BringRows(args, shared);
   __syncthreads();
   if (threadIdx.x / 32 == 1) CountJobs<kProduct>(args, shared);
-  __syncthreads();
-  if constexpr (kCluster > 1) SyncCluster();
+  if constexpr (kCluster > 1) {
+    __syncwarp();
+    SyncCluster();
+  } else {
+    __syncthreads();
+  }
   if (threadIdx.x < kWarpgroup) {
     ShrinkRegisters<40>();
     if (threadIdx.x == 0) {

@@ -6,6 +6,7 @@
 // holds, decode attention several caches in turn.
 //
 //   alone_us    one call by itself, with the host's part of its launches
+//   rested_us   of six calls behind three, of a device that was idle
 //   of_copy     bytes a second over those of a copy on this GPU, in this run
 //   h200_us     the best published for an H200 and for an H100 (TensorRT-LLM,
 //   h100_us     vLLM, SGLang), of a whole MoE layer, of decode attention, also
@@ -295,6 +296,8 @@ void AddLatentDecode(int64_t batch, int64_t keys, int64_t heads, bool paged,
 
 struct MoeShape {
   int64_t d, width, experts, k;
+  // Only to see what random weights cost, which draw more power.
+  bool zero_weights = false;
 };
 
 // From tokens, their experts and weights to their sums: plan, rows, both
@@ -320,9 +323,13 @@ void AddMoeLayer(const MoeShape& m, int64_t tokens, const Published& best,
   AddTimed(
       absl::StrCat("BM_MoeLayer/d:", m.d, "/experts:", m.experts, "/k:", m.k,
                    "/width:", m.width, "/tokens:", tokens,
-                   alpha > 0 ? absl::StrCat("/power_law:", alpha) : ""),
+                   alpha > 0 ? absl::StrCat("/power_law:", alpha) : "",
+                   m.zero_weights ? "/zero_weights" : ""),
       flops, bytes,
       [=](Arrays& arrays) -> Call {
+        const auto weights = [&](int64_t n) {
+          return m.zero_weights ? arrays.Zeros(n) : arrays.Normal(n);
+        };
         std::vector<const int32_t*> expert;
         std::vector<const __nv_bfloat16*> x;
         for (const std::vector<int32_t>& of_call : choices) {
@@ -347,8 +354,8 @@ void AddMoeLayer(const MoeShape& m, int64_t tokens, const Published& best,
         layer.width = m.width;
         layer.bf16_x = layer.bf16_y = true;
         layer.weight = arrays.Copy(std::vector<float>(slots, 0.125f));
-        layer.gate_up = arrays.Normal(m.experts * 2 * m.width * m.d);
-        layer.down = arrays.Normal(m.experts * m.d * m.width);
+        layer.gate_up = weights(m.experts * 2 * m.width * m.d);
+        layer.down = weights(m.experts * m.d * m.width);
         layer.slot_row = plan.slot_row;
         layer.offset = plan.offset;
         layer.rows = {slots, plan.rows};
@@ -450,6 +457,10 @@ void AddMoeLayers() {
   AddMoeLayer(mixtral, 64, {673, 970.9});
   AddMoeLayer(mixtral, 1024, {1001, 1257.2});
   AddMoeLayer(mixtral, 4096, {3595, 0});
+  MoeShape zeros = mixtral;
+  zeros.zero_weights = true;
+  AddMoeLayer(zeros, 1024, {1001, 0});
+  AddMoeLayer(zeros, 4096, {3595, 0});
 }
 
 void AddAll() {

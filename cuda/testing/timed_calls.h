@@ -43,6 +43,7 @@ class Arrays {
   }
   // Normal numbers, a million and some of them over and over.
   __nv_bfloat16* Normal(int64_t n);
+  __nv_bfloat16* Zeros(int64_t n);
 
  private:
   std::vector<void*> blocks_;

@@ -185,6 +185,10 @@ INSTANTIATE_TEST_SUITE_P(
                     Skinny{"two_a_tile", 40, 40, 3000, 192},
                     Skinny{"more_than_blocks", 20, 20, 19264, 128, 64},
                     Skinny{"long_rows", 24, 24, 256, 8192, 64},
+                    // Shares of a ring, of two blocks a multiprocessor; and of
+                    // a tile more than there is room for.
+                    Skinny{"in_a_ring", 32, 31, 4224, 2048},
+                    Skinny{"not_in_a_ring", 32, 32, 4288, 2048},
                     Skinny{"heads", 32, 30, 1024, 128, 0, 256},
                     Skinny{"few_heads", 64, 64, 128, 512, 0, 64}),
     SkinnyName);
