@@ -8,7 +8,11 @@
 //            the rest
 //
 // Each such kernel waits, in every thread, before it ends or returns: then a
-// kernel that has seen the last one end has seen all of them end.
+// kernel that has seen the last one end has seen all of them end. A thread that
+// waits holds up its warp, so what is done before the wait is another warp's or
+// comes before it in the program. Behind the wait, what others have written is
+// read by plain loads: those by way of the read-only cache (__ldg) may be moved
+// ahead of it.
 
 #ifndef CUDA_KERNELS_AHEAD_CUH_
 #define CUDA_KERNELS_AHEAD_CUH_
