@@ -70,8 +70,8 @@ __global__ void __launch_bounds__(kThreads)
   LetLaterBegin();
   const int tokens = static_cast<int>(a.tokens.Get());
   const int slots = tokens * a.k;
-#pragma unroll 1
   // Logits are there up to the bound, and need not wait for the count.
+#pragma unroll 1
   for (int t = thread / kWarp; t < a.tokens.bound; t += kWarps) {
     if (a.num_experts <= kMaxOffered / 2) {
       ChooseOfToken<kMaxOffered / kWarp / 2>(a, t, r);
