@@ -229,9 +229,9 @@ __device__ __forceinline__ void ClaimJobs(const Args& args, Shared& shared,
   if (number == jobs + clusters - 1) atomicExch(args.claims, 0u);
 }
 
-// first_row[e] for e up to the number of experts, by all warps of a block but
-// the first, which makes its barriers: all are asked for at once, and no job
-// waits for memory again.
+// first_row[e] for e up to the number of experts, by a block, of which the
+// first warp makes barriers meanwhile and comes last: all are asked for at
+// once, and no job waits for memory again.
 __device__ __forceinline__ void BringRows(const Args& args, Shared& shared) {
   const int all = static_cast<int>(args.rows.Get());
   for (int e = static_cast<int>(threadIdx.x) - 32; e <= args.num_experts;

@@ -37,9 +37,8 @@ double SecondsOf(const Call& call, int64_t i, int calls = 1) {
   return milliseconds * 1e-3;
 }
 
-// Of one of six calls behind three others, of a device that was idle: for so
-// long it runs at its highest clock whatever power it draws. Published figures
-// are often such.
+// Of one of six calls behind three others, of a device that was idle, and is
+// not yet slowed by the power that it draws. Published figures are often such.
 double RestedSeconds(const Call& call) {
   std::this_thread::sleep_for(std::chrono::milliseconds(500));
   constexpr int kWarmUps = 3, kCalls = 6;

@@ -1,5 +1,6 @@
-// A flat gate's choice (choose_experts.h), by a block for itself: some 1,000
-// cycles, which cost less than a kernel between the gate and its experts.
+// A flat gate's choice (choose_experts.h), by a block for itself: on an H200
+// some 2 us of one token and 4 of 32, from the wait for logits on, which cost
+// less than a kernel between the gate and its experts.
 
 #ifndef CUDA_OPS_DECODE_CHOOSE_EXPERTS_CUH_
 #define CUDA_OPS_DECODE_CHOOSE_EXPERTS_CUH_
