@@ -10,6 +10,7 @@
 #include "cuda/ops/vector16.cuh"
 #include "cuda/runtime/kernel.h"
 #include "cuda_bf16.h"
+#include "cuda_pipeline.h"
 
 namespace strata::gpu {
 namespace {
@@ -175,6 +176,8 @@ __device__ __forceinline__ void AddDot(const float (&a)[kEight],
 template <typename X>
 __global__ void __launch_bounds__(kBlock)
     FewHiddenKernel(const ExpertLayerArgs a) {
+  WaitForEarlier();
+  LetLaterBegin();  // Now, so that the choice is old to the kernel behind.
   const int64_t slots = a.tokens.Get() * a.k;
   const int64_t slot = blockIdx.y;
   const int64_t column =
@@ -204,10 +207,26 @@ __global__ void __launch_bounds__(kBlock)
   }
 }
 
+// y of a token's column, by the lane that has its sum.
+template <typename Y>
+__device__ __forceinline__ void StoreFew(const ExpertLayerArgs& a,
+                                         int64_t token, int64_t column,
+                                         float sum) {
+  const int64_t to = RowOf(a, token);
+  if (to < 0) return;
+  const int64_t at = to * a.d + column;
+  if (a.h != nullptr) {
+    sum += static_cast<float>(static_cast<const Y*>(a.h)[at]);
+  }
+  static_cast<Y*>(a.y)[at] = static_cast<Y>(sum);
+}
+
 // y of a token, a warp a column: a row of down for each of its slots.
 template <typename Y>
 __global__ void __launch_bounds__(kBlock)
     FewOutputKernel(const ExpertLayerArgs a) {
+  WaitForEarlier();
+  LetLaterBegin();
   const int64_t token = blockIdx.y;
   const int64_t column =
       int64_t{blockIdx.x} * kWarpsPerBlock + threadIdx.x / kWarp;
@@ -231,14 +250,72 @@ __global__ void __launch_bounds__(kBlock)
     sum = fmaf(a.weight != nullptr ? a.weight[slot] : 1.f, dot, sum);
   }
   sum = WarpSum(sum);
-  if (Lane() != 0) return;
-  const int64_t to = RowOf(a, token);
-  if (to < 0) return;
-  const int64_t at = to * a.d + column;
-  if (a.h != nullptr) {
-    sum += static_cast<float>(static_cast<const Y*>(a.h)[at]);
+  if (Lane() == 0) StoreFew<Y>(a, token, column, sum);
+}
+
+// The same of up to a slot a lane, of which all rows of down are on their way
+// to shared memory before hidden is there.
+template <typename Y>
+__global__ void __launch_bounds__(kBlock)
+    FewOutputAheadKernel(const ExpertLayerArgs a) {
+  extern __shared__ uint4 rows_of_down[];
+  const int64_t token = blockIdx.y, warp = threadIdx.x / kWarp;
+  const int64_t column = int64_t{blockIdx.x} * kWarpsPerBlock + warp;
+  const bool there = token < a.tokens.Get() && column < a.d;
+  int expert = -1;
+  float weight = 1;
+  if (there && Lane() < a.k) {
+    const int64_t slot = token * a.k + Lane();
+    expert = ExpertOf(a, slot);
+    if (a.weight != nullptr) weight = a.weight[slot];
   }
-  static_cast<Y*>(a.y)[at] = static_cast<Y>(sum);
+  const int of_row = static_cast<int>(a.width / kEight);
+  uint4* const rows = rows_of_down + warp * a.k * of_row;
+#pragma unroll 8
+  for (int j = 0; j < a.k; ++j) {
+    const int of_slot = __shfl_sync(kWholeWarp, expert, j);
+    if (of_slot < 0) continue;
+    const auto* const from = reinterpret_cast<const uint4*>(
+        a.down + (int64_t{of_slot} * a.d + column) * a.width);
+    for (int i = Lane(); i < of_row; i += kWarp) {
+      __pipeline_memcpy_async(rows + j * of_row + i, from + i, sizeof(uint4));
+    }
+  }
+  __pipeline_commit();
+  WaitForEarlier();
+  LetLaterBegin();
+  __pipeline_wait_prior(0);  // A lane reads what it has copied.
+  if (!there) return;
+  float sum = 0;
+  const auto* const hidden =
+      reinterpret_cast<const uint4*>(a.hidden) + token * a.k * of_row;
+  for (int first = 0; first < of_row; first += kWarp) {
+    const int i = first + Lane();
+    for (int begin = 0; begin < a.k; begin += kAtOnce) {
+      uint4 x[kAtOnce];
+      bool has[kAtOnce];
+#pragma unroll
+      for (int j = 0; j < kAtOnce; ++j) {
+        const int slot = begin + j;
+        const int of_slot = __shfl_sync(kWholeWarp, expert, slot % kWarp);
+        has[j] = slot < a.k && of_slot >= 0 && i < of_row;
+        if (has[j]) x[j] = hidden[slot * of_row + i];
+      }
+#pragma unroll
+      for (int j = 0; j < kAtOnce; ++j) {
+        const int slot = begin + j;
+        const float scale = __shfl_sync(kWholeWarp, weight, slot % kWarp);
+        if (!has[j]) continue;
+        float dot = 0, value[kEight], w[kEight];
+        Unpack(x[j], value);
+        Unpack(rows[slot * of_row + i], w);
+        AddDot(value, w, dot);
+        sum = fmaf(scale, dot, sum);
+      }
+    }
+  }
+  sum = WarpSum(sum);
+  if (Lane() == 0) StoreFew<Y>(a, token, column, sum);
 }
 
 template <typename Fn>
@@ -255,20 +332,44 @@ unsigned WarpBlocks(int64_t columns) {
   return static_cast<unsigned>(CeilDiv(columns, kWarpsPerBlock));
 }
 
-cudaError_t FewSlots(const ExpertLayerArgs& args, cudaStream_t stream) {
+// One token's launches begin ahead, and rows of down with them, where two
+// blocks of a multiprocessor have room for theirs; more tokens' blocks, or rows
+// in parts, have others to wait beside, and it would only cost.
+constexpr size_t kMaxBytesAhead = 112 << 10;
+
+template <Begins kBegins>
+cudaError_t LaunchFew(const ExpertLayerArgs& args, size_t bytes_ahead,
+                      cudaStream_t stream) {
   const dim3 hidden(WarpBlocks(args.width),
                     static_cast<unsigned>(args.max_slots()));
-  const cudaError_t error = WithType(args.bf16_x, [&](auto* x) {
-    using X = std::remove_pointer_t<decltype(x)>;
-    FewHiddenKernel<X><<<hidden, kBlock, 0, stream>>>(args);
-  });
-  if (error != cudaSuccess) return error;
   const dim3 output(WarpBlocks(args.d),
                     static_cast<unsigned>(args.tokens.bound));
-  return WithType(args.bf16_y, [&](auto* y) {
-    using Y = std::remove_pointer_t<decltype(y)>;
-    FewOutputKernel<Y><<<output, kBlock, 0, stream>>>(args);
+  cudaError_t error = cudaSuccess;
+  WithType(args.bf16_x, [&](auto* x) {
+    using X = std::remove_pointer_t<decltype(x)>;
+    error = LaunchClusters<kBegins>(FewHiddenKernel<X>, 1, hidden, kBlock, 0,
+                                    stream, args);
   });
+  if (error != cudaSuccess) return error;
+  WithType(args.bf16_y, [&](auto* y) {
+    using Y = std::remove_pointer_t<decltype(y)>;
+    auto* const kernel = kBegins == Begins::kAhead ? FewOutputAheadKernel<Y>
+                                                   : FewOutputKernel<Y>;
+    error = cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
+                                 cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                 static_cast<int>(bytes_ahead));
+    if (error != cudaSuccess) return;
+    error = LaunchClusters<kBegins>(kernel, 1, output, kBlock, bytes_ahead,
+                                    stream, args);
+  });
+  return error;
+}
+
+cudaError_t FewSlots(const ExpertLayerArgs& args, cudaStream_t stream) {
+  const size_t bytes = kWarpsPerBlock * args.k * args.width * sizeof(BFloat);
+  return args.tokens.bound == 1 && args.k <= kWarp && bytes <= kMaxBytesAhead
+             ? LaunchFew<Begins::kAhead>(args, bytes, stream)
+             : LaunchFew<Begins::kBehind>(args, 0, stream);
 }
 
 template <typename Row>

@@ -20,6 +20,7 @@ namespace {
 struct Layer {
   const char* name;
   int64_t tokens, experts, k, d, width;
+  bool at_bound = false;  // Tokens are as many as there may be.
 };
 std::string LayerName(const testing::TestParamInfo<Layer>& info) {
   return info.param.name;
@@ -55,7 +56,7 @@ class ExpertsResidualTest : public DeviceTest<Layer> {
 
   // Residuals of all tokens and of some, weights in F32 and in BF16.
   static std::vector<ValueId> Build(GraphBuilder& b, const Layer& p) {
-    const Dim t = RaggedRows(b, p.tokens);
+    const Dim t = p.at_bound ? Static(p.tokens) : RaggedRows(b, p.tokens);
     const ValueId x = FloatInput(b, "x", t, p.d);
     const DispatchPlanResult plan = DispatchPlan(
         b, b.Input("expert", DType::kI32, {t, Static(p.k)}), p.experts);
@@ -99,16 +100,20 @@ TEST_P(ExpertsResidualTest, RoundedOperandsStayWithinTheirRounding) {
 }
 
 // Few slots and many, widths with tiles of both halves and without, columns
-// that are no vectors.
-INSTANTIATE_TEST_SUITE_P(Layers, ExpertsResidualTest,
-                         testing::Values(Layer{"None", 0, 4, 2, 64, 128},
-                                         Layer{"One", 1, 4, 2, 64, 128},
-                                         Layer{"Few", 8, 8, 8, 136, 128},
-                                         Layer{"Tiles", 90, 7, 3, 136, 256},
-                                         Layer{"ManyTiles", 300, 3, 2, 72, 384},
-                                         Layer{"Narrow", 50, 5, 2, 64, 24},
-                                         Layer{"Odd", 40, 5, 2, 37, 19}),
-                         LayerName);
+// that are no vectors; one token whose rows of down there is room for, with
+// more slots than are summed at a time, and of too many bytes or slots.
+INSTANTIATE_TEST_SUITE_P(
+    Layers, ExpertsResidualTest,
+    testing::Values(
+        Layer{"None", 0, 4, 2, 64, 128}, Layer{"One", 1, 4, 2, 64, 128},
+        Layer{"OneAhead", 1, 12, 9, 136, 384, true},
+        Layer{"OneWideAhead", 1, 5, 3, 64, 1280, true},
+        Layer{"OneOfManyBytes", 1, 5, 6, 64, 1280, true},
+        Layer{"OneOfManySlots", 1, 40, 33, 64, 128, true},
+        Layer{"Few", 8, 8, 8, 136, 128}, Layer{"Tiles", 90, 7, 3, 136, 256},
+        Layer{"ManyTiles", 300, 3, 2, 72, 384},
+        Layer{"Narrow", 50, 5, 2, 64, 24}, Layer{"Odd", 40, 5, 2, 37, 19}),
+    LayerName);
 
 TEST(ExpertsResidualErrorTest, AnIndexBeyondTheRowsIsInvalid) {
   if (!HasDevice()) GTEST_SKIP() << "no GPU";
