@@ -35,6 +35,16 @@ __device__ __forceinline__ float ScaleOfX(int piece) {
 }
 constexpr float kScaleOfSums = 0x1p69f;
 
+// Eight columns in BF16, scaled, in the order of a thread's slots.
+__device__ __forceinline__ uint4 ScaledEight(const uint4& v, float scale) {
+  const __nv_bfloat162 twice = __float2bfloat162_rn(scale);
+  const auto scaled = [&](uint32_t pair) {
+    return PairOf(__hmul2(AsPair(pair), twice));
+  };
+  const uint4 eight = OrderedEight(v);
+  return {scaled(eight.x), scaled(eight.y), scaled(eight.z), scaled(eight.w)};
+}
+
 // Columns that are summed before a scale, of a chunk; and how many vectors the
 // chunk's sums of zeros are: a part behind the other, of each 8 rows of x a
 // vector for each of the four threads that share a row of w.

@@ -45,6 +45,19 @@ struct OnItsWay {
   uint8_t scale[kSlots][kWarpRows][kScaleBytes];
 };
 
+// The same by the copy engine, of all warps of a block; aligned to
+// kSwizzleBytes.
+template <int kWarpsOfBlock>
+struct StreamRing {
+  uint8_t code[kWarpsOfBlock][kSlots][kWarpRows * kPairBytes];
+  uint8_t scale[kWarpsOfBlock][kSlots][kWarpRows * kScaleBytes];
+};
+// Which row of eight a lane has there: so that threads of half a warp, which
+// read eight bytes each of rows swizzled by pieces of 16, meet in no bank.
+__device__ __forceinline__ int RowOfLane(int lane) {
+  return lane / 4 % 4 * 2 + lane / 16;
+}
+
 template <int kBits>
 constexpr int kPairBytesOfRow = 2 * kChunkColumns<kBits> * 2;
 // Of x in shared memory: vectors of a chunk, of a row or of the tile.
@@ -61,6 +74,13 @@ __device__ __forceinline__ void CopyAsync(const uint8_t* from, uint8_t* to) {
 }
 __device__ __forceinline__ void CommitCopies() {
   asm volatile("cp.async.commit_group;" ::: "memory");
+}
+// Arrives at a barrier, which counts on it, when the thread's copies so far are
+// there.
+__device__ __forceinline__ void ArriveWhenCopied(uint64_t* barrier) {
+  asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(
+                   static_cast<uint32_t>(__cvta_generic_to_shared(barrier)))
+               : "memory");
 }
 template <int kPending>
 __device__ __forceinline__ void WaitForCopies() {

@@ -40,12 +40,6 @@
 
 namespace strata::gpu {
 
-// What lies in shared memory before x.
-template <int kWarpsOfBlock>
-struct StreamRing {
-  uint8_t code[kWarpsOfBlock][kSlots][kWarpRows * kPairBytes];
-  uint8_t scale[kWarpsOfBlock][kSlots][kWarpRows * kScaleBytes];
-};
 // Blocks of a multiprocessor have all of its shared memory but what it keeps,
 // and barriers; with what aligns the ring.
 template <int kWarpsOfBlock>
@@ -63,13 +57,7 @@ template <bool kBf16>
 __device__ __forceinline__ void StoreScaled(const uint4& v, float scale,
                                             char* to) {
   if constexpr (kBf16) {
-    const __nv_bfloat162 twice = __float2bfloat162_rn(scale);
-    const auto scaled = [&](uint32_t pair) {
-      return PairOf(__hmul2(AsPair(pair), twice));
-    };
-    const uint4 eight = OrderedEight(v);
-    *reinterpret_cast<uint4*>(to) = {scaled(eight.x), scaled(eight.y),
-                                     scaled(eight.z), scaled(eight.w)};
+    *reinterpret_cast<uint4*>(to) = ScaledEight(v, scale);
   } else {
     const auto pair = [&](uint32_t a, uint32_t b) {
       return PairOf(__floats2bfloat162_rn(__uint_as_float(a) * scale,

@@ -59,12 +59,6 @@ struct StreamSlots {
   }
 };
 
-// Which row of eight a lane has: so that threads of half a warp, which read
-// eight bytes each of rows swizzled by pieces of 16, meet in no bank.
-__device__ __forceinline__ int RowOfLane(int lane) {
-  return lane / 4 % 4 * 2 + lane / 16;
-}
-
 // Calls run(at, four) for a thread's sums of a tile, of which the first lane's
 // lie at `at`.
 template <int kProducts, typename Run>

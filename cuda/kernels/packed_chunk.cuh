@@ -139,7 +139,8 @@ struct Chunk {
   template <int kGroupShift>
   __device__ __forceinline__ void LoadCopy(const uint8_t* low,
                                            const uint8_t* high,
-                                           const uint8_t* scales, int index) {
+                                           const uint8_t* scales,
+                                           uint32_t index) {
     SetCodes(*reinterpret_cast<const uint2*>(low),
              *reinterpret_cast<const uint2*>(high));
     const uint8_t* const from =

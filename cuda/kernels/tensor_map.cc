@@ -53,21 +53,25 @@ cudaError_t MakeByteMap(const BoxedBytes& tensor, CUtensorMap* map) {
   const auto row_bytes = static_cast<cuuint64_t>(tensor.row_bytes);
   const auto rows = static_cast<cuuint64_t>(tensor.rows);
   const auto element = static_cast<cuuint32_t>(tensor.element_bytes);
-  const cuuint64_t size[3] = {row_bytes / element, rows, 1};
+  const cuuint64_t size[3] = {row_bytes / element, rows,
+                              static_cast<cuuint64_t>(tensor.matrices)};
   const cuuint64_t bytes[2] = {row_bytes, row_bytes * rows};
   const cuuint32_t box[3] = {
       static_cast<cuuint32_t>(tensor.box_bytes) / element,
-      static_cast<cuuint32_t>(tensor.box_rows), 1};
+      static_cast<cuuint32_t>(tensor.box_rows),
+      static_cast<cuuint32_t>(tensor.box_matrices)};
   const cuuint32_t step[3] = {1, 1, 1};
-  const CUresult result = encode(
-      map,
-      element == 8 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT64
-                   : CU_TENSOR_MAP_DATA_TYPE_UINT8,
-      /*tensorRank=*/3, const_cast<void*>(tensor.data), size, bytes, box, step,
-      CU_TENSOR_MAP_INTERLEAVE_NONE,
-      tensor.box_bytes == 128 ? CU_TENSOR_MAP_SWIZZLE_128B
-                              : CU_TENSOR_MAP_SWIZZLE_NONE,
-      CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  const CUresult result =
+      encode(map,
+             element == 8 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT64
+                          : CU_TENSOR_MAP_DATA_TYPE_UINT8,
+             /*tensorRank=*/3, const_cast<void*>(tensor.data), size, bytes, box,
+             step, CU_TENSOR_MAP_INTERLEAVE_NONE,
+             tensor.box_bytes == 128 ? CU_TENSOR_MAP_SWIZZLE_128B
+                                     : CU_TENSOR_MAP_SWIZZLE_NONE,
+             tensor.l2_bytes == 128 ? CU_TENSOR_MAP_L2_PROMOTION_L2_128B
+                                    : CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+             CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   return result == CUDA_SUCCESS ? cudaSuccess : cudaErrorInvalidValue;
 }
 

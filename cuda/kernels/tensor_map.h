@@ -27,14 +27,18 @@ struct BoxedTensor {
 // cudaErrorInvalidValue if it takes no such tensor.
 cudaError_t MakeTensorMap(const BoxedTensor& tensor, CUtensorMap* map);
 
-// Bytes [rows, row_bytes] in boxes of [box_rows, box_bytes]: those of 128 bytes
-// are swizzled as tiles of BF16 are, others lie as they are. A box has up to
-// 256 elements of a row; what of it is beyond the row is filled with zeros.
+// Bytes [matrices, rows, row_bytes] in boxes of [box_matrices, box_rows,
+// box_bytes]: those of 128 bytes are swizzled as tiles of BF16 are, others lie
+// as they are. A box has up to 256 elements of a row; what of it is beyond the
+// tensor is filled with zeros.
 struct BoxedBytes {
-  const void* data = nullptr;           // Aligned to 16 bytes.
-  int64_t rows = 1, row_bytes = 16;     // Of a row a multiple of 16.
-  int box_rows = 128, box_bytes = 128;  // Of a box at most 256 rows.
-  int element_bytes = 1;                // Or 8.
+  const void* data = nullptr;        // Aligned to 16 bytes.
+  int64_t matrices = 1;              // One behind the other.
+  int64_t rows = 1, row_bytes = 16;  // Of a row a multiple of 16.
+  int box_matrices = 1;              // Of these and of rows at most 256.
+  int box_rows = 128, box_bytes = 128;
+  int element_bytes = 1;  // Or 8.
+  int l2_bytes = 256;     // Or 128: that come to L2 with any of them.
 };
 
 // As MakeTensorMap.

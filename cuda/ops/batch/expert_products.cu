@@ -2,38 +2,52 @@
 #include <cstdint>
 
 #include "cuda/kernels/ahead.cuh"
-#include "cuda/kernels/few_rows_multiply.cuh"
+#include "cuda/kernels/bare_codes.cuh"
 #include "cuda/kernels/few_rows_operands.cuh"
 #include "cuda/kernels/few_rows_plan.h"
 #include "cuda/kernels/packed_chunk.cuh"
 #include "cuda/kernels/quant_product.h"
+#include "cuda/kernels/sm90.cuh"
 #include "cuda/kernels/tensor_map.h"
 #include "cuda/ops/batch/expert_products.h"
+#include "cuda/ops/batch/expert_segments.cuh"
 #include "cuda/ops/device.cuh"
 #include "cuda_bf16.h"
 
-// Work is counted in units: eight rows of x, a tile of them, by 32 rows of w.
+// A block has segments (expert_segments.cuh): units of eight rows of x by 32
+// rows of w, of SwiGLU 16 of each half, so that a warp has both of a column. A
+// warp has as many pairs of chunks of them as the others, one behind the other,
+// which the copy engine brings two ahead; of its first and last unit mostly a
+// part, whose sums go from warp to warp, backwards, to the one that has the
+// unit's first.
 //
-//   tiles of rows    those of the shared expert, then expert by expert
-//   a tile's units   32 rows of w one behind the other; of SwiGLU 16 of each
-//                    half, so that a warp has both of a column
-//   a block          as many units as the others, one behind the other: of a
-//                    tile or of two, mostly, whose x lies in shared memory
-//   a warp           every eighth of them, all of their columns, by copies that
-//                    are two pairs of chunks ahead, whatever unit those are of
-//
-// Bound by reading w: two blocks of a multiprocessor have up to 147 KB of it on
-// their way.
+// Codes are operands as they lie (bare_codes.cuh). Bound by reading w, of which
+// a multiprocessor has up to 147 KB on their way, if warps are quick: a pair is
+// some 460 instructions, and at the memory's rate the four warps that share a
+// scheduler have 1,000 cycles for one.
 
 namespace strata::gpu {
 namespace {
 
-constexpr int64_t kBlocks = 2 * 132;
-constexpr int kMaxTokens = 64, kMaxExperts = 256;
-constexpr int kMaxEach = kMaxExperts / kWarp;  // Of a lane.
-constexpr int kMaxSegments = 16;
-constexpr int kXBytes = kMaxBytesOfXOfTwo;
-constexpr int kSharedBytes = kXBytes + kWarps * int{sizeof(OnItsWay)};
+using batch::FindSegments;
+using batch::Group;
+using batch::kBlockThreads;
+using batch::kBlockWarps;
+using batch::kMaxExperts;
+using batch::kMaxSegments;
+using batch::kMaxTokens;
+using batch::kXBytes;
+using batch::OffsetBytes;
+using batch::PitchOf;
+using batch::RowsOf;
+using batch::RowsOnTheirWay;
+using batch::Segment;
+using batch::Segments;
+using batch::StageRows;
+
+constexpr int64_t kBlocks = 132;
+constexpr int kSharedBytes =
+    kSwizzleBytes + int{sizeof(StreamRing<kBlockWarps>)} + kXBytes;
 
 struct Args {
   ExpertProductArgs product;
@@ -43,173 +57,144 @@ struct Args {
 
 int64_t UnitsOf(const PackedRows& w) { return w.n / kWarpRows; }
 
-// Of a row of x in shared memory.
-__host__ __device__ __forceinline__ int PitchOf(const PackedRows& w) {
-  return w.k * 2 + kRowPad;
-}
+// Where a warp is among its pairs of a group.
+struct Share {
+  int segment, unit, pair;
+  int left;  // Pairs.
 
-// A block's units of a tile of rows.
-struct Segment {
-  const uint8_t* w;  // The expert's.
-  int end;           // Of the block's units, the first that is another's.
-  int shift;         // From a unit of the block to one of the tile.
-  int row, num_rows;
-  int x;  // Where its rows lie in shared memory.
-  bool is_shared;
-};
-
-struct Segments {
-  Segment at[kMaxSegments];
-  int count, units;  // Of the block.
-};
-
-__device__ __forceinline__ const ExpertRows& RowsOf(const Args& a,
-                                                    const Segment& s) {
-  return s.is_shared ? a.product.shared : a.product.experts;
-}
-
-// By one warp: what the block has to do.
-__device__ __forceinline__ void FindSegments(const Args& a, Segments& to) {
-  const ExpertProductArgs& p = a.product;
-  const int experts = p.num_experts;
-  const int each = (experts + kWarp - 1) / kWarp;
-  const int first_expert = Lane() * each;
-  int offset[kMaxEach + 1];
-#pragma unroll
-  for (int i = 0; i <= kMaxEach; ++i) {
-    if (i <= each)
-      offset[i] = __ldcg(p.offset + min(first_expert + i, experts));
+  static __device__ __forceinline__ int First(const Group& group, int warp) {
+    return group.pairs * warp / kBlockWarps;
   }
-  const auto tiles_of = [](int rows) { return (rows + kRows - 1) / kRows; };
-  int mine = 0;
-#pragma unroll
-  for (int i = 0; i < kMaxEach; ++i) {
-    if (i < each) mine += tiles_of(offset[i + 1] - offset[i]);
+  static __device__ __forceinline__ Share Of(const Segments& s, int group,
+                                             int warp) {
+    const Group& g = s.group[group];
+    const int first = First(g, warp);
+    Share share = {g.begin, 0, 0, First(g, warp + 1) - first};
+    if (share.left == 0) return share;
+    const auto end_of = [&](const Segment& of) {
+      return of.before + of.units * of.pairs;
+    };
+    while (first >= end_of(s.at[share.segment])) ++share.segment;
+    const Segment& of = s.at[share.segment];
+    share.unit = (first - of.before) / of.pairs;
+    share.pair = first - of.before - share.unit * of.pairs;
+    return share;
   }
-  int before = mine;
-#pragma unroll
-  for (int d = 1; d < kWarp; d *= 2) {
-    const int other = __shfl_up_sync(kWholeWarp, before, d);
-    if (Lane() >= d) before += other;
-  }
-  const int routed = __shfl_sync(kWholeWarp, before, kWarp - 1);
-  before -= mine;
-
-  const bool has_shared = p.shared.w.data != nullptr;
-  const int tokens = has_shared ? static_cast<int>(p.tokens.Get()) : 0;
-  const int shared_tiles = tiles_of(tokens);
-  const int of_shared =
-      has_shared ? static_cast<int>(p.shared.w.n) / kWarpRows : 1;
-  const int of_expert = static_cast<int>(p.experts.w.n) / kWarpRows;
-  const int shared_units = shared_tiles * of_shared;
-  const int all = shared_units + routed * of_expert;
-  const auto block = static_cast<int>(blockIdx.x);
-  const auto blocks = static_cast<int>(gridDim.x);
-  const int first = all * block / blocks;
-  const int last = all * (block + 1) / blocks;
-  const auto tile_at = [&](int unit) {
-    return unit < shared_units
-               ? unit / of_shared
-               : shared_tiles + (unit - shared_units) / of_expert;
-  };
-  const int first_tile = tile_at(first);
-  if (Lane() == 0) {
-    to.count = last > first ? tile_at(last - 1) - first_tile + 1 : 0;
-    to.units = last - first;
-  }
-  // Of tile `tile`, whose units begin at `begin`.
-  const auto note = [&](int tile, int begin, int units, Segment segment) {
-    if (begin >= last || begin + units <= first) return;
-    segment.end = min(begin + units, last) - first;
-    segment.shift = first - begin;
-    to.at[tile - first_tile] = segment;
-  };
-  if (Lane() < shared_tiles) {
-    const int row = Lane() * kRows;
-    note(Lane(), Lane() * of_shared, of_shared,
-         {p.shared.w.data, 0, 0, row, min(kRows, tokens - row), 0, true});
-  }
-#pragma unroll
-  for (int i = 0; i < kMaxEach; ++i) {
-    if (i >= each) break;
-    const uint8_t* const w = p.experts.w.data + int64_t{first_expert + i} *
-                                                    p.experts.w.n *
-                                                    p.experts.w.row_bytes;
-    for (int row = offset[i]; row < offset[i + 1]; row += kRows) {
-      note(shared_tiles + before, shared_units + before * of_expert, of_expert,
-           {w, 0, 0, row, min(kRows, offset[i + 1] - row), 0, false});
-      ++before;
+  // `pairs` on, at most to the unit's end.
+  __device__ __forceinline__ void Advance(const Segments& s, int pairs) {
+    left -= pairs;
+    pair += pairs;
+    if (pair < s.at[segment].pairs) return;
+    pair = 0;
+    if (++unit == s.at[segment].units) {
+      unit = 0;
+      ++segment;
     }
   }
-}
-
-// By a whole warp: a pair of chunks of 32 rows to slot `slot`. Rows from 16 on
-// lie `further` bytes further.
-__device__ __forceinline__ void AskForPair(const uint8_t* rows, int row_bytes,
-                                           int further, int pair, int scale,
-                                           int slot, OnItsWay& to) {
-  const int of_four = Lane() / 8, place = (Lane() % 8 ^ of_four * 2) * 16;
-  const uint8_t* const at =
-      rows + of_four * row_bytes + pair * kPairBytes + Lane() % 8 * 16;
-#pragma unroll
-  for (int i = 0; i < kWarpRows / 4; ++i) {
-    const int on = 4 * i * row_bytes + (i < kWarpRows / 8 ? 0 : further);
-    CopyAsync(at + on, &to.code[slot][4 * i + of_four][place]);
-  }
-  CopyAsync(rows + Lane() * row_bytes + (Lane() < kWarpRows / 2 ? 0 : further) +
-                scale,
-            to.scale[slot][Lane()]);
-}
-
-// By all threads: a segment's rows of x to shared memory, in the order of a
-// thread's slots.
-__device__ __forceinline__ void StageRows(const ExpertRows& from,
-                                          const Segment& s, int pitch,
-                                          char* to) {
-  constexpr int kLoads = 4;
-  const int of_row = from.w.k / 8, items = of_row * s.num_rows;
-  for (int i = static_cast<int>(threadIdx.x); i < items;
-       i += kLoads * kThreads) {
-    uint4 v[kLoads];
-#pragma unroll
-    for (int j = 0; j < kLoads; ++j) {
-      const int item = i + j * kThreads, row = item / of_row;
-      if (item >= items) break;
-      const int64_t at = from.index == nullptr
-                             ? s.row + row
-                             : __ldcg(from.index + s.row + row);
-      v[j] = __ldcg(reinterpret_cast<const uint4*>(from.x + at * from.w.k) +
-                    item - row * of_row);
-    }
-#pragma unroll
-    for (int j = 0; j < kLoads; ++j) {
-      const int item = i + j * kThreads, row = item / of_row;
-      if (item >= items) break;
-      *reinterpret_cast<uint4*>(to + row * pitch + (item - row * of_row) * 16) =
-          OrderedEight(v[j]);
-    }
-  }
-}
-
-// Where a warp is among its units.
-struct Cursor {
-  int unit, segment = 0;
-
-  __device__ __forceinline__ void Find(const Segments& s) {
-    while (segment < s.count && unit >= s.at[segment].end) ++segment;
-  }
 };
+
+#if STRATA_SM90A
+
+// What a warp asks for next: of a unit's rows a pair of chunks, codes from the
+// copy engine, as a box, and scales by asynchronous copies of a lane a row.
+// What is not a lane's own is the same in all lanes (and known to be: else
+// asking is a loop over lanes).
+template <int kBits, int kGroupShift>
+class Asking {
+ public:
+  // Arrivals at a barrier.
+  static constexpr int kArrivals = 1 + kWarp;
+
+  __device__ __forceinline__ Asking(const ExpertProductArgs& p,
+                                    const Segments& segments, int warp,
+                                    bool swiglu)
+      : p_(p),
+        segments_(segments),
+        warp_(warp),
+        depth_(swiglu ? 2 : 1),
+        rows_(kWarpRows / depth_) {}
+
+  // To slot `slot` of the warp's, if anything is left.
+  __device__ __forceinline__ void Ask(const CUtensorMap& of_experts,
+                                      const CUtensorMap& of_shared,
+                                      uint8_t* code, uint8_t* scale,
+                                      uint64_t* came, int slot) {
+    while (left_ == 0) {
+      if (next_group_ >= segments_.groups) return;
+      const Share share = Share::Of(segments_, next_group_++, warp_);
+      left_ = Same(share.left);
+      segment_ = Same(share.segment);
+      if (left_ > 0) Enter(Same(share.unit), Same(share.pair));
+    }
+    uint64_t* const barrier = came + slot;
+    if (Lane() == 0) {
+      ArriveExpecting(barrier, kWarpRows * kPairBytes);
+      LoadBox(is_shared_ ? &of_shared : &of_experts,
+              code + slot * (kWarpRows * kPairBytes), barrier,
+              pair_ * kPairBytes, row_, matrix_);
+    }
+    CopyAsync(scales_ + pair_ * kScalesOfPair / kScaleBytes * kScaleBytes,
+              scale + (slot * kWarpRows + Lane()) * kScaleBytes);
+    ArriveWhenCopied(barrier);
+    --left_;
+    if (++pair_ < pairs_) return;
+    pair_ = 0;
+    row_ += rows_;
+    scales_ += rows_ * row_bytes_;
+    if (++unit_ < units_ || left_ == 0) return;
+    ++segment_;
+    Enter(0, 0);
+  }
+
+ private:
+  // Bytes, of a row.
+  static constexpr int kScalesOfPair =
+      2 * (2 * kChunkColumns<kBits> >> kGroupShift);
+
+  static __device__ __forceinline__ int Same(int v) {
+    return __shfl_sync(kWholeWarp, v, 0);
+  }
+  __device__ __forceinline__ void Enter(int unit, int pair) {
+    const Segment& s = segments_.at[segment_];
+    unit_ = unit;
+    units_ = Same(s.units);
+    pair_ = pair;
+    pairs_ = Same(s.pairs);
+    row_ = (Same(s.first_unit) + unit) * rows_;
+    matrix_ = Same(s.expert) * depth_;
+    is_shared_ = Same(s.is_shared) != 0;
+    const PackedRows& w = RowsOf(p_, s).w;
+    row_bytes_ = static_cast<int>(w.row_bytes);
+    const int matrix = matrix_ + Lane() / rows_;
+    const int row =
+        matrix * (static_cast<int>(w.n) / depth_) + row_ + Lane() % rows_;
+    scales_ = w.data + int64_t{row} * row_bytes_ + w.code_bytes;
+  }
+
+  const ExpertProductArgs& p_;
+  const Segments& segments_;
+  const int warp_, depth_, rows_;
+  int next_group_ = 0, left_ = 0;
+  int segment_ = 0, unit_ = 0, units_ = 0, pair_ = 0, pairs_ = 0;
+  int row_ = 0, matrix_ = 0, row_bytes_ = 0;
+  bool is_shared_ = false;
+  const uint8_t* scales_ = nullptr;  // Of the lane's row.
+};
+
+#endif  // STRATA_SM90A
 
 // What a warp has of eight rows by 32 of w.
 __device__ __forceinline__ void StoreUnit(const Args& a, const Segment& s,
-                                          int unit,
-                                          const float (&total)[2][1][4]) {
-  const ExpertRows& rows = RowsOf(a, s);
+                                          int unit, float (&total)[2][1][4]) {
+  const ExpertRows& rows = RowsOf(a.product, s);
   const int n = static_cast<int>(rows.w.n), width = n / 2;
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
-    const int row = Lane() % 4 * 2 + i % 2, column = i / 2 * 8 + Lane() / 4;
+    const int row = Lane() % 4 * 2 + i % 2;
+    const int column = i / 2 * 8 + RowOfLane(Lane());
     if (row >= s.num_rows) continue;
+    total[0][0][i] *= kScaleOfSums;
+    total[1][0][i] *= kScaleOfSums;
     const int64_t to = s.row + row;
     if (a.swiglu) {
       const float gate = total[0][0][i];
@@ -223,45 +208,77 @@ __device__ __forceinline__ void StoreUnit(const Args& a, const Segment& s,
   }
 }
 
+// Of a part, in memory.
+__device__ __forceinline__ void StorePart(const float (&total)[2][1][4],
+                                          float4* to) {
+#pragma unroll
+  for (int m = 0; m < 2; ++m) {
+    const float(&v)[4] = total[m][0];
+    __stcg(to + m * kWarp, float4{v[0], v[1], v[2], v[3]});
+  }
+}
+__device__ __forceinline__ void AddPart(const float4* from,
+                                        float (&total)[2][1][4]) {
+#pragma unroll
+  for (int m = 0; m < 2; ++m) {
+    const float4 v = __ldcg(from + m * kWarp);
+    float(&to)[4] = total[m][0];
+    to[0] += v.x, to[1] += v.y, to[2] += v.z, to[3] += v.w;
+  }
+}
+
 template <int kBits, int kGroupShift>
-__global__ void __launch_bounds__(kThreads, 2)
-    ExpertProductKernel(const __grid_constant__ Args a) {
+__global__ void __launch_bounds__(kBlockThreads, 1)
+    ExpertProductKernel(const __grid_constant__ Args a,
+                        const __grid_constant__ CUtensorMap of_experts,
+                        const __grid_constant__ CUtensorMap of_shared) {
+#if STRATA_SM90A
   constexpr int kVectorsOfChunk = kVectorsOfX<kBits, 1, OfX::kRounded>;
-  extern __shared__ __align__(128) char memory[];
+  constexpr int kOffsets = kOffsetsOfChunk<kBits, 1, kGroupShift>;
+  constexpr int kEarly = 2;
+  extern __shared__ char memory[];
   __shared__ Segments segments;
-  const int warp = static_cast<int>(threadIdx.x) / kWarp;
-  auto& on_its_way = *(reinterpret_cast<OnItsWay*>(memory + kXBytes) + warp);
+  __shared__ uint64_t came_of_warp[kBlockWarps][kSlots];
+  __shared__ uint64_t joined[kBlockWarps];  // Once a group.
+  auto& ring = *reinterpret_cast<StreamRing<kBlockWarps>*>(
+      memory +
+      (kSwizzleBytes - SharedAddress(memory) % kSwizzleBytes) % kSwizzleBytes);
+  char* const x = reinterpret_cast<char*>(&ring + 1);
+  const auto thread = static_cast<int>(threadIdx.x);
+  const int warp = __shfl_sync(kWholeWarp, thread / kWarp, 0);
+  uint64_t* const came = came_of_warp[warp];
+  uint8_t* const code = ring.code[warp][0];
+  uint8_t* const scale = ring.scale[warp][0];
+  if (Lane() == 0) {
+#pragma unroll
+    for (int i = 0; i < kSlots; ++i) {
+      InitBarrier(&came[i], Asking<kBits, kGroupShift>::kArrivals);
+    }
+    InitBarrier(&joined[warp], 1);
+    FenceBarrierInit();
+  }
   if (!a.ahead) {
     WaitForEarlier();
     LetLaterBegin();
   }
-  if (warp == 0) FindSegments(a, segments);
-  __syncthreads();
+  const ExpertProductArgs& p = a.product;
+  FindSegments<kBits, kGroupShift>(p, segments);
 
-  Cursor asked = {warp};
-  int asked_pair = 0;
-  asked.Find(segments);
+  // The first rows of x, if they are there: behind weights they would wait
+  // until all those have come.
+  const int early =
+      a.ahead || segments.groups == 0 ? 0 : min(kEarly, segments.group[0].end);
+  RowsOnTheirWay first[kEarly];
+#pragma unroll
+  for (int i = 0; i < kEarly; ++i) {
+    if (i >= early) break;
+    const Segment& s = segments.at[i];
+    first[i] = RowsOnTheirWay(RowsOf(p, s), thread, 0);
+    first[i].Ask(RowsOf(p, s), s, segments.index);
+  }
+  Asking<kBits, kGroupShift> asking(p, segments, warp, a.swiglu);
   const auto ask = [&](int slot) {
-    if (asked.unit < segments.units) {
-      const Segment& s = segments.at[asked.segment];
-      const PackedRows& w = RowsOf(a, s).w;
-      const auto row_bytes = static_cast<int>(w.row_bytes);
-      const int rows = a.swiglu ? kWarpRows / 2 : kWarpRows;
-      const int further =
-          a.swiglu ? (static_cast<int>(w.n) / 2 - rows) * row_bytes : 0;
-      const int scale =
-          2 * (asked_pair * 2 * kChunkColumns<kBits> >> kGroupShift);
-      AskForPair(s.w + int64_t{asked.unit + s.shift} * rows * row_bytes,
-                 row_bytes, further, asked_pair,
-                 w.code_bytes + scale / kScaleBytes * kScaleBytes, slot,
-                 on_its_way);
-      if (++asked_pair == w.code_bytes / kPairBytes) {
-        asked_pair = 0;
-        asked.unit += kWarps;
-        asked.Find(segments);
-      }
-    }
-    CommitCopies();
+    asking.Ask(of_experts, of_shared, code, scale, came, slot);
   };
 #pragma unroll
   for (int i = 0; i < kSlots; ++i) ask(i);
@@ -269,65 +286,134 @@ __global__ void __launch_bounds__(kThreads, 2)
     WaitForEarlier();
     LetLaterBegin();
   }
+#pragma unroll
+  for (int i = 0; i < kEarly; ++i) {
+    if (i >= early) break;
+    const Segment& s = segments.at[i];
+    first[i].template Store<kBits>(RowsOf(p, s), s, x + s.x);
+  }
 
-  Cursor at = {warp};
+  // Of 16 bytes: piece i of a row lies at i ^ row.
+  const int row_of_eight = RowOfLane(Lane()), piece = Lane() % 4 / 2;
+  const int byte =
+      row_of_eight * kPairBytes + (piece ^ row_of_eight) * 16 + Lane() % 2 * 8;
+  const auto row_of_x = [&](const Segment& s, int pitch) {
+    // Results of rows that are not there are not stored.
+    return reinterpret_cast<const uint4*>(
+               x + s.x + min(Lane() / 4, s.num_rows - 1) * pitch) +
+           Lane() % 4;
+  };
+  const auto offsets_of = [&](const Segment& s, int pitch) {
+    return reinterpret_cast<float2*>(x + s.x + s.num_rows * pitch);
+  };
+  // A warp's sums of a part of a unit.
+  const auto part_of = [&](int of_warp) {
+    return reinterpret_cast<float4*>(p.parts) +
+           (static_cast<int>(blockIdx.x) * kBlockWarps + of_warp) * 2 * kWarp +
+           Lane();
+  };
   int slot = 0;
-  for (int begin = 0, end; begin < segments.count; begin = end) {
-    // x of as many segments as there is room for.
-    if (begin > 0) __syncthreads();  // Those before have been read.
-    int bytes = 0;
-    for (end = begin; end < segments.count; ++end) {
-      Segment& s = segments.at[end];
-      const ExpertRows& rows = RowsOf(a, s);
-      const int pitch = PitchOf(rows.w), more = s.num_rows * pitch;
-      if (bytes + more > kXBytes) break;
-      if (threadIdx.x == 0) s.x = bytes;
-      StageRows(rows, s, pitch, memory + bytes);
-      bytes += more;
+  uint32_t phase = 0;
+  for (int g = 0; g < segments.groups; ++g) {
+    const Group& group = segments.group[g];
+    if (g > 0) __syncthreads();  // Rows of x before have been read.
+    for (int i = group.begin; i < group.end; ++i) {
+      const Segment& s = segments.at[i];
+      StageRows<kBits>(RowsOf(p, s), s, segments.index,
+                       /*but_first=*/i < early, x + s.x);
     }
     __syncthreads();
-    const int units = segments.at[end - 1].end;
-    while (at.unit < units) {
-      at.Find(segments);
+    for (int i = group.begin; i < group.end; ++i) {
+      const Segment& s = segments.at[i];
+      const PackedRows& w = RowsOf(p, s).w;
+      const uint4* const x_row = row_of_x(s, PitchOf(w));
+      float2* const offsets = offsets_of(s, PitchOf(w));
+      for (int c = warp; c < w.k / kChunkColumns<kBits>; c += kBlockWarps) {
+        StoreOffsets<kBits, 1, kGroupShift>(
+            [&](int p, int) { return x_row[c * kVectorsOfChunk + p * 4]; },
+            offsets + c * kOffsets);
+      }
+    }
+    __syncthreads();
+    Share at = Share::Of(segments, g, warp);
+    bool has_first = at.pair == 0;  // Of the unit's pairs.
+    if ((has_first || at.left == 0) && Lane() == 0) Arrive(&joined[warp]);
+    while (at.left > 0) {
       const Segment& s = segments.at[at.segment];
-      const PackedRows& w = RowsOf(a, s).w;
-      const int pairs = w.code_bytes / kPairBytes;
-      // Results of rows that are not there are not stored.
-      const uint4* const x_row =
-          reinterpret_cast<const uint4*>(
-              memory + s.x + min(Lane() / 4, s.num_rows - 1) * PitchOf(w)) +
-          Lane() % 4;
+      const int pitch = PitchOf(RowsOf(p, s).w);
+      const int end = min(s.pairs, at.pair + at.left);
+      const uint4* x_row = row_of_x(s, pitch) + 2 * at.pair * kVectorsOfChunk;
+      const float2* offsets = offsets_of(s, pitch) + 2 * at.pair * kOffsets;
       float total[2][1][4] = {};
 #pragma unroll 1
-      for (int pair = 0; pair < pairs; ++pair) {
-        WaitForCopies<kSlots - 1>();
-        __syncwarp();
-#pragma unroll 1
-        for (int c = 0; c < 2; ++c) {
+      for (int pair = at.pair; pair < end; ++pair) {
+        Wait(&came[slot], phase);
+        const uint8_t* const codes =
+            code + slot * (kWarpRows * kPairBytes) + byte;
+        const uint8_t* const scales = scale + slot * (kWarpRows * kScaleBytes) +
+                                      row_of_eight * kScaleBytes;
+#pragma unroll
+        for (uint32_t c = 0; c < 2; ++c) {
+          const int low = (byte ^ c * kChunkBytes) - byte;
+          const int high = (byte ^ c * kChunkBytes ^ kChunkBytes / 2) - byte;
           Chunk<kBits> now[4];
-          const int t = Lane() % 4 * 8, swap = Lane() / 4 % 4;
 #pragma unroll
           for (int i = 0; i < 4; ++i) {
-            const int r = 8 * i + Lane() / 4;
-            const uint8_t* const codes = on_its_way.code[slot][r] + t;
+            const uint8_t* const from = codes + i * kRows * kPairBytes;
             now[i].template LoadCopy<kGroupShift>(
-                codes + (2 * c ^ swap) * 32, codes + ((2 * c + 1) ^ swap) * 32,
-                on_its_way.scale[slot][r], 2 * pair + c);
+                from + low, from + high, scales + i * kRows * kScaleBytes,
+                2 * pair + c);
             now[i].SpreadScales(kGroupShift);
           }
-          const int of_chunk = (2 * pair + c) * kVectorsOfChunk;
-          AddChunk<kBits, 1, 1>(
-              now, kGroupShift,
-              [&](int p, int, int) { return x_row[of_chunk + p * 4]; }, total);
+          AddBareChunk<kBits, 1, kGroupShift>(
+              now, [&](int p, int) { return x_row[p * 4]; }, offsets, total);
+          x_row += kVectorsOfChunk;
+          offsets += kOffsets;
         }
         __syncwarp();  // All have read.
         ask(slot);
-        slot = (slot + 1) % kSlots;
+        if (++slot == kSlots) {
+          slot = 0;
+          phase ^= 1;
+        }
       }
-      StoreUnit(a, s, at.unit + s.shift, total);
-      at.unit += kWarps;
+      if (end < s.pairs) {  // The next warp that has any has more of it.
+        int next = warp + 1;
+        while (Share::First(group, next + 1) == Share::First(group, next)) {
+          ++next;
+        }
+        Wait(&joined[next], g % 2);
+        AddPart(part_of(next), total);
+      }
+      if (has_first) {
+        StoreUnit(a, s, s.first_unit + at.unit, total);
+      } else {
+        StorePart(total, part_of(warp));
+        __syncwarp();
+        if (Lane() == 0) Arrive(&joined[warp]);
+      }
+      at.Advance(segments, end - at.pair);
+      has_first = true;
     }
   }
+#endif
+}
+
+// Boxes of a unit's codes, of one of a launch's weights, of which there are
+// `count`.
+cudaError_t MapRows(const PackedRows& w, int64_t count, bool swiglu,
+                    CUtensorMap* map) {
+  const int halves = swiglu ? 2 : 1;
+  BoxedBytes bytes;
+  bytes.data = w.data;
+  bytes.matrices = count * halves;
+  bytes.rows = w.n / halves;
+  bytes.row_bytes = w.row_bytes;
+  bytes.box_matrices = halves;
+  bytes.box_rows = kWarpRows / halves;
+  bytes.box_bytes = kPairBytes;
+  bytes.l2_bytes = 128;
+  return MakeByteMap(bytes, map);
 }
 
 template <int kBits, int kGroupShift>
@@ -337,8 +423,19 @@ cudaError_t Launch(const Args& args, cudaStream_t stream) {
       reinterpret_cast<const void*>(kernel),
       cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes);
   if (allowed != cudaSuccess) return allowed;
-  return LaunchAhead(kernel, dim3(kBlocks), dim3(kThreads), kSharedBytes,
-                     stream, args);
+  const ExpertProductArgs& p = args.product;
+  CUtensorMap of_experts = {}, of_shared = {};
+  if (const cudaError_t e =
+          MapRows(p.experts.w, p.num_experts, args.swiglu, &of_experts)) {
+    return e;
+  }
+  if (p.shared.w.data != nullptr) {
+    if (const cudaError_t e = MapRows(p.shared.w, 1, args.swiglu, &of_shared)) {
+      return e;
+    }
+  }
+  return LaunchAhead(kernel, dim3(kBlocks), dim3(kBlockThreads), kSharedBytes,
+                     stream, args, of_experts, of_shared);
 }
 
 template <int kBits>
@@ -363,15 +460,20 @@ cudaError_t Run(const Args& args, cudaStream_t stream) {
 bool HasRows(const PackedRows& w) {
   return w.data != nullptr && (w.bits == 4 || w.bits == 8) && IsWhole(w) &&
          w.n > 0 && w.n % kWarpRows == 0 && w.n * w.row_bytes <= INT32_MAX &&
-         kRows * PitchOf(w) <= kXBytes;
+         kRows * PitchOf(w) + OffsetBytes<4, 5>(w) <= kXBytes;
 }
 
 }  // namespace
 
+int64_t ExpertProductParts() {
+  return kBlocks * kBlockWarps * kRows * kWarpRows;
+}
+
 bool HasExpertProducts(const ExpertProductArgs& args) {
   const PackedRows& w = args.experts.w;
   if (!IsHopper() || args.tokens.bound > kMaxTokens || args.num_experts < 1 ||
-      args.num_experts > kMaxExperts || !HasRows(w)) {
+      args.num_experts > kMaxExperts || !HasRows(w) ||
+      args.num_experts * w.n > INT32_MAX) {
     return false;
   }
   int64_t tiles = std::min<int64_t>(args.num_experts, args.max_rows) +

@@ -45,11 +45,15 @@ struct ExpertProductArgs {
   // Of each token, if its w has data.
   ExpertRows shared;
   Extent tokens;
+  // [ExpertProductParts()], for sums that warps pass to each other.
+  float* parts = nullptr;
 };
+
+int64_t ExpertProductParts();
 
 // Whether there are kernels for both products: Hopper; up to 64 tokens and 256
 // experts; weights of one format that is symmetric in groups, and whole pieces
-// of 16 bytes, of up to 2,304 columns, and rows multiples of 32.
+// of 16 bytes, of up to 4,608 columns, and rows multiples of 32.
 bool HasExpertProducts(const ExpertProductArgs& args);
 
 // Only enqueue. Offsets may be written by the kernel ahead of the first, and by

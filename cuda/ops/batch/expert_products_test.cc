@@ -207,6 +207,10 @@ absl::StatusOr<Both> MultiplyBoth(const Batch& p, const Operands& o,
   ASSIGN_OR_RETURN(const auto index, DeviceArray<int32_t>::CopyOf(turned));
   if (p.shared_n > 0) args.shared = beside.Args();
   args.tokens = {p.tokens + kMore, count.data()};
+  ASSIGN_OR_RETURN(const auto parts,
+                   DeviceArray<float>::CopyOf(
+                       std::vector<float>(ExpertProductParts(), NAN)));
+  args.parts = parts.data();
   if (!HasExpertProducts(args)) return absl::UnimplementedError("no kernel");
   args.experts.index = index.data();
   RETURN_IF_ERROR(ToStatus(SwiGluProducts(args, /*stream=*/nullptr)));
@@ -288,8 +292,8 @@ TEST(HasExpertProductsTest, WantsWholeRowsOfOneFormatThatFit) {
   const QuantFormat int4 = {4, 32, true};
   const bool is_hopper = has(int4, 64, 512, int4, 64);
   if (!is_hopper) GTEST_SKIP() << "no Hopper GPU";
-  EXPECT_TRUE(has(int4, 64, 2304, int4, 64));
-  EXPECT_FALSE(has(int4, 64, 2560, int4, 64));
+  EXPECT_TRUE(has(int4, 64, 4608, int4, 64));
+  EXPECT_FALSE(has(int4, 64, 4864, int4, 64));
   EXPECT_FALSE(has(int4, 64, 512, int4, 65));
   EXPECT_FALSE(has(int4, 48, 512, int4, 64));
   EXPECT_FALSE(has(int4, 64, 128, int4, 64));

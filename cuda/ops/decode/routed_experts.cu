@@ -211,13 +211,14 @@ cudaError_t RunPackedProducts(const KernelContext& ctx, ExpertLayerArgs layer,
                               const int32_t* row_token, bool with_shared) {
   PackedProducts p = PackedOf(ctx, layer, with_shared);
   auto* const rows = ctx.Take<float>(layer.max_slots() * layer.d);
+  p.up.parts = p.down.parts = ctx.Take<float>(ExpertProductParts());
   p.up.experts.x = ctx.out(kX).as<__nv_bfloat16>();
   p.up.experts.index = row_token;
   p.up.experts.hidden =
       ctx.Take<__nv_bfloat16>(layer.max_slots() * layer.width);
   p.down.experts.x = p.up.experts.hidden;
   p.down.experts.y = rows;
-  if (rows == nullptr || p.down.experts.x == nullptr) {
+  if (rows == nullptr || p.up.parts == nullptr || p.down.experts.x == nullptr) {
     return cudaErrorMemoryAllocation;
   }
   if (with_shared) {
