@@ -27,6 +27,13 @@ constexpr int kWarpgroup = 128;  // Threads that issue a product together.
 constexpr int kSwizzleColumns = 64;
 constexpr int kSwizzleBytes = 1024;
 
+// The first lane's, so that the compiler knows the warp to be of one mind:
+// products in a branch that might diverge are issued one by one, and a copy
+// whose place might differ is a loop over lanes.
+__device__ __forceinline__ int Uniform(int x) {
+  return __shfl_sync(0xffffffff, x, 0);
+}
+
 #if STRATA_SM90A
 
 __device__ __forceinline__ uint32_t SharedAddress(const void* p) {

@@ -48,12 +48,6 @@ __device__ __forceinline__ int BoxesOfA(const Job& job) {
   return job.rows.end - job.rows.begin - job.row > kHalf ? 2 : 1;
 }
 
-// The first lane's, so that the compiler knows the warp to be of one mind:
-// products in a branch that might diverge are issued one by one.
-__device__ __forceinline__ int Uniform(int x) {
-  return __shfl_sync(0xffffffff, x, 0);
-}
-
 // What the kernel ahead makes is there, and the one behind may begin.
 __device__ __forceinline__ void WaitAndLetBegin() {
   WaitForEarlier();

@@ -101,12 +101,6 @@ struct ManyRowsArgs {
   int column_units = 1;  // Of `pairs` tiles each.
 };
 
-// The first lane's, so that the compiler knows the warp to be of one mind:
-// products in a branch that might diverge are issued one by one.
-__device__ __forceinline__ int Uniform(int x) {
-  return __shfl_sync(0xffffffff, x, 0);
-}
-
 // Tiles of a block, one after the other.
 template <int kTokens>
 class Units {

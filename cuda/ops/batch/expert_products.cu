@@ -122,9 +122,9 @@ class Asking {
     while (left_ == 0) {
       if (next_group_ >= segments_.groups) return;
       const Share share = Share::Of(segments_, next_group_++, warp_);
-      left_ = Same(share.left);
-      segment_ = Same(share.segment);
-      if (left_ > 0) Enter(Same(share.unit), Same(share.pair));
+      left_ = Uniform(share.left);
+      segment_ = Uniform(share.segment);
+      if (left_ > 0) Enter(Uniform(share.unit), Uniform(share.pair));
     }
     uint64_t* const barrier = came + slot;
     if (Lane() == 0) {
@@ -151,18 +151,15 @@ class Asking {
   static constexpr int kScalesOfPair =
       2 * (2 * kChunkColumns<kBits> >> kGroupShift);
 
-  static __device__ __forceinline__ int Same(int v) {
-    return __shfl_sync(kWholeWarp, v, 0);
-  }
   __device__ __forceinline__ void Enter(int unit, int pair) {
     const Segment& s = segments_.at[segment_];
     unit_ = unit;
-    units_ = Same(s.units);
+    units_ = Uniform(s.units);
     pair_ = pair;
-    pairs_ = Same(s.pairs);
-    row_ = (Same(s.first_unit) + unit) * rows_;
-    matrix_ = Same(s.expert) * depth_;
-    is_shared_ = Same(s.is_shared) != 0;
+    pairs_ = Uniform(s.pairs);
+    row_ = (Uniform(s.first_unit) + unit) * rows_;
+    matrix_ = Uniform(s.expert) * depth_;
+    is_shared_ = Uniform(s.is_shared) != 0;
     const PackedRows& w = RowsOf(p_, s).w;
     row_bytes_ = static_cast<int>(w.row_bytes);
     const int matrix = matrix_ + Lane() / rows_;
@@ -245,7 +242,7 @@ __global__ void __launch_bounds__(kBlockThreads, 1)
       (kSwizzleBytes - SharedAddress(memory) % kSwizzleBytes) % kSwizzleBytes);
   char* const x = reinterpret_cast<char*>(&ring + 1);
   const auto thread = static_cast<int>(threadIdx.x);
-  const int warp = __shfl_sync(kWholeWarp, thread / kWarp, 0);
+  const int warp = Uniform(thread / kWarp);
   uint64_t* const came = came_of_warp[warp];
   uint8_t* const code = ring.code[warp][0];
   uint8_t* const scale = ring.scale[warp][0];
