@@ -45,7 +45,7 @@ struct OnItsWay {
   uint8_t scale[kSlots][kWarpRows][kScaleBytes];
 };
 
-// The same by the copy engine, of all warps of a block; aligned to
+// The same of all warps of a block, codes by the copy engine; aligned to
 // kSwizzleBytes.
 template <int kWarpsOfBlock>
 struct StreamRing {

@@ -5,12 +5,12 @@
 #include "cuda/kernels/ahead.cuh"
 #include "cuda/kernels/grouped_product.h"
 #include "cuda/kernels/tensor_map.h"
+#include "cuda/ops/decode/copy_async.cuh"
 #include "cuda/ops/device.cuh"
 #include "cuda/ops/expert_layer.h"
 #include "cuda/ops/vector16.cuh"
 #include "cuda/runtime/kernel.h"
 #include "cuda_bf16.h"
-#include "cuda_pipeline.h"
 
 namespace strata::gpu {
 namespace {
@@ -278,13 +278,13 @@ __global__ void __launch_bounds__(kBlock)
     const auto* const from = reinterpret_cast<const uint4*>(
         a.down + (int64_t{of_slot} * a.d + column) * a.width);
     for (int i = Lane(); i < of_row; i += kWarp) {
-      __pipeline_memcpy_async(rows + j * of_row + i, from + i, sizeof(uint4));
+      CopyAsync16(rows + j * of_row + i, from + i);
     }
   }
-  __pipeline_commit();
+  EndCopies();
   WaitForEarlier();
   LetLaterBegin();
-  __pipeline_wait_prior(0);  // A lane reads what it has copied.
+  WaitForCopies<0>();  // A lane reads what it has copied.
   if (!there) return;
   float sum = 0;
   const auto* const hidden =

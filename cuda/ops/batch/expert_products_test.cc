@@ -264,6 +264,7 @@ INSTANTIATE_TEST_SUITE_P(
         Batch{"many", {4, 32, true}, 256, 5, 64, 256, 32, 62},
         Batch{"tiles", {4, 32, true}, 24, 33, 96, 256, 160, 62},
         Batch{"long_rows", {4, 32, true}, 40, 9, 320, 2304, 320, 17},
+        Batch{"longest_rows", {4, 32, true}, 3, 9, 64, 4608, 32, 17},
         Batch{"three_pairs", {4, 32, true}, 40, 8, 320, 768},
         Batch{"groups_of_64", {4, 64, true}, 33, 9, 64, 512, 64, 8},
         Batch{"groups_of_128", {4, 128, true}, 33, 9, 64, 1024, 64, 7},
