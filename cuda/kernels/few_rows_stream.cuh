@@ -157,8 +157,8 @@ __global__ void __launch_bounds__(kWarpsOfBlock * 32,
   const PackedRows& w = args.w;
   // Warps one behind the other are of different schedulers.
   const int warp =
-      static_cast<int>(threadIdx.x) / 32 % 4 * (kWarpsOfBlock / 4) +
-      static_cast<int>(threadIdx.x) / 128;
+      Uniform(static_cast<int>(threadIdx.x) / 32 % 4 * (kWarpsOfBlock / 4) +
+              static_cast<int>(threadIdx.x) / 128);
   const int lane = static_cast<int>(threadIdx.x) % 32;
   // This block's tiles of rows of w.
   const auto tiles = static_cast<int>((w.n + kWarpRows - 1) / kWarpRows);

@@ -280,7 +280,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   char* const ring = memory;
   char* const rows = ring + layout.stages * layout.stage_bytes;
   char* const shared_rows = rows + layout.x_bytes;
-  const int warp = static_cast<int>(threadIdx.x) / kWarp;
+  const int warp = Uniform(static_cast<int>(threadIdx.x) / kWarp);
   const int width = static_cast<int>(a.width), d_model = static_cast<int>(a.d);
   const int shared_width = static_cast<int>(a.shared_width);
   const ChosenExperts& chosen = shared.chosen;
