@@ -17,6 +17,17 @@
 #include "cuda_bf16.h"
 
 namespace strata::gpu {
+namespace {
+
+bool CanBeResident(const QuantProductArgs& args, const ResidentMore& more) {
+  if (args.num_experts > 0 || !IsWhole(args.w)) return false;
+  if (more.w.data == nullptr) return true;
+  const PackedRows &a = args.w, &b = more.w;
+  return more.add == nullptr && IsWhole(b) && b.n > 0 && a.bits == b.bits &&
+         a.k == b.k && a.group_shift == b.group_shift;
+}
+
+}  // namespace
 
 PackedRows DescribePacked(const uint8_t* data, int64_t n, int64_t k, int bits,
                           int64_t group, bool symmetric) {
@@ -102,22 +113,26 @@ cudaError_t QuantProduct(const QuantProductArgs& args, __nv_bfloat16* rounded,
                           : FewRowsInt8(args, rounded, stream);
 }
 
-bool HasResidentProduct(const QuantProductArgs& args) {
-  // Fewer are streamed.
-  if (args.num_experts > 0 || !IsWhole(args.w) ||
-      args.rows.bound <= 2 * kRows) {
+bool HasResidentProduct(const QuantProductArgs& args,
+                        const ResidentMore& more) {
+  // Fewer are streamed, and of those with more in a launch at least one tile.
+  const bool has_more = more.add != nullptr || more.w.data != nullptr;
+  if (args.rows.bound <= (has_more ? kRows : 2 * kRows) ||
+      !CanBeResident(args, more)) {
     return false;
   }
-  return args.w.bits == 4 ? HasResidentInt4(args) : HasResidentInt8(args);
+  return args.w.bits == 4 ? HasResidentInt4(args, more)
+                          : HasResidentInt8(args, more);
 }
 
 cudaError_t ResidentProduct(const QuantProductArgs& args,
-                            const ResidentChoice& only, cudaStream_t stream) {
+                            const ResidentChoice& only, cudaStream_t stream,
+                            const ResidentMore& more) {
   if (args.rows.bound == 0 || args.w.n == 0) return cudaSuccess;
   if (!IsHopper()) return cudaErrorNotSupported;
-  if (args.num_experts > 0 || !IsWhole(args.w)) return cudaErrorInvalidValue;
-  return args.w.bits == 4 ? ResidentInt4(args, only, stream)
-                          : ResidentInt8(args, only, stream);
+  if (!CanBeResident(args, more)) return cudaErrorInvalidValue;
+  return args.w.bits == 4 ? ResidentInt4(args, more, only, stream)
+                          : ResidentInt8(args, more, only, stream);
 }
 
 cudaError_t QuantProductSm90(const QuantProductArgs& args,

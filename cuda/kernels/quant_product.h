@@ -86,12 +86,23 @@ bool HasStreamedProduct(const QuantProductArgs& args);
 cudaError_t QuantProduct(const QuantProductArgs& args, __nv_bfloat16* rounded,
                          cudaStream_t stream, const StreamChoice& only = {});
 
+// What a product of small weights has besides y = x w^T, in its one launch.
+struct ResidentMore {
+  const float* add = nullptr;  // [rows, n], added to y, and may be y; or null.
+  // A second product of x, [rows, its n] = x w^T, where w.data is not null: w
+  // as the first in all but n. Then nothing is added.
+  PackedRows w;
+  float* y = nullptr;
+};
+
 // Whether QuantProductSm90 keeps a block's share in shared memory, all of it
 // or, of INT4 by x in BF16, as much as finds room (sm90_quant_resident.cuh),
 // which is the fastest for 17 to 256 dense rows, and more, of weights so small
-// that all blocks run at once; of w symmetric in groups, and whole pieces of 16
-// bytes. x in F32 that has no such product is rounded before, if it then has.
-bool HasResidentProduct(const QuantProductArgs& args);
+// that all blocks run at once, and with `more` for 9 and more; of w symmetric
+// in groups, and whole pieces of 16 bytes. x in F32 that has no such product is
+// rounded before, if it then has.
+bool HasResidentProduct(const QuantProductArgs& args,
+                        const ResidentMore& more = {});
 
 // The same in Hopper's wider products, in tiles of 8, 16, 64, 128 or 256 rows.
 // Tiles of 8 and 16 keep weights exact, and have the products of 9 to 16 rows.
@@ -107,7 +118,8 @@ cudaError_t QuantProductSm90(const QuantProductArgs& args,
 // Its products that HasResidentProduct(), or any of such weights by a choice,
 // for tests: cudaErrorInvalidValue if that cannot be.
 cudaError_t ResidentProduct(const QuantProductArgs& args,
-                            const ResidentChoice& only, cudaStream_t stream);
+                            const ResidentChoice& only, cudaStream_t stream,
+                            const ResidentMore& more = {});
 
 }  // namespace strata::gpu
 

@@ -6,6 +6,7 @@
 #include <limits>
 #include <random>
 #include <string>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -346,6 +347,85 @@ TEST_P(QuantProductTest, ResidentProductsAgreeWithTheirNumbers) {
   EXPECT_GE(planned, 12);
 }
 
+// y of two products of one x in a launch, the second's rows behind the first's;
+// or of one, to which `add` is added where it lies.
+absl::StatusOr<std::vector<float>> MultiplyMore(
+    const QuantFormat& format, const Shape& s, const Operands& o,
+    const Shape* second, const Operands& other, std::vector<float> add) {
+  const int32_t rows = o.offset.back();
+  std::vector<BFloat16> x;
+  for (const float v : o.x) x.push_back(RoundToBFloat16(v));
+  ASSIGN_OR_RETURN(const auto device_x, DeviceArray<BFloat16>::CopyOf(x));
+  ASSIGN_OR_RETURN(const auto w, DeviceArray<uint8_t>::CopyOf(o.packed));
+  ASSIGN_OR_RETURN(const auto w_2, DeviceArray<uint8_t>::CopyOf(other.packed));
+  const int64_t n = s.n + (second != nullptr ? second->n : 0);
+  const bool adds = !add.empty();
+  if (!adds) add.assign(rows * n, std::numeric_limits<float>::quiet_NaN());
+  ASSIGN_OR_RETURN(const auto y, DeviceArray<float>::CopyOf(add));
+  QuantProductArgs args;
+  args.rows = {rows, nullptr};
+  args.x_bf16 = reinterpret_cast<const __nv_bfloat16*>(device_x.data());
+  args.w = DescribePacked(w.data(), s.n, s.k, format.bits, format.group,
+                          format.symmetric);
+  args.y = y.data();
+  ResidentMore more;
+  if (adds) more.add = y.data();
+  if (second != nullptr) {
+    more.w = DescribePacked(w_2.data(), second->n, s.k, format.bits,
+                            format.group, format.symmetric);
+    more.y = y.data() + rows * s.n;
+  }
+  RETURN_IF_ERROR(
+      ToStatus(ResidentProduct(args, s.resident, /*stream=*/nullptr, more)));
+  return y.ToHost();
+}
+
+// By the same plan, so that all bits are those of a product by itself.
+TEST_P(QuantProductTest, ResidentProductsAddAndComeInTwos) {
+  if (!IsHopper()) GTEST_SKIP() << "no Hopper";
+  if (!GetParam().symmetric || GetParam().group == 0) {
+    GTEST_SKIP() << "rows are not whole";
+  }
+  const QuantFormat& format = GetParam();
+  const int64_t k =
+      std::max<int64_t>(4 * (format.bits == 4 ? 256 : 128), format.group * 8);
+  for (const ResidentChoice& choice :
+       {ResidentChoice{2, 1, 64}, {2, 4, 64}, {4, 4, 64}, {2, 4, 128}}) {
+    if (choice.splits == 1 && format.bits == 8) continue;  // No room.
+    Shape s = {132, k, {67}};
+    s.resident = choice;
+    Shape second = s;
+    second.n = 260;
+    const Operands o = MakeOperands(format, s);
+    const Operands other = MakeOperands(format, second);
+    SCOPED_TRACE(absl::StrCat(choice.tiles, " x ", choice.tokens, " by ",
+                              choice.splits));
+    // Of one x. Three rows beyond are those of NaN.
+    Operands both = other;
+    both.x = o.x;
+    auto a = Multiply(format, s, o, Kernel::kResident, /*bf16_x=*/true);
+    auto b = Multiply(format, second, both, Kernel::kResident, true);
+    ASSERT_THAT(a, IsOk());
+    ASSERT_THAT(b, IsOk());
+    a->resize(s.rows[0] * s.n);
+    b->resize(s.rows[0] * second.n);
+    std::vector<float> want = *a;
+    want.insert(want.end(), b->begin(), b->end());
+    const auto two = MultiplyMore(format, s, o, &second, both, {});
+    ASSERT_THAT(two, IsOk());
+    EXPECT_EQ(*two, want);
+    std::mt19937 rng(7);
+    std::normal_distribution<float> normal;
+    std::vector<float> add(a->size());
+    for (float& v : add) v = normal(rng);
+    want = *a;
+    for (size_t i = 0; i < want.size(); ++i) want[i] += add[i];
+    const auto sum = MultiplyMore(format, s, o, nullptr, other, add);
+    ASSERT_THAT(sum, IsOk());
+    EXPECT_EQ(*sum, want);
+  }
+}
+
 TEST(ResidentProductTest, PlansThatCannotBeAreInvalid) {
   if (!IsHopper()) GTEST_SKIP() << "no Hopper";
   QuantProductArgs args;
@@ -357,6 +437,18 @@ TEST(ResidentProductTest, PlansThatCannotBeAreInvalid) {
   EXPECT_EQ(ResidentProduct(args, {3, 2, 64, Keeps::kRing}, nullptr),
             cudaErrorInvalidValue);
   EXPECT_EQ(ResidentProduct(args, {2, 2, 128}, nullptr), cudaErrorInvalidValue);
+  // Of other columns, another format, or with what is added.
+  static const uint8_t kSome[16] = {};
+  for (const auto& [k, group, adds] :
+       {std::tuple<int64_t, int64_t, bool>{2048, 128, false},
+        {1024, 64, false},
+        {1024, 128, true}}) {
+    ResidentMore more;
+    more.w = DescribePacked(kSome, 128, k, 4, group, true);
+    const float add = 0;
+    if (adds) more.add = &add;
+    EXPECT_EQ(ResidentProduct(args, {}, nullptr, more), cudaErrorInvalidValue);
+  }
   args.w = DescribePacked(nullptr, 128, 1024, 4, 128, false);
   EXPECT_EQ(ResidentProduct(args, {}, nullptr), cudaErrorInvalidValue);
 }

@@ -12,11 +12,10 @@ namespace strata::gpu {
 
 // Sums of two rows of x, `row` of the tile and the next, by rows `column` and
 // `column` + 8 of w: v.x and v.y, v.z and v.w. Those that there are.
-__device__ __forceinline__ void StoreFour(const QuantProductArgs& args,
+__device__ __forceinline__ void StoreFour(float* y, int64_t n,
                                           const RowTile& tile, int row,
                                           int64_t column, float4 v) {
-  const int64_t n = args.w.n;
-  float* const to = args.y + (tile.row + row) * n + column;
+  float* const to = y + (tile.row + row) * n + column;
   const bool one = row < tile.num_rows, two = row + 1 < tile.num_rows;
   if (column < n) {
     if (one) to[0] = v.x;
@@ -26,6 +25,22 @@ __device__ __forceinline__ void StoreFour(const QuantProductArgs& args,
     if (one) to[8] = v.z;
     if (two) to[n + 8] = v.w;
   }
+}
+__device__ __forceinline__ void StoreFour(const QuantProductArgs& args,
+                                          const RowTile& tile, int row,
+                                          int64_t column, float4 v) {
+  StoreFour(args.y, args.w.n, tile, row, column, v);
+}
+
+// The same of [.., n] at `from`, 0 where there are none.
+__device__ __forceinline__ float4 LoadFour(const float* from, int64_t n,
+                                           const RowTile& tile, int row,
+                                           int64_t column) {
+  const float* const at = from + (tile.row + row) * n + column;
+  const bool one = row < tile.num_rows, two = row + 1 < tile.num_rows;
+  const bool near = column < n, far = column + 8 < n;
+  return {near && one ? at[0] : 0, near && two ? at[n] : 0,
+          far && one ? at[8] : 0, far && two ? at[n + 8] : 0};
 }
 
 }  // namespace strata::gpu

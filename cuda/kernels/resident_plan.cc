@@ -109,7 +109,8 @@ ResidentPlan PlanResident(const ResidentWork& work,
       if (block.active[size] == 0 || plan.splits > work.stages) continue;
       plan.stages = Ceil(work.stages, plan.splits);
       if (!FindRoom(work, block, plan)) continue;
-      plan.column_tiles = Ceil(work.n, kRowsOfTile * block.tiles);
+      plan.column_tiles = Ceil(work.n, kRowsOfTile * block.tiles) +
+                          Ceil(work.second_n, kRowsOfTile * block.tiles);
       plan.token_tiles = Ceil(work.rows, block.tokens);
       const int64_t active = block.active[size];
       const int64_t at_once =

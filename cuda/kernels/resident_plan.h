@@ -38,6 +38,8 @@ struct ResidentChoice {
 
 struct ResidentWork {
   int64_t n = 0;            // Rows of w,
+  int64_t second_n = 0;     // of a second w by the same x, which has tiles of
+                            // its own,
   int64_t rows = 0;         // and of x, at the bound.
   int64_t stages = 0;       // Of a row of w.
   int blocks_of_stage = 1;  // Of 64 columns.

@@ -53,6 +53,18 @@ TEST(PlanResidentTest, TakesWiderBlocksOnlyWhereOthersDoNotRunAtOnce) {
   EXPECT_EQ(PlanResident(Work(256, 1536, 2048), kBlocks).tiles, 4);
 }
 
+TEST(PlanResidentTest, ASecondWeightHasTilesOfItsOwn) {
+  ResidentWork work = Work(64, 1528, 2048);
+  work.second_n = 136;
+
+  const ResidentPlan plan = PlanResident(work, kBlocks);
+
+  EXPECT_EQ(plan.tiles, 2);
+  EXPECT_EQ(plan.column_tiles, 12 + 2);
+  work.second_n = 8192;  // Then not all run at once.
+  EXPECT_EQ(PlanResident(work, kBlocks).splits, 0);
+}
+
 TEST(PlanResidentTest, KeepsToAChoice) {
   ResidentWork work = Work(512, 4096, 2048);
   work.only = {4, 4};

@@ -60,6 +60,8 @@ __global__ void __launch_bounds__(
     ResidentKernel(const __grid_constant__ ResidentArgs args,
                    const __grid_constant__ CUtensorMap code_map,
                    const __grid_constant__ CUtensorMap group_map,
+                   const __grid_constant__ CUtensorMap second_code_map,
+                   const __grid_constant__ CUtensorMap second_group_map,
                    const __grid_constant__ CUtensorMap x_map) {
 #if STRATA_SM90A
   constexpr bool kRing = kKeeps == Keeps::kRing;
@@ -81,8 +83,11 @@ __global__ void __launch_bounds__(
   const QuantProductArgs& p = args.product;
   const int splits = args.splits;
   const ResidentShare<kBits, Layout> share(args);
-  ResidentCopies<kBits, Layout> copies(args, share, {&code_map, &group_map}, x,
-                                       code, scale, barriers);
+  const CodeMaps maps = share.is_second
+                            ? CodeMaps{&second_code_map, &second_group_map}
+                            : CodeMaps{&code_map, &group_map};
+  ResidentCopies<kBits, Layout> copies(args, share, maps, x, code, scale,
+                                       barriers);
   if (threadIdx.x == kAsks) {
     for (int i = 0; i < args.stages; ++i) {
       InitBarrier(&barriers.codes_there[i], 1);
@@ -94,6 +99,7 @@ __global__ void __launch_bounds__(
     }
     InitBarrier(&barriers.joined, 1);
     FenceBarrierInit();
+    if (kBf16X) PrefetchMap(&x_map);  // Which is used behind the wait.
     copies.Begin();
     if (splits > 1) {
       ArriveExpecting(&barriers.joined,
@@ -178,20 +184,35 @@ __global__ void __launch_bounds__(
   for (float& sum : total) sum *= kScaleOfSums;
   constexpr int kEights = kTokens / 8;
   const int64_t column = share.first_row + multiplier.row();
-  const auto put = [&](int eight, float4 v) {
-    StoreEight(p, tile, eight, column, v);
+  float* const y = share.is_second ? args.more.y : p.y;
+  const int64_t n = share.is_second ? args.more.w.n : p.w.n;
+  const float* const add = args.more.add;
+  const auto put = [&](int eight, float4 v, const float4& more) {
+    v = {v.x + more.x, v.y + more.y, v.z + more.z, v.w + more.w};
+    StoreFour(y, n, tile, RowOfEight(eight), column, v);
+  };
+  const auto addend = [&](int eight) {
+    return add == nullptr ? float4{0, 0, 0, 0}
+                          : LoadFour(add, n, tile, RowOfEight(eight), column);
   };
   if (splits == 1) {
 #pragma unroll
-    for (int i = 0; i < kEights; ++i) put(i, FourOf(total, i));
+    for (int i = 0; i < kEights; ++i) put(i, FourOf(total, i), addend(i));
     return;
   }
   const Sums cluster = {sums, &barriers.joined, static_cast<int>(threadIdx.x)};
   WaitForCluster();  // The others have begun.
   const auto join = [&](auto number) {
     constexpr int kSplits = decltype(number)::value;
+    constexpr int kShare = kEights / kSplits;
     cluster.template Send<kSplits>(total, share.split);
-    cluster.template Join<kSplits>(total, share.split, put);
+    float4 more[kShare];  // On their way while others' sums come.
+#pragma unroll
+    for (int i = 0; i < kShare; ++i) more[i] = addend(share.split * kShare + i);
+    cluster.template Join<kSplits>(total, share.split,
+                                   [&](int i, const float4& v) {
+                                     put(share.split * kShare + i, v, more[i]);
+                                   });
   };
   if (splits == 2) join(std::integral_constant<int, 2>());
   if (splits == 4) join(std::integral_constant<int, 4>());
@@ -199,10 +220,26 @@ __global__ void __launch_bounds__(
 #endif
 }
 
+// Boxes of a block's codes, and of their scales.
+template <typename Layout>
+cudaError_t MapWeights(const PackedRows& w, CUtensorMap* codes,
+                       CUtensorMap* groups) {
+  BoxedBytes bytes;
+  bytes.data = w.data;
+  bytes.rows = w.n;
+  bytes.row_bytes = w.row_bytes;
+  bytes.box_rows = Layout::kRowsOfW;
+  bytes.box_bytes = kCodeBytes;
+  if (const cudaError_t e = MakeByteMap(bytes, codes); e) return e;
+  bytes.box_bytes = kGroupBytes;
+  return MakeByteMap(bytes, groups);
+}
+
 template <int kBits, int kTiles, int kTokens, WeightsOf kKind, bool kBf16X,
           Keeps kKeeps>
 cudaError_t LaunchResident(const QuantProductArgs& product,
-                           const ResidentPlan& plan, cudaStream_t stream) {
+                           const ResidentMore& more, const ResidentPlan& plan,
+                           cudaStream_t stream) {
   using Layout = ResidentLayout<kBits, kTiles, kTokens>;
   const auto kernel =
       ResidentKernel<kBits, kTiles, kTokens, kKind, kBf16X, kKeeps>;
@@ -215,10 +252,13 @@ cudaError_t LaunchResident(const QuantProductArgs& product,
   const PackedRows& w = product.w;
   ResidentArgs args;
   args.product = product;
+  args.more = more;
+  args.first_tiles = static_cast<int>((w.n - 1) / Layout::kRowsOfW + 1);
   args.splits = plan.splits;
   args.stages = plan.code_places;
   args.blocks = plan.x_places;
   CUtensorMap code_map, group_map, x_map = {};
+  CUtensorMap second_code_map = {}, second_group_map = {};
   if (kBf16X) {
     BoxedTensor tensor;
     tensor.data = product.x_bf16;
@@ -227,37 +267,40 @@ cudaError_t LaunchResident(const QuantProductArgs& product,
     tensor.box_rows = kTokens;
     if (const cudaError_t e = MakeTensorMap(tensor, &x_map); e) return e;
   }
-  BoxedBytes bytes;
-  bytes.data = w.data;
-  bytes.rows = w.n;
-  bytes.row_bytes = w.row_bytes;
-  bytes.box_rows = Layout::kRowsOfW;
-  bytes.box_bytes = kCodeBytes;
-  if (const cudaError_t e = MakeByteMap(bytes, &code_map); e) return e;
-  bytes.box_bytes = kGroupBytes;
-  if (const cudaError_t e = MakeByteMap(bytes, &group_map); e) return e;
+  if (const cudaError_t e = MapWeights<Layout>(w, &code_map, &group_map); e) {
+    return e;
+  }
+  if (more.w.data != nullptr) {
+    if (const cudaError_t e =
+            MapWeights<Layout>(more.w, &second_code_map, &second_group_map)) {
+      return e;
+    }
+  }
   return LaunchClustersAhead(kernel, plan.splits,
                              dim3(static_cast<unsigned>(plan.splits),
                                   static_cast<unsigned>(plan.column_tiles),
                                   static_cast<unsigned>(plan.token_tiles)),
                              dim3(kResidentThreads<Layout, kKeeps>),
                              static_cast<size_t>(plan.shared_bytes), stream,
-                             args, code_map, group_map, x_map);
+                             args, code_map, group_map, second_code_map,
+                             second_group_map, x_map);
 }
 
 template <int kBits, int kTiles, int kTokens, bool kBf16X,
           Keeps kKeeps = Keeps::kAll>
 cudaError_t LaunchResidentKinds(const QuantProductArgs& args,
+                                const ResidentMore& more,
                                 const ResidentPlan& plan, cudaStream_t stream) {
   return args.w.group_shift == 5
              ? LaunchResident<kBits, kTiles, kTokens, WeightsOf::kNarrow,
-                              kBf16X, kKeeps>(args, plan, stream)
+                              kBf16X, kKeeps>(args, more, plan, stream)
              : LaunchResident<kBits, kTiles, kTokens, WeightsOf::kWide, kBf16X,
-                              kKeeps>(args, plan, stream);
+                              kKeeps>(args, more, plan, stream);
 }
 
 template <int kBits, bool kBf16X>
 cudaError_t LaunchResidentTiles(const QuantProductArgs& args,
+                                const ResidentMore& more,
                                 const ResidentPlan& plan, cudaStream_t stream) {
   if constexpr (kBf16X) {
     const bool wide = plan.tokens == 128;
@@ -265,18 +308,19 @@ cudaError_t LaunchResidentTiles(const QuantProductArgs& args,
       constexpr Keeps kRing = Keeps::kRing;
       if (plan.keeps == kRing) {
         return wide ? LaunchResidentKinds<kBits, 2, 128, true, kRing>(
-                          args, plan, stream)
-                    : LaunchResidentKinds<kBits, 3, 64, true, kRing>(args, plan,
-                                                                     stream);
+                          args, more, plan, stream)
+                    : LaunchResidentKinds<kBits, 3, 64, true, kRing>(
+                          args, more, plan, stream);
       }
     }
     if (wide) {
-      return LaunchResidentKinds<kBits, 2, 128, true>(args, plan, stream);
+      return LaunchResidentKinds<kBits, 2, 128, true>(args, more, plan, stream);
     }
   }
-  return plan.tiles == 2
-             ? LaunchResidentKinds<kBits, 2, 64, kBf16X>(args, plan, stream)
-             : LaunchResidentKinds<kBits, 4, 64, kBf16X>(args, plan, stream);
+  return plan.tiles == 2 ? LaunchResidentKinds<kBits, 2, 64, kBf16X>(
+                               args, more, plan, stream)
+                         : LaunchResidentKinds<kBits, 4, 64, kBf16X>(
+                               args, more, plan, stream);
 }
 
 // Clusters at once of blocks that have as much shared memory as they may.
@@ -307,9 +351,11 @@ ResidentBlock DescribeResident() {
 
 template <int kBits>
 ResidentPlan PlanOfResident(const QuantProductArgs& args,
+                            const ResidentMore& more,
                             const ResidentChoice& only) {
   ResidentWork work;
   work.n = args.w.n;
+  work.second_n = more.w.data != nullptr ? more.w.n : 0;
   work.rows = args.rows.bound;
   work.stages = args.w.code_bytes / kCodeBytes;
   work.blocks_of_stage = kStageBlocks<kBits>;
@@ -330,13 +376,13 @@ ResidentPlan PlanOfResident(const QuantProductArgs& args,
 }
 
 template <int kBits>
-cudaError_t RunResident(const QuantProductArgs& args,
+cudaError_t RunResident(const QuantProductArgs& args, const ResidentMore& more,
                         const ResidentChoice& only, cudaStream_t stream) {
-  const ResidentPlan plan = PlanOfResident<kBits>(args, only);
+  const ResidentPlan plan = PlanOfResident<kBits>(args, more, only);
   if (plan.splits == 0) return cudaErrorInvalidValue;
   return args.x_bf16 != nullptr
-             ? LaunchResidentTiles<kBits, true>(args, plan, stream)
-             : LaunchResidentTiles<kBits, false>(args, plan, stream);
+             ? LaunchResidentTiles<kBits, true>(args, more, plan, stream)
+             : LaunchResidentTiles<kBits, false>(args, more, plan, stream);
 }
 
 }  // namespace strata::gpu

@@ -13,11 +13,11 @@ namespace strata::gpu {
 
 // Whether there is a plan, and the product by it. Rows of w are whole
 // (packed_chunk.cuh), of that many bits; cudaErrorInvalidValue without a plan.
-bool HasResidentInt4(const QuantProductArgs& args);
-bool HasResidentInt8(const QuantProductArgs& args);
-cudaError_t ResidentInt4(const QuantProductArgs& args,
+bool HasResidentInt4(const QuantProductArgs& args, const ResidentMore& more);
+bool HasResidentInt8(const QuantProductArgs& args, const ResidentMore& more);
+cudaError_t ResidentInt4(const QuantProductArgs& args, const ResidentMore& more,
                          const ResidentChoice& only, cudaStream_t stream);
-cudaError_t ResidentInt8(const QuantProductArgs& args,
+cudaError_t ResidentInt8(const QuantProductArgs& args, const ResidentMore& more,
                          const ResidentChoice& only, cudaStream_t stream);
 
 }  // namespace strata::gpu

@@ -3,13 +3,13 @@
 
 namespace strata::gpu {
 
-bool HasResidentInt8(const QuantProductArgs& args) {
-  return PlanOfResident<8>(args, {}).splits > 0;
+bool HasResidentInt8(const QuantProductArgs& args, const ResidentMore& more) {
+  return PlanOfResident<8>(args, more, {}).splits > 0;
 }
 
-cudaError_t ResidentInt8(const QuantProductArgs& args,
+cudaError_t ResidentInt8(const QuantProductArgs& args, const ResidentMore& more,
                          const ResidentChoice& only, cudaStream_t stream) {
-  return RunResident<8>(args, only, stream);
+  return RunResident<8>(args, more, only, stream);
 }
 
 }  // namespace strata::gpu

@@ -25,6 +25,8 @@ namespace strata::gpu {
 
 struct ResidentArgs {
   QuantProductArgs product;
+  ResidentMore more;
+  int first_tiles = 0;  // Of rows of w; those behind are the second weight's.
   int splits = 1;
   // Places in shared memory: of stages of codes, and of blocks of x.
   int stages = 1, blocks = 1;
@@ -66,9 +68,10 @@ struct Turn {
   }
 };
 
-// What a block has of a product: stages and rows of w.
+// What a block has of a product: of which of two, stages and rows of w.
 template <int kBits, typename Layout>
 struct ResidentShare {
+  bool is_second;
   int split, first_stage, stages, blocks, first_row;
   __device__ __forceinline__ explicit ResidentShare(const ResidentArgs& args) {
     const int all = args.product.w.code_bytes / kCodeBytes;
@@ -76,7 +79,9 @@ struct ResidentShare {
     first_stage = all * split / args.splits;
     stages = all * (split + 1) / args.splits - first_stage;
     blocks = stages * kStageBlocks<kBits>;
-    first_row = static_cast<int>(blockIdx.y) * Layout::kRowsOfW;
+    const int tile = static_cast<int>(blockIdx.y);
+    is_second = tile >= args.first_tiles;
+    first_row = (is_second ? tile - args.first_tiles : tile) * Layout::kRowsOfW;
   }
 };
 

@@ -40,12 +40,9 @@ __device__ __forceinline__ float4 FourOf(const float (&total)[n], int i) {
   return {total[4 * i], total[4 * i + 1], total[4 * i + 2], total[4 * i + 3]};
 }
 
-// The same to y, whose columns are `column` and eight more.
-__device__ __forceinline__ void StoreEight(const QuantProductArgs& p,
-                                           const RowTile& tile, int eight,
-                                           int64_t column, float4 v) {
-  const int row = eight * 8 + static_cast<int>(threadIdx.x) % 4 * 2;
-  StoreFour(p, tile, row, column, v);
+// The first of the two rows of x of an eight.
+__device__ __forceinline__ int RowOfEight(int eight) {
+  return eight * 8 + static_cast<int>(threadIdx.x) % 4 * 2;
 }
 
 // Where other blocks' sums lie in shared memory, and what says that all are
@@ -82,8 +79,8 @@ struct ClusterSums {
     }
   }
 
-  // Waits for all, and calls run(eight, four) for this block's share, of what
-  // all blocks have of it, added up in their order.
+  // Waits for all, and calls run(i, four) for eight i of this block's share, of
+  // what all blocks have of it, added up in their order.
   template <int kSplits, int n, typename Run>
   __device__ __forceinline__ void Join(const float (&total)[n], int split,
                                        Run run) const {
@@ -99,7 +96,7 @@ struct ClusterSums {
         if (s == split) v = FourOf(total, s * kShare + i);
         sum.x += v.x, sum.y += v.y, sum.z += v.z, sum.w += v.w;
       }
-      run(split * kShare + i, sum);
+      run(i, sum);
     }
   }
 };

@@ -37,10 +37,30 @@ SkinnyProductArgs ProductOf(const Operand& x, const BatchLinear& first) {
   return args;
 }
 
-// The product into scratch, then what is made of it.
+// y = x w^T of packed rows, without what else there is.
+QuantProductArgs PackedProductOf(const Operand& x, const BatchLinear& p) {
+  QuantProductArgs args;
+  args.rows = x.rows();
+  args.x_bf16 = x.as<__nv_bfloat16>();
+  args.w = WeightRows(p.w, x.columns());
+  args.y = p.y;
+  return args;
+}
+bool IsPlain(const BatchLinear& p) {
+  return p.y != nullptr && p.rounded == nullptr && !p.swiglu;
+}
+
+// In one launch where there is one, else the product into scratch, then what is
+// made of it.
 cudaError_t RunPacked(const KernelContext& ctx, const Operand& x,
                       const BatchLinear& p) {
   const int64_t n = p.w.dim(0);
+  ResidentMore more;
+  more.add = p.add;
+  const QuantProductArgs args = PackedProductOf(x, p);
+  if (IsPlain(p) && HasResidentProduct(args, more)) {
+    return ResidentProduct(args, {}, ctx.stream, more);
+  }
   Operand y;
   if (p.y != nullptr && p.add == nullptr) {
     y.data = p.y;
@@ -106,6 +126,16 @@ cudaError_t RunBatchLinears(const KernelContext& ctx, const Operand& x,
     args.product[1] = WeightsOf(second);
     args.num_products = 2;
     return SkinnyProduct(args, ctx.stream);
+  }
+  if (IsPacked(first.w) && IsPacked(second.w) && IsPlain(first) &&
+      IsPlain(second) && first.add == nullptr && second.add == nullptr) {
+    ResidentMore more;
+    more.w = WeightRows(second.w, x.columns());
+    more.y = second.y;
+    const QuantProductArgs args = PackedProductOf(x, first);
+    if (HasResidentProduct(args, more)) {
+      return ResidentProduct(args, {}, ctx.stream, more);
+    }
   }
   const cudaError_t e = RunBatchLinear(ctx, x, first);
   return e == cudaSuccess ? RunBatchLinear(ctx, x, second) : e;
