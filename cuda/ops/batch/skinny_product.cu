@@ -205,6 +205,7 @@ __global__ void __launch_bounds__(kThreads)
       InitBarrier(&empty[lane], kWarpgroup / kWarp);
     }
     FenceBarrierInit();
+    if (lane == 0) PrefetchMap(&map_x);  // Which is used behind the wait.
   }
   __syncthreads();
 
