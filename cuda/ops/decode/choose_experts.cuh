@@ -1,5 +1,5 @@
 // A flat gate's choice (choose_experts.h), by a block for itself: on an H200
-// some 2 us of one token and 4 of 32, from the wait for logits on, which cost
+// some 2 us of one token and 3 of 32, from the wait for logits on, which cost
 // less than a kernel between the gate and its experts.
 
 #ifndef CUDA_OPS_DECODE_CHOOSE_EXPERTS_CUH_
@@ -69,50 +69,63 @@ __device__ __forceinline__ void ChooseOfToken(const ChooseExpertsArgs& a,
     }
     sum = WarpSum(sum);
   }
-  uint32_t key[kPerLane];  // 0: not offered, or taken.
+  // The lane's experts, the best first, of equal ones the first: rounds take
+  // heads of such lists, as each wants as few instructions as may be. 0: not
+  // offered, or taken.
+  uint32_t key[kPerLane];
+  int expert[kPerLane];
 #pragma unroll
   for (int i = 0; i < kPerLane; ++i) {
     p[i] = a.softmax ? p[i] / sum : SigmoidOf(p[i]);
-    key[i] = i * kWarp + lane < a.num_experts ? KeyOf(p[i] + bias[i]) : 0;
+    expert[i] = i * kWarp + lane;
+    key[i] = expert[i] < a.num_experts ? KeyOf(p[i] + bias[i]) : 0;
   }
-  // The lane's best that is not taken, and which of its own it is.
-  uint32_t best = 0;
-  int at = 0;
-  const auto find_best = [&] {
-    best = 0;
 #pragma unroll
-    for (int i = 0; i < kPerLane; ++i) {
-      if (key[i] > best) best = key[i], at = i;
+  for (int end = kPerLane - 1; end > 0; --end) {
+#pragma unroll
+    for (int i = 0; i < end; ++i) {
+      if (key[i] >= key[i + 1]) continue;
+      const uint32_t k = key[i];
+      const int e = expert[i];
+      key[i] = key[i + 1], expert[i] = expert[i + 1];
+      key[i + 1] = k, expert[i + 1] = e;
     }
-  };
-  find_best();
-  int* const expert = to.expert + token * a.k;
-  float* const weight = to.weight + token * a.k;
+  }
+  int mine = 0;  // Lane j's is the j-th choice.
 #pragma unroll 1
   for (int j = 0; j < a.k; ++j) {
-    const bool is_largest = best == __reduce_max_sync(kWholeWarp, best);
+    const bool is_largest = key[0] == __reduce_max_sync(kWholeWarp, key[0]);
     const unsigned largest_of = __ballot_sync(kWholeWarp, is_largest);
-    int taken_from = __ffs(static_cast<int>(largest_of)) - 1;
+    int from = __ffs(static_cast<int>(largest_of)) - 1;
     if (__popc(largest_of) > 1) {  // Of equal scores, the first expert.
-      const unsigned e = is_largest ? at * kWarp + lane : UINT32_MAX;
-      taken_from = static_cast<int>(__reduce_min_sync(kWholeWarp, e) % kWarp);
+      const unsigned e = is_largest ? expert[0] : UINT32_MAX;
+      from = static_cast<int>(__reduce_min_sync(kWholeWarp, e) % kWarp);
     }
-    if (lane != taken_from) continue;
-    expert[j] = at * kWarp + lane;
+    const int taken = __shfl_sync(kWholeWarp, expert[0], from);
+    if (lane == j) mine = taken;
+    if (lane != from) continue;
 #pragma unroll
-    for (int i = 0; i < kPerLane; ++i) {
-      if (i == at) weight[j] = p[i], key[i] = 0;
+    for (int i = 0; i + 1 < kPerLane; ++i) {
+      key[i] = key[i + 1], expert[i] = expert[i + 1];
     }
-    find_best();
+    key[kPerLane - 1] = 0;
   }
-  __syncwarp();
-  const float choice_p = lane < a.k ? weight[lane] : 0.f;
+  float choice_p = 0;
+#pragma unroll
+  for (int i = 0; i < kPerLane; ++i) {
+    const float there = __shfl_sync(kWholeWarp, p[i], mine % kWarp);
+    if (mine / kWarp == i && lane < a.k) choice_p = there;
+  }
   float divisor = 1;
   if (a.normalize) {
     constexpr float kSumFloor = 1e-20f;  // As SelectedWeight's.
     divisor = fmaxf(kSumFloor + WarpSum(choice_p), a.floor);
   }
-  if (lane < a.k) weight[lane] = a.scale / divisor * choice_p;
+  if (lane < a.k) {
+    to.expert[token * a.k + lane] = mine;
+    to.weight[token * a.k + lane] = a.scale / divisor * choice_p;
+  }
+  __syncwarp();
 }
 
 // Before earlier kernels have ended: the bias, which none of them makes, to
