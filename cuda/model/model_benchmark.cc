@@ -129,7 +129,7 @@ void AddAll() {
       Add({batch, 1, 512, 512 + kNewTokens}, fuse);
       if (fuse) Add({batch, 1, 512, 512 + kNewTokens, /*packed=*/true}, fuse);
     }
-    for (const int64_t batch : {1, 8, 32, 64}) {
+    for (const int64_t batch : {1, 8, 16, 32, 64}) {
       ModelWork work = {batch, 1, 512, 512 + kNewTokens};
       work.bf16_cache = true;
       Add(work, fuse);

@@ -448,11 +448,11 @@ cudaError_t ExpertLayer(const ExpertLayerArgs& args, cudaStream_t stream) {
 }
 
 cudaError_t CombineExperts(const ExpertLayerArgs& args, const void* rows,
-                           bool bf16_rows, cudaStream_t stream) {
-  constexpr bool kPlanIsOld = false;
-  return bf16_rows ? Combine(args, static_cast<const BFloat*>(rows), kPlanIsOld,
-                             stream)
-                   : Combine(args, static_cast<const float*>(rows), kPlanIsOld,
+                           bool bf16_rows, bool plan_is_old,
+                           cudaStream_t stream) {
+  return bf16_rows ? Combine(args, static_cast<const BFloat*>(rows),
+                             plan_is_old, stream)
+                   : Combine(args, static_cast<const float*>(rows), plan_is_old,
                              stream);
 }
 

@@ -148,15 +148,16 @@ INSTANTIATE_TEST_SUITE_P(
                     Routed{"odd", 5, 6, 2, 40, 24, 13, true}),
     RoutedName);
 
-// Packed experts in the formats that have tiles, down's in units that its warps
-// do not divide evenly, with more tiles than blocks have to themselves, and of
-// rows that are too long for one launch; and others, which go by their parts.
+// Packed experts in the formats that have tiles, of few tokens with up to 31
+// slots and with more, down's in units that its warps do not divide evenly,
+// with more tiles than blocks have to themselves, and of rows that are too long
+// for one launch; and others, which go by their parts.
 INSTANTIATE_TEST_SUITE_P(
     Packed, RoutedExpertsTest,
     testing::Values(
         Routed{"int4", 1, 16, 8, 2048, 384, 256, false, 1, 1, {4, 32, true}},
         Routed{
-            "groups_of_64", 8, 24, 4, 512, 256, 0, true, 1, 1, {4, 64, true}},
+            "groups_of_64", 8, 24, 3, 512, 256, 0, true, 1, 1, {4, 64, true}},
         Routed{"groups_of_128",
                3,
                16,
@@ -182,7 +183,7 @@ INSTANTIATE_TEST_SUITE_P(
         Routed{"int4_tiles",
                8,
                16,
-               4,
+               3,
                2304,
                1024,
                1024,
@@ -190,6 +191,20 @@ INSTANTIATE_TEST_SUITE_P(
                1,
                1,
                {4, 32, true}},
+        Routed{
+            "int4_eight", 8, 32, 4, 512, 256, 128, false, 1, 1, {4, 32, true}},
+        Routed{"int4_four_without_shared",
+               4,
+               64,
+               8,
+               768,
+               256,
+               0,
+               true,
+               1,
+               1,
+               {4, 128, true}},
+        Routed{"int8_eight", 8, 24, 4, 256, 128, 64, true, 1, 1, {8, 64, true}},
         Routed{"int4_thirty_two",
                27,
                64,

@@ -42,7 +42,7 @@ enum RoutedOutput { kY, kOffset, kRows, kX, kHidden, kShared };
 
 // Few tokens under bf16: the gate with the first half of the shared expert,
 // then the experts, in one launch or two, with their choice and the rest of the
-// shared one.
+// shared one. Packed experts of more slots go as a batch's.
 ChooseExpertsArgs ChoiceOf(const KernelContext& ctx) {
   ChooseExpertsArgs a;
   a.tokens = ctx.in(kH).rows();
@@ -231,7 +231,9 @@ cudaError_t RunPackedProducts(const KernelContext& ctx, ExpertLayerArgs layer,
   }
   if (const cudaError_t e = SwiGluProducts(p.up, ctx.stream); e) return e;
   if (const cudaError_t e = DownProducts(p.down, ctx.stream); e) return e;
-  return CombineExperts(layer, rows, /*bf16_rows=*/false, ctx.stream);
+  // The second product waits for the first, and that for the routes.
+  return CombineExperts(layer, rows, /*bf16_rows=*/false, /*plan_is_old=*/true,
+                        ctx.stream);
 }
 
 // The experts behind their routes, and the sum.
@@ -260,7 +262,18 @@ cudaError_t RunBatchExperts(const KernelContext& ctx, ExpertLayerArgs layer) {
                         ctx.in(kDown), offset, rows);
   }
   if (e != cudaSuccess) return e;
-  return CombineExperts(layer, rows.data, /*bf16_rows=*/false, ctx.stream);
+  return CombineExperts(layer, rows.data, /*bf16_rows=*/false,
+                        /*plan_is_old=*/false, ctx.stream);
+}
+
+// Whether few tokens' experts are packed and so many that they are faster as a
+// batch's: each in its tile of eight rows, by warps that do not wait for each
+// other.
+bool IsPackedBatch(const KernelContext& ctx) {
+  constexpr int64_t kMinSlots = 32;
+  const ExpertLayerArgs layer = LayerOf(ctx);
+  return layer.max_slots() >= kMinSlots && IsBatchTokens(ctx) &&
+         HasPackedProducts(ctx, layer, ctx.has(kSharedUp));
 }
 
 cudaError_t RunBatchTokens(const KernelContext& ctx) {
@@ -294,12 +307,18 @@ cudaError_t RunBatchTokens(const KernelContext& ctx) {
   layer.slot_row = routes.slot_row;
   auto* const normed = ctx.out(kX).as<__nv_bfloat16>();
   const Operand x = Bf16Matrix(normed, t, layer.d);
+  // Of few tokens the gate is one launch with the norm.
+  FewRowsArgs few = GateOf(ctx);
+  few.num_products = 1;
+  few.product[0].y = gate.y;
+  const bool is_few = (!has_shared || with_shared) && HasFewRowsProducts(few);
   cudaError_t e =
-      NormRounded(t, layer.d, h.as<float>(), ctx.in(kGain).as<float>(),
-                  ctx.Float("eps"), normed, ctx.stream);
+      is_few ? FewRowsProducts(few, ctx.stream)
+             : NormRounded(t, layer.d, h.as<float>(), ctx.in(kGain).as<float>(),
+                           ctx.Float("eps"), normed, ctx.stream);
   if (e != cudaSuccess) return e;
   if (!has_shared || with_shared) {
-    e = RunBatchLinear(ctx, x, gate);
+    if (!is_few) e = RunBatchLinear(ctx, x, gate);
     if (e == cudaSuccess) e = RouteRows(routes, ctx.stream);
     if (e != cudaSuccess) return e;
     return packed ? RunPackedProducts(ctx, layer, routes.row_token, with_shared)
@@ -369,7 +388,7 @@ cudaError_t RunRoutedExperts(const KernelContext& ctx) {
   const Operand& h = ctx.in(kH);
   if (h.dim(0) == 0)
     return cudaMemsetAsync(ctx.out(kRows).data, 0, 4, ctx.stream);
-  if (IsFewTokens(ctx)) return RunFewTokens(ctx);
+  if (IsFewTokens(ctx) && !IsPackedBatch(ctx)) return RunFewTokens(ctx);
   if (IsBatchTokens(ctx)) return RunBatchTokens(ctx);
   const Extent t = h.rows();
   const int64_t experts = ctx.in(kGate).dim(0), k = ctx.Int("k");
