@@ -13,6 +13,7 @@
 #include <climits>
 #include <cstdint>
 
+#include "cuda/kernels/lane_lists.cuh"
 #include "cuda/ops/device.cuh"
 #include "cuda/ops/tier_gate.h"
 
@@ -190,43 +191,38 @@ __device__ __forceinline__ uint32_t FilterToken(const TierGateArgs& a,
 
 // The `most` largest keys of a token, of equal ones the first first: their
 // experts to `order`, what belongs to them to `best`. There are as many above
-// INT_MIN; keys that are taken become that.
+// INT_MIN; keys that are taken become that, and others move up.
 template <int kLanes, int kPerLane>
 __device__ __forceinline__ void ListLargest(int (&key)[kPerLane],
-                                            const float (&p)[kPerLane],
-                                            int first, int most, bool there,
-                                            int* order, float* best) {
-  // A warp's tokens go round together.
+                                            float (&p)[kPerLane], int first,
+                                            int most, bool there, int* order,
+                                            float* best) {
+  int expert[kPerLane];
+#pragma unroll
+  for (int j = 0; j < kPerLane; ++j) expert[j] = first + j;
+  SortDescending(key, expert, p);
+  // A warp's tokens go round together; a round takes the head of a lane's list.
   const int rounds = __reduce_max_sync(kWholeWarp, most);
 #pragma unroll 1
   for (int place = 0; place < rounds; ++place) {
-    int largest = key[0];
-#pragma unroll
-    for (int j = 1; j < kPerLane; ++j) largest = max(largest, key[j]);
-    const int of_all = LanesLargest<kLanes>(largest);
-    const unsigned equals = LanesBallot<kLanes>(largest == of_all);
+    const int of_all = LanesLargest<kLanes>(key[0]);
+    const unsigned equals = LanesBallot<kLanes>(key[0] == of_all);
     const bool is_before =
         (equals & ((1u << Lane() % kLanes) - 1)) != 0;  // Another one is.
-    if (place < most && largest == of_all && !is_before) {
-      int mine = kPerLane - 1;
-      float mine_p = p[mine];
-#pragma unroll
-      for (int j = kPerLane - 2; j >= 0; --j) {
-        if (key[j] == largest) {
-          mine = j;
-          mine_p = p[j];
-        }
-      }
-#pragma unroll
-      for (int j = 0; j < kPerLane; ++j) {
-        if (j == mine) key[j] = INT_MIN;
-      }
-      if (there) {
-        order[place] = first + mine;
-        best[place] = mine_p;
-      }
+    const bool is_next = place < most && key[0] == of_all && !is_before;
+    if (is_next && there) {
+      order[place] = expert[0];
+      best[place] = p[0];
     }
-    __syncwarp();
+    // No branch: lanes of the other token must not fall behind.
+#pragma unroll
+    for (int j = 0; j < kPerLane; ++j) {
+      const bool is_last = j + 1 == kPerLane;
+      const int next = is_last ? j : j + 1;
+      key[j] = is_next ? (is_last ? INT_MIN : key[next]) : key[j];
+      expert[j] = is_next ? expert[next] : expert[j];
+      p[j] = is_next ? p[next] : p[j];
+    }
   }
   __syncwarp();
 }

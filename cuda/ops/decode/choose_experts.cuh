@@ -8,6 +8,7 @@
 #include <cmath>
 #include <cstdint>
 
+#include "cuda/kernels/lane_lists.cuh"
 #include "cuda/ops/decode/choose_experts.h"
 #include "cuda/ops/device.cuh"
 
@@ -80,17 +81,7 @@ __device__ __forceinline__ void ChooseOfToken(const ChooseExpertsArgs& a,
     expert[i] = i * kWarp + lane;
     key[i] = expert[i] < a.num_experts ? KeyOf(p[i] + bias[i]) : 0;
   }
-#pragma unroll
-  for (int end = kPerLane - 1; end > 0; --end) {
-#pragma unroll
-    for (int i = 0; i < end; ++i) {
-      if (key[i] >= key[i + 1]) continue;
-      const uint32_t k = key[i];
-      const int e = expert[i];
-      key[i] = key[i + 1], expert[i] = expert[i + 1];
-      key[i + 1] = k, expert[i + 1] = e;
-    }
-  }
+  SortDescending(key, expert);
   int mine = 0;  // Lane j's is the j-th choice.
 #pragma unroll 1
   for (int j = 0; j < a.k; ++j) {
