@@ -89,7 +89,7 @@ __device__ __forceinline__ void StoreSums(const QuantProductArgs& args,
   v.z *= kScaleOfSums, v.w *= kScaleOfSums;
   const int lane = at % 32, u = at / 32 % kProducts, m = at / 32 / kProducts;
   const int64_t column = int64_t{tile} * kWarpRows + m * 16 + RowOfLane(lane);
-  StoreFour(args, rows, u * kRows + lane % 4 * 2, column, v);
+  StoreFour(args.y, args.w.n, rows, u * kRows + lane % 4 * 2, column, v);
 }
 
 // What a tile's sums are made of: blocks of a cluster have as many pairs of a

@@ -5,7 +5,6 @@
 
 #include <cstdint>
 
-#include "cuda/kernels/quant_product.h"
 #include "cuda/kernels/row_tiles.cuh"
 
 namespace strata::gpu {
@@ -25,11 +24,6 @@ __device__ __forceinline__ void StoreFour(float* y, int64_t n,
     if (one) to[8] = v.z;
     if (two) to[n + 8] = v.w;
   }
-}
-__device__ __forceinline__ void StoreFour(const QuantProductArgs& args,
-                                          const RowTile& tile, int row,
-                                          int64_t column, float4 v) {
-  StoreFour(args.y, args.w.n, tile, row, column, v);
 }
 
 // The same of [.., n] at `from`, 0 where there are none.

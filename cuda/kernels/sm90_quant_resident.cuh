@@ -1,6 +1,6 @@
-// y^T = w x^T of small dense weights by 17 to some hundreds of rows, in
-// Hopper's wider products, where launches and waits are most of the time: one
-// kernel, nothing of a block's share loaded twice.
+// y^T = w x^T of small dense weights by 9 to some hundreds of rows, in Hopper's
+// wider products, where launches and waits are most of the time: one kernel,
+// for two weights too, nothing of a block's share loaded twice.
 //
 // A block has 128 or 256 rows of w, 64 of x, or 128 of w by 128 of x in BF16,
 // and a share of the columns, all of which lie in its shared memory:
@@ -51,7 +51,7 @@ template <typename Layout, Keeps kKeeps>
 constexpr int kResidentThreads = Layout::kThreads +
                                  (kKeeps == Keeps::kRing ? 32 : 0);
 
-// Grid: splits (a cluster), tiles of rows of w, tiles of rows of x.
+// Grid: splits (a cluster), tiles of rows of w, of both, tiles of rows of x.
 template <int kBits, int kTiles, int kTokens, WeightsOf kKind, bool kBf16X,
           Keeps kKeeps>
 __global__ void __launch_bounds__(

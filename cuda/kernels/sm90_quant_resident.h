@@ -1,4 +1,4 @@
-// Products of 17 to some hundreds of rows by small dense weights with all of a
+// Products of 9 to some hundreds of rows by small dense weights with all of a
 // block's share in shared memory (sm90_quant_resident.cuh), a source a format,
 // so that both compile at once.
 

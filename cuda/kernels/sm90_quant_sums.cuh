@@ -7,7 +7,6 @@
 
 #include <cstdint>
 
-#include "cuda/kernels/quant_product.h"
 #include "cuda/kernels/quant_store.cuh"
 #include "cuda/kernels/row_tiles.cuh"
 #include "cuda/kernels/sm90.cuh"

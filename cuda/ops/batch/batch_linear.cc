@@ -50,16 +50,18 @@ bool IsPlain(const BatchLinear& p) {
   return p.y != nullptr && p.rounded == nullptr && !p.swiglu;
 }
 
-// In one launch where there is one, else the product into scratch, then what is
-// made of it.
+// The product into scratch, then what is made of it; what is added, in one
+// launch where there is one.
 cudaError_t RunPacked(const KernelContext& ctx, const Operand& x,
                       const BatchLinear& p) {
   const int64_t n = p.w.dim(0);
-  ResidentMore more;
-  more.add = p.add;
-  const QuantProductArgs args = PackedProductOf(x, p);
-  if (IsPlain(p) && HasResidentProduct(args, more)) {
-    return ResidentProduct(args, {}, ctx.stream, more);
+  if (p.add != nullptr) {
+    ResidentMore more;
+    more.add = p.add;
+    const QuantProductArgs args = PackedProductOf(x, p);
+    if (IsPlain(p) && HasResidentProduct(args, more)) {
+      return ResidentProduct(args, {}, ctx.stream, more);
+    }
   }
   Operand y;
   if (p.y != nullptr && p.add == nullptr) {

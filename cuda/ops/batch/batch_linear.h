@@ -1,5 +1,6 @@
 // Products of a batch's rows, in BF16, by weights as composite operators take
-// them: BF16, in one launch with what follows, or packed rows, in two or three.
+// them: BF16, in one launch with what follows, or packed rows, small ones in
+// one too where they are added to something or are two, else in two or three.
 
 #ifndef CUDA_OPS_BATCH_BATCH_LINEAR_H_
 #define CUDA_OPS_BATCH_BATCH_LINEAR_H_
@@ -38,7 +39,8 @@ bool HasBatchLinear(int64_t tokens, int64_t k, const Operand& w, bool swiglu);
 // One product.
 cudaError_t RunBatchLinear(const KernelContext& ctx, const Operand& x,
                            const BatchLinear& product);
-// Two of the same x: one launch where both weights are BF16.
+// Two of the same x: one launch where both weights are BF16, or packed and
+// small (HasResidentProduct()).
 cudaError_t RunBatchLinears(const KernelContext& ctx, const Operand& x,
                             const BatchLinear& first,
                             const BatchLinear& second);
