@@ -51,6 +51,11 @@ template <typename Layout, Keeps kKeeps>
 constexpr int kResidentThreads = Layout::kThreads +
                                  (kKeeps == Keeps::kRing ? 32 : 0);
 
+// Blocks that add to what they make: those that batches of up to 64 rows have,
+// as others' code would be a quarter longer for it.
+template <int kTokens, bool kBf16X, Keeps kKeeps>
+constexpr bool kAddsTo = kTokens == 64 && kBf16X&& kKeeps == Keeps::kAll;
+
 // Grid: splits (a cluster), tiles of rows of w, of both, tiles of rows of x.
 template <int kBits, int kTiles, int kTokens, WeightsOf kKind, bool kBf16X,
           Keeps kKeeps>
@@ -187,13 +192,15 @@ __global__ void __launch_bounds__(
   float* const y = share.is_second ? args.more.y : p.y;
   const int64_t n = share.is_second ? args.more.w.n : p.w.n;
   const float* const add = args.more.add;
+  constexpr bool kMayAdd = kAddsTo<kTokens, kBf16X, kKeeps>;
   const auto put = [&](int eight, float4 v, const float4& more) {
-    v = {v.x + more.x, v.y + more.y, v.z + more.z, v.w + more.w};
+    if (kMayAdd) v = {v.x + more.x, v.y + more.y, v.z + more.z, v.w + more.w};
     StoreFour(y, n, tile, RowOfEight(eight), column, v);
   };
   const auto addend = [&](int eight) {
-    return add == nullptr ? float4{0, 0, 0, 0}
-                          : LoadFour(add, n, tile, RowOfEight(eight), column);
+    return !kMayAdd || add == nullptr
+               ? float4{0, 0, 0, 0}
+               : LoadFour(add, n, tile, RowOfEight(eight), column);
   };
   if (splits == 1) {
 #pragma unroll
@@ -360,6 +367,12 @@ ResidentPlan PlanOfResident(const QuantProductArgs& args,
   work.stages = args.w.code_bytes / kCodeBytes;
   work.blocks_of_stage = kStageBlocks<kBits>;
   work.only = only;
+  if (more.add != nullptr) {
+    if (args.x_bf16 == nullptr) return {};
+    work.x_bytes = 2;
+    return PlanResident(work, {DescribeResident<kBits, 2, 64, true>(),
+                               DescribeResident<kBits, 4, 64, true>()});
+  }
   if (args.x_bf16 == nullptr) {
     return PlanResident(work, {DescribeResident<kBits, 2, 64, false>(),
                                DescribeResident<kBits, 4, 64, false>()});
