@@ -10,27 +10,11 @@
 #include "cuda/kernels/quant_store.cuh"
 #include "cuda/kernels/row_tiles.cuh"
 #include "cuda/kernels/sm90.cuh"
+#include "cuda/kernels/sm90_send.cuh"
 
 namespace strata::gpu {
 
 #if STRATA_SM90A
-
-// Four numbers to where `p` is in shared memory of block `rank` of the cluster;
-// their bytes arrive at its `barrier`. Nobody waits for it here.
-__device__ __forceinline__ void StoreFourTo(const float4* p, uint64_t* barrier,
-                                            uint32_t rank, float4 v) {
-  asm volatile(
-      "{\n"
-      ".reg .b32 remote, there;\n"
-      "mapa.shared::cluster.u32 remote, %0, %2;\n"
-      "mapa.shared::cluster.u32 there, %1, %2;\n"
-      "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 "
-      "[remote], {%3, %4, %5, %6}, [there];\n"
-      "}\n" ::"r"(SharedAddress(p)),
-      "r"(SharedAddress(barrier)), "r"(rank), "f"(v.x), "f"(v.y), "f"(v.z),
-      "f"(v.w)
-      : "memory");
-}
 
 // A thread's sums of eight `i`: of rows of x 8 i + 2 t and the next, t being
 // threadIdx.x % 4, by each of its two rows of w.

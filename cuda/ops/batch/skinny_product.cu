@@ -5,6 +5,7 @@
 #include "cuda/kernels/sm90.cuh"
 #include "cuda/kernels/sm90_product.cuh"
 #include "cuda/kernels/sm90_product_narrow.cuh"
+#include "cuda/kernels/sm90_send.cuh"
 #include "cuda/kernels/tensor_map.h"
 #include "cuda/ops/batch/skinny_product.h"
 #include "cuda/ops/device.cuh"
@@ -20,8 +21,8 @@
 //                   kernels have ended, of x behind them
 //   warps 0 to 3    sums [64 rows, t] in the tensor cores: weights are the
 //                   operand of 64 rows, x that of few columns
-//   cluster         joins the blocks' sums through shared memory, tokens in
-//                   turn to each
+//   cluster         each block sends its sums to the one that stores them:
+//                   pairs of tokens, to the blocks in turn
 //
 // A ring holds half of a multiprocessor's shared memory, so that the next
 // product's weights come while this one multiplies.
@@ -45,8 +46,11 @@ __host__ __device__ constexpr int StageBytes(int tokens) {
 constexpr int MaxStages(int tokens) {
   return std::min(kMaxStages, kRingBytes / StageBytes(tokens));
 }
-// Floats from token to token of sums: such that a warp's lie in all banks.
-constexpr int kPitch = kTile + 4;
+// Sums of a tile that a block stores, of all blocks of the cluster.
+constexpr int kRowPairs = kTile / 2;
+__host__ __device__ constexpr int SumBytes(int tokens) {
+  return tokens / 2 * kRowPairs * int{sizeof(float4)};
+}
 
 struct Product {
   int64_t columns = 0;  // Of y.
@@ -82,96 +86,146 @@ __device__ __forceinline__ Tile TileOf(const Args& a, int number) {
   return tile;
 }
 
-// Four sums of a token, of all blocks of the cluster.
-__device__ __forceinline__ float4 JoinFour(const float* at, int splits) {
-  if (splits == 1) return *reinterpret_cast<const float4*>(at);
-  constexpr int kAtOnce = 4;
-  float4 sum = {0, 0, 0, 0};
-#pragma unroll 1
-  for (int q = 0; q < splits; q += kAtOnce) {
-    float4 x[kAtOnce];
-#pragma unroll
-    for (int i = 0; i < kAtOnce; ++i) {
-      x[i] = q + i < splits ? LoadFourFrom(at, q + i) : float4{0, 0, 0, 0};
-    }
-#pragma unroll
-    for (int i = 0; i < kAtOnce; ++i) {
-      sum = {sum.x + x[i].x, sum.y + x[i].y, sum.z + x[i].z, sum.w + x[i].w};
-    }
-  }
-  return sum;
-}
-
 __device__ __forceinline__ float SwiGlu(float gate, float up) {
   return gate * SigmoidOf(gate) * up;
 }
 
-// Four columns of y at once, with what is added to them.
-__device__ __forceinline__ void Store(const Product& p, int64_t at, float4 v,
-                                      float4 x) {
-  v = {v.x + x.x, v.y + x.y, v.z + x.z, v.w + x.w};
-  if (p.y != nullptr) *reinterpret_cast<float4*>(p.y + at) = v;
-  if (p.rounded == nullptr) return;
-  const __nv_bfloat162 pair[2] = {__floats2bfloat162_rn(v.x, v.y),
-                                  __floats2bfloat162_rn(v.z, v.w)};
-  *reinterpret_cast<uint2*>(p.rounded + at) = {
-      *reinterpret_cast<const uint32_t*>(&pair[0]),
-      *reinterpret_cast<const uint32_t*>(&pair[1])};
+// A tile's sums, as threads of a product have them: of two tokens by two rows
+// of the weight, eight apart, {token, next; token, next by the other row}. In
+// shared memory of the block that stores them: [from block][its pair of
+// tokens][pair of rows].
+template <int kTokens>
+struct Sums {
+  __device__ Sums(float4* at, uint64_t* joined, int splits, int rank)
+      : at(at),
+        joined(joined),
+        splits(splits),
+        shift(__ffs(splits) - 1),
+        rank(rank) {}
+
+  // Pairs of tokens that a block stores.
+  __device__ __forceinline__ int Pairs() const { return kTokens / 2 >> shift; }
+
+  __device__ __forceinline__ void Send(const float (&sum)[kTokens / 2]) const {
+    const int row_pair = static_cast<int>(threadIdx.x) / kWarp * 8 + Lane() / 4;
+#pragma unroll
+    for (int g = 0; g < kTokens / 8; ++g) {
+      const int pair = 4 * g + Lane() % 4;
+      float4* const to =
+          at + (rank * Pairs() + (pair >> shift)) * kRowPairs + row_pair;
+      const float4 four = {sum[4 * g], sum[4 * g + 1], sum[4 * g + 2],
+                           sum[4 * g + 3]};
+      if (splits == 1) {
+        *to = four;
+      } else {
+        StoreFourTo(to, joined, static_cast<uint32_t>(pair & (splits - 1)),
+                    four);
+      }
+    }
+  }
+
+  // Until those of all blocks are there, which is once if there are several.
+  __device__ __forceinline__ void WaitForAll() const {
+    if (splits == 1) {
+      SyncThreads(kMultiplied, kWarpgroup);
+    } else {
+      Wait(joined, 0);
+    }
+  }
+
+  // The block's i-th four, of all blocks.
+  __device__ __forceinline__ float4 Join(int i) const {
+    float4 sum = at[i], v[kMaxSplits - 1];
+    if (splits == 1) return sum;
+#pragma unroll
+    for (int j = 0; j < kMaxSplits - 1; ++j) {
+      v[j] = j + 1 < splits ? at[(j + 1) * Pairs() * kRowPairs + i]
+                            : float4{0, 0, 0, 0};
+    }
+#pragma unroll
+    for (const float4& x : v) {
+      sum = {sum.x + x.x, sum.y + x.y, sum.z + x.z, sum.w + x.w};
+    }
+    return sum;
+  }
+
+  float4* const at;
+  uint64_t* const joined;
+  const int splits, shift, rank;
+};
+
+__device__ __forceinline__ void Store(const Product& p, int64_t at, float v) {
+  if (p.y != nullptr) p.y[at] = v;
+  if (p.rounded != nullptr) p.rounded[at] = __float2bfloat16_rn(v);
 }
 
-// What a thread stores of a tile: of every splits-th token four columns each.
+// What a thread stores of a tile.
 struct Results {
   __device__ Results(const Args& a, const Tile& tile, int rank, int tokens)
       : product(a.product[tile.product]),
         splits(a.splits),
         rank(rank),
         tokens(tokens),
-        width(product.half > 0 ? kTile / 2 : kTile),
+        shift(product.half > 0 ? 4 : 5),
         columns(static_cast<int>(product.columns) - tile.row),
         first(a.rows_of_x > 0
                   ? tile.row / a.rows_of_x * a.y_step + tile.row % a.rows_of_x
                   : tile.row) {}
 
-  // Its i-th one's, from threadIdx.x on, a warpgroup's threads apart.
+  // Its i-th four's, from threadIdx.x on, a warpgroup's threads apart: where it
+  // lies among sums, the first token and the first column.
+  __device__ __forceinline__ int PlaceOf(int i) const {
+    return (i >> shift) * kRowPairs + (i & ((1 << shift) - 1));
+  }
   __device__ __forceinline__ int TokenOf(int i) const {
-    return i / (width / 4) * splits + rank;
+    return 2 * ((i >> shift) * splits + rank);
   }
   __device__ __forceinline__ int ColumnOf(int i) const {
-    return i % (width / 4) * 4;
+    const int row_pair = i & ((1 << shift) - 1);
+    return row_pair / 8 * 16 + row_pair % 8;
   }
-  __device__ __forceinline__ int64_t PlaceOf(int i) const {
-    return TokenOf(i) * product.pitch + first + ColumnOf(i);
-  }
-  __device__ __forceinline__ float4 Addend(int i) const {
-    if (product.add == nullptr || TokenOf(i) >= tokens ||
-        ColumnOf(i) >= columns) {
-      return {0, 0, 0, 0};
+  // Calls run(j, place) for those of its four numbers that y has.
+  template <typename Run>
+  __device__ __forceinline__ void ForEach(int i, Run run) const {
+    const int token = TokenOf(i), column = ColumnOf(i);
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      const int t = token + j % 2, c = column + j / 2 * 8;
+      if (t < tokens && c < columns) run(j, t * product.pitch + first + c);
     }
-    return *reinterpret_cast<const float4*>(product.add + PlaceOf(i));
+  }
+  __device__ __forceinline__ void Addend(int i, float (&add)[4]) const {
+#pragma unroll
+    for (float& x : add) x = 0;
+    if (product.add == nullptr) return;
+    ForEach(i, [&](int j, int64_t at) { add[j] = product.add[at]; });
   }
 
   const Product& product;
   int splits, rank, tokens;
-  int width;    // Of a tile of y.
+  int shift;    // 2 to the power of it: pairs of rows of a tile of y.
   int columns;  // Of y from the tile on.
   int first;    // Column of y.
 };
 
 // `add` is the addend of the first.
-__device__ __forceinline__ void StoreTile(const Results& to, const float* sums,
-                                          float4 add) {
+template <int kTokens>
+__device__ __forceinline__ void StoreTile(const Results& to,
+                                          const Sums<kTokens>& sums,
+                                          float (&add)[4]) {
 #pragma unroll 1
   for (int i = threadIdx.x; to.TokenOf(i) < to.tokens; i += kWarpgroup) {
-    const int c = to.ColumnOf(i);
-    if (c >= to.columns) continue;
-    const float* const from = sums + to.TokenOf(i) * kPitch + c;
-    float4 v = JoinFour(from, to.splits);
+    float4 v = sums.Join(to.PlaceOf(i));
     if (to.product.half > 0) {
-      const float4 up = JoinFour(from + kTile / 2, to.splits);
+      const float4 up = sums.Join(to.PlaceOf(i) + kRowPairs / 2);
       v = {SwiGlu(v.x, up.x), SwiGlu(v.y, up.y), SwiGlu(v.z, up.z),
            SwiGlu(v.w, up.w)};
     }
-    Store(to.product, to.PlaceOf(i), v, i < kWarpgroup ? add : to.Addend(i));
+    if (i >= kWarpgroup) to.Addend(i, add);
+    const float sum[4] = {v.x, v.y, v.z, v.w};
+    to.ForEach(i, [&](int j, int64_t place) {
+      Store(to.product, place, sum[j] + add[j]);
+    });
   }
 }
 
@@ -188,12 +242,13 @@ __global__ void __launch_bounds__(kThreads)
   char* const ring = reinterpret_cast<char*>(
       (reinterpret_cast<uintptr_t>(memory) + kSwizzleBytes - 1) /
       kSwizzleBytes * kSwizzleBytes);
-  auto* const sums = reinterpret_cast<float*>(ring + a.stages * kBytes);
-  __shared__ uint64_t full[kMaxStages], empty[kMaxStages];
+  __shared__ uint64_t full[kMaxStages], empty[kMaxStages], joined;
 
   const int rank = a.splits > 1 ? static_cast<int>(ClusterRank()) : 0;
   const int cluster = static_cast<int>(blockIdx.x) / a.splits;
   const int clusters = static_cast<int>(gridDim.x) / a.splits;
+  const Sums<kTokens> sums(reinterpret_cast<float4*>(ring + a.stages * kBytes),
+                           &joined, a.splits, rank);
   const int tiles = a.product[0].tiles + a.product[1].tiles;
   const int first = a.chunks * rank / a.splits;
   const int mine = a.chunks * (rank + 1) / a.splits - first;
@@ -204,10 +259,15 @@ __global__ void __launch_bounds__(kThreads)
       InitBarrier(&full[lane], 1);
       InitBarrier(&empty[lane], kWarpgroup / kWarp);
     }
+    if (lane == 0) InitBarrier(&joined, 1);
     FenceBarrierInit();
-    if (lane == 0) PrefetchMap(&map_x);  // Which is used behind the wait.
+    if (lane == 0) {
+      PrefetchMap(&map_x);  // Which is used behind the wait.
+      if (a.splits > 1) ArriveExpecting(&joined, SumBytes(kTokens));
+    }
   }
   __syncthreads();
+  if (a.splits > 1) ArriveAtCluster();
 
   if (loads) {
     const int steps = mine * ((tiles - cluster + clusters - 1) / clusters);
@@ -254,11 +314,7 @@ __global__ void __launch_bounds__(kThreads)
     }
     __syncwarp();
     if (a.x_ahead) WaitForEarlier();
-    // The two of the cluster's one tile.
-    if (a.splits > 1) {
-      SyncCluster();
-      SyncCluster();
-    }
+    if (a.splits > 1) WaitForCluster();
     return;
   }
 
@@ -267,19 +323,12 @@ __global__ void __launch_bounds__(kThreads)
     WaitForEarlier();
   }
   const int tokens = static_cast<int>(a.tokens.Get());
-  const auto sync = [&] {
-    if (a.splits > 1) {
-      SyncCluster();
-    } else {
-      SyncThreads(kMultiplied, kWarpgroup);
-    }
-  };
-  const int row = static_cast<int>(threadIdx.x) / kWarp * 16 + lane / 4;
   int stage = 0;
   uint32_t phase = 0;
   for (int number = cluster; number < tiles; number += clusters) {
     const Results results(a, TileOf(a, number), rank, tokens);
-    const float4 add = results.Addend(threadIdx.x);
+    float add[4];
+    results.Addend(threadIdx.x, add);
     float sum[kTokens / 2];
 #pragma unroll
     for (float& x : sum) x = 0;
@@ -305,21 +354,16 @@ __global__ void __launch_bounds__(kThreads)
     }
     WaitForProducts<0>();
     if (lane == 0) Arrive(&empty[before]);
-    float* const to = sums + lane % 4 * 2 * kPitch + row;
-#pragma unroll
-    for (int g = 0; g < kTokens / 8; ++g) {
-      to[8 * g * kPitch] = sum[4 * g];
-      to[(8 * g + 1) * kPitch] = sum[4 * g + 1];
-      to[8 * g * kPitch + 8] = sum[4 * g + 2];
-      to[(8 * g + 1) * kPitch + 8] = sum[4 * g + 3];
-    }
-    sync();
+    if (a.splits > 1) WaitForCluster();  // The others have begun.
+    sums.Send(sum);
+    sums.WaitForAll();
     if (a.x_ahead && number == cluster) {
       WaitForEarlier();
       LetLaterBegin();
     }
     StoreTile(results, sums, add);
-    sync();  // Others may still read this block's sums.
+    // Of one block; clusters have a tile each.
+    if (number + clusters < tiles) SyncThreads(kMultiplied, kWarpgroup);
   }
 #endif
 }
@@ -348,7 +392,7 @@ cudaError_t Launch(Args a, const CUtensorMap& x, const CUtensorMap (&w)[2],
   const int64_t clusters = std::min(tiles, 2 * kProcessors / a.splits);
   const int64_t steps = share * CeilDiv(tiles, clusters);
   a.stages = static_cast<int>(std::min<int64_t>(steps, MaxStages(kTokens)));
-  constexpr size_t kSums = sizeof(float) * kTokens * kPitch;
+  constexpr size_t kSums = SumBytes(kTokens);
   const size_t shared = kSwizzleBytes + a.stages * StageBytes(kTokens) + kSums;
   auto* const kernel = SkinnyKernel<kTokens>;
   // Of any launch: a captured one that wants more than the last was allowed
