@@ -2,56 +2,26 @@
 #include <cstdint>
 
 #include "cuda/kernels/ahead.cuh"
+#include "cuda/ops/batch/route_plan.cuh"
 #include "cuda/ops/batch/route_rows.h"
 #include "cuda/ops/decode/choose_experts.cuh"
 #include "cuda/ops/device.cuh"
 #include "cuda/ops/vector16.cuh"
 
 // Each block chooses for all tokens, a warp a token, which takes less than a
-// kernel between the choice and the rows. A token has an expert once, so which
-// tokens an expert has is 64 bits, and a slot's place among its rows how many
-// bits lie below the token's.
+// kernel between the choice and the rows.
 
 namespace strata::gpu {
 namespace {
 
-constexpr int kMaxTokens = 64;
 constexpr int kThreads = 1024;
 constexpr int kWarps = kThreads / kWarp;
 constexpr int64_t kMaxRowBlocks = 132;
 
-struct Routes {
-  int expert[kMaxTokens * kMaxChosen];    // [t, k]
-  float weight[kMaxTokens * kMaxChosen];  // [t, k]
-  int32_t row_token[kMaxTokens * kMaxChosen];
-  uint32_t tokens[kMaxOffered][kMaxTokens / kWarp];  // A bit a token.
-  int32_t start[kMaxOffered];                        // An expert's first row.
+struct Routes : RoutePlan {
+  float weight[kMaxRoutedTokens * kMaxChosen];  // [t, k]
+  int32_t row_token[kMaxRoutedTokens * kMaxChosen];
 };
-
-__device__ __forceinline__ int RowsOf(const Routes& r, int e) {
-  return __popc(r.tokens[e][0]) + __popc(r.tokens[e][1]);
-}
-
-// start, by one warp; each lane has as many experts that lie together.
-__device__ __forceinline__ void StartRows(int experts, Routes& r) {
-  const int each = (experts + kWarp - 1) / kWarp;
-  const int first = Lane() * each, last = min(first + each, experts);
-  int sum = 0;
-#pragma unroll 1
-  for (int e = first; e < last; ++e) sum += RowsOf(r, e);
-  int before = sum;
-#pragma unroll
-  for (int d = 1; d < kWarp; d *= 2) {
-    const int other = __shfl_up_sync(kWholeWarp, before, d);
-    if (Lane() >= d) before += other;
-  }
-  before -= sum;
-#pragma unroll 1
-  for (int e = first; e < last; ++e) {
-    r.start[e] = before;
-    before += RowsOf(r, e);
-  }
-}
 
 __global__ void __launch_bounds__(kThreads)
     RouteRowsKernel(const RouteRowsArgs args) {
@@ -60,10 +30,7 @@ __global__ void __launch_bounds__(kThreads)
   const ChooseExpertsArgs& a = args.choice;
   const int thread = static_cast<int>(threadIdx.x);
   BringBias(a);
-#pragma unroll 1
-  for (int i = thread; i < 2 * a.num_experts; i += kThreads) {
-    r.tokens[i / 2][i % 2] = 0;
-  }
+  r.Clear(a.num_experts);
   __syncthreads();
   if (!args.lets_late) LetLaterBegin();
   WaitForEarlier();
@@ -78,22 +45,16 @@ __global__ void __launch_bounds__(kThreads)
     } else {
       ChooseOfToken<kMaxOffered / kWarp>(a, t, r);
     }
-    if (t < tokens && Lane() < a.k) {
-      atomicOr(&r.tokens[r.expert[t * a.k + Lane()]][t / kWarp],
-               1u << t % kWarp);
-    }
+    if (t < tokens && Lane() < a.k) r.Note(t, r.expert[t * a.k + Lane()]);
   }
   __syncthreads();
-  if (thread < kWarp) StartRows(a.num_experts, r);
+  if (thread < kWarp) r.StartRows(a.num_experts);
   __syncthreads();
   const bool stores = blockIdx.x == 0;
 #pragma unroll 1
   for (int s = thread; s < slots; s += kThreads) {
     const int t = s / a.k, e = r.expert[s];
-    const uint32_t below = (1u << t % kWarp) - 1;
-    int row = r.start[e];
-    row += t < kWarp ? __popc(r.tokens[e][0] & below)
-                     : __popc(r.tokens[e][0]) + __popc(r.tokens[e][1] & below);
+    const int row = r.RowOf(t, e);
     r.row_token[row] = t;
     if (!stores) continue;
     if (args.row_token != nullptr) args.row_token[row] = t;
@@ -101,8 +62,7 @@ __global__ void __launch_bounds__(kThreads)
     a.weight[s] = r.weight[s];
     if (a.expert != nullptr) a.expert[s] = e;
   }
-  if (stores && thread < a.num_experts) a.offset[thread] = r.start[thread];
-  if (stores && thread == 0) a.offset[a.num_experts] = *a.rows = slots;
+  if (stores) r.StoreOffsets(a, slots);
   if (args.gathered == nullptr) return;
   __syncthreads();
 
@@ -128,7 +88,7 @@ __global__ void __launch_bounds__(kThreads)
 
 bool HasRouteRows(const RouteRowsArgs& args) {
   const ChooseExpertsArgs& a = args.choice;
-  return a.tokens.bound <= kMaxTokens && a.num_experts <= kMaxOffered &&
+  return a.tokens.bound <= kMaxRoutedTokens && a.num_experts <= kMaxOffered &&
          a.k <= kMaxChosen && a.k <= a.num_experts && args.d % 8 == 0 &&
          IsAligned(args.x) && IsAligned(args.gathered);
 }

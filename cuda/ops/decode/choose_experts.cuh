@@ -41,12 +41,19 @@ __device__ __forceinline__ uint32_t KeyOf(float score) {
   return static_cast<uint32_t>(key) ^ 0x80000000u;
 }
 
-// Of `token`, by a warp: lane l has experts l, l + 32, ... Logits are read
-// where L2 has them, as this may be before earlier kernels have ended. `to` has
-// expert and weight [t, k], in shared memory.
-template <int kPerLane, typename Chosen>
-__device__ __forceinline__ void ChooseOfToken(const ChooseExpertsArgs& a,
-                                              int token, Chosen& to) {
+// A slot's expert and weight.
+struct ExpertChoice {
+  int expert = 0;
+  float weight = 0;
+};
+
+// Of a token, by a warp; lane j's result is the j-th choice. Lane l has experts
+// l, l + 32, ..., whose logits are logit_of(expert) and biases
+// bias_of(expert), of those that there are.
+template <int kPerLane, typename LogitOf, typename BiasOf>
+__device__ __forceinline__ ExpertChoice ChooseOf(const ChooseExpertsArgs& a,
+                                                 LogitOf logit_of,
+                                                 BiasOf bias_of) {
   const int lane = Lane();
   float p[kPerLane], bias[kPerLane];
   float largest = -INFINITY;
@@ -54,9 +61,8 @@ __device__ __forceinline__ void ChooseOfToken(const ChooseExpertsArgs& a,
   for (int i = 0; i < kPerLane; ++i) {
     const int e = i * kWarp + lane;
     const bool there = e < a.num_experts;
-    p[i] = there ? __ldcg(a.logits + int64_t{token} * a.num_experts + e)
-                 : -INFINITY;
-    bias[i] = there && a.bias != nullptr ? __ldg(a.bias + e) : 0.f;
+    p[i] = there ? logit_of(e) : -INFINITY;
+    bias[i] = there && a.bias != nullptr ? bias_of(e) : 0.f;
     largest = fmaxf(largest, p[i]);
   }
   float sum = 1;
@@ -112,9 +118,22 @@ __device__ __forceinline__ void ChooseOfToken(const ChooseExpertsArgs& a,
     constexpr float kSumFloor = 1e-20f;  // As SelectedWeight's.
     divisor = fmaxf(kSumFloor + WarpSum(choice_p), a.floor);
   }
-  if (lane < a.k) {
-    to.expert[token * a.k + lane] = mine;
-    to.weight[token * a.k + lane] = a.scale / divisor * choice_p;
+  return {mine, a.scale / divisor * choice_p};
+}
+
+// Of `token`, whose logits are read where L2 has them, as this may be before
+// earlier kernels have ended. `to` has expert and weight [t, k], in shared
+// memory.
+template <int kPerLane, typename Chosen>
+__device__ __forceinline__ void ChooseOfToken(const ChooseExpertsArgs& a,
+                                              int token, Chosen& to) {
+  const float* const logits = a.logits + int64_t{token} * a.num_experts;
+  const ExpertChoice mine = ChooseOf<kPerLane>(
+      a, [&](int e) { return __ldcg(logits + e); },
+      [&](int e) { return __ldg(a.bias + e); });
+  if (Lane() < a.k) {
+    to.expert[token * a.k + Lane()] = mine.expert;
+    to.weight[token * a.k + Lane()] = mine.weight;
   }
   __syncwarp();
 }

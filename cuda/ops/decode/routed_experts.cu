@@ -4,6 +4,7 @@
 #include "cuda/ops/batch/batch_linear.h"
 #include "cuda/ops/batch/batch_rows.h"
 #include "cuda/ops/batch/expert_products.h"
+#include "cuda/ops/batch/gate_routes.h"
 #include "cuda/ops/batch/route_rows.h"
 #include "cuda/ops/decode/choose_experts.h"
 #include "cuda/ops/decode/few_experts.h"
@@ -276,14 +277,24 @@ bool IsPackedBatch(const KernelContext& ctx) {
          HasPackedProducts(ctx, layer, ctx.has(kSharedUp));
 }
 
+GateRoutesArgs GateRoutesOf(const KernelContext& ctx) {
+  const Operand& h = ctx.in(kH);
+  GateRoutesArgs a;
+  a.choice = ChoiceOf(ctx);
+  a.d = h.dim(1);
+  a.h = h.as<float>();
+  a.gain = ctx.in(kGain).as<float>();
+  a.eps = ctx.Float("eps");
+  a.gate = ctx.in(kGate).as<__nv_bfloat16>();
+  a.x = ctx.out(kX).as<__nv_bfloat16>();
+  return a;
+}
+
 cudaError_t RunBatchTokens(const KernelContext& ctx) {
   const Operand& h = ctx.in(kH);
   const Extent t = h.rows();
   RouteRowsArgs routes = RoutesOf(ctx);
   ExpertLayerArgs layer = LayerOf(ctx);
-  BatchLinear gate;
-  gate.w = ctx.in(kGate);
-  gate.y = ctx.Take<float>(t.bound * layer.num_experts);
   auto* const weight = ctx.Take<float>(layer.max_slots());
   routes.slot_row = ctx.Take<int32_t>(layer.max_slots());
   const bool has_shared = ctx.has(kSharedUp);
@@ -296,29 +307,37 @@ cudaError_t RunBatchTokens(const KernelContext& ctx) {
   } else {
     layer.gathered = ctx.Take<__nv_bfloat16>(layer.max_slots() * layer.d);
   }
-  if (gate.y == nullptr || weight == nullptr || routes.slot_row == nullptr ||
+  if (weight == nullptr || routes.slot_row == nullptr ||
       (packed ? routes.row_token == nullptr : layer.gathered == nullptr)) {
     return cudaErrorMemoryAllocation;
   }
+  layer.weight = weight;
+  layer.slot_row = routes.slot_row;
+  // Of packed experts alone, or with the shared one, it is one launch to there.
+  GateRoutesArgs gate_routes = GateRoutesOf(ctx);
+  if (packed && (!has_shared || with_shared) &&
+      ctx.in(kGate).element_size == 2 && HasGateRoutes(gate_routes)) {
+    gate_routes.choice.weight = weight;
+    gate_routes.slot_row = routes.slot_row;
+    gate_routes.row_token = routes.row_token;
+    if (const cudaError_t e = GateRoutes(gate_routes, ctx.stream); e) return e;
+    return RunPackedProducts(ctx, layer, routes.row_token, with_shared);
+  }
+  BatchLinear gate;
+  gate.w = ctx.in(kGate);
+  gate.y = ctx.Take<float>(t.bound * layer.num_experts);
+  if (gate.y == nullptr) return cudaErrorMemoryAllocation;
   routes.choice.logits = gate.y;
   routes.choice.weight = weight;
   routes.gathered = layer.gathered;
-  layer.weight = weight;
-  layer.slot_row = routes.slot_row;
   auto* const normed = ctx.out(kX).as<__nv_bfloat16>();
   const Operand x = Bf16Matrix(normed, t, layer.d);
-  // Of few tokens the gate is one launch with the norm.
-  FewRowsArgs few = GateOf(ctx);
-  few.num_products = 1;
-  few.product[0].y = gate.y;
-  const bool is_few = (!has_shared || with_shared) && HasFewRowsProducts(few);
   cudaError_t e =
-      is_few ? FewRowsProducts(few, ctx.stream)
-             : NormRounded(t, layer.d, h.as<float>(), ctx.in(kGain).as<float>(),
-                           ctx.Float("eps"), normed, ctx.stream);
+      NormRounded(t, layer.d, h.as<float>(), ctx.in(kGain).as<float>(),
+                  ctx.Float("eps"), normed, ctx.stream);
   if (e != cudaSuccess) return e;
   if (!has_shared || with_shared) {
-    if (!is_few) e = RunBatchLinear(ctx, x, gate);
+    e = RunBatchLinear(ctx, x, gate);
     if (e == cudaSuccess) e = RouteRows(routes, ctx.stream);
     if (e != cudaSuccess) return e;
     return packed ? RunPackedProducts(ctx, layer, routes.row_token, with_shared)
