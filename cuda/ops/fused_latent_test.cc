@@ -245,12 +245,13 @@ TEST_P(FusedLatentTest, RoundedOperandsStayWithinTheirRounding) {
 
 // Latents of 512 and 64 columns are attended to in the tensor cores: keys about
 // a tile's 64, pieces, heads about a block's 64. Up to 8 tokens have kernels of
-// their own for the rest, where widths allow it. Few tokens with heads in
-// groups of 16 and up to 1,536 keys each go to clusters of 16 blocks: keys
-// about a block's first, its tile of 64, and the most that there may be. Others
-// go by pieces, which blocks join together where a head has 128 values: with
-// one token to eight, whose keys are in a piece's first tile or beyond, and of
-// which the new ones are in one piece or two.
+// their own for the rest, where widths allow it; so do up to 64, where nope is
+// a multiple of 64 up to 512, 128 columns of which are brought at a time. Few
+// tokens with heads in groups of 16 and up to 1,536 keys each go to clusters of
+// 16 blocks: keys about a block's first, its tile of 64, and the most that
+// there may be. Others go by pieces, which blocks join together where a head
+// has 128 values: with one token to eight, whose keys are in a piece's first
+// tile or beyond, and of which the new ones are in one piece or two.
 INSTANTIATE_TEST_SUITE_P(
     Cases, FusedLatentTest,
     testing::Values(
@@ -267,6 +268,13 @@ INSTANTIATE_TEST_SUITE_P(
         Latents{"sixty_five", 60, 90, 256, 16, 64, 64, 64, 512},
         Latents{"batch_window", 30, 300, 256, 32, 64, 64, 64, 512, 0, false,
                 false, 100},
+        Latents{"nope_80", 11, 40, 256, 4, 80, 64, 64, 512},
+        Latents{"nope_192", 11, 40, 256, 16, 192, 64, 64, 512, 0, true},
+        Latents{"nope_256", 28, 40, 256, 3, 256, 64, 64, 512},
+        Latents{"nope_512", 58, 40, 256, 2, 512, 64, 64, 512},
+        Latents{"nope_576", 12, 40, 256, 2, 576, 64, 64, 512},
+        Latents{"rank_64", 28, 40, 256, 5, 64, 8, 16, 64, 0, true},
+        Latents{"rank_192", 9, 40, 256, 5, 128, 16, 16, 192},
         Latents{"many_heads", 2, 127, 256, 80, 32, 64, 16, 512},
         Latents{"heads_of_a_block", 5, 63, 256, 64, 32, 64, 16, 512},
         Latents{"window", 4, 300, 256, 16, 32, 64, 16, 512, 0, false, false,
@@ -433,6 +441,10 @@ INSTANTIATE_TEST_SUITE_P(
             .OverBf16(),
         Latents{"batch_of_pairs", 20, 500, 256, 128, 32, 64, 32, 512}
             .OverBf16(),
+        Latents{"nope_192", 59, 40, 256, 16, 192, 64, 64, 512, 0, true}
+            .OverBf16(),
+        Latents{"nope_512", 27, 40, 256, 2, 512, 64, 64, 512}.OverBf16(),
+        Latents{"rank_64", 12, 40, 256, 5, 64, 8, 16, 64}.OverBf16(),
         Latents{"many_tokens", 150, 20, 256, 4, 32, 64, 16, 512}.OverBf16(),
         Latents{"down", 3, 30, 256, 4, 32, 64, 16, 512, 96, true, true}
             .OverBf16(),

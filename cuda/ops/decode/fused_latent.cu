@@ -7,6 +7,7 @@
 #include "cuda/ops/batch/skinny_product.h"
 #include "cuda/ops/cache/cached_attention.h"
 #include "cuda/ops/cache/packed_cache.h"
+#include "cuda/ops/decode/batch_absorb.h"
 #include "cuda/ops/decode/few_rows.h"
 #include "cuda/ops/decode/fused_latent.h"
 #include "cuda/ops/decode/latent_decode.h"
@@ -109,31 +110,15 @@ bool IsFewLatents(const KernelContext& ctx) {
 
 // --- LatentQkv of a batch ---
 
-// Of kv_b, in BF16, W_K of all heads [heads * rank, nope].
+// Of kv_b, in BF16, W_K^T of all heads [heads * rank, nope].
 constexpr char kKeptKeysAcross[] = "W_K^T";
-
-// Of each head q W_K, beside its rotary columns; without operands.
-SkinnyProductArgs AbsorptionOf(const KernelContext& ctx) {
-  const LatentRowsArgs a = RowsOf(ctx);
-  SkinnyProductArgs product;
-  product.tokens = a.tokens;
-  product.k = a.nope;
-  product.rows_of_x = a.rank;
-  product.x_step = a.nope + a.rope;
-  product.y_step = a.rank + a.rope;
-  product.pitch = a.num_heads * product.x_step;
-  product.product[0].n = a.num_heads * int64_t{a.rank};
-  product.product[0].y = ctx.out(0).as<float>();
-  product.product[0].y_pitch = a.num_heads * product.y_step;
-  return product;
-}
 
 bool IsBatchLatents(const KernelContext& ctx) {
   const int64_t tokens = ctx.in(kX).dim(0), d = ctx.in(kX).dim(1);
   return ctx.precision == Precision::kBf16 && !ctx.has(kWqDown) && d % 8 == 0 &&
          HasBatchLinear(tokens, d, ctx.in(kWq), false) &&
          HasBatchLinear(tokens, d, ctx.in(kWkv), false) &&
-         HasSplitLatents(RowsOf(ctx)) && HasSkinnyProduct(AbsorptionOf(ctx));
+         HasBatchAbsorb(RowsOf(ctx));
 }
 
 cudaError_t PrepareLatentQkv(const KernelContext& ctx) {
@@ -154,22 +139,19 @@ cudaError_t RunBatchLatents(const KernelContext& ctx) {
   const Extent t = x.rows();
   const Operand& wq = ctx.in(kWq);
   const Operand& wkv = ctx.in(kWkv);
-  LatentRowsArgs split = RowsOf(ctx);
+  LatentRowsArgs rows = RowsOf(ctx);
   auto* const normed = ctx.Take<__nv_bfloat16>(x.max_elements());
   auto* const q = ctx.Take<float>(t.bound * wq.dim(0));
   auto* const kv = ctx.Take<float>(t.bound * wkv.dim(0));
-  auto* const rounded = ctx.Take<__nv_bfloat16>(t.bound * wq.dim(0));
-  SkinnyProductArgs absorption = AbsorptionOf(ctx);
-  SkinnyWeights& w_k = absorption.product[0];
-  w_k.w = ctx.Keep<__nv_bfloat16>(kKeptKeysAcross, w_k.n * absorption.k);
-  if (normed == nullptr || q == nullptr || kv == nullptr ||
-      rounded == nullptr || w_k.w == nullptr) {
+  const int64_t key_rows = rows.num_heads * int64_t{rows.nope};
+  const auto* const w_k =
+      ctx.Keep<__nv_bfloat16>(kKeptKeysAcross, key_rows * rows.rank);
+  if (normed == nullptr || q == nullptr || kv == nullptr || w_k == nullptr) {
     return cudaErrorMemoryAllocation;
   }
-  split.q = q;
-  split.kv = kv;
-  split.absorbed = ctx.out(0).as<float>();
-  absorption.x = rounded;
+  rows.q = q;
+  rows.kv = kv;
+  rows.absorbed = ctx.out(0).as<float>();
   BatchLinear of_q, of_kv;
   of_q.w = wq;
   of_q.y = q;
@@ -181,9 +163,7 @@ cudaError_t RunBatchLatents(const KernelContext& ctx) {
   if (e == cudaSuccess) {
     e = RunBatchLinears(ctx, Bf16Matrix(normed, t, x.dim(1)), of_q, of_kv);
   }
-  if (e == cudaSuccess) e = SplitLatents(split, rounded, ctx.stream);
-  if (e == cudaSuccess) e = SkinnyProduct(absorption, ctx.stream);
-  return e;
+  return e == cudaSuccess ? BatchAbsorb(rows, w_k, ctx.stream) : e;
 }
 
 cudaError_t RunFewLatents(const KernelContext& ctx) {

@@ -1,10 +1,9 @@
 #include <algorithm>
 #include <cstdint>
-#include <type_traits>
 
 #include "cuda/kernels/ahead.cuh"
-#include "cuda/ops/cache/bf16_number.cuh"
 #include "cuda/ops/decode/copy_async.cuh"
+#include "cuda/ops/decode/latent_rows.cuh"
 #include "cuda/ops/decode/latent_rows.h"
 #include "cuda/ops/device.cuh"
 #include "cuda/ops/vector16.cuh"
@@ -13,44 +12,13 @@
 namespace strata::gpu {
 namespace {
 
+using namespace latent_rows;
+
 constexpr int kMaxTokens = 8;
 // AbsorbQueries: columns of W_K a block, rows that its threads take at a time.
 constexpr int kColumns = 64;
 constexpr int kRowsAtATime = kBlock / (kColumns / 8);
 constexpr int kMaxSteps = 4;
-
-// By what pair j of a token's rotary columns turns.
-struct Angle {
-  float cos, sin;
-};
-__device__ __forceinline__ Angle AngleOf(const LatentRowsArgs& a, int64_t token,
-                                         int j) {
-  const int64_t at = token * (a.rope / 2) + j;
-  return {a.cos[at], a.sin[at]};
-}
-
-// An element of a query or of a cache's row. The operators that these kernels
-// stand for round a sum with 0, of which -0 is none.
-__device__ __forceinline__ void Put(float x, float& to) { to = x; }
-__device__ __forceinline__ void Put(float x, __nv_bfloat16& to) {
-  to = CachedBf16(x + 0.f);
-}
-
-// Pair j of the token's rotary columns: `from` and `to` may be one.
-template <typename Element>
-__device__ __forceinline__ void TurnPair(const LatentRowsArgs& a, Angle angle,
-                                         int j, const float* from, Element* to,
-                                         const float* bias = nullptr) {
-  const int first = a.interleaved ? 2 * j : j;
-  const int second = a.interleaved ? first + 1 : first + a.rope / 2;
-  float x = from[first], y = from[second];
-  if (bias != nullptr) {
-    x += bias[first];
-    y += bias[second];
-  }
-  Put(x * angle.cos - y * angle.sin, to[first]);
-  Put(x * angle.sin + y * angle.cos, to[second]);
-}
 
 __global__ void __launch_bounds__(kBlock) TurnKernel(const LatentRowsArgs a) {
   const int half = a.rope / 2;
@@ -63,72 +31,6 @@ __global__ void __launch_bounds__(kBlock) TurnKernel(const LatentRowsArgs a) {
   }
 }
 
-// Where in a cache of such elements the token goes, null if there is no such
-// row.
-template <typename Element>
-__device__ __forceinline__ Element* CacheRow(const LatentRowsArgs& a,
-                                             int64_t token) {
-  const int64_t to = a.row[token];
-  if (to >= 0 && to < a.slots) {
-    return static_cast<Element*>(a.cache) + to * a.pitch;
-  }
-  a.fault.Report(FaultKind::kCacheRow, token, to, a.slots);
-  return nullptr;
-}
-
-// The first 512 columns of a row by a block: those of a thread.
-constexpr int kOfThread = 2;
-
-__device__ __forceinline__ void LoadGain(const LatentRowsArgs& a,
-                                         float (&gain)[kOfThread]) {
-#pragma unroll
-  for (int i = 0; i < kOfThread; ++i) {
-    const int c = static_cast<int>(threadIdx.x) + i * kBlock;
-    gain[i] = c < a.rank ? a.gain[c] : 0.f;
-  }
-}
-
-// The norm of the latent, by a block, whose gain LoadGain() has.
-template <typename Element>
-__device__ void StoreNorm(const LatentRowsArgs& a, int64_t token,
-                          const float (&gain)[kOfThread], Element* row) {
-  const int width = a.rank + a.rope;
-  const float* const from = a.kv + token * width;
-  const auto at = [&](int c) {
-    return a.bias != nullptr ? from[c] + a.bias[c] : from[c];
-  };
-  // The first 512 columns stay in registers.
-  float x[kOfThread];
-  float sum = 0;
-#pragma unroll
-  for (int i = 0; i < kOfThread; ++i) {
-    const int c = static_cast<int>(threadIdx.x) + i * kBlock;
-    x[i] = c < a.rank ? at(c) : 0.f;
-    sum += x[i] * x[i];
-  }
-#pragma unroll 1
-  for (int c = threadIdx.x + kOfThread * kBlock; c < a.rank; c += kBlock) {
-    sum += at(c) * at(c);
-  }
-  const float scale =
-      rsqrtf(BlockSum(sum) / static_cast<float>(a.rank) + a.eps);
-  if (row == nullptr) return;
-#pragma unroll
-  for (int i = 0; i < kOfThread; ++i) {
-    const int c = static_cast<int>(threadIdx.x) + i * kBlock;
-    if (c < a.rank) Put(x[i] * scale * gain[i], row[c]);
-  }
-#pragma unroll 1
-  for (int c = threadIdx.x + kOfThread * kBlock; c < a.rank; c += kBlock) {
-    Put(at(c) * scale * a.gain[c], row[c]);
-  }
-  if constexpr (!std::is_same_v<Element, float>) {
-    for (int64_t c = width + threadIdx.x; c < a.pitch; c += kBlock) {
-      Put(0.f, row[c]);
-    }
-  }
-}
-
 // Pair `at` of all that is rotary of a token: its heads' queries, then its key,
 // which goes to `row` of the cache.
 template <typename Element>
@@ -136,12 +38,10 @@ __device__ __forceinline__ void TurnOne(const LatentRowsArgs& a, int64_t token,
                                         Angle angle, int at, Element* row) {
   const int half = a.rope / 2, head = at / half, j = at - head * half;
   if (head < a.num_heads) {
-    const int64_t of = token * a.num_heads + head;
-    TurnPair(a, angle, j, a.q + of * (a.nope + a.rope) + a.nope,
-             a.absorbed + of * (a.rank + a.rope) + a.rank);
+    TurnPair(a, angle, j, QueryTurns(a, token, head),
+             TurnedQuery(a, token, head));
   } else if (head == a.num_heads && row != nullptr) {
-    TurnPair(a, angle, j, a.kv + token * (a.rank + a.rope) + a.rank,
-             row + a.rank, a.bias != nullptr ? a.bias + a.rank : nullptr);
+    TurnPair(a, angle, j, KeyTurns(a, token), row + a.rank, KeyBias(a));
   }
 }
 
@@ -150,8 +50,8 @@ template <typename Element>
 __device__ __forceinline__ void StoreKey(const LatentRowsArgs& a, int64_t token,
                                          const float (&gain)[kOfThread]) {
   const int key = a.num_heads * (a.rope / 2);
-  Element* const row = CacheRow<Element>(a, token);
-  StoreNorm(a, token, gain, row);
+  Element* const row = CacheRow<Element>(a, token, a.row[token]);
+  StoreNorm<Element>(a, token, gain, [row] { return row; });
   for (int j = threadIdx.x; j < a.rope / 2; j += kBlock) {
     TurnOne(a, token, AngleOf(a, token, j), key + j, row);
   }
@@ -164,36 +64,6 @@ __global__ void __launch_bounds__(kBlock) StoreKernel(const LatentRowsArgs a) {
   LoadGain(a, gain);
   for (int64_t i = blockIdx.x; i < t; i += gridDim.x)
     StoreKey<Element>(a, i, gain);
-}
-
-// A token's key by a block, and by another its queries: all columns rounded,
-// and turned to `absorbed` those that are rotary.
-template <typename Element>
-__global__ void __launch_bounds__(kBlock)
-    SplitKernel(const LatentRowsArgs a, __nv_bfloat16* rounded) {
-  float gain[kOfThread];
-  LoadGain(a, gain);
-  LetLaterBegin();
-  WaitForEarlier();
-  const int64_t token = blockIdx.x;
-  if (token >= a.tokens.Get()) return;
-  if (blockIdx.y == 0) {
-    StoreKey<Element>(a, token, gain);
-    return;
-  }
-  const int columns = a.num_heads * (a.nope + a.rope);
-  for (int c = static_cast<int>(threadIdx.x) * 4; c < columns;
-       c += kBlock * 4) {
-    const int64_t at = token * columns + c;
-    const float4 v = *reinterpret_cast<const float4*>(a.q + at);
-    auto* const pair = reinterpret_cast<__nv_bfloat162*>(rounded + at);
-    pair[0] = __floats2bfloat162_rn(v.x, v.y);
-    pair[1] = __floats2bfloat162_rn(v.z, v.w);
-  }
-  const int half = a.rope / 2;
-  for (int i = threadIdx.x; i < a.num_heads * half; i += kBlock) {
-    TurnOne<Element>(a, token, AngleOf(a, token, i % half), i, /*row=*/nullptr);
-  }
 }
 
 // Blocks of AbsorbKernel that have what is rotary of a token, a pair a thread,
@@ -225,7 +95,8 @@ __global__ void __launch_bounds__(kBlock, kTokens == 1 ? 8 : 4)
     // Where the token goes no kernel that still runs has written, nor what it
     // turns by.
     const bool there = token < a.tokens.Get();
-    Element* const row = there ? CacheRow<Element>(a, token) : nullptr;
+    Element* const row =
+        there ? CacheRow<Element>(a, token, a.row[token]) : nullptr;
     const int at = (part - 1) * kBlock + static_cast<int>(threadIdx.x);
     float gain[kOfThread];
     Angle angle = {1, 0};
@@ -237,7 +108,7 @@ __global__ void __launch_bounds__(kBlock, kTokens == 1 ? 8 : 4)
     WaitForEarlier();
     if (!there) return;
     if (part == 0) {
-      StoreNorm(a, token, gain, row);
+      StoreNorm<Element>(a, token, gain, [row] { return row; });
     } else {
       TurnOne(a, token, angle, at, row);
     }
@@ -360,19 +231,6 @@ cudaError_t StoreLatents(const LatentRowsArgs& args, cudaStream_t stream) {
       args.bf16_cache ? StoreKernel<__nv_bfloat16> : StoreKernel<float>;
   kernel<<<blocks, kBlock, 0, stream>>>(args);
   return cudaGetLastError();
-}
-
-bool HasSplitLatents(const LatentRowsArgs& args) {
-  return (args.nope + args.rope) % 4 == 0 && args.rope % 2 == 0;
-}
-
-cudaError_t SplitLatents(const LatentRowsArgs& args, __nv_bfloat16* rounded,
-                         cudaStream_t stream) {
-  if (!HasSplitLatents(args)) return cudaErrorInvalidValue;
-  return LaunchAhead(
-      args.bf16_cache ? SplitKernel<__nv_bfloat16> : SplitKernel<float>,
-      dim3(static_cast<unsigned>(args.tokens.bound), 2), dim3(kBlock), 0,
-      stream, args, rounded);
 }
 
 bool HasAbsorbQueries(const LatentRowsArgs& args) {

@@ -41,7 +41,7 @@ struct LatentRowsArgs {
   int64_t slots = 0, pitch = 0;
   const int32_t* row = nullptr;  // [t], where in the cache.
   FaultSink fault;               // kCacheRow, if there is no such row.
-  // Of AbsorbQueries and SplitLatents.
+  // Of AbsorbQueries and BatchAbsorb (batch_absorb.h).
   float* absorbed = nullptr;
   // Of AbsorbQueries alone.
   const __nv_bfloat16* w_k = nullptr;  // [heads * nope, rank]
@@ -49,15 +49,6 @@ struct LatentRowsArgs {
 
 cudaError_t TurnQueries(const LatentRowsArgs& args, cudaStream_t stream);
 cudaError_t StoreLatents(const LatentRowsArgs& args, cudaStream_t stream);
-
-// StoreLatents, and of queries `rounded` [t, heads * (nope + rope)], all
-// columns in BF16, and the rotary ones turned into `absorbed`; the product of
-// the others by W_K is left to do. In one launch, which begins before the
-// kernel ahead has ended (ahead.cuh). Whether there is a kernel: nope + rope a
-// multiple of 4, rope of 2.
-bool HasSplitLatents(const LatentRowsArgs& args);
-cudaError_t SplitLatents(const LatentRowsArgs& args, __nv_bfloat16* rounded,
-                         cudaStream_t stream);
 
 // Whether there is a kernel: up to eight tokens; nope 32, 64, 96 or 128, rank a
 // multiple of 64, rope of 2 and at most 64.
