@@ -85,6 +85,12 @@ __device__ __forceinline__ int64_t RowOf(const ExpertLayerArgs& a, int64_t i) {
   return -1;
 }
 
+__device__ __forceinline__ void AddEight(const float (&x)[kEight],
+                                         float (&sum)[kEight]) {
+#pragma unroll
+  for (int c = 0; c < kEight; ++c) sum[c] += x[c];
+}
+
 // Rows of kAsked slots are asked for before the first is waited for: of few
 // tokens that is what it takes; of many, other warps do it. With `plan_is_old`
 // the kernel ahead makes rows alone, and has waited for what makes the rest.
@@ -98,7 +104,12 @@ __global__ void __launch_bounds__(kBlock)
   const auto* const h = static_cast<const Y*>(a.h);
   for (int64_t i = FirstElement(); i < n; i += ElementStride()) {
     const int64_t token = i / pieces, piece = i % pieces;
-    float sum[kEight] = {};
+    const int64_t to = RowOf(a, token);
+    if (to < 0) continue;
+    const int64_t at = (to * pieces + piece) * kEight;
+    // What is added behind rows is asked for with them.
+    float sum[kEight] = {}, of_h[kEight], beside[kEight];
+    if (h != nullptr) LoadEight(h + at, of_h);
     const int64_t first = token * a.k;
 #pragma unroll 8 / kAsked
     for (int begin = 0; begin < a.k; begin += kAsked) {
@@ -113,6 +124,9 @@ __global__ void __launch_bounds__(kBlock)
       }
       if (waits) WaitForEarlier();
       waits = false;
+      if (begin == 0 && a.beside != nullptr) {
+        LoadEight(a.beside + i * kEight, beside);
+      }
 #pragma unroll
       for (int j = 0; j < kAsked; ++j) {
         if (row[j] < 0) continue;
@@ -127,21 +141,8 @@ __global__ void __launch_bounds__(kBlock)
         }
       }
     }
-    const int64_t to = RowOf(a, token);
-    if (to < 0) continue;
-    const int64_t at = (to * pieces + piece) * kEight;
-    if (a.beside != nullptr) {
-      float x[kEight];
-      LoadEight(a.beside + i * kEight, x);
-#pragma unroll
-      for (int c = 0; c < kEight; ++c) sum[c] += x[c];
-    }
-    if (h != nullptr) {
-      float x[kEight];
-      LoadEight(h + at, x);
-#pragma unroll
-      for (int c = 0; c < kEight; ++c) sum[c] += x[c];
-    }
+    if (a.beside != nullptr) AddEight(beside, sum);
+    if (h != nullptr) AddEight(of_h, sum);
     StoreEight(sum, static_cast<Y*>(a.y) + at);
   }
   if (waits) WaitForEarlier();
@@ -375,16 +376,21 @@ cudaError_t FewSlots(const ExpertLayerArgs& args, cudaStream_t stream) {
 template <typename Row>
 cudaError_t Combine(const ExpertLayerArgs& args, const Row* rows,
                     bool plan_is_old, cudaStream_t stream) {
-  constexpr int64_t kMaxFewTokens = 512;
-  const unsigned blocks = BlocksFor(args.tokens.bound * (args.d / kEight));
+  // Few tokens go to more multiprocessors, in small blocks.
+  constexpr int64_t kMaxFewTokens = 512, kFewThreads = 64;
+  const bool few = args.tokens.bound <= kMaxFewTokens;
+  const int64_t pieces = args.tokens.bound * (args.d / kEight);
+  const unsigned blocks =
+      few ? static_cast<unsigned>(std::clamp<int64_t>(
+                CeilDiv(pieces, kFewThreads), 1, kMaxBlocks))
+          : BlocksFor(pieces);
   cudaError_t error = cudaSuccess;
   const cudaError_t last = WithType(args.bf16_y, [&](auto* y) {
     using Y = std::remove_pointer_t<decltype(y)>;
-    auto* const kernel = args.tokens.bound <= kMaxFewTokens
-                             ? CombineKernel<Y, Row, kAtOnce>
-                             : CombineKernel<Y, Row, 1>;
-    error = LaunchAhead(kernel, dim3(blocks), dim3(kBlock), 0, stream, args,
-                        rows, plan_is_old);
+    auto* const kernel =
+        few ? CombineKernel<Y, Row, kAtOnce> : CombineKernel<Y, Row, 1>;
+    error = LaunchAhead(kernel, dim3(blocks), dim3(few ? kFewThreads : kBlock),
+                        0, stream, args, rows, plan_is_old);
   });
   return error != cudaSuccess ? error : last;
 }

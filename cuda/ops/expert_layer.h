@@ -73,8 +73,8 @@ cudaError_t ExpertLayer(const ExpertLayerArgs& args, cudaStream_t stream);
 
 // Its last launch: y = h + each token's `rows`, F32 or BF16, by their weights.
 // Of d a multiple of 8. `plan_is_old`: the kernel ahead makes rows and what is
-// beside them alone, and has itself waited for what makes slot_row and weight
-// before it lets this one begin.
+// beside them alone, and has itself waited for what makes slot_row, weight and
+// h before it lets this one begin.
 cudaError_t CombineExperts(const ExpertLayerArgs& args, const void* rows,
                            bool bf16_rows, bool plan_is_old,
                            cudaStream_t stream);

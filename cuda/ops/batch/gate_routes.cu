@@ -171,17 +171,17 @@ __global__ void __launch_bounds__(kThreads)
 #pragma unroll
     for (float& x : sum) x = 0;
     Wait(&came, 0);
-    BeginProducts();
     for (int c = 0; c < mine; ++c) {
       const uint64_t w = Describe(gate + (c * args.tiles + tile) * kTileBytes);
       const uint64_t x = Describe(rows + c * kTokens * kSwizzleColumns * 2);
+      BeginProducts();
 #pragma unroll
       for (int q = 0; q < kSwizzleColumns / 16; ++q) {
         Multiply<kInner, kInner>(sum, Advance(w, q * kStep16<kInner>),
                                  Advance(x, q * kStep16<kInner>), /*add=*/1);
       }
+      EndProducts();
     }
-    EndProducts();
     WaitForProducts<0>();
     // Sums of a pair of tokens by two experts, to who has the pair.
     const int row_pair = tile * kRowPairs + warp % 4 * 8 + lane / 4;

@@ -235,7 +235,7 @@ INSTANTIATE_TEST_SUITE_P(
                     Routed{"one_expert", 20, 20, 64, 1, 1},
                     Routed{"many_experts", 64, 64, 1536, 256, 32, true, true},
                     Routed{"many_columns", 10, 10, 6144, 64, 8, false, true},
-                    Routed{"two_hundred", 16, 11, 3072, 200, 8, false, true,
+                    Routed{"two_hundred", 16, 11, 2560, 200, 8, false, true,
                            true}),
     RoutedName);
 

@@ -259,11 +259,13 @@ __global__ void __launch_bounds__(kThreads)
       InitBarrier(&full[lane], 1);
       InitBarrier(&empty[lane], kWarpgroup / kWarp);
     }
-    if (lane == 0) InitBarrier(&joined, 1);
-    FenceBarrierInit();
     if (lane == 0) {
       PrefetchMap(&map_x);  // Which is used behind the wait.
+      InitBarrier(&joined, 1);
+      FenceBarrierInit();
       if (a.splits > 1) ArriveExpecting(&joined, SumBytes(kTokens));
+    } else {
+      FenceBarrierInit();
     }
   }
   __syncthreads();
