@@ -251,7 +251,9 @@ TEST_P(FusedLatentTest, RoundedOperandsStayWithinTheirRounding) {
 // 16 blocks: keys about a block's first, its tile of 64, and the most that
 // there may be. Others go by pieces, which blocks join together where a head
 // has 128 values: with one token to eight, whose keys are in a piece's first
-// tile or beyond, and of which the new ones are in one piece or two.
+// tile or beyond, and of which the new ones are in one piece or two. From nine
+// to 64 tokens a cluster joins a head's pieces: of one piece, two and the most;
+// 64 and 128 values and more, and more heads than have clusters.
 INSTANTIATE_TEST_SUITE_P(
     Cases, FusedLatentTest,
     testing::Values(
@@ -264,6 +266,7 @@ INSTANTIATE_TEST_SUITE_P(
         Latents{"seventeen", 12, 300, 512, 4, 64, 64, 64, 512},
         Latents{"thirty_two", 27, 55, 256, 16, 128, 64, 128, 512},
         Latents{"thirty_three", 28, 200, 256, 16, 64, 64, 128, 512, 0, true},
+        Latents{"sixty_three", 58, 30, 256, 16, 64, 64, 128, 512},
         Latents{"sixty_four", 59, 90, 512, 16, 64, 64, 64, 512},
         Latents{"sixty_five", 60, 90, 256, 16, 64, 64, 64, 512},
         Latents{"batch_window", 30, 300, 256, 32, 64, 64, 64, 512, 0, false,
@@ -275,6 +278,12 @@ INSTANTIATE_TEST_SUITE_P(
         Latents{"nope_576", 12, 40, 256, 2, 576, 64, 64, 512},
         Latents{"rank_64", 28, 40, 256, 5, 64, 8, 16, 64, 0, true},
         Latents{"rank_192", 9, 40, 256, 5, 128, 16, 16, 192},
+        Latents{"batch_of_one_piece", 11, 4, 256, 16, 64, 64, 128, 512},
+        Latents{"batch_of_two_pieces", 9, 22, 256, 16, 64, 64, 64, 512},
+        Latents{"batch_of_most_pieces", 9, 290, 256, 16, 64, 64, 128, 512},
+        Latents{"batch_of_eight_pieces", 11, 500, 256, 16, 64, 64, 128, 512},
+        Latents{"batch_of_many_heads", 12, 100, 256, 34, 32, 64, 64, 512},
+        Latents{"batch_of_many_values", 12, 100, 256, 4, 32, 64, 192, 512},
         Latents{"many_heads", 2, 127, 256, 80, 32, 64, 16, 512},
         Latents{"heads_of_a_block", 5, 63, 256, 64, 32, 64, 16, 512},
         Latents{"window", 4, 300, 256, 16, 32, 64, 16, 512, 0, false, false,
@@ -429,6 +438,10 @@ INSTANTIATE_TEST_SUITE_P(
         Latents{"many_heads", 2, 127, 256, 80, 32, 64, 16, 512}.OverBf16(),
         Latents{"nine", 9, 55, 256, 16, 64, 64, 64, 512}.OverBf16(),
         Latents{"sixteen", 11, 600, 256, 16, 128, 64, 128, 512, 0, true}
+            .OverBf16(),
+        Latents{"batch_of_one_piece", 11, 4, 256, 16, 64, 64, 128, 512}
+            .OverBf16(),
+        Latents{"batch_of_most_pieces", 9, 290, 256, 16, 64, 64, 128, 512}
             .OverBf16(),
         Latents{"seventeen", 12, 300, 512, 4, 64, 64, 64, 512}.OverBf16(),
         Latents{"thirty_two", 27, 555, 256, 16, 128, 64, 128, 512}.OverBf16(),

@@ -8,6 +8,7 @@
 #include "cuda/ops/cache/cached_attention.h"
 #include "cuda/ops/cache/packed_cache.h"
 #include "cuda/ops/decode/batch_absorb.h"
+#include "cuda/ops/decode/batch_values.h"
 #include "cuda/ops/decode/few_rows.h"
 #include "cuda/ops/decode/fused_latent.h"
 #include "cuda/ops/decode/latent_decode.h"
@@ -357,28 +358,50 @@ cudaError_t RunFewOutputs(const KernelContext& ctx) {
   return FewRowsProducts(project, ctx.stream);
 }
 
+// value [t, heads * value] = attention's results by W_V, whose rows are `w`:
+// pieces are joined in the product's launch, or before it.
+cudaError_t RunBatchValues(const KernelContext& ctx, LatentDecodeArgs attend,
+                           const __nv_bfloat16* w, __nv_bfloat16* value) {
+  BatchValuesArgs joined;
+  joined.tokens = attend.tokens;
+  joined.num_heads = attend.num_heads;
+  joined.splits = LatentSplits(attend);
+  joined.value = static_cast<int>(ctx.Int("value"));
+  joined.partial = attend.partial;
+  joined.max = attend.max;
+  joined.sum = attend.sum;
+  joined.w = w;
+  joined.y = value;
+  if (HasBatchValues(joined)) {
+    attend.join = false;
+    const cudaError_t e = LatentDecode(attend, ctx.stream);
+    return e != cudaSuccess ? e : BatchValues(joined, ctx.stream);
+  }
+  SkinnyProductArgs product = ValuesOf(ctx);
+  auto* const latents =
+      ctx.Take<__nv_bfloat16>(product.tokens.bound * product.pitch);
+  if (latents == nullptr) return cudaErrorMemoryAllocation;
+  attend.rounded = latents;
+  product.x = latents;
+  product.product[0].w = w;
+  product.product[0].rounded = value;
+  const cudaError_t e = LatentDecode(attend, ctx.stream);
+  return e != cudaSuccess ? e : SkinnyProduct(product, ctx.stream);
+}
+
 template <int kAttendInputs>
 cudaError_t RunBatchOutputs(const KernelContext& ctx) {
-  SkinnyProductArgs values = ValuesOf(ctx);
-  const Extent t = values.tokens;
+  const Extent t = ctx.in(0).rows();
   const int64_t columns = ValueColumns(ctx);
   LatentDecodeArgs attend;
   cudaError_t e = ReadLatentsOf<kAttendInputs>(ctx, attend);
   if (e != cudaSuccess) return e;
   attend.old_keys_stay = true;
-  auto* const latents = ctx.Take<__nv_bfloat16>(t.bound * values.pitch);
+  const auto* const w =
+      ctx.Keep<__nv_bfloat16>(kKeptValues, columns * ctx.Int("rank"));
   auto* const value = ctx.Take<__nv_bfloat16>(t.bound * columns);
-  attend.rounded = latents;
-  values.x = latents;
-  values.product[0].w =
-      ctx.Keep<__nv_bfloat16>(kKeptValues, columns * values.k);
-  values.product[0].rounded = value;
-  if (latents == nullptr || value == nullptr ||
-      values.product[0].w == nullptr) {
-    return cudaErrorMemoryAllocation;
-  }
-  if (e = LatentDecode(attend, ctx.stream); e != cudaSuccess) return e;
-  if (e = SkinnyProduct(values, ctx.stream); e != cudaSuccess) return e;
+  if (w == nullptr || value == nullptr) return cudaErrorMemoryAllocation;
+  if (e = RunBatchValues(ctx, attend, w, value); e != cudaSuccess) return e;
   BatchLinear project;
   project.w = ctx.in(kAttendInputs + kW);
   project.y = ctx.out(0).as<float>();
