@@ -257,7 +257,7 @@ __global__ void __launch_bounds__(kThreads)
     plan.Note(s / choice.k, plan.expert[s]);
   }
   __syncthreads();
-  if (warp == 0) plan.StartRows(choice.num_experts);
+  plan.StartRows(choice.num_experts);
   __syncthreads();
 #pragma unroll 1
   for (int s = thread; s < slots; s += kThreads) {

@@ -20,6 +20,7 @@ struct RoutePlan {
   int expert[kMaxRoutedTokens * kMaxChosen];               // [t, k]
   uint32_t tokens[kMaxOffered][kMaxRoutedTokens / kWarp];  // A bit a token.
   int32_t start[kMaxOffered];  // An expert's first row.
+  int rows_of_warp[kMaxOffered / kWarp];
 
   __device__ __forceinline__ void Clear(int experts) {
 #pragma unroll 1
@@ -37,25 +38,27 @@ struct RoutePlan {
     return __popc(tokens[e][0]) + __popc(tokens[e][1]);
   }
 
-  // By one warp; each lane has as many experts that lie together.
+  // By a block with a thread an expert.
   __device__ __forceinline__ void StartRows(int experts) {
-    const int each = (experts + kWarp - 1) / kWarp;
-    const int first = Lane() * each, last = min(first + each, experts);
-    int sum = 0;
-#pragma unroll 1
-    for (int e = first; e < last; ++e) sum += RowsOf(e);
-    int before = sum;
+    const int e = static_cast<int>(threadIdx.x), warp = e / kWarp;
+    const int rows = e < experts ? RowsOf(e) : 0;
+    int before = rows;
+    if (warp < kMaxOffered / kWarp) {
 #pragma unroll
-    for (int d = 1; d < kWarp; d *= 2) {
-      const int other = __shfl_up_sync(kWholeWarp, before, d);
-      if (Lane() >= d) before += other;
+      for (int d = 1; d < kWarp; d *= 2) {
+        const int other = __shfl_up_sync(kWholeWarp, before, d);
+        if (Lane() >= d) before += other;
+      }
+      if (Lane() == kWarp - 1) rows_of_warp[warp] = before;
     }
-    before -= sum;
-#pragma unroll 1
-    for (int e = first; e < last; ++e) {
-      start[e] = before;
-      before += RowsOf(e);
+    __syncthreads();
+    if (e >= experts) return;
+    before -= rows;
+#pragma unroll
+    for (int w = 0; w < kMaxOffered / kWarp; ++w) {
+      if (w < warp) before += rows_of_warp[w];
     }
+    start[e] = before;
   }
 
   // Of the token's slot that has expert e.

@@ -48,7 +48,7 @@ __global__ void __launch_bounds__(kThreads)
     if (t < tokens && Lane() < a.k) r.Note(t, r.expert[t * a.k + Lane()]);
   }
   __syncthreads();
-  if (thread < kWarp) r.StartRows(a.num_experts);
+  r.StartRows(a.num_experts);
   __syncthreads();
   const bool stores = blockIdx.x == 0;
 #pragma unroll 1
