@@ -347,7 +347,16 @@ void AddDense(X x) {
                              {4096, 2048},
                              {2048, 4096},
                              {4096, 4096}}) {
-    for (const int64_t rows : {64, 128, 256}) {
+    Add({0, 16, n, k}, 4, 128, true, kFew, x);
+    for (const int64_t rows : {32, 64, 128, 256}) {
+      Add({0, rows, n, k}, 4, 128, true, kMany, x);
+    }
+  }
+  // Of a dense layer beside narrow experts.
+  for (const auto& [n, k] :
+       {std::pair<int64_t, int64_t>{16384, 2048}, {2048, 8192}}) {
+    Add({0, 16, n, k}, 4, 128, true, kFew, x);
+    for (const int64_t rows : {32, 64}) {
       Add({0, rows, n, k}, 4, 128, true, kMany, x);
     }
   }

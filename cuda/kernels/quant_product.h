@@ -88,8 +88,8 @@ cudaError_t QuantProduct(const QuantProductArgs& args, __nv_bfloat16* rounded,
 
 // What a product of small weights has besides y = x w^T, in its one launch.
 struct ResidentMore {
-  // [rows, n], added to y, and may be y; or null. Of x in BF16, by blocks of 64
-  // rows of x that keep all of their share.
+  // [rows, n], added to y, and may be y; or null. Of x in BF16, by blocks of up
+  // to 64 rows of x that keep all of their share.
   const float* add = nullptr;
   // A second product of x, [rows, its n] = x w^T, where w.data is not null: w
   // as the first in all but n. Then nothing is added.

@@ -312,12 +312,16 @@ TEST_P(QuantProductTest, ResidentProductsAgreeWithTheirNumbers) {
     int tiles, tokens;
     Keeps keeps;
   };
-  for (const auto& [tiles, tokens, keeps] : {Block{2, 64, Keeps::kAll},
+  for (const auto& [tiles, tokens, keeps] : {Block{2, 32, Keeps::kAll},
+                                             {3, 32, Keeps::kAll},
+                                             {4, 32, Keeps::kAll},
+                                             {2, 64, Keeps::kAll},
                                              {4, 64, Keeps::kAll},
                                              {2, 128, Keeps::kAll},
                                              {3, 64, Keeps::kRing},
                                              {2, 128, Keeps::kRing}}) {
-    if (keeps == Keeps::kRing && GetParam().bits != 4) continue;
+    const bool int4_alone = keeps == Keeps::kRing || tokens == 32;
+    if (int4_alone && GetParam().bits != 4) continue;
     for (const int splits : {1, 2, 4, 8}) {
       const int64_t some = (splits * 3 + 1) / 2 * stage;
       const int64_t k = (some + whole - 1) / whole * whole;
@@ -333,9 +337,9 @@ TEST_P(QuantProductTest, ResidentProductsAgreeWithTheirNumbers) {
         }
         // x, codes, scales and other blocks' sums have room.
         const int64_t stages = (k / stage + splits - 1) / splits;
-        const int64_t bytes = stages * (stage * tokens * 2 + tiles * 64 * 144) +
-                              tiles * tokens * 256 / splits * (splits - 1) +
-                              1024;
+        const int64_t bytes =
+            stages * (stage * tokens * 2 + tiles * 64 * 144) +
+            BytesToJoin(tiles * tokens * 256, splits, tokens) + 1024;
         if (bytes > kMaxResidentBytes) continue;
         ++planned;
         ExpectProductOf(GetParam(), s, Kernel::kResident, /*bf16_x=*/true);
@@ -387,11 +391,19 @@ TEST_P(QuantProductTest, ResidentProductsAddAndComeInTwos) {
     GTEST_SKIP() << "rows are not whole";
   }
   const QuantFormat& format = GetParam();
-  const int64_t k =
-      std::max<int64_t>(4 * (format.bits == 4 ? 256 : 128), format.group * 8);
-  for (const ResidentChoice& choice :
-       {ResidentChoice{2, 1, 64}, {2, 4, 64}, {4, 4, 64}, {2, 4, 128}}) {
-    if (choice.splits == 1 && format.bits == 8) continue;  // No room.
+  for (const ResidentChoice& choice : {ResidentChoice{2, 1, 64},
+                                       {2, 4, 64},
+                                       {4, 4, 64},
+                                       {2, 4, 128},
+                                       {2, 8, 32},
+                                       {4, 4, 32}}) {
+    // Of one split there is no room, of 32 tokens no kernel.
+    if (format.bits == 8 && (choice.splits == 1 || choice.tokens == 32)) {
+      continue;
+    }
+    const int64_t stages = std::max(4, choice.splits);
+    const int64_t k = std::max<int64_t>(stages * (format.bits == 4 ? 256 : 128),
+                                        format.group * 8);
     Shape s = {132, k, {67}};
     s.resident = choice;
     Shape second = s;
@@ -414,7 +426,7 @@ TEST_P(QuantProductTest, ResidentProductsAddAndComeInTwos) {
     const auto two = MultiplyMore(format, s, o, &second, both, {});
     ASSERT_THAT(two, IsOk());
     EXPECT_EQ(*two, want);
-    if (choice.tokens != 64) continue;
+    if (choice.tokens > 64) continue;
     std::mt19937 rng(7);
     std::normal_distribution<float> normal;
     std::vector<float> add(a->size());

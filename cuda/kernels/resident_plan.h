@@ -2,7 +2,7 @@
 // (sm90_quant_resident.cuh) is divided over the GPU.
 //
 //   tiles    warpgroups with 64 rows of w each, 2 to 4: what a block has of y,
-//   tokens   by 64 rows of x, or of two tiles 128
+//   tokens   by 64 rows of x, up to 32 of them by 32, or of two tiles 128
 //   splits   blocks of a cluster, each with a share of the columns of x
 //
 // Columns are counted in stages, 128 bytes of a row of w, and in blocks of 64.
@@ -32,9 +32,18 @@ enum class Keeps { kAny, kAll, kRing };
 struct ResidentChoice {
   int tiles = 0;
   int splits = 0;  // 1, 2, 4 or 8.
-  int tokens = 0;  // 64 or 128.
+  int tokens = 0;  // 32, 64 or 128.
   Keeps keeps = Keeps::kAny;
 };
+
+// Of a cluster's blocks those that join sums, each eight rows of x at least.
+constexpr int BlocksThatJoin(int splits, int eights) {
+  return splits < eights ? splits : eights;
+}
+// What comes to one of them, of `bytes` that each block has of so many rows.
+constexpr int64_t BytesToJoin(int64_t bytes, int splits, int tokens) {
+  return bytes / BlocksThatJoin(splits, tokens / 8) * (splits - 1);
+}
 
 struct ResidentWork {
   int64_t n = 0;            // Rows of w,

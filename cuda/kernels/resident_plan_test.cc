@@ -22,15 +22,20 @@ ResidentBlock Block(int tiles, int tokens, Keeps keeps = Keeps::kAll) {
   block.x_bytes = int64_t{128} * tokens;
   block.codes_bytes = int64_t{9} * tiles * 1024;
   block.sums_bytes = int64_t{256} * tokens * tiles;
-  block.at_once = tokens == 64 ? 4 / tiles : 1;
+  block.at_once = tokens <= 64 ? 4 / tiles : 1;
   const int active[kNumClusterSizes] = {132, 66, 30, 15};
   for (int i = 0; i < kNumClusterSizes; ++i) block.active[i] = active[i];
   return block;
 }
 const std::vector<ResidentBlock> kBlocks = {Block(2, 64), Block(4, 64)};
-const std::vector<ResidentBlock> kBf16Blocks = {
-    Block(2, 64), Block(4, 64), Block(2, 128), Block(3, 64, Keeps::kRing),
-    Block(2, 128, Keeps::kRing)};
+const std::vector<ResidentBlock> kBf16Blocks = {Block(2, 32),
+                                                Block(3, 32),
+                                                Block(4, 32),
+                                                Block(2, 64),
+                                                Block(4, 64),
+                                                Block(2, 128),
+                                                Block(3, 64, Keeps::kRing),
+                                                Block(2, 128, Keeps::kRing)};
 
 ResidentWork Work(int64_t rows, int64_t n, int64_t k) {
   ResidentWork work;
@@ -87,6 +92,23 @@ ResidentPlan PlanOfBf16(int64_t rows, int64_t n, int64_t k) {
   ResidentWork work = Work(rows, n, k);
   work.x_bytes = 2;
   return PlanResident(work, kBf16Blocks);
+}
+
+TEST(PlanResidentTest, HasNarrowBlocksForUpTo32RowsOfBf16) {
+  EXPECT_EQ(PlanOfBf16(32, 2048, 2048).tokens, 32);
+  EXPECT_EQ(PlanOfBf16(33, 2048, 2048).tokens, 64);
+
+  // Of which some have room where wider ones have none; eight blocks of a
+  // cluster send to the four that join eight rows each.
+  const ResidentPlan plan = PlanOfBf16(32, 2048, 8192);
+
+  EXPECT_EQ(plan.tokens, 32);
+  EXPECT_EQ(plan.keeps, Keeps::kAll);
+  EXPECT_EQ(plan.splits, 8);
+  EXPECT_THAT(plan.shared_bytes, Le(kMaxResidentBytes));
+  EXPECT_EQ(BlocksThatJoin(8, 4), 4);
+  EXPECT_EQ(BytesToJoin(1024, 8, 32), 1024 / 4 * 7);
+  EXPECT_EQ(BytesToJoin(1024, 8, 64), 1024 / 8 * 7);
 }
 
 TEST(PlanResidentTest, UsesPlacesAgainOfBf16WhereNotAllFindRoom) {

@@ -2,8 +2,9 @@
 // wider products, where launches and waits are most of the time: one kernel,
 // for two weights too, nothing of a block's share loaded twice.
 //
-// A block has 128 or 256 rows of w, 64 of x, or 128 of w by 128 of x in BF16,
-// and a share of the columns, all of which lie in its shared memory:
+// A block has 128 or 256 rows of w, 64 of x, or of x in BF16 128 of w by 128,
+// in INT4 128, 192 or 256 by 32 too, and a share of the columns, all of which
+// lie in its shared memory:
 //
 //   w   --the copy engine--> codes as they are, from before earlier kernels end
 //   x   --loads in F32, rounded--> blocks of 64 columns, of which those behind
@@ -11,7 +12,7 @@
 //   x   in BF16 --the copy engine--> the same
 //   codes --> registers, BF16 with their scale --> wgmma, by all warpgroups
 //   sums  --> into shared memory of that block of the cluster which joins them:
-//             each has a share of the tile's rows of x
+//             each, or the first of them, has a share of the tile's rows of x
 //
 // Where that finds no room, of INT4 by x in BF16, a block has 192 rows of w by
 // 64 of x or 128 by 128, and a warp more, which asks for codes and x as places
@@ -54,7 +55,7 @@ constexpr int kResidentThreads = Layout::kThreads +
 // Blocks that add to what they make: those that batches of up to 64 rows have,
 // as others' code would be a quarter longer for it.
 template <int kTokens, bool kBf16X, Keeps kKeeps>
-constexpr bool kAddsTo = kTokens == 64 && kBf16X&& kKeeps == Keeps::kAll;
+constexpr bool kAddsTo = kTokens <= 64 && kBf16X&& kKeeps == Keeps::kAll;
 
 // Grid: splits (a cluster), tiles of rows of w, of both, tiles of rows of x.
 template <int kBits, int kTiles, int kTokens, WeightsOf kKind, bool kBf16X,
@@ -106,9 +107,10 @@ __global__ void __launch_bounds__(
     FenceBarrierInit();
     if (kBf16X) PrefetchMap(&x_map);  // Which is used behind the wait.
     copies.Begin();
-    if (splits > 1) {
-      ArriveExpecting(&barriers.joined,
-                      Sums::BytesOf(Layout::kSumsBytes, splits));
+    if (splits > 1 && share.split < BlocksThatJoin(splits, kTokens / 8)) {
+      ArriveExpecting(
+          &barriers.joined,
+          static_cast<int>(BytesToJoin(Layout::kSumsBytes, splits, kTokens)));
     }
   }
   __syncthreads();
@@ -211,8 +213,10 @@ __global__ void __launch_bounds__(
   WaitForCluster();  // The others have begun.
   const auto join = [&](auto number) {
     constexpr int kSplits = decltype(number)::value;
-    constexpr int kShare = kEights / kSplits;
+    constexpr int kJoin = BlocksThatJoin(kSplits, kEights);
+    constexpr int kShare = kEights / kJoin;
     cluster.template Send<kSplits>(total, share.split);
+    if (kJoin < kSplits && share.split >= kJoin) return;
     float4 more[kShare];  // On their way while others' sums come.
 #pragma unroll
     for (int i = 0; i < kShare; ++i) more[i] = addend(share.split * kShare + i);
@@ -312,6 +316,14 @@ cudaError_t LaunchResidentTiles(const QuantProductArgs& args,
   if constexpr (kBf16X) {
     const bool wide = plan.tokens == 128;
     if constexpr (kBits == 4) {
+      if (plan.tokens == 32) {
+        return plan.tiles == 2 ? LaunchResidentKinds<kBits, 2, 32, true>(
+                                     args, more, plan, stream)
+               : plan.tiles == 3 ? LaunchResidentKinds<kBits, 3, 32, true>(
+                                       args, more, plan, stream)
+                                 : LaunchResidentKinds<kBits, 4, 32, true>(
+                                       args, more, plan, stream);
+      }
       constexpr Keeps kRing = Keeps::kRing;
       if (plan.keeps == kRing) {
         return wide ? LaunchResidentKinds<kBits, 2, 128, true, kRing>(
@@ -367,21 +379,22 @@ ResidentPlan PlanOfResident(const QuantProductArgs& args,
   work.stages = args.w.code_bytes / kCodeBytes;
   work.blocks_of_stage = kStageBlocks<kBits>;
   work.only = only;
-  if (more.add != nullptr) {
-    if (args.x_bf16 == nullptr) return {};
-    work.x_bytes = 2;
-    return PlanResident(work, {DescribeResident<kBits, 2, 64, true>(),
-                               DescribeResident<kBits, 4, 64, true>()});
-  }
   if (args.x_bf16 == nullptr) {
+    if (more.add != nullptr) return {};
     return PlanResident(work, {DescribeResident<kBits, 2, 64, false>(),
                                DescribeResident<kBits, 4, 64, false>()});
   }
   work.x_bytes = 2;
   std::vector<ResidentBlock> blocks = {DescribeResident<kBits, 2, 64, true>(),
-                                       DescribeResident<kBits, 4, 64, true>(),
-                                       DescribeResident<kBits, 2, 128, true>()};
-  if constexpr (kBits == 4) {  // Of INT8 rings were not timed.
+                                       DescribeResident<kBits, 4, 64, true>()};
+  if constexpr (kBits == 4) {  // Of INT8 these and rings were not timed.
+    blocks.push_back(DescribeResident<kBits, 2, 32, true>());
+    blocks.push_back(DescribeResident<kBits, 3, 32, true>());
+    blocks.push_back(DescribeResident<kBits, 4, 32, true>());
+  }
+  if (more.add != nullptr) return PlanResident(work, blocks);
+  blocks.push_back(DescribeResident<kBits, 2, 128, true>());
+  if constexpr (kBits == 4) {
     blocks.push_back(DescribeResident<kBits, 3, 64, true, Keeps::kRing>());
     blocks.push_back(DescribeResident<kBits, 2, 128, true, Keeps::kRing>());
   }

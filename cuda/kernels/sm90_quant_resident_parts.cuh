@@ -45,7 +45,7 @@ struct ResidentLayout {
   static constexpr int kScalesBytes = kRowsOfW * kGroupBytes;
   static constexpr int kSumsBytes = kTokens * kRowsOfW * 4;  // Of a block.
   // Of a multiprocessor, at most; wider ones have all of its shared memory.
-  static constexpr int kAtOnce = kTokens == 64 ? 4 / kTiles : 1;
+  static constexpr int kAtOnce = kTokens <= 64 ? 4 / kTiles : 1;
 };
 
 #if STRATA_SM90A

@@ -8,6 +8,7 @@
 #include <cstdint>
 
 #include "cuda/kernels/quant_store.cuh"
+#include "cuda/kernels/resident_plan.h"
 #include "cuda/kernels/row_tiles.cuh"
 #include "cuda/kernels/sm90.cuh"
 #include "cuda/kernels/sm90_send.cuh"
@@ -37,20 +38,15 @@ struct ClusterSums {
   uint64_t* joined;
   int thread;
 
-  // What comes to a block, of `bytes` that each has.
-  template <typename Number>
-  static constexpr Number BytesOf(Number bytes, int splits) {
-    return bytes / splits * (splits - 1);
-  }
-
   // By each thread: its sums to the other blocks of the cluster, of which
   // `split` is this one.
   template <int kSplits, int n>
   __device__ __forceinline__ void Send(const float (&total)[n],
                                        int split) const {
-    constexpr int kShare = n / 4 / kSplits;
+    constexpr int kJoin = BlocksThatJoin(kSplits, n / 4);
+    constexpr int kShare = n / 4 / kJoin;
 #pragma unroll
-    for (int to = 0; to < kSplits; ++to) {
+    for (int to = 0; to < kJoin; ++to) {
       if (to == split) continue;
       float4* const at =
           sums + (split - (split > to ? 1 : 0)) * kShare * kThreads + thread;
@@ -62,12 +58,12 @@ struct ClusterSums {
     }
   }
 
-  // Waits for all, and calls run(i, four) for eight i of this block's share, of
-  // what all blocks have of it, added up in their order.
+  // By a block that joins: waits for all, and calls run(i, four) for eight i of
+  // its share, of what all blocks have of it, added up in their order.
   template <int kSplits, int n, typename Run>
   __device__ __forceinline__ void Join(const float (&total)[n], int split,
                                        Run run) const {
-    constexpr int kShare = n / 4 / kSplits;
+    constexpr int kShare = n / 4 / BlocksThatJoin(kSplits, n / 4);
     Wait(joined, 0);
 #pragma unroll
     for (int i = 0; i < kShare; ++i) {
