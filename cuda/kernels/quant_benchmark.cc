@@ -348,7 +348,7 @@ void AddDense(X x) {
                              {2048, 4096},
                              {4096, 4096}}) {
     Add({0, 16, n, k}, 4, 128, true, kFew, x);
-    for (const int64_t rows : {32, 64, 128, 256}) {
+    for (const int64_t rows : {16, 32, 64, 128, 256}) {
       Add({0, rows, n, k}, 4, 128, true, kMany, x);
     }
   }
@@ -356,7 +356,7 @@ void AddDense(X x) {
   for (const auto& [n, k] :
        {std::pair<int64_t, int64_t>{16384, 2048}, {2048, 8192}}) {
     Add({0, 16, n, k}, 4, 128, true, kFew, x);
-    for (const int64_t rows : {32, 64}) {
+    for (const int64_t rows : {16, 32, 64}) {
       Add({0, rows, n, k}, 4, 128, true, kMany, x);
     }
   }

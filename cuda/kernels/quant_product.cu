@@ -115,9 +115,11 @@ cudaError_t QuantProduct(const QuantProductArgs& args, __nv_bfloat16* rounded,
 
 bool HasResidentProduct(const QuantProductArgs& args,
                         const ResidentMore& more) {
-  // Fewer are streamed, and of those with more in a launch at least one tile.
-  const bool has_more = more.add != nullptr || more.w.data != nullptr;
-  if (args.rows.bound <= (has_more ? kRows : 2 * kRows) ||
+  // Fewer are streamed: up to a tile of rows where there is more in a launch,
+  // or blocks of 32 rows of x.
+  const bool from_tile = more.add != nullptr || more.w.data != nullptr ||
+                         (args.x_bf16 != nullptr && args.w.bits == 4);
+  if (args.rows.bound <= (from_tile ? kRows : 2 * kRows) ||
       !CanBeResident(args, more)) {
     return false;
   }

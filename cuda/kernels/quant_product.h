@@ -100,9 +100,9 @@ struct ResidentMore {
 // Whether QuantProductSm90 keeps a block's share in shared memory, all of it
 // or, of INT4 by x in BF16, as much as finds room (sm90_quant_resident.cuh),
 // which is the fastest for 17 to 256 dense rows, and more, of weights so small
-// that all blocks run at once, and with `more` for 9 and more; of w symmetric
-// in groups, and whole pieces of 16 bytes. x in F32 that has no such product is
-// rounded before, if it then has.
+// that all blocks run at once, and with `more`, or of INT4 by x in BF16, for 9
+// and more; of w symmetric in groups, and whole pieces of 16 bytes. x in F32
+// that has no such product is rounded before, if it then has.
 bool HasResidentProduct(const QuantProductArgs& args,
                         const ResidentMore& more = {});
 

@@ -40,8 +40,8 @@ constexpr ResidentCost kCosts[] = {
     {4, 32, Keeps::kAll, 2, 3.6, 0.22, 0.095, 0, kMaxResidentBlocks, 32},
     {2, 64, Keeps::kAll, 2, 2.2, 0.207},
     {4, 64, Keeps::kAll, 2, 3.8, 0.247},
-    {2, 128, Keeps::kAll, 2, 4.95, 0.035},
-    {3, 64, Keeps::kRing, 2, 3.28, 0.324, 0.056, 0, 56},
+    {2, 128, Keeps::kAll, 2, 4.95, 0.035, 0.095, 17},
+    {3, 64, Keeps::kRing, 2, 3.28, 0.324, 0.056, 17, 56},
     {2, 128, Keeps::kRing, 2, 4.12, 0.29, 0.0404, 65, 64},
     {2, 64, Keeps::kAll, 4, 2.1, 0.337},
     {4, 64, Keeps::kAll, 4, 4.0, 0.317}};

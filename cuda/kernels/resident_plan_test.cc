@@ -97,6 +97,8 @@ ResidentPlan PlanOfBf16(int64_t rows, int64_t n, int64_t k) {
 TEST(PlanResidentTest, HasNarrowBlocksForUpTo32RowsOfBf16) {
   EXPECT_EQ(PlanOfBf16(32, 2048, 2048).tokens, 32);
   EXPECT_EQ(PlanOfBf16(33, 2048, 2048).tokens, 64);
+  EXPECT_EQ(PlanOfBf16(16, 3072, 8192).splits, 0);  // Streamed, as all wider.
+  EXPECT_GT(PlanOfBf16(17, 3072, 8192).splits, 0);
 
   // Of which some have room where wider ones have none; eight blocks of a
   // cluster send to the four that join eight rows each.
