@@ -11,6 +11,11 @@
 
 namespace strata::gpu {
 
+// Columns of b, of kernels that have 16, 32 and 64, for so many.
+constexpr int NarrowColumns(int64_t columns) {
+  return columns <= 16 ? 16 : columns <= 32 ? 32 : 64;
+}
+
 #if STRATA_SM90A
 
 template <int kTransA, int kTransB>
@@ -34,6 +39,21 @@ __device__ __forceinline__ void Multiply(float (&d)[16], uint64_t a, uint64_t b,
       "1, %19, %20;\n}\n"
       : STRATA_SUMS_16(0)
       : "l"(a), "l"(b), "r"(add), "n"(kTransA), "n"(kTransB));
+}
+
+// d += a * b over the 64 indices that a row of a tile holds, of both operands;
+// a group of products by itself.
+template <int n>
+__device__ __forceinline__ void MultiplyTiles(float (&d)[n], const void* a,
+                                              const void* b) {
+  const uint64_t of_a = Describe(a), of_b = Describe(b);
+  BeginProducts();
+#pragma unroll
+  for (int q = 0; q < kSwizzleColumns / 16; ++q) {
+    Multiply<kInner, kInner>(d, Advance(of_a, q * kStep16<kInner>),
+                             Advance(of_b, q * kStep16<kInner>), /*add=*/1);
+  }
+  EndProducts();
 }
 
 #endif  // STRATA_SM90A

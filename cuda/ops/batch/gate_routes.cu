@@ -172,15 +172,8 @@ __global__ void __launch_bounds__(kThreads)
     for (float& x : sum) x = 0;
     Wait(&came, 0);
     for (int c = 0; c < mine; ++c) {
-      const uint64_t w = Describe(gate + (c * args.tiles + tile) * kTileBytes);
-      const uint64_t x = Describe(rows + c * kTokens * kSwizzleColumns * 2);
-      BeginProducts();
-#pragma unroll
-      for (int q = 0; q < kSwizzleColumns / 16; ++q) {
-        Multiply<kInner, kInner>(sum, Advance(w, q * kStep16<kInner>),
-                                 Advance(x, q * kStep16<kInner>), /*add=*/1);
-      }
-      EndProducts();
+      MultiplyTiles(sum, gate + (c * args.tiles + tile) * kTileBytes,
+                    rows + c * kTokens * kSwizzleColumns * 2);
     }
     WaitForProducts<0>();
     // Sums of a pair of tokens by two experts, to who has the pair.
@@ -283,10 +276,6 @@ cudaError_t Launch(const Args& args, const CUtensorMap& gate,
                              static_cast<size_t>(shared), stream, args, gate);
 }
 
-int TileOfTokens(int64_t tokens) {
-  return tokens <= 16 ? 16 : tokens <= 32 ? 32 : kMaxRoutedTokens;
-}
-
 Args ShapeOf(const GateRoutesArgs& of) {
   Args args;
   args.of = of;
@@ -308,9 +297,9 @@ bool HasGateRoutes(const GateRoutesArgs& args) {
     return false;
   }
   const Args shape = ShapeOf(args);
-  return kSwizzleBytes +
-                 SizesOf(TileOfTokens(a.tokens.bound), shape.share, shape.tiles)
-                     .All() <=
+  return kSwizzleBytes + SizesOf(NarrowColumns(a.tokens.bound), shape.share,
+                                 shape.tiles)
+                             .All() <=
              kMaxSharedBytes &&
          IsAligned(args.h) && IsAligned(args.gate) && IsAligned(args.x);
 }
@@ -325,7 +314,7 @@ cudaError_t GateRoutes(const GateRoutesArgs& args, cudaStream_t stream) {
   box.box_rows = shape.tiles * kTile;
   CUtensorMap gate = {};
   if (const cudaError_t e = MakeTensorMap(box, &gate); e) return e;
-  switch (TileOfTokens(args.choice.tokens.bound)) {
+  switch (NarrowColumns(args.choice.tokens.bound)) {
     case 16:
       return Launch<16>(shape, gate, stream);
     case 32:

@@ -337,15 +337,8 @@ __global__ void __launch_bounds__(kThreads)
     int before = -1;  // The stage before.
     for (int c = 0; c < mine; ++c) {
       Wait(&full[stage], phase);
-      const uint64_t w = Describe(ring + stage * kBytes);
-      const uint64_t x = Describe(ring + stage * kBytes + kTileBytes);
-      BeginProducts();
-#pragma unroll
-      for (int q = 0; q < kSwizzleColumns / 16; ++q) {
-        Multiply<kInner, kInner>(sum, Advance(w, q * kStep16<kInner>),
-                                 Advance(x, q * kStep16<kInner>), /*add=*/1);
-      }
-      EndProducts();
+      MultiplyTiles(sum, ring + stage * kBytes,
+                    ring + stage * kBytes + kTileBytes);
       WaitForProducts<1>();
       if (before >= 0 && lane == 0) Arrive(&empty[before]);
       before = stage;
@@ -436,9 +429,7 @@ bool HasSkinnyProduct(const SkinnyProductArgs& args) {
 cudaError_t SkinnyProduct(const SkinnyProductArgs& args, cudaStream_t stream) {
   if (args.tokens.bound == 0) return cudaSuccess;
   if (!HasSkinnyProduct(args)) return cudaErrorInvalidValue;
-  const int tokens = args.tokens.bound <= 16   ? 16
-                     : args.tokens.bound <= 32 ? 32
-                                               : 64;
+  const int tokens = NarrowColumns(args.tokens.bound);
   Args a;
   a.tokens = args.tokens;
   a.chunks = static_cast<int>(CeilDiv(args.k, kSwizzleColumns));

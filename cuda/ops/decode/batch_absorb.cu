@@ -290,9 +290,10 @@ cudaError_t BatchAbsorb(const LatentRowsArgs& args, const __nv_bfloat16* w,
   box.box_rows = kTile;
   CUtensorMap map = {};
   if (const cudaError_t e = MakeTensorMap(box, &map); e) return e;
-  return args.tokens.bound <= 16   ? LaunchFor<16>(args, map, stream)
-         : args.tokens.bound <= 32 ? LaunchFor<32>(args, map, stream)
-                                   : LaunchFor<64>(args, map, stream);
+  const int tokens = NarrowColumns(args.tokens.bound);
+  return tokens == 16   ? LaunchFor<16>(args, map, stream)
+         : tokens == 32 ? LaunchFor<32>(args, map, stream)
+                        : LaunchFor<64>(args, map, stream);
 }
 
 }  // namespace strata::gpu

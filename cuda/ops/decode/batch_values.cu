@@ -192,16 +192,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksOfProcessor)
 #pragma unroll
     for (float& v : sum) v = 0;
     Wait(&loaded, 0);
-    const uint64_t rows = Describe(w + warp / 4 * kTile * kRowBytes);
-    const uint64_t columns = Describe(x);
-    BeginProducts();
-#pragma unroll
-    for (int q = 0; q < kColumns / 16; ++q) {
-      Multiply<kInner, kInner>(sum, Advance(rows, q * kStep16<kInner>),
-                               Advance(columns, q * kStep16<kInner>),
-                               /*add=*/1);
-    }
-    EndProducts();
+    MultiplyTiles(sum, w + warp / 4 * kTile * kRowBytes, x);
     WaitForProducts<0>();
 #pragma unroll
     for (int i = 0; i < kEights; ++i) {
@@ -225,11 +216,6 @@ __global__ void __launch_bounds__(kThreads, kBlocksOfProcessor)
   store(token, column + 8, sum.z);
   store(token + 1, column + 8, sum.w);
 #endif
-}
-
-// Tokens of the kernel that has so many.
-int TokensOfKernel(int64_t tokens) {
-  return tokens <= 16 ? 16 : tokens <= 32 ? 32 : kMaxTokens;
 }
 
 template <int kTokens>
@@ -258,7 +244,7 @@ cudaError_t Launch(const BatchValuesArgs& args, cudaStream_t stream) {
 bool HasBatchValues(const BatchValuesArgs& args) {
   const int64_t tokens = args.tokens.bound;
   return tokens >= 1 && tokens <= kMaxTokens && args.splits > 1 &&
-         args.splits <= MaxPieces(TokensOfKernel(tokens)) &&
+         args.splits <= MaxPieces(NarrowColumns(tokens)) &&
          (args.value == kTile || args.value == 2 * kTile) &&
          args.num_heads >= 1 && args.num_heads <= kMaxHeads &&
          IsAligned(args.partial) && IsAligned(args.w) && IsHopper();
@@ -267,7 +253,7 @@ bool HasBatchValues(const BatchValuesArgs& args) {
 cudaError_t BatchValues(const BatchValuesArgs& args, cudaStream_t stream) {
   if (args.tokens.bound == 0) return cudaSuccess;
   if (!HasBatchValues(args)) return cudaErrorInvalidValue;
-  const int tokens = TokensOfKernel(args.tokens.bound);
+  const int tokens = NarrowColumns(args.tokens.bound);
   return tokens == 16   ? Launch<16>(args, stream)
          : tokens == 32 ? Launch<32>(args, stream)
                         : Launch<kMaxTokens>(args, stream);
