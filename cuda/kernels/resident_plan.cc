@@ -23,7 +23,7 @@ int64_t Ceil(int64_t a, int64_t b) { return (a + b - 1) / b; }
 // block of 64 columns, twice where a multiprocessor has two blocks, and a
 // megabyte that L2 gives or sums need, of all blocks. It chooses the fastest,
 // or what is up to 3 % slower; of up to 32 rows, whose blocks are narrower, of
-// ten shapes on an H200 up to 1 %, but for two, 7 and 10 %. With fewer rows or
+// ten shapes on an H200 up to 1 %, but for two, 7 and 11 %. With fewer rows or
 // more columns a block the kernel for many rows is as fast as a ring, or
 // faster.
 struct ResidentCost {
@@ -32,12 +32,11 @@ struct ResidentCost {
   int x_bytes;
   double launch, block, megabyte = 0.095;
   int min_rows = 0, max_columns = kMaxResidentBlocks;
-  int max_rows = INT32_MAX;
 };
 constexpr ResidentCost kCosts[] = {
-    {2, 32, Keeps::kAll, 2, 2.1, 0.19, 0.095, 0, kMaxResidentBlocks, 32},
-    {3, 32, Keeps::kAll, 2, 2.8, 0.2, 0.095, 0, kMaxResidentBlocks, 32},
-    {4, 32, Keeps::kAll, 2, 3.6, 0.22, 0.095, 0, kMaxResidentBlocks, 32},
+    {2, 32, Keeps::kAll, 2, 2.1, 0.19},
+    {3, 32, Keeps::kAll, 2, 2.8, 0.2},
+    {4, 32, Keeps::kAll, 2, 3.6, 0.22},
     {2, 64, Keeps::kAll, 2, 2.2, 0.207},
     {4, 64, Keeps::kAll, 2, 3.8, 0.247},
     {2, 128, Keeps::kAll, 2, 4.95, 0.035, 0.095, 17},
@@ -85,10 +84,9 @@ double CostOf(const ResidentWork& work, const ResidentBlock& block,
         c.keeps != block.keeps || c.x_bytes != work.x_bytes) {
       continue;
     }
-    if (work.rows < c.min_rows || work.rows > c.max_rows ||
-        columns > c.max_columns) {
-      return -1;
-    }
+    // Narrow blocks were fitted to a tile of rows alone.
+    if (c.tokens == 32 && work.rows > c.tokens) return -1;
+    if (work.rows < c.min_rows || columns > c.max_columns) return -1;
     const int twice = clusters > at_once ? 2 : 1;
     return c.launch + c.block * static_cast<double>(columns * twice) +
            c.megabyte * 1e-6 *

@@ -1,6 +1,7 @@
-// Sums of blocks of a cluster that share what is summed over, to the one that
-// joins them: each has a share of a tile's rows of x, eight at a time, and each
-// thread sends its sums, four of an eight, to the same thread's places there.
+// Sums of blocks of a cluster that share what is summed over, to those that
+// join them: each, or the first of them, has a share of a tile's rows of x,
+// eight at a time, and each thread sends its sums, four of an eight, to the
+// same thread's places there.
 
 #ifndef CUDA_KERNELS_SM90_QUANT_SUMS_CUH_
 #define CUDA_KERNELS_SM90_QUANT_SUMS_CUH_

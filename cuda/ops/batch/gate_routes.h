@@ -1,6 +1,7 @@
 // From a layer's rows to the plan of its packed experts, for up to 64 tokens in
-// one launch: the norm, a flat gate's product, its choice, and the dispatch
-// plan, which were a launch each (three with FewRowsProducts).
+// one launch: the norm, a flat gate's product, and its choice with the dispatch
+// plan, which elsewhere are a launch each (batch_rows.h, skinny_product.h,
+// route_rows.h).
 //
 //   h [t, d] F32
 //     |  a cluster of eight blocks, each an eighth of the columns: times gain,
