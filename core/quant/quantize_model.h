@@ -30,6 +30,7 @@
 #include "core/quant/calibrate.h"
 #include "core/quant/format.h"
 #include "core/quant/input_moments.h"
+#include "core/quant/quantized_matrix.h"
 #include "core/quant/quantized_weight.h"
 #include "core/runtime/state_store.h"
 
@@ -62,10 +63,15 @@ struct QuantizeOptions {
   // Sees the steps that are done of all: layers and the rest.
   std::function<void(int64_t done, int64_t all)> progress;
   std::function<bool()> stop;  // Asked between layers; may be null.
-  // Sees the model as it will be written, its numbers in F32, and may change
-  // those of gates, which are stored in F32 then. If it fails or is cancelled,
-  // nothing is written, and the layers are kept for another run. Null: nothing
-  // is changed.
+  // Behind the last layer: sees the model as it would be written, its numbers
+  // in F32, and its matrices, whose codes, scales and zeros it may change. If
+  // it fails or is cancelled, nothing is written, and the layers are kept for
+  // another run. Null: nothing is changed.
+  std::function<absl::Status(const StateStore& model,
+                             QuantizedParameters& matrices)>
+      learn;
+  // Behind that, likewise: sees the model as it will be written, and may change
+  // the numbers of gates, which are stored in F32 then.
   std::function<absl::Status(StateStore& model)> retune;
 };
 
@@ -83,7 +89,7 @@ struct QuantizeResult {
 // finite, groups that do not divide, a model that is quantised already, a
 // budget that cannot be met, experts of a layer that saw no token at all, or
 // weights of outputs that GainsOfBits refuses; and the errors of
-// `output_weights` and `retune`.
+// `output_weights`, `learn` and `retune`.
 absl::StatusOr<QuantizeResult> QuantizeModel(
     const std::string& folder, const std::string& out,
     const std::vector<TokenBatch>& batches, const QuantizeOptions& options);

@@ -5,6 +5,8 @@
 #define CORE_QUANT_QUANTIZED_MATRIX_H_
 
 #include <cstdint>
+#include <map>
+#include <string>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -32,6 +34,9 @@ struct QuantizedMatrix {
   // All of them, [rows, columns].
   std::vector<float> Dequantize() const;
 };
+
+// A model's, by our names; of experts one each.
+using QuantizedParameters = std::map<std::string, std::vector<QuantizedMatrix>>;
 
 // What a group's numbers are rounded with.
 struct GroupScale {

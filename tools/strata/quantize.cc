@@ -23,6 +23,7 @@
 #include "core/quant/format.h"
 #include "core/quant/packed_parameters.h"
 #include "core/quant/quantize_model.h"
+#include "core/quant/quantized_matrix.h"
 #include "core/runtime/state_store.h"
 #include "nlohmann/json.hpp"
 #include "tools/strata/command.h"
@@ -31,6 +32,8 @@
 #include "tools/strata/output.h"
 #include "training/data/calibration_batches.h"
 #include "training/data/corpus.h"
+#include "training/metrics.h"
+#include "training/quant/code_learning.h"
 #include "training/quant/loss_weights.h"
 #include "training/quant/model_numbers.h"
 #include "training/quant/router_tuning.h"
@@ -52,6 +55,8 @@ struct QuantizeFlags {
   int64_t tokens = 65536;
   int64_t budget_bytes = 0;
   std::string choose = "outputs";
+  int64_t learn_steps = 0;
+  double learning_rate = CodeLearningOptions().learning_rate;
   TuningOptions tuning = {/*steps=*/0};
   uint64_t seed = 1;
   bool overwrite = false;
@@ -129,30 +134,64 @@ absl::StatusOr<OutputWeights> WeighOutputs(
                      InterruptRequested, progress);
 }
 
-nlohmann::json ToJson(const TunedRouter& tuned, int64_t steps) {
+// What steps of training made of the quantised model.
+struct Trained {
+  std::optional<LearnedCodes> codes;
+  std::optional<TunedRouter> router;
+};
+
+nlohmann::json ToJson(const ValidationMetrics& before,
+                      const ValidationMetrics& after, int64_t steps) {
   return {{"steps", steps},
-          {"bits_per_byte_before", tuned.before.bits_per_byte},
-          {"bits_per_byte", tuned.after.bits_per_byte},
-          {"accuracy_before", tuned.before.accuracy},
-          {"accuracy", tuned.after.accuracy}};
+          {"bits_per_byte_before", before.bits_per_byte},
+          {"bits_per_byte", after.bits_per_byte},
+          {"accuracy_before", before.accuracy},
+          {"accuracy", after.accuracy}};
 }
 
-std::string Describe(const TunedRouter& tuned, int64_t steps) {
+std::string Describe(const std::string& what, int64_t steps,
+                     const ValidationMetrics& before,
+                     const ValidationMetrics& after) {
   return absl::StrFormat(
-      "Router tuned for %d steps: %.4f bits per byte of held-out text, before "
-      "%.4f\n",
-      steps, tuned.after.bits_per_byte, tuned.before.bits_per_byte);
+      "%s for %d steps: %.4f bits per byte of held-out text, before %.4f\n",
+      what, steps, after.bits_per_byte, before.bits_per_byte);
+}
+
+std::string Describe(const QuantizeFlags& flags, const Trained& trained) {
+  std::string text;
+  if (trained.codes) {
+    absl::StrAppend(&text,
+                    Describe("Codes learned", flags.learn_steps,
+                             trained.codes->before, trained.codes->after),
+                    "Codes that are others than before: ",
+                    Percent(trained.codes->share_moved),
+                    "; the errors above are of before\n");
+  }
+  if (trained.router) {
+    absl::StrAppend(&text,
+                    Describe("Router tuned", flags.tuning.steps,
+                             trained.router->before, trained.router->after));
+  }
+  return text;
 }
 
 void PrintResult(const QuantizeFlags& flags, const std::string& folder,
                  const Manifest& manifest, const QuantizeResult& result,
-                 const std::optional<TunedRouter>& tuned) {
+                 const Trained& trained) {
   if (flags.json) {
     nlohmann::json json = ResultJson(result);
     json["model"] = folder;
     json["out"] = flags.out;
     if (flags.budget_bytes > 0) json["choose"] = flags.choose;
-    if (tuned) json["router"] = ToJson(*tuned, flags.tuning.steps);
+    if (trained.codes) {
+      json["codes"] = ToJson(trained.codes->before, trained.codes->after,
+                             flags.learn_steps);
+      json["codes"]["share_moved"] = trained.codes->share_moved;
+    }
+    if (trained.router) {
+      json["router"] = ToJson(trained.router->before, trained.router->after,
+                              flags.tuning.steps);
+    }
     json["manifest"] = ToJson(manifest);
     PrintJson(json);
     return;
@@ -166,7 +205,7 @@ void PrintResult(const QuantizeFlags& flags, const std::string& folder,
       "\nErrors are energies over those of what they "
       "are errors of, on the calibration data.\nBlended: experts with fewer "
       "tokens than columns, judged by the layer's tokens as well.\n",
-      tuned ? Describe(*tuned, flags.tuning.steps) : "", flags.out, ": ",
+      Describe(flags, trained), flags.out, ": ",
       FormatInteger(result.num_bytes), " bytes, of ",
       FormatInteger(result.num_source_bytes), "\n"));
 }
@@ -188,6 +227,11 @@ absl::StatusOr<int> RunQuantize(QuantizeFlags flags) {
   options.stop = InterruptRequested;
   flags.tuning.seed = flags.seed;
   flags.tuning.num_threads = flags.threads;
+  TuningOptions learning = CodeLearningOptions();
+  learning.steps = flags.learn_steps;
+  learning.learning_rate = flags.learning_rate;
+  learning.seed = flags.seed;
+  learning.num_threads = flags.threads;
   Manifest manifest = NewManifest();
   manifest.config_hash = Sha256Hex(ToJson(config));
   ASSIGN_OR_RETURN(manifest.weights_hash, HashWeights(folder));
@@ -201,7 +245,7 @@ absl::StatusOr<int> RunQuantize(QuantizeFlags flags) {
   }
   Corpus corpus;
   std::vector<TokenBatch> batches;
-  if (calibrates || flags.tuning.steps > 0) {
+  if (calibrates || flags.learn_steps > 0 || flags.tuning.steps > 0) {
     ASSIGN_OR_RETURN(corpus, LoadCorpusFor(folder, flags.data));
     PrintNotes(corpus);
     manifest.data_hash = corpus.sha256;
@@ -210,9 +254,12 @@ absl::StatusOr<int> RunQuantize(QuantizeFlags flags) {
     ASSIGN_OR_RETURN(
         batches, CalibrationBatches(corpus, config, flags.tokens, flags.seed));
   }
+  // Trainers are made to be refused before any work, and again when it is
+  // their turn, so that memory is not taken twice.
+  if (flags.learn_steps > 0) {
+    RETURN_IF_ERROR(TuningTrainer(folder, corpus, learning).status());
+  }
   if (flags.tuning.steps > 0) {
-    // Made to be refused before any work, and again when it is its turn, so
-    // that memory is not taken twice.
     ASSIGN_OR_RETURN(const std::unique_ptr<Trainer> tuner,
                      TuningTrainer(folder, corpus, flags.tuning));
     RETURN_IF_ERROR(CheckHasGates(*tuner));
@@ -233,13 +280,26 @@ absl::StatusOr<int> RunQuantize(QuantizeFlags flags) {
                           progress_of("weigh outputs"));
     };
   }
-  std::optional<TunedRouter> tuned;
+  Trained trained;
+  if (flags.learn_steps > 0) {
+    options.learn = [&](const StateStore& model,
+                        QuantizedParameters& matrices) -> absl::Status {
+      ASSIGN_OR_RETURN(const std::unique_ptr<Trainer> trainer,
+                       TuningTrainer(folder, corpus, learning));
+      ASSIGN_OR_RETURN(
+          trained.codes,
+          LearnCodes(*trainer, model, matrices, flags.threads,
+                     InterruptRequested, progress_of("learn codes")));
+      return absl::OkStatus();
+    };
+  }
   if (flags.tuning.steps > 0) {
     options.retune = [&](StateStore& model) -> absl::Status {
       ASSIGN_OR_RETURN(const std::unique_ptr<Trainer> tuner,
                        TuningTrainer(folder, corpus, flags.tuning));
-      ASSIGN_OR_RETURN(tuned, TuneRouter(*tuner, model, InterruptRequested,
-                                         progress_of("tune router")));
+      ASSIGN_OR_RETURN(trained.router,
+                       TuneRouter(*tuner, model, InterruptRequested,
+                                  progress_of("tune router")));
       return absl::OkStatus();
     };
   }
@@ -252,7 +312,7 @@ absl::StatusOr<int> RunQuantize(QuantizeFlags flags) {
     return kInterruptedExitCode;
   }
   RETURN_IF_ERROR(result.status());
-  PrintResult(flags, folder, manifest, *result, tuned);
+  PrintResult(flags, folder, manifest, *result, trained);
   return 0;
 }
 
@@ -291,6 +351,20 @@ Command AddQuantize(OptionParser& app) {
       ->TypeName("outputs|loss")
       ->Check(OneOf({"outputs", "loss"}))
       ->Needs(budget);
+  const Option* const learn =
+      quantize
+          ->AddOption("--learn", flags->learn_steps,
+                      "Steps in which codes, scales and zeros are trained "
+                      "through the whole model, behind --method")
+          ->TypeName("STEPS")
+          ->Check(AtLeast(0));
+  quantize
+      ->AddOption("--learn-rate", flags->learning_rate,
+                  "How much of a code a step moves a weight by, at its peak, "
+                  "of --learn")
+      ->TypeName("X")
+      ->Check(MoreThanZero())
+      ->Needs(learn);
   const Option* const tune =
       quantize
           ->AddOption("--tune-router", flags->tuning.steps,

@@ -42,6 +42,7 @@ absl::StatusOr<std::unique_ptr<Trainer>> TuningTrainer(
   train.set_steps(options.steps);
   train.set_warmup_steps(options.steps / 10);
   train.set_learning_rate(options.learning_rate);
+  if (!options.decays_weights) train.set_weight_decay(0);
   train.set_seed(options.seed + kOtherText);
   train.set_validation_tokens(options.validation_tokens);
   train.set_state_precision(TrainConfig::FP32);  // Of a GPU's run, too.

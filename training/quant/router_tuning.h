@@ -32,6 +32,7 @@ struct TuningOptions {
   // Of the text; training with the same seed saw other.
   uint64_t seed = 1;
   int64_t validation_tokens = 16384;  // A domain.
+  bool decays_weights = true;         // As training does.
   int num_threads = 1;
 };
 

@@ -1,0 +1,58 @@
+// Codes, scales and zeros of a quantised model learned through the whole graph:
+// by the gradient of the loss of its text, which passes rounding straight
+// through.
+//
+//   q, s, z  --round--> codes, (code - z) s = w' --> trainer: a step, so often
+//      ^     core/quant/straight_through                |
+//      |                                                |  gradient of w',
+//      +------------- a step of theirs <----------------+  its step of AdamW
+//                                                          (then undone)
+//
+// The trainer's optimiser moves w' by its learning rate at most, which is taken
+// as that many steps of a code: so a rate is right for every number of bits, in
+// every matrix.
+
+#ifndef TRAINING_QUANT_CODE_LEARNING_H_
+#define TRAINING_QUANT_CODE_LEARNING_H_
+
+#include <functional>
+
+#include "absl/status/statusor.h"
+#include "core/quant/quantized_matrix.h"
+#include "core/runtime/state_store.h"
+#include "training/metrics.h"
+#include "training/quant/model_numbers.h"
+#include "training/quant/router_tuning.h"
+#include "training/trainer.h"
+
+namespace strata {
+
+// Of TuningTrainer, for LearnCodes.
+TuningOptions CodeLearningOptions();
+
+// On the validation part of the corpus.
+struct LearnedCodes {
+  ValidationMetrics before;
+  ValidationMetrics after;
+  // Of all codes, how many are others than before.
+  double share_moved = 0;
+};
+
+// Takes the trainer's steps, of which `matrices` get what they learn; the
+// trainer, which must not have taken a step, gets all numbers of `model`, an
+// F32 store of its model, and nothing else of them changes. Groups whose scale
+// is 0 stay. Bit for bit the same for any number of threads.
+//
+// Asks `stop`, which may be null as `progress` may, before each step. Returns
+// CANCELLED if it says so, and the errors of Trainer::Step and Validate;
+// `matrices` are then what they were.
+absl::StatusOr<LearnedCodes> LearnCodes(Trainer& trainer,
+                                        const StateStore& model,
+                                        QuantizedParameters& matrices,
+                                        int num_threads,
+                                        const std::function<bool()>& stop,
+                                        const StepsDone& progress = nullptr);
+
+}  // namespace strata
+
+#endif  // TRAINING_QUANT_CODE_LEARNING_H_
