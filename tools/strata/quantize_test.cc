@@ -164,6 +164,35 @@ TEST_F(QuantizeTest, ChoosesByTheLossAndTunesTheRouter) {
   EXPECT_THAT(words.out, HasSubstr("Router tuned for 1 steps: "));
 }
 
+TEST_F(QuantizeTest, LearnsThroughTheModelAndThenTunesItsRouter) {
+  const std::string plain = Folder("plain"), out = Folder("learned");
+  const Flags two = {"--bits", "2", "--asymmetric", "--json"};
+  const Result first = Quantize(plain, two);
+  ASSERT_EQ(first.exit_code, 0) << first.err;
+  const Json before = Json::parse(first.out);
+  EXPECT_FALSE(before.contains("codes"));
+
+  const Result second =
+      Quantize(out, two + Flags{"--learn", "5", "--learn-rate", "0.05",
+                                "--tune-router", "2"});
+  ASSERT_EQ(second.exit_code, 0) << second.err;
+  const Json made = Json::parse(second.out);
+  EXPECT_EQ(made["codes"]["steps"], 5);
+  EXPECT_LT(made["codes"]["bits_per_byte"],
+            made["codes"]["bits_per_byte_before"]);
+  // The router is tuned on what was learned.
+  EXPECT_EQ(made["router"]["bits_per_byte_before"],
+            made["codes"]["bits_per_byte"]);
+
+  // In words, without inputs of calibration.
+  const Result words = Strata({"quantize", "--model", *run_, "--data", *data_,
+                               "--out", Folder("words"), "--group", "0",
+                               "--method", "nearest", "--learn", "1"});
+  EXPECT_EQ(words.exit_code, 0) << words.err;
+  EXPECT_THAT(words.out, HasSubstr("Codes learned for 1 steps: "));
+  EXPECT_THAT(words.out, HasSubstr("the errors above are of before"));
+}
+
 TEST_F(QuantizeTest, SaysWhyItCannotChooseOrTune) {
   const std::string out = Folder("refused");
   ExpectFailure(Quantize(out, {"--choose", "loss"}), 2, {"--budget-bytes"});
@@ -172,6 +201,9 @@ TEST_F(QuantizeTest, SaysWhyItCannotChooseOrTune) {
   ExpectFailure(Quantize(out, {"--budget-bytes", "100000", "--choose", "luck"}),
                 2, {"--choose", "luck"});
   ExpectFailure(Quantize(out, {"--tune-router", "-1"}), 2, {"--tune-router"});
+  ExpectFailure(Quantize(out, {"--learn-rate", "0.1"}), 2, {"--learn"});
+  ExpectFailure(Quantize(out, {"--learn", "2", "--learn-rate", "0"}), 2,
+                {"--learn-rate"});
   ExpectFailure(Strata({"quantize", "--model", *run_, "--data", *data_, "--out",
                         out, "--budget-bytes", "100000", "--choose", "loss",
                         "--method", "nearest"}),
@@ -192,6 +224,9 @@ TEST_F(QuantizeTest, SaysWhyItCannotChooseOrTune) {
   WriteAll(std::filesystem::path(little) / "a" / "a.txt", "a few words\n");
   ExpectFailure(Strata({"quantize", "--model", *run_, "--data", little, "--out",
                         out, "--method", "nearest", "--tune-router", "2"}),
+                1, {"too small"});
+  ExpectFailure(Strata({"quantize", "--model", *run_, "--data", little, "--out",
+                        out, "--method", "nearest", "--learn", "2"}),
                 1, {"too small"});
   EXPECT_FALSE(std::filesystem::exists(out));
   EXPECT_FALSE(std::filesystem::exists(out + ".partial"));
