@@ -92,7 +92,7 @@ double ShareMoved(const QuantizedParameters& before,
 TuningOptions CodeLearningOptions() {
   TuningOptions options;
   options.steps = 200;
-  options.learning_rate = 0.01;
+  options.learning_rate = 0.03;
   options.decays_weights = false;  // Codes are no numbers to be kept small.
   return options;
 }
