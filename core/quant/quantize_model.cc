@@ -50,7 +50,7 @@ namespace {
 namespace fs = std::filesystem;
 
 // What belongs to a model and is copied as it is.
-constexpr const char *kCompanions[] = {
+constexpr const char* kCompanions[] = {
     "tokenizer.json",     "tokenizer_config.json",
     "tokenizer.model",    "special_tokens_map.json",
     "added_tokens.json",  "vocab.json",
@@ -58,20 +58,20 @@ constexpr const char *kCompanions[] = {
     "chat_template.jinja"};
 
 // "model.layers.3." of a name in a layer, else "".
-std::string LayerOf(const std::string &name) {
+std::string LayerOf(const std::string& name) {
   constexpr absl::string_view kLayers = "model.layers.";
   if (!absl::StartsWith(name, kLayers)) return "";
   return name.substr(0, name.find('.', kLayers.size()) + 1);
 }
 
 // "lm_head" of "lm_head.weight".
-std::string ModuleOf(const std::string &tensor) {
+std::string ModuleOf(const std::string& tensor) {
   return tensor.substr(0, tensor.rfind('.'));
 }
 
-void AddTarget(const QuantFormat &format, const std::string &module,
-               QuantSchemes &schemes) {
-  for (auto &[of, targets] : schemes) {
+void AddTarget(const QuantFormat& format, const std::string& module,
+               QuantSchemes& schemes) {
+  for (auto& [of, targets] : schemes) {
     if (of == format) {
       targets.push_back(module);
       return;
@@ -82,9 +82,9 @@ void AddTarget(const QuantFormat &format, const std::string &module,
 
 class ModelQuantizer {
  public:
-  ModelQuantizer(const std::string &folder, const std::string &out,
-                 const std::vector<TokenBatch> &batches,
-                 const QuantizeOptions &options)
+  ModelQuantizer(const std::string& folder, const std::string& out,
+                 const std::vector<TokenBatch>& batches,
+                 const QuantizeOptions& options)
       : folder_(folder),
         out_(out),
         work_(absl::StrCat(out, ".partial")),
@@ -133,7 +133,7 @@ class ModelQuantizer {
  private:
   absl::Status Open() {
     ASSIGN_OR_RETURN(source_, OpenModelSource(folder_));
-    for (const auto &[name, tensor] : source_.tensors) {
+    for (const auto& [name, tensor] : source_.tensors) {
       if (tensor.packing == StoredTensor::Packing::kNone &&
           tensor.view.dtype != DType::kF8E4M3 &&
           tensor.view.dtype != DType::kF8E5M2) {
@@ -153,7 +153,7 @@ class ModelQuantizer {
                        "get more; want no format of ",
                        options_.format.bits));
     }
-    for (const WeightParts &entry : source_.layout.map) {
+    for (const WeightParts& entry : source_.layout.map) {
       if (quantised_.count(entry.name) == 0) continue;
       RETURN_IF_ERROR(CheckFormat(entry.name, formats_.FormatOf(entry),
                                   entry.shape.back()));
@@ -174,18 +174,18 @@ class ModelQuantizer {
                             " ", options_.budget_bytes, " ",
                             options_.rows_where_indivisible,
                             Name(options_.method)));
-    for (const TokenBatch &batch : batches_) {
+    for (const TokenBatch& batch : batches_) {
       key.Update(
-          absl::string_view(reinterpret_cast<const char *>(batch.ids.data()),
+          absl::string_view(reinterpret_cast<const char*>(batch.ids.data()),
                             batch.ids.size() * sizeof(int32_t)));
     }
     if (options_.budget_bytes > 0) {
       // Gates count with their bytes.
       if (options_.retune) key.Update(" retuned");
-      for (const auto &[name, weights] : output_weights_) {
+      for (const auto& [name, weights] : output_weights_) {
         key.Update(absl::StrCat(" ", name, " ", weights.size(), " "));
         key.Update(
-            absl::string_view(reinterpret_cast<const char *>(weights.data()),
+            absl::string_view(reinterpret_cast<const char*>(weights.data()),
                               weights.size() * sizeof(float)));
       }
     }
@@ -195,7 +195,7 @@ class ModelQuantizer {
 
   struct LayerEntries {
     std::string prefix;
-    std::vector<const WeightParts *> entries;
+    std::vector<const WeightParts*> entries;
   };
 
   // Quantises layer `i`, or takes what an earlier run made of it, and puts its
@@ -211,10 +211,10 @@ class ModelQuantizer {
     result_.weights.insert(result_.weights.end(), report.begin(), report.end());
     ASSIGN_OR_RETURN(WeightFiles file,
                      WeightFiles::OpenFile(base + ".safetensors"));
-    for (const WeightParts *const entry : layers_[i].entries) {
-      float *out = state_.Get(entry->name).as<float>();
-      for (const std::string &part : formats_.PartsOf(*entry).names) {
-        const StoredTensor &tensor = file.tensors().at(part);
+    for (const WeightParts* const entry : layers_[i].entries) {
+      float* out = state_.Get(entry->name).as<float>();
+      for (const std::string& part : formats_.PartsOf(*entry).names) {
+        const StoredTensor& tensor = file.tensors().at(part);
         RETURN_IF_ERROR(
             ReadNumbers<float>(part, tensor, /*scale=*/nullptr, out));
         out += tensor.view.num_elements();
@@ -225,22 +225,22 @@ class ModelQuantizer {
     return absl::OkStatus();
   }
 
-  bool Resume(const std::string &base, std::vector<QuantizedWeight> &report) {
+  bool Resume(const std::string& base, std::vector<QuantizedWeight>& report) {
     const absl::StatusOr<std::string> text = ReadFile(base + ".json");
     if (!text.ok()) return false;
     const nlohmann::json json = nlohmann::json::parse(
         *text, /*cb=*/nullptr, /*allow_exceptions=*/false);
     if (!json.is_object() || json.value("key", "") != key_) return false;
-    for (const nlohmann::json &weight : json.at("weights")) {
+    for (const nlohmann::json& weight : json.at("weights")) {
       report.push_back(QuantizedWeightFromJson(weight));
     }
     return true;
   }
 
-  absl::Status Calibrated(const LayerEntries &layer, const std::string &base,
-                          std::vector<QuantizedWeight> &report) {
+  absl::Status Calibrated(const LayerEntries& layer, const std::string& base,
+                          std::vector<QuantizedWeight>& report) {
     std::set<std::string> names;
-    for (const WeightParts *const entry : layer.entries) {
+    for (const WeightParts* const entry : layer.entries) {
       names.insert(entry->name);
     }
     MomentsByName moments;
@@ -250,15 +250,15 @@ class ModelQuantizer {
     }
     ArraysByName arrays;
     nlohmann::json json = {{"key", key_}, {"weights", nlohmann::json::array()}};
-    for (const WeightParts *const entry : layer.entries) {
+    for (const WeightParts* const entry : layer.entries) {
       ASSIGN_OR_RETURN(QuantizedWeight weight,
                        Matrix(*entry, moments[entry->name], arrays));
       json["weights"].push_back(ToJson(weight));
       report.push_back(std::move(weight));
     }
     std::vector<TensorToWrite> tensors;
-    for (const auto &[part, array] : arrays) {
-      for (TensorToWrite &tensor : GroupTensors(part, array.View())) {
+    for (const auto& [part, array] : arrays) {
+      for (TensorToWrite& tensor : GroupTensors(part, array.View())) {
         tensors.push_back(std::move(tensor));
       }
     }
@@ -268,9 +268,9 @@ class ModelQuantizer {
 
   // What more bits take off the errors of an entry's matrices, to the choices
   // of their units.
-  absl::Status AddGains(const WeightParts &entry,
-                        const std::vector<InputMoments> &moments,
-                        std::map<std::string, BitChoice> &choices) {
+  absl::Status AddGains(const WeightParts& entry,
+                        const std::vector<InputMoments>& moments,
+                        std::map<std::string, BitChoice>& choices) {
     MatrixStack matrix = {entry.name, state_.Get(entry.name).as<float>()};
     matrix.n = StoredFormats::NumMatrices(entry);
     matrix.columns = entry.shape.back();
@@ -291,11 +291,11 @@ class ModelQuantizer {
         GainsOfBits(matrix, format, moments, output_weights, backend_.pool()));
     const std::vector<int> bits = BitsFrom(format.bits);
     for (int64_t e = 0; e < matrix.n; ++e) {
-      BitChoice &choice = choices[StoredFormats::UnitOf(entry, e)];
+      BitChoice& choice = choices[StoredFormats::UnitOf(entry, e)];
       choice.name = StoredFormats::UnitOf(entry, e);
       choice.steps.resize(bits.size() - 1);
       for (size_t i = 0; i < choice.steps.size(); ++i) {
-        BitChoice::Step &step = choice.steps[i];
+        BitChoice::Step& step = choice.steps[i];
         step.bits = bits[i + 1];
         step.gain += gains[e][i];
         step.extra_bytes += (formats_.BytesOf(entry, bits[i + 1]) -
@@ -309,7 +309,7 @@ class ModelQuantizer {
   // Of all tensors, where no matrix gets more bits.
   int64_t LeastBytes() const {
     int64_t least = 0;
-    for (const WeightParts &entry : source_.layout.map) {
+    for (const WeightParts& entry : source_.layout.map) {
       if (quantised_.count(entry.name) > 0) {
         least += formats_.BytesOf(entry, formats_.FormatOf(entry).bits);
         continue;
@@ -334,12 +334,12 @@ class ModelQuantizer {
       }
     }
     std::map<std::string, BitChoice> choices;
-    for (const LayerEntries &layer : layers_) {
+    for (const LayerEntries& layer : layers_) {
       if (options_.stop && options_.stop()) {
         return absl::CancelledError("stopped before bits were chosen");
       }
       std::set<std::string> names;
-      for (const WeightParts *const entry : layer.entries) {
+      for (const WeightParts* const entry : layer.entries) {
         names.insert(entry->name);
       }
       MomentsByName moments;
@@ -347,16 +347,16 @@ class ModelQuantizer {
         ASSIGN_OR_RETURN(moments, CollectMoments(source_.config, names,
                                                  batches_, backend_, state_));
       }
-      for (const WeightParts *const entry : layer.entries) {
+      for (const WeightParts* const entry : layer.entries) {
         if (entry->name == kHead) continue;
         RETURN_IF_ERROR(AddGains(*entry, moments[entry->name], choices));
       }
     }
     std::vector<BitChoice> ordered;
-    for (auto &[name, choice] : choices) ordered.push_back(std::move(choice));
+    for (auto& [name, choice] : choices) ordered.push_back(std::move(choice));
     RETURN_IF_ERROR(SpendBytes(options_.budget_bytes, LeastBytes(), ordered));
     std::map<std::string, int> bits;
-    for (const BitChoice &choice : ordered) {
+    for (const BitChoice& choice : ordered) {
       bits[choice.name] = choice.num_taken == 0
                               ? options_.format.bits
                               : choice.steps[choice.num_taken - 1].bits;
@@ -368,8 +368,8 @@ class ModelQuantizer {
 
   // All matrices of an entry, into the arrays of its parts.
   absl::StatusOr<QuantizedWeight> Matrix(
-      const WeightParts &entry, const std::vector<InputMoments> &moments,
-      ArraysByName &arrays) {
+      const WeightParts& entry, const std::vector<InputMoments>& moments,
+      ArraysByName& arrays) {
     const bool grouped = entry.shape.size() == 3;
     const int64_t experts = StoredFormats::NumMatrices(entry);
     const int64_t k = entry.shape.back();
@@ -394,7 +394,7 @@ class ModelQuantizer {
       weight.num_experts = experts;
       weight.fewest_inputs = moments[0].count;
     }
-    const float *const w = state_.Get(entry.name).as<float>();
+    const float* const w = state_.Get(entry.name).as<float>();
     for (int64_t e = 0; e < experts; ++e) {
       std::vector<float> h;
       if (grouped && !moments.empty()) {
@@ -404,7 +404,7 @@ class ModelQuantizer {
       } else if (!moments.empty()) {
         h = moments[0].sum;
       }
-      const float *const from = w + e * rows * k;
+      const float* const from = w + e * rows * k;
       const QuantFormat format = formats_.FormatOf(entry, e);
       if (formats_.chosen().count(StoredFormats::UnitOf(entry, e)) > 0)
         ++weight.num_of_bits[format.bits];
@@ -425,17 +425,17 @@ class ModelQuantizer {
   // Lets all matrices be changed: what files hold of them, and their numbers.
   absl::Status Learn() {
     QuantizedParameters matrices;
-    for (const LayerEntries &layer : layers_) {
-      for (const WeightParts *const entry : layer.entries) {
+    for (const LayerEntries& layer : layers_) {
+      for (const WeightParts* const entry : layer.entries) {
         matrices[entry->name] = ReadMatrices(StoredFormats::NumMatrices(*entry),
                                              formats_.PartsOf(*entry), packed_);
       }
     }
     RETURN_IF_ERROR(options_.learn(state_, matrices));
-    for (const LayerEntries &layer : layers_) {
-      for (const WeightParts *const entry : layer.entries) {
-        const std::vector<QuantizedMatrix> &learned = matrices.at(entry->name);
-        float *out = state_.Get(entry->name).as<float>();
+    for (const LayerEntries& layer : layers_) {
+      for (const WeightParts* const entry : layer.entries) {
+        const std::vector<QuantizedMatrix>& learned = matrices.at(entry->name);
+        float* out = state_.Get(entry->name).as<float>();
         for (size_t e = 0; e < learned.size(); ++e) {
           AppendMatrix(learned[e], static_cast<int64_t>(e),
                        StoredFormats::NumMatrices(*entry),
@@ -447,24 +447,24 @@ class ModelQuantizer {
         }
       }
     }
-    for (const auto &[part, array] : learned_) packed_[part] = array.View();
+    for (const auto& [part, array] : learned_) packed_[part] = array.View();
     return absl::OkStatus();
   }
 
   // Makes the numbers in state_ what Plain() writes of them.
   void RoundPlain() {
-    for (const WeightParts &entry : source_.layout.map) {
+    for (const WeightParts& entry : source_.layout.map) {
       if (quantised_.count(entry.name) > 0) continue;
-      const TensorView &stored = source_.tensors.at(entry.parts[0]).view;
+      const TensorView& stored = source_.tensors.at(entry.parts[0]).view;
       if (!BecomesBFloat16(entry.name, stored)) continue;
       RoundToBFloat16(state_.Get(entry.name).span<float>());
     }
   }
 
   // A part of a tensor that is not quantised. Gates that were tuned are F32.
-  TensorToWrite Plain(const WeightParts &entry, size_t index) const {
-    const std::string &part = entry.parts[index];
-    const TensorView &stored = source_.tensors.at(part).view;
+  TensorToWrite Plain(const WeightParts& entry, size_t index) const {
+    const std::string& part = entry.parts[index];
+    const TensorView& stored = source_.tensors.at(part).view;
     if (!options_.retune || !IsOfGate(entry.name)) {
       return PlainTensor(entry.name, part, stored);
     }
@@ -478,9 +478,9 @@ class ModelQuantizer {
     std::vector<TensorToWrite> tensors;
     std::vector<std::string> ignored;
     QuantSchemes schemes = {{options_.format, {"Linear"}}};
-    for (const WeightParts &entry : source_.layout.map) {
+    for (const WeightParts& entry : source_.layout.map) {
       for (size_t i = 0; i < entry.parts.size(); ++i) {
-        const std::string &part = entry.parts[i];
+        const std::string& part = entry.parts[i];
         result_.num_source_bytes += source_.tensors.at(part).view.num_bytes();
         if (quantised_.count(entry.name) > 0) continue;
         tensors.push_back(Plain(entry, i));
@@ -489,18 +489,18 @@ class ModelQuantizer {
         }
       }
       if (quantised_.count(entry.name) == 0) continue;
-      for (const std::string &part : formats_.PartsOf(entry).names) {
-        const StoredTensor &packed = packed_.at(part);
-        const QuantFormat &format = packed.groups.format;
+      for (const std::string& part : formats_.PartsOf(entry).names) {
+        const StoredTensor& packed = packed_.at(part);
+        const QuantFormat& format = packed.groups.format;
         if (format != options_.format) {
           AddTarget(format, ModuleOf(part), schemes);
         }
-        for (TensorToWrite &tensor : GroupTensors(part, packed)) {
+        for (TensorToWrite& tensor : GroupTensors(part, packed)) {
           tensors.push_back(std::move(tensor));
         }
       }
     }
-    for (const TensorToWrite &tensor : tensors) {
+    for (const TensorToWrite& tensor : tensors) {
       result_.num_bytes += NumElements(tensor.shape) * SizeOf(tensor.dtype);
     }
 
@@ -510,7 +510,7 @@ class ModelQuantizer {
                      WithQuantizationConfig(config, schemes, ignored));
     ASSIGN_OR_RETURN(StagedDirectory staged, StagedDirectory::Create(out_));
     RETURN_IF_ERROR(staged.WriteFile(kConfigFile, quantised));
-    for (const char *const name : kCompanions) {
+    for (const char* const name : kCompanions) {
       const absl::StatusOr<std::string> text =
           ReadFile(absl::StrCat(folder_, "/", name));
       if (absl::IsNotFound(text.status())) continue;
@@ -522,8 +522,8 @@ class ModelQuantizer {
   }
 
   const std::string folder_, out_, work_;
-  const std::vector<TokenBatch> &batches_;
-  const QuantizeOptions &options_;
+  const std::vector<TokenBatch>& batches_;
+  const QuantizeOptions& options_;
   StoredFormats formats_;
   CpuBackend backend_;
   StateStore state_;
@@ -541,8 +541,8 @@ class ModelQuantizer {
 }  // namespace
 
 absl::StatusOr<QuantizeResult> QuantizeModel(
-    const std::string &folder, const std::string &out,
-    const std::vector<TokenBatch> &batches, const QuantizeOptions &options) {
+    const std::string& folder, const std::string& out,
+    const std::vector<TokenBatch>& batches, const QuantizeOptions& options) {
   return ModelQuantizer(folder, out, batches, options).Run();
 }
 

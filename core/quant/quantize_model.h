@@ -64,9 +64,9 @@ struct QuantizeOptions {
   std::function<void(int64_t done, int64_t all)> progress;
   std::function<bool()> stop;  // Asked between layers; may be null.
   // Behind the last layer: sees the model as it would be written, its numbers
-  // in F32, and its matrices, whose codes, scales and zeros it may change. If
-  // it fails or is cancelled, nothing is written, and the layers are kept for
-  // another run. Null: nothing is changed.
+  // in F32, and its matrices, whose codes, scales and zeros it may change, not
+  // their formats. If it fails or is cancelled, nothing is written, and the
+  // layers are kept for another run. Null: nothing is changed.
   std::function<absl::Status(const StateStore& model,
                              QuantizedParameters& matrices)>
       learn;

@@ -25,42 +25,30 @@
 namespace strata {
 namespace {
 
-// A row of a matrix, and where it lies in the parameter.
-struct Row {
-  size_t matrix = 0;
-  int64_t in_matrix = 0;
-  int64_t at = 0;
-};
-
-// A parameter while it is learned.
+// A parameter while it is learned: matrices of equal extents.
 class Learner {
  public:
   explicit Learner(std::vector<QuantizedMatrix> matrices)
-      : rounded_(std::move(matrices)) {
-    int64_t at = 0;
-    for (size_t e = 0; e < rounded_.size(); ++e) {
-      learned_.emplace_back(rounded_[e]);
-      for (int64_t row = 0; row < rounded_[e].rows; ++row) {
-        rows_.push_back({e, row, at});
-        at += rounded_[e].columns;
-      }
-    }
-  }
+      : rounded_(std::move(matrices)),
+        learned_(rounded_.begin(), rounded_.end()) {}
 
   // `numbers` and `gradient` are the parameter's, behind a step of the trainer
   // that began with those of rounded(), which become what it has learned.
   void Step(float* numbers, const float* gradient, const AdamRates& rates,
             ThreadPool& pool) {
-    pool.ParallelFor(static_cast<int64_t>(rows_.size()), [&](int64_t i) {
-      const Row& row = rows_[i];
-      QuantizedMatrix& rounded = rounded_[row.matrix];
-      std::vector<float> before(rounded.columns);
-      rounded.DequantizeRow(row.in_matrix, before.data());
-      float* const w = numbers + row.at;
-      for (int64_t c = 0; c < rounded.columns; ++c) w[c] -= before[c];
-      learned_[row.matrix].MoveRow(row.in_matrix, gradient + row.at, w, rates);
-      learned_[row.matrix].RoundRow(row.in_matrix, rounded);
-      rounded.DequantizeRow(row.in_matrix, w);
+    const int64_t rows = rounded_[0].rows, columns = rounded_[0].columns;
+    const auto n = static_cast<int64_t>(rounded_.size());
+    pool.ParallelFor(n * rows, [&](int64_t i) {
+      const int64_t row = i % rows;
+      QuantizedMatrix& rounded = rounded_[i / rows];
+      LearnedMatrix& learned = learned_[i / rows];
+      std::vector<float> before(columns);
+      rounded.DequantizeRow(row, before.data());
+      float* const w = numbers + i * columns;
+      for (int64_t c = 0; c < columns; ++c) w[c] -= before[c];
+      learned.MoveRow(row, gradient + i * columns, w, rates);
+      learned.RoundRow(row, rounded);
+      rounded.DequantizeRow(row, w);
     });
   }
 
@@ -69,7 +57,6 @@ class Learner {
  private:
   std::vector<QuantizedMatrix> rounded_;
   std::vector<LearnedMatrix> learned_;
-  std::vector<Row> rows_;
 };
 
 double ShareMoved(const QuantizedParameters& before,
@@ -91,7 +78,6 @@ double ShareMoved(const QuantizedParameters& before,
 
 TuningOptions CodeLearningOptions() {
   TuningOptions options;
-  options.steps = 200;
   options.learning_rate = 0.03;
   options.decays_weights = false;  // Codes are no numbers to be kept small.
   return options;

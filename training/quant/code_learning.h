@@ -27,7 +27,7 @@
 
 namespace strata {
 
-// Of TuningTrainer, for LearnCodes.
+// Of TuningTrainer, for LearnCodes: its rate, and no decay of weights.
 TuningOptions CodeLearningOptions();
 
 // On the validation part of the corpus.

@@ -38,7 +38,7 @@ using ::testing::Not;
 TuningOptions LearningSteps(int64_t steps) {
   TuningOptions options = TinySteps(steps);
   options.learning_rate = 0.1;
-  options.decays_weights = false;
+  options.decays_weights = CodeLearningOptions().decays_weights;
   return options;
 }
 
