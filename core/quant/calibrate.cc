@@ -155,4 +155,22 @@ QuantError ErrorOf(const float* w, const QuantizedMatrix& quantized,
                       quantized.columns, moments, pool, output_weights);
 }
 
+absl::StatusOr<CalibratedMatrix> CalibrateMatrix(
+    absl::string_view name, const float* w, int64_t rows, int64_t columns,
+    const QuantFormat& format, CalibrationMethod method,
+    const InputMoments* own, const InputMoments* all, ThreadPool& pool) {
+  std::vector<float> blend;
+  if (all != nullptr) {
+    ASSIGN_OR_RETURN(blend, BlendMoments(name, *own, *all));
+  }
+  const std::vector<float> none;
+  const std::vector<float>& of_own = own == nullptr ? none : own->sum;
+  CalibratedMatrix made;
+  ASSIGN_OR_RETURN(made.matrix,
+                   Calibrate(name, w, rows, columns, format, method,
+                             blend.empty() ? of_own : blend, pool));
+  made.error = ErrorOf(w, made.matrix, of_own, pool);
+  return made;
+}
+
 }  // namespace strata

@@ -92,6 +92,19 @@ QuantError ErrorOf(const float* w, const QuantizedMatrix& quantized,
                    const std::vector<float>& moments, ThreadPool& pool,
                    absl::Span<const float> output_weights = {});
 
+struct CalibratedMatrix {
+  QuantizedMatrix matrix;
+  QuantError error;  // On its own inputs: an expert's count by how many.
+};
+
+// Both, by the moments of its inputs, null without data; an expert's blended
+// with those of `all`, null of other matrices. Returns the errors of
+// BlendMoments and Calibrate.
+absl::StatusOr<CalibratedMatrix> CalibrateMatrix(
+    absl::string_view name, const float* w, int64_t rows, int64_t columns,
+    const QuantFormat& format, CalibrationMethod method,
+    const InputMoments* own, const InputMoments* all, ThreadPool& pool);
+
 }  // namespace strata
 
 #endif  // CORE_QUANT_CALIBRATE_H_

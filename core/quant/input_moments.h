@@ -9,7 +9,6 @@
 #ifndef CORE_QUANT_INPUT_MOMENTS_H_
 #define CORE_QUANT_INPUT_MOMENTS_H_
 
-#include <cstdint>
 #include <map>
 #include <set>
 #include <string>
@@ -18,29 +17,17 @@
 #include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "absl/types/span.h"
+#include "core/base/thread_pool.h"
 #include "core/model/config.pb.h"
 #include "core/quant/calibrate.h"
+#include "core/quant/input_taps.h"
 #include "core/runtime/backend.h"
 #include "core/runtime/state_store.h"
 
 namespace strata {
 
-// Sequences of `seq_len` tokens, one behind another, and the token behind each.
-struct TokenBatch {
-  int64_t seq_len = 0;
-  std::vector<int32_t> ids;      // [sequences, seq_len]
-  std::vector<int32_t> targets;  // [sequences, seq_len]
-};
-
 // Of a dense matrix one; of experts' as many as there are.
 using MomentsByName = std::map<std::string, std::vector<InputMoments>>;
-
-// Rows of x and, of experts' matrices, where each one's begin; of one product
-// of one batch.
-using SeeInputs = absl::FunctionRef<absl::Status(
-    const std::string& weight, int64_t columns, absl::Span<const float> x,
-    absl::Span<const int32_t> offset)>;
 
 // Runs the model that `state` holds over `batches` and shows `see` the inputs
 // of the matrices `names`, each a product by a layer's weight in the graph of
@@ -52,11 +39,16 @@ absl::Status ForInputs(const ModelConfig& config,
                        const std::vector<TokenBatch>& batches, Backend& backend,
                        StateStore& state, SeeInputs see);
 
-// Their moments.
+// The moments of what `run` shows; bit for bit the same for any number of
+// threads.
+absl::StatusOr<MomentsByName> MomentsOf(
+    absl::FunctionRef<absl::Status(SeeInputs)> run, ThreadPool& pool);
+
+// Those of ForInputs().
 absl::StatusOr<MomentsByName> CollectMoments(
     const ModelConfig& config, const std::set<std::string>& names,
-    const std::vector<TokenBatch>& batches, Backend& backend,
-    StateStore& state);
+    const std::vector<TokenBatch>& batches, Backend& backend, StateStore& state,
+    ThreadPool& pool);
 
 // All experts' of a matrix as one.
 InputMoments SumOf(const std::vector<InputMoments>& moments);

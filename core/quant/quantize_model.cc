@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <map>
+#include <memory>
 #include <set>
 #include <string>
 #include <system_error>
@@ -20,6 +21,7 @@
 #include "core/base/sha256.h"
 #include "core/base/staged_directory.h"
 #include "core/base/status_macros.h"
+#include "core/base/thread_pool.h"
 #include "core/checkpoint/load_model.h"
 #include "core/checkpoint/model_files.h"
 #include "core/checkpoint/model_source.h"
@@ -30,6 +32,10 @@
 #include "core/cpu/cpu_backend.h"
 #include "core/quant/bit_budget.h"
 #include "core/quant/bit_gains.h"
+#include "core/quant/calibrate.h"
+#include "core/quant/input_moments.h"
+#include "core/quant/input_taps.h"
+#include "core/quant/layer_inputs.h"
 #include "core/quant/packed_parameters.h"
 #include "core/quant/plain_tensors.h"
 #include "core/quant/quantized_files.h"
@@ -38,6 +44,7 @@
 #include "core/quant/stored_formats.h"
 #include "core/quant/stored_groups.h"
 #include "core/quant/stored_matrices.h"
+#include "core/runtime/backend.h"
 #include "core/runtime/state_store.h"
 #include "core/tensor/dtype.h"
 #include "core/tensor/shape.h"
@@ -92,8 +99,7 @@ class ModelQuantizer {
         options_(options),
         formats_(options.format, options.head_bits,
                  options.rows_where_indivisible, options.budget_bytes > 0),
-        backend_(options.num_threads, AllCpuKernels()),
-        state_(backend_) {}
+        pool_(options.num_threads) {}
 
   absl::StatusOr<QuantizeResult> Run() {
     std::error_code ignored;
@@ -101,6 +107,13 @@ class ModelQuantizer {
       return absl::AlreadyExistsError(
           absl::StrCat(out_, " is there already; want a new folder"));
     }
+    if (options_.backend) {
+      ASSIGN_OR_RETURN(backend_, options_.backend());
+    } else {
+      backend_ =
+          std::make_unique<CpuBackend>(options_.num_threads, AllCpuKernels());
+    }
+    state_ = std::make_unique<StateStore>(*backend_);
     RETURN_IF_ERROR(Open());
     if (options_.budget_bytes > 0) {
       std::vector<BitChoice> none;
@@ -112,6 +125,7 @@ class ModelQuantizer {
     RETURN_IF_ERROR(MakeKey());
     RETURN_IF_ERROR(MakeFolders(work_));
     if (options_.budget_bytes > 0) RETURN_IF_ERROR(SpendBudget());
+    RETURN_IF_ERROR(BeginLayers());
     const auto steps = static_cast<int64_t>(layers_.size());
     for (int64_t i = 0; i < steps; ++i) {
       if (options_.stop && options_.stop()) {
@@ -124,7 +138,7 @@ class ModelQuantizer {
     }
     if (options_.learn || options_.retune) RoundPlain();
     if (options_.learn) RETURN_IF_ERROR(Learn());
-    if (options_.retune) RETURN_IF_ERROR(options_.retune(state_));
+    if (options_.retune) RETURN_IF_ERROR(options_.retune(*state_));
     RETURN_IF_ERROR(Write());
     fs::remove_all(work_, ignored);
     return std::move(result_);
@@ -144,7 +158,7 @@ class ModelQuantizer {
                        "\" is quantised already; want a model "
                        "of floating-point weights"));
     }
-    RETURN_IF_ERROR(LoadModelWeights(folder_, source_.config, state_));
+    RETURN_IF_ERROR(LoadModelWeights(folder_, source_.config, *state_));
     ASSIGN_OR_RETURN(quantised_, ParametersToQuantize(source_.config));
     if (options_.head_bits == 0) quantised_.erase(kHead);
     if (options_.budget_bytes > 0 && options_.format.bits > 4) {
@@ -212,7 +226,7 @@ class ModelQuantizer {
     ASSIGN_OR_RETURN(WeightFiles file,
                      WeightFiles::OpenFile(base + ".safetensors"));
     for (const WeightParts* const entry : layers_[i].entries) {
-      float* out = state_.Get(entry->name).as<float>();
+      float* out = state_->Get(entry->name).as<float>();
       for (const std::string& part : formats_.PartsOf(*entry).names) {
         const StoredTensor& tensor = file.tensors().at(part);
         RETURN_IF_ERROR(
@@ -237,17 +251,28 @@ class ModelQuantizer {
     return true;
   }
 
-  absl::Status Calibrated(const LayerEntries& layer, const std::string& base,
-                          std::vector<QuantizedWeight>& report) {
+  // What comes next begins with the first layer.
+  absl::Status BeginLayers() {
+    if (batches_.empty()) return absl::OkStatus();
+    ASSIGN_OR_RETURN(inputs_, LayerInputs::Create(source_.config, batches_,
+                                                  *backend_, *state_));
+    return absl::OkStatus();
+  }
+
+  // Of a layer behind the last that was asked for; none without data.
+  absl::StatusOr<MomentsByName> Moments(const LayerEntries& layer) {
+    if (batches_.empty()) return MomentsByName();
     std::set<std::string> names;
     for (const WeightParts* const entry : layer.entries) {
       names.insert(entry->name);
     }
-    MomentsByName moments;
-    if (!batches_.empty()) {
-      ASSIGN_OR_RETURN(moments, CollectMoments(source_.config, names, batches_,
-                                               backend_, state_));
-    }
+    return MomentsOf(
+        [&](SeeInputs see) { return inputs_->ForInputs(names, see); }, pool_);
+  }
+
+  absl::Status Calibrated(const LayerEntries& layer, const std::string& base,
+                          std::vector<QuantizedWeight>& report) {
+    ASSIGN_OR_RETURN(MomentsByName moments, Moments(layer));
     ArraysByName arrays;
     nlohmann::json json = {{"key", key_}, {"weights", nlohmann::json::array()}};
     for (const WeightParts* const entry : layer.entries) {
@@ -271,7 +296,7 @@ class ModelQuantizer {
   absl::Status AddGains(const WeightParts& entry,
                         const std::vector<InputMoments>& moments,
                         std::map<std::string, BitChoice>& choices) {
-    MatrixStack matrix = {entry.name, state_.Get(entry.name).as<float>()};
+    MatrixStack matrix = {entry.name, state_->Get(entry.name).as<float>()};
     matrix.n = StoredFormats::NumMatrices(entry);
     matrix.columns = entry.shape.back();
     matrix.rows = NumElements(entry.shape) / matrix.n / matrix.columns;
@@ -288,7 +313,7 @@ class ModelQuantizer {
     }
     ASSIGN_OR_RETURN(
         const std::vector<std::vector<double>> gains,
-        GainsOfBits(matrix, format, moments, output_weights, backend_.pool()));
+        GainsOfBits(matrix, format, moments, output_weights, pool_));
     const std::vector<int> bits = BitsFrom(format.bits);
     for (int64_t e = 0; e < matrix.n; ++e) {
       BitChoice& choice = choices[StoredFormats::UnitOf(entry, e)];
@@ -333,20 +358,13 @@ class ModelQuantizer {
         return absl::OkStatus();
       }
     }
+    RETURN_IF_ERROR(BeginLayers());
     std::map<std::string, BitChoice> choices;
     for (const LayerEntries& layer : layers_) {
       if (options_.stop && options_.stop()) {
         return absl::CancelledError("stopped before bits were chosen");
       }
-      std::set<std::string> names;
-      for (const WeightParts* const entry : layer.entries) {
-        names.insert(entry->name);
-      }
-      MomentsByName moments;
-      if (!batches_.empty()) {
-        ASSIGN_OR_RETURN(moments, CollectMoments(source_.config, names,
-                                                 batches_, backend_, state_));
-      }
+      ASSIGN_OR_RETURN(MomentsByName moments, Moments(layer));
       for (const WeightParts* const entry : layer.entries) {
         if (entry->name == kHead) continue;
         RETURN_IF_ERROR(AddGains(*entry, moments[entry->name], choices));
@@ -394,30 +412,37 @@ class ModelQuantizer {
       weight.num_experts = experts;
       weight.fewest_inputs = moments[0].count;
     }
-    const float* const w = state_.Get(entry.name).as<float>();
+    const float* const w = state_->Get(entry.name).as<float>();
+    std::vector<absl::StatusOr<CalibratedMatrix>> made(
+        experts, absl::UnknownError("not quantised"));
+    const auto calibrate = [&](int64_t e, ThreadPool& pool) {
+      made[e] = CalibrateMatrix(entry.name, w + e * rows * k, rows, k,
+                                formats_.FormatOf(entry, e), options_.method,
+                                moments.empty() ? nullptr : &moments[e],
+                                weight.num_experts > 0 ? &all : nullptr, pool);
+    };
+    if (experts > 1) {  // An expert a thread: a part of each is serial.
+      pool_.ParallelFor(experts, [&](int64_t e) {
+        ThreadPool alone(1);
+        calibrate(e, alone);
+      });
+    } else {
+      calibrate(0, pool_);
+    }
     for (int64_t e = 0; e < experts; ++e) {
-      std::vector<float> h;
-      if (grouped && !moments.empty()) {
-        ASSIGN_OR_RETURN(h, BlendMoments(entry.name, moments[e], all));
-        weight.fewest_inputs = std::min(weight.fewest_inputs, moments[e].count);
-        weight.num_blended += moments[e].count < k;
-      } else if (!moments.empty()) {
-        h = moments[0].sum;
-      }
-      const float* const from = w + e * rows * k;
-      const QuantFormat format = formats_.FormatOf(entry, e);
-      if (formats_.chosen().count(StoredFormats::UnitOf(entry, e)) > 0)
+      RETURN_IF_ERROR(made[e].status());
+      const QuantFormat& format = made[e]->matrix.format;
+      if (formats_.chosen().count(StoredFormats::UnitOf(entry, e)) > 0) {
         ++weight.num_of_bits[format.bits];
+      }
       weight.bits_per_weight +=
           BitsPerWeight(format, k) / static_cast<double>(experts);
-      ASSIGN_OR_RETURN(const QuantizedMatrix matrix,
-                       Calibrate(entry.name, from, rows, k, format,
-                                 options_.method, h, backend_.pool()));
-      // An expert's outputs count by how many there are.
-      const QuantError error = ErrorOf(
-          from, matrix, moments.empty() ? h : moments[e].sum, backend_.pool());
-      weight.error += error;
-      AppendMatrix(matrix, e, experts, parts, arrays);
+      if (weight.num_experts > 0) {
+        weight.fewest_inputs = std::min(weight.fewest_inputs, moments[e].count);
+        weight.num_blended += moments[e].count < k;
+      }
+      weight.error += made[e]->error;
+      AppendMatrix(made[e]->matrix, e, experts, parts, arrays);
     }
     return weight;
   }
@@ -431,11 +456,11 @@ class ModelQuantizer {
                                              formats_.PartsOf(*entry), packed_);
       }
     }
-    RETURN_IF_ERROR(options_.learn(state_, matrices));
+    RETURN_IF_ERROR(options_.learn(*state_, matrices));
     for (const LayerEntries& layer : layers_) {
       for (const WeightParts* const entry : layer.entries) {
         const std::vector<QuantizedMatrix>& learned = matrices.at(entry->name);
-        float* out = state_.Get(entry->name).as<float>();
+        float* out = state_->Get(entry->name).as<float>();
         for (size_t e = 0; e < learned.size(); ++e) {
           AppendMatrix(learned[e], static_cast<int64_t>(e),
                        StoredFormats::NumMatrices(*entry),
@@ -457,7 +482,7 @@ class ModelQuantizer {
       if (quantised_.count(entry.name) > 0) continue;
       const TensorView& stored = source_.tensors.at(entry.parts[0]).view;
       if (!BecomesBFloat16(entry.name, stored)) continue;
-      RoundToBFloat16(state_.Get(entry.name).span<float>());
+      RoundToBFloat16(state_->Get(entry.name).span<float>());
     }
   }
 
@@ -468,7 +493,7 @@ class ModelQuantizer {
     if (!options_.retune || !IsOfGate(entry.name)) {
       return PlainTensor(entry.name, part, stored);
     }
-    TensorView tuned = state_.Get(entry.name);
+    TensorView tuned = state_->Get(entry.name);
     tuned.data = tuned.as<float>() + index * stored.num_elements();
     tuned.shape = stored.shape;
     return AsItIs(part, tuned);
@@ -525,8 +550,10 @@ class ModelQuantizer {
   const std::vector<TokenBatch>& batches_;
   const QuantizeOptions& options_;
   StoredFormats formats_;
-  CpuBackend backend_;
-  StateStore state_;
+  ThreadPool pool_;
+  std::unique_ptr<Backend> backend_;
+  std::unique_ptr<StateStore> state_;
+  std::unique_ptr<LayerInputs> inputs_;  // Null without data.
   ModelSource source_;
   std::set<std::string> quantised_;
   std::vector<LayerEntries> layers_;

@@ -22,6 +22,7 @@
 #include <cstdint>
 #include <functional>
 #include <map>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -29,9 +30,10 @@
 #include "absl/status/statusor.h"
 #include "core/quant/calibrate.h"
 #include "core/quant/format.h"
-#include "core/quant/input_moments.h"
+#include "core/quant/input_taps.h"
 #include "core/quant/quantized_matrix.h"
 #include "core/quant/quantized_weight.h"
+#include "core/runtime/backend.h"
 #include "core/runtime/state_store.h"
 
 namespace strata {
@@ -59,6 +61,8 @@ struct QuantizeOptions {
   bool rows_where_indivisible = false;
   CalibrationMethod method = CalibrationMethod::kLearned;
   int num_threads = 1;
+  // Makes what the model runs on; null: the CPU, with num_threads.
+  std::function<absl::StatusOr<std::unique_ptr<Backend>>()> backend;
   bool replace = false;  // A folder that is there already.
   // Sees the steps that are done of all: layers and the rest.
   std::function<void(int64_t done, int64_t all)> progress;
@@ -89,7 +93,7 @@ struct QuantizeResult {
 // finite, groups that do not divide, a model that is quantised already, a
 // budget that cannot be met, experts of a layer that saw no token at all, or
 // weights of outputs that GainsOfBits refuses; and the errors of
-// `output_weights`, `learn` and `retune`.
+// `backend`, `output_weights`, `learn` and `retune`.
 absl::StatusOr<QuantizeResult> QuantizeModel(
     const std::string& folder, const std::string& out,
     const std::vector<TokenBatch>& batches, const QuantizeOptions& options);

@@ -34,6 +34,7 @@
 #include "core/model/decoder.h"
 #include "core/model/init.h"
 #include "core/quant/calibrate.h"
+#include "core/runtime/backend.h"
 #include "core/runtime/program.h"
 #include "core/runtime/state_store.h"
 #include "core/tensor/dtype.h"
@@ -497,6 +498,22 @@ TEST(QuantizeModelTest, GoesOnBehindTheLastFinishedLayer) {
   const auto anew = QuantizeModel(folder, stopped, Batches(5), options);
   ASSERT_THAT(anew, IsOk());
   EXPECT_EQ(anew->layers_resumed, 0);
+}
+
+TEST(QuantizeModelTest, RunsOnTheBackendThatItIsGiven) {
+  const std::string folder = SavedModel(Config(true), "model");
+  const std::string out = Folder("out"), refused = Folder("refused");
+  int made = 0;
+  QuantizeOptions options;
+  options.backend = [&made]() -> absl::StatusOr<std::unique_ptr<Backend>> {
+    if (++made > 1) return absl::UnavailableError("there is one alone");
+    return std::make_unique<CpuBackend>(1, AllCpuKernels());
+  };
+  ASSERT_THAT(QuantizeModel(folder, out, Batches(2), options), IsOk());
+  EXPECT_EQ(made, 1);
+  EXPECT_THAT(QuantizeModel(folder, refused, Batches(2), options),
+              StatusIs(absl::StatusCode::kUnavailable, "there is one alone"));
+  EXPECT_FALSE(std::filesystem::exists(refused));
 }
 
 TEST(QuantizeModelTest, CountsTheTokensOfExperts) {

@@ -31,18 +31,21 @@ absl::StatusOr<Energies> EnergiesOfInputs(
   RETURN_IF_ERROR(ForInputs(
       trainer.model_config(), names, batches, trainer.backend(),
       trainer.state(),
-      [&](const std::string& weight, int64_t columns, absl::Span<const float> x,
-          absl::Span<const int32_t> offset) {
-        std::vector<double>& of_weight = energies[weight];
+      [&](const std::vector<std::string>& weights, int64_t columns,
+          absl::Span<const float> x, absl::Span<const int32_t> offset) {
         const size_t n = offset.empty() ? 1 : offset.size() - 1;
-        of_weight.resize(n);
         for (size_t e = 0; e < n; ++e) {
           absl::Span<const float> own = x;
           if (!offset.empty()) {
             own = x.subspan(offset[e] * columns,
                             (offset[e + 1] - offset[e]) * columns);
           }
-          for (const float v : own) of_weight[e] += double{v} * v;
+          double energy = 0;
+          for (const float v : own) energy += double{v} * v;
+          for (const std::string& name : weights) {
+            energies[name].resize(n);
+            energies[name][e] += energy;
+          }
         }
         return absl::OkStatus();
       }));

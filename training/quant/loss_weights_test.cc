@@ -9,6 +9,7 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/match.h"
+#include "core/base/thread_pool.h"
 #include "core/model/config.pb.h"
 #include "core/quant/input_moments.h"
 #include "core/quant/packed_parameters.h"
@@ -70,8 +71,9 @@ TEST(LossWeightsTest, IsARowsSquaredGradientOverTheEnergyOfInputs) {
     ASSERT_THAT(weights, IsOk());
     EXPECT_EQ(weights->size(), names->size());
     const auto other = TrainerOf(model, corpus);
+    ThreadPool pool(1);
     const auto moments = CollectMoments(model, *names, batches,
-                                        other->backend(), other->state());
+                                        other->backend(), other->state(), pool);
     ASSERT_THAT(moments, IsOk());
     ASSERT_THAT(other->Step(), IsOk());
     int64_t above_zero = 0;
@@ -111,8 +113,9 @@ TEST(LossWeightsTest, FollowsFiniteDifferencesOfTheLoss) {
   const auto batches = BatchesOf(model, corpus);
   const auto weights = LossWeights(*trainer, {name}, batches, 1, nullptr);
   ASSERT_THAT(weights, IsOk());
-  const auto moments = CollectMoments(model, {name}, batches,
-                                      trainer->backend(), trainer->state());
+  ThreadPool pool(1);
+  const auto moments = CollectMoments(
+      model, {name}, batches, trainer->backend(), trainer->state(), pool);
   ASSERT_THAT(moments, IsOk());
   double inputs = 0;
   const InputMoments& h = moments->at(name)[0];

@@ -188,9 +188,10 @@ class Subject {
         many_(FormatOfExperts(2 * options.bits)) {}
 
   absl::Status Collect() {
+    ThreadPool pool(options_.num_threads);
     ASSIGN_OR_RETURN(
         moments_, CollectMoments(config_, names_, batches_, trainer_->backend(),
-                                 trainer_->state()));
+                                 trainer_->state(), pool));
     return absl::OkStatus();
   }
 

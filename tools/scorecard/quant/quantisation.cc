@@ -202,8 +202,9 @@ absl::StatusOr<QuantRun> RunQuantStudy(const Corpus& corpus,
     if (options.all_variants && moments.empty()) {
       std::set<std::string> names;
       for (const QuantizedWeight& w : result.weights) names.insert(w.name);
-      ASSIGN_OR_RETURN(moments, CollectMoments(config, names, held_out,
-                                               model->backend, model->state));
+      ASSIGN_OR_RETURN(moments,
+                       CollectMoments(config, names, held_out, model->backend,
+                                      model->state, model->backend.pool()));
     }
     QuantOutcome outcome;
     outcome.variant = variant.name;
