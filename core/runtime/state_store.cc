@@ -57,6 +57,12 @@ void StateStore::Adopt(absl::string_view name, const TensorView& tensor,
 }
 
 const TensorView& StateStore::Get(absl::string_view name) const {
+  const TensorView& view = Read(name);
+  if (!backend_.shares_host_memory()) given_out_.emplace_back(name);
+  return view;
+}
+
+const TensorView& StateStore::Read(absl::string_view name) const {
   const TensorView& view = Peek(name);
   if (backend_.shares_host_memory()) return view;
   Entry& entry = entries_.find(name)->second;
@@ -65,7 +71,6 @@ const TensorView& StateStore::Get(absl::string_view name) const {
     CHECK(status.ok()) << std::string(name) << ": " << status.ToString();
     entry.seen_at_run = num_runs_;
   }
-  given_out_.emplace_back(name);
   return view;
 }
 

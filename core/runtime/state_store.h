@@ -43,6 +43,8 @@ class StateStore {
   bool Has(absl::string_view name) const { return entries_.contains(name); }
   // The tensor, which must be here.
   const TensorView& Get(absl::string_view name) const;
+  // The same, to look only: it is not brought back.
+  const TensorView& Read(absl::string_view name) const;
   // The same, to know its type and place without looking at its elements.
   const TensorView& Peek(absl::string_view name) const;
   // Brings what Get() gave out back to where kernels see it. What is done there

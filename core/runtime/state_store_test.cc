@@ -99,6 +99,16 @@ TEST_F(StateStoreTest, WhatTheHostWritesIsPublished) {
   EXPECT_THAT(Host(), ElementsAre(3, 5));
 }
 
+TEST_F(StateStoreTest, WhatIsReadIsNotBroughtBack) {
+  Twin()[0] = 3;
+  ASSERT_THAT(state_.Publish(), IsOk());
+  EXPECT_THAT(state_.Read("x").span<int32_t>(), ElementsAre(3, 0));
+  Twin()[0] = 4;
+  ASSERT_THAT(state_.Publish(), IsOk());
+  EXPECT_EQ(Twin()[0], 4);
+  EXPECT_THAT(state_.Read("x").span<int32_t>(), ElementsAre(4, 0));
+}
+
 // Whether the host has seen the tensor before, or has changed it in vain.
 TEST_F(StateStoreTest, WhatIsClearedStaysSo) {
   Host()[0] = 3;

@@ -151,6 +151,7 @@ absl::Status CudaBackend::ToHost(const TensorView& tensor) {
 
 absl::Status CudaBackend::Copy(void* to, const void* from, int64_t num_bytes) {
   if (num_bytes == 0) return absl::OkStatus();
+  NoteParameterUpdate();  // It may be one.
   char* const device_to = twins_->DeviceOf(to);
   const char* const device_from = twins_->DeviceOf(from);
   CHECK(device_to != nullptr && device_from != nullptr)
@@ -161,6 +162,7 @@ absl::Status CudaBackend::Copy(void* to, const void* from, int64_t num_bytes) {
 
 absl::Status CudaBackend::Clear(void* data, int64_t num_bytes) {
   if (num_bytes == 0) return absl::OkStatus();
+  NoteParameterUpdate();
   char* const device = twins_->DeviceOf(data);
   CHECK(device != nullptr) << "not in the backend's memory";
   return ToStatus(cudaMemsetAsync(device, 0, num_bytes, stream_));

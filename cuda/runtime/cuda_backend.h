@@ -91,8 +91,8 @@ class CudaBackend : public Backend {
   cublasHandle_t blas() const { return blas_; }
   OpKernels Find(absl::string_view op) const { return kernels_.Find(op); }
 
-  // Changes whenever parameters may have: the host brought tensors here, or a
-  // program that updates parameters ran.
+  // Changes whenever parameters may have: the host brought tensors here or had
+  // them copied, or a program that updates parameters ran.
   int64_t parameter_version() const { return parameter_version_; }
   void NoteParameterUpdate() { ++parameter_version_; }
 
