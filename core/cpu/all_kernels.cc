@@ -19,6 +19,7 @@
 #include "core/cpu/norm.h"
 #include "core/cpu/optimizer.h"
 #include "core/cpu/placement/expert_placement.h"
+#include "core/cpu/quant/move_codes.h"
 #include "core/cpu/quant_matmul.h"
 #include "core/cpu/rope.h"
 #include "core/runtime/kernel_registry.h"
@@ -43,6 +44,7 @@ KernelRegistry AllCpuKernels() {
   RegisterGroupedMatMulKernels(registry);
   RegisterLossKernels(registry);
   RegisterMatMulKernels(registry);
+  RegisterMoveCodesKernels(registry);
   RegisterNormKernels(registry);
   RegisterOptimizerKernels(registry);
   RegisterPackedAttentionKernels(registry);

@@ -1,8 +1,8 @@
-// A quantised matrix that is learned by gradient: where its numbers lie between
-// the codes, its scales and its zeros.
+// A row of a quantised matrix that is learned by gradient: where its numbers
+// lie between the codes, its scales and its zeros.
 //
-//   q  [rows, columns]  a number, in steps from the zero      F32
-//   s, z  a group       its scale, its zero                   F32
+//   q  [columns]   a number, in steps from the zero      F32
+//   s, z  a group  its scale, its zero                   F32
 //     |   code = round(q) + round(z), clipped to [0, max]
 //     v
 //   w' = (code - round(z)) * s                                as it is stored
@@ -36,52 +36,42 @@ namespace strata {
 // How the scale and the zero of a group move: Adam's moments of their
 // gradients.
 struct AdamRates {
-  double rate = 0;  // Of this step.
-  int64_t step = 1;
+  double rate = 0;   // Of this step.
+  int64_t step = 1;  // From 1.
   double beta1 = 0.9;
   double beta2 = 0.95;
   double eps = 1e-8;
 };
 
-class LearnedMatrix {
- public:
-  // Numbers in the middle of their codes: Rounded() is `matrix`.
-  explicit LearnedMatrix(const QuantizedMatrix& matrix);
-
-  const QuantFormat& format() const { return format_; }
-  int64_t rows() const { return rows_; }
-  int64_t columns() const { return columns_; }
-
-  // A step of row `row`. `gradient` [columns] is dL/dw'; `moves` [columns] is
-  // how far each number goes along -dL/dw', in steps of its code: what an
-  // optimiser makes of the gradient, whose learning rate is then in codes.
-  // Numbers that are clipped do not go further out. A scale moves by the share
-  // of itself that moves the codes farthest from the zero by as many steps, a
-  // zero by steps. Groups whose scale is 0 stay. Rows may be moved at the same
-  // time.
-  void MoveRow(int64_t row, const float* gradient, const float* moves,
-               const AdamRates& rates);
-
-  // The row's codes, scales and zeros, to row `row` of `out`, which has the
-  // matrix's format and extents.
-  void RoundRow(int64_t row, QuantizedMatrix& out) const;
-
- private:
-  struct Moments {
-    float mean = 0;
-    float square = 0;
-    // What Adam makes of `gradient`, to be taken off.
-    float Step(float gradient, const AdamRates& rates);
-  };
-
-  QuantFormat format_;
-  int64_t rows_ = 0;
-  int64_t columns_ = 0;
-  std::vector<float> position_;  // [rows, columns]  q
-  std::vector<float> scale_;     // [rows, groups]
-  std::vector<float> zero_;      // [rows, groups]
-  std::vector<Moments> of_scale_, of_zero_;
+// A row's numbers in memory of the caller's.
+struct LearnedRow {
+  QuantFormat format;
+  int64_t columns = 0;
+  float* position = nullptr;  // [columns]  q
+  float* scale = nullptr;     // [groups]
+  float* zero = nullptr;      // [groups]
+  // [groups, kGroupMoments]  of the gradient by the scale a mean and a mean
+  // square; of that by the zero likewise.
+  float* moments = nullptr;
 };
+inline constexpr int kGroupMoments = 4;
+
+// Puts numbers in the middle of the codes of row `row` of `matrix`, of which
+// `to` has format and columns: RoundRow() gives those back. Moments become 0.
+void BeginRow(const QuantizedMatrix& matrix, int64_t row, const LearnedRow& to);
+
+// A step of a row. `gradient` [columns] is dL/dw'. `w` [columns] holds what an
+// optimiser made of w', and gets the new w': by how far it went along -dL/dw'
+// each number goes in steps of its code, so that the optimiser's learning rate
+// is in codes. Numbers that are clipped do not go further out. A scale moves by
+// the share of itself that moves the codes farthest from the zero by as many
+// steps, a zero by steps. Groups whose scale is 0 stay.
+void MoveRow(const LearnedRow& row, const float* gradient,
+             const AdamRates& rates, float* w);
+
+// Codes, scales and zeros as they are stored, to row `to` of `out`, which has
+// the row's format and columns.
+void RoundRow(const LearnedRow& row, int64_t to, QuantizedMatrix& out);
 
 }  // namespace strata
 

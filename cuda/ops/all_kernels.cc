@@ -30,6 +30,7 @@
 #include "cuda/ops/rope.h"
 #include "cuda/ops/route/tier_route.h"
 #include "cuda/ops/step/head_loss.h"
+#include "cuda/ops/step/move_codes.h"
 #include "cuda/ops/step/slot_dot.h"
 #include "cuda/runtime/kernel_table.h"
 
@@ -60,6 +61,7 @@ KernelTable AllCudaKernels() {
   RegisterLatentAttentionKernels(table);
   RegisterLossKernels(table);
   RegisterMatMulKernels(table);
+  RegisterMoveCodesKernels(table);
   RegisterNormKernels(table);
   RegisterOptimizerKernels(table);
   RegisterQuantMatMulKernels(table);

@@ -30,6 +30,7 @@
 #include "core/ops/elementwise.h"
 #include "core/ops/grouped_matmul.h"
 #include "core/ops/matmul.h"
+#include "core/ops/move_codes.h"
 #include "core/ops/optimizer.h"
 #include "core/runtime/fuse_for.h"
 #include "core/runtime/program.h"
@@ -286,6 +287,41 @@ void AddAdamW(int64_t n) {
        }});
 }
 
+// Codes of 4 bits that are learned.
+void AddMoveCodes(int64_t rows, int64_t columns, int64_t group) {
+  Add(absl::StrCat("BM_MoveCodes/rows:", rows, "/columns:", columns,
+                   "/group:", group),
+      [=](GraphBuilder& b) {
+        const Dims dims = {Static(rows), Static(columns)};
+        const auto of_groups = [&](const char* name) {
+          return b.State(name, DType::kF32,
+                         {Static(rows), Static(columns / group)});
+        };
+        CodeStates states;
+        states.position = b.State("position", DType::kF32, dims);
+        states.scale = of_groups("scale");
+        states.zero = of_groups("zero");
+        states.moments =
+            b.State("moments", DType::kF32,
+                    {Static(rows), Static(columns / group), Static(4)});
+        states.bits = b.State("bits", DType::kI32, {Static(1)});
+        MoveCodesOptions options;
+        options.group = group;
+        options.symmetric = false;
+        MoveCodes(b, b.Parameter("w", dims), b.State("g", DType::kF32, dims),
+                  states, b.Input("lr", DType::kF32, {}),
+                  b.Input("step", DType::kI32, {}), options);
+      },
+      // Of a group the scale, the zero and four moments, in and out.
+      {0, (20.0 + 48.0 / static_cast<double>(group)) * rows * columns,
+       [](Program& program, StateStore& state) {
+         *program.Input("lr").as<float>() = 0.03f;
+         *program.Input("step").as<int32_t>() = 1;
+         *state.Get("bits").as<int32_t>() = 4;
+         for (float& m : state.Get("moments").span<float>()) m = m * m;
+       }});
+}
+
 void AddAll() {
   Add("BM_Nothing",
       [](GraphBuilder& b) { b.Output("one", strata::Fill(b, 1)); }, {});
@@ -310,6 +346,7 @@ void AddAll() {
   AddDecode(64, 4096, 32, 8, 128);
   AddDecode(1, 4096, 32, 8, 128);
   AddAdamW(int64_t{1} << 27);
+  for (const int64_t group : {32, 128}) AddMoveCodes(1 << 16, 2048, group);
 }
 
 const BenchmarkSet kSet(AddAll);

@@ -28,6 +28,7 @@
 #include "nlohmann/json.hpp"
 #include "tools/strata/command.h"
 #include "tools/strata/config_flags.h"
+#include "tools/strata/device_flags.h"
 #include "tools/strata/option_parser.h"
 #include "tools/strata/output.h"
 #include "training/data/calibration_batches.h"
@@ -60,6 +61,7 @@ struct QuantizeFlags {
   TuningOptions tuning = {/*steps=*/0};
   uint64_t seed = 1;
   bool overwrite = false;
+  DeviceFlags device;
   int threads = 1;
   bool json = false;
 };
@@ -120,12 +122,18 @@ nlohmann::json ResultJson(const QuantizeResult& result) {
           {"layers_resumed", result.layers_resumed}};
 }
 
+// Of steps that say what the loss feels, and are undone.
+TuningOptions WeighingOptions(const QuantizeFlags& flags) {
+  TuningOptions options = flags.tuning;
+  options.steps = kLossWeightSteps;
+  return options;
+}
+
 // The weights of outputs where bits are chosen by the loss.
 absl::StatusOr<OutputWeights> WeighOutputs(
     const QuantizeFlags& flags, const std::string& folder, const Corpus& corpus,
     const std::vector<TokenBatch>& batches, const StepsDone& progress) {
-  TuningOptions options = flags.tuning;
-  options.steps = kLossWeightSteps;  // They are undone.
+  const TuningOptions options = WeighingOptions(flags);
   ASSIGN_OR_RETURN(const std::unique_ptr<Trainer> trainer,
                    TuningTrainer(folder, corpus, options));
   ASSIGN_OR_RETURN(const std::set<std::string> names,
@@ -227,11 +235,16 @@ absl::StatusOr<int> RunQuantize(QuantizeFlags flags) {
   options.stop = InterruptRequested;
   flags.tuning.seed = flags.seed;
   flags.tuning.num_threads = flags.threads;
+  options.backend = [&flags] {
+    return MakeBackend(flags.device, flags.threads);
+  };
+  flags.tuning.backend = options.backend;
   TuningOptions learning = CodeLearningOptions();
   learning.steps = flags.learn_steps;
   learning.learning_rate = flags.learning_rate;
   learning.seed = flags.seed;
   learning.num_threads = flags.threads;
+  learning.backend = options.backend;
   Manifest manifest = NewManifest();
   manifest.config_hash = Sha256Hex(ToJson(config));
   ASSIGN_OR_RETURN(manifest.weights_hash, HashWeights(folder));
@@ -243,9 +256,17 @@ absl::StatusOr<int> RunQuantize(QuantizeFlags flags) {
         "--choose loss goes by the inputs of calibration, which --method "
         "nearest does without; want clip, feedback or learned");
   }
+  const bool trains = flags.learn_steps > 0 || flags.tuning.steps > 0;
+  if ((flags.device.device != "cpu" || flags.device.precision != "fp32") &&
+      !calibrates && !trains) {
+    return absl::InvalidArgumentError(
+        "--device and --precision are of what runs the model, which --method "
+        "nearest does without; want clip, feedback or learned, --learn or "
+        "--tune-router");
+  }
   Corpus corpus;
   std::vector<TokenBatch> batches;
-  if (calibrates || flags.learn_steps > 0 || flags.tuning.steps > 0) {
+  if (calibrates || trains) {
     ASSIGN_OR_RETURN(corpus, LoadCorpusFor(folder, flags.data));
     PrintNotes(corpus);
     manifest.data_hash = corpus.sha256;
@@ -256,6 +277,10 @@ absl::StatusOr<int> RunQuantize(QuantizeFlags flags) {
   }
   // Trainers are made to be refused before any work, and again when it is
   // their turn, so that memory is not taken twice.
+  if (by_loss) {
+    RETURN_IF_ERROR(
+        TuningTrainer(folder, corpus, WeighingOptions(flags)).status());
+  }
   if (flags.learn_steps > 0) {
     RETURN_IF_ERROR(TuningTrainer(folder, corpus, learning).status());
   }
@@ -286,10 +311,9 @@ absl::StatusOr<int> RunQuantize(QuantizeFlags flags) {
                         QuantizedParameters& matrices) -> absl::Status {
       ASSIGN_OR_RETURN(const std::unique_ptr<Trainer> trainer,
                        TuningTrainer(folder, corpus, learning));
-      ASSIGN_OR_RETURN(
-          trained.codes,
-          LearnCodes(*trainer, model, matrices, flags.threads,
-                     InterruptRequested, progress_of("learn codes")));
+      ASSIGN_OR_RETURN(trained.codes,
+                       LearnCodes(*trainer, model, matrices, InterruptRequested,
+                                  progress_of("learn codes")));
       return absl::OkStatus();
     };
   }
@@ -413,6 +437,7 @@ Command AddQuantize(OptionParser& app) {
       ->TypeName("N");
   quantize->AddFlag("--overwrite", flags->overwrite,
                     "Replace a folder that is there");
+  AddDevice(*quantize, flags->device);
   AddThreads(*quantize, flags->threads);
   AddJson(*quantize, flags->json);
   return {quantize, [flags] { return RunQuantize(*flags); }};

@@ -209,6 +209,15 @@ TEST_F(QuantizeTest, SaysWhyItCannotChooseOrTune) {
                         "--method", "nearest"}),
                 1, {"--method nearest"});
 
+  // Of the GPU, and of a model that runs.
+  ExpectFailure(Quantize(out, {"--learn", "2", "--precision", "bf16"}), 1,
+                {"--precision=bf16", "--device=cuda"});
+  ExpectFailure(Quantize(out, {"--precision", "bf16"}), 1,
+                {"--precision=bf16", "--device=cuda"});
+  ExpectFailure(Strata({"quantize", "--model", *run_, "--out", out, "--method",
+                        "nearest", "--device", "cuda"}),
+                1, {"--device", "--method nearest"});
+
   // No gates.
   const std::string dense = Folder("dense");
   const Result trained =

@@ -3,10 +3,12 @@
 // through.
 //
 //   q, s, z  --round--> codes, (code - z) s = w' --> trainer: a step, so often
-//      ^     core/quant/straight_through                |
+//      ^     core/ops/move_codes                        |
 //      |                                                |  gradient of w',
 //      +------------- a step of theirs <----------------+  its step of AdamW
 //                                                          (then undone)
+//
+// All of it is where the trainer's backend has it, in programs of that.
 //
 // The trainer's optimiser moves w' by its learning rate at most, which is taken
 // as that many steps of a code: so a rate is right for every number of bits, in
@@ -41,15 +43,16 @@ struct LearnedCodes {
 // Takes the trainer's steps, of which `matrices` get what they learn; the
 // trainer, which must not have taken a step, gets all numbers of `model`, an
 // F32 store of its model, and nothing else of them changes. Groups whose scale
-// is 0 stay. Bit for bit the same for any number of threads.
+// is 0 stay. Of one matrix all formats have the same groups, and zeros or
+// none. On the CPU bit for bit the same for any number of threads.
 //
 // Asks `stop`, which may be null as `progress` may, before each step. Returns
-// CANCELLED if it says so, and the errors of Trainer::Step and Validate;
-// `matrices` are then what they were.
+// CANCELLED if it says so, RESOURCE_EXHAUSTED if the backend's memory runs out,
+// and the errors of Trainer::Step and Validate; `matrices` are then what they
+// were.
 absl::StatusOr<LearnedCodes> LearnCodes(Trainer& trainer,
                                         const StateStore& model,
                                         QuantizedParameters& matrices,
-                                        int num_threads,
                                         const std::function<bool()>& stop,
                                         const StepsDone& progress = nullptr);
 

@@ -45,15 +45,17 @@ TuningOptions LearningSteps(int64_t steps) {
 using LearnHook =
     std::function<absl::Status(const StateStore&, QuantizedParameters&)>;
 
-// Learns for so many steps; `threads` are the learner's.
+// Learns for so many steps.
 LearnHook Learning(const std::string& folder, const Corpus& corpus,
                    int64_t steps, LearnedCodes& learned, int threads = 1,
                    std::function<bool()> stop = nullptr) {
   return [=, &corpus, &learned](const StateStore& model,
                                 QuantizedParameters& matrices) -> absl::Status {
-    const auto trainer = TuningTrainer(folder, corpus, LearningSteps(steps));
+    TuningOptions options = LearningSteps(steps);
+    options.num_threads = threads;
+    const auto trainer = TuningTrainer(folder, corpus, options);
     if (!trainer.ok()) return trainer.status();
-    const auto result = LearnCodes(**trainer, model, matrices, threads, stop);
+    const auto result = LearnCodes(**trainer, model, matrices, stop);
     if (!result.ok()) return result.status();
     learned = *result;
     return absl::OkStatus();

@@ -77,17 +77,18 @@ absl::StatusOr<ModelNumbers> LossWeights(Trainer& trainer,
     const TensorView& w = state.Peek(name);
     squares[name].resize(w.num_elements() / w.shape.back());
   }
-  const ModelNumbers kept =
-      NumbersOf(state, [](const std::string&) { return true; });
+  ASSIGN_OR_RETURN(
+      KeptNumbers kept,
+      KeptNumbers::Create(state, [](const std::string&) { return true; }));
   for (int64_t i = 0; i < num_steps; ++i) {
     if (stop && stop()) {
       return absl::CancelledError("stopped before bits were chosen");
     }
     RETURN_IF_ERROR(trainer.Step().status());
     for (auto& [name, sums] : squares) {
-      AddSquares(state.Get(GradName(name)), sums);
+      AddSquares(state.Read(GradName(name)), sums);
     }
-    Put(kept, state);
+    RETURN_IF_ERROR(kept.Restore());
     if (progress) progress(i + 1, num_steps);
   }
   ModelNumbers weights;

@@ -46,8 +46,11 @@ absl::StatusOr<std::unique_ptr<Trainer>> TuningTrainer(
   train.set_seed(options.seed + kOtherText);
   train.set_validation_tokens(options.validation_tokens);
   train.set_state_precision(TrainConfig::FP32);  // Of a GPU's run, too.
-  ASSIGN_OR_RETURN(std::unique_ptr<Trainer> trainer,
-                   Trainer::Create(model, train, &corpus, options.num_threads));
+  TrainerOptions on;
+  on.backend = options.backend;
+  ASSIGN_OR_RETURN(
+      std::unique_ptr<Trainer> trainer,
+      Trainer::Create(model, train, &corpus, options.num_threads, on));
   RETURN_IF_ERROR(LoadModelWeights(folder, model, trainer->state()));
   return trainer;
 }
@@ -61,8 +64,11 @@ absl::Status CheckHasGates(const Trainer& trainer) {
 
 absl::Status TuneGates(Trainer& trainer, const std::function<bool()>& stop,
                        const StepsDone& progress) {
-  const ModelNumbers kept = NumbersOf(
-      trainer.state(), [](const std::string& name) { return !IsOfGate(name); });
+  ASSIGN_OR_RETURN(
+      KeptNumbers kept,
+      KeptNumbers::Create(trainer.state(), [](const std::string& name) {
+        return !IsOfGate(name);
+      }));
   while (!trainer.done()) {
     if (stop && stop()) {
       return absl::CancelledError(absl::StrCat(
@@ -70,7 +76,7 @@ absl::Status TuneGates(Trainer& trainer, const std::function<bool()>& stop,
           trainer.train_config().steps(), " steps that tune the router"));
     }
     RETURN_IF_ERROR(trainer.Step().status());
-    Put(kept, trainer.state());
+    RETURN_IF_ERROR(kept.Restore());
     if (progress) progress(trainer.step(), trainer.train_config().steps());
   }
   return absl::OkStatus();
@@ -79,8 +85,7 @@ absl::Status TuneGates(Trainer& trainer, const std::function<bool()>& stop,
 absl::StatusOr<TunedRouter> TuneRouter(Trainer& trainer, StateStore& model,
                                        const std::function<bool()>& stop,
                                        const StepsDone& progress) {
-  Put(NumbersOf(model, [](const std::string&) { return true; }),
-      trainer.state());
+  CopyNumbers(model, trainer.state());
   TunedRouter tuned;
   ASSIGN_OR_RETURN(tuned.before, trainer.Validate());
   RETURN_IF_ERROR(TuneGates(trainer, stop, progress));

@@ -34,6 +34,7 @@ struct TuningOptions {
   int64_t validation_tokens = 16384;  // A domain.
   bool decays_weights = true;         // As training does.
   int num_threads = 1;
+  BackendFactory backend = nullptr;  // Null: the CPU, with num_threads.
 };
 
 // A trainer of the model in `folder`, its weights widened to F32, for so many
