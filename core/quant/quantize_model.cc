@@ -136,6 +136,7 @@ class ModelQuantizer {
       RETURN_IF_ERROR(Layer(i));
       if (options_.progress) options_.progress(i + 1, steps);
     }
+    inputs_ = nullptr;  // Its memory is wanted for what comes next.
     if (options_.learn || options_.retune) RoundPlain();
     if (options_.learn) RETURN_IF_ERROR(Learn());
     if (options_.retune) RETURN_IF_ERROR(options_.retune(*state_));
