@@ -34,6 +34,7 @@
 #include "core/passes/bf16_training.h"
 #include "core/passes/partition/partition_experts.h"
 #include "core/runtime/backend.h"
+#include "core/runtime/backend_factory.h"
 #include "core/runtime/program.h"
 #include "core/runtime/program_part.h"
 #include "core/runtime/state_store.h"
@@ -65,10 +66,6 @@ struct RouteOptions {
 
 // "gate", "forced-balance", "replay of FILE".
 std::string Describe(const RouteOptions& route);
-
-// Makes what a trainer's programs run on; its errors are those of creation.
-using BackendFactory =
-    std::function<absl::StatusOr<std::unique_ptr<Backend>>()>;
 
 struct TrainerOptions {
   bool expose_tokens = false;  // Recordings may have tokens.

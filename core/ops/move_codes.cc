@@ -6,6 +6,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
 #include "core/base/status_macros.h"
 #include "core/graph/builder.h"
 #include "core/graph/graph.h"
@@ -18,22 +19,28 @@
 namespace strata {
 namespace {
 
+// Of a parameter in groups of `group`: [all rows, groups].
+Dims DimsOfGroups(const Dims& dims, int64_t group) {
+  int64_t rows = 1;
+  for (size_t i = 0; i + 1 < dims.size(); ++i) rows *= dims[i].bound;
+  QuantFormat format;
+  format.group = group;
+  return {Static(rows), Static(NumGroups(format, dims.back().bound))};
+}
+
 absl::StatusOr<std::vector<ValueType>> Infer(const OpView& op) {
   RETURN_IF_ERROR(
       WantRank(op, 0, "w", DType::kF32, op.has(0) ? op.type(0).rank() : 2));
   const ValueType& w = op.type(0);
-  int64_t rows = 1;
-  for (int i = 0; i + 1 < w.rank(); ++i) rows *= w.dims[i].bound;
   const int64_t columns = w.rank() < 2 ? 0 : w.dims.back().bound;
   const int64_t group = op.attrs.Int("group");
-  if (rows == 0 || columns == 0 || (group > 0 && columns % group != 0)) {
+  if (columns == 0 || (group > 0 && columns % group != 0)) {
     return absl::InvalidArgumentError(
         absl::StrCat("w is ", ToText(op.graph, w),
                      "; want rows of whole groups of ", group, " columns"));
   }
-  QuantFormat format;
-  format.group = group;
-  const Dims groups = {Static(rows), Static(NumGroups(format, columns))};
+  const Dims groups = DimsOfGroups(w.dims, group);
+  const int64_t rows = groups[0].bound;
   RETURN_IF_ERROR(WantType(op, 1, "gradient", w));
   RETURN_IF_ERROR(WantType(op, 2, "position", w));
   RETURN_IF_ERROR(WantType(op, 3, "scale", {DType::kF32, groups}));
@@ -53,8 +60,8 @@ absl::StatusOr<std::vector<ValueType>> Infer(const OpView& op) {
   return std::vector<ValueType>{};
 }
 
-// An element: to codes and back twice 4, its part of the two sums 3, its move
-// 3.
+// An element: what it is before and after 2 each, its part of the sums 3, its
+// move 3.
 double Flops(const OpView& op, const Binding& binding) {
   return 10 * Elements(op.type(0), binding);
 }
@@ -63,6 +70,23 @@ double Flops(const OpView& op, const Binding& binding) {
 
 const OpDef kMoveCodes = {"MoveCodes", Infer, nullptr, Flops,
                           /*mutates=*/{0, 2, 3, 4, 5}};
+
+CodeStates AddCodeStates(GraphBuilder& b, absl::string_view prefix,
+                         const Dims& dims, int64_t group, int64_t matrices) {
+  const Dims groups = DimsOfGroups(dims, group);
+  const auto state = [&](const char* name, const Dims& of) {
+    return b.State(absl::StrCat(prefix, name), DType::kF32, of);
+  };
+  CodeStates states;
+  states.position = state("position", dims);
+  states.scale = state("scale", groups);
+  states.zero = state("zero", groups);
+  states.moments =
+      state("moments", {groups[0], groups[1], Static(kGroupMoments)});
+  states.bits =
+      b.State(absl::StrCat(prefix, "bits"), DType::kI32, {Static(matrices)});
+  return states;
+}
 
 void MoveCodes(GraphBuilder& b, ValueId w, ValueId gradient,
                const CodeStates& states, ValueId lr, ValueId step,

@@ -7,7 +7,9 @@
 
 #include <cstdint>
 
+#include "absl/strings/string_view.h"
 #include "core/graph/builder.h"
+#include "core/graph/graph.h"
 #include "core/graph/op_def.h"
 
 namespace strata {
@@ -24,6 +26,11 @@ struct CodeStates {
   ValueId moments = kNone;   // [all rows, groups, 4]
   ValueId bits = kNone;      // [matrices] I32, of a code of each: 2, 4 or 8.
 };
+
+// Adds those of a parameter of `dims`, in groups of `group` (as in
+// QuantFormat), to `b`: "<prefix>position", "<prefix>scale" and so on.
+CodeStates AddCodeStates(GraphBuilder& b, absl::string_view prefix,
+                         const Dims& dims, int64_t group, int64_t matrices);
 
 struct MoveCodesOptions {
   int64_t group = 32;  // As in QuantFormat, of all matrices.

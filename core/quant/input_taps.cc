@@ -44,18 +44,23 @@ absl::StatusOr<Graph> EvaluationOf(const ModelConfig& config,
   return builder.Finish();
 }
 
+const Value* MultipliedBy(const Graph& graph, const Node& node) {
+  if (node.op->name != kMatMul.name && node.op->name != kGroupedMatMul.name) {
+    return nullptr;
+  }
+  const Value& weight = graph.value(node.inputs[1]);
+  return weight.role == Role::kParameter ? &weight : nullptr;
+}
+
 std::vector<InputTap> AddTaps(const std::set<std::string>& names,
                               Graph& graph) {
   std::vector<InputTap> taps;
   // By x and where experts' rows begin.
   std::map<std::pair<ValueId, ValueId>, size_t> known;
   for (const Node& node : graph.nodes()) {
+    const Value* const weight = MultipliedBy(graph, node);
+    if (weight == nullptr || names.count(weight->name) == 0) continue;
     const bool dense = node.op->name == kMatMul.name;
-    if (!dense && node.op->name != kGroupedMatMul.name) continue;
-    const Value& weight = graph.value(node.inputs[1]);
-    if (weight.role != Role::kParameter || names.count(weight.name) == 0) {
-      continue;
-    }
     const ValueId x = node.inputs[0], offset = dense ? kNone : node.inputs[2];
     const auto [at, is_new] = known.insert({{x, offset}, taps.size()});
     if (is_new) {
@@ -68,7 +73,7 @@ std::vector<InputTap> AddTaps(const std::set<std::string>& names,
       }
       taps.push_back(std::move(tap));
     }
-    taps[at->second].weights.push_back(weight.name);
+    taps[at->second].weights.push_back(weight->name);
   }
   return taps;
 }

@@ -38,6 +38,9 @@ using SeeInputs = absl::FunctionRef<absl::Status(
 absl::StatusOr<Graph> EvaluationOf(const ModelConfig& config,
                                    const std::vector<TokenBatch>& batches);
 
+// The parameter that a product of rows is by; null where the node is none.
+const Value* MultipliedBy(const Graph& graph, const Node& node);
+
 // An input of products to be looked at.
 struct InputTap {
   std::vector<std::string> weights;

@@ -2,6 +2,7 @@
 
 #include <cstring>
 #include <iterator>
+#include <map>
 #include <memory>
 #include <set>
 #include <string>
@@ -42,6 +43,11 @@ absl::StatusOr<std::unique_ptr<LayerInputs>> LayerInputs::Create(
     for (const ValueId id : layers->pieces_[i].imports) {
       layers->last_reader_[id] = i;
     }
+    const Graph& graph = layers->pieces_[i].graph;
+    for (const Node& node : graph.nodes()) {
+      const Value* const weight = MultipliedBy(graph, node);
+      if (weight != nullptr) layers->pieces_of_[weight->name].insert(i);
+    }
   }
   layers->values_.resize(batches.size());
   return layers;
@@ -49,16 +55,18 @@ absl::StatusOr<std::unique_ptr<LayerInputs>> LayerInputs::Create(
 
 absl::StatusOr<int> LayerInputs::PieceOf(
     const std::set<std::string>& names) const {
-  std::vector<int> found;
-  for (size_t i = 0; i < pieces_.size(); ++i) {
-    Graph graph = pieces_[i].graph;
-    if (!AddTaps(names, graph).empty()) found.push_back(static_cast<int>(i));
+  std::set<int> found;
+  for (const std::string& name : names) {
+    const auto of_name = pieces_of_.find(name);
+    if (of_name == pieces_of_.end()) continue;
+    found.insert(of_name->second.begin(), of_name->second.end());
   }
   if (found.empty()) return piece_;
-  if (found.size() == 1 && found[0] >= piece_) return found[0];
+  const int first = *found.begin();
+  if (found.size() == 1 && first >= piece_) return first;
   return absl::InvalidArgumentError(absl::StrCat(
       "matrices like \"", *names.begin(), "\" are multiplied by in ",
-      found.size(), " layers, first in ", found[0], "; want one, from layer ",
+      found.size(), " layers, first in ", first, "; want one, from layer ",
       piece_, " on"));
 }
 

@@ -69,6 +69,7 @@ class LayerInputs {
   Backend& backend_;
   StateStore& state_;
   std::vector<GraphPiece> pieces_;
+  std::map<std::string, std::set<int>> pieces_of_;  // That multiply by it.
   std::vector<int> last_reader_;  // [values] the last piece that imports it.
   std::vector<Values> values_;    // [batches]
   int piece_ = 0;                 // Whose imports they are.

@@ -22,7 +22,6 @@
 #include <cstdint>
 #include <functional>
 #include <map>
-#include <memory>
 #include <string>
 #include <vector>
 
@@ -33,7 +32,7 @@
 #include "core/quant/input_taps.h"
 #include "core/quant/quantized_matrix.h"
 #include "core/quant/quantized_weight.h"
-#include "core/runtime/backend.h"
+#include "core/runtime/backend_factory.h"
 #include "core/runtime/state_store.h"
 
 namespace strata {
@@ -61,8 +60,9 @@ struct QuantizeOptions {
   bool rows_where_indivisible = false;
   CalibrationMethod method = CalibrationMethod::kLearned;
   int num_threads = 1;
-  // Makes what the model runs on; null: the CPU, with num_threads.
-  std::function<absl::StatusOr<std::unique_ptr<Backend>>()> backend;
+  // Makes what the model runs on; null: the CPU, with num_threads. Layers of an
+  // earlier run are taken whatever that ran on.
+  BackendFactory backend;
   bool replace = false;  // A folder that is there already.
   // Sees the steps that are done of all: layers and the rest.
   std::function<void(int64_t done, int64_t all)> progress;

@@ -293,23 +293,12 @@ void AddMoveCodes(int64_t rows, int64_t columns, int64_t group) {
                    "/group:", group),
       [=](GraphBuilder& b) {
         const Dims dims = {Static(rows), Static(columns)};
-        const auto of_groups = [&](const char* name) {
-          return b.State(name, DType::kF32,
-                         {Static(rows), Static(columns / group)});
-        };
-        CodeStates states;
-        states.position = b.State("position", DType::kF32, dims);
-        states.scale = of_groups("scale");
-        states.zero = of_groups("zero");
-        states.moments =
-            b.State("moments", DType::kF32,
-                    {Static(rows), Static(columns / group), Static(4)});
-        states.bits = b.State("bits", DType::kI32, {Static(1)});
         MoveCodesOptions options;
         options.group = group;
         options.symmetric = false;
         MoveCodes(b, b.Parameter("w", dims), b.State("g", DType::kF32, dims),
-                  states, b.Input("lr", DType::kF32, {}),
+                  AddCodeStates(b, "", dims, group, /*matrices=*/1),
+                  b.Input("lr", DType::kF32, {}),
                   b.Input("step", DType::kI32, {}), options);
       },
       // Of a group the scale, the zero and four moments, in and out.

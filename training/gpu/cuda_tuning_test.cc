@@ -8,19 +8,16 @@
 #include <vector>
 
 #include "absl/status/status.h"
-#include "absl/status/statusor.h"
 #include "core/model/config.pb.h"
 #include "core/quant/packed_parameters.h"
 #include "core/quant/quantize_model.h"
 #include "core/quant/quantized_matrix.h"
-#include "core/runtime/backend.h"
 #include "core/runtime/state_store.h"
 #include "core/testing/status_matchers.h"
-#include "cuda/ops/all_kernels.h"
-#include "cuda/runtime/cuda_backend.h"
 #include "cuda/runtime/status.h"
 #include "gtest/gtest.h"
 #include "training/data/corpus.h"
+#include "training/gpu/gpu_ranks.h"
 #include "training/quant/code_learning.h"
 #include "training/quant/loss_weights.h"
 #include "training/quant/model_numbers.h"
@@ -46,11 +43,7 @@ class CudaTuningTest : public ::testing::TestWithParam<bool> {
     TuningOptions options = TinySteps(steps);
     options.learning_rate = rate;
     options.decays_weights = false;
-    if (on_gpu) {
-      options.backend = []() -> absl::StatusOr<std::unique_ptr<Backend>> {
-        return gpu::CudaBackend::Create({}, gpu::AllCudaKernels());
-      };
-    }
+    if (on_gpu) options.backend = BackendOnGpu(/*device=*/0, nullptr);
     auto trainer = TuningTrainer(folder_, corpus_, options);
     EXPECT_THAT(trainer, IsOk());
     return *std::move(trainer);
@@ -88,18 +81,7 @@ TEST_P(CudaTuningTest, LearnsTheCodesThatTheCpuLearns) {
               1e-3 * cpu.before.bits_per_byte);
   EXPECT_NEAR(cuda.after.bits_per_byte, cpu.after.bits_per_byte,
               1e-2 * cpu.after.bits_per_byte);
-  int64_t differ = 0, all = 0;
-  for (const auto& [name, matrices] : codes[0]) {
-    for (size_t e = 0; e < matrices.size(); ++e) {
-      const std::vector<uint8_t>& other = codes[1].at(name)[e].code;
-      for (size_t i = 0; i < other.size(); ++i) {
-        differ += other[i] != matrices[e].code[i];
-      }
-      all += static_cast<int64_t>(other.size());
-    }
-  }
-  EXPECT_LT(static_cast<double>(differ),
-            0.1 * cpu.share_moved * static_cast<double>(all));
+  EXPECT_LT(ShareMoved(codes[0], codes[1]), 0.1 * cpu.share_moved);
 }
 
 TEST_P(CudaTuningTest, TunesTheGatesAlone) {

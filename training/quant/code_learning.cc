@@ -40,7 +40,7 @@ class Learned {
   // `matrices` are of equal extents and groups.
   Learned(const std::string& parameter,
           const std::vector<QuantizedMatrix>& matrices)
-      : prefix_(absl::StrCat("codes.", parameter)), matrices_(matrices) {
+      : prefix_(absl::StrCat("codes.", parameter, ".")), matrices_(matrices) {
     for (const QuantizedMatrix& m : matrices) {
       CHECK(m.rows == rows() && m.columns == columns() &&
             m.format.group == first().format.group &&
@@ -52,15 +52,6 @@ class Learned {
   // The node of a step of `w`, like which `dims` are.
   void AddStep(const std::string& w, const Dims& dims, ValueId rate,
                ValueId step, const TrainConfig& train, GraphBuilder& b) const {
-    const Dims groups = {Static(num_matrices() * rows()),
-                         Static(first().num_groups())};
-    CodeStates states;
-    states.position = b.State(Name("position"), DType::kF32, dims);
-    states.scale = b.State(Name("scale"), DType::kF32, groups);
-    states.zero = b.State(Name("zero"), DType::kF32, groups);
-    states.moments = b.State(Name("moments"), DType::kF32,
-                             {groups[0], groups[1], Static(kGroupMoments)});
-    states.bits = b.State(Name("bits"), DType::kI32, {Static(num_matrices())});
     MoveCodesOptions options;
     options.group = first().format.group;
     options.symmetric = first().format.symmetric;
@@ -68,7 +59,8 @@ class Learned {
     options.beta2 = train.beta2();
     options.eps = train.adam_eps();
     MoveCodes(b, b.Parameter(w, dims), b.State(GradName(w), DType::kF32, dims),
-              states, rate, step, options);
+              AddCodeStates(b, prefix_, dims, options.group, num_matrices()),
+              rate, step, options);
   }
 
   // Numbers in the middle of their codes.
@@ -105,9 +97,7 @@ class Learned {
   int64_t num_matrices() const {
     return static_cast<int64_t>(matrices_.size());
   }
-  std::string Name(const char* of) const {
-    return absl::StrCat(prefix_, ".", of);
-  }
+  std::string Name(const char* of) const { return absl::StrCat(prefix_, of); }
 
   // The first row; `tensor` gives a state's elements.
   template <typename Tensor>
@@ -150,6 +140,8 @@ absl::StatusOr<std::unique_ptr<Program>> CompileStep(
   return Program::Compile(std::move(graph), trainer.backend(), trainer.state());
 }
 
+}  // namespace
+
 double ShareMoved(const QuantizedParameters& before,
                   const QuantizedParameters& after) {
   int64_t moved = 0, all = 0;
@@ -164,8 +156,6 @@ double ShareMoved(const QuantizedParameters& before,
   }
   return all > 0 ? static_cast<double>(moved) / static_cast<double>(all) : 0;
 }
-
-}  // namespace
 
 TuningOptions CodeLearningOptions() {
   TuningOptions options;

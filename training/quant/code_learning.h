@@ -36,9 +36,12 @@ TuningOptions CodeLearningOptions();
 struct LearnedCodes {
   ValidationMetrics before;
   ValidationMetrics after;
-  // Of all codes, how many are others than before.
   double share_moved = 0;
 };
+
+// Of all codes of `before`, how many are others in `after`.
+double ShareMoved(const QuantizedParameters& before,
+                  const QuantizedParameters& after);
 
 // Takes the trainer's steps, of which `matrices` get what they learn; the
 // trainer, which must not have taken a step, gets all numbers of `model`, an

@@ -18,6 +18,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "core/runtime/backend_factory.h"
 #include "core/runtime/state_store.h"
 #include "training/data/corpus.h"
 #include "training/metrics.h"

@@ -69,19 +69,12 @@ absl::StatusOr<RunResult> RunMoveCodes(const Memory& memory, int num_threads,
       DType::kF32, num_threads, {RegisterMoveCodesKernels},
       [](GraphBuilder& b) {
         const Dims dims = {Static(kMatrices), Static(kRows), Static(kColumns)};
-        const Dims groups = {Static(kAllRows), Static(kGroups)};
-        CodeStates states;
-        states.position = b.State("position", DType::kF32, dims);
-        states.scale = b.State("scale", DType::kF32, groups);
-        states.zero = b.State("zero", DType::kF32, groups);
-        states.moments = b.State("moments", DType::kF32,
-                                 {groups[0], groups[1], Static(kGroupMoments)});
-        states.bits = b.State("bits", DType::kI32, {Static(kMatrices)});
         MoveCodesOptions options;
         options.group = kGroup;
         options.symmetric = false;
         MoveCodes(b, b.State("w", DType::kF32, dims),
-                  b.Input("gradient", DType::kF32, dims), states,
+                  b.Input("gradient", DType::kF32, dims),
+                  AddCodeStates(b, "", dims, kGroup, kMatrices),
                   b.Input("lr", DType::kF32, {}),
                   b.Input("step", DType::kI32, {}), options);
       },

@@ -7,7 +7,6 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "core/graph/builder.h"
-#include "core/quant/straight_through.h"
 #include "core/testing/status_matchers.h"
 #include "cuda/testing/both_backends.h"
 #include "cuda/testing/test_inputs.h"
@@ -24,23 +23,14 @@ struct Learned {
 // Every source is random; scales are such that some groups have none and some
 // are negative, and numbers such that of 2 bits many are clipped.
 absl::Status CompareStep(const Learned& p, int32_t step) {
-  const int64_t groups = p.group == 0 ? 1 : p.columns / p.group;
   const auto build = [&](GraphBuilder& b) {
     const Dims dims = {Static(p.matrices), Static(p.rows), Static(p.columns)};
-    const Dims of_groups = {Static(p.matrices * p.rows), Static(groups)};
-    CodeStates states;
-    states.position = b.State("position", DType::kF32, dims);
-    states.scale = b.State("scale", DType::kF32, of_groups);
-    states.zero = b.State("zero", DType::kF32, of_groups);
-    states.moments =
-        b.State("moments", DType::kF32,
-                {of_groups[0], of_groups[1], Static(kGroupMoments)});
-    states.bits = b.State("bits", DType::kI32, {Static(p.matrices)});
     MoveCodesOptions options;
     options.group = p.group;
     options.symmetric = p.symmetric;
     MoveCodes(b, b.State("w", DType::kF32, dims),
-              b.Input("gradient", DType::kF32, dims), states,
+              b.Input("gradient", DType::kF32, dims),
+              AddCodeStates(b, "", dims, p.group, p.matrices),
               b.Input("lr", DType::kF32, {}), b.Input("step", DType::kI32, {}),
               options);
     return std::vector<ValueId>{};
