@@ -15,7 +15,6 @@
 #define TRAINING_TRAINER_H_
 
 #include <cstdint>
-#include <functional>
 #include <memory>
 #include <optional>
 #include <set>
