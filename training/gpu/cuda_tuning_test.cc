@@ -12,6 +12,7 @@
 #include "core/quant/packed_parameters.h"
 #include "core/quant/quantize_model.h"
 #include "core/quant/quantized_matrix.h"
+#include "core/runtime/backend_factory.h"
 #include "core/runtime/state_store.h"
 #include "core/testing/status_matchers.h"
 #include "cuda/runtime/status.h"
@@ -82,6 +83,31 @@ TEST_P(CudaTuningTest, LearnsTheCodesThatTheCpuLearns) {
   EXPECT_NEAR(cuda.after.bits_per_byte, cpu.after.bits_per_byte,
               1e-2 * cpu.after.bits_per_byte);
   EXPECT_LT(ShareMoved(codes[0], codes[1]), 0.1 * cpu.share_moved);
+}
+
+// Inputs of matrices that differ by roundings choose other scales of a few
+// rows.
+TEST_P(CudaTuningTest, CalibratesOnWhatTheCpuCalibratesOn) {
+  QuantizedParameters codes[2];
+  int backends_made = 0;
+  const BackendFactory on_gpu_backend = [&] {
+    ++backends_made;
+    return BackendOnGpu(/*device=*/0, nullptr)();
+  };
+  for (const bool on_gpu : {false, true}) {
+    QuantizeOptions options = TwoBits();
+    if (on_gpu) options.backend = on_gpu_backend;
+    options.learn = [&](const StateStore&, QuantizedParameters& matrices) {
+      codes[on_gpu] = matrices;
+      return absl::OkStatus();
+    };
+    ASSERT_THAT(QuantizeModel(folder_, TestFolder(on_gpu ? "cuda" : "cpu"),
+                              TinyBatches(model_, corpus_), options),
+                IsOk());
+  }
+  EXPECT_GT(backends_made, 0);
+  ASSERT_FALSE(codes[0].empty());
+  EXPECT_LT(ShareMoved(codes[0], codes[1]), 0.01);
 }
 
 TEST_P(CudaTuningTest, TunesTheGatesAlone) {
