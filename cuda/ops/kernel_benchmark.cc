@@ -30,9 +30,9 @@
 #include "cuda/ops/decode/few_experts.h"
 #include "cuda/ops/decode/latent_decode.h"
 #include "cuda/ops/decode/weight_rows.h"
-#include "cuda/ops/decode_attention.h"
 #include "cuda/ops/dispatch_plan.h"
 #include "cuda/ops/expert_layer.h"
+#include "cuda/ops/heads/decode_attention.h"
 #include "cuda/testing/benchmark_set.h"
 #include "cuda/testing/expert_choices.h"
 #include "cuda/testing/timed_calls.h"
@@ -187,7 +187,8 @@ CachePlaces PlacesOf(Arrays& arrays, int64_t batch, int64_t keys,
 // In BF16, or in codes: `format`'s.
 void AddDecode(int64_t batch, int64_t keys, int64_t heads, int64_t kv_heads,
                int64_t dim, bool paged, const Published& best = {},
-               PackedFormat format = PackedFormat::kBf16) {
+               PackedFormat format = PackedFormat::kBf16,
+               bool in_bytes = false) {
   const int64_t rows = batch * keys;
   // Of keys, and of values, in numbers of two bytes: what scales and codes are
   // made of does not matter here.
@@ -201,7 +202,8 @@ void AddDecode(int64_t batch, int64_t keys, int64_t heads, int64_t kv_heads,
                    paged ? "/blocks_of:16" : "/rows",
                    bf16                            ? ""
                    : format == PackedFormat::kInt8 ? "/int8"
-                                                   : "/int4"),
+                                                   : "/int4",
+                   in_bytes ? "/in_bytes" : ""),
       /*flops=*/0, bytes,
       [=](Arrays& arrays) -> Call {
         // Four times what L2 holds, at least.
@@ -221,6 +223,9 @@ void AddDecode(int64_t batch, int64_t keys, int64_t heads, int64_t kv_heads,
         args.q = arrays.Copy(NormalFloats(batch * heads * dim));
         args.bf16_cache = true;
         args.places = PlacesOf(arrays, batch, keys, paged ? 16 : 0);
+        if (in_bytes) {
+          args.kv_heads_of_block = PackedHeadsOfBlock(args, format);
+        }
         const int64_t pieces = DecodePieces(args);
         args.partial = arrays.Make<float>(pieces * dim);
         args.max = arrays.Make<float>(pieces);
@@ -231,8 +236,9 @@ void AddDecode(int64_t batch, int64_t keys, int64_t heads, int64_t kv_heads,
         return [=](int64_t i) mutable {
           args.k = k[i % caches];
           args.v = v[i % caches];
-          return bf16 ? DecodeAttention(args, nullptr)
-                      : PackedDecode(args, format, nullptr);
+          if (bf16) return DecodeAttention(args, nullptr);
+          return in_bytes ? PackedDecodeInBytes(args, format, nullptr)
+                          : PackedDecode(args, format, nullptr);
         };
       },
       best, /*calls=*/8);
@@ -485,10 +491,12 @@ void AddAll() {
     AddDecode(1, 16384, 32, 8, 128, paged);
     for (const PackedFormat format :
          {PackedFormat::kInt8, PackedFormat::kInt4}) {
-      for (const int batch : {1, 16, 64}) {
-        AddDecode(batch, 4096, 32, 8, 128, paged, {}, format);
+      for (const bool in_bytes : {false, true}) {
+        for (const int batch : {1, 16, 64}) {
+          AddDecode(batch, 4096, 32, 8, 128, paged, {}, format, in_bytes);
+        }
+        AddDecode(16, 8192, 32, 8, 64, paged, {}, format, in_bytes);
       }
-      AddDecode(16, 8192, 32, 8, 64, paged, {}, format);
     }
     for (const bool bf16 : {false, true}) {
       AddLatentDecode(32, 4096, 128, paged, bf16, {85, 0});

@@ -5,8 +5,8 @@
 #include "cuda/ops/cache/cached_rows.cuh"
 #include "cuda/ops/cache/decode_paths.cuh"
 #include "cuda/ops/decode/latent_decode.h"
-#include "cuda/ops/decode_attention.h"
 #include "cuda/ops/device.cuh"
+#include "cuda/ops/heads/decode_attention.h"
 #include "cuda/runtime/kernel.h"
 
 namespace strata::gpu {

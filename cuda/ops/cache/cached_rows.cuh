@@ -1,6 +1,6 @@
 // Tokens that attend to rows of a cache, of any widths and formats: the plain
 // kernel, which faster ones stand beside where shapes allow it
-// (cuda/ops/decode_attention.h, cuda/ops/decode/latent_decode.h).
+// (cuda/ops/heads/decode_attention.h, cuda/ops/decode/latent_decode.h).
 //
 //   block (token, KV head and a chunk of its heads, split of its keys)
 //     --> o [t, heads, splits, value_dim], max and sum [t, heads, splits]
@@ -14,8 +14,8 @@
 #include <cstdint>
 
 #include "cuda/ops/attend.cuh"
-#include "cuda/ops/cache_places.cuh"
 #include "cuda/ops/device.cuh"
+#include "cuda/ops/heads/cache_places.cuh"
 #include "cuda/runtime/kernel.h"
 
 namespace strata::gpu {

@@ -8,7 +8,7 @@
 #include <cstdint>
 
 #include "cuda/ops/decode/latent_decode.h"
-#include "cuda/ops/decode_attention.h"
+#include "cuda/ops/heads/decode_attention.h"
 #include "cuda/runtime/kernel.h"
 
 namespace strata::gpu {

@@ -8,7 +8,7 @@
 #include "cuda/ops/cache/packed_decode.h"
 #include "cuda/ops/cache/packed_head.cuh"
 #include "cuda/ops/decode/latent_decode.h"
-#include "cuda/ops/decode_attention.h"
+#include "cuda/ops/heads/decode_attention.h"
 #include "cuda/runtime/kernel.h"
 #include "cuda_runtime_api.h"
 
@@ -121,9 +121,14 @@ cudaError_t RunPackedAttention(const KernelContext& ctx) {
     return RunCached(ctx, num_kv_heads, args,
                      /*weights_want_largest=*/bits > 0);
   }
+  const bool in_bytes = !bf16 && ctx.precision != Precision::kF32;
+  if (in_bytes) {
+    decode.kv_heads_of_block = PackedHeadsOfBlock(decode, args.k.format);
+  }
   if (!TakePieces(ctx, decode)) return cudaErrorMemoryAllocation;
-  return bf16 ? DecodeAttention(decode, ctx.stream)
-              : PackedDecode(decode, args.k.format, ctx.stream);
+  if (bf16) return DecodeAttention(decode, ctx.stream);
+  return in_bytes ? PackedDecodeInBytes(decode, args.k.format, ctx.stream)
+                  : PackedDecode(decode, args.k.format, ctx.stream);
 }
 
 cudaError_t ReadPackedLatents(const KernelContext& ctx,

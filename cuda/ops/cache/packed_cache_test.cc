@@ -228,14 +228,27 @@ TEST_P(PackedAttentionTest, AgreesWithTheCpu) {
   const Shape& s = p.shape;
   const double longest =
       1 + *std::max_element(s.positions.begin(), s.positions.end());
-  // In the tensor cores operands are rounded, a few times an element.
+  // In the tensor cores operands of latents are rounded, a few times an
+  // element; q and weights by codes to 16 bits of the largest, 2^-8 of BF16's
+  // rounding: once a column of a score, and once a key.
+  const double columns = static_cast<double>(s.key_dim);
   double roundings = p.precision == Precision::kF32
-                         ? 64. + 2. * static_cast<double>(s.key_dim) + longest
-                         : 8;
+                         ? 64. + 2. * columns + longest
+                     : s.latent ? 8
+                                : (columns + longest) / 256;
   // The CPU drops what integers make less than 2^-16 of the largest of a
   // column; the GPU does not: up to 2^-16 = 2^8 roundings each.
   if (p.cache.attention_bits > 0) roundings += longest * 0x1p8;
   EXPECT_THAT(CompareAttention(p, roundings), IsOk());
+}
+
+// So many tokens that blocks of several KV heads are enough for a GPU.
+std::vector<int32_t> ManyPositions() {
+  std::vector<int32_t> positions(120);
+  for (size_t i = 0; i < positions.size(); ++i) {
+    positions[i] = static_cast<int32_t>(i * 37 % 101);
+  }
+  return positions;
 }
 
 const Shape kShapes[] = {
@@ -250,6 +263,11 @@ const Shape kShapes[] = {
     {"heads_of_256", {90, 31}, 6, 2, 256, 256, 0},
     {"eight_to_one", {200, 17, 64}, 8, 1, 64, 64, 0, false, 8},
     {"one_to_one", {7, 300}, 2, 2, 128, 128, 0},
+    {"five_to_one", {33, 250}, 10, 2, 128, 128, 0},
+    {"eight_to_one_256", {31, 120}, 8, 1, 256, 256, 0},
+    {"many_of_two_heads", ManyPositions(), 8, 2, 128, 128, 0, false, 8},
+    {"many_of_two_narrow", ManyPositions(), 4, 2, 64, 64, 0},
+    {"many_of_four_narrow", ManyPositions(), 12, 4, 64, 64, 0, false, 16},
     {"latent", {70, 9}, 5, 1, 48, 40, 0, true},
     {"latent_576", {130, 64, 3}, 16, 1, 576, 512, 0, true}};
 
@@ -259,12 +277,18 @@ std::vector<Attending> Attentions() {
        {CacheFormat::kBF16, CacheFormat::kInt8, CacheFormat::kInt4}) {
     for (const Shape& shape : kShapes) cases.push_back({{format, 0}, shape});
     cases.push_back({{format, 0}, std::end(kShapes)[-1], Precision::kBf16});
+    if (format == CacheFormat::kBF16) continue;
+    for (const Shape& shape : kShapes) {
+      const bool has_kernel = shape.key_dim % 64 == 0 && !shape.latent;
+      if (!has_kernel) continue;
+      cases.push_back({{format, 0}, shape, Precision::kBf16});
+    }
   }
   for (const int bits : {4, 5, 6}) {
     cases.push_back({{CacheFormat::kInt8, bits}, kShapes[1]});
     cases.push_back({{CacheFormat::kInt8, bits}, kShapes[3]});
     cases.push_back({{CacheFormat::kInt4, bits}, kShapes[7]});
-    cases.push_back({{CacheFormat::kInt4, bits}, kShapes[11]});
+    cases.push_back({{CacheFormat::kInt4, bits}, std::end(kShapes)[-2]});
   }
   return cases;
 }

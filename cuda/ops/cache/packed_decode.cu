@@ -4,10 +4,10 @@
 #include "cuda/ops/cache/packed_decode.h"
 #include "cuda/ops/cache/packed_head.cuh"
 #include "cuda/ops/decode/copy_async.cuh"
-#include "cuda/ops/decode_attention.h"
-#include "cuda/ops/decode_kernel.cuh"
-#include "cuda/ops/decode_pieces.cuh"
 #include "cuda/ops/device.cuh"
+#include "cuda/ops/heads/decode_attention.h"
+#include "cuda/ops/heads/decode_lanes.cuh"
+#include "cuda/ops/heads/decode_pieces.cuh"
 
 // A head of integers begins at a multiple of four bytes only, and its odd
 // groups not even there: a warp copies whole heads, 4 or 8 bytes a lane, and a
@@ -36,7 +36,7 @@ class PackedCodes {
   static constexpr bool kOfWarp = true;
 
   __device__ PackedCodes(const decode::Args& args, int kv_head, uint4* memory)
-      : row_bytes_(args.row_bytes), once_(ReadOnce()) {
+      : row_bytes_(args.row_bytes) {
     const int64_t at = kv_head * args.head_bytes;
     k_ = static_cast<const uint8_t*>(args.k) + at;
     v_ = static_cast<const uint8_t*>(args.v) + at;
@@ -65,9 +65,9 @@ class PackedCodes {
 #pragma unroll
     for (int u = 0; u < kUnits; u += kLanesOfCopy) {
       if (u + kLanesOfCopy > kUnits && u + first >= kUnits) continue;
-      CopyAsyncOnce<kUnit>(to + u * kUnit, k_ + from + u * kUnit, once_);
-      CopyAsyncOnce<kUnit>(to + kKeys * kHeadBytes + u * kUnit,
-                           v_ + from + u * kUnit, once_);
+      CopyAsync<kUnit>(to + u * kUnit, k_ + from + u * kUnit);
+      CopyAsync<kUnit>(to + kKeys * kHeadBytes + u * kUnit,
+                       v_ + from + u * kUnit);
     }
   }
   __device__ __forceinline__ float Key(int stage, int s,
@@ -107,7 +107,6 @@ class PackedCodes {
   }
 
   int64_t row_bytes_;
-  uint64_t once_;
   const uint8_t* k_;
   const uint8_t* v_;
   uint8_t* memory_;

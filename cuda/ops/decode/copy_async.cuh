@@ -1,4 +1,4 @@
-// 16 bytes at a time from memory to shared memory, without registers.
+// A few bytes at a time from memory to shared memory, without registers.
 
 #ifndef CUDA_OPS_DECODE_COPY_ASYNC_CUH_
 #define CUDA_OPS_DECODE_COPY_ASYNC_CUH_
@@ -30,7 +30,22 @@ __device__ __forceinline__ void CopyAsync16(void* shared, const void* global,
 #endif
 }
 
-// The same for what is read once, which leaves L2 before all else does.
+// 4 or 8 bytes, both aligned to as many.
+template <int kBytes>
+__device__ __forceinline__ void CopyAsync(void* shared, const void* global) {
+  static_assert(kBytes == 4 || kBytes == 8);
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+  asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(
+                   static_cast<uint32_t>(__cvta_generic_to_shared(shared))),
+               "l"(global), "n"(kBytes)
+               : "memory");
+#endif
+}
+
+// Policies of L2 for the copy engine (sm90.cuh): of what is read once, which
+// leaves it before all else does. ptxas 13.0 makes an illegal instruction of an
+// asynchronous copy of 16 bytes with such a policy if its place in shared
+// memory is a uniform register plus another, so those have none.
 __device__ __forceinline__ uint64_t ReadOnce() {
   uint64_t policy = 0;
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
@@ -45,31 +60,6 @@ __device__ __forceinline__ uint64_t ReadByOthers() {
   asm("createpolicy.fractional.L2::evict_normal.b64 %0;" : "=l"(policy));
 #endif
   return policy;
-}
-__device__ __forceinline__ void CopyAsync16Once(void* shared,
-                                                const void* global,
-                                                uint64_t read_once) {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
-  asm volatile(
-      "cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, %2;" ::"r"(
-          static_cast<uint32_t>(__cvta_generic_to_shared(shared))),
-      "l"(global), "l"(read_once)
-      : "memory");
-#endif
-}
-
-// The same of 4 or 8 bytes, aligned to them.
-template <int kBytes>
-__device__ __forceinline__ void CopyAsyncOnce(void* shared, const void* global,
-                                              uint64_t read_once) {
-  static_assert(kBytes == 4 || kBytes == 8);
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
-  asm volatile(
-      "cp.async.ca.shared.global.L2::cache_hint [%0], [%1], %3, %2;" ::"r"(
-          static_cast<uint32_t>(__cvta_generic_to_shared(shared))),
-      "l"(global), "l"(read_once), "n"(kBytes)
-      : "memory");
-#endif
 }
 
 // Those of this thread since the last call are a group.

@@ -52,7 +52,7 @@ struct FewRowsArgs {
   float eps = 0;                // square, as RmsNorm does.
   __nv_bfloat16* normed = nullptr;  // [t, k], if wanted.
 
-  // x in pieces of attention, which are joined (decode_attention.h): x is
+  // x in pieces of attention, which are joined (heads/decode_attention.h): x is
   // partial [t, pitch / k, splits, k].
   int splits = 1;
   const float* max = nullptr;

@@ -23,7 +23,7 @@
 
 #include <cstdint>
 
-#include "cuda/ops/decode_attention.h"
+#include "cuda/ops/heads/decode_attention.h"
 #include "cuda/runtime/kernel.h"
 #include "cuda_bf16.h"
 #include "cuda_runtime_api.h"

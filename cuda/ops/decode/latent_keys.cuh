@@ -8,9 +8,9 @@
 
 #include "cuda/kernels/ahead.cuh"
 #include "cuda/kernels/sm90.cuh"
-#include "cuda/ops/cache_places.cuh"
 #include "cuda/ops/decode/copy_async.cuh"
 #include "cuda/ops/decode/latent_decode.h"
+#include "cuda/ops/heads/cache_places.cuh"
 #include "cuda/ops/vector16.cuh"
 #include "cuda/runtime/kernel.h"
 #include "cuda_bf16.h"

@@ -6,13 +6,13 @@
 #include "cuda/kernels/power_of_2.cuh"
 #include "cuda/kernels/sm90.cuh"
 #include "cuda/kernels/tensor_map.h"
-#include "cuda/ops/cache_places.cuh"
 #include "cuda/ops/decode/few_rows_tile.cuh"
 #include "cuda/ops/decode/latent_decode.h"
 #include "cuda/ops/decode/latent_values.cuh"
 #include "cuda/ops/decode/latent_values.h"
 #include "cuda/ops/decode/weight_rows.h"
 #include "cuda/ops/device.cuh"
+#include "cuda/ops/heads/cache_places.cuh"
 #include "cuda_bf16.h"
 
 // What bounds it is latency, so there is one chain of it, with all that does

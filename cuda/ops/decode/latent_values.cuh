@@ -9,11 +9,11 @@
 #include <type_traits>
 
 #include "cuda/kernels/sm90.cuh"
-#include "cuda/ops/cache_places.cuh"
 #include "cuda/ops/decode/copy_async.cuh"
 #include "cuda/ops/decode/few_rows_tile.cuh"
 #include "cuda/ops/decode/latent_decode.h"
 #include "cuda/ops/device.cuh"
+#include "cuda/ops/heads/cache_places.cuh"
 #include "cuda_bf16.h"
 
 namespace strata::gpu::latent_values {

@@ -1,4 +1,4 @@
-#include "cuda/ops/decode_attention.h"
+#include "cuda/ops/heads/decode_attention.h"
 
 #include <algorithm>
 #include <cmath>

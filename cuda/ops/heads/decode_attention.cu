@@ -1,9 +1,9 @@
 #include <cstdint>
 
 #include "cuda/ops/decode/copy_async.cuh"
-#include "cuda/ops/decode_attention.h"
-#include "cuda/ops/decode_kernel.cuh"
-#include "cuda/ops/decode_pieces.cuh"
+#include "cuda/ops/heads/decode_attention.h"
+#include "cuda/ops/heads/decode_lanes.cuh"
+#include "cuda/ops/heads/decode_pieces.cuh"
 #include "cuda/ops/vector16.cuh"
 #include "cuda_bf16.h"
 
@@ -23,7 +23,7 @@ class Vectors {
   static constexpr bool kOfWarp = false;
 
   __device__ Vectors(const decode::Args& args, int kv_head, uint4* memory)
-      : row_bytes_(args.row_bytes), once_(ReadOnce()), memory_(memory) {
+      : row_bytes_(args.row_bytes), memory_(memory) {
     const int64_t at = kv_head * args.head_bytes + Lane() % kLanes * 16;
     k_ = static_cast<const char*>(args.k) + at;
     v_ = static_cast<const char*>(args.v) + at;
@@ -36,8 +36,8 @@ class Vectors {
                                       const int64_t (&row)[kFinds]) const {
 #pragma unroll
     for (int s = 0; s < kSteps; ++s) {
-      CopyAsync16Once(Slot(stage, s), k_ + row[s] * row_bytes_, once_);
-      CopyAsync16Once(Slot(stage, kSteps + s), v_ + row[s] * row_bytes_, once_);
+      CopyAsync16(Slot(stage, s), k_ + row[s] * row_bytes_);
+      CopyAsync16(Slot(stage, kSteps + s), v_ + row[s] * row_bytes_);
     }
   }
   __device__ __forceinline__ float Key(int stage, int s,
@@ -57,7 +57,6 @@ class Vectors {
   }
 
   int64_t row_bytes_;
-  uint64_t once_;
   uint4* memory_;
   const char* k_;
   const char* v_;

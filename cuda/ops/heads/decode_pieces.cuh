@@ -1,34 +1,28 @@
 // What the blocks of decode attention (decode_kernel.cuh) do around their loop:
 // which keys they have, and joining what pieces make.
 
-#ifndef CUDA_OPS_DECODE_PIECES_CUH_
-#define CUDA_OPS_DECODE_PIECES_CUH_
+#ifndef CUDA_OPS_HEADS_DECODE_PIECES_CUH_
+#define CUDA_OPS_HEADS_DECODE_PIECES_CUH_
 
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
 
-#include "cuda/ops/cache_places.cuh"
-#include "cuda/ops/decode_attention.h"
 #include "cuda/ops/device.cuh"
+#include "cuda/ops/heads/cache_places.cuh"
+#include "cuda/ops/heads/decode_attention.h"
 #include "cuda/runtime/kernel.h"
 
 namespace strata::gpu::decode {
 
 constexpr int kWarps = 8;
 constexpr int kThreads = kWarps * kWarp;
-constexpr int kSteps = 4;
-constexpr int kStages = 2;
-// Stages of floats; others have less.
-constexpr size_t kSharedBytes = sizeof(uint4) * kStages * 2 * kSteps * kThreads;
 constexpr int kKeysOfPiece = 64;  // At least, and a multiple of it.
 constexpr int kMaxSplits = 64;
 constexpr int64_t kProcessors = 132;  // Multiprocessors of a Hopper GPU.
-// Blocks of a multiprocessor: by shared memory, or with many heads registers.
-constexpr int BlocksOfProcessor(int heads) { return heads > 4 ? 1 : 2; }
-
 struct Args {
   Extent tokens;
+  // KV heads, each with `group` query heads: those of a block count as one.
   int num_heads = 1, num_kv_heads = 1, group = 1, splits = 1;
   int64_t row_bytes = 0, head_bytes = 0;  // Of the caches.
   float factor = 1;
@@ -50,34 +44,11 @@ struct Args {
 // one after another, cost as much again to begin and to join, and are slower
 // from 1 to 64 sequences.
 inline int64_t SplitsOf(const DecodeAttentionArgs& args) {
-  const int64_t pairs =
-      std::max<int64_t>(1, args.tokens.bound * args.num_kv_heads);
+  const int64_t pairs = std::max<int64_t>(
+      1, args.tokens.bound * args.num_kv_heads / args.kv_heads_of_block);
   return std::clamp<int64_t>(
       std::min(kProcessors / pairs, CeilDiv(args.max_keys, kKeysOfPiece)), 1,
       kMaxSplits);
-}
-
-// value[i] summed over groups of kLanes lanes, n of them: lanes exchange
-// halves, so that of the n sums lane l has those from SumIndex(l) on, n /
-// kLanes of them (if there are fewer sums than lanes, one that it shares with
-// its neighbours).
-template <int n, int kLanes, int kSize>
-__device__ __forceinline__ void SumAcross(float (&value)[kSize]) {
-  constexpr int kHalf = n / 2, kFar = kLanes / 2;
-  if constexpr (kFar > 0 && kHalf > 0) {
-    const bool upper = (Lane() & kFar) != 0;
-#pragma unroll
-    for (int i = 0; i < kHalf; ++i) {
-      // Copies: a choice between elements would put them into memory.
-      const float a = value[i], b = value[i + kHalf];
-      const float got = __shfl_xor_sync(kWholeWarp, upper ? a : b, kFar);
-      value[i] = (upper ? b : a) + got;
-    }
-    SumAcross<kHalf, kFar>(value);
-  } else if constexpr (kFar > 0) {
-    value[0] += __shfl_xor_sync(kWholeWarp, value[0], kFar);
-    SumAcross<1, kFar>(value);
-  }
 }
 
 // Keys [begin, end) of this block; of its token, as many pieces have any.
@@ -198,4 +169,4 @@ __device__ void JoinPieces(const Args& args, int64_t head, int pieces,
 
 }  // namespace strata::gpu::decode
 
-#endif  // CUDA_OPS_DECODE_PIECES_CUH_
+#endif  // CUDA_OPS_HEADS_DECODE_PIECES_CUH_

@@ -16,8 +16,8 @@
 // few tokens by what a launch waits for (docs/performance_kernels.md). Arrays
 // of floats and of keys and values start at multiples of 16 bytes.
 
-#ifndef CUDA_OPS_DECODE_ATTENTION_H_
-#define CUDA_OPS_DECODE_ATTENTION_H_
+#ifndef CUDA_OPS_HEADS_DECODE_ATTENTION_H_
+#define CUDA_OPS_HEADS_DECODE_ATTENTION_H_
 
 #include <cstdint>
 
@@ -46,6 +46,7 @@ inline int64_t MaxKeys(const CachePlaces& places) {
 struct DecodeAttentionArgs {
   Extent tokens;
   int num_heads = 1, num_kv_heads = 1, dim = 0;
+  int kv_heads_of_block = 1;  // More: PackedDecodeInBytes() alone.
   float scale = 1;
   int64_t window = 0;    // 0: none.
   int64_t max_keys = 0;  // That a token may see.
@@ -85,4 +86,4 @@ cudaError_t DecodeAttention(const DecodeAttentionArgs& args,
 
 }  // namespace strata::gpu
 
-#endif  // CUDA_OPS_DECODE_ATTENTION_H_
+#endif  // CUDA_OPS_HEADS_DECODE_ATTENTION_H_

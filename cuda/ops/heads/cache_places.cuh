@@ -1,11 +1,11 @@
 // Where the keys of a token lie in a cache, on the device.
 
-#ifndef CUDA_OPS_CACHE_PLACES_CUH_
-#define CUDA_OPS_CACHE_PLACES_CUH_
+#ifndef CUDA_OPS_HEADS_CACHE_PLACES_CUH_
+#define CUDA_OPS_HEADS_CACHE_PLACES_CUH_
 
 #include <cstdint>
 
-#include "cuda/ops/decode_attention.h"
+#include "cuda/ops/heads/decode_attention.h"
 
 namespace strata::gpu {
 
@@ -82,4 +82,4 @@ struct RowsOfToken {
 
 }  // namespace strata::gpu
 
-#endif  // CUDA_OPS_CACHE_PLACES_CUH_
+#endif  // CUDA_OPS_HEADS_CACHE_PLACES_CUH_
