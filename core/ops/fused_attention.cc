@@ -58,6 +58,34 @@ struct QkvSizes {
         rotary_dim(2 * op.type(kQkvCos).dims[1].bound) {}
 };
 
+// Floats as x, or packed.
+absl::Status WantCaches(const OpView& op, const QkvSizes& s) {
+  const bool packed = op.type(kQkvKCache).dtype == DType::kU8;
+  const DType dtype = packed ? DType::kU8 : op.type(kQkvX).dtype;
+  const CacheFormat format = CacheOptionsOf(op.attrs).format;
+  if (packed != (format != CacheFormat::kF32)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("k_cache is ", ToText(op.graph, op.type(kQkvKCache)),
+                     "; want one in ", ToText(format)));
+  }
+  if (packed) {
+    RETURN_IF_ERROR(CheckCacheOptions(CacheOptionsOf(op.attrs)));
+    RETURN_IF_ERROR(WantRank(op, kQkvX, "x", DType::kF32, 2));
+  }
+  RETURN_IF_ERROR(WantRank(op, kQkvKCache, "k_cache", dtype, 2));
+  const Dim slots = op.type(kQkvKCache).dims[0];
+  const auto want = [&](int input, const char* name, int64_t dim) {
+    const int64_t width = s.kv_heads * dim;
+    return WantType(
+        op, input, name,
+        {dtype,
+         {slots,
+          Static(packed ? CacheRowBytes(format, s.kv_heads, width) : width)}});
+  };
+  RETURN_IF_ERROR(want(kQkvKCache, "k_cache", s.head_dim));
+  return want(kQkvVCache, "v_cache", s.value_dim);
+}
+
 Types InferNormQkv(const OpView& op) {
   RETURN_IF_ERROR(WantFloat(op, kQkvX, "x", 2));
   const ValueType& x = op.type(kQkvX);
@@ -95,12 +123,7 @@ Types InferNormQkv(const OpView& op) {
   const ValueType table = {x.dtype, {t, op.type(kQkvCos).dims[1]}};
   RETURN_IF_ERROR(WantType(op, kQkvCos, "cos", table));
   RETURN_IF_ERROR(WantType(op, kQkvSin, "sin", table));
-  RETURN_IF_ERROR(WantFloat(op, kQkvKCache, "k_cache", 2));
-  const Dim slots = op.type(kQkvKCache).dims[0];
-  RETURN_IF_ERROR(
-      WantType(op, kQkvKCache, "k_cache", {x.dtype, {slots, columns(kQkvWk)}}));
-  RETURN_IF_ERROR(
-      WantType(op, kQkvVCache, "v_cache", {x.dtype, {slots, columns(kQkvWv)}}));
+  RETURN_IF_ERROR(WantCaches(op, s));
   RETURN_IF_ERROR(WantType(op, kQkvRow, "row", {DType::kI32, {t}}));
   return std::vector<ValueType>{
       {x.dtype, {t, columns(kQkvWq)}},
@@ -186,6 +209,13 @@ Types InferPackedLatents(const OpView& op) {
   return InferAttend<kPackedLatentAttendProject>(op);
 }
 
+Types InferPackedHeads(const OpView& op) {
+  if (!op.has(kPackedV)) {
+    return absl::InvalidArgumentError("v_cache is missing; want heads' values");
+  }
+  return InferAttend<kPackedAttendProject>(op);
+}
+
 template <const OpDef& fused>
 double AttendFlops(const OpView& op, const Binding& binding) {
   const AttendPart& part = *FindAttendPart(fused);
@@ -242,6 +272,12 @@ const OpDef kCachedLatentAttendProject = {
     AttendFlops<kCachedLatentAttendProject>,
     /*mutates=*/{},
     AttendBytes};
+const OpDef kPackedAttendProject = {"PackedAttendProject",
+                                    InferPackedHeads,
+                                    nullptr,
+                                    AttendFlops<kPackedAttendProject>,
+                                    /*mutates=*/{},
+                                    AttendBytes};
 const OpDef kPackedLatentAttendProject = {
     "PackedLatentAttendProject",
     InferPackedLatents,
@@ -257,6 +293,7 @@ constexpr AttendPart kAttendParts[] = {
     {&kCachedAttendProject, &kCachedAttention, 5, false},
     {&kPagedLatentAttendProject, &kPagedLatentAttention, 5, true},
     {&kCachedLatentAttendProject, &kCachedLatentAttention, 4, true},
+    {&kPackedAttendProject, &kPackedAttention, kNumPackedInputs, false},
     {&kPackedLatentAttendProject, &kPackedAttention, kNumPackedInputs, true},
 };
 
@@ -269,9 +306,14 @@ const AttendPart* FindAttendPart(const OpDef& fused) {
   return nullptr;
 }
 
-const AttendPart* FindAttendPartOf(const OpDef& attend) {
+const AttendPart* FindAttendPartOf(const Node& attend) {
+  // Of one operator for both it is the values that tell.
+  const bool packed = attend.op->name == kPackedAttention.name;
   for (const AttendPart& part : kAttendParts) {
-    if (part.attend->name == attend.name) return &part;
+    if (part.attend->name != attend.op->name) continue;
+    if (!packed || part.latent == (attend.inputs[kPackedV] == kNone)) {
+      return &part;
+    }
   }
   return nullptr;
 }
@@ -297,7 +339,9 @@ Attrs NormQkvAttrs(const NormQkvOptions& options) {
           {"num_kv_heads", options.num_kv_heads},
           {"eps", options.eps},
           {"qk_eps", options.qk_eps},
-          {"interleaved", int64_t{options.interleaved}}};
+          {"interleaved", int64_t{options.interleaved}},
+          {"format", static_cast<int64_t>(options.cache.format)},
+          {"attention_bits", int64_t{options.cache.attention_bits}}};
 }
 
 }  // namespace strata

@@ -15,8 +15,10 @@
 #include <cstdint>
 
 #include "core/graph/attrs.h"
+#include "core/graph/graph.h"
 #include "core/graph/op_def.h"
 #include "core/ops/rope.h"
+#include "core/quant/cache_format.h"
 #include "core/tensor/dtype.h"
 
 namespace strata {
@@ -47,9 +49,11 @@ enum NormQkvInput {
   kQkvKGain,
   kQkvCos,  // Of RopeTable.
   kQkvSin,
-  kQkvKCache,  // [slots, kv_heads * head_dim], updated
-  kQkvVCache,  // [slots, kv_heads * value_dim], updated
-  kQkvRow,     // [t] I32, the slots
+  // [slots, kv_heads * head_dim] and [slots, kv_heads * value_dim], updated: as
+  // x, or both U8, packed rows (core/ops/packed_cache.h).
+  kQkvKCache,
+  kQkvVCache,
+  kQkvRow,  // [t] I32, the slots
   kNumQkvInputs,
 };
 struct NormQkvOptions {
@@ -58,6 +62,7 @@ struct NormQkvOptions {
   double eps = 0;
   double qk_eps = 1;  // Of the norm of queries and keys, if they have one.
   bool interleaved = false;
+  CacheOptions cache;  // Of packed caches: what PackedCacheWrite stores.
 };
 Attrs NormQkvAttrs(const NormQkvOptions& options);
 
@@ -71,8 +76,10 @@ extern const OpDef kPagedAttendProject;
 extern const OpDef kCachedAttendProject;
 extern const OpDef kPagedLatentAttendProject;
 extern const OpDef kCachedLatentAttendProject;
-// Over a cache of latents in BF16, in rows or in blocks: o is PackedAttention's
-// (core/ops/packed_cache.h), whose attributes it has beside those.
+// Over packed caches, in rows or in blocks: o is PackedAttention's
+// (core/ops/packed_cache.h), whose attributes they have beside those. Latents
+// are in BF16; heads have values of their own.
+extern const OpDef kPackedAttendProject;
 extern const OpDef kPackedLatentAttendProject;
 
 // What is attended with, and how many inputs it has.
@@ -82,10 +89,10 @@ struct AttendPart {
   int num_inputs;
   bool latent;
 };
-// The part of one of the five; null if `fused` is none.
+// The part of one of the six; null if `fused` is none.
 const AttendPart* FindAttendPart(const OpDef& fused);
-// By the operator that is fused; null if it is none.
-const AttendPart* FindAttendPartOf(const OpDef& attend);
+// By the node that is fused; null if it is none.
+const AttendPart* FindAttendPartOf(const Node& attend);
 
 }  // namespace strata
 

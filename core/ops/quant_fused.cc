@@ -48,6 +48,11 @@ int64_t ColumnsOfHeads(const OpView& op) {
          (ColumnsOf<2>(op) / op.attrs.Int("num_kv_heads"));
 }
 
+// The same where the cache is packed.
+int64_t ColumnsOfPackedHeads(const OpView& op) {
+  return op.attrs.Int("num_heads") * op.attrs.Int("value_dim");
+}
+
 // The graph with weights of the plain operator beside the packed ones, and its
 // inputs.
 struct PlainView {
@@ -127,6 +132,12 @@ const OpDef kQuantPagedAttendProject = {"QuantPagedAttendProject",
                                         Flops<kPagedAttendProject>,
                                         /*mutates=*/{},
                                         CountBytes<kPagedAttendProject>};
+const OpDef kQuantPackedAttendProject = {"QuantPackedAttendProject",
+                                         Infer<kPackedAttendProject>,
+                                         nullptr,
+                                         Flops<kPackedAttendProject>,
+                                         /*mutates=*/{},
+                                         CountBytes<kPackedAttendProject>};
 const OpDef kQuantLatentQkv = {
     "QuantLatentQkv",           Infer<kLatentQkv>,     nullptr,
     Flops<kLatentQkv>,
@@ -186,6 +197,9 @@ const QuantFused* FindQuantFused(const OpDef& plain) {
       {&kQuantPagedAttendProject,
        &kPagedAttendProject,
        {{kOfPagedHeads, ColumnsOfHeads}}},
+      {&kQuantPackedAttendProject,
+       &kPackedAttendProject,
+       {{kOfPacked, ColumnsOfPackedHeads}}},
       {&kQuantLatentQkv,
        &kLatentQkv,
        {{kLatentWqDown, ColumnsOf<kLatentX>},

@@ -25,6 +25,7 @@ extern const OpDef kQuantNormMlp;
 extern const OpDef kQuantNormQkv;
 extern const OpDef kQuantCachedAttendProject;
 extern const OpDef kQuantPagedAttendProject;
+extern const OpDef kQuantPackedAttendProject;
 extern const OpDef kQuantLatentQkv;
 extern const OpDef kQuantCachedLatentAttendProject;
 extern const OpDef kQuantPagedLatentAttendProject;

@@ -5,8 +5,8 @@
 //        --PackCaches(graph, {INT8})-->
 //   cache: state U8[slots, bytes] PackedCacheWrite, PackedAttention
 //
-// and over latents likewise. To run before fusion, whose operators of latents
-// take a BF16 cache too and all others F32 ones alone.
+// and over latents likewise. To run before fusion, whose operators take packed
+// caches, those of latents in BF16 alone.
 
 #ifndef CORE_PASSES_PACK_CACHES_H_
 #define CORE_PASSES_PACK_CACHES_H_

@@ -2,9 +2,9 @@
 //
 // A mixture of experts of 7.05 B parameters (moe-7b.textproto; heads: with
 // grouped-query attention, moe-7b-heads.textproto), random weights in BF16
-// (int4: packed in INT4) and caches in F32 (cache:bf16: in BF16), from the
-// tokens of a pass to the next ones: from Run() to its return, inputs and
-// results included. A pass is one captured graph.
+// (int4: packed in INT4) and caches in F32 (cache:bf16, int8 or int4: in that),
+// from the tokens of a pass to the next ones: from Run() to its return, inputs
+// and results included. A pass is one captured graph.
 //
 //   limit_ms   the least a pass can take: the larger of its bytes over those a
 //              second of a copy, and its operations over those of cuBLAS' BF16
@@ -30,6 +30,7 @@
 #include "core/base/check.h"
 #include "core/model/config.pb.h"
 #include "core/model/preset.h"
+#include "core/quant/cache_format.h"
 #include "cuda/model/energy_meter.h"
 #include "cuda/model/model_program.h"
 #include "cuda/model/moe_7b_text.h"
@@ -112,7 +113,9 @@ void Add(const ModelWork& work, bool fuse, bool heads = false) {
                                               "/tokens:", work.tokens);
   benchmark::RegisterBenchmark(
       absl::StrCat(name, heads ? "/heads" : "", fuse ? "" : "/unfused",
-                   work.bf16_cache ? "/cache:bf16" : "",
+                   work.cache == CacheFormat::kF32
+                       ? ""
+                       : absl::StrCat("/cache:", ToText(work.cache)),
                    work.packed ? "/int4" : "")
           .c_str(),
       [=](benchmark::State& state) {
@@ -131,7 +134,7 @@ void AddAll() {
     }
     for (const int64_t batch : {1, 8, 16, 32, 64}) {
       ModelWork work = {batch, 1, 512, 512 + kNewTokens};
-      work.bf16_cache = true;
+      work.cache = CacheFormat::kBF16;
       Add(work, fuse);
       work.packed = true;
       if (fuse) Add(work, fuse);
@@ -140,6 +143,21 @@ void AddAll() {
       Add({batch, 1, 512, 512 + kNewTokens}, fuse, /*heads=*/true);
       if (!fuse) continue;
       Add({batch, 1, 512, 512 + kNewTokens, /*packed=*/true}, fuse, true);
+    }
+    for (const CacheFormat cache :
+         {CacheFormat::kBF16, CacheFormat::kInt8, CacheFormat::kInt4}) {
+      for (const int64_t batch : {1, 8, 32}) {
+        ModelWork work = {batch, 1, 512, 512 + kNewTokens};
+        work.cache = cache;
+        Add(work, fuse, /*heads=*/true);
+      }
+    }
+    // Where keys and values are most of what is read.
+    for (const CacheFormat cache : {CacheFormat::kF32, CacheFormat::kBF16,
+                                    CacheFormat::kInt8, CacheFormat::kInt4}) {
+      ModelWork work = {32, 1, 3584, 3584 + kNewTokens};
+      work.cache = cache;
+      if (fuse) Add(work, fuse, /*heads=*/true);
     }
     Add({1, 512, 0, 0}, fuse);
     Add({1, 4096, 0, 0}, fuse);

@@ -65,9 +65,7 @@ absl::Status ModelProgram::Compile(bool fuse) {
     offsets_.push_back(router.OffsetName());
     graph.SetOutput(router.OffsetName(), router.offset);
   }
-  if (work_.bf16_cache) {
-    ASSIGN_OR_RETURN(graph, PackCaches(graph, {CacheFormat::kBF16}));
-  }
+  ASSIGN_OR_RETURN(graph, PackCaches(graph, {work_.cache}));
   const std::set<std::string> narrow = NarrowableWeights(graph);
   Graph stored = NarrowWeights(graph, narrow);
   if (work_.packed) {
@@ -113,8 +111,10 @@ absl::Status ModelProgram::FillState() {
           backend_->stream())));
       continue;
     }
-    // Packed weights are done with: bytes are those of a BF16 cache.
+    // Packed weights are done with: bytes are those of a cache, whose numbers
+    // are BF16, or scales of codes are.
     const bool bytes = tensor.dtype == DType::kU8;
+    if (bytes && work_.cache != CacheFormat::kBF16) deviation = 0.01f;
     RETURN_IF_ERROR(ToStatus(
         FillRandom(data, bytes ? tensor.num_bytes() / 2 : tensor.num_elements(),
                    bytes || tensor.dtype == DType::kBF16, gain ? 1.f : 0.f,

@@ -13,6 +13,7 @@
 #include "absl/status/statusor.h"
 #include "core/model/config.pb.h"
 #include "core/model/decoder.h"
+#include "core/quant/cache_format.h"
 #include "core/quant/format.h"
 #include "core/runtime/program.h"
 #include "core/runtime/state_store.h"
@@ -30,7 +31,7 @@ struct ModelWork {
   // Weights in BF16, or packed in INT4, groups of 32, the head's in INT8; gates
   // as they were.
   bool packed = false;
-  bool bf16_cache = false;  // Else caches are F32.
+  CacheFormat cache = CacheFormat::kF32;
 };
 
 class ModelProgram {

@@ -143,5 +143,29 @@ TEST_P(FusedLatentModelTest, LogitsOverACacheInBf16AreThoseOfTheUnfusedModel) {
 INSTANTIATE_TEST_SUITE_P(Ranks, FusedLatentModelTest,
                          testing::Values(Ranks{10, 4}, Ranks{512, 64}));
 
+// Heads over packed caches: as above, and a code may be the one beside, a step
+// of the largest of 32.
+class FusedHeadsModelTest : public DeviceTest<CacheFormat> {};
+
+TEST_P(FusedHeadsModelTest, LogitsAreThoseOfTheUnfusedModel) {
+  const ModelConfig config = *ModelPreset("demo");
+  const auto want =
+      RunStep(config, /*fuse=*/false, Precision::kF32, GetParam());
+  auto got = RunStep(config, /*fuse=*/true, Precision::kF32, GetParam());
+  ASSERT_THAT(want, IsOk());
+  ASSERT_THAT(got, IsOk());
+  EXPECT_EQ(got->nodes["NormQkv"], config.num_layers());
+  EXPECT_EQ(got->nodes["PackedAttendProject"], config.num_layers());
+  EXPECT_EQ(got->nodes["PackedCacheWrite"], 0);
+  const double step = GetParam() == CacheFormat::kBF16   ? 0x1p-8
+                      : GetParam() == CacheFormat::kInt8 ? 1 / 127.
+                                                         : 1 / 8.;
+  EXPECT_LT(Distance(*got, *want), 4096 * 0x1p-24 + step);
+}
+
+INSTANTIATE_TEST_SUITE_P(Formats, FusedHeadsModelTest,
+                         testing::Values(CacheFormat::kBF16, CacheFormat::kInt8,
+                                         CacheFormat::kInt4));
+
 }  // namespace
 }  // namespace strata::gpu

@@ -92,6 +92,7 @@ void RegisterUnpackedKernels(strata::KernelRegistry& kernels) {
   Register<kNormQkv>(kernels);
   Register<kCachedAttendProject>(kernels);
   Register<kPagedAttendProject>(kernels);
+  Register<kPackedAttendProject>(kernels);
   Register<kLatentQkv>(kernels);
   Register<kCachedLatentAttendProject>(kernels);
   Register<kPagedLatentAttendProject>(kernels);

@@ -14,6 +14,7 @@
 #include <array>
 #include <cmath>
 #include <cstdint>
+#include <type_traits>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
@@ -28,6 +29,7 @@
 #include "core/ops/fused_attention.h"
 #include "core/ops/packed_cache.h"
 #include "core/ops/rope.h"
+#include "core/quant/cache_format.h"
 #include "core/runtime/kernel.h"
 #include "core/runtime/kernel_registry.h"
 #include "core/runtime/scratch.h"
@@ -89,7 +91,7 @@ struct Projection {
   const T* head_gain;  // [dim] or null
   bool turns;
   int64_t heads, dim;
-  T* cache;  // Where rows go; null: to `out`.
+  TensorView cache;  // Where rows go; of no data: to `out`.
   int64_t heads_of_piece;
 
   int64_t columns() const { return heads * dim; }
@@ -109,13 +111,14 @@ class NormQkvKernel {
         cos_(ctx.in(kQkvCos).as<T>()),
         sin_(ctx.in(kQkvSin).as<T>()),
         row_(ctx.in(kQkvRow).as<int32_t>()),
+        stored_(CacheOptionsOf(ctx.attrs())),
         q_(ctx.out(0).as<T>()) {
     const int64_t kv_heads = ctx.attrs().Int("num_kv_heads");
     parts_[0] = Part(kQkvWq, ctx.attrs().Int("num_heads"), kQkvQGain, true);
     parts_[1] = Part(kQkvWk, kv_heads, kQkvKGain, true);
-    parts_[1].cache = ctx.in(kQkvKCache).as<T>();
+    parts_[1].cache = ctx.in(kQkvKCache);
     parts_[2] = Part(kQkvWv, kv_heads, -1, false);
-    parts_[2].cache = ctx.in(kQkvVCache).as<T>();
+    parts_[2].cache = ctx.in(kQkvVCache);
   }
 
   absl::Status Run() {
@@ -181,7 +184,7 @@ class NormQkvKernel {
                 int64_t rows, const T* normed, T* tile) const {
     const int64_t heads = std::min(p.heads_of_piece, p.heads - head);
     const int64_t n = heads * p.dim;
-    const bool to_cache = p.cache != nullptr;
+    const bool to_cache = p.cache.data != nullptr;
     // Queries are made where they stay.
     T* const made = to_cache ? tile : q_ + first * p.columns() + head * p.dim;
     const int64_t ld = to_cache ? n : p.columns();
@@ -201,9 +204,25 @@ class NormQkvKernel {
         }
         if (p.turns) Turn(of_head + p.dim - 2 * half_, first + i);
       }
-      if (to_cache) {
-        std::copy_n(row, n,
-                    p.cache + row_[first + i] * p.columns() + head * p.dim);
+      if (to_cache) Store(p, row, head, heads, row_[first + i]);
+    }
+  }
+
+  // Heads from `head` on to a row of the cache.
+  void Store(const Projection<T>& p, const T* x, int64_t head, int64_t heads,
+             int64_t slot) const {
+    if (!stored_.packed()) {
+      std::copy_n(x, heads * p.dim,
+                  p.cache.template as<T>() + slot * p.columns() + head * p.dim);
+      return;
+    }
+    if constexpr (std::is_same_v<T, float>) {
+      const int64_t bytes = p.cache.dim(1) / p.heads;
+      uint8_t* const to =
+          p.cache.template as<uint8_t>() + slot * p.cache.dim(1) + head * bytes;
+      for (int64_t h = 0; h < heads; ++h) {
+        PackCacheHead(stored_.format, stored_.attention_bits > 0, x + h * p.dim,
+                      p.dim, to + h * bytes);
       }
     }
   }
@@ -230,6 +249,7 @@ class NormQkvKernel {
   const T* const cos_;
   const T* const sin_;
   const int32_t* const row_;
+  const CacheOptions stored_;
   T* const q_;
   Projection<T> parts_[3];
 };
@@ -326,6 +346,9 @@ void RegisterFor(KernelRegistry& kernels) {
 
 void RegisterFusedAttentionKernels(KernelRegistry& kernels) {
   RegisterFor<float>(kernels);
+  kernels.Register(
+      kPackedAttendProject, DType::kF32,
+      RunAttendProject<float, AttendToPackedCache, kNumPackedInputs, false>);
   kernels.Register(
       kPackedLatentAttendProject, DType::kF32,
       RunAttendProject<float, AttendToPackedCache, kNumPackedInputs, true>);

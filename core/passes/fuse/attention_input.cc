@@ -7,9 +7,11 @@
 #include "core/ops/elementwise.h"
 #include "core/ops/fused_attention.h"
 #include "core/ops/norm.h"
+#include "core/ops/packed_cache.h"
 #include "core/ops/rope.h"
 #include "core/passes/fuse/patterns.h"
 #include "core/passes/fuse/rewriter.h"
+#include "core/quant/cache_format.h"
 
 namespace strata {
 namespace {
@@ -29,6 +31,7 @@ struct Branch {
     rope = r.OnlyReader(result, kRope);
     if (rope != nullptr) result = rope->outputs[0];
     write = r.OnlyReader(result, kCacheWrite, 1);
+    if (write == nullptr) write = r.OnlyReader(result, kPackedCacheWrite, 1);
   }
 
   bool is_query() const { return rope != nullptr && write == nullptr; }
@@ -43,6 +46,20 @@ struct Branch {
     }
   }
 };
+
+// What a write rounds to.
+CacheOptions CacheOf(const Node& write) {
+  return write.op->name == kPackedCacheWrite.name ? CacheOptionsOf(write.attrs)
+                                                  : CacheOptions();
+}
+
+// Whether heads of two writes are rounded alike, so many a token.
+bool StoredAlike(const Node& k, const Node& v, int64_t num_heads) {
+  const CacheOptions a = CacheOf(k), b = CacheOf(v);
+  return a.format == b.format && a.attention_bits == b.attention_bits &&
+         (!a.packed() || (k.attrs.Int("num_heads") == num_heads &&
+                          v.attrs.Int("num_heads") == num_heads));
+}
 
 // The gain of the norm of heads, if it has one a head.
 bool IsHeadNorm(const Rewriter& r, const Branch& branch) {
@@ -78,7 +95,8 @@ void Match(Rewriter& r, const Node& norm) {
       has_bias != (v->linear.add_bias != nullptr) ||
       has_norm != (k->head_norm != nullptr) ||
       k->write->inputs[0] == v->write->inputs[0] ||
-      k->write->inputs[2] != v->write->inputs[2]) {
+      k->write->inputs[2] != v->write->inputs[2] ||
+      !StoredAlike(*k->write, *v->write, k->rope->attrs.Int("num_heads"))) {
     return;
   }
   if (has_norm &&
@@ -96,6 +114,7 @@ void Match(Rewriter& r, const Node& norm) {
   options.eps = norm.attrs.Float("eps");
   if (has_norm) options.qk_eps = q->head_norm->attrs.Float("eps");
   options.interleaved = rope.interleaved;
+  options.cache = CacheOf(*k->write);
   Rewriter::Fusion fusion;
   fusion.op = &kNormQkv;
   fusion.attrs = NormQkvAttrs(options);

@@ -75,7 +75,7 @@ void Match(Rewriter& r, const Node& attend, const AttendPart& part) {
 
 void FuseAttentionOutputs(Rewriter& rewriter) {
   for (const Node& node : rewriter.graph().nodes()) {
-    const AttendPart* const part = FindAttendPartOf(*node.op);
+    const AttendPart* const part = FindAttendPartOf(node);
     if (part != nullptr) Match(rewriter, node, *part);
   }
 }

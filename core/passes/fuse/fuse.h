@@ -2,6 +2,7 @@
 // stand for the basic ones of a block (C3; docs/fusion.md).
 //
 //   RmsNorm, MatMul x 3, Rope x 2, CacheWrite x 2            --> NormQkv
+//                                        (or PackedCacheWrite)
 //   RmsNorm .. LatentQuery and CacheWrite of latents         --> LatentQkv
 //   attention over a cache, MatMul, Add                      --> AttendProject
 //   RmsNorm, MatMul, SwiGlu, MatMul, Add                     --> NormMlp

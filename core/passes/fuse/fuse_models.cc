@@ -94,7 +94,8 @@ absl::StatusOr<Graph> StepGraph(const ModelConfig& config,
   for (const RouterValues& router : decoder.routers) {
     graph.SetOutput(router.OffsetName(), router.offset);
   }
-  ASSIGN_OR_RETURN(graph, PackCaches(graph, {options.cache}));
+  ASSIGN_OR_RETURN(graph,
+                   PackCaches(graph, {options.cache, options.attention_bits}));
   if (options.fuse) graph = Fuse(graph);
   RETURN_IF_ERROR(Verify(graph));
   if (options.narrow) graph = NarrowWeights(graph, NarrowableWeights(graph));

@@ -39,6 +39,7 @@ struct StepOptions {
   bool narrow = false;       // Weights in BF16, where all readers take them.
   int64_t cache_blocks = 0;  // 0: a cache of rows.
   CacheFormat cache = CacheFormat::kF32;  // That is: as `compute` has them.
+  int attention_bits = 0;  // Of probabilities, over a cache in codes.
   int64_t max_tokens = 130;
   int num_threads = 2;
   bool reuse_memory = true;

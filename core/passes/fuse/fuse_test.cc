@@ -149,6 +149,17 @@ TEST_P(FusedStepTest, IsTheSameOverCachesInBf16) {
   ExpectSame(options);
 }
 
+TEST_P(FusedStepTest, IsTheSameOverCachesInCodes) {
+  for (const CacheFormat format : {CacheFormat::kInt8, CacheFormat::kInt4}) {
+    for (const int bits : {0, 5}) {
+      StepOptions options;
+      options.cache = format;
+      options.attention_bits = bits;
+      ExpectSame(options);
+    }
+  }
+}
+
 TEST_P(FusedStepTest, ReadsWeightsInBf16InPlace) {
   StepOptions options;
   options.narrow = true;
@@ -251,7 +262,9 @@ TEST(FuseTest, RandomShapesAreBitEqual) {
     StepOptions options = Paged();
     options.narrow = seed % 2 == 1;
     // Of every kind of model some.
-    if (seed / 7 % 2 == 1) options.cache = CacheFormat::kBF16;
+    if (seed / 7 % 2 == 1) {
+      options.cache = seed % 3 == 0 ? CacheFormat::kInt8 : CacheFormat::kBF16;
+    }
     auto fused = StepModel::Create(config, BatchInvariantCpuKernels(), options);
     options.fuse = false;
     auto plain = StepModel::Create(config, BatchInvariantCpuKernels(), options);
@@ -380,11 +393,29 @@ TEST(FuseTest, LatentAttentionOverACacheInBf16IsTwoOperators) {
   }
 }
 
+// Over heads it is in any format.
+TEST(FuseTest, HeadsOverAPackedCacheAreTwoOperators) {
+  for (const CacheFormat format :
+       {CacheFormat::kBF16, CacheFormat::kInt8, CacheFormat::kInt4}) {
+    for (const int64_t blocks : {kBlocks, int64_t{0}}) {
+      StepOptions options;
+      options.cache_blocks = blocks;
+      options.cache = format;
+      const auto graph = StepGraph(FlatModel(), options);
+      ASSERT_THAT(graph, IsOk());
+      EXPECT_THAT(
+          OpNames(*graph, "model.layers.1"),
+          ElementsAre("NormQkv", "PackedAttendProject", "RoutedExperts"));
+    }
+  }
+}
+
 TEST(FuseTest, CostsTheSameFlopsAndFewerBytes) {
-  for (const bool packed : {false, true}) {
+  for (const CacheFormat format :
+       {CacheFormat::kF32, CacheFormat::kBF16, CacheFormat::kInt4}) {
     for (const ModelConfig& config : AllModels()) {
       StepOptions options = Paged();
-      if (packed) options.cache = CacheFormat::kBF16;
+      options.cache = format;
       const auto after = StepGraph(config, options);
       options.fuse = false;
       const auto before = StepGraph(config, options);

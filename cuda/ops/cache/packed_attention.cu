@@ -98,9 +98,7 @@ Args ReadArgs(const KernelContext& ctx) {
   return args;
 }
 
-}  // namespace
-
-cudaError_t RunPackedAttention(const KernelContext& ctx) {
+cudaError_t Run(const KernelContext& ctx, bool old_keys_stay) {
   const int64_t num_kv_heads = ctx.Int("num_kv_heads");
   const int64_t bits = ctx.Int("attention_bits");
   const bool latent = !ctx.has(kV);
@@ -113,6 +111,7 @@ cudaError_t RunPackedAttention(const KernelContext& ctx) {
   }
   DecodeAttentionArgs decode = DecodeHeads(ctx, args, num_kv_heads);
   decode.bf16_cache = bf16;
+  decode.old_keys_stay = old_keys_stay;
   // Heads of whole groups, as which those of BF16 lie as in a plain cache.
   const bool has_kernel =
       !latent && bits == 0 && args.sizes.key_dim == args.sizes.value_dim &&
@@ -129,6 +128,16 @@ cudaError_t RunPackedAttention(const KernelContext& ctx) {
   if (bf16) return DecodeAttention(decode, ctx.stream);
   return in_bytes ? PackedDecodeInBytes(decode, args.k.format, ctx.stream)
                   : PackedDecode(decode, args.k.format, ctx.stream);
+}
+
+}  // namespace
+
+cudaError_t RunPackedAttention(const KernelContext& ctx) {
+  return Run(ctx, /*old_keys_stay=*/false);
+}
+
+cudaError_t RunPackedAttentionAhead(const KernelContext& ctx) {
+  return Run(ctx, /*old_keys_stay=*/true);
 }
 
 cudaError_t ReadPackedLatents(const KernelContext& ctx,

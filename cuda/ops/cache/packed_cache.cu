@@ -1,94 +1,23 @@
-#include <cmath>
 #include <cstdint>
 
-#include "cuda/ops/cache/bf16_number.cuh"
 #include "cuda/ops/cache/packed_cache.h"
-#include "cuda/ops/cache/packed_head.cuh"
+#include "cuda/ops/cache/packed_group.cuh"
 #include "cuda/ops/device.cuh"
 #include "cuda/runtime/kernel.h"
-#include "cuda_bf16.h"
-
-// Rounding a head is the CPU's, bit for bit (core/quant/cache_format.cc): what
-// one has stored the other may read.
 
 namespace strata::gpu {
 namespace {
-
-// Added and taken away it rounds to the nearest integer, ties to even.
-constexpr float kRounder = 12582912;  // 1.5 * 2^23
-constexpr uint16_t kNan = 0x7FC0;
 
 struct WriteArgs {
   Extent tokens;
   int64_t slots = 0, row_bytes = 0, head_bytes = 0;
   int num_heads = 1, columns = 0;
-  PackedFormat format = PackedFormat::kBf16;
-  bool power_of_two = false;  // Scales are powers of two, and positive.
+  PackedRounding rounding;
   const float* rows = nullptr;
   const int32_t* row = nullptr;
   uint8_t* cache = nullptr;
   FaultSink fault;
 };
-
-// The BF16 next to x that is at least as far from zero.
-__device__ __forceinline__ uint16_t RoundAway(float x) {
-  return static_cast<uint16_t>((__float_as_uint(x) + 0xFFFF) >> 16);
-}
-
-// Of a group whose element of largest magnitude is `extreme`.
-__device__ __forceinline__ uint16_t ScaleOf(const WriteArgs& args,
-                                            float extreme) {
-  const bool eight = args.format == PackedFormat::kInt8;
-  const float levels = eight ? 127 : 7.5f;
-  if (!args.power_of_two) {
-    return RoundAway(eight ? __fdiv_rn(fabsf(extreme), levels)
-                           : __fdiv_rn(extreme, -8));
-  }
-  if (extreme == 0) return 0;
-  int exponent;
-  const float m = frexpf(__fdiv_rn(fabsf(extreme), levels), &exponent);
-  return RoundAway(ldexpf(1.f, m == 0.5f ? exponent - 1 : exponent));
-}
-
-// Lanes' bytes, the even lanes' with their neighbours', those of lanes below
-// `count`.
-__device__ __forceinline__ void StorePairs(int byte, int count, uint8_t* to) {
-  const int next = __shfl_down_sync(kWholeWarp, byte, 1);
-  if (Lane() % 2 != 0 || Lane() >= count) return;
-  reinterpret_cast<uint16_t*>(to)[Lane() / 2] =
-      static_cast<uint16_t>((byte & 255) | (next & 255) << 8);
-}
-
-// A group, a lane a column: x, 0 where there is none.
-__device__ void PackGroup(const WriteArgs& args, float x, uint8_t* to) {
-  if (args.format == PackedFormat::kBf16) {
-    reinterpret_cast<__nv_bfloat16*>(to)[Lane()] = CachedBf16(x);
-    return;
-  }
-  const bool finite = __all_sync(kWholeWarp, isfinite(x));
-  // Of several of that magnitude the first one's sign counts.
-  const float largest = WarpMax(fabsf(x));
-  const int first = __ffs(__ballot_sync(kWholeWarp, fabsf(x) == largest)) - 1;
-  const float extreme = __shfl_sync(kWholeWarp, x, max(first, 0));
-  const uint16_t stored = finite ? ScaleOf(args, extreme) : kNan;
-  const float scale = WidenBits(stored);
-  int code = 0;
-  if (finite && scale != 0) {
-    code = static_cast<int>(
-        __fsub_rn(__fadd_rn(__fdiv_rn(x, scale), kRounder), kRounder));
-  }
-  if (args.format == PackedFormat::kInt8) {
-    StorePairs(min(max(code, -127), 127), kPackedGroup, to);
-  } else {
-    constexpr int kHalf = kPackedGroup / 2;
-    const int low = min(max(code, -8), 7) + 8;
-    const int high = __shfl_down_sync(kWholeWarp, low, kHalf);
-    StorePairs(low | high << 4, kHalf, to);
-  }
-  if (Lane() == 0) {
-    *reinterpret_cast<uint16_t*>(to + PackedCodeBytes(args.format)) = stored;
-  }
-}
 
 // A warp a head of a token.
 __global__ void __launch_bounds__(kBlock) PackedWriteKernel(WriteArgs args) {
@@ -105,8 +34,8 @@ __global__ void __launch_bounds__(kBlock) PackedWriteKernel(WriteArgs args) {
     const float* const x = args.rows + i * args.columns;
     uint8_t* to = args.cache + row * args.row_bytes + head * args.head_bytes;
     for (int c = Lane(); c - Lane() < args.columns; c += kPackedGroup) {
-      PackGroup(args, c < args.columns ? x[c] : 0.f, to);
-      to += PackedGroupBytes(args.format);
+      PackGroup(args.rounding, c < args.columns ? x[c] : 0.f, to);
+      to += PackedGroupBytes(args.rounding.format);
     }
   }
 }
@@ -121,8 +50,7 @@ cudaError_t RunPackedCacheWrite(const KernelContext& ctx) {
   args.num_heads = static_cast<int>(ctx.Int("num_heads"));
   args.head_bytes = args.row_bytes / args.num_heads;
   args.columns = static_cast<int>(rows.dim(1) / args.num_heads);
-  args.format = static_cast<PackedFormat>(ctx.Int("format"));
-  args.power_of_two = ctx.Int("attention_bits") > 0;
+  args.rounding = PackedRoundingOf(ctx);
   args.rows = rows.as<float>();
   args.row = ctx.in(2).as<int32_t>();
   args.cache = cache.as<uint8_t>();

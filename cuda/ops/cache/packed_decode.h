@@ -4,7 +4,7 @@
 #ifndef CUDA_OPS_CACHE_PACKED_DECODE_H_
 #define CUDA_OPS_CACHE_PACKED_DECODE_H_
 
-#include "cuda/ops/cache/packed_cache.h"
+#include "cuda/ops/cache/packed_format.h"
 #include "cuda/ops/heads/decode_attention.h"
 #include "cuda_runtime_api.h"
 

@@ -7,7 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "cuda/ops/cache/packed_cache.h"
+#include "cuda/ops/cache/packed_format.h"
 
 namespace strata::gpu {
 

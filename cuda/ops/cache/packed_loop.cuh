@@ -25,8 +25,8 @@
 #include <cmath>
 #include <cstdint>
 
-#include "cuda/ops/cache/packed_cache.h"
 #include "cuda/ops/cache/packed_copies.cuh"
+#include "cuda/ops/cache/packed_format.h"
 #include "cuda/ops/cache/packed_products.cuh"
 #include "cuda/ops/device.cuh"
 #include "cuda/ops/heads/decode_kernel.cuh"

@@ -17,7 +17,7 @@
 
 #include <cstdint>
 
-#include "cuda/ops/cache/packed_cache.h"
+#include "cuda/ops/cache/packed_format.h"
 #include "cuda/ops/cache/packed_head.cuh"
 #include "cuda_runtime_api.h"
 

@@ -4,6 +4,8 @@
 #include "cuda/ops/batch/batch_linear.h"
 #include "cuda/ops/batch/batch_rows.h"
 #include "cuda/ops/cache/cached_attention.h"
+#include "cuda/ops/cache/packed_cache.h"
+#include "cuda/ops/cache/packed_format.h"
 #include "cuda/ops/decode/few_rows.h"
 #include "cuda/ops/decode/fused_heads.h"
 #include "cuda/ops/decode/head_rows.h"
@@ -121,8 +123,15 @@ cudaError_t RunNormQkv(const KernelContext& ctx) {
     args.part[1].gain = ctx.in(kKGain).as<float>();
   }
   args.part[0].y = ctx.out(0).as<float>();
-  args.part[1].y = ctx.in(kKCache).as<float>();
-  args.part[2].y = ctx.in(kVCache).as<float>();
+  for (int i = 1; i < 3; ++i) {
+    const Operand& cache = ctx.in(kKCache + i - 1);
+    if (ctx.Int("format") == 0) {
+      args.part[i].y = cache.as<float>();
+    } else {
+      args.part[i].packed = cache.as<uint8_t>();
+    }
+  }
+  args.rounding = PackedRoundingOf(ctx);
   args.eps = ctx.Float("qk_eps");
   args.cos = ctx.in(kCos).as<float>();
   args.sin = ctx.in(kSin).as<float>();
@@ -169,19 +178,28 @@ cudaError_t Project(const KernelContext& ctx, const Operand& o,
   return RunLinearResidual(ctx, o, w, bias, h, ctx.out(0));
 }
 
-template <int kAttendInputs>
+// Columns of a head's values, which rows of a packed cache do not say.
+int64_t ValueColumns(const KernelContext& ctx) {
+  const Operand& v = ctx.in(2);
+  return v.element_size == 1 ? ctx.Int("value_dim")
+                             : v.dim(1) / ctx.Int("num_kv_heads");
+}
+
+// By what attends, of so many inputs.
+template <Kernel attend, int kAttendInputs>
 cudaError_t RunAttendProject(const KernelContext& ctx) {
+  static_assert(kAttendInputs == 5 || kAttendInputs == 6);
   const Operand& q = ctx.in(0);
   if (q.dim(0) == 0) return cudaSuccess;
-  const int64_t value = ctx.in(2).dim(1) / ctx.Int("num_kv_heads");
+  const int64_t value = ValueColumns(ctx);
   const Operand o = TakeMatrix(ctx, q.rows(), ctx.Int("num_heads") * value);
   if (o.data == nullptr) return cudaErrorMemoryAllocation;
   cudaError_t e;
   if constexpr (kAttendInputs == 5) {
-    e = RunPart(ctx, RunCachedAttentionAhead,
-                {q, ctx.in(1), ctx.in(2), ctx.in(3), ctx.in(4)}, o, *ctx.attrs);
+    e = RunPart(ctx, attend, {q, ctx.in(1), ctx.in(2), ctx.in(3), ctx.in(4)}, o,
+                *ctx.attrs);
   } else {
-    e = RunPart(ctx, RunPagedAttentionAhead,
+    e = RunPart(ctx, attend,
                 {q, ctx.in(1), ctx.in(2), ctx.in(3), ctx.in(4), ctx.in(5)}, o,
                 *ctx.attrs);
   }
@@ -200,11 +218,15 @@ void RegisterFusedHeadsKernels(KernelRegistry& kernels) {
   }
   for (const char* const op :
        {"CachedAttendProject", "QuantCachedAttendProject"}) {
-    kernels.Register(op, RunAttendProject<5>);
+    kernels.Register(op, RunAttendProject<RunCachedAttentionAhead, 5>);
   }
   for (const char* const op :
        {"PagedAttendProject", "QuantPagedAttendProject"}) {
-    kernels.Register(op, RunAttendProject<6>);
+    kernels.Register(op, RunAttendProject<RunPagedAttentionAhead, 6>);
+  }
+  for (const char* const op :
+       {"PackedAttendProject", "QuantPackedAttendProject"}) {
+    kernels.Register(op, RunAttendProject<RunPackedAttentionAhead, 6>);
   }
 }
 

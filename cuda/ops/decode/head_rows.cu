@@ -2,6 +2,8 @@
 #include <cstdint>
 
 #include "cuda/kernels/ahead.cuh"
+#include "cuda/ops/cache/packed_format.h"
+#include "cuda/ops/cache/packed_group.cuh"
 #include "cuda/ops/decode/head_rows.h"
 #include "cuda/ops/device.cuh"
 
@@ -32,7 +34,6 @@ __global__ void __launch_bounds__(kBlock)
       }
     }
     const float* const x = p.x + (token * p.heads + head) * p.dim;
-    float* const y = p.y + (to * p.heads + head) * p.dim;
     const auto biased = [&](int c) {
       return p.bias != nullptr ? x[c] + p.bias[head * p.dim + c] : x[c];
     };
@@ -48,16 +49,58 @@ __global__ void __launch_bounds__(kBlock)
       return p.gain != nullptr ? biased(c) * share * p.gain[c] : biased(c);
     };
     const int low = p.turns ? p.dim - 2 * a.half : p.dim;
+    // Where pair j of what turns lies, and what it becomes.
+    const auto first_of = [&](int j) {
+      return low + (a.interleaved ? 2 * j : j);
+    };
+    const auto second_of = [&](int j) {
+      return a.interleaved ? first_of(j) + 1 : first_of(j) + a.half;
+    };
+    const auto turned = [&](int j) {
+      const float u = at(first_of(j)), v = at(second_of(j));
+      const float cosine = a.cos[token * a.half + j];
+      const float sine = a.sin[token * a.half + j];
+      return float2{u * cosine - v * sine, u * sine + v * cosine};
+    };
+    if (p.packed != nullptr) {
+      const auto number = [&](int c) {
+        if (c < low) return at(c);
+        const int at_turn = c - low;
+        const int j = a.interleaved      ? at_turn / 2
+                      : at_turn < a.half ? at_turn
+                                         : at_turn - a.half;
+        const float2 pair = turned(j);
+        return c == first_of(j) ? pair.x : pair.y;
+      };
+      uint8_t* const y =
+          p.packed +
+          (to * p.heads + head) * PackedHeadBytes(a.rounding.format, p.dim);
+      // Numbers of some groups on their way together.
+      constexpr int kGroups = 4;
+      for (int first = 0; first < p.dim; first += kGroups * kPackedGroup) {
+        float x_of[kGroups];
+#pragma unroll
+        for (int g = 0; g < kGroups; ++g) {
+          const int c = first + g * kPackedGroup + Lane();
+          x_of[g] = c < p.dim ? number(c) : 0.f;
+        }
+#pragma unroll
+        for (int g = 0; g < kGroups; ++g) {
+          const int group = first / kPackedGroup + g;
+          if (group * kPackedGroup >= p.dim) break;
+          PackGroup(a.rounding, x_of[g],
+                    y + group * PackedGroupBytes(a.rounding.format));
+        }
+      }
+      continue;
+    }
+    float* const y = p.y + (to * p.heads + head) * p.dim;
     for (int c = Lane(); c < low; c += kWarp) y[c] = at(c);
     if (!p.turns) continue;
     for (int j = Lane(); j < a.half; j += kWarp) {
-      const int first = low + (a.interleaved ? 2 * j : j);
-      const int second = a.interleaved ? first + 1 : first + a.half;
-      const float u = at(first), v = at(second);
-      const float cosine = a.cos[token * a.half + j];
-      const float sine = a.sin[token * a.half + j];
-      y[first] = u * cosine - v * sine;
-      y[second] = u * sine + v * cosine;
+      const float2 pair = turned(j);
+      y[first_of(j)] = pair.x;
+      y[second_of(j)] = pair.y;
     }
   }
 }

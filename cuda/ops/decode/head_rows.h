@@ -5,6 +5,7 @@
 //   k [t, kv_heads * dim]      --the same--> its row of the cache
 //   v [t, kv_heads * value]    --bias--> its row of the cache
 //
+// Caches are floats, or packed rows, to which heads are rounded.
 // It begins before the kernel ahead has ended (ahead.cuh), and lets the one
 // behind it begin.
 
@@ -13,6 +14,7 @@
 
 #include <cstdint>
 
+#include "cuda/ops/cache/packed_format.h"
 #include "cuda/runtime/kernel.h"
 #include "cuda_runtime_api.h"
 
@@ -25,7 +27,8 @@ struct HeadRows {
   const float* bias = nullptr;  // [heads * dim], or null.
   const float* gain = nullptr;  // [dim]: heads are normalised; or null.
   bool turns = false;
-  float* y = nullptr;  // [rows, heads * dim]
+  float* y = nullptr;         // [rows, heads * dim]; or null, and
+  uint8_t* packed = nullptr;  // [rows, heads of `rounding`'s format]
 };
 
 struct StoreHeadsArgs {
@@ -40,7 +43,8 @@ struct StoreHeadsArgs {
   // Where keys and values go: rows of the caches, of which there are `slots`.
   const int32_t* row = nullptr;
   int64_t slots = 0;
-  FaultSink fault;  // kCacheRow, if there is no such row.
+  PackedRounding rounding;  // Of packed caches.
+  FaultSink fault;          // kCacheRow, if there is no such row.
 };
 
 // Only enqueues.
