@@ -1,5 +1,6 @@
 #include "core/quant/calibrate.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <vector>
@@ -11,6 +12,7 @@
 #include "absl/types/span.h"
 #include "core/base/status_macros.h"
 #include "core/base/thread_pool.h"
+#include "core/cpu/gemm.h"
 #include "core/cpu/vector_math.h"
 #include "core/quant/format.h"
 #include "core/quant/quantized_matrix.h"
@@ -18,6 +20,9 @@
 
 namespace strata {
 namespace {
+
+// Rows whose errors a thread reckons at a time.
+constexpr int64_t kErrorRows = 64;
 
 constexpr CalibrationMethod kMethods[] = {
     CalibrationMethod::kNearest, CalibrationMethod::kClip,
@@ -126,22 +131,45 @@ QuantError ErrorBetween(const float* w, const float* other, int64_t rows,
   const VectorMath<float>& vec = VectorMath<float>::Get();
   const int64_t k = columns;
   std::vector<QuantError> of_row(rows);
-  pool.ParallelFor(rows, [&](int64_t row) {
-    QuantError& e = of_row[row];
-    const float* const from = w + row * k;
-    std::vector<float> error(from, from + k);
-    for (int64_t c = 0; c < k; ++c) error[c] -= other[row * k + c];
-    e.weight = vec.dot(from, from, k);
-    e.weight_error = vec.dot(error.data(), error.data(), k);
-    if (moments.empty()) return;
-    for (int64_t c = 0; c < k; ++c) {
-      const float* const h = moments.data() + c * k;
-      e.output += double{vec.dot(h, from, k)} * from[c];
-      e.output_error += double{vec.dot(h, error.data(), k)} * error[c];
+  // Rows of w and of its error, and both by H, some at a time.
+  const int64_t blocks = (rows + kErrorRows - 1) / kErrorRows;
+  pool.ParallelFor(blocks, [&](int64_t block) {
+    const int64_t first = block * kErrorRows;
+    const int64_t n = std::min(kErrorRows, rows - first);
+    std::vector<float> x(w + first * k, w + (first + n) * k);
+    x.resize(2 * n * k);
+    float* const error = x.data() + n * k;
+    for (int64_t i = 0; i < n * k; ++i) error[i] = x[i] - other[first * k + i];
+    std::vector<float> image;
+    if (!moments.empty()) {
+      image.resize(2 * n * k);
+      GemmArgs<float> g;
+      g.m = 2 * n;
+      g.n = g.k = g.lda = g.ldb = g.ldc = k;
+      g.a = x.data();
+      g.b = moments.data();
+      g.c = image.data();
+      Gemm(g);
     }
-    if (output_weights.empty()) return;
-    e.output *= output_weights[row];
-    e.output_error *= output_weights[row];
+    // Row i of x by its image.
+    const auto energy = [&](int64_t i) {
+      double sum = 0;
+      for (int64_t c = i * k; c < (i + 1) * k; ++c) {
+        sum += double{image[c]} * x[c];
+      }
+      return sum;
+    };
+    for (int64_t i = 0; i < n; ++i) {
+      QuantError& e = of_row[first + i];
+      const float* const from = x.data() + i * k;
+      e.weight = vec.dot(from, from, k);
+      e.weight_error = vec.dot(error + i * k, error + i * k, k);
+      if (moments.empty()) continue;
+      const double counts =
+          output_weights.empty() ? 1 : output_weights[first + i];
+      e.output = energy(i) * counts;
+      e.output_error = energy(n + i) * counts;
+    }
   });
   QuantError sum;
   for (const QuantError& e : of_row) sum += e;

@@ -52,13 +52,18 @@ std::vector<float> QuantizedMatrix::Dequantize() const {
   return out;
 }
 
-GroupScale ScaleOf(const float* w, int64_t n, const QuantFormat& format,
-                   float shrink) {
-  float low = 0, high = 0;
+NumberRange RangeOf(const float* w, int64_t n) {
+  NumberRange range;
   for (int64_t i = 0; i < n; ++i) {
-    low = std::min(low, w[i]);
-    high = std::max(high, w[i]);
+    range.low = std::min(range.low, w[i]);
+    range.high = std::max(range.high, w[i]);
   }
+  return range;
+}
+
+GroupScale ScaleOf(const NumberRange& range, const QuantFormat& format,
+                   float shrink) {
+  const auto [low, high] = range;
   const auto middle = static_cast<float>(format.middle());
   const auto max_code = static_cast<float>(format.max_code());
   GroupScale result;
@@ -98,7 +103,7 @@ QuantizedMatrix RoundToNearest(const float* w, int64_t rows, int64_t columns,
   QuantizedMatrix m(format, rows, columns);
   const int64_t group = GroupColumns(format, columns);
   for (int64_t at = 0; at < rows * columns; at += group) {
-    const GroupScale s = ScaleOf(w + at, group, format);
+    const GroupScale s = ScaleOf(RangeOf(w + at, group), format);
     m.scale[at / group] = s.scale;
     m.zero[at / group] = s.zero;
     for (int64_t c = at; c < at + group; ++c) {

@@ -54,10 +54,16 @@ inline uint8_t CodeOf(float x, float scale, int zero, int max_code) {
   return static_cast<uint8_t>(q + 0.5f);
 }
 
-// The smallest scale, times `shrink`, with which no number of w [n] is clipped;
-// below 1 the largest are. Of numbers that a symmetric format holds and whose
-// largest is its last code, it is the scale that they have.
-GroupScale ScaleOf(const float* w, int64_t n, const QuantFormat& format,
+// Of numbers, and zero.
+struct NumberRange {
+  float low = 0, high = 0;
+};
+NumberRange RangeOf(const float* w, int64_t n);
+
+// The smallest scale, times `shrink`, with which no number of a range is
+// clipped; below 1 the largest are. Of numbers that a symmetric format holds
+// and whose largest is its last code, it is the scale that they have.
+GroupScale ScaleOf(const NumberRange& range, const QuantFormat& format,
                    float shrink = 1);
 
 // Returns INVALID_ARGUMENT, naming element and tensor, if a number of w

@@ -9,6 +9,7 @@
 #include "core/cpu/vector_math.h"
 #include "core/quant/format.h"
 #include "core/quant/quantized_matrix.h"
+#include "core/quant/rounding_errors.h"
 #include "core/tensor/bfloat16.h"
 
 namespace strata {
@@ -222,18 +223,20 @@ Curvature CurvatureOf(const std::vector<float>& moments, int64_t columns,
 
 GroupScale SearchScale(const float* w, const float* weight, int64_t n,
                        const QuantFormat& format) {
-  GroupScale best = ScaleOf(w, n, format);
+  const NumberRange range = RangeOf(w, n);
+  GroupScale best = ScaleOf(range, format);
   float least = std::numeric_limits<float>::infinity();
+  std::vector<float> errors(n);
   for (int i = 0; i < kTries; ++i) {
     const float shrink = 1 - (1 - kSmallest) * i / (kTries - 1);
-    const GroupScale tried = ScaleOf(w, n, format, shrink);
-    const float scale = Widen(tried.scale);
+    const GroupScale tried = ScaleOf(range, format, shrink);
+    // All are zero, or as good as that.
+    if (Widen(tried.scale) == 0) return best;
+    RoundingErrors(w, weight, n, Widen(tried.scale), tried.zero,
+                   format.max_code(), errors.data());
+    // In turn: the same on every processor that rounds alike.
     float sum = 0;
-    for (int64_t c = 0; c < n; ++c) {
-      const int code = CodeOf(w[c], scale, tried.zero, format.max_code());
-      const float off = w[c] - static_cast<float>(code - tried.zero) * scale;
-      sum += weight[c] * off * off;
-    }
+    for (int64_t c = 0; c < n; ++c) sum += errors[c];
     if (sum < least) {
       least = sum;
       best = tried;
