@@ -141,6 +141,23 @@ TEST(FusedPresetTest, LatentsInBf16AreTwoOperators) {
   }
 }
 
+// Over heads in every format, also with packed weights.
+TEST(FusedPresetTest, HeadsOverPackedCachesAreTwoOperators) {
+  const ModelConfig config = *ModelPreset("strata-1b");
+  const auto graph = Generating(config);
+  ASSERT_THAT(graph, IsOk());
+  for (const CacheFormat format :
+       {CacheFormat::kBF16, CacheFormat::kInt8, CacheFormat::kInt4}) {
+    const auto packed = PackCaches(*graph, {format});
+    ASSERT_THAT(packed, IsOk());
+    std::map<std::string, int64_t> count = FusedOperators(*packed);
+    EXPECT_EQ(count[std::string(kNormQkv.name)], config.num_layers());
+    EXPECT_EQ(count[std::string(kPackedAttendProject.name)],
+              config.num_layers());
+  }
+  EXPECT_NE(AllCudaKernels().Find(kQuantPackedAttendProject.name).run, nullptr);
+}
+
 // What a rank runs whose experts move: choices become slots, and an update sums
 // over copies and knows every expert once.
 TEST(RebalancedGraphTest, EveryOperatorHasAKernel) {

@@ -79,6 +79,16 @@ ModelConfig PlainLatentModel() {
 
 ModelConfig HierarchicalModel() { return Long(Hierarchical()); }
 
+std::vector<std::string> OpNames(const Graph& graph, const std::string& scope) {
+  std::vector<std::string> names;
+  for (const Node& node : graph.nodes()) {
+    if (node.scope.compare(0, scope.size(), scope) == 0) {
+      names.emplace_back(node.op->name);
+    }
+  }
+  return names;
+}
+
 absl::StatusOr<Graph> StepGraph(const ModelConfig& config,
                                 const StepOptions& options) {
   GraphBuilder b(options.compute);

@@ -52,6 +52,10 @@ inline constexpr int64_t kStepSequences = 3;
 absl::StatusOr<Graph> StepGraph(const ModelConfig& config,
                                 const StepOptions& options);
 
+// The operators of nodes whose scope begins so, in order.
+std::vector<std::string> OpNames(const Graph& graph,
+                                 const std::string& scope = "");
+
 // One model, ready to run steps; every source is filled by its name, alike for
 // every instance. Caches are full of random rows, so that any position can be
 // attended from.

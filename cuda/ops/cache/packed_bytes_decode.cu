@@ -2,9 +2,9 @@
 
 #include "cuda.h"
 #include "cuda/kernels/tensor_map.h"
-#include "cuda/ops/cache/packed_cache.h"
 #include "cuda/ops/cache/packed_copies.cuh"
 #include "cuda/ops/cache/packed_decode.h"
+#include "cuda/ops/cache/packed_format.h"
 #include "cuda/ops/cache/packed_loop.cuh"
 #include "cuda/ops/heads/decode_attention.h"
 #include "cuda/ops/heads/decode_kernel.cuh"

@@ -19,9 +19,9 @@
 //   kHeadBytes, kStageBytes  of a head, and of what a block has of one time
 //   kFinds, Find(i)          keys of a time that a lane looks up
 //   Ask(stage, row)          copies on their way, of the rows that were found
-//   Key(stage, step, x), Value(...)   kVec numbers, in units of what is
-//   returned kOfWarp                  whether lanes read what others have asked
-//   for
+//   Key(stage, step, x),     kVec numbers, in units of what is returned
+//   Value(stage, step, x)
+//   kOfWarp                  whether lanes read what others have asked for
 
 #ifndef CUDA_OPS_HEADS_DECODE_LANES_CUH_
 #define CUDA_OPS_HEADS_DECODE_LANES_CUH_
