@@ -18,7 +18,6 @@
 #include "core/ops/packed_cache.h"
 #include "core/ops/paged_attention.h"
 #include "core/ops/rope.h"
-#include "core/quant/cache_format.h"
 #include "core/tensor/dtype.h"
 
 namespace strata {
@@ -58,32 +57,15 @@ struct QkvSizes {
         rotary_dim(2 * op.type(kQkvCos).dims[1].bound) {}
 };
 
-// Floats as x, or packed.
 absl::Status WantCaches(const OpView& op, const QkvSizes& s) {
-  const bool packed = op.type(kQkvKCache).dtype == DType::kU8;
-  const DType dtype = packed ? DType::kU8 : op.type(kQkvX).dtype;
-  const CacheFormat format = CacheOptionsOf(op.attrs).format;
-  if (packed != (format != CacheFormat::kF32)) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("k_cache is ", ToText(op.graph, op.type(kQkvKCache)),
-                     "; want one in ", ToText(format)));
-  }
-  if (packed) {
-    RETURN_IF_ERROR(CheckCacheOptions(CacheOptionsOf(op.attrs)));
-    RETURN_IF_ERROR(WantRank(op, kQkvX, "x", DType::kF32, 2));
-  }
-  RETURN_IF_ERROR(WantRank(op, kQkvKCache, "k_cache", dtype, 2));
-  const Dim slots = op.type(kQkvKCache).dims[0];
-  const auto want = [&](int input, const char* name, int64_t dim) {
-    const int64_t width = s.kv_heads * dim;
-    return WantType(
-        op, input, name,
-        {dtype,
-         {slots,
-          Static(packed ? CacheRowBytes(format, s.kv_heads, width) : width)}});
-  };
-  RETURN_IF_ERROR(want(kQkvKCache, "k_cache", s.head_dim));
-  return want(kQkvVCache, "v_cache", s.value_dim);
+  const DType of_x = op.type(kQkvX).dtype;
+  RETURN_IF_ERROR(WantStored(op, kQkvKCache, "k_cache", of_x, s.kv_heads,
+                             s.kv_heads * s.head_dim));
+  RETURN_IF_ERROR(WantStored(op, kQkvVCache, "v_cache", of_x, s.kv_heads,
+                             s.kv_heads * s.value_dim));
+  const ValueType& v = op.type(kQkvVCache);
+  return WantType(op, kQkvVCache, "v_cache",
+                  {v.dtype, {op.type(kQkvKCache).dims[0], v.dims[1]}});
 }
 
 Types InferNormQkv(const OpView& op) {
@@ -197,14 +179,10 @@ Types InferAttend(const OpView& op) {
   return types;
 }
 
-// Kernels take no other format, and no keys beside the values.
 Types InferPackedLatents(const OpView& op) {
-  const CacheFormat format = CacheOptionsOf(op.attrs).format;
-  if (op.has(kPackedV) || format != CacheFormat::kBF16) {
+  if (op.has(kPackedV)) {
     return absl::InvalidArgumentError(
-        absl::StrCat("the cache is in ", ToText(format),
-                     op.has(kPackedV) ? " with values of its own" : "",
-                     "; want latents in bf16"));
+        "there is a v_cache; want latents, whose first columns are the values");
   }
   return InferAttend<kPackedLatentAttendProject>(op);
 }

@@ -77,8 +77,7 @@ extern const OpDef kCachedAttendProject;
 extern const OpDef kPagedLatentAttendProject;
 extern const OpDef kCachedLatentAttendProject;
 // Over packed caches, in rows or in blocks: o is PackedAttention's
-// (core/ops/packed_cache.h), whose attributes they have beside those. Latents
-// are in BF16; heads have values of their own.
+// (core/ops/packed_cache.h), whose attributes they have beside those.
 extern const OpDef kPackedAttendProject;
 extern const OpDef kPackedLatentAttendProject;
 

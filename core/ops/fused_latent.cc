@@ -12,7 +12,7 @@
 #include "core/ops/fused_attention.h"
 #include "core/ops/fused_checks.h"
 #include "core/ops/operand_checks.h"
-#include "core/quant/cache_format.h"
+#include "core/ops/packed_cache.h"
 #include "core/tensor/dtype.h"
 
 namespace strata {
@@ -28,21 +28,6 @@ struct Sizes {
         value(op.attrs.Int("value")),
         rank(op.type(kLatentKvB).dims[1].bound) {}
 };
-
-// A cache of `width` columns: floats as x, or packed.
-absl::Status WantCache(const OpView& op, Dim width) {
-  const DType of_x = op.type(kLatentX).dtype;
-  if (op.type(kLatentCache).dtype != DType::kU8) {
-    RETURN_IF_ERROR(WantFloat(op, kLatentCache, "cache", 2));
-    return WantType(op, kLatentCache, "cache",
-                    {of_x, {op.type(kLatentCache).dims[0], width}});
-  }
-  RETURN_IF_ERROR(WantRank(op, kLatentCache, "cache", DType::kU8, 2));
-  RETURN_IF_ERROR(WantRank(op, kLatentX, "x", DType::kF32, 2));
-  const int64_t bytes = CacheRowBytes(CacheFormat::kBF16, 1, width.bound);
-  return WantType(op, kLatentCache, "cache",
-                  {DType::kU8, {op.type(kLatentCache).dims[0], Static(bytes)}});
-}
 
 absl::StatusOr<std::vector<ValueType>> Infer(const OpView& op) {
   RETURN_IF_ERROR(WantFloat(op, kLatentX, "x", 2));
@@ -82,7 +67,8 @@ absl::StatusOr<std::vector<ValueType>> Infer(const OpView& op) {
   const ValueType table = {x.dtype, {t, Static(s.rope / 2)}};
   RETURN_IF_ERROR(WantType(op, kLatentCos, "cos", table));
   RETURN_IF_ERROR(WantType(op, kLatentSin, "sin", table));
-  RETURN_IF_ERROR(WantCache(op, width));
+  RETURN_IF_ERROR(
+      WantStored(op, kLatentCache, "cache", x.dtype, 1, width.bound));
   RETURN_IF_ERROR(WantType(op, kLatentRow, "row", {DType::kI32, {t}}));
   const Dim tile = Static(std::min(t.bound, kFusedTileRows));
   std::vector<ValueType> types = {
@@ -148,7 +134,9 @@ Attrs LatentQkvAttrs(const LatentQkvOptions& options) {
           {"eps", options.eps},
           {"q_eps", options.q_eps},
           {"kv_eps", options.kv_eps},
-          {"interleaved", int64_t{options.interleaved}}};
+          {"interleaved", int64_t{options.interleaved}},
+          {"format", static_cast<int64_t>(options.cache.format)},
+          {"attention_bits", int64_t{options.cache.attention_bits}}};
 }
 
 }  // namespace strata

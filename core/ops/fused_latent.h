@@ -15,6 +15,7 @@
 
 #include "core/graph/attrs.h"
 #include "core/graph/op_def.h"
+#include "core/quant/cache_format.h"
 
 namespace strata {
 
@@ -32,8 +33,8 @@ enum LatentQkvInput {
   kLatentKvB,     // [heads * (nope + value), rank]
   kLatentCos,     // Of RopeTable.
   kLatentSin,
-  // [slots, rank + rope], updated; or U8, rows of a head of so many columns in
-  // BF16 (core/quant/cache_format.h), which are rounded as they are stored.
+  // [slots, rank + rope], updated; or U8, packed rows of a head of so many
+  // columns (core/ops/packed_cache.h).
   kLatentCache,
   kLatentRow,  // [t] I32, the slots
 };
@@ -42,6 +43,7 @@ struct LatentQkvOptions {
   int64_t nope = 0, rope = 0, value = 0;
   double eps = 0, q_eps = 1, kv_eps = 1;
   bool interleaved = false;
+  CacheOptions cache;  // Of a packed cache: what PackedCacheWrite stores.
 };
 Attrs LatentQkvAttrs(const LatentQkvOptions& options);
 // Outputs beyond q': tiles of what lies between.

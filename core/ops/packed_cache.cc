@@ -142,6 +142,25 @@ CacheOptions CacheOptionsOf(const Attrs& attrs) {
   return options;
 }
 
+absl::Status WantStored(const OpView& op, int input, absl::string_view name,
+                        DType rows, int64_t num_heads, int64_t width) {
+  const bool packed = op.type(input).dtype == DType::kU8;
+  const CacheFormat format = CacheOptionsOf(op.attrs).format;
+  if (packed != (format != CacheFormat::kF32) ||
+      (packed && rows != DType::kF32)) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        name, " is ", ToText(op.graph, op.type(input)), "; want one in ",
+        ToText(format), " for rows in ", Name(rows)));
+  }
+  if (packed) {
+    RETURN_IF_ERROR(CheckCacheAttrs(op));
+    return WantPackedHeads(op, input, name, num_heads, width / num_heads);
+  }
+  RETURN_IF_ERROR(WantFloat(op, input, name, 2));
+  return WantType(op, input, name,
+                  {rows, {op.type(input).dims[0], Static(width)}});
+}
+
 Attrs PackedCacheWriteAttrs(int64_t num_heads, const CacheOptions& cache) {
   return {{"num_heads", num_heads},
           {"format", static_cast<int64_t>(cache.format)},

@@ -11,12 +11,15 @@
 
 #include <cstdint>
 
+#include "absl/status/status.h"
+#include "absl/strings/string_view.h"
 #include "core/graph/attrs.h"
 #include "core/graph/builder.h"
 #include "core/graph/op_def.h"
 #include "core/ops/attention.h"
 #include "core/ops/paged_attention.h"
 #include "core/quant/cache_format.h"
+#include "core/tensor/dtype.h"
 
 namespace strata {
 
@@ -44,6 +47,12 @@ enum PackedAttentionInput {
 
 // As the attributes of a node say.
 CacheOptions CacheOptionsOf(const Attrs& attrs);
+
+// Of an operator that fuses a write: that `input` is a cache for rows of
+// `width` columns in `num_heads` heads, which is F32 or F64 as they are, or
+// packed as the operator's attributes say.
+absl::Status WantStored(const OpView& op, int input, absl::string_view name,
+                        DType rows, int64_t num_heads, int64_t width);
 
 void PackedCacheWrite(GraphBuilder& b, ValueId cache, ValueId rows, ValueId row,
                       int64_t num_heads, const CacheOptions& cache_options);

@@ -6,7 +6,7 @@
 //   cache: state U8[slots, bytes] PackedCacheWrite, PackedAttention
 //
 // and over latents likewise. To run before fusion, whose operators take packed
-// caches, those of latents in BF16 alone.
+// caches.
 
 #ifndef CORE_PASSES_PACK_CACHES_H_
 #define CORE_PASSES_PACK_CACHES_H_

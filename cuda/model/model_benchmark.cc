@@ -150,6 +150,7 @@ void AddAll() {
         ModelWork work = {batch, 1, 512, 512 + kNewTokens};
         work.cache = cache;
         Add(work, fuse, /*heads=*/true);
+        if (cache != CacheFormat::kBF16) Add(work, fuse);
       }
     }
     // Where keys and values are most of what is read.
@@ -157,7 +158,9 @@ void AddAll() {
                                     CacheFormat::kInt8, CacheFormat::kInt4}) {
       ModelWork work = {32, 1, 3584, 3584 + kNewTokens};
       work.cache = cache;
-      if (fuse) Add(work, fuse, /*heads=*/true);
+      for (const bool heads : {false, true}) {
+        if (fuse) Add(work, fuse, heads);
+      }
     }
     Add({1, 512, 0, 0}, fuse);
     Add({1, 4096, 0, 0}, fuse);

@@ -43,13 +43,15 @@ struct Latents {
   bool interleaved = false, bias = false;
   int64_t window = 0;
   QuantFormat format = {/*bits=*/0, 0, false};  // Of projections; 0: BF16.
-  bool bf16_cache = false;
+  CacheFormat cache = CacheFormat::kF32;
 
-  Latents OverBf16() const {
+  Latents Over(CacheFormat format) const {
     Latents latents = *this;
-    latents.bf16_cache = true;
+    latents.cache = format;
     return latents;
   }
+  Latents OverBf16() const { return Over(CacheFormat::kBF16); }
+  bool packed_cache() const { return cache != CacheFormat::kF32; }
 };
 std::string LatentsName(const testing::TestParamInfo<Latents>& info) {
   return info.param.name;
@@ -69,10 +71,10 @@ class FusedLatentTest : public DeviceTest<Latents> {
   static ValueId Cache(GraphBuilder& b, const std::string& name,
                        const Latents& p) {
     const int64_t width = p.rank + p.rope;
-    return p.bf16_cache
+    return p.packed_cache()
                ? b.State(name, DType::kU8,
                          {Static(Slots(p)),
-                          Static(CacheRowBytes(CacheFormat::kBF16, 1, width))})
+                          Static(CacheRowBytes(p.cache, 1, width))})
                : b.State(name, DType::kF32, {Static(Slots(p)), Static(width)});
   }
 
@@ -121,6 +123,7 @@ class FusedLatentTest : public DeviceTest<Latents> {
     options.value = p.value;
     options.eps = options.q_eps = options.kv_eps = 1e-6;
     options.interleaved = p.interleaved;
+    options.cache.format = p.cache;
     return b.Add(
         p.format.bits != 0 ? kQuantLatentQkv : kLatentQkv,
         {s.x, s.gain, s.wq_down, s.bq_down, s.q_gain, s.wq, s.wkv, s.bkv,
@@ -151,7 +154,7 @@ class FusedLatentTest : public DeviceTest<Latents> {
                     {"block_size", kBlockSize},
                     {"rank", p.rank},
                     {"value_dim", p.rank},
-                    {"format", static_cast<int64_t>(CacheFormat::kBF16)},
+                    {"format", static_cast<int64_t>(p.cache)},
                     {"attention_bits", int64_t{0}},
                     {"nope", p.nope},
                     {"rope", p.rope},
@@ -162,7 +165,7 @@ class FusedLatentTest : public DeviceTest<Latents> {
     const ValueId table = b.Input("table", DType::kI32,
                                   {Static(1), Static(Slots(p) / kBlockSize)});
     const ValueId sequence = b.Input("sequence", DType::kI32, {t});
-    if (p.bf16_cache) {
+    if (p.packed_cache()) {
       const OpDef& op =
           packed ? kQuantPackedLatentAttendProject : kPackedLatentAttendProject;
       b.Output("rows", attend(op, {q, cache, kNone, kNone, first_row, position},
@@ -183,8 +186,8 @@ class FusedLatentTest : public DeviceTest<Latents> {
   }
 
   static std::set<std::string> Bf16States(const Latents& p) {
-    return p.bf16_cache ? std::set<std::string>{"cache"}
-                        : std::set<std::string>{};
+    return p.packed_cache() ? std::set<std::string>{"cache"}
+                            : std::set<std::string>{};
   }
 
   static FillFn Inputs(const Latents& p) {
@@ -192,7 +195,7 @@ class FusedLatentTest : public DeviceTest<Latents> {
                     [p](const std::string& name, const TensorView& view) {
                       if (view.dtype == DType::kBF16)
                         return FillBf16Weight(view);
-                      if (name == "cache" && p.bf16_cache) {
+                      if (name == "cache" && p.packed_cache()) {
                         return FillBf16Cache(view);
                       }
                       if (view.dtype == DType::kU8) {
@@ -225,7 +228,7 @@ TEST_P(FusedLatentTest, AgreesWithTheCpu) {
   options.bf16_states = Bf16States(p);
   // Where the last bits of a key differ, it may be rounded to the number beside
   // in BF16, 2^-8 of it away.
-  if (p.bf16_cache) options.roundings += 0x1p-8 / 0x1p-24;
+  if (p.packed_cache()) options.roundings += 0x1p-8 / 0x1p-24;
   EXPECT_THAT(
       CompareBackends([&](GraphBuilder& b) { return Build(b, p); }, options),
       IsOk());
@@ -498,21 +501,23 @@ INSTANTIATE_TEST_SUITE_P(
 
 // --- What is stored ---
 
-using StoredLatentTest = DeviceTest<std::tuple<int64_t, Precision>>;
+using StoredLatentTest =
+    DeviceTest<std::tuple<int64_t, Precision, CacheFormat>>;
 
-// The same tokens into an F32 cache and into one in BF16, one of them with
+// The same tokens into an F32 cache and into a packed one, one of them with
 // nothing that is a number, and all with a column of 0 or -0.
 TEST_P(StoredLatentTest, RowsAreThoseOfAnF32CacheRounded) {
-  const auto [tokens, precision] = GetParam();
+  const auto [tokens, precision, format] = GetParam();
   constexpr int64_t kWidth = 576, kZero = 5;
   Latents p = {"", tokens, 3, 256, 16, 64, 64, 64, 512};
+  p.interleaved = tokens % 2 == 0;
   GraphBuilder b;
   const FusedLatentTest::Sources sources =
       FusedLatentTest::SourcesOf(b, p, Static(tokens));
   const ValueId floats = FusedLatentTest::Cache(b, "floats", p);
-  p.bf16_cache = true;
-  const ValueId numbers = FusedLatentTest::Cache(b, "numbers", p);
   b.Output("q", FusedLatentTest::Store(b, p, sources, floats));
+  p.cache = format;
+  const ValueId numbers = FusedLatentTest::Cache(b, "numbers", p);
   b.Output("same_q", FusedLatentTest::Store(b, p, sources, numbers));
   auto graph = b.Finish();
   ASSERT_THAT(graph, IsOk());
@@ -550,7 +555,7 @@ TEST_P(StoredLatentTest, RowsAreThoseOfAnF32CacheRounded) {
                    want.as<float>() + (p.context + i + 1) * kWidth, key.begin(),
                    [](float x) { return x + 0; });
     EXPECT_EQ(std::isnan(key[0]), i == 0);
-    PackCacheHead(CacheFormat::kBF16, false, key.data(), kWidth, row.data());
+    PackCacheHead(format, false, key.data(), kWidth, row.data());
     EXPECT_THAT(absl::MakeSpan(got.as<uint8_t>() + (p.context + i) * got.dim(1),
                                got.dim(1)),
                 ElementsAreArray(row))
@@ -561,7 +566,9 @@ TEST_P(StoredLatentTest, RowsAreThoseOfAnF32CacheRounded) {
 INSTANTIATE_TEST_SUITE_P(
     Tokens, StoredLatentTest,
     testing::Combine(testing::Values(1, 7, 8, 9, 16, 17, 32, 33, 64, 65),
-                     testing::Values(Precision::kF32, Precision::kBf16)));
+                     testing::Values(Precision::kF32, Precision::kBf16),
+                     testing::Values(CacheFormat::kBF16, CacheFormat::kInt8,
+                                     CacheFormat::kInt4)));
 
 }  // namespace
 }  // namespace strata::gpu

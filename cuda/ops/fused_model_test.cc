@@ -4,6 +4,7 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -119,32 +120,39 @@ INSTANTIATE_TEST_SUITE_P(Presets, FusedModelTest,
 struct Ranks {
   int64_t kv_rank, rope;
 };
-using FusedLatentModelTest = DeviceTest<Ranks>;
+using FusedLatentModelTest = DeviceTest<std::tuple<Ranks, CacheFormat>>;
 
-TEST_P(FusedLatentModelTest, LogitsOverACacheInBf16AreThoseOfTheUnfusedModel) {
+// How far from a number that is stored the one beside it is, of the largest
+// that it is rounded with: where last bits of a key differ.
+double StepOf(CacheFormat format) {
+  return format == CacheFormat::kBF16   ? 0x1p-8
+         : format == CacheFormat::kInt8 ? 1 / 127.
+                                        : 1 / 8.;
+}
+
+TEST_P(FusedLatentModelTest, LogitsOverAPackedCacheAreThoseOfTheUnfusedModel) {
+  const auto [ranks, format] = GetParam();
   ModelConfig config = Latent();
   config.set_max_seq_len(64);
-  config.mutable_attention()->mutable_latent()->set_kv_rank(GetParam().kv_rank);
-  config.mutable_attention()->mutable_latent()->set_rope_dim(GetParam().rope);
-  const auto want =
-      RunStep(config, /*fuse=*/false, Precision::kF32, CacheFormat::kBF16);
-  auto got =
-      RunStep(config, /*fuse=*/true, Precision::kF32, CacheFormat::kBF16);
+  config.mutable_attention()->mutable_latent()->set_kv_rank(ranks.kv_rank);
+  config.mutable_attention()->mutable_latent()->set_rope_dim(ranks.rope);
+  const auto want = RunStep(config, /*fuse=*/false, Precision::kF32, format);
+  auto got = RunStep(config, /*fuse=*/true, Precision::kF32, format);
   ASSERT_THAT(want, IsOk());
   ASSERT_THAT(got, IsOk());
   EXPECT_EQ(got->nodes["LatentQkv"], config.num_layers());
   EXPECT_EQ(got->nodes["PackedLatentAttendProject"], config.num_layers());
   EXPECT_EQ(got->nodes["PackedCacheWrite"], 0);
-  // As above; and where last bits of a key differ, it may be rounded to the
-  // number beside, 2^-8 of it away.
-  EXPECT_LT(Distance(*got, *want), 4096 * 0x1p-24 + 0x1p-8);
+  EXPECT_LT(Distance(*got, *want), 4096 * 0x1p-24 + StepOf(format));
 }
 
-INSTANTIATE_TEST_SUITE_P(Ranks, FusedLatentModelTest,
-                         testing::Values(Ranks{10, 4}, Ranks{512, 64}));
+INSTANTIATE_TEST_SUITE_P(
+    Ranks, FusedLatentModelTest,
+    testing::Combine(testing::Values(Ranks{10, 4}, Ranks{512, 64}),
+                     testing::Values(CacheFormat::kBF16, CacheFormat::kInt8,
+                                     CacheFormat::kInt4)));
 
-// Heads over packed caches: as above, and a code may be the one beside, a step
-// of the largest of 32.
+// Heads over packed caches.
 class FusedHeadsModelTest : public DeviceTest<CacheFormat> {};
 
 TEST_P(FusedHeadsModelTest, LogitsAreThoseOfTheUnfusedModel) {
@@ -157,10 +165,7 @@ TEST_P(FusedHeadsModelTest, LogitsAreThoseOfTheUnfusedModel) {
   EXPECT_EQ(got->nodes["NormQkv"], config.num_layers());
   EXPECT_EQ(got->nodes["PackedAttendProject"], config.num_layers());
   EXPECT_EQ(got->nodes["PackedCacheWrite"], 0);
-  const double step = GetParam() == CacheFormat::kBF16   ? 0x1p-8
-                      : GetParam() == CacheFormat::kInt8 ? 1 / 127.
-                                                         : 1 / 8.;
-  EXPECT_LT(Distance(*got, *want), 4096 * 0x1p-24 + step);
+  EXPECT_LT(Distance(*got, *want), 4096 * 0x1p-24 + StepOf(GetParam()));
 }
 
 INSTANTIATE_TEST_SUITE_P(Formats, FusedHeadsModelTest,

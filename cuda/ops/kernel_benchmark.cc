@@ -184,6 +184,13 @@ CachePlaces PlacesOf(Arrays& arrays, int64_t batch, int64_t keys,
   return places;
 }
 
+// Of a cache, as names have it.
+const char* FormatName(PackedFormat format) {
+  return format == PackedFormat::kBf16   ? ""
+         : format == PackedFormat::kInt8 ? "/int8"
+                                         : "/int4";
+}
+
 // In BF16, or in codes: `format`'s.
 void AddDecode(int64_t batch, int64_t keys, int64_t heads, int64_t kv_heads,
                int64_t dim, bool paged, const Published& best = {},
@@ -199,10 +206,7 @@ void AddDecode(int64_t batch, int64_t keys, int64_t heads, int64_t kv_heads,
   AddTimed(
       absl::StrCat("BM_DecodeAttention/batch:", batch, "/keys:", keys,
                    "/heads:", heads, "/", kv_heads, "/dim:", dim,
-                   paged ? "/blocks_of:16" : "/rows",
-                   bf16                            ? ""
-                   : format == PackedFormat::kInt8 ? "/int8"
-                                                   : "/int4",
+                   paged ? "/blocks_of:16" : "/rows", FormatName(format),
                    in_bytes ? "/in_bytes" : ""),
       /*flops=*/0, bytes,
       [=](Arrays& arrays) -> Call {
@@ -244,26 +248,29 @@ void AddDecode(int64_t batch, int64_t keys, int64_t heads, int64_t kv_heads,
       best, /*calls=*/8);
 }
 
-// A step of decoding with latent attention; places as above. The cache is BF16,
-// queries and results are that or F32. Sequences have so many keys, or any
-// number up to that. Counted are both products of every head with every key.
+// A step of decoding with latent attention; places as above. Queries and
+// results are BF16, of a BF16 cache alone, or F32. Sequences have so many keys,
+// or any number up to that. Counted are both products of every head with every
+// key.
 void AddLatentDecode(int64_t batch, int64_t keys, int64_t heads, bool paged,
-                     bool bf16, const Published& best = {},
-                     bool uneven = false) {
+                     bool bf16, const Published& best = {}, bool uneven = false,
+                     PackedFormat format = PackedFormat::kBf16) {
   std::vector<int32_t> position(batch, static_cast<int32_t>(keys - 1));
   std::mt19937 rng(1);
   for (int32_t& last : position) {
     if (uneven) last = static_cast<int32_t>(rng() % keys);
   }
   const int64_t rows = std::accumulate(position.begin(), position.end(), batch);
-  const int64_t elements = batch * keys * kLatentWidth;
-  const double bytes = 2.0 * rows * kLatentWidth;
+  const int64_t row_bytes = PackedHeadBytes(format, kLatentWidth);
+  // Numbers of two bytes: what scales and codes are made of does not matter.
+  const int64_t elements = batch * keys * row_bytes / 2;
+  const auto bytes = static_cast<double>(rows * row_bytes);
   const double flops = 2.0 * rows * heads * (kLatentWidth + kLatentRank);
   AddTimed(
       absl::StrCat("BM_LatentDecode/batch:", batch,
                    uneven ? "/keys:1_to_" : "/keys:", keys, "/heads:", heads,
                    paged ? "/blocks_of:64" : "/rows",
-                   bf16 ? "/q:bf16" : "/q:f32"),
+                   bf16 ? "/q:bf16" : "/q:f32", FormatName(format)),
       flops, bytes,
       [=](Arrays& arrays) -> Call {
         const int64_t caches = 1 + static_cast<int64_t>((200 << 20) / bytes);
@@ -284,7 +291,7 @@ void AddLatentDecode(int64_t batch, int64_t keys, int64_t heads, bool paged,
           args.q = arrays.Copy(NormalFloats(batch * heads * kLatentWidth));
           args.o = arrays.Make<float>(batch * heads * kLatentRank);
         }
-        args.bf16_cache = true;
+        args.format = format;
         args.places = PlacesOf(arrays, batch, keys, paged ? 64 : 0);
         args.places.position = arrays.Copy(position);
         const int64_t pieces = LatentPieces(args);
@@ -503,8 +510,20 @@ void AddAll() {
       AddLatentDecode(64, 4096, 128, paged, bf16, {134, 0});
       AddLatentDecode(128, 4096, 128, paged, bf16, {261, 0});
       AddLatentDecode(128, 4096, 128, paged, bf16, {}, /*uneven=*/true);
-      AddLatentDecode(64, 4096, 16, paged, bf16);
+      for (const int64_t batch : {1, 16, 64}) {
+        AddLatentDecode(batch, 4096, 16, paged, bf16);
+      }
       AddLatentDecode(1, 16384, 16, paged, bf16);
+    }
+    for (const PackedFormat format :
+         {PackedFormat::kInt8, PackedFormat::kInt4}) {
+      const auto add = [&](int64_t batch, int64_t keys, int64_t heads) {
+        AddLatentDecode(batch, keys, heads, paged, /*bf16=*/false, {},
+                        /*uneven=*/false, format);
+      };
+      for (const int64_t batch : {32, 64, 128}) add(batch, 4096, 128);
+      for (const int64_t batch : {1, 16, 64}) add(batch, 4096, 16);
+      add(1, 16384, 16);
     }
   }
 }

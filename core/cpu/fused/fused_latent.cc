@@ -13,6 +13,7 @@
 #include "core/cpu/row_products.h"
 #include "core/cpu/vector_math.h"
 #include "core/ops/fused_latent.h"
+#include "core/ops/packed_cache.h"
 #include "core/quant/cache_format.h"
 #include "core/runtime/kernel.h"
 #include "core/runtime/kernel_registry.h"
@@ -38,6 +39,7 @@ class LatentQkvKernel {
         has_down_(ctx.has(kLatentWqDown)),
         q_columns_(ctx.in(kLatentWq).dim(1)),
         interleaved_(ctx.attrs().Int("interleaved") != 0),
+        stored_(CacheOptionsOf(ctx.attrs())),
         row_(ctx.in(kLatentRow).as<int32_t>()),
         out_(ctx.out(0).template as<T>()),
         normed_(ctx.out(1).template as<T>()),
@@ -120,16 +122,16 @@ class LatentQkvKernel {
     }
     // A key that is to be rounded is made where its latent lies.
     const TensorView& cache = ctx_.in(kLatentCache);
-    const bool packed = cache.dtype == DType::kU8;
-    T* const key =
-        packed ? latent : cache.template as<T>() + row_[token] * width_;
+    T* const key = stored_.packed()
+                       ? latent
+                       : cache.template as<T>() + row_[token] * width_;
     NormRow(latent, Floats(kLatentKvGain), Eps("kv_eps"), rank_, key);
     Turn(latent + rank_, token, key + rank_);
     if constexpr (std::is_same_v<T, float>) {
-      if (!packed) return;
+      if (!stored_.packed()) return;
       // As the sum with the zeros beside each part has it: -0 is 0.
       for (int64_t c = 0; c < width_; ++c) key[c] += 0;
-      PackCacheHead(CacheFormat::kBF16, /*power_of_two=*/false, key, width_,
+      PackCacheHead(stored_.format, stored_.attention_bits > 0, key, width_,
                     cache.as<uint8_t>() + row_[token] * cache.dim(1));
     }
   }
@@ -177,6 +179,7 @@ class LatentQkvKernel {
   const bool has_down_;
   const int64_t q_columns_;
   const bool interleaved_;
+  const CacheOptions stored_;
   const int32_t* const row_;
   T* const out_;       // [t, heads * width]
   T* const normed_;    // [64, d]

@@ -47,15 +47,9 @@ struct Branch {
   }
 };
 
-// What a write rounds to.
-CacheOptions CacheOf(const Node& write) {
-  return write.op->name == kPackedCacheWrite.name ? CacheOptionsOf(write.attrs)
-                                                  : CacheOptions();
-}
-
 // Whether heads of two writes are rounded alike, so many a token.
 bool StoredAlike(const Node& k, const Node& v, int64_t num_heads) {
-  const CacheOptions a = CacheOf(k), b = CacheOf(v);
+  const CacheOptions a = StoredBy(k), b = StoredBy(v);
   return a.format == b.format && a.attention_bits == b.attention_bits &&
          (!a.packed() || (k.attrs.Int("num_heads") == num_heads &&
                           v.attrs.Int("num_heads") == num_heads));
@@ -114,7 +108,7 @@ void Match(Rewriter& r, const Node& norm) {
   options.eps = norm.attrs.Float("eps");
   if (has_norm) options.qk_eps = q->head_norm->attrs.Float("eps");
   options.interleaved = rope.interleaved;
-  options.cache = CacheOf(*k->write);
+  options.cache = StoredBy(*k->write);
   Rewriter::Fusion fusion;
   fusion.op = &kNormQkv;
   fusion.attrs = NormQkvAttrs(options);

@@ -15,7 +15,6 @@
 #include "core/ops/rope.h"
 #include "core/passes/fuse/patterns.h"
 #include "core/passes/fuse/rewriter.h"
-#include "core/quant/cache_format.h"
 
 namespace strata {
 namespace {
@@ -72,8 +71,7 @@ KeyMatch MatchKey(const Rewriter& r, const Node& write) {
 const Node* CacheWriteOf(const Rewriter& r, ValueId key) {
   if (const Node* const write = r.OnlyReader(key, kCacheWrite, 1)) return write;
   const Node* const packed = r.OnlyReader(key, kPackedCacheWrite, 1);
-  const bool fits = packed != nullptr && packed->attrs.Int("num_heads") == 1 &&
-                    CacheOptionsOf(packed->attrs).format == CacheFormat::kBF16;
+  const bool fits = packed != nullptr && packed->attrs.Int("num_heads") == 1;
   return fits ? packed : nullptr;
 }
 
@@ -151,6 +149,7 @@ void Match(Rewriter& r, const Node& query) {
   if (q_norm != nullptr) options.q_eps = q_norm->attrs.Float("eps");
   options.kv_eps = key.norm->attrs.Float("eps");
   options.interleaved = turn.interleaved;
+  options.cache = StoredBy(*key.write);
   fusion.op = &kLatentQkv;
   fusion.attrs = LatentQkvAttrs(options);
   for (const Node* node :

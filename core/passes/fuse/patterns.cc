@@ -6,8 +6,10 @@
 #include "core/ops/elementwise.h"
 #include "core/ops/fused_attention.h"
 #include "core/ops/matmul.h"
+#include "core/ops/packed_cache.h"
 #include "core/ops/rope.h"
 #include "core/passes/fuse/rewriter.h"
+#include "core/quant/cache_format.h"
 
 namespace strata {
 
@@ -36,6 +38,11 @@ std::vector<ValueId> SharedTable(Rewriter& rewriter, const Node& rope) {
   return rewriter.Shared(kRopeTable,
                          RopeTableAttrs(RopeOptionsOf(rope.attrs), dtype),
                          {rope.inputs[1], Optional(rope, 2)});
+}
+
+CacheOptions StoredBy(const Node& write) {
+  return write.op->name == kPackedCacheWrite.name ? CacheOptionsOf(write.attrs)
+                                                  : CacheOptions();
 }
 
 ValueId Optional(const Node& node, size_t input) {

@@ -8,6 +8,7 @@
 
 #include "core/graph/graph.h"
 #include "core/passes/fuse/rewriter.h"
+#include "core/quant/cache_format.h"
 
 namespace strata {
 
@@ -42,6 +43,9 @@ LinearMatch MatchLinear(const Rewriter& rewriter, const Node& product);
 std::vector<ValueId> SharedTable(Rewriter& rewriter, const Node& rope);
 // Whether two Rope nodes turn heads alike, however many.
 bool TurnAlike(const Node& a, const Node& b);
+
+// What a CacheWrite or PackedCacheWrite rounds to.
+CacheOptions StoredBy(const Node& write);
 
 // The input of that number; kNone if it is absent.
 ValueId Optional(const Node& node, size_t input);

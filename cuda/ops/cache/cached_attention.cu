@@ -91,7 +91,7 @@ cudaError_t RunOverLatents(const KernelContext& ctx, const Args& args) {
       !HasLatentDecode(args.sizes.value_dim, args.sizes.key_dim)) {
     return RunCached(ctx, /*num_kv_heads=*/1, args);
   }
-  return RunLatents(ctx, args, args.k.data, /*bf16=*/false);
+  return RunLatents(ctx, args, args.k.data, PackedFormat::kF32);
 }
 
 Args CachedLatents(const KernelContext& ctx) {

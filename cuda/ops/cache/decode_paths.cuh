@@ -95,9 +95,9 @@ cudaError_t ReadLatents(const KernelContext& ctx, const Args& cached,
 // Output 0 = attention over latents in the tensor cores.
 template <typename Args>
 cudaError_t RunLatents(const KernelContext& ctx, const Args& cached,
-                       const void* cache, bool bf16) {
+                       const void* cache, PackedFormat format) {
   LatentDecodeArgs args;
-  args.bf16_cache = bf16;
+  args.format = format;
   if (const cudaError_t e = ReadLatents(ctx, cached, cache, args); e) return e;
   args.o = ctx.out(0).as<float>();
   return LatentDecode(args, ctx.stream);

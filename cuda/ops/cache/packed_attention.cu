@@ -104,10 +104,10 @@ cudaError_t Run(const KernelContext& ctx, bool old_keys_stay) {
   const bool latent = !ctx.has(kV);
   const Args args = ReadArgs(ctx);
   const bool bf16 = args.k.format == PackedFormat::kBf16;
-  if (latent && bf16 && num_kv_heads == 1 &&
+  if (latent && bits == 0 && num_kv_heads == 1 &&
       ctx.precision == Precision::kBf16 &&
       HasLatentDecode(args.sizes.value_dim, args.sizes.key_dim)) {
-    return RunLatents(ctx, args, args.k.data, /*bf16=*/true);
+    return RunLatents(ctx, args, args.k.data, args.k.format);
   }
   DecodeAttentionArgs decode = DecodeHeads(ctx, args, num_kv_heads);
   decode.bf16_cache = bf16;
@@ -143,7 +143,7 @@ cudaError_t RunPackedAttentionAhead(const KernelContext& ctx) {
 cudaError_t ReadPackedLatents(const KernelContext& ctx,
                               LatentDecodeArgs& args) {
   const Args packed = ReadArgs(ctx);
-  args.bf16_cache = true;
+  args.format = packed.k.format;
   return ReadLatents(ctx, packed, packed.k.data, args);
 }
 

@@ -40,24 +40,33 @@ __global__ void __launch_bounds__(kBlock) PackedWriteKernel(WriteArgs args) {
   }
 }
 
-cudaError_t RunPackedCacheWrite(const KernelContext& ctx) {
-  const Operand& cache = ctx.in(0);
-  const Operand& rows = ctx.in(1);
+}  // namespace
+
+cudaError_t WritePacked(const KernelContext& ctx, const Operand& cache,
+                        const Operand& rows, const Operand& row,
+                        int64_t num_heads, const PackedRounding& rounding) {
   WriteArgs args;
   args.tokens = rows.rows();
   args.slots = cache.dim(0);
   args.row_bytes = cache.dim(1);
-  args.num_heads = static_cast<int>(ctx.Int("num_heads"));
+  args.num_heads = static_cast<int>(num_heads);
   args.head_bytes = args.row_bytes / args.num_heads;
   args.columns = static_cast<int>(rows.dim(1) / args.num_heads);
-  args.rounding = PackedRoundingOf(ctx);
+  args.rounding = rounding;
   args.rows = rows.as<float>();
-  args.row = ctx.in(2).as<int32_t>();
+  args.row = row.as<int32_t>();
   args.cache = cache.as<uint8_t>();
   args.fault = ctx.fault;
   PackedWriteKernel<<<BlocksForRows(rows.dim(0) * args.num_heads), kBlock, 0,
                       ctx.stream>>>(args);
   return cudaGetLastError();
+}
+
+namespace {
+
+cudaError_t RunPackedCacheWrite(const KernelContext& ctx) {
+  return WritePacked(ctx, ctx.in(0), ctx.in(1), ctx.in(2), ctx.Int("num_heads"),
+                     PackedRoundingOf(ctx));
 }
 
 // --- Rows copied ---

@@ -9,8 +9,12 @@
 namespace strata::gpu {
 
 // As attributes say it: strata::CacheFormat, whose header .cu files cannot
-// have.
-enum class PackedFormat : int { kBf16 = 1, kInt8 = 2, kInt4 = 3 };
+// have. kF32 is not packed.
+enum class PackedFormat : int { kF32 = 0, kBf16 = 1, kInt8 = 2, kInt4 = 3 };
+
+constexpr bool IsInCodes(PackedFormat format) {
+  return format == PackedFormat::kInt8 || format == PackedFormat::kInt4;
+}
 
 constexpr int kPackedGroup = 32;  // Columns that share a scale.
 

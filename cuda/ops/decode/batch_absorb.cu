@@ -210,20 +210,27 @@ __device__ __forceinline__ void StoreToken(const LatentRowsArgs& a,
   // Rows are there up to the bound, those of the cache up to the count.
   const int32_t count = LoadCount(a);
   const int32_t to = a.row[token];
-  const int j = static_cast<int>(threadIdx.x);
-  const bool turns = j < a.rope / 2;
-  Angle angle = {1, 0};
-  Pair pair = {0, 0};
-  if (turns) {
-    angle = AngleOf(a, token, j);
-    pair = LoadPair(a, j, KeyTurns(a, token), KeyBias(a));
+  const auto find_row = [&] {
+    return token < count ? CacheRow<Element>(a, token, to) : nullptr;
+  };
+  if constexpr (kIsCode<Element>) {
+    StoreInCodes(a, token, gain, find_row);
+  } else {
+    const int j = static_cast<int>(threadIdx.x);
+    const bool turns = j < a.rope / 2;
+    Angle angle = {1, 0};
+    Pair pair = {0, 0};
+    if (turns) {
+      angle = AngleOf(a, token, j);
+      pair = LoadPair(a, j, KeyTurns(a, token), KeyBias(a));
+    }
+    Element* row = nullptr;
+    StoreNorm<Element>(a, token, gain, [&] {
+      row = find_row();
+      return row;
+    });
+    if (turns && row != nullptr) StoreTurned(a, angle, j, pair, row + a.rank);
   }
-  Element* row = nullptr;
-  StoreNorm<Element>(a, token, gain, [&] {
-    if (token < count) row = CacheRow<Element>(a, token, to);
-    return row;
-  });
-  if (turns && row != nullptr) StoreTurned(a, angle, j, pair, row + a.rank);
 }
 
 #endif  // STRATA_SM90A
@@ -264,17 +271,23 @@ cudaError_t Launch(const LatentRowsArgs& args, const CUtensorMap& w,
 template <int kTokens>
 cudaError_t LaunchFor(const LatentRowsArgs& args, const CUtensorMap& w,
                       cudaStream_t stream) {
-  return args.bf16_cache ? Launch<kTokens, __nv_bfloat16>(args, w, stream)
-                         : Launch<kTokens, float>(args, w, stream);
+  switch (args.stored.format) {
+    case PackedFormat::kF32:
+      return Launch<kTokens, float>(args, w, stream);
+    case PackedFormat::kBf16:
+      return Launch<kTokens, __nv_bfloat16>(args, w, stream);
+    default:
+      return Launch<kTokens, Code>(args, w, stream);
+  }
 }
 
 }  // namespace
 
 bool HasBatchAbsorb(const LatentRowsArgs& args) {
-  return args.tokens.bound >= 1 && args.tokens.bound <= kMaxTokens &&
-         args.nope > 0 && args.nope <= kMaxNope &&
-         args.nope % kSwizzleColumns == 0 && args.rank > 0 &&
-         args.rank % kTile == 0 && args.rope % 4 == 0 &&
+  return StoresLatents(args) && args.tokens.bound >= 1 &&
+         args.tokens.bound <= kMaxTokens && args.nope > 0 &&
+         args.nope <= kMaxNope && args.nope % kSwizzleColumns == 0 &&
+         args.rank > 0 && args.rank % kTile == 0 && args.rope % 4 == 0 &&
          args.rope <= kMaxRope && IsAligned(args.q) &&
          int64_t{args.num_heads} * args.rank <= INT32_MAX / 2 && IsHopper();
 }

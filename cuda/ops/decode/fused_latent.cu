@@ -7,6 +7,7 @@
 #include "cuda/ops/batch/skinny_product.h"
 #include "cuda/ops/cache/cached_attention.h"
 #include "cuda/ops/cache/packed_cache.h"
+#include "cuda/ops/cache/packed_format.h"
 #include "cuda/ops/decode/batch_absorb.h"
 #include "cuda/ops/decode/batch_values.h"
 #include "cuda/ops/decode/few_rows.h"
@@ -86,9 +87,10 @@ LatentRowsArgs RowsOf(const KernelContext& ctx) {
   a.eps = ctx.Float("kv_eps");
   const Operand& cache = ctx.in(kCache);
   a.cache = cache.data;
-  a.bf16_cache = cache.element_size == 1;  // Bytes.
+  a.stored = PackedRoundingOf(ctx);
   a.slots = cache.dim(0);
-  a.pitch = a.bf16_cache ? cache.dim(1) / 2 : cache.dim(1);
+  a.pitch =
+      a.stored.format == PackedFormat::kBf16 ? cache.dim(1) / 2 : cache.dim(1);
   a.row = ctx.in(kRow).as<int32_t>();
   a.fault = ctx.fault;
   return a;
@@ -187,6 +189,22 @@ cudaError_t RunFewLatents(const KernelContext& ctx) {
   return AbsorbQueries(rows, ctx.stream);
 }
 
+// Rows in F32, which are rounded then.
+cudaError_t StoreRounded(const KernelContext& ctx, LatentRowsArgs rows) {
+  const Operand floats = TakeMatrix(ctx, rows.tokens, rows.rank + rows.rope);
+  if (floats.data == nullptr) return cudaErrorMemoryAllocation;
+  const PackedRounding rounding = rows.stored;
+  rows.stored.format = PackedFormat::kF32;
+  rows.cache = floats.data;
+  rows.slots = rows.tokens.bound;
+  rows.pitch = floats.dim(1);
+  rows.row = nullptr;
+  const cudaError_t e = StoreLatents(rows, ctx.stream);
+  if (e != cudaSuccess) return e;
+  return WritePacked(ctx, ctx.in(kCache), floats, ctx.in(kRow), /*heads=*/1,
+                     rounding);
+}
+
 cudaError_t RunLatentQkv(const KernelContext& ctx) {
   const Operand& x = ctx.in(kX);
   if (x.dim(0) == 0) return cudaSuccess;
@@ -222,7 +240,10 @@ cudaError_t RunLatentQkv(const KernelContext& ctx) {
   rows.q = q.as<float>();
   rows.kv = kv.as<float>();
   if (e == cudaSuccess) e = TurnQueries(rows, ctx.stream);
-  if (e == cudaSuccess) e = StoreLatents(rows, ctx.stream);
+  if (e == cudaSuccess) {
+    e = IsInCodes(rows.stored.format) ? StoreRounded(ctx, rows)
+                                      : StoreLatents(rows, ctx.stream);
+  }
   if (e != cudaSuccess) return e;
   return RunPart(ctx, RunLatentQuery, {q, ctx.in(kKvB)}, ctx.out(0),
                  *ctx.attrs);
@@ -251,6 +272,13 @@ int64_t KeyColumns(const KernelContext& ctx) {
   return ctx.in(0).dim(1) / ctx.Int("num_heads");
 }
 
+// Whether attention has a kernel in the tensor cores, under bf16.
+template <int kAttendInputs>
+bool HasTensorLatents(const KernelContext& ctx) {
+  return HasLatentDecode(ctx.Int("rank"), KeyColumns(ctx)) &&
+         (kAttendInputs != kOverPacked || ctx.Int("attention_bits") == 0);
+}
+
 // Of a token, all heads.
 int64_t ValueColumns(const KernelContext& ctx) {
   return ctx.Int("num_heads") * ctx.Int("value");
@@ -264,7 +292,7 @@ bool IsFewOutputs(const KernelContext& ctx) {
   const PackedRows values = Bf16Rows(
       ctx.in(kAttendInputs + kProjectKvB).as<__nv_bfloat16>(), columns, rank);
   return ctx.precision == Precision::kBf16 && !ctx.has(kAttendInputs + kBias) &&
-         ctx.Int("value") % 16 == 0 && HasLatentDecode(rank, KeyColumns(ctx)) &&
+         ctx.Int("value") % 16 == 0 && HasTensorLatents<kAttendInputs>(ctx) &&
          HasFewRows(tokens, values) &&
          HasFewRows(tokens, WeightRows(ctx.in(kAttendInputs + kW), columns));
 }
@@ -282,9 +310,8 @@ SkinnyProductArgs ValuesOf(const KernelContext& ctx) {
 
 template <int kAttendInputs>
 bool IsBatchOutputs(const KernelContext& ctx) {
-  const int64_t rank = ctx.Int("rank");
   return ctx.precision == Precision::kBf16 && !ctx.has(kAttendInputs + kBias) &&
-         HasLatentDecode(rank, KeyColumns(ctx)) &&
+         HasTensorLatents<kAttendInputs>(ctx) &&
          HasSkinnyProduct(ValuesOf(ctx)) &&
          HasBatchLinear(ctx.in(0).dim(0), ValueColumns(ctx),
                         ctx.in(kAttendInputs + kW), false);

@@ -7,6 +7,7 @@
 #include "cuda/kernels/sm90.cuh"
 #include "cuda/kernels/tensor_map.h"
 #include "cuda/ops/decode/join_pieces.h"
+#include "cuda/ops/decode/latent_codes.h"
 #include "cuda/ops/decode/latent_decode.h"
 #include "cuda/ops/decode/latent_keys.cuh"
 #include "cuda/ops/decode/latent_products.cuh"
@@ -38,29 +39,6 @@ namespace latent {
 namespace {
 
 #if STRATA_SM90A
-
-// Memory of a block, whose barriers are ready behind the block's barrier.
-template <bool kBf16>
-__device__ __forceinline__ Shared& BeginShared(const Args& args, char* memory) {
-  Shared& shared = *reinterpret_cast<Shared*>(
-      (reinterpret_cast<uintptr_t>(memory) + kSwizzleBytes - 1) /
-      kSwizzleBytes * kSwizzleBytes);
-  if (threadIdx.x == 0) {
-    for (int i = 0; i < kStages; ++i) {
-      for (uint64_t& full : shared.full[i]) {
-        InitBarrier(&full, kBf16 ? 1 : kWarpgroup);
-      }
-      for (uint64_t& empty : shared.empty[i]) InitBarrier(&empty, args.blocks);
-    }
-    if constexpr (kBf16) {
-      InitBarrier(&shared.queries, 1);
-      InitBarrier(&shared.queries_free, kWarpgroup / 32);
-      InitBarrier(&shared.planned, 1);
-    }
-    FenceBarrierInit();
-  }
-  return shared;
-}
 
 // Before what earlier kernels write is read, or anything stored: where keys
 // come ahead, threads have not waited yet.
@@ -139,7 +117,7 @@ __global__ void __launch_bounds__(kThreads, 1)
                const __grid_constant__ CUtensorMap queries) {
 #if STRATA_SM90A
   extern __shared__ char memory[];
-  Shared& shared = BeginShared</*kBf16=*/true>(args, memory);
+  Shared& shared = BeginShared<Shared>(args, /*arrivals=*/1, memory);
   if (threadIdx.x == 0) {
     if (args.box_rows > 0) PrefetchMap(&keys);
     if (kBoxedQueries) PrefetchMap(&queries);
@@ -175,7 +153,7 @@ __global__ void __launch_bounds__(kThreads, 1)
 __global__ void __launch_bounds__(kThreads, 1) FloatKernel(const Args args) {
 #if STRATA_SM90A
   extern __shared__ char memory[];
-  Shared& shared = BeginShared</*kBf16=*/false>(args, memory);
+  Shared& shared = BeginShared<Shared>(args, kWarpgroup, memory);
   __syncthreads();
   Unit unit;
   unit.token = blockIdx.x / args.groups;
@@ -328,7 +306,8 @@ int64_t LatentPieces(const LatentDecodeArgs& args) {
 cudaError_t LatentDecode(const LatentDecodeArgs& args, cudaStream_t stream) {
   if (args.tokens.bound == 0) return cudaSuccess;
   if (args.max_keys > INT32_MAX - latent::kRows) return cudaErrorInvalidValue;
-  if (args.bf16_q != nullptr && !args.bf16_cache) return cudaErrorInvalidValue;
+  const bool is_bf16 = args.format == PackedFormat::kBf16;
+  if (args.bf16_q != nullptr && !is_bf16) return cudaErrorInvalidValue;
   latent::Args a;
   a.tokens = args.tokens;
   a.num_heads = args.num_heads;
@@ -346,10 +325,12 @@ cudaError_t LatentDecode(const LatentDecodeArgs& args, cudaStream_t stream) {
   if (a.splits == 1) a.rounded = args.rounded;
   a.fault = args.fault;
   a.ahead = args.old_keys_stay;
-  a.piece_keys = args.bf16_cache ? latent::kPieceKeys : latent::kPieceKeysF32;
-  const cudaError_t error = args.bf16_cache
+  const bool is_f32 = args.format == PackedFormat::kF32;
+  a.piece_keys = is_f32 ? latent::kPieceKeysF32 : latent::kPieceKeys;
+  const cudaError_t error = is_f32 ? latent::LaunchFloat(a, stream)
+                            : is_bf16
                                 ? latent::LaunchBf16(a, args.bf16_q, stream)
-                                : latent::LaunchFloat(a, stream);
+                                : latent::LaunchCodes(a, args.format, stream);
   if (error != cudaSuccess || a.splits == 1 || !args.join) return error;
   JoinArgs join;
   join.tokens = args.tokens;

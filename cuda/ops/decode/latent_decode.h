@@ -2,7 +2,7 @@
 // split over the keys: what a step of decoding does in each layer with latent
 // attention in absorbed form (core/ops/absorbed_attention.h).
 //
-//   q [t, heads * 576], cache [slots, 576]   F32 or BF16
+//   q [t, heads * 576] F32 or BF16, cache [slots, 576] F32, BF16 or in codes
 //     |
 //     |  pieces of a token's keys, 64 heads of it to a block; operands are
 //     |  rounded to BF16, sums are F32
@@ -23,15 +23,14 @@
 
 #include <cstdint>
 
+#include "cuda/ops/cache/packed_format.h"
+#include "cuda/ops/decode/latent_shape.h"
 #include "cuda/ops/heads/decode_attention.h"
 #include "cuda/runtime/kernel.h"
 #include "cuda_bf16.h"
 #include "cuda_runtime_api.h"
 
 namespace strata::gpu {
-
-constexpr int kLatentRank = 512;   // DeepSeek-V2's and V3's.
-constexpr int kLatentWidth = 576;  // With 64 rotary columns.
 
 struct LatentDecodeArgs {
   Extent tokens;
@@ -44,7 +43,7 @@ struct LatentDecodeArgs {
   // copy engine brings them while the last token's results are stored.
   const __nv_bfloat16* bf16_q = nullptr;
   const void* cache = nullptr;
-  bool bf16_cache = false;
+  PackedFormat format = PackedFormat::kF32;  // Of the cache.
   CachePlaces places;
   // With one piece: the first unused, the others too.
   float* partial = nullptr;  // LatentPieces() * 512 floats.

@@ -12,6 +12,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
 #include "core/base/status_macros.h"
+#include "core/quant/cache_format.h"
 #include "core/tensor/bfloat16.h"
 #include "core/testing/status_matchers.h"
 #include "cuda/runtime/device_array.h"
@@ -19,7 +20,7 @@
 #include "cuda/testing/test_inputs.h"
 #include "gtest/gtest.h"
 
-// Caches in BF16, beside lengths that differ and queries in BF16, which no
+// Packed caches, beside lengths that differ and queries in BF16, which no
 // operator has; operators are held to the CPU's in //cuda/ops:ops_test.
 
 namespace strata::gpu {
@@ -33,12 +34,16 @@ struct Latent {
   bool bf16 = false;   // Queries and results.
   int64_t more = 0;    // Tokens that are not there, which are nowhere.
   bool ahead = false;  // Old keys come before a wait.
+  CacheFormat format = CacheFormat::kBF16;
 };
 std::string LatentName(const testing::TestParamInfo<Latent>& info) {
   const Latent& p = info.param;
   return absl::StrCat(info.index, "_heads", p.heads, "_blocks", p.block_size,
                       "_window", p.window, p.bf16 ? "_bf16" : "",
-                      p.more > 0 ? "_ragged" : "", p.ahead ? "_ahead" : "");
+                      p.more > 0 ? "_ragged" : "", p.ahead ? "_ahead" : "",
+                      p.format == CacheFormat::kBF16
+                          ? ""
+                          : absl::StrCat("_", ToText(p.format)));
 }
 using LatentDecodeTest = DeviceTest<Latent>;
 
@@ -84,6 +89,34 @@ std::vector<BFloat16> Rounded(const std::vector<float>& x) {
   return rounded;
 }
 
+// Rows of a cache as it has them.
+std::vector<uint8_t> Packed(CacheFormat format,
+                            const std::vector<float>& rows) {
+  const auto count = static_cast<int64_t>(rows.size()) / kLatentWidth;
+  const int64_t row_bytes = CacheHeadBytes(format, kLatentWidth);
+  std::vector<uint8_t> bytes(count * row_bytes);
+  for (int64_t i = 0; i < count; ++i) {
+    PackCacheHead(format, /*power_of_two=*/false,
+                  rows.data() + i * kLatentWidth, kLatentWidth,
+                  bytes.data() + i * row_bytes);
+  }
+  return bytes;
+}
+
+// What kernels multiply: rows in numbers, each rounded to BF16.
+std::vector<float> Operands(CacheFormat format,
+                            const std::vector<uint8_t>& bytes) {
+  const int64_t row_bytes = CacheHeadBytes(format, kLatentWidth);
+  const auto count = static_cast<int64_t>(bytes.size()) / row_bytes;
+  std::vector<float> rows(count * kLatentWidth);
+  for (int64_t i = 0; i < count; ++i) {
+    UnpackCacheHead(format, bytes.data() + i * row_bytes, kLatentWidth,
+                    rows.data() + i * kLatentWidth);
+  }
+  for (float& x : rows) x = Widen(RoundToBFloat16(x));
+  return rows;
+}
+
 // Followed by what is no number.
 std::vector<float> Lengthened(std::vector<float> x, int64_t size) {
   x.resize(size, std::numeric_limits<float>::quiet_NaN());
@@ -93,7 +126,7 @@ std::vector<float> Lengthened(std::vector<float> x, int64_t size) {
 absl::StatusOr<std::vector<float>> OnDevice(const Latent& p,
                                             const Layout& layout,
                                             const std::vector<float>& q,
-                                            const std::vector<float>& cache) {
+                                            const std::vector<uint8_t>& cache) {
   const int64_t bound = layout.tokens + p.more;
   const std::vector<float> all_q =
       Lengthened(q, bound * p.heads * kLatentWidth);
@@ -108,7 +141,7 @@ absl::StatusOr<std::vector<float>> OnDevice(const Latent& p,
   ASSIGN_OR_RETURN(const auto bf16_q,
                    DeviceArray<BFloat16>::CopyOf(Rounded(all_q)));
   ASSIGN_OR_RETURN(const auto device_cache,
-                   DeviceArray<BFloat16>::CopyOf(Rounded(cache)));
+                   DeviceArray<uint8_t>::CopyOf(cache));
   ASSIGN_OR_RETURN(const auto count,
                    DeviceArray<int32_t>::CopyOf(std::vector<int32_t>{
                        static_cast<int32_t>(layout.tokens)}));
@@ -139,7 +172,7 @@ absl::StatusOr<std::vector<float>> OnDevice(const Latent& p,
     args.o = o.data();
   }
   args.cache = device_cache.data();
-  args.bf16_cache = true;
+  args.format = static_cast<PackedFormat>(p.format);
   args.old_keys_stay = p.ahead;
   args.places.position = position.data();
   args.places.slots = layout.slots;
@@ -216,14 +249,17 @@ TEST_P(LatentDecodeTest, AgreesWithALoopInDouble) {
     }
   }
 
-  const auto got = OnDevice(p, layout, q, cache);
+  const std::vector<uint8_t> packed = Packed(p.format, cache);
+  const std::vector<float> operands = Operands(p.format, packed);
+
+  const auto got = OnDevice(p, layout, q, packed);
 
   ASSERT_THAT(got, IsOk());
   for (int64_t i = 0; i < layout.tokens; ++i) {
     for (int h = 0; h < p.heads; ++h) {
       const int64_t at = i * p.heads + h;
       const std::vector<double> want =
-          Attend(q.data() + at * kLatentWidth, cache, seen[i]);
+          Attend(q.data() + at * kLatentWidth, operands, seen[i]);
       for (int c = 0; c < kLatentRank; ++c) {
         // Weights are rounded to BF16, each by 2^-9 of itself; values are at
         // most 2. Scores of up to 46 have the roundings of 576 terms. BF16
@@ -238,6 +274,17 @@ TEST_P(LatentDecodeTest, AgreesWithALoopInDouble) {
 
 std::vector<int32_t> Lengths(int64_t n, int most) {
   return RandomInts(n, 0, most, /*seed=*/5);
+}
+
+constexpr CacheFormat kInt8 = CacheFormat::kInt8, kInt4 = CacheFormat::kInt4;
+Latent InCodes(CacheFormat format, const std::vector<int32_t>& positions,
+               int heads, int64_t block_size, int64_t window,
+               bool ahead = false) {
+  Latent latent = {positions, heads, block_size, window};
+  latent.more = ahead ? 2 : 0;
+  latent.ahead = ahead;
+  latent.format = format;
+  return latent;
 }
 
 // Heads about a block's 64; positions about a tile's 64 keys and a piece's 32,
@@ -287,7 +334,22 @@ INSTANTIATE_TEST_SUITE_P(
         Latent{{1000, 129}, 128, 16, 0, false, 0, true},
         Latent{Lengths(32, 576), 16, 0, 0, false, 0, true},
         Latent{Lengths(64, 300), 16, 4, 0, false, 30, true},
-        Latent{Lengths(100, 300), 128, 64, 77, true, 0, true}),
+        Latent{Lengths(100, 300), 128, 64, 77, true, 0, true},
+        // In codes: of 16, 32 and 64 heads to a block, not all there; rows of
+        // which four lie together and such as do not.
+        InCodes(kInt8, {0}, 1, 0, 0), InCodes(kInt4, {0}, 1, 0, 0),
+        InCodes(kInt8, {63, 64, 62, 400}, 16, 0, 0),
+        InCodes(kInt4, {63, 64, 62, 400}, 16, 0, 0, /*ahead=*/true),
+        InCodes(kInt8, {127, 128, 129, 700}, 65, 0, 0),
+        InCodes(kInt4, {1000}, 128, 0, 0, /*ahead=*/true),
+        InCodes(kInt8, {300, 5, 191}, 30, 16, 0, /*ahead=*/true),
+        InCodes(kInt4, {300, 5, 191}, 50, 6, 0),
+        InCodes(kInt8, {300, 5, 191}, 128, 64, 0, /*ahead=*/true),
+        InCodes(kInt8, {500, 90}, 64, 0, 130),
+        InCodes(kInt4, std::vector<int32_t>(80, 400), 128, 16, 150),
+        InCodes(kInt8, Lengths(100, 260), 16, 4, 0, /*ahead=*/true),
+        InCodes(kInt4, Lengths(140, 300), 16, 64, 0),
+        InCodes(kInt8, Lengths(140, 1), 16, 64, 0, /*ahead=*/true)),
     LatentName);
 
 }  // namespace

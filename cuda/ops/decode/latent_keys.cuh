@@ -36,6 +36,7 @@ enum BarrierId : int {
   kLoaded,        // Warpgroup 0.
   kWeightsFree,   // Warpgroup 2 has read the last weights.
   kWeightsThere,  // The next lie there.
+  kScored,        // Warpgroup 1 has its first scores.
 };
 
 // Units of a cluster behind its first that are planned (latent_units.cuh).
@@ -62,10 +63,15 @@ struct Args {
   FaultSink fault;
 };
 
-struct Shared {
+// Of a block, with so many stages of keys.
+template <int kDepth>
+struct SharedOf {
+  static constexpr int kStages = kDepth;
+
   __nv_bfloat16 q[kBoxes][kBoxElements];
   __nv_bfloat16 keys[kStages][kBoxes][kBoxElements];
-  __nv_bfloat16 p[kBoxElements];
+  // Weights; of one stage they lie where the box of keys was that is no value.
+  __nv_bfloat16 p[kDepth > 1 ? kBoxElements : kSwizzleColumns];
   float keep[kRows];  // What earlier sums of a head are multiplied by.
   // What the last ones are: of a unit and of the next one, which may be there
   // while the other's results are stored.
@@ -75,9 +81,36 @@ struct Shared {
   uint64_t queries, queries_free;  // Of BF16 queries.
   uint64_t planned;
   int plan[kMaxPlanned + 1];  // One that is beyond all ends it.
+
+  __device__ __forceinline__ __nv_bfloat16* Weights() {
+    return kDepth > 1 ? p : keys[0][kBoxes - 1];
+  }
 };
+using Shared = SharedOf<kStages>;
 
 #if STRATA_SM90A
+
+// At the first place in a block's memory that can be swizzled, with barriers
+// that are ready behind the block's barrier. A box of keys is there when so
+// many have arrived.
+template <typename S>
+__device__ __forceinline__ S& BeginShared(const Args& args, int arrivals,
+                                          char* memory) {
+  S& shared = *reinterpret_cast<S*>(
+      (reinterpret_cast<uintptr_t>(memory) + kSwizzleBytes - 1) /
+      kSwizzleBytes * kSwizzleBytes);
+  if (threadIdx.x == 0) {
+    for (int i = 0; i < S::kStages; ++i) {
+      for (uint64_t& full : shared.full[i]) InitBarrier(&full, arrivals);
+      for (uint64_t& empty : shared.empty[i]) InitBarrier(&empty, args.blocks);
+    }
+    InitBarrier(&shared.queries, 1);
+    InitBarrier(&shared.queries_free, kWarpgroup / 32);
+    InitBarrier(&shared.planned, 1);
+    FenceBarrierInit();
+  }
+  return shared;
+}
 
 struct Piece {
   int64_t token = 0;

@@ -17,11 +17,21 @@ namespace strata::gpu::latent {
 
 #if STRATA_SM90A
 
+// The stage of tile `i`.
+template <typename S>
+__device__ __forceinline__ int StageOf(int i) {
+  int stage = i % S::kStages;
+  // Were it known, the places of all boxes would be kept in registers.
+  if constexpr (S::kStages == 1) asm volatile("" : "+r"(stage));
+  return stage;
+}
+
 // o (+)= weights * columns of the keys of `stage`: the first half of them with
 // the weights in the thread's registers, the second with those of shared
 // memory.
+template <typename S>
 __device__ __forceinline__ void IssueFirstValues(
-    const Shared& shared, int stage, bool add,
+    const S& shared, int stage, bool add,
     const uint32_t (&weight)[kRows / 16][4], float (&o)[kHalf / 2]) {
   const uint64_t b = Describe(shared.keys[stage][0], kBoxBytes);
   BeginProducts();
@@ -32,10 +42,10 @@ __device__ __forceinline__ void IssueFirstValues(
   }
   EndProducts();
 }
-__device__ __forceinline__ void IssueOtherValues(const Shared& shared,
-                                                 int stage, bool add,
+template <typename S>
+__device__ __forceinline__ void IssueOtherValues(S& shared, int stage, bool add,
                                                  float (&o)[kHalf / 2]) {
-  const uint64_t a = Describe(shared.p);
+  const uint64_t a = Describe(shared.Weights());
   const uint64_t b =
       Describe(shared.keys[stage][kHalf / kSwizzleColumns], kBoxBytes);
   BeginProducts();
@@ -55,10 +65,11 @@ __device__ __forceinline__ void Rescale(float (&o)[kHalf / 2], float upper,
 }
 
 // Results of a warpgroup's columns, times the shares that lie in shared memory.
+template <typename S>
 __device__ __forceinline__ void StoreValues(const Args& args, const Unit& unit,
                                             int half, int upper,
                                             const float (&o)[kHalf / 2],
-                                            const Shared& shared) {
+                                            const S& shared) {
   const float* const shares = shared.share[unit.turn % 2];
   const float share[2] = {shares[upper], shares[upper + 8]};
   const int64_t row =
@@ -76,15 +87,15 @@ __device__ __forceinline__ void StoreValues(const Args& args, const Unit& unit,
 
 // Until a tile's box is there. Threads that round an F32 cache say so once, for
 // all boxes.
-template <bool kBf16>
-__device__ __forceinline__ void WaitForBox(Shared& shared, int stage, int box,
+template <bool kBf16, typename S>
+__device__ __forceinline__ void WaitForBox(S& shared, int stage, int box,
                                            uint32_t parity) {
   Wait(&shared.full[stage][kBf16 ? box : 0], parity);
 }
 
 // score = queries * the keys of `stage`, box by box as they come.
-template <bool kBf16>
-__device__ __forceinline__ void IssueScores(Shared& shared, int stage,
+template <bool kBf16, typename S>
+__device__ __forceinline__ void IssueScores(S& shared, int stage,
                                             uint32_t parity,
                                             float (&score)[kRows / 2]) {
 #pragma unroll
@@ -115,16 +126,17 @@ __device__ __forceinline__ void Release(const Args& args, uint64_t* empty) {
 }
 
 // A warp of warpgroup 1 has no use for the unit's queries any more.
-__device__ __forceinline__ void FreeQueries(Shared& shared) {
+template <typename S>
+__device__ __forceinline__ void FreeQueries(S& shared) {
   if (threadIdx.x % 32 == 0) Arrive(&shared.queries_free);
 }
 
 // A unit's scores and half of its values; `before` are the tiles of the units
 // before.
-template <bool kBf16>
+template <bool kBf16, typename S>
 __device__ __forceinline__ void Score(const Args& args, const Unit& unit,
                                       const Piece& piece, int before,
-                                      Shared& shared) {
+                                      S& shared) {
   const int thread = static_cast<int>(threadIdx.x) % kWarpgroup;
   const int upper = thread / 32 * 16 + thread % 32 / 4;
   const int tiles = piece.tiles();
@@ -134,9 +146,9 @@ __device__ __forceinline__ void Score(const Args& args, const Unit& unit,
   Softmax softmax;
   if (kBf16 && tiles == 0) FreeQueries(shared);
   for (int i = 0; i < tiles; ++i) {
-    const int stage = (before + i) % kStages;
+    const int stage = StageOf<S>(before + i);
     IssueScores<kBf16>(shared, stage,
-                       static_cast<uint32_t>((before + i) / kStages % 2),
+                       static_cast<uint32_t>((before + i) / S::kStages % 2),
                        score);
     WaitForProducts<0>();
     if (kBf16 && i == tiles - 1) FreeQueries(shared);
@@ -152,7 +164,11 @@ __device__ __forceinline__ void Score(const Args& args, const Unit& unit,
     // Its own products need no shared memory. Where keys come slower than they
     // are multiplied, the others' are first: they free the tile later.
     if constexpr (kBf16) multiply();
-    if (i > 0) SyncThreads(kWeightsFree, 2 * kWarpgroup);
+    if (i > 0) {
+      SyncThreads(kWeightsFree, 2 * kWarpgroup);
+    } else if constexpr (S::kStages == 1) {
+      SyncThreads(kScored, kWarpgroup);  // Weights go where its keys are.
+    }
     StoreWeights(weight, upper, shared);
     if (thread % 4 == 0) {
       shared.keep[upper] = keep[0];
@@ -187,10 +203,10 @@ __device__ __forceinline__ void Score(const Args& args, const Unit& unit,
 }
 
 // The other half of its values.
-template <bool kBf16>
+template <bool kBf16, typename S>
 __device__ __forceinline__ void Follow(const Args& args, const Unit& unit,
                                        const Piece& piece, int before,
-                                       Shared& shared) {
+                                       S& shared) {
   const int thread = static_cast<int>(threadIdx.x) % kWarpgroup;
   const int upper = thread / 32 * 16 + thread % 32 / 4;
   const int tiles = piece.tiles();
@@ -198,8 +214,8 @@ __device__ __forceinline__ void Follow(const Args& args, const Unit& unit,
 #pragma unroll
   for (float& x : o) x = 0;
   for (int i = 0; i < tiles; ++i) {
-    const int stage = (before + i) % kStages;
-    const auto parity = static_cast<uint32_t>((before + i) / kStages % 2);
+    const int stage = StageOf<S>(before + i);
+    const auto parity = static_cast<uint32_t>((before + i) / S::kStages % 2);
     SyncThreads(kWeightsThere, 2 * kWarpgroup);
     Rescale(o, shared.keep[upper], shared.keep[upper + 8]);
     // The copy engine's view of what threads wrote: each that multiplies has to

@@ -16,7 +16,8 @@ namespace strata::gpu::latent {
 
 // Where chunk `at` of the block's queries, row by row, lies in shared memory.
 constexpr int kQueryChunks = kLatentWidth / 8;  // Of a row.
-__device__ __forceinline__ uint4* QueryAt(int at, Shared& shared) {
+template <typename S>
+__device__ __forceinline__ uint4* QueryAt(int at, S& shared) {
   const int row = at / kQueryChunks, chunk = at % kQueryChunks;
   return reinterpret_cast<uint4*>(reinterpret_cast<char*>(shared.q[0]) +
                                   chunk / 8 * kBoxBytes +
@@ -25,8 +26,9 @@ __device__ __forceinline__ uint4* QueryAt(int at, Shared& shared) {
 
 // By threads of which this is the `thread`th: zeros, which wait for nothing,
 // where there are fewer heads.
+template <typename S>
 __device__ __forceinline__ void ClearQueries(int heads, int thread, int threads,
-                                             Shared& shared) {
+                                             S& shared) {
   for (int at = heads * kQueryChunks + thread; at < kRows * kQueryChunks;
        at += threads) {
     *QueryAt(at, shared) = {0, 0, 0, 0};
@@ -36,9 +38,9 @@ __device__ __forceinline__ void ClearQueries(int heads, int thread, int threads,
 
 // F32 queries, rounded, by both warpgroups that multiply, kBatch chunks of a
 // thread on their way at a time.
-template <int kBatch>
+template <int kBatch, typename S>
 __device__ __forceinline__ void LoadQueries(const Args& args, const Unit& unit,
-                                            Shared& shared) {
+                                            S& shared) {
   const auto* const from = reinterpret_cast<const float4*>(
       args.q + (unit.token * args.num_heads + unit.head) * kLatentWidth);
   constexpr int kStride = 2 * kWarpgroup;

@@ -40,8 +40,12 @@ __device__ __forceinline__ void TurnOne(const LatentRowsArgs& a, int64_t token,
   if (head < a.num_heads) {
     TurnPair(a, angle, j, QueryTurns(a, token, head),
              TurnedQuery(a, token, head));
-  } else if (head == a.num_heads && row != nullptr) {
-    TurnPair(a, angle, j, KeyTurns(a, token), row + a.rank, KeyBias(a));
+    return;
+  }
+  if constexpr (!kIsCode<Element>) {  // A block stores those.
+    if (head == a.num_heads && row != nullptr) {
+      TurnPair(a, angle, j, KeyTurns(a, token), row + a.rank, KeyBias(a));
+    }
   }
 }
 
@@ -50,7 +54,8 @@ template <typename Element>
 __device__ __forceinline__ void StoreKey(const LatentRowsArgs& a, int64_t token,
                                          const float (&gain)[kOfThread]) {
   const int key = a.num_heads * (a.rope / 2);
-  Element* const row = CacheRow<Element>(a, token, a.row[token]);
+  Element* const row =
+      CacheRow<Element>(a, token, a.row != nullptr ? a.row[token] : token);
   StoreNorm<Element>(a, token, gain, [row] { return row; });
   for (int j = threadIdx.x; j < a.rope / 2; j += kBlock) {
     TurnOne(a, token, AngleOf(a, token, j), key + j, row);
@@ -107,10 +112,13 @@ __global__ void __launch_bounds__(kBlock, kTokens == 1 ? 8 : 4)
     }
     WaitForEarlier();
     if (!there) return;
-    if (part == 0) {
-      StoreNorm<Element>(a, token, gain, [row] { return row; });
-    } else {
+    const auto find_row = [row] { return row; };
+    if (part > 0) {
       TurnOne(a, token, angle, at, row);
+    } else if constexpr (kIsCode<Element>) {
+      StoreInCodes(a, token, gain, find_row);
+    } else {
+      StoreNorm<Element>(a, token, gain, find_row);
     }
     return;
   }
@@ -217,6 +225,11 @@ cudaError_t LaunchAbsorb(const LatentRowsArgs& args, unsigned blocks,
 
 }  // namespace
 
+bool StoresLatents(const LatentRowsArgs& args) {
+  return !IsInCodes(args.stored.format) ||
+         (args.rank % kPackedGroup == 0 && args.rope <= kBlock);
+}
+
 cudaError_t TurnQueries(const LatentRowsArgs& args, cudaStream_t stream) {
   if (args.rope == 0) return cudaSuccess;
   TurnKernel<<<BlocksFor(args.tokens.bound * args.num_heads * args.rope / 2),
@@ -227,17 +240,19 @@ cudaError_t TurnQueries(const LatentRowsArgs& args, cudaStream_t stream) {
 cudaError_t StoreLatents(const LatentRowsArgs& args, cudaStream_t stream) {
   const auto blocks = static_cast<unsigned>(
       std::clamp<int64_t>(args.tokens.bound, 1, kMaxBlocks));
-  auto* const kernel =
-      args.bf16_cache ? StoreKernel<__nv_bfloat16> : StoreKernel<float>;
+  if (IsInCodes(args.stored.format)) return cudaErrorInvalidValue;
+  auto* const kernel = args.stored.format == PackedFormat::kBf16
+                           ? StoreKernel<__nv_bfloat16>
+                           : StoreKernel<float>;
   kernel<<<blocks, kBlock, 0, stream>>>(args);
   return cudaGetLastError();
 }
 
 bool HasAbsorbQueries(const LatentRowsArgs& args) {
-  return args.tokens.bound >= 1 && args.tokens.bound <= kMaxTokens &&
-         args.nope % kRowsAtATime == 0 && args.nope > 0 &&
-         args.nope <= kMaxSteps * kRowsAtATime && args.rank % kColumns == 0 &&
-         args.rope % 2 == 0;
+  return StoresLatents(args) && args.tokens.bound >= 1 &&
+         args.tokens.bound <= kMaxTokens && args.nope % kRowsAtATime == 0 &&
+         args.nope > 0 && args.nope <= kMaxSteps * kRowsAtATime &&
+         args.rank % kColumns == 0 && args.rope % 2 == 0;
 }
 
 cudaError_t AbsorbQueries(const LatentRowsArgs& args, cudaStream_t stream) {
@@ -245,8 +260,14 @@ cudaError_t AbsorbQueries(const LatentRowsArgs& args, cudaStream_t stream) {
   const auto blocks = static_cast<unsigned>(
       args.num_heads * (args.rank / kColumns) +
       args.tokens.bound * (1 + TurnBlocks(args.num_heads, args.rope)));
-  return args.bf16_cache ? LaunchAbsorb<__nv_bfloat16>(args, blocks, stream)
-                         : LaunchAbsorb<float>(args, blocks, stream);
+  switch (args.stored.format) {
+    case PackedFormat::kF32:
+      return LaunchAbsorb<float>(args, blocks, stream);
+    case PackedFormat::kBf16:
+      return LaunchAbsorb<__nv_bfloat16>(args, blocks, stream);
+    default:
+      return LaunchAbsorb<Code>(args, blocks, stream);
+  }
 }
 
 }  // namespace strata::gpu

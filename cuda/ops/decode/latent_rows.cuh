@@ -8,6 +8,8 @@
 #include <type_traits>
 
 #include "cuda/ops/cache/bf16_number.cuh"
+#include "cuda/ops/cache/packed_format.h"
+#include "cuda/ops/cache/packed_group.cuh"
 #include "cuda/ops/decode/latent_rows.h"
 #include "cuda/ops/device.cuh"
 #include "cuda_bf16.h"
@@ -71,12 +73,17 @@ __device__ __forceinline__ Pair LoadPair(const LatentRowsArgs& a, int j,
   }
   return pair;
 }
+__device__ __forceinline__ Pair Turned(Angle angle, Pair pair) {
+  return {pair.x * angle.cos - pair.y * angle.sin,
+          pair.x * angle.sin + pair.y * angle.cos};
+}
 template <typename Element>
 __device__ __forceinline__ void StoreTurned(const LatentRowsArgs& a,
                                             Angle angle, int j, Pair pair,
                                             Element* to) {
-  Put(pair.x * angle.cos - pair.y * angle.sin, to[FirstOf(a, j)]);
-  Put(pair.x * angle.sin + pair.y * angle.cos, to[SecondOf(a, j)]);
+  const Pair turned = Turned(angle, pair);
+  Put(turned.x, to[FirstOf(a, j)]);
+  Put(turned.y, to[SecondOf(a, j)]);
 }
 
 // `from` and `to` may be one.
@@ -88,6 +95,21 @@ __device__ __forceinline__ void TurnPair(const LatentRowsArgs& a, Angle angle,
 }
 
 // --- The cache ---
+
+// Elements of a cache in codes.
+struct Code {
+  uint8_t byte;
+};
+template <typename Element>
+constexpr bool kIsCode = std::is_same_v<Element, Code>;
+
+// Columns [32 g, 32 g + 32) to their place in a row in codes, by a warp, of
+// which a lane has one.
+__device__ __forceinline__ void PutGroup(const LatentRowsArgs& a, int group,
+                                         float x, Code* row) {
+  PackGroup(a.stored, x + 0.f,
+            &row[group * PackedGroupBytes(a.stored.format)].byte);
+}
 
 // Row `to` of a cache of such elements, where the token goes; null if there is
 // no such row.
@@ -148,17 +170,67 @@ __device__ void StoreNorm(const LatentRowsArgs& a, int64_t token,
 #pragma unroll
   for (int i = 0; i < kOfThread; ++i) {
     const int c = static_cast<int>(threadIdx.x) + i * kBlock;
-    if (c < a.rank) Put(x[i] * scale * gain[i], row[c]);
+    if (c >= a.rank) continue;
+    const float value = x[i] * scale * gain[i];
+    if constexpr (kIsCode<Element>) {
+      PutGroup(a, c / kPackedGroup, value, row);
+    } else {
+      Put(value, row[c]);
+    }
   }
 #pragma unroll 1
   for (int c = threadIdx.x + kOfThread * kBlock; c < a.rank; c += kBlock) {
-    Put(at(c) * scale * a.gain[c], row[c]);
+    const float value = at(c) * scale * a.gain[c];
+    if constexpr (kIsCode<Element>) {
+      PutGroup(a, c / kPackedGroup, value, row);
+    } else {
+      Put(value, row[c]);
+    }
   }
-  if constexpr (!std::is_same_v<Element, float>) {
+  if constexpr (std::is_same_v<Element, __nv_bfloat16>) {
     for (int64_t c = width + threadIdx.x; c < a.pitch; c += kBlock) {
       Put(0.f, row[c]);
     }
   }
+}
+
+// Column threadIdx.x of a token's rotary ones, with the pair that it is of.
+struct KeyColumn {
+  bool there = false, second = false;
+  Angle angle = {1, 0};
+  Pair pair = {0, 0};
+
+  __device__ __forceinline__ KeyColumn(const LatentRowsArgs& a, int64_t token) {
+    const int c = static_cast<int>(threadIdx.x), half = a.rope / 2;
+    there = c < a.rope;
+    if (!there) return;
+    second = a.interleaved ? c % 2 != 0 : c >= half;
+    const int j = a.interleaved ? c / 2 : second ? c - half : c;
+    angle = AngleOf(a, token, j);
+    pair = LoadPair(a, j, KeyTurns(a, token), KeyBias(a));
+  }
+  __device__ __forceinline__ float Get() const {
+    if (!there) return 0;
+    const Pair turned = Turned(angle, pair);
+    return second ? turned.y : turned.x;
+  }
+};
+
+// StoreNorm() with what is rotary, to a cache in codes.
+template <typename FindRow>
+__device__ __forceinline__ void StoreInCodes(const LatentRowsArgs& a,
+                                             int64_t token,
+                                             const float (&gain)[kOfThread],
+                                             FindRow find_row) {
+  const KeyColumn column(a, token);
+  Code* row = nullptr;
+  StoreNorm<Code>(a, token, gain, [&] {
+    row = find_row();
+    return row;
+  });
+  const int c = static_cast<int>(threadIdx.x);
+  if (row == nullptr || c - Lane() >= a.rope) return;  // A whole warp.
+  PutGroup(a, (a.rank + c) / kPackedGroup, column.Get(), row);
 }
 
 }  // namespace strata::gpu::latent_rows

@@ -19,6 +19,7 @@
 
 #include <cstdint>
 
+#include "cuda/ops/cache/packed_format.h"
 #include "cuda/runtime/kernel.h"
 #include "cuda_bf16.h"
 #include "cuda_runtime_api.h"
@@ -36,10 +37,11 @@ struct LatentRowsArgs {
   const float* bias = nullptr;  // [rank + rope] of kv, or null.
   const float* gain = nullptr;  // [rank]
   float eps = 0;
-  void* cache = nullptr;    // [slots, pitch], rows of rank + rope columns.
-  bool bf16_cache = false;  // Rounded, with zeros behind; else F32.
-  int64_t slots = 0, pitch = 0;
-  const int32_t* row = nullptr;  // [t], where in the cache.
+  void* cache = nullptr;  // [slots, pitch], rows of rank + rope columns.
+  // F32, or rounded, with zeros behind.
+  PackedRounding stored = {PackedFormat::kF32, false};
+  int64_t slots = 0, pitch = 0;  // In numbers, of a cache in codes in bytes.
+  const int32_t* row = nullptr;  // [t], where in the cache; null: token i at i.
   FaultSink fault;               // kCacheRow, if there is no such row.
   // Of AbsorbQueries and BatchAbsorb (batch_absorb.h).
   float* absorbed = nullptr;
@@ -48,7 +50,12 @@ struct LatentRowsArgs {
 };
 
 cudaError_t TurnQueries(const LatentRowsArgs& args, cudaStream_t stream);
+// To no cache in codes.
 cudaError_t StoreLatents(const LatentRowsArgs& args, cudaStream_t stream);
+
+// Whether rows can be stored as AbsorbQueries and BatchAbsorb do it: codes of
+// groups that are of the latent or rotary, at most 256 of them.
+bool StoresLatents(const LatentRowsArgs& args);
 
 // Whether there is a kernel: up to eight tokens; nope 32, 64, 96 or 128, rank a
 // multiple of 64, rope of 2 and at most 64.

@@ -101,9 +101,10 @@ __device__ __forceinline__ void Narrow(const float (&score)[kRows / 2],
   }
 }
 
+template <typename S>
 __device__ __forceinline__ void StoreWeights(
-    const uint32_t (&weight)[kRows / 16][4], int upper, Shared& shared) {
-  char* const to = reinterpret_cast<char*>(shared.p);
+    const uint32_t (&weight)[kRows / 16][4], int upper, S& shared) {
+  char* const to = reinterpret_cast<char*>(shared.Weights());
   const int lane = threadIdx.x % 4;
 #pragma unroll
   for (int g = 0; g < kRows / 8; ++g) {

@@ -1,11 +1,13 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <type_traits>
 
 #include "cuda/kernels/ahead.cuh"
 #include "cuda/kernels/power_of_2.cuh"
 #include "cuda/kernels/sm90.cuh"
 #include "cuda/kernels/tensor_map.h"
+#include "cuda/ops/cache/packed_format.h"
 #include "cuda/ops/decode/few_rows_tile.cuh"
 #include "cuda/ops/decode/latent_decode.h"
 #include "cuda/ops/decode/latent_values.cuh"
@@ -230,8 +232,8 @@ __device__ __forceinline__ void MultiplyValues(
 
 #endif  // STRATA_SM90A
 
-// Key: float or __nv_bfloat16, of the cache.
-template <typename Key>
+// kFormat: of the cache.
+template <PackedFormat kFormat>
 __global__ void __maxnreg__(kRegisters)
     ValuesKernel(const __grid_constant__ Args a) {
 #if STRATA_SM90A
@@ -256,15 +258,15 @@ __global__ void __maxnreg__(kRegisters)
   const int end = min(begin + size, keys);
   if (thread == 0) {
     InitBarrier(&shared.there, kWarp);
+    InitBarrier(&shared.codes, kAskingWarps);
     FenceBarrierInit();
   }
   __syncwarp();
   ArriveAtCluster();
   const auto find_rows = [&](int first, int count) {
     if (thread < count) {
-      shared.row[thread] =
-          static_cast<const Key*>(a.cache) +
-          a.places.RowOf(token, first + thread, a.fault) * kLatentWidth;
+      const int64_t row = a.places.RowOf(token, first + thread, a.fault);
+      shared.place[thread] = PlaceOf<kFormat>(a, row);
     }
     __syncthreads();
   };
@@ -273,7 +275,7 @@ __global__ void __maxnreg__(kRegisters)
   const int old =
       max(0, min(tile, keys - static_cast<int>(a.tokens.bound) - begin));
   find_rows(begin, tile);
-  BringKeys<Key, kKeys / kWarps>(old, shared);
+  BringKeys<kFormat, kKeys / kWarps>(a, old, shared);
   ClearKeys(tile, shared);
   const bool multiplies = warp / 2 * kTileRows < a.value;
   const RowsOfTile w(a.w,
@@ -291,13 +293,19 @@ __global__ void __maxnreg__(kRegisters)
       asm volatile("prefetch.global.L2 [%0];" ::"l"(w.lower + at));
     }
   }
+  uint32_t phase = 0;  // Of codes.
+  if constexpr (IsInCodes(kFormat)) WidenCodes<kFormat>(0, old, phase, shared);
   WaitForCluster();  // Its barriers for sums are there.
   WaitForEarlier();
   LetLaterBegin();
-  BringQueries<Key>(
+  BringQueries<kFormat>(
+      a,
       reinterpret_cast<const float4*>(a.q + (token * a.num_heads + first_head) *
                                                 kLatentWidth),
       old, tile, shared);
+  if constexpr (IsInCodes(kFormat)) {
+    WidenCodes<kFormat>(old, tile, phase, shared);
+  }
   WaitForCopies16();
   __syncthreads();
 
@@ -309,8 +317,11 @@ __global__ void __maxnreg__(kRegisters)
     if (first > begin) {
       __syncthreads();
       find_rows(first, there);
-      BringKeys<Key, 1>(there, shared);
+      BringKeys<kFormat, 1>(a, there, shared);
       ClearKeys(there, shared);
+      if constexpr (IsInCodes(kFormat)) {
+        WidenCodes<kFormat>(0, there, phase, shared);
+      }
       WaitForCopies16();
       __syncthreads();
     }
@@ -355,39 +366,43 @@ int GroupsOf(const LatentDecodeArgs& attend) {
   return attend.num_heads / kHeads;
 }
 
-cudaLaunchConfig_t ConfigOf(int64_t clusters, cudaLaunchAttribute* cluster) {
+cudaLaunchConfig_t ConfigOf(int64_t clusters, size_t shared_bytes,
+                            cudaLaunchAttribute* cluster) {
   cluster->id = cudaLaunchAttributeClusterDimension;
   cluster->val.clusterDim = {kBlocks, 1, 1};
   cudaLaunchConfig_t config = {};
   config.gridDim = dim3(static_cast<unsigned>(clusters * kBlocks));
   config.blockDim = dim3(kThreads);
-  config.dynamicSmemBytes = sizeof(Shared);
+  config.dynamicSmemBytes = shared_bytes;
   config.attrs = cluster;
   config.numAttrs = 1;
   return config;
 }
 
 // Such clusters are larger than every GPU of the architecture has to run.
-template <typename Key>
+template <PackedFormat kFormat>
 cudaError_t AllowLaunch() {
-  const auto* const kernel = reinterpret_cast<const void*>(ValuesKernel<Key>);
-  const cudaError_t error = cudaFuncSetAttribute(
-      kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, sizeof(Shared));
+  const auto* const kernel =
+      reinterpret_cast<const void*>(ValuesKernel<kFormat>);
+  const cudaError_t error =
+      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                           SharedBytes<kFormat>());
   if (error != cudaSuccess) return error;
   return cudaFuncSetAttribute(
       kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
 }
 
 // Clusters that run at once, 0 where none may.
-template <typename Key>
+template <PackedFormat kFormat>
 int ActiveClustersOfValues() {
   static const int count = [] {
     int clusters = 0;
     cudaLaunchAttribute cluster;
-    const cudaLaunchConfig_t config = ConfigOf(1, &cluster);
-    if (!IsHopper() || AllowLaunch<Key>() != cudaSuccess ||
+    const cudaLaunchConfig_t config =
+        ConfigOf(1, SharedBytes<kFormat>(), &cluster);
+    if (!IsHopper() || AllowLaunch<kFormat>() != cudaSuccess ||
         cudaOccupancyMaxActiveClusters(
-            &clusters, reinterpret_cast<const void*>(ValuesKernel<Key>),
+            &clusters, reinterpret_cast<const void*>(ValuesKernel<kFormat>),
             &config) != cudaSuccess) {
       cudaGetLastError();  // Of that call; there is another way.
       return 0;
@@ -397,13 +412,31 @@ int ActiveClustersOfValues() {
   return count;
 }
 
-template <typename Key>
+template <PackedFormat kFormat>
 cudaError_t Launch(const Args& a, cudaStream_t stream) {
-  if (const cudaError_t e = AllowLaunch<Key>(); e != cudaSuccess) return e;
+  if (const cudaError_t e = AllowLaunch<kFormat>(); e != cudaSuccess) return e;
   return LaunchClustersAhead(
-      ValuesKernel<Key>, kBlocks,
+      ValuesKernel<kFormat>, kBlocks,
       dim3(static_cast<unsigned>(a.tokens.bound * a.groups * kBlocks)),
-      dim3(kThreads), sizeof(Shared), stream, a);
+      dim3(kThreads), SharedBytes<kFormat>(), stream, a);
+}
+
+template <PackedFormat kFormat>
+using Of = std::integral_constant<PackedFormat, kFormat>;
+
+// What `visit` makes of the format as a type.
+template <typename Visit>
+auto WithFormat(PackedFormat format, Visit visit) {
+  switch (format) {
+    case PackedFormat::kF32:
+      return visit(Of<PackedFormat::kF32>{});
+    case PackedFormat::kBf16:
+      return visit(Of<PackedFormat::kBf16>{});
+    case PackedFormat::kInt8:
+      return visit(Of<PackedFormat::kInt8>{});
+    default:
+      return visit(Of<PackedFormat::kInt4>{});
+  }
 }
 
 }  // namespace
@@ -412,9 +445,9 @@ cudaError_t Launch(const Args& a, cudaStream_t stream) {
 bool HasLatentValues(const LatentValuesArgs& args) {
   const LatentDecodeArgs& attend = args.attend;
   const auto active = [&] {
-    return attend.bf16_cache
-               ? latent_values::ActiveClustersOfValues<__nv_bfloat16>()
-               : latent_values::ActiveClustersOfValues<float>();
+    return latent_values::WithFormat(attend.format, [](auto format) {
+      return latent_values::ActiveClustersOfValues<decltype(format)::value>();
+    });
   };
   return attend.tokens.bound >= 1 &&
          attend.num_heads % latent_values::kHeads == 0 &&
@@ -441,8 +474,9 @@ cudaError_t LatentValues(const LatentValuesArgs& args, cudaStream_t stream) {
   a.w = args.w;
   a.y = args.y;
   a.fault = attend.fault;
-  return attend.bf16_cache ? latent_values::Launch<__nv_bfloat16>(a, stream)
-                           : latent_values::Launch<float>(a, stream);
+  return latent_values::WithFormat(attend.format, [&](auto format) {
+    return latent_values::Launch<decltype(format)::value>(a, stream);
+  });
 }
 
 }  // namespace strata::gpu

@@ -6,9 +6,10 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <type_traits>
 
 #include "cuda/kernels/sm90.cuh"
+#include "cuda/ops/cache/packed_format.h"
+#include "cuda/ops/decode/code_rows.cuh"
 #include "cuda/ops/decode/copy_async.cuh"
 #include "cuda/ops/decode/few_rows_tile.cuh"
 #include "cuda/ops/decode/latent_decode.h"
@@ -46,7 +47,7 @@ struct Args {
   float factor;  // Of scores, for powers of 2.
   int64_t window;
   const float* q;
-  const void* cache;  // F32 or BF16, as the kernel's `Key` says.
+  const void* cache;  // As the kernel's format says.
   Places places;
   PackedRows w;
   float* y;
@@ -72,12 +73,25 @@ struct alignas(16) Shared {
   __nv_bfloat16 weight[kHeads][kWeightPitch];
   float keep[kHeads];  // What earlier sums of a head are multiplied by.
   float part[2][kMaxValue];
-  const void* row[kKeys];  // Of the cache.
-  uint64_t there;          // The barrier of `of_block`.
+  // Of rows of the cache: addresses, of one in codes numbers.
+  uint64_t place[kKeys];
+  int at[kKeys];   // Where rows in codes lie, of a warp's.
+  uint64_t there;  // The barrier of `of_block`, and of codes.
+  uint64_t codes;
 };
 static_assert(offsetof(Shared, sums) % 16 == 0 &&
               offsetof(Shared, of_block) % 16 == 0 &&
               offsetof(Shared, weight) % 16 == 0);
+
+// Of a cache in codes, the tile's rows as they are, behind it.
+template <PackedFormat kFormat>
+constexpr size_t SharedBytes() {
+  if constexpr (IsInCodes(kFormat)) {
+    return sizeof(Shared) + kKeys * CodeRows<kFormat>::kSlotBytes;
+  } else {
+    return sizeof(Shared);
+  }
+}
 
 #if STRATA_SM90A
 
@@ -113,10 +127,29 @@ __device__ __forceinline__ void StoreRounded(__nv_bfloat16 (*rows)[kPitch],
   StoreRounded(&rows[at / kVectors][at % kVectors * 4], x);
 }
 
+// What a block keeps of a row.
+template <PackedFormat kFormat>
+__device__ __forceinline__ uint64_t PlaceOf(const Args& a, int64_t row) {
+  if constexpr (IsInCodes(kFormat)) {
+    return static_cast<uint64_t>(row);
+  } else {
+    constexpr int kBytes = kFormat == PackedFormat::kF32 ? 4 : 2;
+    return reinterpret_cast<uint64_t>(static_cast<const char*>(a.cache) +
+                                      row * kLatentWidth * kBytes);
+  }
+}
+
+// Row `i` of the tile in an F32 or BF16 cache.
+template <typename Key>
+__device__ __forceinline__ const Key* KeyAt(const Shared& shared, int i) {
+  return reinterpret_cast<const Key*>(shared.place[i]);
+}
+
 // Vector `at` of the tile's rows. No cache but L2 is asked, which others write.
 __device__ __forceinline__ float4 LoadKey(const Shared& shared, int at) {
-  return __ldcg(static_cast<const float4*>(shared.row[at / kVectors]) +
-                at % kVectors);
+  return __ldcg(
+      reinterpret_cast<const float4*>(KeyAt<float>(shared, at / kVectors)) +
+      at % kVectors);
 }
 
 // Keys [begin, end) of the tile of a BF16 cache, on their way at once; they are
@@ -128,7 +161,54 @@ __device__ __forceinline__ void CopyKeys(int begin, int end, Shared& shared) {
        at < end * kChunks; at += kThreads) {
     const int row = at / kChunks, column = at % kChunks * 8;
     CopyAsync16(&shared.key[row][column],
-                static_cast<const __nv_bfloat16*>(shared.row[row]) + column);
+                KeyAt<__nv_bfloat16>(shared, row) + column);
+  }
+}
+
+// Room for a warp's rows in codes.
+template <PackedFormat kFormat>
+__device__ __forceinline__ uint8_t* CodesOf(Shared& shared, int warp) {
+  return reinterpret_cast<uint8_t*>(&shared + 1) +
+         warp * kWarp * CodeRows<kFormat>::kSlotBytes;
+}
+
+// The same of a cache in codes, as they are: behind the barrier for them.
+constexpr int kAskingWarps = kKeys / kWarp;
+template <PackedFormat kFormat>
+__device__ __forceinline__ void CopyCodes(const Args& a, int begin, int end,
+                                          Shared& shared) {
+  const int i = static_cast<int>(threadIdx.x);
+  if (i >= kAskingWarps * kWarp) return;
+  CodeRows<kFormat>::Ask(
+      static_cast<const uint8_t*>(a.cache), a.places.slots,
+      i >= begin && i < end ? static_cast<int>(shared.place[i]) : -1,
+      CodesOf<kFormat>(shared, i / kWarp), &shared.at[i], &shared.codes);
+}
+
+// Those, when they are there, in BF16; for the block a barrier follows.
+// `phase`: of their barrier, 0 at first.
+template <PackedFormat kFormat>
+__device__ __forceinline__ void WidenCodes(int begin, int end, uint32_t& phase,
+                                           Shared& shared) {
+  Wait(&shared.codes, phase);
+  phase ^= 1;
+  using Rows = CodeRows<kFormat>;
+  const int first = begin / 8, last = (end + 7) / 8;
+#pragma unroll 1
+  for (int job = static_cast<int>(threadIdx.x) / kWarp;
+       job < (last - first) * Rows::kPairs; job += kWarps) {
+    const int row = (first + job / Rows::kPairs) * 8 + Lane() % 8;
+    if (row < begin || row >= end) continue;
+    const typename Rows::OfLane lane(CodesOf<kFormat>(shared, row / kWarp) +
+                                     shared.at[row]);
+    const int pair = job % Rows::kPairs;
+    const uint32_t to =
+        SharedAddress(&shared.key[row][pair * 2 * kPackedGroup]) +
+        lane.Piece() * 16;
+    uint4 first, second;
+    lane.Widen(lane.Load(pair), first, second);
+    Rows::StoreFour(to, first);
+    Rows::StoreFour(to + lane.kStep * 16, second);
   }
 }
 
@@ -156,8 +236,9 @@ __device__ __forceinline__ void BringFloats(int count, Shared& shared) {
     for (int j = 0; j < kLoads; ++j) {
       const int r = row_of(j);
       if (r < last) {
-        x[j] = __ldcg(static_cast<const float4*>(shared.row[first + r]) + lane +
-                      j * kWarp - r * kVectors);
+        x[j] = __ldcg(
+            reinterpret_cast<const float4*>(KeyAt<float>(shared, first + r)) +
+            lane + j * kWarp - r * kVectors);
       }
     }
 #pragma unroll
@@ -173,12 +254,15 @@ __device__ __forceinline__ void BringFloats(int count, Shared& shared) {
 }
 
 // The first `count` keys of the tile.
-template <typename Key, int kRows>
-__device__ __forceinline__ void BringKeys(int count, Shared& shared) {
-  if constexpr (std::is_same_v<Key, float>) {
+template <PackedFormat kFormat, int kRows>
+__device__ __forceinline__ void BringKeys(const Args& a, int count,
+                                          Shared& shared) {
+  if constexpr (kFormat == PackedFormat::kF32) {
     BringFloats<kRows>(count, shared);
-  } else {
+  } else if constexpr (kFormat == PackedFormat::kBf16) {
     CopyKeys(0, count, shared);
+  } else {
+    CopyCodes<kFormat>(a, 0, count, shared);
   }
 }
 
@@ -193,14 +277,19 @@ __device__ __forceinline__ void ClearKeys(int begin, Shared& shared) {
 }
 
 // All heads' q and keys [begin, end), on their way at once.
-template <typename Key>
-__device__ __forceinline__ void BringQueries(const float4* q, int begin,
-                                             int end, Shared& shared) {
+template <PackedFormat kFormat>
+__device__ __forceinline__ void BringQueries(const Args& a, const float4* q,
+                                             int begin, int end,
+                                             Shared& shared) {
   constexpr int kCount = kHeads * kVectors;
   constexpr int kAtATime = (kCount + kThreads - 1) / kThreads;
   const int thread = static_cast<int>(threadIdx.x);
-  constexpr bool kRounds = std::is_same_v<Key, float>;
-  if constexpr (!kRounds) CopyKeys(begin, end, shared);
+  constexpr bool kRounds = kFormat == PackedFormat::kF32;
+  if constexpr (kFormat == PackedFormat::kBf16) {
+    CopyKeys(begin, end, shared);
+  } else if constexpr (!kRounds) {
+    CopyCodes<kFormat>(a, begin, end, shared);
+  }
   const int last = kRounds ? end * kVectors : 0;
   int key = begin * kVectors + thread;
   float4 x[kAtATime], y = {0, 0, 0, 0};

@@ -2,7 +2,7 @@
 // product by W_V that follows it, in one launch: a cluster of 16 blocks has 16
 // heads of a token.
 //
-//   q [t, heads * 576] F32     cache [slots, 576] F32 or BF16
+//   q [t, heads * 576] F32     cache [slots, 576] F32, BF16 or codes
 //     |
 //     |  a block has a sixteenth of the token's keys, and all 16 heads
 //     v
