@@ -84,6 +84,7 @@ TEST_P(CudaSlowRankTest, IsNamed) {
   options.train.set_steps(kMostSteps);
   options.train.set_validation_interval(kMostSteps);
   options.train.set_checkpoint_interval(kMostSteps);
+  options.overwrite = true;  // What a run before has left.
   options.out = absl::StrCat(::testing::TempDir(), "/slow_gpu_", shape.dp);
   const BusyGpu busy(/*device=*/1);
   std::vector<nlohmann::json> events;

@@ -86,6 +86,7 @@ std::vector<nlohmann::json> EventsOf(const Case& one_case) {
   options.train.set_validation_tokens(16);
   options.train.set_validation_interval(steps);
   options.train.set_checkpoint_interval(steps);
+  options.overwrite = true;  // What a run before has left.
   options.out = absl::StrCat(::testing::TempDir(), "/slow_", one_case.name);
   std::vector<nlohmann::json> events;
   OnMesh(one_case.shape, [&](const Mesh& mesh) {
