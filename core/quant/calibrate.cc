@@ -15,13 +15,15 @@
 #include "core/cpu/gemm.h"
 #include "core/cpu/vector_math.h"
 #include "core/quant/format.h"
+#include "core/quant/learned_rows.h"
 #include "core/quant/quantized_matrix.h"
 #include "core/quant/row_calibration.h"
 
 namespace strata {
 namespace {
 
-// Rows whose errors a thread reckons at a time.
+// Rows that a thread calibrates at a time, and whose errors it reckons.
+constexpr int64_t kRowsTogether = 32;
 constexpr int64_t kErrorRows = 64;
 
 constexpr CalibrationMethod kMethods[] = {
@@ -102,15 +104,20 @@ absl::StatusOr<QuantizedMatrix> Calibrate(
   const Curvature curvature =
       CurvatureOf(moments.empty() ? alike : moments, columns, !clips);
   QuantizedMatrix m(format, rows, columns);
-  pool.ParallelFor(rows, [&](int64_t row) {
-    const float* const from = w + row * columns;
+  const int64_t blocks = (rows + kRowsTogether - 1) / kRowsTogether;
+  pool.ParallelFor(blocks, [&](int64_t block) {
+    const int64_t first = block * kRowsTogether;
+    const int64_t count = std::min(kRowsTogether, rows - first);
+    const float* const from = w + first * columns;
     if (clips) {
-      ClipRow(from, curvature, row, m);
+      for (int64_t i = 0; i < count; ++i) {
+        ClipRow(from + i * columns, curvature, first + i, m);
+      }
       return;
     }
-    FeedbackRow(from, curvature, row, m);
+    FeedbackRows(from, curvature, first, count, m);
     if (method == CalibrationMethod::kLearned) {
-      LearnRow(from, curvature, row, m);
+      LearnRows(from, curvature, first, count, m);
     }
   });
   return m;

@@ -8,7 +8,8 @@
 //   codes and scales that make  sum over inputs |x (w - w')^T|^2  small
 //     = sum over rows of d H d^T, d being the row of w - w'
 //
-// Rows are worked on by themselves, so that results do not depend on threads.
+// Rows are worked on in blocks by themselves, whatever the threads are, so that
+// results do not depend on these.
 
 #ifndef CORE_QUANT_CALIBRATE_H_
 #define CORE_QUANT_CALIBRATE_H_

@@ -1,5 +1,6 @@
-// The calibration of one row of a matrix: what calibrate.h describes, without
-// threads and checks.
+// The calibration of a few rows of a matrix: what calibrate.h describes,
+// without threads and checks. Rows are done together where what they share is
+// more than a processor's caches hold.
 
 #ifndef CORE_QUANT_ROW_CALIBRATION_H_
 #define CORE_QUANT_ROW_CALIBRATION_H_
@@ -33,12 +34,10 @@ GroupScale SearchScale(const float* w, const float* weight, int64_t n,
 // Row `row` of `m`: scales by search, codes to nearest.
 void ClipRow(const float* w, const Curvature& curvature, int64_t row,
              QuantizedMatrix& m);
-// The same with error feedback.
-void FeedbackRow(const float* w, const Curvature& curvature, int64_t row,
-                 QuantizedMatrix& m);
-// Improves a row that has codes and scales.
-void LearnRow(const float* w, const Curvature& curvature, int64_t row,
-              QuantizedMatrix& m);
+// Rows [first, first + count), of which w is the first: the same with error
+// feedback.
+void FeedbackRows(const float* w, const Curvature& curvature, int64_t first,
+                  int64_t count, QuantizedMatrix& m);
 
 }  // namespace strata
 
