@@ -4,9 +4,8 @@
 //   part  --H-->  images H part_g, of all rows at once: H is read once for them
 //   scales        least squares: w' is linear in them
 //   gradient      H (w - w') = H w - sum of scale_g H part_g
-//   codes         one after the other to where the error is least, each of
-//   which
-//                 changes the gradient by a column of H
+//   codes         one by one to where the error is least; each one that moves
+//                 moves the gradient by a column of H
 
 #include "core/quant/learned_rows.h"
 

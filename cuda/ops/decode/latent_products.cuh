@@ -21,7 +21,7 @@ namespace strata::gpu::latent {
 template <typename S>
 __device__ __forceinline__ int StageOf(int i) {
   int stage = i % S::kStages;
-  // Were it known, the places of all boxes would be kept in registers.
+  // The compiler is not to know it, as it does not of several stages.
   if constexpr (S::kStages == 1) asm volatile("" : "+r"(stage));
   return stage;
 }
