@@ -25,19 +25,43 @@ float Dot(const float* a, const float* b, int64_t n) {
   return VectorMath<float>::Get().dot(a, b, n);
 }
 
-// The reverse Cholesky factor of h [n, n]: R upper, h = R R^T.
+// The reverse Cholesky factor of h [n, n]: R upper, h = R R^T. Column j is
+// found from those behind it; what those beyond the block of j take off is a
+// product of matrices for a block at a time.
 std::vector<double> UpperFactor(const std::vector<float>& h, int64_t n) {
+  constexpr int64_t kBlock = 64;
   const VectorMath<double>& vec = VectorMath<double>::Get();
-  std::vector<double> r(n * n);
-  for (int64_t j = n - 1; j >= 0; --j) {
-    double* const rj = r.data() + j * n;
-    const int64_t behind = n - 1 - j;
-    const double left = h[j * n + j] - vec.dot(rj + j + 1, rj + j + 1, behind);
-    // Damping keeps it above zero, but for rounding.
-    rj[j] = std::sqrt(std::max(left, 1e-12 * h[j * n + j] + 1e-300));
-    for (int64_t i = 0; i < j; ++i) {
-      double* const ri = r.data() + i * n;
-      ri[j] = (h[i * n + j] - vec.dot(ri + j + 1, rj + j + 1, behind)) / rj[j];
+  std::vector<double> r(n * n), left(n * kBlock);
+  for (int64_t end = n; end > 0; end -= std::min(kBlock, end)) {
+    const int64_t begin = std::max<int64_t>(0, end - kBlock);
+    // left [end, kBlock] = h - R R^T, of columns [begin, end).
+    for (int64_t i = 0; i < end; ++i) {
+      std::copy_n(h.data() + i * n + begin, end - begin,
+                  left.data() + i * kBlock);
+    }
+    GemmArgs<double> g;
+    g.transpose_b = true;
+    g.m = end;
+    g.n = end - begin;
+    g.k = n - end;
+    g.alpha = -1;
+    g.a = r.data() + end;
+    g.b = r.data() + begin * n + end;
+    g.lda = g.ldb = n;
+    g.beta = 1;
+    g.c = left.data();
+    g.ldc = kBlock;
+    Gemm(g);
+    for (int64_t j = end - 1; j >= begin; --j) {
+      double* const rj = r.data() + j * n;
+      const int64_t behind = end - 1 - j;
+      const auto rest = [&](int64_t i) {
+        return left[i * kBlock + j - begin] -
+               vec.dot(r.data() + i * n + j + 1, rj + j + 1, behind);
+      };
+      // Damping keeps it above zero, but for rounding.
+      rj[j] = std::sqrt(std::max(rest(j), 1e-12 * h[j * n + j] + 1e-300));
+      for (int64_t i = 0; i < j; ++i) r[i * n + j] = rest(i) / rj[j];
     }
   }
   return r;
