@@ -7,7 +7,7 @@
 //                of 16 bytes, and of keys that lie in whole boxes (BoxRows)
 //
 // What a tile's place is, is found in two steps (RowsOfToken): Find() reads the
-// table, Place() says where that is.
+// table, PlaceOf() says where that is.
 
 #ifndef CUDA_OPS_CACHE_PACKED_COPIES_CUH_
 #define CUDA_OPS_CACHE_PACKED_COPIES_CUH_

@@ -2,7 +2,7 @@
 // block has, and what becomes of what its warps make of them.
 //
 // A Loop says how a warp goes through its keys (decode_lanes.cuh: lane by lane;
-// cache/packed_products.cuh: in the tensor cores, of codes):
+// cache/packed_loop.cuh: in the tensor cores, of codes):
 //
 //   Maps                    what a launch brings besides the args
 //   kDim, kQ                of a head; query heads of a KV head, at most
